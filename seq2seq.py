@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Fine-tune an encoder-decoder model on prompts and completions, and write what it answers."""
+
+import sys
+
+from workflow.interpreter import ensure_packages
+
+if __name__ == "__main__":
+    ensure_packages(__file__)
+    from workflow.cli import main
+
+    sys.exit(main("seq2seq", __doc__))

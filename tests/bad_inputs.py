@@ -1,0 +1,646 @@
+"""Bad inputs, each with the whole message that it gets. {mount} stands for the mount's path."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conftest import addition_records
+
+from workflow.mount import Mount
+
+GOOD = addition_records(3)
+BASE = {"model_init_name": "small", "data_name": "bad", "max_steps": "2"}
+
+
+@dataclass(frozen=True)
+class BadInput:
+    """One bad input: what is in the data file or on the command line, and what is answered."""
+
+    name: str
+    message: str
+    data: object = None
+    flags: dict[str, str | None] = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    prepare: Callable[[Mount], None] | None = None
+
+    def write(self, mount: Mount) -> None:
+        path = mount.data / "bad.json"
+        if isinstance(self.data, bytes):
+            path.write_bytes(self.data)
+        elif self.data is not None:
+            path.write_text(self.data if isinstance(self.data, str) else json.dumps(self.data))
+        if self.prepare is not None:
+            self.prepare(mount)
+
+    def argv(self, mount: Mount) -> list[str]:
+        flags = {**BASE, "mount": str(mount.root)} | self.flags
+        named = [word for name, value in flags.items() if value is not None
+                 for word in (f"--{name}", value)]  # fmt: skip
+        return named + list(self.extra)
+
+
+def _train(record: object) -> dict[str, object]:
+    """Data whose second train record is `record`."""
+    return {"train": [GOOD[0], record, GOOD[1]], "eval": GOOD}
+
+
+def _flag(name: str, message: str, value: str | None = None, **flags: str | None) -> BadInput:
+    given = flags if value is None else {name: value}
+    return BadInput(f"--{name} {value or ''}".strip(), message, _train(GOOD[2]), given)
+
+
+def _raw(text: str) -> str:
+    """A data file whose second train record is written as `text`."""
+    return json.dumps(_train("@")).replace('"@"', text)
+
+
+def _lines(train: bytes, evaluation: bytes | None = None) -> Callable[[Mount], None]:
+    def prepare(mount: Mount) -> None:
+        folder = mount.data / "bad"
+        folder.mkdir()
+        (folder / "train.jsonl").write_bytes(train)
+        if evaluation is not None:
+            (folder / "eval.jsonl").write_bytes(evaluation)
+
+    return prepare
+
+
+def _model(name: str, change: Callable[[Path], object]) -> Callable[[Mount], None]:
+    """Copy the good model to `name`, then change its folder."""
+
+    def prepare(mount: Mount) -> None:
+        shutil.copytree(mount.models / "small", mount.models / name)
+        change(mount.models / name)
+
+    return prepare
+
+
+LINE = json.dumps(GOOD[0]).encode() + b"\n"
+
+CASES = [
+    # --- files
+    BadInput(
+        "no such file",
+        (
+            "--data_name sum: found no such data; expected one of {mount}/data/sum.json, "
+            "{mount}/data/sum, sum; did you mean sums?"
+        ),
+        flags={"data_name": "sum"},
+    ),
+    BadInput(
+        "no such file, no near name",
+        (
+            "--data_name zebra: found no such data; expected one of {mount}/data/zebra.json, "
+            "{mount}/data/zebra, zebra; put zebra.json into {mount}/data"
+        ),
+        flags={"data_name": "zebra"},
+    ),
+    BadInput(
+        "an empty file",
+        ("{mount}/data/bad.json: found an empty file; expected records; write the data into it"),
+        b" \n",
+    ),
+    BadInput(
+        "not JSON",
+        (
+            "{mount}/data/bad.json: line 2, column 18: found no valid JSON (Expecting ',' "
+            "delimiter); expected JSON; correct it there"
+        ),
+        '{"train": [\n  {"prompt": "a" "completion": "b"}\n]}',
+    ),
+    BadInput(
+        "JSON cut off",
+        (
+            "{mount}/data/bad.json: line 1, column 318: found no valid JSON (Unterminated "
+            "string starting at); expected JSON; the file may have been cut off: write it "
+            "again"
+        ),
+        json.dumps(_train(GOOD[2]))[:-40],
+    ),
+    BadInput(
+        "not UTF-8",
+        (
+            "{mount}/data/bad.json: line 2: found byte 0xe9, which is not UTF-8; expected a "
+            "file in UTF-8; save it as UTF-8"
+        ),
+        b'{"train": [\n{"prompt": "caf\xe9"}]}',
+    ),
+    BadInput(
+        "a list at the top",
+        (
+            '{mount}/data/bad.json: found a list at the top; expected {"train": [{"prompt": '
+            '…, "completion": …}, …], "eval": […]}; put the list under "train" and "eval"'
+        ),
+        GOOD,
+    ),
+    BadInput(
+        "a text at the top",
+        (
+            '{mount}/data/bad.json: found a text at the top; expected {"train": [{"prompt": '
+            '…, "completion": …}, …], "eval": […]}; rewrite it'
+        ),
+        '"train"',
+    ),
+    BadInput(
+        "no train",
+        (
+            '{mount}/data/bad.json: found no key "train" (keys: \'eval\'); expected "train": a '
+            'list of {"prompt": …, "completion": …}; add it'
+        ),
+        {"eval": GOOD},
+    ),
+    BadInput(
+        "no eval",
+        (
+            '{mount}/data/bad.json: found the key "Eval"; expected the key "eval"; rename it '
+            'to "eval"'
+        ),
+        {"train": GOOD, "Eval": GOOD},
+    ),
+    BadInput(
+        "a split that is no list",
+        ("{mount}/data/bad.json: train: found an object; expected a list; make it a list"),
+        {"train": {"0": GOOD[0]}, "eval": GOOD},
+    ),
+    BadInput(
+        "an empty split",
+        (
+            "{mount}/data/bad.json: eval: found an empty list; expected at least one record; "
+            "add records"
+        ),
+        {"train": GOOD, "eval": []},
+    ),
+    BadInput(
+        "a split given twice",
+        (
+            "{mount}/data/bad.json: found the key 'eval' more than once; expected each key "
+            "once; keep one of them\n"
+            "{mount}/data/bad.json: eval: found an empty list; expected at least one record; "
+            "add records\n"
+            "(2 problems in all)"
+        ),
+        json.dumps(_train(GOOD[2]))[:-1] + ', "eval": []}',
+    ),
+    BadInput(
+        "brackets nested too deeply",
+        (
+            "{mount}/data/bad.json: found brackets nested too deeply; expected flat records; "
+            "remove the nesting"
+        ),
+        "[" * 100_000,
+    ),
+    BadInput(
+        "a number of 5,000 digits",
+        (
+            "{mount}/data/bad.json: found a whole number of thousands of digits; expected a "
+            "number; write it in quotes"
+        ),
+        _raw('{"n": ' + "1" * 5000 + "}"),
+    ),
+    # --- records
+    BadInput(
+        "a record that is no object",
+        (
+            '{mount}/data/bad.json: train[1]: found a text; expected {"prompt": …, '
+            '"completion": …}; make the record an object'
+        ),
+        _train("add one: 1"),
+    ),
+    BadInput(
+        "a missing key",
+        (
+            "{mount}/data/bad.json: train[1]: found no key \"prompt\" (keys: 'completion'); "
+            'expected "prompt": a text; add it'
+        ),
+        _train({"completion": "2"}),
+    ),
+    BadInput(
+        "a mis-cased key",
+        (
+            '{mount}/data/bad.json: train[1]: found the key "Prompt"; expected the key '
+            '"prompt"; rename it to "prompt"'
+        ),
+        _train({"Prompt": "add one: 1", "completion": "2"}),
+    ),
+    BadInput(
+        "a misspelt key",
+        (
+            '{mount}/data/bad.json: train[1]: found the key "completions"; expected the key '
+            '"completion"; rename it to "completion"'
+        ),
+        _train({"prompt": "add one: 1", "completions": "2"}),
+    ),
+    BadInput(
+        "a null prompt",
+        ("{mount}/data/bad.json: train[1].prompt: found null; expected a text; write it in quotes"),
+        _train({"prompt": None, "completion": "2"}),
+    ),
+    BadInput(
+        "a number as completion",
+        (
+            "{mount}/data/bad.json: train[1].completion: found the number 2; expected a text;"
+            " write the completion in quotes, or leave the key out to evaluate"
+        ),
+        _train({"prompt": "add one: 1", "completion": 2}),
+    ),
+    BadInput(
+        "a list as prompt",
+        (
+            "{mount}/data/bad.json: train[1].prompt: found a list; expected a text; write it "
+            "in quotes"
+        ),
+        _train({"prompt": ["add", "one"], "completion": "2"}),
+    ),
+    BadInput(
+        "an empty completion",
+        (
+            "{mount}/data/bad.json: train[1].completion: found an empty completion; expected "
+            "a text to learn; write what the model should answer"
+        ),
+        _train({"prompt": "add one: 1", "completion": " \n"}),
+    ),
+    BadInput(
+        "a lone surrogate",
+        (
+            "{mount}/data/bad.json: train[1].prompt: found the lone surrogate \\ud83d; "
+            "expected valid Unicode; write the text again"
+        ),
+        _raw(r'{"prompt": "a \ud83d", "completion": "2"}'),
+    ),
+    BadInput(
+        "a NUL byte",
+        (
+            "{mount}/data/bad.json: train[1].prompt: found a NUL byte; expected text; remove "
+            "the byte"
+        ),
+        _train({"prompt": "a\0b", "completion": "2"}),
+    ),
+    BadInput(
+        "a key given twice",
+        (
+            "{mount}/data/bad.json: train[1]: found the key 'prompt' more than once; expected"
+            " each key once; keep one of them"
+        ),
+        _raw('{"prompt": "a", "prompt": "b", "completion": "c"}'),
+    ),
+    BadInput(
+        "NaN",
+        (
+            "{mount}/data/bad.json: train[1].weight[1]: found NaN; expected a finite number; "
+            "use null or leave it out"
+        ),
+        _raw('{"prompt": "a", "completion": "b", "weight": [1, NaN]}'),
+    ),
+    BadInput(
+        "infinity",
+        (
+            "{mount}/data/bad.json: train[1].weight: found 1e999; expected a finite number; "
+            "use null or leave it out"
+        ),
+        _raw('{"prompt": "a", "completion": "b", "weight": 1e999}'),
+    ),
+    BadInput(
+        "deep nesting in an extra key",
+        (
+            "{mount}/data/bad.json: train[1].tree: found brackets nested too deeply; expected"
+            " flat records; remove the nesting"
+        ),
+        _raw('{"prompt": "a", "completion": "b", "tree": ' + "[" * 200 + "]" * 200 + "}"),
+    ),
+    BadInput(
+        "data of clf.py",
+        (
+            "{mount}/data/bad.json: train[0]: found no key \"prompt\" (keys: 'input', "
+            "'target'); expected \"prompt\": a text; add it\n"
+            "{mount}/data/bad.json: train[0]: found no key \"completion\" (keys: 'input', "
+            "'target'); expected \"completion\": an answer to learn; add it\n"
+            "(2 problems in all)"
+        ),
+        {"train": [{"input": "a", "target": 1}], "eval": GOOD},
+    ),
+    # --- JSON Lines
+    BadInput(
+        "a broken last line",
+        (
+            "{mount}/data/bad/train.jsonl: line 3, column 26: found no valid JSON "
+            "(Unterminated string starting at); expected JSON; the file may have been cut "
+            "off: write it again"
+        ),
+        prepare=_lines(LINE * 2 + LINE[:30], LINE),
+    ),
+    BadInput(
+        "an empty line",
+        (
+            "{mount}/data/bad/train.jsonl: line 2: found an empty line; expected a record; "
+            "remove the line"
+        ),
+        prepare=_lines(LINE + b"\n" + LINE, LINE),
+    ),
+    BadInput(
+        "no eval.jsonl",
+        (
+            '{mount}/data/bad: found no eval.jsonl; expected {"prompt": …, "completion": …} '
+            "on each line of eval.jsonl; add the file"
+        ),
+        prepare=_lines(LINE),
+    ),
+    BadInput(
+        "a folder without data",
+        (
+            "{mount}/data/bad: found a folder without train.jsonl and eval.jsonl; expected "
+            "one record a line in each of the two files; add the files"
+        ),
+        prepare=lambda m: (m.data / "bad").mkdir(),
+    ),
+    # --- flags
+    BadInput(
+        "an unknown flag",
+        (
+            "--lerning_rate: found an unknown flag; expected a known one; did you mean "
+            "--learning_rate?"
+        ),
+        _train(GOOD[2]),
+        extra=("--lerning_rate", "0.1"),
+    ),
+    BadInput(
+        "a word without a flag",
+        ("command line: found 'train'; expected flags only; put a --flag before it"),
+        _train(GOOD[2]),
+        extra=("train",),
+    ),
+    BadInput(
+        "fp16",
+        (
+            "--fp16: found a flag this tool does not take; expected bf16 or fp32: T5 "
+            "overflows in fp16 from the large size up; use --bf16 true, or --bf16 false for "
+            "fp32"
+        ),
+        _train(GOOD[2]),
+        extra=("--fp16",),
+    ),
+    BadInput(
+        "a flag without a value",
+        (
+            "--learning_rate: found no value; expected a number above 0; write it as "
+            "--learning_rate X"
+        ),
+        _train(GOOD[2]),
+        extra=("--learning_rate",),
+    ),
+    BadInput(
+        "the same flag twice",
+        ("--max_steps: found several values; expected one value; give the flag once"),
+        _train(GOOD[2]),
+        extra=("--max_steps", "3"),
+    ),
+    BadInput(
+        "a flag of another tool",
+        (
+            "--output_dir: found a flag this tool does not take; expected a name inside "
+            "mount/models; use --training_run_name"
+        ),
+        _train(GOOD[2]),
+        extra=("--output_dir", "here"),
+    ),
+    _flag(
+        "train_batch_size",
+        (
+            "--train_batch_size: found '0'; expected a whole number of at least 1; write it "
+            "as --train_batch_size N"
+        ),
+        "0",
+    ),
+    _flag(
+        "max_steps",
+        (
+            "--max_steps: found '1.5'; expected a whole number of at least 1; write it as "
+            "--max_steps N"
+        ),
+        "1.5",
+    ),
+    _flag(
+        "learning_rate",
+        ("--learning_rate: found 'nan'; expected a number above 0; write it as --learning_rate X"),
+        "nan",
+    ),
+    _flag(
+        "bf16",
+        (
+            "--bf16: found 'maybe'; expected auto or true or false; write it as --bf16 "
+            "auto|true|false"
+        ),
+        "maybe",
+    ),
+    _flag(
+        "optim",
+        ("--optim: found 'adam'; expected one of adamw_torch, adafactor; choose one of them"),
+        "adam",
+    ),
+    _flag(
+        "lr_scheduler_type",
+        (
+            "--lr_scheduler_type: found 'exponential'; expected one of linear, cosine, "
+            "cosine_with_restarts, polynomial, constant, constant_with_warmup, inverse_sqrt, "
+            "cosine_with_min_lr, cosine_warmup_with_min_lr, warmup_stable_decay; choose one "
+            "of them"
+        ),
+        "exponential",
+    ),
+    _flag(
+        "max_grad_norm",
+        (
+            "--max_grad_norm: found '-1'; expected a number of at least 0; write it as "
+            "--max_grad_norm X"
+        ),
+        "-1",
+    ),
+    BadInput(
+        "samples of one greedy answer",
+        (
+            "--n_samples: found 8 at temperature 0.001; expected 1 where decoding is greedy "
+            "(temperature below 0.01); raise --temperature, or every sample would be the same"
+        ),
+        _train(GOOD[2]),
+        {"n_samples": "8"},
+    ),
+    BadInput(
+        "steps and epochs",
+        (
+            "--max_steps: found 2 together with --num_train_epochs 2; expected one length of "
+            "the run; keep one of the two"
+        ),
+        _train(GOOD[2]),
+        {"num_train_epochs": "2"},
+    ),
+    BadInput(
+        "a warm-up that the schedule ignores",
+        (
+            "--warmup_steps: found 10.0; expected nothing with the constant schedule, which "
+            "ignores it; leave it out, or choose --lr_scheduler_type constant_with_warmup or "
+            "another"
+        ),
+        _train(GOOD[2]),
+        {"optim": "adafactor", "warmup_steps": "10"},
+    ),
+    BadInput(
+        "keys that the schedule does not take",
+        (
+            "--lr_scheduler_kwargs: found {'cycles': 2} (get_linear_schedule_with_warmup() "
+            "got an unexpected keyword argument 'cycles'); expected what the schedule linear "
+            "of transformers takes; correct the keys"
+        ),
+        _train(GOOD[2]),
+        {"lr_scheduler_kwargs": '{"cycles": 2}'},
+    ),
+    # --- names
+    BadInput(
+        "two names for the model",
+        (
+            "model: found --model_init_name and --model_init_path; expected exactly one of "
+            "--model_init_name, --model_init_path, --model_pretrain_name; keep one of them"
+        ),
+        _train(GOOD[2]),
+        {"model_init_path": "t5-small"},
+    ),
+    BadInput(
+        "no name for the model",
+        (
+            "model: found no name of a model; expected exactly one of --model_init_name, "
+            "--model_init_path, --model_pretrain_name; add --model_init_name "
+            "FOLDER_IN_MOUNT_MODELS"
+        ),
+        _train(GOOD[2]),
+        {"model_init_name": None},
+    ),
+    BadInput(
+        "no name for the data",
+        ("data: found no --data_name; expected the name of a data file; add --data_name NAME"),
+        flags={"data_name": None},
+    ),
+    BadInput(
+        "no such model",
+        (
+            "--model_init_name smal: found no such folder; expected {mount}/models/smal; did "
+            "you mean small?"
+        ),
+        _train(GOOD[2]),
+        {"model_init_name": "smal"},
+    ),
+    BadInput(
+        "no such path of a model",
+        (
+            "--model_init_path '/no/such/model': found no such folder, and no name the hub "
+            "could have; expected a local folder or a name like google/flan-t5-xl; correct "
+            "the path"
+        ),
+        _train(GOOD[2]),
+        {"model_init_name": None, "model_init_path": "/no/such/model"},
+    ),
+    BadInput(
+        "a hub name while offline",
+        (
+            "model google/flan-t5-xl: found no such local folder, and the hub did not give it"
+            " (Cannot find an appropriate cached snapshot folder for the specified revision "
+            "on the local disk and outgoing traffic has been disabled. To enable repo "
+            "look-ups…); expected a local folder or a hub name that can be reached; correct "
+            "the name, or put the model's folder into mount/models"
+        ),
+        _train(GOOD[2]),
+        {"model_init_name": None, "model_pretrain_name": "google/flan-t5-xl"},
+    ),
+    BadInput(
+        "a run that leaves the mount",
+        (
+            "--training_run_name '../x': found a name that leaves mount/models, is hidden or "
+            "is longer than 200 characters; expected a folder name inside {mount}/models; "
+            "choose another name"
+        ),
+        _train(GOOD[2]),
+        {"training_run_name": "../x"},
+    ),
+    BadInput(
+        "an absolute run",
+        (
+            "--training_run_name '/tmp/x': found a name that leaves mount/models, is hidden "
+            "or is longer than 200 characters; expected a folder name inside {mount}/models; "
+            "choose another name"
+        ),
+        _train(GOOD[2]),
+        {"training_run_name": "/tmp/x"},
+    ),
+    BadInput(
+        "a run named as a model",
+        (
+            "{mount}/models/small: found something that is no run folder; expected a free "
+            "name; choose another --training_run_name"
+        ),
+        _train(GOOD[2]),
+        {"training_run_name": "small"},
+    ),
+    # --- models
+    BadInput(
+        "a model that only decodes",
+        (
+            "{mount}/models/other/config.json: found the model type gpt2; expected an "
+            "encoder-decoder language model, as t5, mt5 or bart; choose another model"
+        ),
+        _train(GOOD[2]),
+        {"model_init_name": "other"},
+        prepare=_model("other", lambda f: (f / "config.json").write_text('{"model_type": "gpt2"}')),
+    ),
+    BadInput(
+        "a model without weights",
+        (
+            "{mount}/models/other: found neither model.safetensors nor pytorch_model.bin, "
+            "whole or in shards; expected weights that can be loaded; check the folder, or "
+            "get the model again"
+        ),
+        _train(GOOD[2]),
+        {"model_init_name": "other"},
+        prepare=_model("other", lambda f: (f / "model.safetensors").unlink()),
+    ),
+    BadInput(
+        "weights cut off",
+        (
+            "{mount}/models/other: found Error while deserializing header: invalid JSON in "
+            "header: EOF while parsing a value at line 1 column 0; expected weights that can "
+            "be loaded; check the folder, or get the model again"
+        ),
+        _train(GOOD[2]),
+        {"model_init_name": "other"},
+        prepare=_model("other", lambda f: (f / "model.safetensors").write_bytes(b"\0" * 100)),
+    ),
+    BadInput(
+        "a model without a tokenizer",
+        (
+            "{mount}/models/other: found `tiktoken` is required to read a `tiktoken` file. "
+            "Install it with `pip install tiktoken`.; expected a tokenizer; check the folder,"
+            " or get the model again"
+        ),
+        _train(GOOD[2]),
+        {"model_init_name": "other"},
+        prepare=_model("other", lambda f: [p.unlink() for p in f.glob("*token*")]),
+    ),
+    # --- several at once
+    BadInput(
+        "problems everywhere",
+        (
+            "--bf16: found '2'; expected auto or true or false; write it as --bf16 "
+            "auto|true|false\n"
+            "--training_run_name '../x': found a name that leaves mount/models, is hidden or "
+            "is longer than 200 characters; expected a folder name inside {mount}/models; "
+            "choose another name\n"
+            "--model_init_name smal: found no such folder; expected {mount}/models/smal; did "
+            "you mean small?\n"
+            "{mount}/data/bad.json: train[1].prompt: found the number 1; expected a text; "
+            "write it in quotes\n"
+            "{mount}/data/bad.json: train[1]: found no key \"completion\" (keys: 'prompt'); "
+            'expected "completion": an answer to learn; add it\n'
+            "(5 problems in all)"
+        ),
+        _train({"prompt": 1}),
+        {"model_init_name": "smal", "bf16": "2", "training_run_name": "../x"},
+    ),
+]

@@ -1,0 +1,134 @@
+"""Small real models, tokenizers and mounts for the tests. No test reaches the network."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import torch
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+from workflow.mount import Mount
+
+ROOT = Path(__file__).resolve().parent.parent
+T5_TINY = ROOT / "mount" / "models" / "t5-tiny"
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(T5_TINY)
+
+
+def make_t5(seed: int = 0, own_head: bool = True, **changes: Any) -> T5ForConditionalGeneration:
+    """A random model in Flan-T5's layout (or, tied, in the first T5's), without dropout."""
+    torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": 1024,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "dropout_rate": 0.0,
+        "decoder_start_token_id": 0,
+    }
+    layout = "gated-gelu" if own_head else "relu"
+    config = T5Config(
+        **(sizes | changes), feed_forward_proj=layout, tie_word_embeddings=not own_head
+    )
+    model = T5ForConditionalGeneration(config).eval()
+    if own_head:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(config.vocab_size, config.d_model))
+    return model
+
+
+def write_hub_folder(model: T5ForConditionalGeneration, folder: Path, layout: str) -> Path:
+    """Write a model as the hub's original folders hold it, with t5-tiny's tokenizer.
+
+    Args:
+        layout: "safetensors" or "bin", in one file; "sharded-safetensors" or "sharded-bin", in
+            several.
+    """
+    folder.mkdir(parents=True)
+    for file in T5_TINY.iterdir():
+        if file.name not in ("model.safetensors", "config.json"):
+            shutil.copy(file, folder)
+    config = json.loads(model.config.to_json_string())
+    if not model.config.scale_decoder_outputs:
+        config["tie_word_embeddings"] = False
+    for name in ("scale_decoder_outputs", "dtype"):
+        config.pop(name, None)
+    config["architectures"] = ["T5ForConditionalGeneration"]
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if model.config.scale_decoder_outputs:
+        del tensors["lm_head.weight"]
+    names = sorted(tensors)
+    shards = 3 if layout.startswith("sharded") else 1
+    suffix = "safetensors" if layout.endswith("safetensors") else "bin"
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    weight_map = {}
+    for shard in range(shards):
+        part = {name: tensors[name] for name in names[shard::shards]}
+        file = f"{stem}.{suffix}"
+        if shards > 1:
+            file = f"{stem}-{shard + 1:05d}-of-{shards:05d}.{suffix}"
+        _write_tensors(part, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    if shards > 1:
+        index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+        (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    if path.suffix == ".safetensors":
+        save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        torch.save(tensors, path)
+
+
+def addition_records(count: int, start: int = 0) -> list[dict[str, Any]]:
+    """Small real records: add one, with an extra key."""
+    return [
+        {
+            "prompt": f"add one: {' '.join(str(number))}",
+            "completion": " ".join(str(number + 1)),
+            "id": number,
+        }
+        for number in range(start, start + count * 37, 37)
+    ]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Mount:
+    """A mount with the model `small` (random, Flan-T5's layout) and the data `sums`."""
+    made = Mount(tmp_path / "mount")
+    made.data.mkdir(parents=True)
+    write_hub_folder(make_t5(), made.models / "small", "safetensors")
+    write_data(made, "sums", addition_records(24), addition_records(7, start=5))
+    return made
+
+
+def write_data(mount: Mount, name: str, train: Any, evaluation: Any) -> Path:
+    path = mount.data / f"{name}.json"
+    path.write_text(json.dumps({"train": train, "eval": evaluation}))
+    return path
+
+
+@pytest.fixture
+def read_lines() -> Callable[[Path], list[dict[str, Any]]]:
+    def read(path: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    return read

@@ -1,0 +1,79 @@
+"""Bad input: the whole message, status 2, no traceback, no run folder; and 20 of many."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from bad_inputs import CASES, BadInput
+from conftest import ROOT, write_data
+
+from workflow.cli import main
+from workflow.mount import Mount
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_message_is_whole_and_nothing_is_made(
+    case: BadInput, mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case.write(mount)
+    assert main("seq2seq", "", case.argv(mount)) == 2
+    told = capsys.readouterr().err.replace(str(mount.root), "{mount}").rstrip()
+    assert told == case.message
+    left = {path.name for path in mount.models.iterdir()}
+    assert left <= {"small", "other", ".cache"}
+
+
+def test_of_many_problems_20_and_the_count_are_told(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(mount, "many", [{"prompt": i} for i in range(500)], [{"prompt": "a"}])
+    argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "many"]
+    assert main("seq2seq", "", argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21
+    assert lines[0].endswith(
+        "train[0].prompt: found the number 0; expected a text; write it in quotes"
+    )
+    assert lines[-1] == "… and 981 more (1001 problems in all)"
+
+
+def test_the_typed_command_exits_with_2_and_without_a_traceback(mount: Mount) -> None:
+    write_data(mount, "bad", [{"prompt": 1}], [])
+    command = [sys.executable, "seq2seq.py", "--mount", str(mount.root), "--data_name", "bad"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 5  # model, prompt, completion, eval, the count
+    assert done.stdout == ""
+
+
+def test_a_file_that_may_not_be_read_is_told(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mount.data / "loop.json").symlink_to(mount.data / "loop.json")
+    argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "loop"]
+    assert main("seq2seq", "", argv) == 2
+    assert "--data_name loop: found no such data" in capsys.readouterr().err
+
+
+def test_a_world_of_several_processes_is_refused(
+    mount: Mount, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
+    assert main("seq2seq", "", argv) == 2
+    assert capsys.readouterr().err == (
+        "WORLD_SIZE: found a launcher's world of 2 processes; expected one process in this "
+        "version; start the script with plain python3\n"
+    )
+
+
+def test_answers_may_be_missing_only_where_nothing_is_learned(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mount.data / "open.json").write_text(json.dumps({"eval": [{"prompt": "add one: 1"}]}))
+    argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "open"]
+    assert main("seq2seq", "", argv) == 2
+    assert 'no key "train"' in capsys.readouterr().err
+    assert main("seq2seq", "", [*argv, "--no_train", "--max_new_tokens", "3"]) == 0

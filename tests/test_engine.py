@@ -1,0 +1,215 @@
+"""The gradient of a step is that of the naive single batch, whatever the cut; and the recipes."""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from conftest import addition_records, make_t5
+
+from workflow import BadInput, make_job
+from workflow.batching import StepPlan, plan_step
+from workflow.config import SCHEDULES, JobSpec, complete
+from workflow.engine import SingleProcessEngine, make_optimizer, make_scheduler
+from workflow.prepare import Job
+from workflow.tasks.seq2seq import Seq2Seq
+from workflow.tokens import prepare_splits
+from workflow.train import train_step
+
+RECORDS = [
+    *addition_records(11),
+    {"prompt": "who wrote this? no one", "completion": "Someone wrote this in the morning."},
+    {"prompt": "yes", "completion": "no"},
+]
+
+
+def make_spec(**values: Any) -> JobSpec:
+    values = {"max_steps": 10, "warmup_steps": 0, "bf16": False, "max_grad_norm": 0} | values
+    spec = make_job("seq2seq", model_init_name="x", data_name="y", **values)
+    return complete(spec, "run", len(RECORDS), 12, fast_bf16=True, micro_batch_tokens=64)
+
+
+@pytest.fixture
+def job(tmp_path: Path, tokenizer: Any) -> Job:
+    import json
+
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"train": RECORDS}))
+    splits = prepare_splits({"": path}, ["train"], Seq2Seq(), tokenizer, tmp_path / "cache", True)
+    return Job(make_spec(), Seq2Seq(), make_t5(), tokenizer, splits, tmp_path, tmp_path)
+
+
+def naive_gradient(job: Job, smoothing: float) -> dict[str, torch.Tensor]:
+    """One batch, padded, its mean token loss differentiated: as a textbook has it."""
+    model = copy.deepcopy(job.model)
+    sources = job.tokenizer([r["prompt"] for r in RECORDS], padding=True, return_tensors="pt")
+    labels = job.tokenizer([r["completion"] for r in RECORDS], padding=True, return_tensors="pt")
+    labels = labels["input_ids"].masked_fill(labels["input_ids"] == 0, -100)
+    logits = model(**sources, labels=labels).logits
+    F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=smoothing).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def cuts(job: Job) -> list[StepPlan]:
+    examples = np.arange(len(RECORDS))
+    sources = job.splits["train"].sources.lengths(1024)
+    targets = job.splits["train"].targets.lengths(512)
+    planned = [plan_step(examples, sources, targets, bound) for bound in (1, 24, 64, 100_000)]
+    by_hand = [
+        StepPlan((examples,), 1, 1),
+        StepPlan((examples[::-1][:5], examples[::-1][5:]), 1, 1),
+        StepPlan(tuple(examples[i : i + 1] for i in range(len(examples))), 1, 1),
+    ]
+    return planned + by_hand
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("cut", range(7))
+def test_the_gradient_is_the_naive_one_for_any_cut(
+    job: Job, cut: int, checkpointing: bool, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(gradient_checkpointing=checkpointing, label_smoothing_factor=smoothing)
+    job = dataclasses.replace(job, spec=spec)
+    wanted = naive_gradient(job, smoothing)
+    engine = SingleProcessEngine(job.model, spec)
+    engine.model.train()
+    monkeypatch.setattr(engine, "update", lambda norm: None)  # keep the gradient
+    train_step(job, engine, cuts(job)[cut], step=1)
+    for name, parameter in engine.master.named_parameters():
+        difference = (parameter.grad - wanted[name]).norm()
+        assert difference <= 1e-5 * wanted[name].norm(), name
+
+
+def test_updates_are_those_of_plain_adamw(job: Job) -> None:
+    spec = make_spec(learning_rate=1e-2, max_grad_norm=0.5, lr_scheduler_type="constant")
+    job = dataclasses.replace(job, spec=spec)
+    plain = copy.deepcopy(job.model)
+    decays = [n for n, p in plain.named_parameters() if p.ndim > 1 and "bias" not in n]
+    named = dict(plain.named_parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [named[n] for n in decays], "weight_decay": 0.01},
+            {"params": [p for n, p in named.items() if n not in decays], "weight_decay": 0.0},
+        ],
+        lr=1e-2,
+    )
+    start = copy.deepcopy(job.model.state_dict())
+    engine = SingleProcessEngine(job.model, spec)
+    for step in range(1, 6):
+        gradient = naive_gradient(dataclasses.replace(job, model=plain), 0.0)
+        for name, parameter in named.items():
+            parameter.grad = gradient[name]
+        norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        optimizer.step()
+        _, _, engine_norm = train_step(job, engine, cuts(job)[4], step)
+        assert engine_norm == pytest.approx(float(norm), rel=1e-4)
+    for name, parameter in engine.master.named_parameters():
+        change = (named[name] - start[name]).norm()
+        assert (parameter - named[name]).norm() <= 1e-3 * change, name
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    model = make_t5()
+    groups = make_optimizer(model, make_spec(weight_decay=0.3)).param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    free = {names[id(p)] for p in groups[1]["params"]}
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    assert free == {
+        n for n in names.values() if "layer_norm" in n or "relative_attention_bias" in n
+    }
+
+
+def test_bf16_computes_in_bf16_and_learns_in_float32(job: Job) -> None:
+    spec = make_spec(bf16=True, learning_rate=1e-5, lr_scheduler_type="constant")
+    job = dataclasses.replace(job, spec=spec)
+    engine = SingleProcessEngine(job.model, spec)
+    before = copy.deepcopy(engine.master.state_dict())
+    gradients = []
+    for step in range(1, 4):
+        engine_update = engine.update
+        engine.update = lambda norm: gradients.append(  # type: ignore[method-assign]
+            {n: p.grad.clone() for n, p in engine.master.named_parameters()}
+        )
+        train_step(job, engine, cuts(job)[step], 1)
+        engine._optimizer.zero_grad()
+        engine.update = engine_update  # type: ignore[method-assign]
+    train_step(job, engine, cuts(job)[0], step=1)
+    assert {p.dtype for p in engine.model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in engine.master.parameters()} == {torch.float32}
+    for state in engine._optimizer.state.values():
+        assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.float32
+    assert all(g.dtype == torch.float32 for g in gradients[0].values())
+    # A change far below bfloat16's resolution is kept in the masters.
+    after = engine.master.state_dict()
+    assert all(not torch.equal(after[name], before[name]) for name in before)
+    for computing, master in zip(
+        engine.model.parameters(), engine.master.parameters(), strict=True
+    ):
+        assert torch.equal(computing, master.to(torch.bfloat16))
+    # The gradient agrees with float32's to bfloat16's precision, whatever the cut.
+    wanted = naive_gradient(job, 0.0)
+    for gradient in gradients:
+        for name, tensor in gradient.items():
+            assert (tensor - wanted[name]).norm() <= 0.1 * wanted[name].norm(), name
+
+
+def test_tied_weights_stay_tied_in_bf16(tmp_path: Path) -> None:
+    engine = SingleProcessEngine(make_t5(own_head=False), make_spec(bf16=True))
+    assert engine.model.lm_head.weight is engine.model.shared.weight
+    assert engine.model.shared.weight is not engine.master.shared.weight
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_named_is_transformers_own(name: str) -> None:
+    extra = {
+        "cosine_with_min_lr": {"min_lr": 1e-5},
+        "cosine_warmup_with_min_lr": {"min_lr": 1e-5},
+        "warmup_stable_decay": {"num_decay_steps": 5},
+    }.get(name)
+    warmup = None if name == "constant" else 2
+    spec = make_spec(
+        lr_scheduler_type=name, lr_scheduler_kwargs=extra, warmup_steps=warmup, learning_rate=1e-3
+    )
+
+    def rates(make: Any) -> list[float]:
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+        scheduler = make(optimizer)
+        found = []
+        for _ in range(10):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    reference = rates(
+        lambda o: transformers.get_scheduler(
+            name, o, num_warmup_steps=2, num_training_steps=10, scheduler_specific_kwargs=extra
+        )
+    )
+    assert rates(lambda o: make_scheduler(o, spec)) == reference
+
+
+def test_a_schedule_that_lacks_its_keys_is_the_user_s_to_mend() -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(BadInput, match="num_decay_steps"):
+        make_scheduler(optimizer, make_spec(lr_scheduler_type="warmup_stable_decay"))
+
+
+def test_adafactor_has_a_fixed_rate_and_factored_state(job: Job) -> None:
+    spec = make_spec(optim="adafactor", warmup_steps=None)
+    assert (spec.learning_rate, spec.lr_scheduler_type) == (1e-3, "constant")
+    job = dataclasses.replace(job, spec=spec)
+    engine = SingleProcessEngine(job.model, spec)
+    before, _, _ = train_step(job, engine, cuts(job)[0], 1)
+    for step in range(2, 6):
+        after, _, _ = train_step(job, engine, cuts(job)[0], step)
+    assert after < before
+    state = engine._optimizer.state[engine.master.lm_head.weight]
+    assert state["exp_avg_sq_row"].shape == (1024,)
+    assert engine.learning_rate == 1e-3

@@ -1,0 +1,159 @@
+"""The model saved is the model trained is the model loaded."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_t5, write_hub_folder
+from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration
+
+from workflow.errors import BadInput
+from workflow.models import (
+    fetch_model,
+    file_tensors,
+    head_at,
+    load_config,
+    load_model,
+    load_tokenizer,
+    save_model,
+)
+
+LAYOUTS = ["safetensors", "bin", "sharded-safetensors", "sharded-bin"]
+
+
+def logits(model: Any) -> torch.Tensor:
+    ids = torch.arange(3, 23).reshape(2, 10)
+    with torch.no_grad():
+        return model(input_ids=ids, decoder_input_ids=ids[:, :4]).logits
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("own_head", [True, False])
+def test_the_hub_s_layouts_load_exactly(tmp_path: Path, layout: str, own_head: bool) -> None:
+    original = make_t5(own_head=own_head)
+    folder = write_hub_folder(original, tmp_path / "model", layout)
+    loaded = load_model(folder)
+    assert (loaded.lm_head.weight is loaded.shared.weight) is not own_head
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert torch.equal(logits(loaded), logits(original))
+
+
+@pytest.mark.parametrize("own_head", [True, False])
+def test_a_saved_folder_is_plain_and_gives_the_same_logits(
+    tmp_path: Path, own_head: bool, tokenizer: Any
+) -> None:
+    original = make_t5(own_head=own_head)
+    save_model(original, tokenizer, tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is not own_head
+    assert ("lm_head.weight" in dict(file_tensors(tmp_path / "saved"))) is own_head
+    by_transformers = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "saved")
+    for loaded in (load_model(tmp_path / "saved"), by_transformers):
+        assert torch.equal(logits(loaded), logits(original))
+    text = "add one: 4 7 </s> yes?"
+    assert load_tokenizer(tmp_path / "saved")(text) == tokenizer(text)
+
+
+def test_an_own_head_equal_to_the_embedding_stays_a_matrix_of_its_own(tmp_path: Path) -> None:
+    original = make_t5()
+    original.lm_head.weight.data.copy_(original.shared.weight)
+    loaded = load_model(write_hub_folder(original, tmp_path / "model", "bin"))
+    assert loaded.lm_head.weight is not loaded.shared.weight
+    assert torch.equal(loaded.lm_head.weight, loaded.shared.weight)
+    assert torch.equal(logits(loaded), logits(original))
+
+
+def test_half_precision_files_load_as_float32(tmp_path: Path) -> None:
+    original = make_t5().to(torch.bfloat16)
+    loaded = load_model(write_hub_folder(original, tmp_path / "model", "safetensors"))
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded.lm_head.weight, original.lm_head.weight.float())
+
+
+def test_a_head_that_the_files_lack_is_told(tmp_path: Path) -> None:
+    model = make_t5()
+    folder = write_hub_folder(model, tmp_path / "model", "safetensors")
+    tensors = dict(file_tensors(folder))
+    del tensors["lm_head.weight"], tensors["encoder.final_layer_norm.weight"]
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(BadInput) as raised:
+        load_model(folder)
+    assert str(raised.value) == (
+        f"{folder}: found no tensor encoder.final_layer_norm.weight, lm_head.weight; expected "
+        "every tensor of the model; get the whole model again"
+    )
+
+
+class _Payload:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    folder = write_hub_folder(make_t5(), tmp_path / "model", "bin")
+    with open(folder / "pytorch_model.bin", "wb") as file:
+        pickle.dump({"shared.weight": _Payload(tmp_path / "ran")}, file, protocol=2)
+    with pytest.raises(BadInput, match="weights that can be loaded"):
+        load_model(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_shape_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    folder = write_hub_folder(make_t5(), tmp_path / "model", "safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"d_ff": 128}))
+    with pytest.raises(BadInput, match="weights that can be loaded"):
+        load_model(folder)
+
+
+def test_a_vocabulary_larger_than_the_model_is_told(tmp_path: Path) -> None:
+    folder = write_hub_folder(make_t5(vocab_size=512), tmp_path / "model", "safetensors")
+    with pytest.raises(BadInput, match="found vocab_size 512; expected at least the 1000 ids"):
+        load_config(folder, len(load_tokenizer(folder)))
+
+
+def test_a_hub_name_is_taken_from_the_disk_while_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layout of huggingface_hub's cache: refs name a commit, snapshots hold its files."""
+    cached = tmp_path / "models--google--flan-t5-xl"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0123abcd")
+    write_hub_folder(make_t5(), cached / "snapshots" / "0123abcd", "bin")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = fetch_model("google/flan-t5-xl")
+    assert torch.equal(logits(load_model(folder)), logits(make_t5()))
+
+
+def test_dropout_can_be_set(tmp_path: Path) -> None:
+    folder = write_hub_folder(make_t5(), tmp_path / "model", "safetensors")
+    rates = {m.p for m in load_model(folder, 0.25).modules() if isinstance(m, torch.nn.Dropout)}
+    assert rates == {0.25}
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_logits_are_computed_at_the_asked_positions_only(family: str) -> None:
+    model: Any = make_t5() if family == "t5" else _make_bart()
+    positions = torch.tensor([[True, False, True, False], [False, True, True, True]])
+    whole = logits(model)
+    with head_at(model, positions):
+        some = logits(model)
+    torch.testing.assert_close(some, whole[positions])
+    assert torch.equal(logits(model), whole)
+
+
+def _make_bart() -> BartForConditionalGeneration:
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=1024, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+    )  # fmt: skip
+    return BartForConditionalGeneration(config).eval()

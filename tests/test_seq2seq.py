@@ -1,0 +1,189 @@
+"""The task against plain transformers calls on the same weights."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import addition_records, make_t5, write_hub_folder
+
+from workflow import make_job
+from workflow.config import JobSpec, complete
+from workflow.models import load_model
+from workflow.tasks.seq2seq import Seq2Seq
+from workflow.tokens import TokenizedSplit, prepare_splits
+
+RECORDS = [
+    *addition_records(13),
+    {"prompt": "is the summary of the story a good answer to the question?", "completion": "yes"},
+    {"prompt": "no", "completion": "The people in the house looked for the right word."},
+]
+
+
+def make_spec(**values: Any) -> JobSpec:
+    spec = make_job("seq2seq", model_init_name="x", data_name="y", bf16=False, **values)
+    return complete(spec, "run", len(RECORDS), 12, fast_bf16=True, micro_batch_tokens=64)
+
+
+def make_split(folder: Path, tokenizer: Any, records: Sequence[dict[str, Any]]) -> TokenizedSplit:
+    path = folder / "data.json"
+    path.write_text(json.dumps({"eval": records}))
+    splits = prepare_splits({"": path}, ["eval"], Seq2Seq(), tokenizer, folder / "cache", False)
+    return splits["eval"]
+
+
+@pytest.fixture(params=[True, False], ids=["own-head", "tied-head"])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    folder = write_hub_folder(make_t5(own_head=request.param), tmp_path / "model", "safetensors")
+    return load_model(folder).eval()
+
+
+def padded(tokenizer: Any, texts: Sequence[str]) -> Any:
+    return tokenizer(list(texts), padding=True, return_tensors="pt")
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_the_naive_one(
+    model: Any, tokenizer: Any, tmp_path: Path, smoothing: float
+) -> None:
+    split = make_split(tmp_path, tokenizer, RECORDS)
+    task, spec = Seq2Seq(), make_spec()
+    everything = np.arange(len(split))
+    loss = task.loss(model, task.collate(split, everything, spec, 0), smoothing)
+    sources = padded(tokenizer, [r["prompt"] for r in RECORDS])
+    labels = padded(tokenizer, [r["completion"] for r in RECORDS])["input_ids"]
+    labels = labels.masked_fill(labels == 0, -100)
+    whole = model(**sources, labels=labels).logits
+    naive = F.cross_entropy(
+        whole.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=smoothing
+    )
+    torch.testing.assert_close(loss, naive, rtol=1e-5, atol=0)
+    assert task.weight(split, everything, spec) == int((labels != -100).sum())
+
+
+def test_an_evaluation_equals_plain_transformers_calls(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    split = make_split(tmp_path, tokenizer, RECORDS)
+    evaluation = Seq2Seq().evaluate(model, tokenizer, split, make_spec(), step=0)
+    sources = padded(tokenizer, [r["prompt"] for r in RECORDS])
+    labels = padded(tokenizer, [r["completion"] for r in RECORDS])["input_ids"]
+    labels = labels.masked_fill(labels == 0, -100)
+    with torch.no_grad():
+        output = model(**sources, labels=labels)
+        ids = model.generate(**sources, max_new_tokens=12, do_sample=False)
+        start = torch.zeros(len(RECORDS), 1, dtype=torch.long)
+        first = model(**sources, decoder_input_ids=start).logits[:, 0]
+    real = labels != -100
+    right = (output.logits.argmax(-1) == labels)[real].float().mean()
+    assert evaluation.metrics["loss"] == pytest.approx(float(output.loss), rel=1e-5)
+    assert evaluation.metrics["perplexity"] == pytest.approx(float(output.loss.exp()), rel=1e-4)
+    assert evaluation.metrics["token_accuracy"] == pytest.approx(float(right))
+    answers = [item["generations"][0] for item in evaluation.items]
+    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    assert [answer["lm_postprocess"] for answer in answers] == texts
+    pieces = tokenizer.convert_tokens_to_ids(["▁no", "▁yes"])
+    expected = first[:, pieces].tolist()
+    np.testing.assert_allclose([answer["scores"] for answer in answers], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 2, 5, None])
+def test_greedy_texts_do_not_depend_on_the_batch(
+    model: Any, tokenizer: Any, tmp_path: Path, eval_batch_size: int | None
+) -> None:
+    split = make_split(tmp_path, tokenizer, RECORDS)
+    alone = Seq2Seq().evaluate(model, tokenizer, split, make_spec(eval_batch_size=3), 0)
+    spec = make_spec(eval_batch_size=eval_batch_size)
+    together = Seq2Seq().evaluate(model, tokenizer, split, spec, 0)
+
+    def texts(items: list[dict[str, Any]]) -> list[str]:
+        return [item["generations"][0]["full_generated"] for item in items]
+
+    assert texts(together.items) == texts(alone.items)
+    assert together.metrics["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-6)
+
+
+def test_items_are_whole_and_in_the_order_of_the_file(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    records = [dict(record) for record in RECORDS]
+    del records[4]["completion"]
+    split = make_split(tmp_path, tokenizer, records)
+    spec = make_spec(temperature=1.0, n_samples=3)
+    evaluation = Seq2Seq().evaluate(model, tokenizer, split, spec, step=7)
+    assert [item["orig_d"] for item in evaluation.items] == records
+    assert [item["prompt"] for item in evaluation.items] == [r["prompt"] for r in records]
+    assert [item["demonstration"] for item in evaluation.items] == [
+        record.get("completion") for record in records
+    ]
+    for item in evaluation.items:
+        assert list(item) == ["prompt", "generations", "demonstration", "orig_d"]
+        assert len(item["generations"]) == 3
+        for answer in item["generations"]:
+            assert list(answer) == ["lm_postprocess", "full_generated", "scores"]
+            assert len(answer["scores"]) == 2
+    assert Seq2Seq().items_file(spec, 7) == "temperature=1.00_n=3_step=7.json"
+
+
+def test_samples_differ_and_come_again_with_the_same_seed(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    split = make_split(tmp_path, tokenizer, RECORDS)
+
+    def sample(seed: int) -> list[Any]:
+        spec = make_spec(temperature=1.0, n_samples=2, seed=seed)
+        items = Seq2Seq().evaluate(model, tokenizer, split, spec, step=0).items
+        return [answer["full_generated"] for item in items for answer in item["generations"]]
+
+    first = sample(0)
+    assert first == sample(0)
+    assert first != sample(1)
+    assert any(one != other for one, other in zip(first[::2], first[1::2], strict=True))
+
+
+def test_the_encoder_runs_once_a_prompt(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    rows = []
+    model.encoder.register_forward_hook(
+        lambda module, inputs, kwargs, output: rows.append(len(output[0])), with_kwargs=True
+    )
+    split = make_split(tmp_path, tokenizer, [{"prompt": r["prompt"]} for r in RECORDS])
+    Seq2Seq().evaluate(model, tokenizer, split, make_spec(temperature=1.0, n_samples=4), 0)
+    assert sum(rows) == len(RECORDS)
+
+
+def test_without_completions_there_are_answers_and_no_metrics(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    split = make_split(tmp_path, tokenizer, [{"prompt": r["prompt"]} for r in RECORDS])
+    evaluation = Seq2Seq().evaluate(model, tokenizer, split, make_spec(), 0)
+    assert len(evaluation.items) == len(RECORDS)
+    names = ["loss", "perplexity", "token_accuracy", "exact_match"]
+    assert [evaluation.metrics[name] for name in names] == [None] * 4
+
+
+def test_a_vocabulary_without_yes_and_no_gives_null_and_one_warning(
+    model: Any, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(type(tokenizer), "convert_tokens_to_ids", lambda self, piece: 2)
+    split = make_split(tmp_path, tokenizer, RECORDS)
+    evaluation = Seq2Seq().evaluate(model, tokenizer, split, make_spec(eval_batch_size=2), 0)
+    assert {item["generations"][0]["scores"] for item in evaluation.items} == {None}
+    assert [record.message for record in caplog.records] == [
+        "the vocabulary has no ▁yes or no ▁no: scores are null"
+    ]
+
+
+def test_long_records_are_cut_and_keep_their_end(tokenizer: Any, tmp_path: Path) -> None:
+    split = make_split(tmp_path, tokenizer, RECORDS)
+    batch = Seq2Seq().collate(
+        split, np.array([14, 0]), make_spec(max_source_length=4, max_target_length=5), 0
+    )
+    assert batch.input_ids.shape == (2, 4)
+    assert batch.labels.shape == (2, 5)
+    assert batch.labels[0, -1] == tokenizer.eos_token_id
+    assert batch.input_ids[1].tolist() == [*tokenizer("add one: 0")["input_ids"][:3], 1]

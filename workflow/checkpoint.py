@@ -1,0 +1,31 @@
+"""Checkpoints of a run: written whole, found, and rotated."""
+
+from pathlib import Path
+from typing import Any
+
+from workflow.files import discard_folder, whole_folder
+from workflow.models import Model, save_model
+from workflow.mount import CHECKPOINT_NAME
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    return run / f"checkpoint-{step}"
+
+
+def find_checkpoints(run: Path) -> list[int]:
+    """The steps of the whole checkpoints of a run, oldest first."""
+    names = [CHECKPOINT_NAME.fullmatch(path.name) for path in run.glob("checkpoint-*")]
+    return sorted(int(match.group(1)) for match in names if match)
+
+
+def write_checkpoint(run: Path, step: int, model: Model, tokenizer: Any) -> None:
+    """Write checkpoint-STEP, a plain Hugging Face folder, whole or not at all."""
+    with whole_folder(checkpoint_folder(run, step)) as partial:
+        save_model(model, tokenizer, partial)
+
+
+def rotate_checkpoints(run: Path, keep_newest: int, best: int | None) -> None:
+    """Remove all checkpoints but the newest `keep_newest` and the best."""
+    for step in find_checkpoints(run)[:-keep_newest]:
+        if step != best:
+            discard_folder(checkpoint_folder(run, step))

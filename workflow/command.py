@@ -1,0 +1,134 @@
+"""From a command line, a job file or keyword arguments to a job, with every problem of it."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workflow import flags
+from workflow.config import GREEDY_BELOW, JobSpec, Place
+from workflow.errors import BadInput, Problem, shorten
+from workflow.flags import choice
+
+NO_MODEL = "?"
+"""Stands for a model that was not named, so that other problems can still be found."""
+
+ALIASES = {"data": "data_name"}
+_ONE_OF = (("model_init_name", "model_init_path", "model_pretrain_name"),
+           ("max_steps", "num_train_epochs"))  # fmt: skip
+_JOB_FIELDS = [field for field in dataclasses.fields(JobSpec) if field.name != "task"]
+_ALL_FIELDS = [*_JOB_FIELDS, *dataclasses.fields(Place)]
+
+
+def parse_command_line(
+    task: str, description: str, argv: Sequence[str] | None = None
+) -> tuple[JobSpec, Place, list[Problem]]:
+    """The job asked for by a command line, with every problem of its flags.
+
+    A flag with a problem has its default in the job, so that further checks can go on.
+    """
+    parser = flags.build_parser(_ALL_FIELDS, ALIASES, description=description)
+    arguments = sys.argv[1:] if argv is None else argv
+    given, problems = flags.read_command_line(parser, _ALL_FIELDS, ALIASES, arguments)
+    typed, more = flags.convert_values(given, _ALL_FIELDS)
+    problems += more
+    if "config" in typed:
+        in_file, more = _read_job_file(Path(typed["config"]), task)
+        problems += more
+        overridden = {name for group in _ONE_OF if typed.keys() & set(group) for name in group}
+        typed = {k: v for k, v in in_file.items() if k not in overridden} | typed
+    place = Place(**{name: typed.pop(name, None) for name in ("mount", "config")})
+    spec, more = _checked(task, typed, given)
+    return spec, place, problems + more
+
+
+def make_job(task: str, **values: Any) -> JobSpec:
+    """A job from flag names and values, checked as a command line is; raises BadInput."""
+    known = {field.name for field in _JOB_FIELDS}
+    named = {ALIASES.get(name, name): value for name, value in values.items() if value is not None}
+    problems = [flags.unknown_flag(n, sorted(known)) for n in named if n not in known]
+    typed, more = flags.convert_values(
+        {name: value for name, value in named.items() if name in known}, _JOB_FIELDS, "{}"
+    )
+    spec, still_more = _checked(task, typed, named)
+    problems += more + still_more
+    if problems:
+        raise BadInput(problems)
+    return spec
+
+
+def _read_job_file(path: Path, task: str) -> tuple[dict[str, Any], list[Problem]]:
+    task_field = dataclasses.field(metadata={"kind": choice(task)})
+    task_field.name = "task"
+    fields = [*_JOB_FIELDS, task_field]
+    values, problems = flags.read_job_file(path, fields, ALIASES)
+    typed, more = flags.convert_values(values, fields, f"--config {path}: {{}}")
+    typed.pop("task", None)
+    return typed, problems + more
+
+
+def _checked(
+    task: str, typed: dict[str, Any], given: dict[str, Any]
+) -> tuple[JobSpec, list[Problem]]:
+    """The job of these values, and what does not fit together in it.
+
+    `given` holds what the user wrote, also where it could not be converted: a flag with a bad
+    value is not missing.
+    """
+    problems = []
+    asked = typed.keys() | given.keys()
+    models = [name for name in _ONE_OF[0] if name in asked]
+    if len(models) != 1:
+        problems.append(
+            Problem(
+                "model",
+                " and ".join(f"--{name}" for name in models) or "no name of a model",
+                "exactly one of --model_init_name, --model_init_path, --model_pretrain_name",
+                "keep one of them" if models else "add --model_init_name FOLDER_IN_MOUNT_MODELS",
+            )
+        )
+        typed = {name: value for name, value in typed.items() if name not in _ONE_OF[0]}
+    if "data_name" not in asked:
+        problems.append(
+            Problem("data", "no --data_name", "the name of a data file", "add --data_name NAME")
+        )
+    if not typed.keys() & set(_ONE_OF[0]):
+        typed["model_init_name"] = NO_MODEL
+    spec = JobSpec(task, **typed)
+    return spec, problems + _contradictions(spec)
+
+
+def _contradictions(spec: JobSpec) -> list[Problem]:
+    problems = []
+    if spec.max_steps is not None and spec.num_train_epochs is not None:
+        problems.append(
+            Problem(
+                "--max_steps",
+                f"{spec.max_steps} together with --num_train_epochs {spec.num_train_epochs:g}",
+                "one length of the run",
+                "keep one of the two",
+            )
+        )
+    if spec.greedy and spec.n_samples > 1:
+        problems.append(
+            Problem(
+                "--n_samples",
+                f"{spec.n_samples} at temperature {spec.temperature:g}",
+                f"1 where decoding is greedy (temperature below {GREEDY_BELOW})",
+                "raise --temperature, or every sample would be the same",
+            )
+        )
+    constant = spec.lr_scheduler_type == "constant"
+    constant = constant or (spec.lr_scheduler_type is None and spec.optim == "adafactor")
+    for name in ("warmup_steps", "lr_scheduler_kwargs"):
+        if constant and getattr(spec, name):
+            problems.append(
+                Problem(
+                    f"--{name}",
+                    shorten(getattr(spec, name)),
+                    "nothing with the constant schedule, which ignores it",
+                    "leave it out, or choose --lr_scheduler_type constant_with_warmup or another",
+                )
+            )
+    return problems

@@ -1,0 +1,259 @@
+"""The job as one frozen dataclass: what can be asked for, with help and defaults."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from workflow.flags import boolean, choice, flag, integer, mapping, number, or_auto, text
+
+GREEDY_BELOW = 0.01
+"""Below this temperature decoding is greedy."""
+
+# transformers' schedules that depend on the step alone; the two others wait for a metric.
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+)
+BEST_METRICS = ("loss", "perplexity", "token_accuracy", "exact_match")
+
+_MODEL, _DATA, _RUN = "model (exactly one name)", "data", "run"
+_TRAIN, _OPTIM = "training", "optimizer"
+_EVAL, _SAVE = "evaluation", "checkpoints and logs"
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One job.
+
+    The types are those of a job made `complete`; before, None stands for what is yet to be derived
+    from other flags, the data and the machine.
+    """
+
+    task: str
+
+    model_init_name: str | None = flag(
+        text(), None, _MODEL, "a folder in mount/models, as flan-t5-xxl or RUN/checkpoint-2000", "-"
+    )
+    model_init_path: str | None = flag(
+        text(), None, _MODEL, "a local folder, or a Hugging Face hub name", "-"
+    )
+    model_pretrain_name: str | None = flag(
+        text(), None, _MODEL, "the same as --model_init_path", "-"
+    )
+    dropout_rate: float | None = flag(
+        number(0, below=1), None, _MODEL, "dropout while training", "the model's own"
+    )
+
+    data_name: str = flag(
+        text(),
+        "",
+        _DATA,
+        "X for mount/data/X.json, a folder mount/data/X, or a path",
+        "-",
+    )
+    max_source_length: int = flag(
+        integer(2), 1024, _DATA, "tokens of a prompt that the model sees; the rest is cut off"
+    )
+    max_target_length: int = flag(
+        integer(2), 512, _DATA, "tokens of a completion that are learned; the rest is cut off"
+    )
+
+    training_run_name: str = flag(
+        text(),
+        None,
+        _RUN,
+        "folder of the run in mount/models",
+        "MODEL_DATA_SEED, or _eval",
+    )
+    no_train: bool = flag(boolean(), False, _RUN, "only evaluate the model on the eval records")
+    overwrite_output_dir: bool = flag(
+        boolean(), False, _RUN, "remove an earlier run of this name, then begin"
+    )
+    seed: int = flag(
+        integer(0, 2**32 - 1), 0, _RUN, "of the order of the data, dropout and sampling"
+    )
+
+    max_steps: int = flag(integer(1), None, _TRAIN, "optimizer steps", "from --num_train_epochs")
+    num_train_epochs: float | None = flag(
+        number(0, above=True), None, _TRAIN, "passes over the train records", "4"
+    )
+    train_batch_size: int = flag(
+        integer(1), 16, _TRAIN, "examples per step over all devices together"
+    )
+    gradient_accumulation_steps: int = flag(
+        integer(1), 1, _TRAIN, "batches of --train_batch_size per optimizer step"
+    )
+    micro_batch_tokens: int = flag(
+        or_auto(integer(1)),
+        None,
+        _TRAIN,
+        "padded positions (source + target) computed at once: bounds memory, changes no result",
+        "auto",
+    )
+    label_smoothing_factor: float = flag(
+        number(0, below=1), 0.0, _TRAIN, "share of each target spread over the vocabulary"
+    )
+    bf16: bool = flag(
+        or_auto(boolean()),
+        None,
+        _TRAIN,
+        "compute in bfloat16 on float32 master weights; auto: where the hardware does it fast",
+        "auto",
+    )
+    gradient_checkpointing: bool = flag(
+        boolean(), False, _TRAIN, "recompute activations: less memory, about a third more time"
+    )
+
+    optim: str = flag(choice("adamw_torch", "adafactor"), "adamw_torch", _OPTIM, "the optimizer")
+    learning_rate: float = flag(
+        number(0, above=True), None, _OPTIM, "peak learning rate", "1e-4; adafactor 1e-3"
+    )
+    lr_scheduler_type: str = flag(
+        choice(*SCHEDULES),
+        None,
+        _OPTIM,
+        f"schedule of transformers by name: {', '.join(SCHEDULES)}",
+        "linear; adafactor constant",
+    )
+    lr_scheduler_kwargs: dict[str, Any] | None = flag(
+        mapping(), None, _OPTIM, 'what the schedule takes besides, as {"num_cycles": 2}', "-"
+    )
+    warmup_steps: float = flag(
+        number(0), None, _OPTIM, "steps of linear warm-up; below 1: share of the run", "0.05"
+    )
+    weight_decay: float = flag(number(0), 0.01, _OPTIM, "decay of all but norms and biases")
+    max_grad_norm: float = flag(
+        number(0), 1.0, _OPTIM, "the gradient is scaled down to this norm; 0: never"
+    )
+
+    eval_steps: int = flag(
+        integer(1),
+        None,
+        _EVAL,
+        "evaluate every N steps, and after the last",
+        "a quarter of the run",
+    )
+    eval_on_start: bool = flag(boolean(), True, _EVAL, "evaluate before the first step too")
+    eval_batch_size: int | None = flag(
+        or_auto(integer(1)),
+        None,
+        _EVAL,
+        "eval records computed at once; auto: by their tokens",
+        "auto",
+    )
+    temperature: float = flag(
+        number(0), 0.001, _EVAL, f"of sampling; below {GREEDY_BELOW} the likeliest token is taken"
+    )
+    n_samples: int = flag(integer(1), 1, _EVAL, "completions generated for each eval record")
+    max_new_tokens: int = flag(
+        integer(1), None, _EVAL, "longest generation", "the longest completion in the data"
+    )
+
+    save_steps: int = flag(
+        integer(1),
+        None,
+        _SAVE,
+        "write a checkpoint every N steps and after the last",
+        "a quarter of the run",
+    )
+    save_total_limit: int = flag(
+        integer(1), 2, _SAVE, "newest checkpoints to keep; the best is kept besides"
+    )
+    metric_for_best_model: str = flag(
+        choice(*BEST_METRICS), "loss", _SAVE, "what the best checkpoint is best in"
+    )
+    logging_steps: int = flag(integer(1), 10, _SAVE, "log every N steps")
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of one optimizer step."""
+        return self.train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
+
+    @property
+    def model(self) -> str:
+        """The model as the user named it."""
+        name = self.model_init_name or self.model_init_path or self.model_pretrain_name
+        if name is None:
+            raise ValueError("a job has a model")
+        return name
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job is run from: flags that are not part of the job itself."""
+
+    mount: str | None = flag(
+        text(), None, _RUN, "holds data/ and models/", "$WORKFLOW_MOUNT, /model_mount, or ./mount"
+    )
+    config: str | None = flag(
+        text(),
+        None,
+        _RUN,
+        "a JSON file of these flags; the command line overrides it",
+        "-",
+    )
+
+
+def due_every_quarter(max_steps: int) -> int:
+    return math.ceil(max_steps / 4)
+
+
+def complete(
+    spec: JobSpec,
+    run_name: str,
+    train_count: int,
+    longest_target: int,
+    fast_bf16: bool,
+    micro_batch_tokens: int,
+) -> JobSpec:
+    """Fill in what was left to the data and the machine.
+
+    Every field that the job uses is then a plain value.
+
+    Args:
+        run_name: the run's name where the user gave none.
+        train_count: number of train records (0 where the job only evaluates).
+        longest_target: tokens of the longest completion, after the cut.
+        fast_bf16: whether the hardware multiplies bfloat16 matrices fast.
+        micro_batch_tokens: padded positions this machine computes at once.
+    """
+    spec = dataclasses.replace(
+        spec,
+        training_run_name=spec.training_run_name or run_name,
+        bf16=fast_bf16 if spec.bf16 is None else spec.bf16,
+        micro_batch_tokens=spec.micro_batch_tokens or micro_batch_tokens,
+        max_new_tokens=spec.max_new_tokens or longest_target,
+    )
+    if spec.no_train:
+        return spec
+    epochs = 4.0 if spec.num_train_epochs is None else spec.num_train_epochs
+    max_steps = spec.max_steps or max(1, math.ceil(epochs * train_count / spec.batch_size))
+    adafactor = spec.optim == "adafactor"
+    schedule = spec.lr_scheduler_type or ("constant" if adafactor else "linear")
+    warmup = 0.05 if spec.warmup_steps is None else spec.warmup_steps
+    warmup_steps = math.ceil(warmup * max_steps) if warmup < 1 else round(warmup)
+    if schedule == "constant":
+        warmup_steps = 0
+    return dataclasses.replace(
+        spec,
+        max_steps=max_steps,
+        num_train_epochs=None,
+        learning_rate=spec.learning_rate or (1e-3 if adafactor else 1e-4),
+        lr_scheduler_type=schedule,
+        warmup_steps=warmup_steps,
+        eval_steps=spec.eval_steps or due_every_quarter(max_steps),
+        save_steps=spec.save_steps or due_every_quarter(max_steps),
+    )

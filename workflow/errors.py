@@ -1,0 +1,60 @@
+"""What can go wrong, and whose it is to mend.
+
+WorkflowError
+├── BadInput    flags, data or a model that the user can put right; nothing begun (exit 2)
+└── RunFailed   a run that could not go on; what it wrote stays (exit 1)
+"""
+
+from dataclasses import dataclass
+
+PROBLEMS_SHOWN = 20
+
+
+class WorkflowError(Exception):
+    """Anything that ends a job with a message instead of a traceback."""
+
+    exit_status = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend, told on one line."""
+
+    where: str
+    found: str
+    expected: str
+    mend: str
+
+    def __str__(self) -> str:
+        line = f"{self.where}: found {self.found}; expected {self.expected}; {self.mend}"
+        return " ".join(line.split())
+
+
+class BadInput(WorkflowError):
+    """All the problems of a job at once; the message shows the first 20 and the count."""
+
+    exit_status = 2
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        lines = [str(problem) for problem in self.problems[:PROBLEMS_SHOWN]]
+        count = len(self.problems)
+        if count > PROBLEMS_SHOWN:
+            lines.append(f"… and {count - PROBLEMS_SHOWN} more ({count} problems in all)")
+        elif count > 1:
+            lines.append(f"({count} problems in all)")
+        return "\n".join(lines)
+
+
+class RunFailed(WorkflowError):
+    """A run that had to stop."""
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """`repr` of a value, safe to print, cut to about `limit` characters."""
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= limit else text[: limit - 1] + "…"

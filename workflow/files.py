@@ -1,0 +1,94 @@
+"""Files and folders that appear whole or not at all: written beside, synced, then renamed."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STALE_AFTER_SECONDS = 24 * 3600
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial-{os.uname().nodename}-{os.getpid()}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write; it takes `path`'s place when the block ends well."""
+    partial = _beside(path)
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; it becomes `path` when the block ends well.
+
+    A `path` that exists by then (another process was first) is kept, ours is dropped.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _beside(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            _sync(file)
+        try:
+            partial.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    with whole_file(path) as partial:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def append_json_line(path: Path, value: dict[str, object]) -> None:
+    """Add one line to a JSON Lines file, in a single write."""
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def remove_partials(folder: Path, older_than: float = STALE_AFTER_SECONDS) -> None:
+    """Remove what killed jobs left half-written in `folder` more than `older_than` seconds ago."""
+    for partial in folder.glob(".*.partial-*"):
+        try:
+            if time.time() - partial.stat().st_mtime < older_than:
+                continue
+        except FileNotFoundError:
+            continue
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def discard_folder(path: Path) -> None:
+    """Remove a folder so that no part of it is ever seen under its name."""
+    doomed = _beside(path)
+    path.rename(doomed)
+    shutil.rmtree(doomed)

@@ -1,0 +1,265 @@
+"""Flags: the kinds of value they take, and a command line or a JSON file as named values."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.errors import Problem, shorten
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of value: what to call it, and how to make one of text or of a JSON value.
+
+    `convert` raises ValueError for anything else.
+    """
+
+    expected: str
+    convert: Callable[[object], Any]
+    metavar: str
+
+
+def text() -> Kind:
+    def convert(value: object) -> str:
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise ValueError
+        return value
+
+    return Kind("a text that is not empty", convert, "TEXT")
+
+
+def integer(minimum: int, maximum: int | None = None) -> Kind:
+    def convert(value: object) -> int:
+        if isinstance(value, bool | float) or not isinstance(value, int | str):
+            raise ValueError
+        converted = int(value)
+        if converted < minimum or (maximum is not None and converted > maximum):
+            raise ValueError
+        return converted
+
+    upper = "" if maximum is None else f" and at most {maximum}"
+    return Kind(f"a whole number of at least {minimum}{upper}", convert, "N")
+
+
+def number(minimum: float, below: float = math.inf, above: bool = False) -> Kind:
+    """A finite number of at least `minimum` (greater, if `above`) and less than `below`."""
+
+    def convert(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        converted = float(value)
+        too_low = converted <= minimum if above else converted < minimum
+        if not math.isfinite(converted) or too_low or converted >= below:
+            raise ValueError
+        return converted
+
+    lower = f"above {minimum:g}" if above else f"of at least {minimum:g}"
+    upper = "" if math.isinf(below) else f" and below {below:g}"
+    return Kind(f"a number {lower}{upper}", convert, "X")
+
+
+def choice(*options: str) -> Kind:
+    def convert(value: object) -> str:
+        if value not in options:
+            raise ValueError
+        return str(value)
+
+    return Kind("one of " + ", ".join(options), convert, "NAME")
+
+
+def boolean() -> Kind:
+    def convert(value: object) -> bool:
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+    return Kind("true or false", convert, "true|false")
+
+
+def mapping() -> Kind:
+    def convert(value: object) -> dict[str, object]:
+        parsed = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(parsed, dict):
+            raise ValueError
+        return parsed
+
+    return Kind("a JSON object", convert, "JSON")
+
+
+def or_auto(kind: Kind) -> Kind:
+    """`kind`, or the word auto, which becomes None: to be derived."""
+
+    def convert(value: object) -> Any:
+        return None if value == "auto" else kind.convert(value)
+
+    return Kind(f"auto or {kind.expected}", convert, f"auto|{kind.metavar}")
+
+
+def flag(kind: Kind, default: Any, group: str, help: str, shown: str | None = None) -> Any:
+    """A dataclass field that is also a command-line flag.
+
+    A default of None means: derived from the other flags, the data or the machine; `shown` then
+    says how.
+    """
+    metadata = {
+        "kind": kind,
+        "group": group,
+        "help": help,
+        "shown": str(default).lower() if shown is None else shown,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_NO_VALUE = object()
+
+# Flags that people know from elsewhere, and why they are not here.
+_REFUSED = {
+    "fp16": (
+        "bf16 or fp32: T5 overflows in fp16 from the large size up",
+        "use --bf16 true, or --bf16 false for fp32",
+    ),
+    "per_device_train_batch_size": (
+        "a batch over all devices together",
+        "use --train_batch_size, and --micro_batch_tokens to bound memory",
+    ),
+    "per_device_eval_batch_size": ("the evaluation batch", "use --eval_batch_size"),
+    "output_dir": ("a name inside mount/models", "use --training_run_name"),
+}
+
+
+def build_parser(
+    fields: Sequence[dataclasses.Field[Any]], aliases: Mapping[str, str], **options: Any
+) -> argparse.ArgumentParser:
+    """A parser that takes every value as text, so that all problems can be told at once."""
+
+    def formatter(prog: str) -> argparse.HelpFormatter:
+        return argparse.HelpFormatter(prog, max_help_position=38, width=100)
+
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=formatter,
+        usage="%(prog)s --MODEL_FLAG MODEL --data_name DATA [flags]",
+        **options,
+    )
+    groups: dict[str, Any] = {}
+    for field in fields:
+        title = field.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        names = [field.name] + [alias for alias, name in aliases.items() if name == field.name]
+        described = f"{field.metadata['help']} [{field.metadata['shown']}]"
+        groups[title].add_argument(
+            *[f"--{name}" for name in names],
+            dest=field.name,
+            nargs="?",
+            const=_NO_VALUE,
+            action="append",
+            metavar=field.metadata["kind"].metavar,
+            help=described.replace("%", "%%"),
+        )
+    return parser
+
+
+def read_command_line(
+    parser: argparse.ArgumentParser,
+    fields: Sequence[dataclasses.Field[Any]],
+    aliases: Mapping[str, str],
+    argv: Sequence[str],
+) -> tuple[dict[str, object], list[Problem]]:
+    """The flags given in `argv` as name → text (True where a true/false flag stands alone)."""
+    namespace, unknown = parser.parse_known_args(list(argv))
+    values: dict[str, object] = {}
+    problems = _unknown_words(unknown, fields, aliases)
+    kinds = {field.name: field.metadata["kind"] for field in fields}
+    for name, given in vars(namespace).items():
+        kind = kinds[name]
+        if len(set(given)) > 1:
+            problems.append(
+                Problem(f"--{name}", "several values", "one value", "give the flag once")
+            )
+        value = given[-1]
+        alone_is_true = value is _NO_VALUE and "true or false" in kind.expected
+        values[name] = True if alone_is_true else value
+    return values, problems
+
+
+def _unknown_words(
+    words: Sequence[str], fields: Sequence[dataclasses.Field[Any]], aliases: Mapping[str, str]
+) -> list[Problem]:
+    known = [field.name for field in fields] + list(aliases)
+    problems = []
+    after_unknown_flag = False
+    for word in words:
+        if word.startswith("-"):
+            problems.append(unknown_flag(word.lstrip("-").split("=")[0], known, "--"))
+            after_unknown_flag = "=" not in word
+        elif after_unknown_flag:
+            after_unknown_flag = False
+        else:
+            problems.append(
+                Problem("command line", shorten(word), "flags only", "put a --flag before it")
+            )
+    return problems
+
+
+def unknown_flag(name: str, known: Sequence[str], prefix: str = "") -> Problem:
+    """The problem of a flag (or job-file key) that does not exist, with the nearest that does."""
+    if name in _REFUSED:
+        expected, mend = _REFUSED[name]
+        return Problem(f"{prefix}{name}", "a flag this tool does not take", expected, mend)
+    near = difflib.get_close_matches(name, known, n=1)
+    mend = f"did you mean {prefix}{near[0]}?" if near else "see -h for all flags"
+    return Problem(f"{prefix}{name}", "an unknown flag", "a known one", mend)
+
+
+def read_job_file(
+    path: Path, fields: Sequence[dataclasses.Field[Any]], aliases: Mapping[str, str]
+) -> tuple[dict[str, object], list[Problem]]:
+    """A job as one JSON object of flag names and values; null means: not given."""
+    where = f"--config {path}"
+    example = 'write flags as keys, like {"max_steps": 100}'
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, [Problem(where, shorten(str(error)), "a readable JSON file", example)]
+    if not isinstance(parsed, dict):
+        return {}, [Problem(where, type(parsed).__name__, "a JSON object", example)]
+    known = {field.name for field in fields}
+    values: dict[str, object] = {}
+    problems = []
+    for key, value in parsed.items():
+        name = aliases.get(key, key)
+        if name not in known:
+            problem = unknown_flag(name, sorted(known))
+            problems.append(dataclasses.replace(problem, where=f"{where}: {problem.where}"))
+        elif value is not None:
+            values[name] = value
+    return values, problems
+
+
+def convert_values(
+    values: Mapping[str, object], fields: Sequence[dataclasses.Field[Any]], where: str = "--{}"
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Named values turned into those of their kinds, with a problem for each that is none."""
+    kinds = {field.name: field.metadata["kind"] for field in fields}
+    converted = {}
+    problems = []
+    for name, value in values.items():
+        kind = kinds[name]
+        try:
+            converted[name] = kind.convert(value)
+        except (ValueError, RecursionError, OverflowError):
+            found = "no value" if value is _NO_VALUE else shorten(value)
+            mend = f"write it as {where.format(name)} {kind.metavar}"
+            mend = "choose one of them" if kind.metavar == "NAME" else mend
+            problems.append(Problem(where.format(name), found, kind.expected, mend))
+    return converted, problems

@@ -1,0 +1,272 @@
+"""Loading and saving models, such that the model saved is the model trained is the model loaded."""
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+import transformers
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from workflow.errors import BadInput, Problem, shorten
+
+Model = Any
+"""A transformers.PreTrainedModel, whose own types are too loose to check."""
+
+HEAD = "lm_head.weight"
+_VOCABULARY_FILES = (
+    "tokenizer.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+)
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+def fetch_model(model: Path | str) -> Path:
+    """The folder of a model; one named by its hub name is downloaded unless it is on disk.
+
+    Raises:
+        BadInput: where the hub has none such, or cannot be reached.
+    """
+    if isinstance(model, Path):
+        return model
+    try:
+        folder = _download(model, ["*.json", "*.model", "*.txt", "*.safetensors"])
+        if not list(folder.glob("*.safetensors")):
+            folder = _download(model, ["*.json", "*.model", "*.txt", "pytorch_model*.bin"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise BadInput(
+            [
+                Problem(
+                    f"model {model}",
+                    f"no such local folder, and the hub did not give it ({_first_line(error)})",
+                    "a local folder or a hub name that can be reached",
+                    "correct the name, or put the model's folder into mount/models",
+                )
+            ]
+        ) from error
+    return folder
+
+
+def _download(name: str, patterns: list[str]) -> Path:
+    return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder; raises BadInput where there is none."""
+    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
+        found = f"none of {', '.join(_VOCABULARY_FILES)}"
+        mend = "add the files of the model's tokenizer"
+        raise BadInput([Problem(str(folder), found, "a tokenizer beside the model", mend)])
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except _LOADING_ERRORS as error:
+        raise BadInput([_unusable(folder, error, "a tokenizer")]) from error
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+        problem = Problem(
+            str(folder),
+            "a tokenizer without an end-of-text or a padding token",
+            "both",
+            "name them in tokenizer_config.json",
+        )
+        raise BadInput([problem])
+    return tokenizer
+
+
+def load_config(folder: Path, vocabulary: int) -> Any:
+    """The configuration of an encoder-decoder model; raises BadInput for any other.
+
+    Args:
+        vocabulary: number of ids the tokenizer gives.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except _LOADING_ERRORS as error:
+        raise BadInput([_unusable(folder, error, "a readable config.json")]) from error
+    problems = []
+    where = str(folder / "config.json")
+    if type(config) not in AutoModelForSeq2SeqLM._model_mapping:
+        found = f"the model type {config.model_type}"
+        expected = "an encoder-decoder language model, as t5, mt5 or bart"
+        problems.append(Problem(where, found, expected, "choose another model"))
+    elif getattr(config, "decoder_start_token_id", None) is None:
+        found = "no decoder_start_token_id"
+        mend = f'add "decoder_start_token_id": {config.pad_token_id or 0}'
+        problems.append(Problem(where, found, "the id that decoding starts with", mend))
+    size = getattr(config, "vocab_size", vocabulary)
+    if size < vocabulary:
+        found = f"vocab_size {size}"
+        expected = f"at least the {vocabulary} ids of the tokenizer beside it"
+        problems.append(Problem(where, found, expected, "use the model's own tokenizer"))
+    if problems:
+        raise BadInput(problems)
+    return config
+
+
+def load_model(folder: Path, dropout_rate: float | None = None) -> Model:
+    """The model of a folder in float32 on the CPU, every tensor equal to the file's.
+
+    Reads safetensors, or PyTorch files with weights only, in one file or in shards.
+
+    Raises:
+        BadInput: where files are missing, broken or do not fit the configuration.
+    """
+    changes = {} if dropout_rate is None else _dropout_settings(folder, dropout_rate)
+    try:
+        weight_files(folder)
+        model, report = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **changes
+        )
+        problems = _compare_with_files(model, folder, report)
+    except _LOADING_ERRORS as error:
+        raise BadInput([_unusable(folder, error, "weights that can be loaded")]) from error
+    if problems:
+        raise BadInput(problems)
+    return model
+
+
+def _dropout_settings(folder: Path, rate: float) -> dict[str, float]:
+    """The names this configuration has for dropout, all set to `rate`."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    names = ("dropout_rate", "dropout", "attention_dropout", "activation_dropout")
+    return {name: rate for name in names if hasattr(config, name)}
+
+
+def _compare_with_files(model: Model, folder: Path, report: dict[str, Any]) -> list[Problem]:
+    """Give the model its own head where the files have one, and tell what differs from them."""
+    loaded = model.state_dict()
+    in_files = set()
+    differing = []
+    for name, tensor in file_tensors(folder):
+        in_files.add(name)
+        if name == HEAD and own_head(model, tensor):
+            model.lm_head.weight = torch.nn.Parameter(tensor.float().contiguous())
+        elif name in loaded and not torch.equal(loaded[name], tensor.float()):
+            differing.append(name)
+    missing = sorted(report["missing_keys"])
+    if getattr(model.config, "scale_decoder_outputs", None) is False and HEAD not in in_files:
+        missing.append(HEAD)
+    problems = []
+    if missing:
+        found = f"no tensor {shorten_names(missing)}"
+        problems.append(
+            Problem(str(folder), found, "every tensor of the model", "get the whole model again")
+        )
+    if differing:
+        found = f"other values in the model than in its files for {shorten_names(differing)}"
+        problems.append(
+            Problem(str(folder), found, "equal values", "report this with the model's name")
+        )
+    return problems
+
+
+def own_head(model: Model, head_in_file: torch.Tensor) -> bool:
+    """Whether a T5-type model has a head beside its embedding.
+
+    transformers 5 forces `tie_word_embeddings` to true and takes the head for tied wherever its
+    values equal the embedding's. What the checkpoint said remains in `scale_decoder_outputs`:
+    only tied models scale.
+    """
+    config = model.config
+    if not hasattr(config, "scale_decoder_outputs"):
+        return False
+    return not config.scale_decoder_outputs or not torch.equal(
+        model.get_input_embeddings().weight, head_in_file.float()
+    )
+
+
+def file_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor in the weight files of a folder, one at a time."""
+    for path in weight_files(folder):
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    yield name, file.get_tensor(name)
+        else:
+            mapped = zipfile.is_zipfile(path)
+            yield from torch.load(path, weights_only=True, mmap=mapped, map_location="cpu").items()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder, in the order of preference of transformers."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+            return [folder / shard for shard in sorted(shards)]
+    raise FileNotFoundError("neither model.safetensors nor pytorch_model.bin, whole or in shards")
+
+
+def save_model(model: Model, tokenizer: Any, folder: Path) -> None:
+    """Write a plain Hugging Face folder that transformers 4 and 5 read the same way."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if getattr(model.config, "scale_decoder_outputs", None) is False:
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        config["tie_word_embeddings"] = False
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    _share_as_usual(folder)
+
+
+def _share_as_usual(folder: Path) -> None:
+    """Give the files the mode that files get here; safetensors makes its own private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~mask)
+
+
+@contextmanager
+def head_at(model: Model, positions: torch.Tensor) -> Iterator[None]:
+    """Let the model's head compute logits only where `positions` (rows, length) is true.
+
+    The logits are then (true positions, vocabulary): the rows and columns that are padding never
+    exist as logits.
+    """
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][positions],))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def shorten_names(names: list[str], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return shorten(lines[0] if lines else type(error).__name__, 160).strip("'\"")
+
+
+def _unusable(folder: Path, error: BaseException, expected: str) -> Problem:
+    return Problem(
+        str(folder), _first_line(error), expected, "check the folder, or get the model again"
+    )

@@ -1,0 +1,153 @@
+"""Where things lie in the mount: data and models found, writes kept inside mount/models."""
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow.config import JobSpec
+from workflow.errors import Problem, shorten
+
+CONTAINER_MOUNT = Path("/model_mount")
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """The folder that holds data/ and models/."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def cache(self) -> Path:
+        return self.models / ".cache"
+
+
+def find_mount(asked: str | None) -> Mount:
+    """The mount asked for, else $WORKFLOW_MOUNT, /model_mount, or mount/ beside the scripts."""
+    named = asked or os.environ.get("WORKFLOW_MOUNT")
+    if named:
+        return Mount(Path(named).expanduser())
+    if CONTAINER_MOUNT.is_dir():
+        return Mount(CONTAINER_MOUNT)
+    return Mount(Path(__file__).resolve().parent.parent / "mount")
+
+
+def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
+    """The file of each split: mount/data/NAME.json, else mount/data/NAME/, else NAME as a path.
+
+    Returns:
+        {"": file} for one JSON file with all splits, else {"train": file, "eval": file} with
+        those that exist.
+    """
+    candidates = [mount.data / f"{name}.json", mount.data / name, Path(name).expanduser()]
+    for path in candidates:
+        if path.is_file():
+            return {"": path}, []
+        if path.is_dir():
+            return _split_files(path)
+    tried = ", ".join(str(path) for path in candidates)
+    mend = _nearest(name, _data_names(mount), f"put {Path(name).name}.json into {mount.data}")
+    return {}, [Problem(f"--data_name {name}", "no such data", f"one of {tried}", mend)]
+
+
+def _split_files(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
+    files = {split: folder / f"{split}.jsonl" for split in ("train", "eval")}
+    present = {split: path for split, path in files.items() if path.is_file()}
+    if present:
+        return present, []
+    problem = Problem(
+        str(folder),
+        "a folder without train.jsonl and eval.jsonl",
+        "one record a line in each of the two files",
+        "add the files",
+    )
+    return {}, [problem]
+
+
+def _data_names(mount: Mount) -> list[str]:
+    if not mount.data.is_dir():
+        return []
+    return [
+        path.stem if path.suffix == ".json" else path.name
+        for path in sorted(mount.data.iterdir())
+        if path.suffix == ".json" or path.is_dir()
+    ]
+
+
+def _nearest(name: str, known: list[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def find_model(mount: Mount, spec: JobSpec) -> tuple[Path | str, list[Problem]]:
+    """The folder of the model, or its name on the hub where no such folder exists."""
+    if spec.model_init_name is not None:
+        folder = mount.models / spec.model_init_name
+        if folder.is_dir():
+            return folder, []
+        known = [p.name for p in mount.models.iterdir()] if mount.models.is_dir() else []
+        if folder.parent != mount.models and folder.parent.is_dir():
+            parent = Path(spec.model_init_name).parent
+            known = [str(parent / path.name) for path in folder.parent.iterdir()]
+        known = [name for name in known if not Path(name).name.startswith(".")]
+        mend = _nearest(spec.model_init_name, known, f"put the model's folder into {mount.models}")
+        where = f"--model_init_name {spec.model_init_name}"
+        return folder, [Problem(where, "no such folder", str(folder), mend)]
+    folder = Path(spec.model).expanduser()
+    if folder.is_dir():
+        return folder, []
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.model) and not spec.model.startswith("."):
+        return spec.model, []
+    flag = "model_init_path" if spec.model_init_path is not None else "model_pretrain_name"
+    problem = Problem(
+        f"--{flag} {shorten(spec.model)}",
+        "no such folder, and no name the hub could have",
+        "a local folder or a name like google/flan-t5-xl",
+        "correct the path",
+    )
+    return spec.model, [problem]
+
+
+def default_run_name(spec: JobSpec) -> str:
+    """MODEL_DATA_SEED, or MODEL_DATA_eval where the job only evaluates."""
+    last = "eval" if spec.no_train else str(spec.seed)
+    data = spec.data_name.removesuffix(".json")
+    return "_".join(_flat(part) for part in (spec.model, data, last))
+
+
+def _flat(name: str) -> str:
+    return name.strip("/").replace("/", "_").lstrip(".")
+
+
+def evaluated_step(model: Path | str) -> int:
+    """The step of a run's checkpoint, else 0."""
+    match = CHECKPOINT_NAME.fullmatch(Path(model).name)
+    return int(match.group(1)) if match else 0
+
+
+def find_run_folder(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
+    """The folder of a run; a name that would lead out of mount/models is a problem."""
+    folder = mount.models / name
+    models = mount.models.resolve()
+    resolved = folder.resolve()
+    parts = Path(name).parts
+    hidden = any(part.startswith(".") for part in parts)
+    if Path(name).is_absolute() or hidden or models not in resolved.parents or len(name) > 200:
+        problem = Problem(
+            f"--training_run_name {shorten(name)}",
+            "a name that leaves mount/models, is hidden or is longer than 200 characters",
+            f"a folder name inside {mount.models}",
+            "choose another name",
+        )
+        return folder, [problem]
+    return (resolved if folder.is_symlink() else folder), []

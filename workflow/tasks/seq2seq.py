@@ -1,0 +1,149 @@
+"""Prompt to completion: learned token by token, judged by what the model writes."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from workflow import metrics
+from workflow.batching import Indexes, batches_by_positions
+from workflow.config import JobSpec
+from workflow.console import progress_bar
+from workflow.generate import Generation, generate
+from workflow.models import Model, head_at
+from workflow.records import Record, Schema
+from workflow.tasks import Batch, Evaluation
+from workflow.tokens import TokenizedSplit
+
+IGNORED = -100
+
+
+def _check_completion(value: object) -> tuple[str, str, str] | None:
+    if not isinstance(value, str):
+        return "", "a text", "write the completion in quotes, or leave the key out to evaluate"
+    if not value.strip():
+        return "an empty completion", "a text to learn", "write what the model should answer"
+    return None
+
+
+class Seq2Seq:
+    """The task of seq2seq.py."""
+
+    name = "seq2seq"
+    schema = Schema("prompt", "completion", _check_completion)
+
+    def encode(
+        self, tokenizer: Any, records: Sequence[Record]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        sources = tokenizer([record["prompt"] for record in records])["input_ids"]
+        completions = [record.get("completion", "") for record in records]
+        targets = tokenizer(text_target=completions)["input_ids"]
+        return sources, [
+            ids if text else [] for ids, text in zip(targets, completions, strict=True)
+        ]
+
+    def collate(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec, pad_id: int) -> Batch:
+        sources = [split.sources.row(i, spec.max_source_length) for i in indexes]
+        targets = [split.targets.row(i, spec.max_target_length) for i in indexes]
+        return Batch(
+            input_ids=pad_rows(sources, pad_id),
+            attention_mask=pad_rows([np.ones_like(row) for row in sources], 0),
+            labels=pad_rows(targets, IGNORED),
+        )
+
+    def weight(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
+        """The number of target tokens."""
+        return int(split.targets.lengths(spec.max_target_length)[indexes].sum())
+
+    def loss(self, model: Model, batch: Batch, label_smoothing: float) -> torch.Tensor:
+        logits, targets = target_logits(model, batch)
+        return F.cross_entropy(
+            logits.float(), targets, reduction="sum", label_smoothing=label_smoothing
+        )
+
+    def evaluate(
+        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, step: int
+    ) -> Evaluation:
+        began = time.perf_counter()
+        loss, accuracy = self._token_metrics(model, split, spec)
+        generating = time.perf_counter()
+        sources = [split.sources.row(i, spec.max_source_length) for i in range(len(split))]
+        answers = generate(model, tokenizer, sources, spec, seed=(spec.seed, step))
+        records = [split.record(i) for i in range(len(split))]
+        judged = [i for i, record in enumerate(records) if "completion" in record]
+        measured = {
+            "loss": loss,
+            "perplexity": metrics.perplexity(loss),
+            "token_accuracy": accuracy,
+            "exact_match": metrics.exact_match(
+                [answers[i][0].text for i in judged], [records[i]["completion"] for i in judged]
+            ),
+            "eval_seconds": time.perf_counter() - began,
+            "generate_seconds": time.perf_counter() - generating,
+        }
+        return Evaluation(measured, [_item(r, a) for r, a in zip(records, answers, strict=True)])
+
+    def _token_metrics(
+        self, model: Model, split: TokenizedSplit, spec: JobSpec
+    ) -> tuple[float | None, float | None]:
+        """Mean token loss and share of right tokens over the real target tokens of all answers."""
+        answered = np.flatnonzero(split.answered)
+        if len(answered) == 0:
+            return None, None
+        lengths = split.sources.lengths(spec.max_source_length)[answered]
+        lengths = lengths + split.targets.lengths(spec.max_target_length)[answered]
+        losses, right, tokens = 0.0, 0, 0
+        with progress_bar(len(answered), "eval loss") as bar, torch.no_grad():
+            for chosen in batches_by_positions(
+                lengths, spec.micro_batch_tokens, spec.eval_batch_size
+            ):
+                batch = self.collate(split, answered[chosen], spec, model.config.pad_token_id)
+                logits, targets = target_logits(model, batch)
+                losses += float(F.cross_entropy(logits.float(), targets, reduction="sum"))
+                right += int((logits.argmax(-1) == targets).sum())
+                tokens += len(targets)
+                bar.update(len(chosen))
+        loss = losses / tokens
+        return (loss if math.isfinite(loss) else None), right / tokens
+
+    def items_file(self, spec: JobSpec, step: int) -> str:
+        return f"temperature={spec.temperature:.2f}_n={spec.n_samples}_step={step}.json"
+
+
+def target_logits(model: Model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (tokens, vocabulary) at the real target positions only, and the targets (tokens,)."""
+    device = model.device
+    labels = batch.labels.to(device)
+    real = labels != IGNORED
+    with head_at(model, real):
+        output = model(
+            input_ids=batch.input_ids.to(device),
+            attention_mask=batch.attention_mask.to(device),
+            decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels),
+            use_cache=False,
+        )
+    return output.logits, labels[real]
+
+
+def pad_rows(rows: Sequence[Any], value: int) -> torch.Tensor:
+    """Rows of ids as one int64 tensor (rows, longest), `value` behind the shorter ones."""
+    padded = np.full((len(rows), max(len(row) for row in rows)), value, np.int64)
+    for filled, row in zip(padded, rows, strict=True):
+        filled[: len(row)] = row
+    return torch.from_numpy(padded)
+
+
+def _item(record: Record, answers: Sequence[Generation]) -> dict[str, Any]:
+    return {
+        "prompt": record["prompt"],
+        "generations": [
+            {"lm_postprocess": g.text, "full_generated": g.full_text, "scores": g.scores}
+            for g in answers
+        ],
+        "demonstration": record.get("completion"),
+        "orig_d": record,
+    }

@@ -1,0 +1,183 @@
+"""Records to token ids, once: a memory-mapped cache keyed by data, tokenizer and task."""
+
+import hashlib
+import json
+import mmap
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workflow.console import progress_bar
+from workflow.files import remove_partials, whole_folder, write_json
+from workflow.records import Record, load_records
+
+if TYPE_CHECKING:
+    from workflow.tasks import Task
+
+CACHE_FORMAT = 1
+CHUNK = 4096
+"""Records tokenized at once."""
+
+Lengths = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths in one flat array; row i is values[offsets[i]:offsets[i + 1]]."""
+
+    values: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+
+    def row(self, index: int, longest: int) -> npt.NDArray[np.int32]:
+        """Row `index`; beyond `longest` ids it is cut, its last id (the end of text) kept."""
+        start, end = self.offsets[index], self.offsets[index + 1]
+        if end - start <= longest:
+            return self.values[start:end]
+        return np.append(self.values[start : start + longest - 1], self.values[end - 1])
+
+    def lengths(self, longest: int) -> Lengths:
+        return np.minimum(np.diff(self.offsets), longest)
+
+
+class TokenizedSplit:
+    """The records of one split and their token ids, read from disk as they are asked for."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self.sources = _open_ragged(folder, "source")
+        self.targets = _open_ragged(folder, "target")
+        self._record_offsets = np.fromfile(folder / "records.offsets", np.int64)
+
+    def __len__(self) -> int:
+        return len(self._record_offsets) - 1
+
+    @cached_property
+    def _records(self) -> mmap.mmap:
+        with open(self._folder / "records.jsonl", "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def record(self, index: int) -> Record:
+        """Record `index` as it stood in the data file."""
+        start, end = self._record_offsets[index], self._record_offsets[index + 1]
+        record: Record = json.loads(self._records[start:end])
+        return record
+
+    @cached_property
+    def answered(self) -> npt.NDArray[np.bool_]:
+        """Which records have an answer."""
+        return np.diff(self.targets.offsets) > 0
+
+
+def prepare_splits(
+    files: Mapping[str, Path],
+    splits: Sequence[str],
+    task: "Task",
+    tokenizer: Any,
+    cache: Path,
+    answers_needed: bool,
+) -> dict[str, TokenizedSplit]:
+    """The tokenized splits, from the cache where it holds them, else read, checked and tokenized.
+
+    Several jobs may do this at once: each writes beside, the first to finish wins.
+
+    Raises:
+        BadInput: with all problems of the data.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    remove_partials(cache)
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    folders = {}
+    for split in splits:
+        path = files.get(split) or files.get("")
+        content = _file_digest(path) if path is not None and path.is_file() else "none"
+        key = json.dumps([CACHE_FORMAT, task.name, fingerprint, split, content])
+        folders[split] = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
+    cached = {split: _open_cached(folder) for split, folder in folders.items()}
+    if not all(_serves(split, answers_needed) for split in cached.values()):
+        records = load_records(files, splits, task.schema, answers_needed)
+        for split in splits:
+            if cached[split] is None:
+                _write_split(folders[split], records.pop(split), split, task, tokenizer)
+    return {split: TokenizedSplit(folder) for split, folder in folders.items()}
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A digest that differs where two tokenizers could give different ids."""
+    if tokenizer.is_fast:
+        content = tokenizer.backend_tokenizer.to_str()
+    else:
+        content = json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+    special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    return hashlib.sha256((content + special).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _serves(split: TokenizedSplit | None, answers_needed: bool) -> bool:
+    return split is not None and (not answers_needed or bool(split.answered.all()))
+
+
+def _open_cached(folder: Path) -> TokenizedSplit | None:
+    """The cached split; None where there is none, or where its files are not as written."""
+    try:
+        sizes = json.loads((folder / "sizes.json").read_text())
+        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
+            return None
+    except (OSError, ValueError):
+        return None
+    return TokenizedSplit(folder)
+
+
+def _open_ragged(folder: Path, name: str) -> Ragged:
+    path = folder / f"{name}.ids"
+    if path.stat().st_size == 0:
+        values = np.zeros(0, np.int32)
+    else:
+        values = np.memmap(path, np.int32, mode="r")
+    return Ragged(values, np.fromfile(folder / f"{name}.offsets", np.int64))
+
+
+def _write_split(
+    folder: Path, records: list[Record], split: str, task: "Task", tokenizer: Any
+) -> None:
+    offsets = {name: array("q", [0]) for name in ("source", "target", "records")}
+    with whole_folder(folder) as partial, progress_bar(len(records), f"tokenize {split}") as bar:
+        with (
+            open(partial / "source.ids", "wb") as source_file,
+            open(partial / "target.ids", "wb") as target_file,
+            open(partial / "records.jsonl", "wb") as records_file,
+        ):
+            for chunk in _chunks(records):
+                sources, targets = task.encode(tokenizer, chunk)
+                lines = [
+                    json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in chunk
+                ]
+                _append(source_file, offsets["source"], sources)
+                _append(target_file, offsets["target"], targets)
+                records_file.write(b"".join(lines))
+                for line in lines:
+                    offsets["records"].append(offsets["records"][-1] + len(line))
+                bar.update(len(chunk))
+        for name, values in offsets.items():
+            (partial / f"{name}.offsets").write_bytes(values.tobytes())
+        write_json(partial / "sizes.json", {p.name: p.stat().st_size for p in partial.iterdir()})
+
+
+def _chunks(records: list[Record]) -> Iterator[list[Record]]:
+    for start in range(0, len(records), CHUNK):
+        yield records[start : start + CHUNK]
+
+
+def _append(file: Any, offsets: "array[int]", rows: list[list[int]]) -> None:
+    for row in rows:
+        offsets.append(offsets[-1] + len(row))
+    np.fromiter((i for row in rows for i in row), np.int32).tofile(file)
