@@ -615,13 +615,15 @@ CASES = [
     BadInput(
         "a model without a tokenizer",
         (
-            "{mount}/models/other: found `tiktoken` is required to read a `tiktoken` file. "
-            "Install it with `pip install tiktoken`.; expected a tokenizer; check the folder,"
-            " or get the model again"
+            "{mount}/models/other: found none of tokenizer.json, spiece.model, "
+            "sentencepiece.bpe.model, vocab.json, vocab.txt; expected a tokenizer beside the "
+            "model; add the files of the model's tokenizer"
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
-        prepare=_model("other", lambda f: [p.unlink() for p in f.glob("*token*")]),
+        prepare=_model(
+            "other", lambda f: [p.unlink() for p in [*f.glob("*token*"), f / "spiece.model"]]
+        ),
     ),
     # --- several at once
     BadInput(

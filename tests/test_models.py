@@ -56,6 +56,30 @@ def test_a_saved_folder_is_plain_and_gives_the_same_logits(
         assert torch.equal(logits(loaded), logits(original))
     text = "add one: 4 7 </s> yes?"
     assert load_tokenizer(tmp_path / "saved")(text) == tokenizer(text)
+    save_model(original, load_tokenizer(tmp_path / "saved"), tmp_path / "again")
+    for path in (tmp_path / "saved").iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+        assert path.stat().st_mode == (tmp_path / "saved" / "config.json").stat().st_mode
+
+
+def test_a_saved_folder_says_what_transformers_4_needs(tmp_path: Path, tokenizer: Any) -> None:
+    """Version 4 ties unless told otherwise, and stops at a list of extra special tokens."""
+    save_model(make_t5(), tokenizer, tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+    config = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    assert "extra_special_tokens" not in config
+    assert config["additional_special_tokens"] == [f"<extra_id_{i}>" for i in range(100)]
+    assert (tmp_path / "saved" / "spiece.model").is_file()
+    assert not {"is_local", "local_files_only"} & config.keys()
+
+
+def test_a_folder_with_sentencepiece_alone_has_a_tokenizer(tmp_path: Path, tokenizer: Any) -> None:
+    """As google/t5-v1_1 and google/mt5 on the hub."""
+    folder = write_hub_folder(make_t5(), tmp_path / "model", "bin")
+    (folder / "tokenizer.json").unlink()
+    for text in ("add one: 4 7 </s> <extra_id_3> yes?", "A {b}\n\nc  d", "ﬁne ½ \u4e2d"):
+        assert load_tokenizer(folder)(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
 def test_an_own_head_equal_to_the_embedding_stays_a_matrix_of_its_own(tmp_path: Path) -> None:

@@ -29,8 +29,7 @@ def evaluate(
         raise AssertionError(f"{len(split)} records in, {len(evaluation.items)} results out")
     run.write_items(task.items_file(spec, step), evaluation.items)
     run.append_metrics({"step": step, **evaluation.metrics, "time": time.time()})
-    shown = [
-        f"{name} {value:.4g}" for name, value in evaluation.metrics.items() if value is not None
-    ]
+    known = {name: value for name, value in evaluation.metrics.items() if value is not None}
+    shown = [f"{name} {value:.4g}" for name, value in known.items() if "seconds" not in name]
     log.info("step %d: %s", step, "  ".join(shown))
     return evaluation.metrics

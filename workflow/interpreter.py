@@ -18,6 +18,8 @@ def ensure_packages(script):
     python = os.path.join(beside, ".venv", "bin", "python")
     inside = os.path.realpath(sys.prefix) == os.path.realpath(os.path.join(beside, ".venv"))
     if inside or not os.path.exists(python):
-        missing = "Python 3.11 or newer with the packages of pyproject.toml"
-        sys.exit("this needs %s; run %s once" % (missing, os.path.join(beside, "scripts", "setup")))
+        setup = os.path.join(beside, "scripts", "setup")
+        needs = "Python 3.11 or newer with the packages of pyproject.toml"
+        sys.stderr.write("this needs %s; run %s once\n" % (needs, setup))
+        sys.exit(2)
     os.execv(python, [python] + sys.argv)

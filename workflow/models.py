@@ -3,8 +3,9 @@
 import json
 import os
 import pickle
+import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def load_tokenizer(folder: Path) -> Any:
         mend = "add the files of the model's tokenizer"
         raise BadInput([Problem(str(folder), found, "a tokenizer beside the model", mend)])
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except _LOADING_ERRORS as error:
         raise BadInput([_unusable(folder, error, "a tokenizer")]) from error
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
@@ -102,7 +103,7 @@ def load_config(folder: Path, vocabulary: int) -> Any:
         vocabulary: number of ids the tokenizer gives.
     """
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder)
     except _LOADING_ERRORS as error:
         raise BadInput([_unusable(folder, error, "a readable config.json")]) from error
     problems = []
@@ -137,7 +138,7 @@ def load_model(folder: Path, dropout_rate: float | None = None) -> Model:
     try:
         weight_files(folder)
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **changes
+            folder, dtype=torch.float32, output_loading_info=True, **changes
         )
         problems = _compare_with_files(model, folder, report)
     except _LOADING_ERRORS as error:
@@ -149,7 +150,7 @@ def load_model(folder: Path, dropout_rate: float | None = None) -> Model:
 
 def _dropout_settings(folder: Path, rate: float) -> dict[str, float]:
     """The names this configuration has for dropout, all set to `rate`."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder)
     names = ("dropout_rate", "dropout", "attention_dropout", "activation_dropout")
     return {name: rate for name in names if hasattr(config, name)}
 
@@ -225,12 +226,34 @@ def save_model(model: Model, tokenizer: Any, folder: Path) -> None:
     """Write a plain Hugging Face folder that transformers 4 and 5 read the same way."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if getattr(model.config, "scale_decoder_outputs", None) is False:
-        path = folder / "config.json"
-        config = json.loads(path.read_text())
-        config["tie_word_embeddings"] = False
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    sentencepiece = Path(tokenizer.name_or_path) / "spiece.model"
+    if sentencepiece.is_file():  # transformers 5 reads it, and does not write it
+        shutil.copyfile(sentencepiece, folder / sentencepiece.name)
+    _rewrite_json(folder / "config.json", lambda config: _config_for_all(config, model))
+    _rewrite_json(folder / "tokenizer_config.json", _tokenizer_config_for_all)
     _share_as_usual(folder)
+
+
+def _config_for_all(config: dict[str, Any], model: Model) -> dict[str, Any]:
+    """Say that an own head is not tied: transformers 5 writes true for every T5."""
+    if getattr(model.config, "scale_decoder_outputs", None) is False:
+        config["tie_word_embeddings"] = False
+    return config
+
+
+def _tokenizer_config_for_all(config: dict[str, Any]) -> dict[str, Any]:
+    """Call the sentinels what both versions call them: version 4 stops at version 5's list."""
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    for name in ("is_local", "local_files_only"):  # of how it was loaded, not of what it is
+        config.pop(name, None)
+    return config
+
+
+def _rewrite_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    changed = change(json.loads(path.read_text(encoding="utf-8")))
+    text = json.dumps(changed, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _share_as_usual(folder: Path) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from workflow.console import progress_bar
-from workflow.files import remove_partials, whole_folder, write_json
+from workflow.console import log, progress_bar
+from workflow.files import discard_folder, remove_partials, whole_folder, write_json
 from workflow.records import Record, load_records
 
 if TYPE_CHECKING:
@@ -127,14 +127,18 @@ def _serves(split: TokenizedSplit | None, answers_needed: bool) -> bool:
 
 
 def _open_cached(folder: Path) -> TokenizedSplit | None:
-    """The cached split; None where there is none, or where its files are not as written."""
+    """The cached split; None where there is none. One whose files are not as written is removed."""
+    if not folder.is_dir():
+        return None
     try:
         sizes = json.loads((folder / "sizes.json").read_text())
-        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
-            return None
+        if all((folder / name).stat().st_size == size for name, size in sizes.items()):
+            return TokenizedSplit(folder)
     except (OSError, ValueError):
-        return None
-    return TokenizedSplit(folder)
+        pass
+    log.warning("the token cache %s is damaged and is made again", folder)
+    discard_folder(folder)
+    return None
 
 
 def _open_ragged(folder: Path, name: str) -> Ragged:

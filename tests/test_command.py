@@ -1,0 +1,191 @@
+"""The job that a command line, a job file or keywords ask for; flags and defaults are frozen."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
+
+from workflow import BadInput, make_job
+from workflow.command import parse_command_line
+from workflow.config import SCHEDULES, JobSpec, complete
+
+BASE = ["--model_init_name", "m", "--data_name", "d"]
+
+# What users rely on: a change here is a change of the tool's contract.
+DEFAULTS = {
+    "model_init_name": None,
+    "model_init_path": None,
+    "model_pretrain_name": None,
+    "dropout_rate": None,
+    "data_name": None,
+    "max_source_length": 1024,
+    "max_target_length": 512,
+    "training_run_name": None,
+    "no_train": False,
+    "overwrite_output_dir": False,
+    "seed": 0,
+    "max_steps": None,
+    "num_train_epochs": None,
+    "train_batch_size": 16,
+    "gradient_accumulation_steps": 1,
+    "micro_batch_tokens": None,
+    "label_smoothing_factor": 0.0,
+    "bf16": None,
+    "gradient_checkpointing": False,
+    "optim": "adamw_torch",
+    "learning_rate": None,
+    "lr_scheduler_type": None,
+    "lr_scheduler_kwargs": None,
+    "warmup_steps": None,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "eval_steps": None,
+    "eval_on_start": True,
+    "eval_batch_size": None,
+    "temperature": 0.001,
+    "n_samples": 1,
+    "max_new_tokens": None,
+    "save_steps": None,
+    "save_total_limit": 2,
+    "metric_for_best_model": "loss",
+    "logging_steps": 10,
+}
+
+COMPLETED = {
+    "training_run_name": "run",
+    "max_steps": 625,
+    "micro_batch_tokens": 2048,
+    "bf16": True,
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 32,
+    "eval_steps": 157,
+    "max_new_tokens": 33,
+    "save_steps": 157,
+}
+
+
+def parse(*argv: str) -> tuple[JobSpec, list[str]]:
+    spec, _, problems = parse_command_line("seq2seq", "", argv)
+    return spec, [str(problem) for problem in problems]
+
+
+def completed(spec: JobSpec) -> JobSpec:
+    return complete(spec, "run", 2500, 33, fast_bf16=True, micro_batch_tokens=2048)
+
+
+def test_flags_and_defaults_are_frozen() -> None:
+    spec, problems = parse(*BASE)
+    assert problems == []
+    expected = DEFAULTS | {"task": "seq2seq", "model_init_name": "m", "data_name": "d"}
+    assert vars(spec) == expected
+    assert vars(completed(spec)) == expected | COMPLETED
+
+
+def test_adafactor_has_its_own_defaults() -> None:
+    spec = completed(make_job("seq2seq", model_init_name="m", data_name="d", optim="adafactor"))
+    found = spec.learning_rate, spec.lr_scheduler_type, spec.warmup_steps
+    assert found == (1e-3, "constant", 0)
+
+
+def test_names_are_those_of_training_arguments() -> None:
+    """Where transformers has a flag of this name, it takes the same kind of value."""
+    theirs = TrainingArguments.__dataclass_fields__
+    ours = DEFAULTS.keys() & theirs.keys()
+    assert ours >= {
+        "max_steps", "num_train_epochs", "learning_rate", "optim", "lr_scheduler_type",
+        "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "gradient_checkpointing", "seed",
+        "logging_steps", "save_total_limit", "label_smoothing_factor", "eval_on_start",
+        "eval_steps", "save_steps", "metric_for_best_model", "gradient_accumulation_steps",
+        "lr_scheduler_kwargs",
+    }  # fmt: skip
+    assert set(SCHEDULES) == {s.value for s in SchedulerType} - {"reduce_lr_on_plateau", "greedy"}
+
+
+def test_true_false_flags_stand_alone_or_take_a_word() -> None:
+    assert parse(*BASE, "--no_train")[0].no_train is True
+    assert parse(*BASE, "--no_train", "--seed", "3")[0].no_train is True
+    assert parse(*BASE, "--eval_on_start", "false")[0].eval_on_start is False
+    assert parse(*BASE, "--bf16")[0].bf16 is True
+    assert parse(*BASE, "--bf16", "auto")[0].bf16 is None
+    assert parse(*BASE, "--bf16=False")[0].bf16 is False
+
+
+def test_data_is_a_spelling_of_data_name() -> None:
+    assert parse("--model_init_name", "m", "--data", "d")[0].data_name == "d"
+
+
+def test_a_job_file_is_overridden_by_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    job = {"model_init_name": "m", "data": "d", "max_steps": 7, "bf16": None, "temperature": 1}
+    path.write_text(json.dumps(job))
+    spec, problems = parse("--config", str(path))
+    assert (problems, spec.max_steps, spec.temperature) == ([], 7, 1.0)
+    spec, problems = parse("--config", str(path), "--num_train_epochs", "2", "--temperature", "0")
+    assert (problems, spec.max_steps, spec.num_train_epochs) == ([], None, 2.0)
+    spec, problems = parse("--config", str(path), "--model_init_path", "/other")
+    assert (problems, spec.model_init_name, spec.model) == ([], None, "/other")
+
+
+def test_a_written_spec_is_a_job_file(tmp_path: Path) -> None:
+    spec = completed(
+        parse(*BASE, "--optim", "adafactor", "--n_samples", "2", "--temperature", "1")[0]
+    )
+    path = tmp_path / "training_args.json"
+    path.write_text(json.dumps(vars(spec)))
+    again, problems = parse("--config", str(path))
+    assert problems == []
+    assert completed(again) == spec
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "--config {path}: found 'Expecting property name enclosed in double"),
+        ("[]", "--config {path}: found list; expected a JSON object"),
+        ('{"max_step": 2}', "--config {path}: max_step: found an unknown flag; expected a known "
+         "one; did you mean max_steps?"),
+        ('{"max_steps": 2.5}', "--config {path}: max_steps: found 2.5; expected a whole number"),
+        ('{"max_steps": true}', "--config {path}: max_steps: found True; expected a whole number"),
+        ('{"task": "clf"}', "--config {path}: task: found 'clf'; expected one of seq2seq"),
+        ('{"fp16": true}', "--config {path}: fp16: found a flag this tool does not take"),
+    ],
+)  # fmt: skip
+def test_problems_of_a_job_file_name_it(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(content)
+    _, problems = parse("--config", str(path), *BASE)
+    assert len(problems) == 1
+    assert problems[0].startswith(message.format(path=path))
+
+
+def test_keywords_are_checked_as_flags_are() -> None:
+    with pytest.raises(BadInput) as raised:
+        make_job("seq2seq", model_init_name="m", data_name="d", max_step=2, temperature=-1)
+    assert str(raised.value).splitlines() == [
+        "max_step: found an unknown flag; expected a known one; did you mean max_steps?",
+        "temperature: found -1; expected a number of at least 0; write it as temperature X",
+        "(2 problems in all)",
+    ]
+
+
+def test_help_explains_every_flag_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        parse("-h")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert raised.value.code == 0
+    for name in DEFAULTS:
+        assert f"--{name}" in shown
+    for group in ("model", "data", "run", "training", "optimizer", "evaluation", "checkpoints"):
+        assert f"] {group}" in shown or f"exit {group}" in shown
+    assert "[a quarter of the run]" in shown
+    assert "[1024]" in shown
+
+
+def test_an_evaluation_job_leaves_training_open() -> None:
+    values: dict[str, Any] = {"model_init_name": "m", "data_name": "d", "no_train": True}
+    spec = completed(make_job("seq2seq", **values))
+    assert (spec.max_steps, spec.eval_steps, spec.max_new_tokens) == (None, None, 33)

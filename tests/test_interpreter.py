@@ -1,0 +1,53 @@
+"""Plain python3 is enough."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+SYSTEM_PYTHONS = [path for path in map(shutil.which, ("/usr/bin/python3",)) if path]
+
+
+def bare_interpreter(folder: Path) -> Path:
+    """A virtual environment without packages."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    return folder / "bin" / "python"
+
+
+@pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="needs .venv beside the script")
+def test_an_interpreter_without_packages_goes_on_in_the_venv(tmp_path: Path) -> None:
+    python = bare_interpreter(tmp_path / "bare")
+    command = [python, ROOT / "seq2seq.py", "--data_name", "none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--data_name none: found no such data" in done.stderr
+
+
+@pytest.mark.parametrize("python", ["bare", *SYSTEM_PYTHONS])
+def test_without_packages_anywhere_the_way_out_is_told(tmp_path: Path, python: str) -> None:
+    shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
+    shutil.copy(ROOT / "seq2seq.py", tmp_path)
+    chosen = bare_interpreter(tmp_path / "bare") if python == "bare" else Path(python)
+    command = [chosen, tmp_path / "seq2seq.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    setup = tmp_path / "scripts" / "setup"
+    assert done.stderr == (
+        f"this needs Python 3.11 or newer with the packages of pyproject.toml; run {setup} once\n"
+    )
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "seq2seq.py", "-h"],
+        cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "100"},
+    )  # fmt: skip
+    assert time.perf_counter() - began < 5
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "transformers", "numpy"}

@@ -1,0 +1,127 @@
+"""Records are tokenized once; the cache is shared, safe, and never taken for another's."""
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import T5_TINY, addition_records
+from transformers import AutoTokenizer
+
+import workflow.tokens
+from workflow.errors import BadInput
+from workflow.tasks.seq2seq import Seq2Seq
+from workflow.tokens import TokenizedSplit, prepare_splits, tokenizer_fingerprint
+
+RECORDS = [
+    {"prompt": "add one: 1", "completion": "2", "note": {"käse": [1, None, "\u2028"]}},
+    {"prompt": "", "completion": "yes"},
+    *addition_records(5),
+]
+
+
+def prepare(
+    folder: Path, tokenizer: Any, train: Any = RECORDS, answers_needed: bool = True
+) -> dict[str, TokenizedSplit]:
+    path = folder / "data.json"
+    path.write_text(json.dumps({"train": train, "eval": RECORDS[:3]}))
+    return prepare_splits(
+        {"": path}, ["train", "eval"], Seq2Seq(), tokenizer, folder / "cache", answers_needed
+    )
+
+
+def forbid_tokenizing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("tokenized again")
+
+    monkeypatch.setattr(Seq2Seq, "encode", refuse)
+    monkeypatch.setattr(workflow.tokens, "load_records", refuse)
+
+
+def test_ids_and_records_come_back(tmp_path: Path, tokenizer: Any) -> None:
+    split = prepare(tmp_path, tokenizer)["train"]
+    assert len(split) == len(RECORDS)
+    for index, record in enumerate(RECORDS):
+        assert split.record(index) == record
+        assert split.sources.row(index, 99).tolist() == tokenizer(record["prompt"])["input_ids"]
+        expected = tokenizer(record["completion"])["input_ids"]
+        assert split.targets.row(index, 99).tolist() == expected
+    lengths = [len(tokenizer(record["prompt"])["input_ids"]) for record in RECORDS]
+    assert split.sources.lengths(99).tolist() == lengths
+    assert split.sources.lengths(4).tolist() == [min(length, 4) for length in lengths]
+
+
+def test_a_second_start_tokenizes_nothing(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(tmp_path, tokenizer)
+    forbid_tokenizing(monkeypatch)
+    again = prepare(tmp_path, AutoTokenizer.from_pretrained(T5_TINY))
+    assert np.array_equal(again["train"].sources.values, first["train"].sources.values)
+
+
+def test_other_data_or_another_tokenizer_is_another_cache(tmp_path: Path, tokenizer: Any) -> None:
+    prepare(tmp_path, tokenizer)
+    other = AutoTokenizer.from_pretrained(T5_TINY)
+    other.add_tokens(["dd on"])
+    assert tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer)
+    assert 1000 in prepare(tmp_path, other)["train"].sources.values
+    changed = prepare(tmp_path, tokenizer, [{"prompt": "no", "completion": "yes"}])
+    assert changed["train"].record(0) == {"prompt": "no", "completion": "yes"}
+    assert len(list((tmp_path / "cache").iterdir())) == 6
+
+
+def test_a_cache_with_answers_missing_does_not_serve_training(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    records = [RECORDS[0], {"prompt": "open"}]
+    split = prepare(tmp_path, tokenizer, records, answers_needed=False)["train"]
+    assert split.answered.tolist() == [True, False]
+    with pytest.raises(BadInput, match=r'train\[1\]: found no key "completion"'):
+        prepare(tmp_path, tokenizer, records, answers_needed=True)
+
+
+@pytest.mark.parametrize("name", ["source.ids", "target.offsets", "records.jsonl", "sizes.json"])
+def test_a_damaged_cache_is_made_again(tmp_path: Path, tokenizer: Any, name: str) -> None:
+    prepare(tmp_path, tokenizer)
+    for folder in (tmp_path / "cache").iterdir():
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-3])
+    assert prepare(tmp_path, tokenizer)["train"].record(0) == RECORDS[0]
+    again = prepare(tmp_path, tokenizer)["train"]
+    assert again.sources.row(0, 99).tolist() == tokenizer("add one: 1")["input_ids"]
+
+
+def _prepare_many(folder: Path, barrier: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(T5_TINY)
+    barrier.wait()
+    path = folder / "data.json"
+    splits = prepare_splits({"": path}, ["train"], Seq2Seq(), tokenizer, folder / "cache", True)
+    assert splits["train"].record(2999)["id"] == 2999 * 37
+
+
+def test_several_jobs_may_start_at_once(tmp_path: Path) -> None:
+    data = {"train": addition_records(3000), "eval": addition_records(1)}
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3)
+    processes = [context.Process(target=_prepare_many, args=(tmp_path, barrier)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_json_lines_give_the_same_records(tmp_path: Path, tokenizer: Any) -> None:
+    for name in ("train", "eval"):
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\r\n" for record in RECORDS)
+        (tmp_path / f"{name}.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("train", "eval")}
+    splits = prepare_splits(
+        files, ["train", "eval"], Seq2Seq(), tokenizer, tmp_path / "cache", True
+    )
+    assert [splits["train"].record(i) for i in range(len(RECORDS))] == RECORDS

@@ -1,0 +1,292 @@
+"""Whole runs of the real script on a small model."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, addition_records, make_t5, write_data, write_hub_folder
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+import workflow.train
+from workflow import RunFailed, make_job, run_job
+from workflow.config import JobSpec, complete
+from workflow.mount import Mount
+from workflow.train import evaluation_due, save_due
+
+Lines = Callable[[Path], list[dict[str, Any]]]
+
+
+def seq2seq(mount: Mount, command: str) -> subprocess.CompletedProcess[str]:
+    """Run `python3 seq2seq.py …` as a user does."""
+    words = [sys.executable, *command.split()[1:], "--mount", str(mount.root)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def run(mount: Mount, **values: Any) -> Path:
+    values = {"max_steps": 4, "train_batch_size": 4, "max_new_tokens": 4} | values
+    values = {"model_init_name": "small", "data_name": "sums"} | values
+    return run_job(make_job("seq2seq", **values), mount)
+
+
+def test_the_contract_s_commands(mount: Mount, read_lines: Lines) -> None:
+    """The first and the third command of the design, only max_steps lowered."""
+    write_hub_folder(make_t5(), mount.models / "flan-t5-xxl", "sharded-bin")
+    records = addition_records(24)
+    write_data(mount, "synthetic_explain", records, records[:5])
+    trained = seq2seq(
+        mount,
+        "python3 seq2seq.py --model_init_name flan-t5-xxl --training_run_name 0216syn_explain "
+        "--gradient_accumulation_steps 2 --train_batch_size 8 --max_steps 61 "
+        "--data synthetic_explain --eval_steps 2000 --temperature 0.001 --n_samples 1",
+    )
+    assert trained.returncode == 0, trained.stderr
+    folder = mount.models / "0216syn_explain"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint-48",
+        "checkpoint-61",
+        "metrics.jsonl",
+        "status.json",
+        "temperature=0.00_n=1_step=0.json",
+        "temperature=0.00_n=1_step=61.json",
+        "train_log.jsonl",
+        "training_args.json",
+    ]
+    metrics = read_lines(folder / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == [0, 61]
+    assert list(metrics[0]) == [
+        "step", "loss", "perplexity", "token_accuracy", "exact_match", "eval_seconds",
+        "generate_seconds", "time",
+    ]  # fmt: skip
+    assert metrics[1]["loss"] < metrics[0]["loss"]
+    logged = read_lines(folder / "train_log.jsonl")
+    assert [line["step"] for line in logged] == [10, 20, 30, 40, 50, 60, 61]
+    assert list(logged[0]) == [
+        "step", "loss", "learning_rate", "grad_norm", "examples_per_second", "tokens_per_second",
+        "padding_ratio", "memory_gb", "time",
+    ]  # fmt: skip
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["step"], status["max_steps"]) == ("done", 61, 61)
+    items = json.loads((folder / "temperature=0.00_n=1_step=61.json").read_text())
+    assert [item["orig_d"] for item in items] == records[:5]
+
+    evaluated = seq2seq(
+        mount,
+        "python3 seq2seq.py --model_init_name 0216syn_explain/checkpoint-61 "
+        "--data_name synthetic_explain --no_train",
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    folder = mount.models / "0216syn_explain_checkpoint-61_synthetic_explain_eval"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "metrics.jsonl",
+        "status.json",
+        "temperature=0.00_n=1_step=61.json",
+        "training_args.json",
+    ]
+    again = json.loads((folder / "temperature=0.00_n=1_step=61.json").read_text())
+    assert again == items
+    (line,) = read_lines(folder / "metrics.jsonl")
+    assert line["step"] == 61
+    assert line["loss"] == metrics[1]["loss"]
+
+
+@pytest.mark.parametrize("own_head", [True, False])
+def test_a_checkpoint_is_the_trained_model(mount: Mount, own_head: bool, read_lines: Lines) -> None:
+    """It loads with plain transformers, and gives the loss that was measured."""
+    write_hub_folder(make_t5(own_head=own_head), mount.models / "model", "bin")
+    folder = run(mount, model_init_name="model", bf16=False, learning_rate=1e-2)
+    checkpoint = folder / "checkpoint-4"
+    model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert (model.lm_head.weight is model.shared.weight) is not own_head
+    assert {path.name for path in checkpoint.iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors", "spiece.model",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+    records = addition_records(7, start=5)
+    sources = tokenizer([r["prompt"] for r in records], padding=True, return_tensors="pt")
+    labels = tokenizer([r["completion"] for r in records], padding=True, return_tensors="pt")
+    labels = labels["input_ids"].masked_fill(labels["input_ids"] == 0, -100)
+    with torch.no_grad():
+        loss = float(model.eval()(**sources, labels=labels).loss)
+    assert read_lines(folder / "metrics.jsonl")[-1]["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_cut_into_micro_batches_changes_no_result(mount: Mount, read_lines: Lines) -> None:
+    losses = []
+    for tokens in (1, 40, 10_000):
+        folder = run(
+            mount, training_run_name=f"cut{tokens}", micro_batch_tokens=tokens, bf16=False,
+            learning_rate=1e-3, logging_steps=1, max_steps=6,
+        )  # fmt: skip
+        losses.append([line["loss"] for line in read_lines(folder / "train_log.jsonl")])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
+
+
+def test_the_same_job_gives_the_same_result(mount: Mount) -> None:
+    def weights(name: str) -> bytes:
+        folder = run(mount, training_run_name=name, dropout_rate=0.1)
+        return (folder / "checkpoint-4" / "model.safetensors").read_bytes()
+
+    assert weights("one") == weights("other")
+
+
+def test_a_finished_job_says_so_and_another_needs_another_name(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from workflow.cli import main
+
+    argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
+    argv += ["--max_steps", "2", "--max_new_tokens", "2", "--train_batch_size", "2"]
+    assert main("seq2seq", "", argv) == 0
+    folder = mount.models / "small_sums_0"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert main("seq2seq", "", argv) == 0
+    assert "this job is done already" in capsys.readouterr().err
+    as_file = ["--mount", str(mount.root), "--config", str(folder / "training_args.json")]
+    assert main("seq2seq", "", as_file) == 0
+    assert main("seq2seq", "", [*argv, "--max_steps=2", "--temperature", "0.5"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"{folder}: found a run of another job (temperature: 0.001 there, 0.5 here); expected the "
+        "same job; choose another --training_run_name, or add --overwrite_output_dir to begin again"
+    )
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert main("seq2seq", "", [*argv, "--temperature", "0.5", "--overwrite_output_dir"]) == 0
+    assert (folder / "temperature=0.50_n=1_step=2.json").exists()
+    assert not (folder / "temperature=0.00_n=1_step=2.json").exists()
+
+
+def test_a_run_that_stopped_is_begun_again_only_where_nothing_is_lost(mount: Mount) -> None:
+    def status(folder: Path) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads((folder / "status.json").read_text())
+        return read
+
+    folder = run(mount)
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    changed = status(folder) | {"state": "running", "pid": ended.pid}
+    (folder / "status.json").write_text(json.dumps(changed))
+    with pytest.raises(workflow.BadInput) as raised:
+        run(mount)
+    assert str(raised.value) == (
+        f"{folder}: found a run that ended at step 4 (newest: checkpoint-4); "
+        "expected a finished run, or a free name; choose another --training_run_name, or add "
+        "--overwrite_output_dir to begin again"
+    )
+    for checkpoint in folder.glob("checkpoint-*"):
+        checkpoint.rename(mount.models / f"kept-{checkpoint.name}")
+    run(mount)
+    assert status(folder)["state"] == "done"
+
+
+def test_a_name_held_by_a_live_job_is_refused(mount: Mount) -> None:
+    folder = run(mount)
+    status = json.loads((folder / "status.json").read_text())
+    with subprocess.Popen(["sleep", "60"]) as other:
+        changed = status | {"state": "running", "pid": other.pid}
+        (folder / "status.json").write_text(json.dumps(changed))
+        with pytest.raises(workflow.BadInput, match="a job that is running"):
+            run(mount, overwrite_output_dir=True)
+        other.kill()
+    assert (folder / "checkpoint-4").is_dir()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Infinite weights of one token make the loss of the records with it not finite."""
+    model = make_t5()
+    folder = write_hub_folder(model, mount.models / "broken", "safetensors")
+    records = [*addition_records(7), {"prompt": "the question", "completion": "yes"}]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model.shared.weight.data[tokenizer.convert_tokens_to_ids("▁question")] = math.inf
+    write_hub_folder(model, mount.models / "infinite", "safetensors")
+    write_data(mount, "some", records, records[:1])
+    updates = []
+    monkeypatch.setattr(
+        workflow.train.SingleProcessEngine, "update", lambda *args: updates.append(args)
+    )
+    with pytest.raises(RunFailed) as raised:
+        run(
+            mount, model_init_name="infinite", data_name="some", train_batch_size=8,
+            micro_batch_tokens=1, bf16=False,
+        )  # fmt: skip
+    assert str(raised.value) == (
+        "step 1: the loss is not finite, computing records train[7]; the model was not changed by "
+        "this step; look at those records, lower --learning_rate, or use --bf16 false"
+    )
+    assert updates == []
+    status = json.loads((mount.models / "infinite_some_0" / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("failed", 0)
+    assert status["error"] == f"RunFailed: {raised.value}"
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = dict(zip(range(7), [9, 5, 1, 5, 4, 6, 7], strict=True))
+    monkeypatch.setattr(workflow.train, "evaluate", lambda *args: {"loss": float(losses[args[5]])})
+    folder = run(mount, max_steps=6, eval_steps=1, save_steps=1, save_total_limit=2)
+    kept = sorted(path.name for path in folder.glob("checkpoint-*"))
+    assert kept == ["checkpoint-2", "checkpoint-5", "checkpoint-6"]
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "eval_steps", "evaluated", "saved"),
+    [
+        (6001, 2000, [2000, 4000, 6001], [1501, 3002, 4503, 6001]),
+        (2001, 2000, [2001], [501, 1002, 1503, 2001]),
+        (2020, 2000, [2000, 2020], [505, 1010, 1515, 2020]),
+        (61, 2000, [61], [16, 32, 48, 61]),
+        (8, None, [2, 4, 6, 8], [2, 4, 6, 8]),
+        (3, None, [1, 2, 3], [1, 2, 3]),
+        (1, None, [1], [1]),
+    ],
+)
+def test_when_evaluations_and_checkpoints_are_due(
+    max_steps: int, eval_steps: int | None, evaluated: list[int], saved: list[int]
+) -> None:
+    spec = make_job("seq2seq", model_init_name="m", data_name="d", max_steps=max_steps,
+                    eval_steps=eval_steps)  # fmt: skip
+    spec = complete(spec, "r", 10, 5, fast_bf16=False, micro_batch_tokens=1)
+    steps = range(1, max_steps + 1)
+    assert [step for step in steps if evaluation_due(step, spec)] == evaluated
+    assert [step for step in steps if save_due(step, spec)] == saved
+
+
+def test_epochs_become_steps() -> None:
+    def steps(**values: Any) -> int:
+        spec: JobSpec = make_job("seq2seq", model_init_name="m", data_name="d", **values)
+        return complete(spec, "r", 100, 5, fast_bf16=False, micro_batch_tokens=1).max_steps
+
+    assert steps() == 25
+    assert steps(num_train_epochs=1) == 7
+    assert steps(num_train_epochs=0.5, train_batch_size=10) == 5
+    assert steps(train_batch_size=10, gradient_accumulation_steps=2) == 20
+    assert steps(num_train_epochs=0.001) == 1
+
+
+def test_no_evaluation_on_start_when_told_so(mount: Mount, read_lines: Lines) -> None:
+    folder = run(mount, eval_on_start=False, eval_steps=3)
+    assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [3, 4]
+
+
+def test_training_learns_in_float32_and_in_bf16(mount: Mount, read_lines: Lines) -> None:
+    for optim in ("adamw_torch", "adafactor"):
+        for bf16 in (False, True):
+            folder = run(
+                mount, max_steps=40, bf16=bf16, optim=optim, learning_rate=5e-3, logging_steps=20,
+                training_run_name=f"{optim}-{bf16}",
+            )  # fmt: skip
+            first, last = read_lines(folder / "train_log.jsonl")
+            assert last["loss"] < 0.6 * first["loss"], (optim, bf16)
+            model = AutoModelForSeq2SeqLM.from_pretrained(folder / "checkpoint-40")
+            assert model.dtype == torch.float32
