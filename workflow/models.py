@@ -82,7 +82,7 @@ def load_tokenizer(folder: Path) -> Any:
         mend = "add the files of the model's tokenizer"
         raise BadInput([Problem(str(folder), found, "a tokenizer beside the model", mend)])
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except _LOADING_ERRORS as error:
         raise BadInput([_unusable(folder, error, "a tokenizer")]) from error
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
@@ -103,7 +103,7 @@ def load_config(folder: Path, vocabulary: int) -> Any:
         vocabulary: number of ids the tokenizer gives.
     """
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except _LOADING_ERRORS as error:
         raise BadInput([_unusable(folder, error, "a readable config.json")]) from error
     problems = []
@@ -138,7 +138,11 @@ def load_model(folder: Path, dropout_rate: float | None = None) -> Model:
     try:
         weight_files(folder)
         model, report = AutoModelForSeq2SeqLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, **changes
+            folder,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **changes,
         )
         problems = _compare_with_files(model, folder, report)
     except _LOADING_ERRORS as error:
@@ -150,7 +154,7 @@ def load_model(folder: Path, dropout_rate: float | None = None) -> Model:
 
 def _dropout_settings(folder: Path, rate: float) -> dict[str, float]:
     """The names this configuration has for dropout, all set to `rate`."""
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     names = ("dropout_rate", "dropout", "attention_dropout", "activation_dropout")
     return {name: rate for name in names if hasattr(config, name)}
 
@@ -158,16 +162,17 @@ def _dropout_settings(folder: Path, rate: float) -> dict[str, float]:
 def _compare_with_files(model: Model, folder: Path, report: dict[str, Any]) -> list[Problem]:
     """Give the model its own head where the files have one, and tell what differs from them."""
     loaded = model.state_dict()
+    own_head = says_own_head(model, folder)
     in_files = set()
     differing = []
     for name, tensor in file_tensors(folder):
         in_files.add(name)
-        if name == HEAD and own_head(model, tensor):
+        if name == HEAD and own_head:
             model.lm_head.weight = torch.nn.Parameter(tensor.float().contiguous())
         elif name in loaded and not torch.equal(loaded[name], tensor.float()):
             differing.append(name)
     missing = sorted(report["missing_keys"])
-    if getattr(model.config, "scale_decoder_outputs", None) is False and HEAD not in in_files:
+    if own_head and HEAD not in in_files:
         missing.append(HEAD)
     problems = []
     if missing:
@@ -183,18 +188,17 @@ def _compare_with_files(model: Model, folder: Path, report: dict[str, Any]) -> l
     return problems
 
 
-def own_head(model: Model, head_in_file: torch.Tensor) -> bool:
-    """Whether a T5-type model has a head beside its embedding.
+def says_own_head(model: Model, folder: Path) -> bool:
+    """Whether a checkpoint says that its head is a matrix beside its embedding.
 
-    transformers 5 forces `tie_word_embeddings` to true and takes the head for tied wherever its
-    values equal the embedding's. What the checkpoint said remains in `scale_decoder_outputs`:
-    only tied models scale.
+    transformers 5 forces `tie_word_embeddings` to true for the T5 family and takes the head for
+    tied wherever its values equal the embedding's. What the checkpoint said remains in its
+    config.json; where version 5 saved that, in `scale_decoder_outputs` (only tied T5 models scale).
     """
-    config = model.config
-    if not hasattr(config, "scale_decoder_outputs"):
-        return False
-    return not config.scale_decoder_outputs or not torch.equal(
-        model.get_input_embeddings().weight, head_in_file.float()
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    scales = getattr(model.config, "scale_decoder_outputs", None)
+    return hasattr(model, "lm_head") and (
+        raw.get("tie_word_embeddings") is False or scales is False
     )
 
 
@@ -235,8 +239,10 @@ def save_model(model: Model, tokenizer: Any, folder: Path) -> None:
 
 
 def _config_for_all(config: dict[str, Any], model: Model) -> dict[str, Any]:
-    """Say that an own head is not tied: transformers 5 writes true for every T5."""
-    if getattr(model.config, "scale_decoder_outputs", None) is False:
+    """Say that an own head is not tied: transformers 5 writes true for all of the T5 family."""
+    head = getattr(model, "lm_head", None)
+    own_head = head is not None and head.weight is not model.get_input_embeddings().weight
+    if own_head and not getattr(model.config, "scale_decoder_outputs", False):
         config["tie_word_embeddings"] = False
     return config
 

@@ -11,7 +11,13 @@ from typing import Any
 from workflow.checkpoint import find_checkpoints
 from workflow.config import JobSpec
 from workflow.errors import BadInput, Problem, shorten
-from workflow.files import append_json_line, discard_folder, remove_partials, write_json
+from workflow.files import (
+    append_json_line,
+    discard_folder,
+    remove_partials,
+    whole_folder,
+    write_json,
+)
 
 SPEC_FILE = "training_args.json"
 STATUS_FILE = "status.json"
@@ -97,28 +103,40 @@ class RunFolder:
     """Writes what a run tells about itself."""
 
     def __init__(self, path: Path, spec: JobSpec):
-        """Make the folder, in place of what an earlier try of the job left there."""
+        """Make the folder, in place of what an earlier try of the job left there.
+
+        Raises:
+            BadInput: where another job has taken the name since it was found free.
+        """
         self.path = path
-        self.max_steps = spec.max_steps
+        self._max_steps = spec.max_steps
+        is_finished(path, spec)
         if path.exists():
             discard_folder(path)
-        path.mkdir(parents=True)
+        with whole_folder(path) as partial:
+            write_json(partial / SPEC_FILE, written_spec(spec))
+            write_json(partial / STATUS_FILE, self._status("running", 0, None))
+        status = read_status(path)
+        if (status.get("host"), status.get("pid")) != (socket.gethostname(), os.getpid()):
+            found = "a job that began at the same moment"
+            raise BadInput([Problem(str(path), found, "a free name", "start one of the two")])
         remove_partials(path.parent)
-        self.write_status("running", 0)
-        write_json(path / SPEC_FILE, written_spec(spec))
 
     def write_status(self, state: str, step: int, error: str | None = None) -> None:
+        write_json(self.path / STATUS_FILE, self._status(state, step, error))
+
+    def _status(self, state: str, step: int, error: str | None) -> dict[str, Any]:
         status = {
             "state": state,
             "step": step,
-            "max_steps": self.max_steps,
+            "max_steps": self._max_steps,
             "time": time.time(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "job_id": os.environ.get("SLURM_JOB_ID"),
             "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         }
-        write_json(self.path / STATUS_FILE, status | ({"error": error} if error else {}))
+        return status | ({"error": error} if error else {})
 
     def append_train_log(self, line: dict[str, Any]) -> None:
         append_json_line(self.path / "train_log.jsonl", line)

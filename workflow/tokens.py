@@ -153,6 +153,7 @@ def _open_ragged(folder: Path, name: str) -> Ragged:
 def _write_split(
     folder: Path, records: list[Record], split: str, task: "Task", tokenizer: Any
 ) -> None:
+    log.info("tokenizing %d %s records (once; kept for later runs)", len(records), split)
     offsets = {name: array("q", [0]) for name in ("source", "target", "records")}
     with whole_folder(folder) as partial, progress_bar(len(records), f"tokenize {split}") as bar:
         with (

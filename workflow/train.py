@@ -10,7 +10,7 @@ import torch
 
 from workflow.batching import StepPlan, plan_step, step_examples
 from workflow.checkpoint import rotate_checkpoints, write_checkpoint
-from workflow.config import JobSpec
+from workflow.config import GREEDY_BELOW, JobSpec
 from workflow.console import log, progress_bar
 from workflow.engine import SingleProcessEngine
 from workflow.errors import Problem, RunFailed
@@ -33,6 +33,7 @@ def run_job(spec: JobSpec, mount: Mount, flag_problems: Sequence[Problem] = ()) 
     if isinstance(job, Path):
         log.info("this job is done already; its results are in %s", job)
         return job
+    _announce(job)
     progress = Progress()
     if job.spec.no_train:
         progress.step = evaluated_step(job.model_source)
@@ -124,6 +125,25 @@ def evaluation_due(step: int, spec: JobSpec) -> bool:
 
 def save_due(step: int, spec: JobSpec) -> bool:
     return step == spec.max_steps or step % spec.save_steps == 0
+
+
+def _announce(job: Job) -> None:
+    """What is about to run, in two or three lines."""
+    spec = job.spec
+    counts = ", ".join(f"{len(split):,} {name} records" for name, split in job.splits.items())
+    size = sum(parameter.numel() for parameter in job.model.parameters()) / 1e6
+    precision = "bfloat16" if spec.bf16 else "float32"
+    log.info(
+        "%s: %.1f million parameters, %s on %s; %s",
+        spec.model, size, precision, job.model.device, counts,
+    )  # fmt: skip
+    if not spec.no_train:
+        log.info(
+            "%d steps of %d examples, %s at %g",
+            spec.max_steps, spec.batch_size, spec.optim, spec.learning_rate,
+        )  # fmt: skip
+    if spec.greedy:
+        log.info("temperature %g is below %g: decoding is greedy", spec.temperature, GREEDY_BELOW)
 
 
 def _evaluate(job: Job, model: Any, step: int, run: RunFolder) -> dict[str, float | None]:

@@ -39,9 +39,10 @@ class Seq2Seq:
     def encode(
         self, tokenizer: Any, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        sources = tokenizer([record["prompt"] for record in records])["input_ids"]
+        only_ids = {"return_attention_mask": False}
+        sources = tokenizer([record["prompt"] for record in records], **only_ids)["input_ids"]
         completions = [record.get("completion", "") for record in records]
-        targets = tokenizer(text_target=completions)["input_ids"]
+        targets = tokenizer(text_target=completions, **only_ids)["input_ids"]
         return sources, [
             ids if text else [] for ids, text in zip(targets, completions, strict=True)
         ]
@@ -69,7 +70,7 @@ class Seq2Seq:
         self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, step: int
     ) -> Evaluation:
         began = time.perf_counter()
-        loss, accuracy = self._token_metrics(model, split, spec)
+        loss, accuracy = self._token_metrics(model, tokenizer, split, spec)
         generating = time.perf_counter()
         sources = [split.sources.row(i, spec.max_source_length) for i in range(len(split))]
         answers = generate(model, tokenizer, sources, spec, seed=(spec.seed, step))
@@ -88,7 +89,7 @@ class Seq2Seq:
         return Evaluation(measured, [_item(r, a) for r, a in zip(records, answers, strict=True)])
 
     def _token_metrics(
-        self, model: Model, split: TokenizedSplit, spec: JobSpec
+        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec
     ) -> tuple[float | None, float | None]:
         """Mean token loss and share of right tokens over the real target tokens of all answers."""
         answered = np.flatnonzero(split.answered)
@@ -101,7 +102,7 @@ class Seq2Seq:
             for chosen in batches_by_positions(
                 lengths, spec.micro_batch_tokens, spec.eval_batch_size
             ):
-                batch = self.collate(split, answered[chosen], spec, model.config.pad_token_id)
+                batch = self.collate(split, answered[chosen], spec, tokenizer.pad_token_id)
                 logits, targets = target_logits(model, batch)
                 losses += float(F.cross_entropy(logits.float(), targets, reduction="sum"))
                 right += int((logits.argmax(-1) == targets).sum())

@@ -1,0 +1,91 @@
+"""Checks that take minutes or gigabytes; scripts/test_slow runs them and shows their figures."""
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, SHARED_DATA, make_t5
+
+from workflow import make_job, run_job
+from workflow.models import save_model
+from workflow.mount import Mount
+
+pytestmark = pytest.mark.slow
+
+RECORDS = 1_000_000
+WORDS = ["book", "city", "doctor", "garden", "house", "island"]
+
+
+def write_million_records(path: Path) -> None:
+    """A million records of 60 tokens, end marks included."""
+    rng = random.Random(0)
+    with open(path, "w") as file:
+        file.write('{"train": [\n')
+        for index in range(RECORDS):
+            record = {
+                "prompt": " ".join(rng.choice("0123456789") for _ in range(43)),
+                "completion": " ".join(rng.choice("0123456789") for _ in range(15)),
+                "note": rng.choice(WORDS),
+            }
+            file.write(json.dumps(record) + (",\n" if index < RECORDS - 1 else "\n"))
+        file.write('], "eval": [{"prompt": "0", "completion": "1"}]}\n')
+
+
+def test_a_million_records_start_within_3_gb_and_again_within_seconds(mount: Mount) -> None:
+    write_million_records(mount.data / "million.json")
+    command = [
+        sys.executable, "seq2seq.py", "--mount", str(mount.root), "--model_init_name", "small",
+        "--data_name", "million", "--max_steps", "1", "--eval_on_start", "false",
+    ]  # fmt: skip
+    seconds = {}
+    for start in ("cold", "warm"):
+        began = time.perf_counter()
+        subprocess.run([*command, "--training_run_name", start], cwd=ROOT, check=True)
+        seconds[start] = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    print(f"a million records: cold {seconds['cold']:.0f} s, warm {seconds['warm']:.1f} s to the "
+          f"end of a run of one step; peak memory {peak:.2f} GB")  # fmt: skip
+    assert peak < 3
+    assert seconds["warm"] < 20
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs the real data beside the repository")
+def test_real_instructions_are_learned(
+    mount: Mount, read_lines: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    """The real vocabulary, a small random model, 300 steps: the loss falls."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(SHARED_DATA / "t5_tokenizer")
+    sizes = {"vocab_size": 32128, "d_model": 256, "d_kv": 32, "d_ff": 512, "num_heads": 8}
+    model = make_t5(**sizes, num_layers=4)
+    model.lm_head.weight.data *= 256**-0.5
+    save_model(model, tokenizer, mount.models / "real")
+    (mount.data / "instruct.json").symlink_to(SHARED_DATA / "instruct.json")
+    spec = make_job(
+        "seq2seq", model_init_name="real", data_name="instruct", max_steps=300, eval_steps=100,
+        learning_rate=1e-3, save_steps=150, logging_steps=50,
+    )  # fmt: skip
+    began = time.perf_counter()
+    run = run_job(spec, mount)
+    log = read_lines(run / "train_log.jsonl")
+    metrics = read_lines(run / "metrics.jsonl")
+    print([round(line["loss"], 3) for line in log], f"{time.perf_counter() - began:.0f} s")
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+    assert metrics[-1]["loss"] < 0.6 * metrics[0]["loss"]
+    assert [line["step"] for line in metrics] == [0, 100, 200, 300]
+    assert sorted(path.name for path in run.iterdir()) == sorted(
+        ["checkpoint-150", "checkpoint-300", "metrics.jsonl", "status.json", "train_log.jsonl",
+         "training_args.json"]
+        + [f"temperature=0.00_n=1_step={step}.json" for step in (0, 100, 200, 300)]
+    )  # fmt: skip
+    records = json.loads((SHARED_DATA / "instruct.json").read_text())["eval"]
+    items = json.loads((run / "temperature=0.00_n=1_step=300.json").read_text())
+    assert [item["orig_d"] for item in items] == records
