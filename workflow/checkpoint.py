@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from workflow.errors import RunFailed
 from workflow.files import discard_folder, whole_folder
 from workflow.models import Model, save_model
 from workflow.mount import CHECKPOINT_NAME
@@ -19,9 +22,20 @@ def find_checkpoints(run: Path) -> list[int]:
 
 
 def write_checkpoint(run: Path, step: int, model: Model, tokenizer: Any) -> None:
-    """Write checkpoint-STEP, a plain Hugging Face folder, whole or not at all."""
-    with whole_folder(checkpoint_folder(run, step)) as partial:
-        save_model(model, tokenizer, partial)
+    """Write checkpoint-STEP, a plain Hugging Face folder, whole or not at all.
+
+    Raises:
+        RunFailed: where it cannot be written; earlier checkpoints stay as they are.
+    """
+    folder = checkpoint_folder(run, step)
+    try:
+        with whole_folder(folder) as partial:
+            save_model(model, tokenizer, partial)
+    except (OSError, SafetensorError) as error:
+        raise RunFailed(
+            f"step {step}: {folder} could not be written ({error}); earlier checkpoints are whole; "
+            "free space, or mend the folder's permissions, and start again"
+        ) from error
 
 
 def rotate_checkpoints(run: Path, keep_newest: int, best: int | None) -> None:

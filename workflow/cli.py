@@ -23,7 +23,7 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        print(f"stopped: {error}; files written before are whole", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,7 +1,7 @@
 """A run from beginning to end: prepare, evaluate, learn step by step, evaluate and save."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,7 @@ def _told_in_status(run: RunFolder, progress: Progress) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        run.write_status("failed", progress.step, f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # a full disk must not hide the error that tells of it
+            run.write_status("failed", progress.step, f"{type(error).__name__}: {error}")
         raise
     run.write_status("done", progress.step)
