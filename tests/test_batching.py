@@ -58,11 +58,13 @@ def test_records_without_a_target_or_of_one_token_are_planned() -> None:
 
 
 def test_an_evaluation_s_batches_hold_each_index_once_within_their_bound() -> None:
-    lengths = np.random.default_rng(0).integers(1, 500, 1000)
-    batches = batches_by_positions(lengths, 800)
+    sources, targets = np.random.default_rng(0).integers(1, 250, (2, 1000))
+    batches = batches_by_positions(sources, targets, 800)
     assert sorted(np.concatenate(batches)) == list(range(1000))
-    assert all(lengths[b].max() * len(b) <= 800 or len(b) == 1 for b in batches)
-    by_rows = batches_by_positions(lengths, 800, max_rows=16)
+    for batch in batches:
+        positions = (sources[batch].max() + targets[batch].max()) * len(batch)
+        assert positions <= 800 or len(batch) == 1
+    by_rows = batches_by_positions(sources, targets, 800, max_rows=16)
     assert [len(batch) for batch in by_rows] == [16] * 62 + [8]
 
 

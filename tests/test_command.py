@@ -162,6 +162,12 @@ def test_problems_of_a_job_file_name_it(tmp_path: Path, content: str, message: s
     assert problems[0].startswith(message.format(path=path))
 
 
+def test_a_run_of_one_step_is_not_spent_on_warming_up() -> None:
+    for max_steps, warmup in ((1, 0), (2, 1), (20, 1), (100, 5)):
+        spec = make_job("seq2seq", model_init_name="m", data_name="d", max_steps=max_steps)
+        assert completed(spec).warmup_steps == warmup
+
+
 def test_keywords_are_checked_as_flags_are() -> None:
     with pytest.raises(BadInput) as raised:
         make_job("seq2seq", model_init_name="m", data_name="d", max_step=2, temperature=-1)

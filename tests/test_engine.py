@@ -15,7 +15,7 @@ from conftest import addition_records, make_t5
 from workflow import BadInput, make_job
 from workflow.batching import StepPlan, plan_step
 from workflow.config import SCHEDULES, JobSpec, complete
-from workflow.engine import SingleProcessEngine, make_optimizer, make_scheduler
+from workflow.engine import SingleProcessEngine, check_schedule, make_optimizer, make_scheduler
 from workflow.prepare import Job
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.tokens import prepare_splits
@@ -41,12 +41,12 @@ def job(tmp_path: Path, tokenizer: Any) -> Job:
     path = tmp_path / "data.json"
     path.write_text(json.dumps({"train": RECORDS}))
     splits = prepare_splits({"": path}, ["train"], Seq2Seq(), tokenizer, tmp_path / "cache", True)
-    return Job(make_spec(), Seq2Seq(), make_t5(), tokenizer, splits, tmp_path, tmp_path)
+    return Job(make_spec(), Seq2Seq(), tokenizer, splits, tmp_path, tmp_path, tmp_path / "lock")
 
 
-def naive_gradient(job: Job, smoothing: float) -> dict[str, torch.Tensor]:
+def naive_gradient(job: Job, model: Any, smoothing: float) -> dict[str, torch.Tensor]:
     """One batch, padded, its mean token loss differentiated: as a textbook has it."""
-    model = copy.deepcopy(job.model)
+    model = copy.deepcopy(model)
     sources = job.tokenizer([r["prompt"] for r in RECORDS], padding=True, return_tensors="pt")
     labels = job.tokenizer([r["completion"] for r in RECORDS], padding=True, return_tensors="pt")
     labels = labels["input_ids"].masked_fill(labels["input_ids"] == 0, -100)
@@ -76,8 +76,8 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
 ) -> None:
     spec = make_spec(gradient_checkpointing=checkpointing, label_smoothing_factor=smoothing)
     job = dataclasses.replace(job, spec=spec)
-    wanted = naive_gradient(job, smoothing)
-    engine = SingleProcessEngine(job.model, spec)
+    wanted = naive_gradient(job, make_t5(), smoothing)
+    engine = SingleProcessEngine(make_t5(), spec)
     engine.model.train()
     monkeypatch.setattr(engine, "update", lambda norm: None)  # keep the gradient
     train_step(job, engine, cuts(job)[cut], step=1)
@@ -89,7 +89,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
 def test_updates_are_those_of_plain_adamw(job: Job) -> None:
     spec = make_spec(learning_rate=1e-2, max_grad_norm=0.5, lr_scheduler_type="constant")
     job = dataclasses.replace(job, spec=spec)
-    plain = copy.deepcopy(job.model)
+    plain = make_t5()
     decays = [n for n, p in plain.named_parameters() if p.ndim > 1 and "bias" not in n]
     named = dict(plain.named_parameters())
     optimizer = torch.optim.AdamW(
@@ -99,16 +99,16 @@ def test_updates_are_those_of_plain_adamw(job: Job) -> None:
         ],
         lr=1e-2,
     )
-    start = copy.deepcopy(job.model.state_dict())
-    engine = SingleProcessEngine(job.model, spec)
+    start = copy.deepcopy(plain.state_dict())
+    engine = SingleProcessEngine(make_t5(), spec)
     for step in range(1, 6):
-        gradient = naive_gradient(dataclasses.replace(job, model=plain), 0.0)
+        gradient = naive_gradient(job, plain, 0.0)
         for name, parameter in named.items():
             parameter.grad = gradient[name]
         norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
         optimizer.step()
-        _, _, engine_norm = train_step(job, engine, cuts(job)[4], step)
-        assert engine_norm == pytest.approx(float(norm), rel=1e-4)
+        outcome = train_step(job, engine, cuts(job)[4], step)
+        assert outcome.gradient_norm == pytest.approx(float(norm), rel=1e-4)
     for name, parameter in engine.master.named_parameters():
         change = (named[name] - start[name]).norm()
         assert (parameter - named[name]).norm() <= 1e-3 * change, name
@@ -128,7 +128,7 @@ def test_norms_and_biases_do_not_decay() -> None:
 def test_bf16_computes_in_bf16_and_learns_in_float32(job: Job) -> None:
     spec = make_spec(bf16=True, learning_rate=1e-5, lr_scheduler_type="constant")
     job = dataclasses.replace(job, spec=spec)
-    engine = SingleProcessEngine(job.model, spec)
+    engine = SingleProcessEngine(make_t5(), spec)
     before = copy.deepcopy(engine.master.state_dict())
     gradients = []
     for step in range(1, 4):
@@ -153,7 +153,7 @@ def test_bf16_computes_in_bf16_and_learns_in_float32(job: Job) -> None:
     ):
         assert torch.equal(computing, master.to(torch.bfloat16))
     # The gradient agrees with float32's to bfloat16's precision, whatever the cut.
-    wanted = naive_gradient(job, 0.0)
+    wanted = naive_gradient(job, make_t5(), 0.0)
     for gradient in gradients:
         for name, tensor in gradient.items():
             assert (tensor - wanted[name]).norm() <= 0.1 * wanted[name].norm(), name
@@ -195,20 +195,29 @@ def test_every_schedule_named_is_transformers_own(name: str) -> None:
     assert rates(lambda o: make_scheduler(o, spec)) == reference
 
 
-def test_a_schedule_that_lacks_its_keys_is_the_user_s_to_mend() -> None:
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
-    with pytest.raises(BadInput, match="num_decay_steps"):
-        make_scheduler(optimizer, make_spec(lr_scheduler_type="warmup_stable_decay"))
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("warmup_stable_decay", None),  # lacks num_decay_steps
+        ("polynomial", {"power": "2"}),  # fails only once the rate falls
+        ("cosine", {"cycles": 2}),
+    ],
+)
+def test_a_schedule_with_wrong_keys_is_told_before_anything_is_loaded(
+    name: str, kwargs: dict[str, Any] | None
+) -> None:
+    with pytest.raises(BadInput, match=f"what the schedule {name} of transformers takes"):
+        check_schedule(make_spec(lr_scheduler_type=name, lr_scheduler_kwargs=kwargs))
 
 
 def test_adafactor_has_a_fixed_rate_and_factored_state(job: Job) -> None:
     spec = make_spec(optim="adafactor", warmup_steps=None)
     assert (spec.learning_rate, spec.lr_scheduler_type) == (1e-3, "constant")
     job = dataclasses.replace(job, spec=spec)
-    engine = SingleProcessEngine(job.model, spec)
-    before, _, _ = train_step(job, engine, cuts(job)[0], 1)
+    engine = SingleProcessEngine(make_t5(), spec)
+    before = train_step(job, engine, cuts(job)[0], 1).loss
     for step in range(2, 6):
-        after, _, _ = train_step(job, engine, cuts(job)[0], step)
+        after = train_step(job, engine, cuts(job)[0], step).loss
     assert after < before
     state = engine._optimizer.state[engine.master.lm_head.weight]
     assert state["exp_avg_sq_row"].shape == (1024,)

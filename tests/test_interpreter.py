@@ -31,7 +31,8 @@ def test_an_interpreter_without_packages_goes_on_in_the_venv(tmp_path: Path) -> 
 @pytest.mark.parametrize("python", ["bare", *SYSTEM_PYTHONS])
 def test_without_packages_anywhere_the_way_out_is_told(tmp_path: Path, python: str) -> None:
     shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
-    shutil.copy(ROOT / "seq2seq.py", tmp_path)
+    for name in ("seq2seq.py", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
     chosen = bare_interpreter(tmp_path / "bare") if python == "bare" else Path(python)
     command = [chosen, tmp_path / "seq2seq.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -12,7 +12,8 @@ from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGe
 
 from workflow.errors import BadInput
 from workflow.models import (
-    fetch_model,
+    fetch_settings,
+    fetch_weights,
     file_tensors,
     head_at,
     load_config,
@@ -91,6 +92,14 @@ def test_an_own_head_equal_to_the_embedding_stays_a_matrix_of_its_own(tmp_path: 
     assert torch.equal(logits(loaded), logits(original))
 
 
+def test_a_layer_that_config_json_forgets_is_told(tmp_path: Path) -> None:
+    folder = write_hub_folder(make_t5(), tmp_path / "model", "safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_layers": 1}))
+    with pytest.raises(BadInput, match=r"found tensors that the model lacks: encoder\.block\.1"):
+        load_model(str(folder))
+
+
 def test_half_precision_files_load_as_float32(tmp_path: Path) -> None:
     original = make_t5().to(torch.bfloat16)
     loaded = load_model(write_hub_folder(original, tmp_path / "model", "safetensors"))
@@ -153,7 +162,8 @@ def test_a_hub_name_is_taken_from_the_disk_while_offline(
     (cached / "refs" / "main").write_text("0123abcd")
     write_hub_folder(make_t5(), cached / "snapshots" / "0123abcd", "bin")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    folder = fetch_model("google/flan-t5-xl")
+    folder = fetch_weights("google/flan-t5-xl")
+    assert fetch_settings("google/flan-t5-xl") == folder
     assert torch.equal(logits(load_model(folder)), logits(make_t5()))
 
 

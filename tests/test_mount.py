@@ -89,7 +89,8 @@ def test_a_run_without_a_name_is_called_by_model_data_and_seed(
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "../x", "a/../../x", "/tmp/x", ".", ".cache", "a/.hidden", "x" * 201, "out/x"]
+    "name",
+    ["..", "../x", "a/../../x", "/tmp/x", ".", ".cache", "a/.hidden", "x" * 121, "é" * 61, "out/x"],
 )
 def test_a_run_name_cannot_leave_the_models_of_the_mount(tmp_path: Path, name: str) -> None:
     mount = Mount(tmp_path / "mount")
@@ -97,6 +98,28 @@ def test_a_run_name_cannot_leave_the_models_of_the_mount(tmp_path: Path, name: s
     (mount.models / "out").symlink_to(tmp_path)
     _, problems = find_run_folder(mount, name)
     assert len(problems) == 1
+
+
+@pytest.mark.parametrize("marker", ["config.json", "training_args.json"])
+def test_a_run_is_not_put_into_a_model_or_another_run(tmp_path: Path, marker: str) -> None:
+    mount = Mount(tmp_path / "mount")
+    (mount.models / "a").mkdir(parents=True)
+    (mount.models / "a" / marker).write_text("{}")
+    _, (problem,) = find_run_folder(mount, "a/b/c")
+    assert problem.found == f"a name inside {mount.models / 'a'}, which is a model or a run"
+
+
+def test_a_run_named_as_a_model_gets_its_checkpoints_named(tmp_path: Path) -> None:
+    mount = Mount(tmp_path / "mount")
+    (mount.models / "run" / "checkpoint-20").mkdir(parents=True)
+    _, (problem,) = find_model(mount, job(model_init_name="run"))
+    assert (problem.found, problem.mend) == ("a run, not a model", "write run/checkpoint-20")
+
+
+@pytest.mark.parametrize("name", ["~nobody-here/x", "x" * 300, "é" * 200])
+def test_names_that_no_file_can_have_are_told(tmp_path: Path, name: str) -> None:
+    files, problems = find_data(Mount(tmp_path), name)
+    assert (files, len(problems)) == ({}, 1)
 
 
 @pytest.mark.parametrize("name", ["x", "a/b", "0216syn explain", "käse", "a.b"])

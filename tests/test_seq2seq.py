@@ -13,6 +13,7 @@ from conftest import addition_records, make_t5, write_hub_folder
 
 from workflow import make_job
 from workflow.config import JobSpec, complete
+from workflow.console import warn_once
 from workflow.models import load_model
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.tokens import TokenizedSplit, prepare_splits
@@ -62,7 +63,7 @@ def test_the_loss_is_the_naive_one(
         whole.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=smoothing
     )
     torch.testing.assert_close(loss, naive, rtol=1e-5, atol=0)
-    assert task.weight(split, everything, spec) == int((labels != -100).sum())
+    assert task.normalizer(split, everything, spec) == int((labels != -100).sum())
 
 
 def test_an_evaluation_equals_plain_transformers_calls(
@@ -169,11 +170,15 @@ def test_a_vocabulary_without_yes_and_no_gives_null_and_one_warning(
     model: Any, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    warn_once.cache_clear()
     monkeypatch.setattr(type(tokenizer), "convert_tokens_to_ids", lambda self, piece: 2)
     split = make_split(tmp_path, tokenizer, RECORDS)
-    evaluation = Seq2Seq().evaluate(model, tokenizer, split, make_spec(eval_batch_size=2), 0)
+    for step in (0, 1):
+        spec = make_spec(eval_batch_size=2)
+        evaluation = Seq2Seq().evaluate(model, tokenizer, split, spec, step)
     assert {item["generations"][0]["scores"] for item in evaluation.items} == {None}
-    assert [record.message for record in caplog.records] == [
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.message for record in warnings] == [
         "the vocabulary has no ▁yes or no ▁no: scores are null"
     ]
 
@@ -187,3 +192,26 @@ def test_long_records_are_cut_and_keep_their_end(tokenizer: Any, tmp_path: Path)
     assert batch.labels.shape == (2, 5)
     assert batch.labels[0, -1] == tokenizer.eos_token_id
     assert batch.input_ids[1].tolist() == [*tokenizer("add one: 0")["input_ids"][:3], 1]
+
+
+def test_a_model_s_own_generation_settings_decide_nothing(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    split = make_split(tmp_path, tokenizer, RECORDS)
+    plain = Seq2Seq().evaluate(model, tokenizer, split, make_spec(), 0).items
+    own = model.generation_config
+    own.update(
+        max_length=20, num_beams=4, repetition_penalty=3.0, no_repeat_ngram_size=1, min_length=9,
+        forced_eos_token_id=1, suppress_tokens=list(range(5, 500)), typical_p=0.1,
+        exponential_decay_length_penalty=(1, 9.0), return_dict_in_generate=True,
+    )  # fmt: skip
+    assert Seq2Seq().evaluate(model, tokenizer, split, make_spec(), 0).items == plain
+    assert model.generation_config is own
+
+
+def test_scores_that_are_not_finite_are_null(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    model.decoder.final_layer_norm.weight.data.fill_(float("nan"))
+    split = make_split(tmp_path, tokenizer, RECORDS)
+    evaluation = Seq2Seq().evaluate(model, tokenizer, split, make_spec(), 0)
+    assert {item["generations"][0]["scores"] for item in evaluation.items} == {None}
+    assert evaluation.metrics["loss"] is None

@@ -2,8 +2,10 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,74 @@ def test_a_finished_job_says_so_and_another_needs_another_name(
     assert not (folder / "temperature=0.00_n=1_step=2.json").exists()
 
 
+def test_changed_data_are_another_job(mount: Mount) -> None:
+    folder = run(mount)
+    write_data(mount, "sums", addition_records(24), addition_records(3))
+    with pytest.raises(workflow.BadInput) as raised:
+        run(mount)
+    assert str(raised.value) == (
+        f"{folder}: found a run of another job (the data or the tokenizer has changed since); "
+        "expected the same job; choose another --training_run_name, or add --overwrite_output_dir "
+        "to begin again"
+    )
+
+
+def test_a_checkpoint_answers_as_its_run_did(mount: Mount) -> None:
+    """The eval completions alone would allow fewer tokens than the train completions need."""
+    write_data(mount, "short", addition_records(24, start=12345), addition_records(1, start=5))
+    folder = run(mount, data_name="short", max_new_tokens=None)
+    again = run(
+        mount, data_name="short", model_init_name=f"{folder.name}/checkpoint-4", no_train=True,
+        max_new_tokens=None, max_steps=None,
+    )  # fmt: skip
+    name = "temperature=0.00_n=1_step=4.json"
+    assert (again / name).read_text() == (folder / name).read_text()
+    spec = json.loads((again / "training_args.json").read_text())
+    assert spec["max_new_tokens"] == 6
+
+
+def test_the_model_to_begin_with_is_not_overwritten(mount: Mount) -> None:
+    folder = run(mount)
+    with pytest.raises(workflow.BadInput, match="the run that holds the model to begin with"):
+        run(
+            mount, model_init_name=f"{folder.name}/checkpoint-4", training_run_name=folder.name,
+            overwrite_output_dir=True,
+        )  # fmt: skip
+    assert (folder / "checkpoint-4" / "model.safetensors").is_file()
+
+
+def test_two_jobs_that_claim_one_name_at_once_do_not_share_it(mount: Mount) -> None:
+    command = "python3 seq2seq.py --model_init_name small --data sums --max_steps 300"
+    words = [sys.executable, *command.split()[1:], "--mount", str(mount.root)]
+    jobs = [subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
+    told = [job.communicate()[1].decode() for job in jobs]
+    statuses = [job.returncode for job in jobs]
+    assert sorted(statuses) in ([0, 2], [0, 0])  # the second refused, or just too late
+    if 2 in statuses:
+        assert "a job that is running" in told[statuses.index(2)]
+    status = json.loads((mount.models / "small_sums_0" / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("done", 300)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_told_in_status_json(mount: Mount, number: signal.Signals) -> None:
+    command = "python3 seq2seq.py --model_init_name small --data sums --max_steps 100000"
+    words = [sys.executable, *command.split()[1:], "--mount", str(mount.root)]
+    path = mount.models / "small_sums_0" / "status.json"
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as job:
+        deadline = time.monotonic() + 60
+        while not (path.exists() and json.loads(path.read_text())["step"] > 0):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        job.send_signal(number)
+        told = job.communicate()[1]
+    assert job.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert "Traceback" not in told
+    assert f"; what was written is in {path.parent}" in told
+    status = json.loads(path.read_text())
+    assert (status["state"], status["error"]) == ("failed", "interrupted")
+
+
 def test_a_run_that_stopped_is_begun_again_only_where_nothing_is_lost(mount: Mount) -> None:
     def status(folder: Path) -> dict[str, Any]:
         read: dict[str, Any] = json.loads((folder / "status.json").read_text())
@@ -173,6 +243,9 @@ def test_a_run_that_stopped_is_begun_again_only_where_nothing_is_lost(mount: Mou
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
     changed = status(folder) | {"state": "running", "pid": ended.pid}
+    (folder / "status.json").write_text(json.dumps(changed | {"host": "another"}))
+    with pytest.raises(workflow.BadInput, match=r"pid \d+ on another.*; where that job is gone"):
+        run(mount)
     (folder / "status.json").write_text(json.dumps(changed))
     with pytest.raises(workflow.BadInput) as raised:
         run(mount)
@@ -237,6 +310,8 @@ def test_the_newest_and_the_best_checkpoints_are_kept(
     folder = run(mount, max_steps=6, eval_steps=1, save_steps=1, save_total_limit=2)
     kept = sorted(path.name for path in folder.glob("checkpoint-*"))
     assert kept == ["checkpoint-2", "checkpoint-5", "checkpoint-6"]
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["best_step"], status["best_value"]) == (2, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from workflow.tokens import Lengths
-
 Indexes = npt.NDArray[np.int64]
+Lengths = npt.NDArray[np.int64]
 
 PADDING_BOUND = 1.10
 """Padded positions of a step at most, over the real ones, whatever the number of micro-batches."""
@@ -33,10 +32,13 @@ def step_examples(step: int, batch_size: int, count: int, seed: int) -> Indexes:
     Depends on nothing but the arguments, so a resumed run sees what it would have seen.
     """
     start, stop = (step - 1) * batch_size, step * batch_size
-    epochs = range(start // count, (stop - 1) // count + 1)
-    order = np.concatenate([_epoch_order(epoch, count, seed) for epoch in epochs])
-    offset = epochs[0] * count
-    return order[start - offset : stop - offset]
+    parts = []
+    while start < stop:
+        epoch, first = divmod(start, count)
+        part = _epoch_order(epoch, count, seed)[first : first + stop - start]
+        parts.append(part)
+        start += len(part)
+    return np.concatenate(parts)
 
 
 @lru_cache(maxsize=2)
@@ -122,19 +124,31 @@ def _padded(sources: Lengths, targets: Lengths, cuts: Sequence[tuple[int, int]])
 
 
 def batches_by_positions(
-    lengths: Lengths, max_positions: int, max_rows: int | None = None
+    source_lengths: Lengths,
+    target_lengths: Lengths,
+    max_positions: int,
+    max_rows: int | None = None,
 ) -> list[Indexes]:
     """Every index once, the longest first, in batches of at most `max_positions` padded positions.
 
     Args:
-        lengths: positions a row takes.
+        source_lengths, target_lengths: lengths of all rows, in tokens.
         max_rows: rows of a batch at most; where given, it is the only bound.
     """
-    order = np.argsort(-lengths, kind="stable")
-    batches = []
-    start = 0
-    while start < len(order):
-        rows = max_rows or max(1, max_positions // max(1, int(lengths[order[start]])))
-        batches.append(order[start : start + rows])
-        start += rows
-    return batches
+    order = np.argsort(-(source_lengths + target_lengths), kind="stable")
+    batches: list[list[int]] = []
+    source = target = 0
+    for index in order:
+        source, target = max(source, source_lengths[index]), max(target, target_lengths[index])
+        rows = len(batches[-1]) + 1 if batches else 1
+        full = rows > max_rows if max_rows else (source + target) * rows > max_positions
+        if not batches or full:
+            batches.append([])
+            source, target = source_lengths[index], target_lengths[index]
+        batches[-1].append(int(index))
+    return [np.array(batch) for batch in batches]
+
+
+def seed_from(*parts: int) -> int:
+    """One 64-bit seed from several numbers, such that near numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0])

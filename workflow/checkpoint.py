@@ -5,6 +5,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from workflow.console import log
 from workflow.errors import RunFailed
 from workflow.files import discard_folder, whole_folder
 from workflow.models import Model, save_model
@@ -41,5 +42,9 @@ def write_checkpoint(run: Path, step: int, model: Model, tokenizer: Any) -> None
 def rotate_checkpoints(run: Path, keep_newest: int, best: int | None) -> None:
     """Remove all checkpoints but the newest `keep_newest` and the best."""
     for step in find_checkpoints(run)[:-keep_newest]:
-        if step != best:
+        if step == best:
+            continue
+        try:
             discard_folder(checkpoint_folder(run, step))
+        except OSError as error:
+            log.warning("an old checkpoint could not be removed: %s", error)

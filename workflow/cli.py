@@ -1,6 +1,7 @@
 """The command line of both entry scripts: a job run, and its problems told."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
     """Run the job of a command line; returns the exit status."""
     spec, place, problems = parse_command_line(task, description, argv)
     start_log()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that status.json can tell it
     try:
         _refuse_several_processes()
         from workflow.train import run_job  # slow: torch and transformers
@@ -23,7 +25,7 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        print(f"stopped: {error}; files written before are whole", file=sys.stderr)
+        print(f"stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -113,7 +113,9 @@ class JobSpec:
         boolean(), False, _TRAIN, "recompute activations: less memory, about a third more time"
     )
 
-    optim: str = flag(choice("adamw_torch", "adafactor"), "adamw_torch", _OPTIM, "the optimizer")
+    optim: str = flag(
+        choice("adamw_torch", "adafactor"), "adamw_torch", _OPTIM, "adamw_torch or adafactor"
+    )
     learning_rate: float = flag(
         number(0, above=True), None, _OPTIM, "peak learning rate", "1e-4; adafactor 1e-3"
     )
@@ -169,7 +171,10 @@ class JobSpec:
         integer(1), 2, _SAVE, "newest checkpoints to keep; the best is kept besides"
     )
     metric_for_best_model: str = flag(
-        choice(*BEST_METRICS), "loss", _SAVE, "what the best checkpoint is best in"
+        choice(*BEST_METRICS),
+        "loss",
+        _SAVE,
+        f"what the best checkpoint is best in: {', '.join(BEST_METRICS)}",
     )
     logging_steps: int = flag(integer(1), 10, _SAVE, "log every N steps")
 
@@ -221,7 +226,7 @@ def complete(
 ) -> JobSpec:
     """Fill in what was left to the data and the machine.
 
-    Every field that the job uses is then a plain value.
+    Every field that the job uses is then a plain value, and the same for the same command.
 
     Args:
         run_name: the run's name where the user gave none.
@@ -245,6 +250,8 @@ def complete(
     schedule = spec.lr_scheduler_type or ("constant" if adafactor else "linear")
     warmup = 0.05 if spec.warmup_steps is None else spec.warmup_steps
     warmup_steps = math.ceil(warmup * max_steps) if warmup < 1 else round(warmup)
+    # A warm-up begins at a rate of zero: a run that is nothing else would learn nothing.
+    warmup_steps = min(warmup_steps, max_steps - 1)
     if schedule == "constant":
         warmup_steps = 0
     return dataclasses.replace(

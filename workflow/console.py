@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import cache
 from typing import Any
 
 from tqdm import tqdm
@@ -26,6 +27,12 @@ def start_log() -> None:
         log.propagate = False
 
 
-def progress_bar(total: int, label: str, **options: Any) -> "tqdm[Any]":
-    """A bar on standard error; nothing where that is a file."""
-    return tqdm(total=total, desc=label, disable=None, dynamic_ncols=True, leave=False, **options)
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning the first time it is given."""
+    log.warning(message)
+
+
+def progress_bar(total: int, label: str, unit: str = "record", leave: bool = False) -> "tqdm[Any]":
+    """A bar on standard error, kept at the end if `leave`; nothing where that is a file."""
+    return tqdm(total=total, desc=label, unit=unit, leave=leave, disable=None, dynamic_ncols=True)

@@ -9,24 +9,8 @@ from transformers.optimization import Adafactor
 
 from workflow.config import JobSpec
 from workflow.errors import BadInput, Problem
+from workflow.machine import pick_device
 from workflow.models import Model
-
-
-def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def fast_bf16() -> bool:
-    """Whether this machine multiplies bfloat16 matrices faster than float32 ones."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_capability() >= (8, 0)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def computing_model(model: Model, bf16: bool) -> Model:
-    """The model in the precision it computes in."""
-    return model.to(torch.bfloat16) if bf16 else model
 
 
 class SingleProcessEngine:
@@ -39,10 +23,12 @@ class SingleProcessEngine:
     """
 
     def __init__(self, model: Model, spec: JobSpec):
-        self.master = model
-        self.model = model
+        """Take a float32 model from the host's memory to the device that computes."""
+        device = pick_device()
+        computing = copy.deepcopy(model).to(torch.bfloat16) if spec.bf16 else model
+        self.master = model.to(device)
+        self.model = computing.to(device)
         if spec.bf16:
-            self.model = computing_model(copy.deepcopy(model), bf16=True)
             self._accumulate_in_master()
         if spec.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
@@ -120,25 +106,21 @@ def make_scheduler(optimizer: torch.optim.Optimizer, spec: JobSpec) -> Any:
             scheduler_specific_kwargs=spec.lr_scheduler_kwargs,
         )
     except (TypeError, ValueError) as error:
-        where = "--lr_scheduler_kwargs"
-        found = f"{spec.lr_scheduler_kwargs} ({error})"
-        expected = f"what the schedule {spec.lr_scheduler_type} of transformers takes"
-        raise BadInput([Problem(where, found, expected, "correct the keys")]) from error
+        raise _bad_schedule(spec, error) from error
 
 
-def positions_that_fit(config: Any) -> int:
-    """Padded positions of a micro-batch that this machine computes at once, cautiously.
+def _bad_schedule(spec: JobSpec, error: Exception) -> BadInput:
+    found = f"{spec.lr_scheduler_kwargs} ({error})"
+    expected = f"what the schedule {spec.lr_scheduler_type} of transformers takes"
+    return BadInput([Problem("--lr_scheduler_kwargs", found, expected, "correct the keys")])
 
-    On a GPU: the memory left by parameters, gradients and optimizer state (18 bytes a parameter,
-    estimated from the configuration), over 34 × width bytes a layer and position (Korthikanti et
-    al. 2022, "Reducing Activation Recomputation in Large Transformer Models", for 16 bits).
-    """
-    if not torch.cuda.is_available():
-        return 2048
-    decoder_layers = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
-    layers = config.num_hidden_layers + decoder_layers
-    width = config.hidden_size
-    parameters = 16 * layers * width**2 + 2 * config.vocab_size * width
-    free, _ = torch.cuda.mem_get_info()
-    fitting = (0.8 * free - 18 * parameters) / (34 * width * layers)
-    return int(min(max(fitting, 512), 16_384))
+
+def check_schedule(spec: JobSpec) -> None:
+    """Raise BadInput, before anything is loaded, where the schedule cannot give a rate."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=spec.learning_rate)
+    scheduler = make_scheduler(optimizer, spec)
+    try:
+        for step in (0, int(spec.warmup_steps), spec.max_steps // 2, spec.max_steps):
+            [function(step) for function in scheduler.lr_lambdas]
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise _bad_schedule(spec, error) from error

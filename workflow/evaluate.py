@@ -7,7 +7,7 @@ from workflow.config import JobSpec
 from workflow.console import log
 from workflow.models import Model
 from workflow.run_folder import RunFolder
-from workflow.tasks import Task
+from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit
 
 
@@ -31,5 +31,6 @@ def evaluate(
     run.append_metrics({"step": step, **evaluation.metrics, "time": time.time()})
     known = {name: value for name, value in evaluation.metrics.items() if value is not None}
     shown = [f"{name} {value:.4g}" for name, value in known.items() if "seconds" not in name]
-    log.info("step %d: %s", step, "  ".join(shown))
+    told = "  ".join(shown) or "no completions to compare with, so no metrics"
+    log.info("step %d: %s", step, told)
     return evaluation.metrics

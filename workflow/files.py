@@ -91,4 +91,4 @@ def discard_folder(path: Path) -> None:
     """Remove a folder so that no part of it is ever seen under its name."""
     doomed = _beside(path)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

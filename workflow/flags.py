@@ -23,6 +23,7 @@ class Kind:
     expected: str
     convert: Callable[[object], Any]
     metavar: str
+    may_stand_alone: bool = False
 
 
 def text() -> Kind:
@@ -81,7 +82,7 @@ def boolean() -> Kind:
             raise ValueError
         return value
 
-    return Kind("true or false", convert, "true|false")
+    return Kind("true or false", convert, "true|false", may_stand_alone=True)
 
 
 def mapping() -> Kind:
@@ -100,7 +101,9 @@ def or_auto(kind: Kind) -> Kind:
     def convert(value: object) -> Any:
         return None if value == "auto" else kind.convert(value)
 
-    return Kind(f"auto or {kind.expected}", convert, f"auto|{kind.metavar}")
+    return dataclasses.replace(
+        kind, expected=f"auto or {kind.expected}", convert=convert, metavar=f"auto|{kind.metavar}"
+    )
 
 
 def flag(kind: Kind, default: Any, group: str, help: str, shown: str | None = None) -> Any:
@@ -187,8 +190,7 @@ def read_command_line(
                 Problem(f"--{name}", "several values", "one value", "give the flag once")
             )
         value = given[-1]
-        alone_is_true = value is _NO_VALUE and "true or false" in kind.expected
-        values[name] = True if alone_is_true else value
+        values[name] = True if value is _NO_VALUE and kind.may_stand_alone else value
     return values, problems
 
 
@@ -228,7 +230,7 @@ def read_job_file(
     where = f"--config {path}"
     example = 'write flags as keys, like {"max_steps": 100}'
     try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
+        parsed = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         return {}, [Problem(where, shorten(str(error)), "a readable JSON file", example)]
     if not isinstance(parsed, dict):

@@ -1,6 +1,7 @@
 """Decoding: prompts to completions, with the yes and no logits of the first position."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from workflow.batching import batches_by_positions
+from workflow.batching import batches_by_positions, seed_from
 from workflow.config import JobSpec
-from workflow.console import log, progress_bar
+from workflow.console import progress_bar, warn_once
 from workflow.models import Model
 
 POSITIONS_AT_ONCE = 16_384
@@ -38,10 +39,16 @@ def generate(
     settings = _generation_config(spec)
     answer_ids = _answer_ids(tokenizer)
     lengths = np.array([len(row) for row in sources])
-    positions = (lengths + settings.max_new_tokens) * spec.n_samples
+    new_tokens = np.full_like(lengths, settings.max_new_tokens)
+    positions_at_once = POSITIONS_AT_ONCE // spec.n_samples
     answers: list[list[Generation]] = [[] for _ in sources]
-    with progress_bar(len(sources), "generate") as bar, torch.no_grad():
-        for batch in batches_by_positions(positions, POSITIONS_AT_ONCE, spec.eval_batch_size):
+    batches = batches_by_positions(lengths, new_tokens, positions_at_once, spec.eval_batch_size)
+    with (
+        progress_bar(len(sources), "generate") as bar,
+        torch.no_grad(),
+        _only_ids_of(model),
+    ):
+        for batch in batches:
             found = _generate_batch(
                 model, tokenizer, [sources[i] for i in batch], settings, answer_ids
             )
@@ -51,26 +58,30 @@ def generate(
     return answers
 
 
-def seed_from(*parts: int) -> int:
-    """One 64-bit seed from several numbers, such that near numbers give unrelated seeds."""
-    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0])
+@contextmanager
+def _only_ids_of(model: Model) -> Iterator[None]:
+    """Let `generate` take nothing but token ids from the model's own generation settings.
+
+    It fills in whatever the job leaves open: beams, penalties, length limits, forced tokens.
+    """
+    own = model.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    ids = {name: getattr(own, name) for name in (*names, "forced_bos_token_id")}
+    model.generation_config = GenerationConfig(**ids)
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _generation_config(spec: JobSpec) -> GenerationConfig:
-    """All that decides the text is said here: what is left out would be taken from the model."""
     sampling = {} if spec.greedy else {"temperature": spec.temperature}
     return GenerationConfig(
         max_new_tokens=spec.max_new_tokens,
-        min_length=0,
         do_sample=not spec.greedy,
         top_k=0,
-        top_p=1.0,
         num_beams=1,
         num_return_sequences=spec.n_samples,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        encoder_no_repeat_ngram_size=0,
-        length_penalty=1.0,
         **sampling,
     )
 
@@ -79,7 +90,7 @@ def _answer_ids(tokenizer: Any) -> list[int] | None:
     """The ids of the pieces `▁no` and `▁yes`; None, with a warning, where one is no piece."""
     ids = [tokenizer.convert_tokens_to_ids(piece) for piece in ("▁no", "▁yes")]
     if any(i is None or i == tokenizer.unk_token_id for i in ids):
-        log.warning("the vocabulary has no ▁yes or no ▁no: scores are null")
+        warn_once("the vocabulary has no ▁yes or no ▁no: scores are null")
         return None
     return ids
 
@@ -100,8 +111,12 @@ def _generate_batch(
     ids = model.generate(encoder_outputs=encoded, attention_mask=mask, generation_config=settings)
     end = tokenizer.eos_token_id
     generated = [_until_end(row, end) for row in ids[:, 1:].tolist()]
-    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-    full_texts = tokenizer.batch_decode(generated, skip_special_tokens=False)
+    texts = tokenizer.batch_decode(
+        generated, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    full_texts = tokenizer.batch_decode(
+        generated, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
     samples = len(generated) // len(sources)
     return [
         [
@@ -115,15 +130,19 @@ def _generate_batch(
 def _first_scores(
     model: Model, encoded: Any, mask: torch.Tensor, answer_ids: list[int] | None
 ) -> list[list[float] | None]:
-    """Raw logits of `answer_ids` at the first generated position, a pair a row."""
+    """Raw logits of `answer_ids` at the first generated position, a pair a row.
+
+    None stands where they are unknown or not finite, which JSON could not hold.
+    """
     if answer_ids is None:
         return [None] * len(mask)
     start = torch.full((len(mask), 1), model.config.decoder_start_token_id, device=model.device)
     output = model(
         encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=start, use_cache=False
     )
-    pairs: list[list[float] | None] = output.logits[:, 0, answer_ids].float().tolist()
-    return pairs
+    logits = output.logits[:, 0, answer_ids].float()
+    finite = torch.isfinite(logits).all(dim=-1).tolist()
+    return [pair if known else None for pair, known in zip(logits.tolist(), finite, strict=True)]
 
 
 def _until_end(ids: list[int], end: int | None) -> list[int]:

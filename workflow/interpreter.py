@@ -7,19 +7,40 @@ import importlib.util
 import os
 import sys
 
-PACKAGES = ("torch", "transformers", "numpy", "tqdm")
+PACKAGES = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "tqdm")
 
 
 def ensure_packages(script):
-    """Return where the packages are at hand, else run `script` again with .venv beside it."""
-    if sys.version_info >= (3, 11) and all(map(importlib.util.find_spec, PACKAGES)):
-        return
+    """Return where the packages are at hand, else run `script` again with .venv beside it.
+
+    An interpreter with other versions than the pinned ones gives way to .venv, and will do where
+    there is no .venv.
+    """
     beside = os.path.dirname(os.path.abspath(script))
     python = os.path.join(beside, ".venv", "bin", "python")
     inside = os.path.realpath(sys.prefix) == os.path.realpath(os.path.join(beside, ".venv"))
-    if inside or not os.path.exists(python):
-        setup = os.path.join(beside, "scripts", "setup")
-        needs = "Python 3.11 or newer with the packages of pyproject.toml"
-        sys.stderr.write("this needs %s; run %s once\n" % (needs, setup))
-        sys.exit(2)
-    os.execv(python, [python] + sys.argv)
+    new_enough = sys.version_info >= (3, 11)
+    if new_enough and _has_pinned(os.path.join(beside, "requirements.txt")):
+        return
+    if os.path.exists(python) and not inside:
+        os.execv(python, [python] + sys.argv)
+    if new_enough and all(map(importlib.util.find_spec, PACKAGES)):
+        return
+    needs = "Python 3.11 or newer with the packages of pyproject.toml"
+    setup = os.path.join(beside, "scripts", "setup")
+    sys.stderr.write("this needs %s; run %s once\n" % (needs, setup))
+    sys.exit(2)
+
+
+def _has_pinned(requirements):
+    """Whether each of PACKAGES is here in the version that `requirements` pins."""
+    from importlib import metadata
+
+    with open(requirements) as file:
+        pins = dict(line.strip().split("==") for line in file if "==" in line)
+    try:
+        # a local version, as in 2.13.0+cpu, is another build of the same
+        here = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
+    except metadata.PackageNotFoundError:
+        return False
+    return all(pins.get(name, pins.get(name.replace("_", "-"))) == here[name] for name in PACKAGES)

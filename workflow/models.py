@@ -23,6 +23,7 @@ Model = Any
 """A transformers.PreTrainedModel, whose own types are too loose to check."""
 
 HEAD = "lm_head.weight"
+_SETTINGS = ["*.json", "*.model", "*.txt"]
 _VOCABULARY_FILES = (
     "tokenizer.json",
     "spiece.model",
@@ -45,34 +46,38 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 
-def fetch_model(model: Path | str) -> Path:
-    """The folder of a model; one named by its hub name is downloaded unless it is on disk.
+def fetch_settings(model: Path | str) -> Path:
+    """The folder of a model with all but its weights: small, so that problems show soon.
+
+    A hub name is downloaded unless it is on disk.
 
     Raises:
         BadInput: where the hub has none such, or cannot be reached.
     """
-    if isinstance(model, Path):
-        return model
-    try:
-        folder = _download(model, ["*.json", "*.model", "*.txt", "*.safetensors"])
-        if not list(folder.glob("*.safetensors")):
-            folder = _download(model, ["*.json", "*.model", "*.txt", "pytorch_model*.bin"])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise BadInput(
-            [
-                Problem(
-                    f"model {model}",
-                    f"no such local folder, and the hub did not give it ({_first_line(error)})",
-                    "a local folder or a hub name that can be reached",
-                    "correct the name, or put the model's folder into mount/models",
-                )
-            ]
-        ) from error
+    return _fetch(model, _SETTINGS)
+
+
+def fetch_weights(model: Path | str) -> Path:
+    """The folder of a model with its weights; raises BadInput as `fetch_settings` does."""
+    folder = _fetch(model, ["*.safetensors"])
+    if isinstance(model, str) and not list(folder.glob("*.safetensors")):
+        folder = _fetch(model, ["pytorch_model*.bin"])
     return folder
 
 
-def _download(name: str, patterns: list[str]) -> Path:
-    return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+def _fetch(model: Path | str, patterns: list[str]) -> Path:
+    if isinstance(model, Path):
+        return model
+    try:
+        return Path(huggingface_hub.snapshot_download(model, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        problem = Problem(
+            f"model {model}",
+            f"no such local folder, and the hub did not give it ({_first_line(error)})",
+            "a local folder or a hub name that can be reached",
+            "correct the name, or put the model's folder into mount/models",
+        )
+        raise BadInput([problem]) from error
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -112,6 +117,9 @@ def load_config(folder: Path, vocabulary: int) -> Any:
         found = f"the model type {config.model_type}"
         expected = "an encoder-decoder language model, as t5, mt5 or bart"
         problems.append(Problem(where, found, expected, "choose another model"))
+    elif not hasattr(_model_class(config), "prepare_decoder_input_ids_from_labels"):
+        found = f"the model type {config.model_type}, which cannot be trained on labels alone"
+        problems.append(Problem(where, found, "a model as t5, mt5 or bart", "choose another model"))
     elif getattr(config, "decoder_start_token_id", None) is None:
         found = "no decoder_start_token_id"
         mend = f'add "decoder_start_token_id": {config.pad_token_id or 0}'
@@ -126,7 +134,12 @@ def load_config(folder: Path, vocabulary: int) -> Any:
     return config
 
 
-def load_model(folder: Path, dropout_rate: float | None = None) -> Model:
+def _model_class(config: Any) -> Any:
+    found = AutoModelForSeq2SeqLM._model_mapping[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
+def load_model(folder: Path | str, dropout_rate: float | None = None) -> Model:
     """The model of a folder in float32 on the CPU, every tensor equal to the file's.
 
     Reads safetensors, or PyTorch files with weights only, in one file or in shards.
@@ -134,6 +147,7 @@ def load_model(folder: Path, dropout_rate: float | None = None) -> Model:
     Raises:
         BadInput: where files are missing, broken or do not fit the configuration.
     """
+    folder = Path(folder)
     changes = {} if dropout_rate is None else _dropout_settings(folder, dropout_rate)
     try:
         weight_files(folder)
@@ -153,10 +167,13 @@ def load_model(folder: Path, dropout_rate: float | None = None) -> Model:
 
 
 def _dropout_settings(folder: Path, rate: float) -> dict[str, float]:
-    """The names this configuration has for dropout, all set to `rate`."""
+    """The configuration's own name for dropout, set to `rate`."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    names = ("dropout_rate", "dropout", "attention_dropout", "activation_dropout")
-    return {name: rate for name in names if hasattr(config, name)}
+    for name in ("dropout_rate", "dropout"):
+        if hasattr(config, name):
+            return {name: rate}
+    found = f"a {config.model_type} model, which has no such setting"
+    raise BadInput([Problem("--dropout_rate", found, "a model with dropout", "leave it out")])
 
 
 def _compare_with_files(model: Model, folder: Path, report: dict[str, Any]) -> list[Problem]:
@@ -180,6 +197,10 @@ def _compare_with_files(model: Model, folder: Path, report: dict[str, Any]) -> l
         problems.append(
             Problem(str(folder), found, "every tensor of the model", "get the whole model again")
         )
+    if report["unexpected_keys"]:
+        found = f"tensors that the model lacks: {shorten_names(sorted(report['unexpected_keys']))}"
+        mend = "correct config.json: a layer may be missing there"
+        problems.append(Problem(str(folder), found, "the tensors of the model", mend))
     if differing:
         found = f"other values in the model than in its files for {shorten_names(differing)}"
         problems.append(

@@ -49,11 +49,12 @@ def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
         {"": file} for one JSON file with all splits, else {"train": file, "eval": file} with
         those that exist.
     """
-    candidates = [mount.data / f"{name}.json", mount.data / name, Path(name).expanduser()]
+    as_path = Path(os.path.expanduser(name))  # noqa: PTH111 (leaves ~nobody as it is)
+    candidates = [mount.data / f"{name}.json", mount.data / name, as_path]
     for path in candidates:
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 (False, not an error, for a name that is too long)
             return {"": path}, []
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112
             return _split_files(path)
     tried = ", ".join(str(path) for path in candidates)
     mend = _nearest(name, _data_names(mount), f"put {Path(name).name}.json into {mount.data}")
@@ -93,6 +94,11 @@ def find_model(mount: Mount, spec: JobSpec) -> tuple[Path | str, list[Problem]]:
     """The folder of the model, or its name on the hub where no such folder exists."""
     if spec.model_init_name is not None:
         folder = mount.models / spec.model_init_name
+        where = f"--model_init_name {spec.model_init_name}"
+        checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
+        if checkpoints and not (folder / "config.json").exists():
+            mend = f"write {spec.model_init_name}/{checkpoints[-1]}"
+            return folder, [Problem(where, "a run, not a model", "one of its checkpoints", mend)]
         if folder.is_dir():
             return folder, []
         known = [p.name for p in mount.models.iterdir()] if mount.models.is_dir() else []
@@ -101,7 +107,6 @@ def find_model(mount: Mount, spec: JobSpec) -> tuple[Path | str, list[Problem]]:
             known = [str(parent / path.name) for path in folder.parent.iterdir()]
         known = [name for name in known if not Path(name).name.startswith(".")]
         mend = _nearest(spec.model_init_name, known, f"put the model's folder into {mount.models}")
-        where = f"--model_init_name {spec.model_init_name}"
         return folder, [Problem(where, "no such folder", str(folder), mend)]
     folder = Path(spec.model).expanduser()
     if folder.is_dir():
@@ -138,16 +143,21 @@ def evaluated_step(model: Path | str) -> int:
 def find_run_folder(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
     """The folder of a run; a name that would lead out of mount/models is a problem."""
     folder = mount.models / name
-    models = mount.models.resolve()
-    resolved = folder.resolve()
+    models, resolved = mount.models.resolve(), Path(os.path.realpath(folder))
     parts = Path(name).parts
     hidden = any(part.startswith(".") for part in parts)
-    if Path(name).is_absolute() or hidden or models not in resolved.parents or len(name) > 200:
+    long = any(len(os.fsencode(part)) > 120 for part in parts)
+    if Path(name).is_absolute() or hidden or long or models not in resolved.parents:
         problem = Problem(
             f"--training_run_name {shorten(name)}",
-            "a name that leaves mount/models, is hidden or is longer than 200 characters",
+            "a name that leaves mount/models, is hidden or is longer than 120 bytes",
             f"a folder name inside {mount.models}",
             "choose another name",
         )
         return folder, [problem]
+    for parent in resolved.parents[: len(parts) - 1]:
+        if (parent / "config.json").exists() or (parent / "training_args.json").exists():
+            found = f"a name inside {parent}, which is a model or a run"
+            where = f"--training_run_name {shorten(name)}"
+            return folder, [Problem(where, found, "a folder of its own", "choose another name")]
     return (resolved if folder.is_symlink() else folder), []

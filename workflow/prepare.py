@@ -1,5 +1,6 @@
-"""From what was asked to all that a run needs, with every problem told before anything is made."""
+"""From what was asked to all that a run needs, with every problem told before a run is begun."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,70 +8,93 @@ from typing import Any
 
 from workflow.command import NO_MODEL
 from workflow.config import JobSpec, complete
-from workflow.engine import computing_model, fast_bf16, pick_device, positions_that_fit
+from workflow.engine import check_schedule
 from workflow.errors import BadInput, Problem
-from workflow.models import Model, fetch_model, load_config, load_model, load_tokenizer
+from workflow.machine import fast_bf16, positions_that_fit
+from workflow.models import fetch_settings, load_config, load_tokenizer
 from workflow.mount import Mount, default_run_name, find_data, find_model, find_run_folder
 from workflow.records import load_records
-from workflow.run_folder import is_finished
-from workflow.tasks import Task, get_task
+from workflow.run_folder import SPEC_FILE
+from workflow.tasks import TASKS
+from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit, prepare_splits
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job that can begin."""
+    """A job that can begin: everything but the model's weights, which may take minutes.
+
+    Attributes:
+        spec: the job, complete.
+        model_source: the model's folder, or its name on the hub.
+        run_path: where the run's folder is, or will be.
+        claim_lock: a file to lock while the run's folder is made.
+    """
 
     spec: JobSpec
     task: Task
-    model: Model
     tokenizer: Any
     splits: dict[str, TokenizedSplit]
     model_source: Path | str
     run_path: Path
+    claim_lock: Path
+
+    @property
+    def data_keys(self) -> dict[str, str]:
+        return {name: split.key for name, split in self.splits.items()}
 
 
-def prepare(spec: JobSpec, mount: Mount, flag_problems: Sequence[Problem] = ()) -> Job | Path:
-    """Find, check and load everything; the run's folder alone where the job is done already.
+def prepare(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Job:
+    """Find and check everything, and tokenize the data.
+
+    Args:
+        problems: those of the command line, to be told together with the others.
 
     Raises:
         BadInput: with all problems of flags, names and data together.
     """
-    task = get_task(spec.task)
+    task = TASKS[spec.task]()
     splits = ["eval"] if spec.no_train else ["train", "eval"]
-    files, model_source, run_path = _find(spec, mount, task, splits, list(flag_problems))
+    files, source, run_path = _find(spec, mount, task, splits, list(problems))
 
-    folder = fetch_model(model_source)
+    folder = fetch_settings(source)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder, len(tokenizer))
-    _check_lengths(spec, config)
     data = prepare_splits(
         files, splits, task, tokenizer, mount.cache / "tokens", answers_needed=not spec.no_train
     )
+    bf16 = fast_bf16()
     spec = complete(
         spec,
         run_name=default_run_name(spec),
         train_count=len(data["train"]) if "train" in data else 0,
-        longest_target=_longest_target(data, spec),
-        fast_bf16=fast_bf16(),
-        micro_batch_tokens=positions_that_fit(config),
+        longest_target=_longest_target(data, spec, source),
+        fast_bf16=bf16,
+        micro_batch_tokens=positions_that_fit(config, spec.max_source_length, bf16),
     )
-    if is_finished(run_path, spec):
-        return run_path
-    model = load_model(folder, spec.dropout_rate).to(pick_device())
-    if spec.no_train:
-        model = computing_model(model, bool(spec.bf16))
-    return Job(spec, task, model, tokenizer, data, model_source, run_path)
+    _check_lengths(spec, config)
+    if not spec.no_train:
+        check_schedule(spec)
+    return Job(spec, task, tokenizer, data, source, run_path, mount.cache / "claim.lock")
 
 
 def _find(
     spec: JobSpec, mount: Mount, task: Task, splits: list[str], problems: list[Problem]
 ) -> tuple[dict[str, Path], Path | str, Path]:
     """The data's files, the model and the run's folder, or BadInput with all there is to mend."""
+    if not mount.root.is_dir():
+        expected = "a folder with data/ and models/"
+        mend = "make it, or name another with --mount or $WORKFLOW_MOUNT"
+        raise BadInput([*problems, Problem(str(mount.root), "no such mount", expected, mend)])
     run_path, found = find_run_folder(mount, spec.training_run_name or default_run_name(spec))
     problems += found
-    model_source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
+    source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
     problems += found
+    if isinstance(source, Path) and run_path.resolve() in source.resolve().parents:
+        where = f"--training_run_name {run_path.name}"
+        found_inside = "the run that holds the model to begin with"
+        mend = "choose another --training_run_name"
+        problems.append(Problem(where, found_inside, "a folder of its own", mend))
     files, found = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
     problems += found
     if problems:
@@ -80,7 +104,7 @@ def _find(
             except BadInput as error:
                 problems += error.problems
         raise BadInput(problems)
-    return files, model_source, run_path
+    return files, source, run_path
 
 
 def _check_lengths(spec: JobSpec, config: Any) -> None:
@@ -95,14 +119,26 @@ def _check_lengths(spec: JobSpec, config: Any) -> None:
             f"at most {positions}, the positions this model has",
             f"add --{name} {positions}",
         )
-        for name in ("max_source_length", "max_target_length")
+        for name in ("max_source_length", "max_target_length", "max_new_tokens")
         if getattr(spec, name) > positions
     ]
     if problems:
         raise BadInput(problems)
 
 
-def _longest_target(data: dict[str, TokenizedSplit], spec: JobSpec) -> int:
-    """Tokens of the longest completion, after the cut; the cut itself where there is none."""
-    lengths = [split.targets.lengths(spec.max_target_length).max() for split in data.values()]
-    return int(max(lengths)) or spec.max_target_length
+def _longest_target(data: dict[str, TokenizedSplit], spec: JobSpec, source: Path | str) -> int:
+    """Tokens that the data's completions need.
+
+    Where only eval records were read, a run's checkpoint answers with what its run allowed at
+    least, and any other model with `max_target_length` if some completion is unknown.
+    """
+    longest = max(
+        int(split.targets.lengths(spec.max_target_length).max()) for split in data.values()
+    )
+    if not spec.no_train:
+        return longest
+    try:
+        run = json.loads((Path(source).parent / SPEC_FILE).read_text(encoding="utf-8"))
+        return max(longest, int(run["max_new_tokens"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return longest if data["eval"].answered.all() else spec.max_target_length

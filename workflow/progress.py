@@ -20,10 +20,10 @@ class Progress:
     best_step: int | None = None
     best_value: float | None = None
 
-    def note_saved(self, metric: str, value: float | None) -> None:
-        """Remember the checkpoint of this step where it is the best so far."""
+    def note_checkpoint(self, step: int, metric: str, value: float | None) -> None:
+        """Remember the checkpoint of a step where it is the best so far; None: not evaluated."""
         if is_better(metric, value, self.best_value):
-            self.best_step, self.best_value = self.step, value
+            self.best_step, self.best_value = step, value
 
 
 @dataclass
@@ -31,7 +31,7 @@ class LogWindow:
     """Figures of the steps since the last logged one; time spent outside steps does not count."""
 
     loss: float = 0.0
-    weight: int = 0
+    normalizer: int = 0
     examples: int = 0
     real_positions: int = 0
     padded_positions: int = 0
@@ -41,15 +41,15 @@ class LogWindow:
     def begin_step(self) -> None:
         self._began = time.perf_counter()
 
-    def end_step(self, loss: float, weight: int, plan: StepPlan) -> None:
+    def end_step(self, loss: float, normalizer: int, plan: StepPlan) -> None:
         """Add a step.
 
         Args:
             loss: the sum of the step's losses.
-            weight: what it is divided by.
+            normalizer: what it is divided by.
         """
         self.loss += loss
-        self.weight += weight
+        self.normalizer += normalizer
         self.examples += sum(len(batch) for batch in plan.micro_batches)
         self.real_positions += plan.real_positions
         self.padded_positions += plan.padded_positions
@@ -59,7 +59,7 @@ class LogWindow:
         """A line of train_log.jsonl."""
         return {
             "step": step,
-            "loss": self.loss / self.weight,
+            "loss": self.loss / self.normalizer,
             "learning_rate": learning_rate,
             "grad_norm": gradient_norm,
             "examples_per_second": round(self.examples / self.seconds, 3),

@@ -12,7 +12,7 @@ from workflow.errors import BadInput, Problem, shorten
 
 Record = dict[str, Any]
 DEEPEST = 100
-Place = Callable[[int], str]
+Where = Callable[[int], str]
 """The words for where record i stands."""
 
 
@@ -58,7 +58,7 @@ def load_records(
 
 def _read_splits(
     files: Mapping[str, Path], splits: Sequence[str], schema: Schema, problems: list[Problem]
-) -> dict[str, tuple[list[Any], Place]]:
+) -> dict[str, tuple[list[Any], Where]]:
     if "" in files:
         path = files[""]
         in_file = _read_json(path, splits, schema, problems)
@@ -75,7 +75,7 @@ def _read_splits(
     return found
 
 
-def _place(path: Path, split: str, lines: bool = False) -> Place:
+def _place(path: Path, split: str, lines: bool = False) -> Where:
     def place(index: int) -> str:
         line = f"line {index + 1}: " if lines else ""
         return f"{path}: {line}{split}[{index}]"
@@ -117,7 +117,7 @@ def _read_json(
     text = _read_text(path, problems)
     if text is None:
         return {}
-    data = _parse(text, str(path), problems)
+    data = _parse(text, path, problems)
     expected = f'{{"train": [{schema.example}, …], "eval": […]}}'
     if data is _BROKEN:
         return {}
@@ -152,13 +152,13 @@ def _read_json_lines(path: Path, problems: list[Problem]) -> list[Any]:
     text = _read_text(path, problems)
     if text is None:
         return []
-    lines = text.rstrip("\n").split("\n")
+    lines = text.rstrip("\r\n").split("\n")
     records = []
     for number, line in enumerate(lines, start=1):
-        where = f"{path}: line {number}"
         if line.strip():
-            records.append(_parse(line, where, problems, last=number == len(lines)))
+            records.append(_parse(line, path, problems, number, last=number == len(lines)))
         else:
+            where = f"{path}: line {number}"
             problems.append(Problem(where, "an empty line", "a record", "remove the line"))
             records.append(_BROKEN)
     return records
@@ -203,13 +203,15 @@ _decoder = json.JSONDecoder(
 )
 
 
-def _parse(text: str, where: str, problems: list[Problem], last: bool = False) -> Any:
+def _parse(
+    text: str, path: Path, problems: list[Problem], line: int | None = None, last: bool = False
+) -> Any:
+    """The JSON value of a file or of one `line` of it; `_BROKEN`, with a problem, for none."""
+    where = f"{path}" if line is None else f"{path}: line {line}"
     try:
         return _decoder.decode(text)
     except json.JSONDecodeError as error:
-        at = f"{where}: line {error.lineno}, column {error.colno}"
-        if "line" in where.rsplit(":", 1)[-1]:
-            at = f"{where}, column {error.colno}"
+        at = f"{path}: line {line or error.lineno}, column {error.colno}"
         at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
         cut = last or at_end
         mend = "the file may have been cut off: write it again" if cut else "correct it there"
@@ -258,13 +260,19 @@ def _check_record(
             problems.append(Problem(f"{place}.{schema.answer_key}", found, expected, mend))
     elif answers_needed or _near_key(schema.answer_key, record):
         problems.append(_missing_key(place, schema.answer_key, record, "an answer to learn"))
+    _check_values(place, record, problems, depth=0)
+
+
+def _check_values(
+    place: str, record: Mapping[str, Any], problems: list[Problem], depth: int
+) -> None:
     for key, value in record.items():
         if not key.isascii():
-            _check_value(f"{place}: key {shorten(key)}", key, problems)
-        _check_value(f"{place}.{shorten(key)[1:-1]}", value, problems)
+            _check_value(f"{place}: key {shorten(key)}", key, problems, depth)
+        _check_value(f"{place}.{shorten(key)[1:-1]}", value, problems, depth)
 
 
-def _check_value(place: str, value: object, problems: list[Problem], depth: int = 0) -> None:
+def _check_value(place: str, value: object, problems: list[Problem], depth: int) -> None:
     """What a value may not hold anywhere, so that it can be tokenized and written back."""
     if depth > DEEPEST:
         problems.append(_too_deep(place.split("[0][0]")[0]))
@@ -282,8 +290,7 @@ def _check_value(place: str, value: object, problems: list[Problem], depth: int 
     elif isinstance(value, dict):
         if isinstance(value, _RepeatedKeys):
             problems.append(_repeated_keys(place, value))
-        for key, inner in value.items():
-            _check_value(f"{place}.{shorten(key)[1:-1]}", inner, problems, depth + 1)
+        _check_values(place, value, problems, depth + 1)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             _check_value(f"{place}[{index}]", inner, problems, depth + 1)
@@ -300,7 +307,7 @@ def _repeated_keys(place: str, value: _RepeatedKeys) -> Problem:
 
 def _near_key(key: str, record: Mapping[str, Any]) -> str | None:
     lower = {str(found).strip().lower(): str(found) for found in record}
-    near = difflib.get_close_matches(key, list(lower), n=1, cutoff=0.8)
+    near = difflib.get_close_matches(key, list(lower), n=1, cutoff=0.85)
     return lower[near[0]] if near else None
 
 

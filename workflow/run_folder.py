@@ -1,10 +1,12 @@
 """The folder of a run: whose it is, and what stands in it beside the checkpoints."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,13 @@ from workflow.files import (
     whole_folder,
     write_json,
 )
+from workflow.progress import Progress
 
 SPEC_FILE = "training_args.json"
 STATUS_FILE = "status.json"
+
+# These change how a job is computed, not what comes out.
+MAY_DIFFER = frozenset({"micro_batch_tokens", "logging_steps"})
 
 
 def written_spec(spec: JobSpec) -> dict[str, Any]:
@@ -43,37 +49,56 @@ def read_status(folder: Path) -> dict[str, Any]:
     return status if isinstance(status, dict) else {}
 
 
-def is_finished(folder: Path, spec: JobSpec) -> bool:
-    """Whether this very job is done; raises BadInput where the folder is not free for it."""
+def is_finished(folder: Path, spec: JobSpec, data: dict[str, str]) -> bool:
+    """Whether this very job is done; raises BadInput where the folder is not free for it.
+
+    Args:
+        data: the key of each split's content, as status.json keeps it.
+    """
     if not folder.exists():
         return False
-    where = str(folder)
     if not is_run_folder(folder):
         if folder.is_dir() and not any(folder.iterdir()):
             return False
-        found, mend = "something that is no run folder", "choose another --training_run_name"
-        raise BadInput([Problem(where, found, "a free name", mend)])
+        found = "something that is no run folder"
+        raise _not_free(folder, found, "a free name", "choose another --training_run_name")
     status = read_status(folder)
-    if status.get("state") == "running" and _is_alive(status):
-        found = f"a job that is running (pid {status['pid']} on {status['host']})"
-        mend = "wait for it, end it, or choose another --training_run_name"
-        raise BadInput([Problem(where, found, "a run that is not running", mend)])
+    if status.get("state") == "running":
+        _refuse_running(folder, status, spec.overwrite_output_dir)
     if spec.overwrite_output_dir:
         return False
     mend = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
     differences = _differences(folder, spec)
+    if status.get("data") != data:
+        differences.append("the data or the tokenizer has changed since")
     if differences:
         found = f"a run of another job ({'; '.join(differences)})"
-        raise BadInput([Problem(where, found, "the same job", mend)])
+        raise _not_free(folder, found, "the same job", mend)
     if status.get("state") == "done":
         return True
     checkpoints = find_checkpoints(folder)
     if checkpoints:
-        found = (
-            f"a run that ended at step {status.get('step')} (newest: checkpoint-{checkpoints[-1]})"
-        )
-        raise BadInput([Problem(where, found, "a finished run, or a free name", mend)])
+        newest = f"newest: checkpoint-{checkpoints[-1]}"
+        found = f"a run that ended at step {status.get('step')} ({newest})"
+        raise _not_free(folder, found, "a finished run, or a free name", mend)
     return False
+
+
+def _not_free(folder: Path, found: str, expected: str, mend: str) -> BadInput:
+    return BadInput([Problem(str(folder), found, expected, mend)])
+
+
+def _refuse_running(folder: Path, status: dict[str, Any], overwrite: bool) -> None:
+    """Refuse a folder that a live job writes; of another host, only the user can know."""
+    found = f"a job that is running (pid {status.get('pid')} on {status.get('host')})"
+    mend = "wait for it, end it, or choose another --training_run_name"
+    if status.get("host") != socket.gethostname():
+        mend += "; where that job is gone, add --overwrite_output_dir"
+        refused = not overwrite
+    else:
+        refused = _is_alive(status)
+    if refused:
+        raise _not_free(folder, found, "a run that is not running", mend)
 
 
 def _differences(folder: Path, spec: JobSpec) -> list[str]:
@@ -85,56 +110,77 @@ def _differences(folder: Path, spec: JobSpec) -> list[str]:
     return [
         f"{name}: {shorten(earlier.get(name))} there, {shorten(value)} here"
         for name, value in wanted.items()
-        if earlier.get(name) != value
+        if earlier.get(name) != value and name not in MAY_DIFFER
     ]
 
 
 def _is_alive(status: dict[str, Any]) -> bool:
-    if status.get("host") != socket.gethostname() or status.get("pid") == os.getpid():
+    if status.get("pid") == os.getpid():
         return False
     try:
         os.kill(int(status["pid"]), 0)
-    except (OSError, ValueError, KeyError):
+    except PermissionError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     return True
+
+
+def claim_run_folder(
+    path: Path, spec: JobSpec, data: dict[str, str], lock: Path
+) -> "RunFolder | None":
+    """Make the run's folder, in place of what an earlier try of the same job left there.
+
+    Args:
+        lock: a file that jobs of this mount lock while they claim, so that one of two wins.
+
+    Returns:
+        The folder, or None where the job was done meanwhile.
+
+    Raises:
+        BadInput: where the folder is another's.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if is_finished(path, spec, data):
+            return None
+        if path.exists():
+            discard_folder(path)
+        run = RunFolder(path, spec.max_steps, data)
+        with whole_folder(path) as partial:
+            write_json(partial / SPEC_FILE, written_spec(spec))
+            write_json(partial / STATUS_FILE, run.status("running", Progress()))
+    remove_partials(path.parent)
+    return run
 
 
 class RunFolder:
     """Writes what a run tells about itself."""
 
-    def __init__(self, path: Path, spec: JobSpec):
-        """Make the folder, in place of what an earlier try of the job left there.
-
-        Raises:
-            BadInput: where another job has taken the name since it was found free.
-        """
+    def __init__(self, path: Path, max_steps: int | None, data: dict[str, str]):
         self.path = path
-        self._max_steps = spec.max_steps
-        is_finished(path, spec)
-        if path.exists():
-            discard_folder(path)
-        with whole_folder(path) as partial:
-            write_json(partial / SPEC_FILE, written_spec(spec))
-            write_json(partial / STATUS_FILE, self._status("running", 0, None))
-        status = read_status(path)
-        if (status.get("host"), status.get("pid")) != (socket.gethostname(), os.getpid()):
-            found = "a job that began at the same moment"
-            raise BadInput([Problem(str(path), found, "a free name", "start one of the two")])
-        remove_partials(path.parent)
+        self._max_steps = max_steps
+        self._data = data
 
-    def write_status(self, state: str, step: int, error: str | None = None) -> None:
-        write_json(self.path / STATUS_FILE, self._status(state, step, error))
+    def write_status(self, state: str, progress: Progress, error: str | None = None) -> None:
+        write_json(self.path / STATUS_FILE, self.status(state, progress, error))
 
-    def _status(self, state: str, step: int, error: str | None) -> dict[str, Any]:
+    def status(self, state: str, progress: Progress, error: str | None = None) -> dict[str, Any]:
+        """What status.json says: running, done or failed, how far, where, on which data."""
         status = {
             "state": state,
-            "step": step,
+            "step": progress.step,
             "max_steps": self._max_steps,
+            "best_step": progress.best_step,
+            "best_value": progress.best_value,
             "time": time.time(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "job_id": os.environ.get("SLURM_JOB_ID"),
-            "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            "data": self._data,
         }
         return status | ({"error": error} if error else {})
 

@@ -8,23 +8,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from workflow.batching import Indexes, Lengths
 from workflow.console import log, progress_bar
 from workflow.files import discard_folder, remove_partials, whole_folder, write_json
-from workflow.records import Record, load_records
-
-if TYPE_CHECKING:
-    from workflow.tasks import Task
+from workflow.records import Record, Schema, load_records
 
 CACHE_FORMAT = 1
 CHUNK = 4096
 """Records tokenized at once."""
 
-Lengths = npt.NDArray[np.int64]
+
+class Encoder(Protocol):
+    """What of a task is needed here."""
+
+    name: str
+    schema: Schema
+
+    def encode(
+        self, tokenizer: Any, records: Sequence[Record]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of sources and of targets; an empty target where the answer is missing."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +49,27 @@ class Ragged:
             return self.values[start:end]
         return np.append(self.values[start : start + longest - 1], self.values[end - 1])
 
-    def lengths(self, longest: int) -> Lengths:
-        return np.minimum(np.diff(self.offsets), longest)
+    def lengths(self, longest: int, rows: Indexes | None = None) -> Lengths:
+        """Lengths after the cut at `longest`, of all rows or of `rows`."""
+        if rows is None:
+            rows = np.arange(len(self.offsets) - 1)
+        lengths: Lengths = self.offsets[rows + 1] - self.offsets[rows]
+        return np.minimum(lengths, longest)
+
+    def count_cut(self, longest: int) -> int:
+        """How many rows the cut at `longest` shortens."""
+        return int((np.diff(self.offsets) > longest).sum())
 
 
 class TokenizedSplit:
-    """The records of one split and their token ids, read from disk as they are asked for."""
+    """The records of one split and their token ids, read from disk as they are asked for.
+
+    Attributes:
+        key: differs where data, split, tokenizer or task differ.
+    """
 
     def __init__(self, folder: Path):
+        self.key = folder.name
         self._folder = folder
         self.sources = _open_ragged(folder, "source")
         self.targets = _open_ragged(folder, "target")
@@ -77,7 +98,7 @@ class TokenizedSplit:
 def prepare_splits(
     files: Mapping[str, Path],
     splits: Sequence[str],
-    task: "Task",
+    task: Encoder,
     tokenizer: Any,
     cache: Path,
     answers_needed: bool,
@@ -95,7 +116,7 @@ def prepare_splits(
     folders = {}
     for split in splits:
         path = files.get(split) or files.get("")
-        content = _file_digest(path) if path is not None and path.is_file() else "none"
+        content = "none" if path is None else _file_digest(path)
         key = json.dumps([CACHE_FORMAT, task.name, fingerprint, split, content])
         folders[split] = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = {split: _open_cached(folder) for split, folder in folders.items()}
@@ -118,8 +139,12 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """A digest of the file's content; where it cannot be read, `load_records` will say why."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "none"
 
 
 def _serves(split: TokenizedSplit | None, answers_needed: bool) -> bool:
@@ -151,7 +176,7 @@ def _open_ragged(folder: Path, name: str) -> Ragged:
 
 
 def _write_split(
-    folder: Path, records: list[Record], split: str, task: "Task", tokenizer: Any
+    folder: Path, records: list[Record], split: str, task: Encoder, tokenizer: Any
 ) -> None:
     log.info("tokenizing %d %s records (once; kept for later runs)", len(records), split)
     offsets = {name: array("q", [0]) for name in ("source", "target", "records")}

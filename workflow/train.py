@@ -2,123 +2,142 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from workflow.batching import StepPlan, plan_step, step_examples
+from workflow.batching import StepPlan, plan_step, seed_from, step_examples
 from workflow.checkpoint import rotate_checkpoints, write_checkpoint
 from workflow.config import GREEDY_BELOW, JobSpec
 from workflow.console import log, progress_bar
 from workflow.engine import SingleProcessEngine
 from workflow.errors import Problem, RunFailed
 from workflow.evaluate import evaluate
-from workflow.generate import seed_from
+from workflow.machine import pick_device
+from workflow.models import Model, fetch_weights, load_model
 from workflow.mount import Mount, evaluated_step
 from workflow.prepare import Job, prepare
 from workflow.progress import LogWindow, Progress
-from workflow.run_folder import RunFolder
+from workflow.run_folder import RunFolder, claim_run_folder, is_finished
 
 
-def run_job(spec: JobSpec, mount: Mount, flag_problems: Sequence[Problem] = ()) -> Path:
+def run_job(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Path:
     """Run a job to its end and return the folder of its results.
 
+    Args:
+        problems: what is known to be wrong with the job, to be told with all the rest.
+
     Raises:
-        BadInput: before anything is made, with all that the user has to mend.
+        BadInput: before the run's folder is made, with all that the user has to mend.
         RunFailed: where the run cannot go on; status.json then says why.
     """
-    job = prepare(spec, mount, flag_problems)
-    if isinstance(job, Path):
-        log.info("this job is done already; its results are in %s", job)
-        return job
-    _announce(job)
+    job = prepare(spec, mount, problems)
+    if is_finished(job.run_path, job.spec, job.data_keys):
+        log.info("this job is done already; its results are in %s", job.run_path)
+        return job.run_path
+    model = load_model(fetch_weights(job.model_source), job.spec.dropout_rate)
+    _announce(job, model)
+    run = claim_run_folder(job.run_path, job.spec, job.data_keys, job.claim_lock)
+    if run is None:
+        log.info("another process has just done this job; its results are in %s", job.run_path)
+        return job.run_path
     progress = Progress()
-    if job.spec.no_train:
-        progress.step = evaluated_step(job.model_source)
-        run = RunFolder(job.run_path, job.spec)
-        with _told_in_status(run, progress):
-            _evaluate(job, job.model, progress.step, run)
-    else:
-        engine = SingleProcessEngine(job.model, job.spec)
-        run = RunFolder(job.run_path, job.spec)
-        with _told_in_status(run, progress):
-            train(job, engine, run, progress)
+    with _recording_outcome(run, progress):
+        if job.spec.no_train:
+            evaluate_only(job, model, run, progress)
+        else:
+            train(job, model, run, progress)
     log.info("results are in %s", run.path)
     return run.path
 
 
-def train(job: Job, engine: SingleProcessEngine, run: RunFolder, progress: Progress) -> None:
+def evaluate_only(job: Job, model: Model, run: RunFolder, progress: Progress) -> None:
+    """Evaluate the model as it was loaded; its step is that of its checkpoint's name, else 0."""
+    progress.step = evaluated_step(job.model_source)
+    computing = model.to(torch.bfloat16) if job.spec.bf16 else model
+    _evaluate(job, computing.to(pick_device()), progress.step, run)
+
+
+def train(job: Job, model: Model, run: RunFolder, progress: Progress) -> None:
     """The training loop."""
     spec, split = job.spec, job.splits["train"]
+    engine = SingleProcessEngine(model, spec)
+    engine.model.train()
     source_lengths = split.sources.lengths(spec.max_source_length)
     target_lengths = split.targets.lengths(spec.max_target_length)
     window = LogWindow()
-    engine.model.train()
 
     if spec.eval_on_start:
         _evaluate(job, engine.model, 0, run)
-    with progress_bar(spec.max_steps, "train", unit="step") as bar:
-        for step in range(progress.step + 1, spec.max_steps + 1):
+    with progress_bar(spec.max_steps, "train", unit="step", leave=True) as bar:
+        for step in range(1, spec.max_steps + 1):
             window.begin_step()
             examples = step_examples(step, spec.batch_size, len(split), spec.seed)
             plan = plan_step(examples, source_lengths, target_lengths, spec.micro_batch_tokens)
-            learning_rate = engine.learning_rate
-            loss, weight, gradient_norm = train_step(job, engine, plan, step)
-            window.end_step(loss, weight, plan)
+            outcome = train_step(job, engine, plan, step)
+            window.end_step(outcome.loss, outcome.normalizer, plan)
             progress.step = step
             bar.update()
 
             if step % spec.logging_steps == 0 or step == spec.max_steps:
-                figures = window.figures(step, learning_rate, gradient_norm)
+                figures = window.figures(step, outcome.learning_rate, outcome.gradient_norm)
                 run.append_train_log(figures)
-                run.write_status("running", step)
+                run.write_status("running", progress)
                 _show(figures, bar)
                 window = LogWindow()
-            found = {}
+            metrics: dict[str, float | None] = {}
             if evaluation_due(step, spec):
-                found = _evaluate(job, engine.model, step, run)
+                metrics = _evaluate(job, engine.model, step, run)
             if save_due(step, spec):
                 write_checkpoint(run.path, step, engine.master, job.tokenizer)
-                progress.note_saved(
-                    spec.metric_for_best_model, found.get(spec.metric_for_best_model)
-                )
+                best_by = spec.metric_for_best_model
+                progress.note_checkpoint(step, best_by, metrics.get(best_by))
                 rotate_checkpoints(run.path, spec.save_total_limit, progress.best_step)
+                run.write_status("running", progress)
 
 
-def train_step(
-    job: Job, engine: SingleProcessEngine, plan: StepPlan, step: int
-) -> tuple[float, int, float]:
-    """One optimizer step; the loss is the same whatever the cut into micro-batches.
+@dataclass(frozen=True)
+class StepOutcome:
+    """One optimizer step: summed loss, what it is divided by, and the rate it was applied at."""
 
-    Returns:
-        The sum of the examples' losses, what it is divided by, and the gradient's norm.
+    loss: float
+    normalizer: int
+    gradient_norm: float
+    learning_rate: float
+
+
+def train_step(job: Job, engine: SingleProcessEngine, plan: StepPlan, step: int) -> StepOutcome:
+    """One optimizer step: its gradient does not depend on the cut into micro-batches.
 
     Raises:
         RunFailed: before the model is changed, where loss or gradient is not finite.
     """
     spec, split = job.spec, job.splits["train"]
     examples = np.concatenate(plan.micro_batches)
-    weight = job.task.weight(split, examples, spec)
+    normalizer = job.task.normalizer(split, examples, spec)
     # What is drawn in a step depends on seed and step alone, not on what was drawn before.
     torch.manual_seed(seed_from(spec.seed, step))
     losses = []
     for indexes in plan.micro_batches:
         batch = job.task.collate(split, indexes, spec, job.tokenizer.pad_token_id)
         loss = job.task.loss(engine.model, batch, spec.label_smoothing_factor)
-        engine.backward(loss / weight)
+        engine.backward(loss / normalizer)
         losses.append(loss.detach())
     by_micro_batch = torch.stack(losses).tolist()
     gradient_norm = engine.gradient_norm()
     if not np.isfinite([*by_micro_batch, gradient_norm]).all():
-        raise _not_finite(step, plan, by_micro_batch, gradient_norm)
+        raise _non_finite_error(step, plan, by_micro_batch, gradient_norm)
+    learning_rate = engine.learning_rate
     engine.update(gradient_norm)
-    return sum(by_micro_batch), weight, gradient_norm
+    return StepOutcome(sum(by_micro_batch), normalizer, gradient_norm, learning_rate)
 
 
 def evaluation_due(step: int, spec: JobSpec) -> bool:
-    """Every eval_steps and after the last; one due just before the last step is left to it."""
+    """Every eval_steps and after the last step; one that falls due less than a hundredth of
+    eval_steps before the last step is left to it."""
     left = spec.max_steps - step
     return left == 0 or (step % spec.eval_steps == 0 and left >= spec.eval_steps / 100)
 
@@ -127,30 +146,45 @@ def save_due(step: int, spec: JobSpec) -> bool:
     return step == spec.max_steps or step % spec.save_steps == 0
 
 
-def _announce(job: Job) -> None:
-    """What is about to run, in two or three lines."""
+def _announce(job: Job, model: Model) -> None:
+    """What is about to run, and what the user may not expect of it."""
     spec = job.spec
-    counts = ", ".join(f"{len(split):,} {name} records" for name, split in job.splits.items())
-    size = sum(parameter.numel() for parameter in job.model.parameters()) / 1e6
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in job.splits.items())
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     precision = "bfloat16" if spec.bf16 else "float32"
     log.info(
-        "%s: %.1f million parameters, %s on %s; %s",
-        spec.model, size, precision, job.model.device, counts,
+        "%s: %.1f million parameters, %s on %s; records: %s",
+        spec.model, size, precision, pick_device(), counts,
     )  # fmt: skip
-    if not spec.no_train:
-        log.info(
-            "%d steps of %d examples, %s at %g",
-            spec.max_steps, spec.batch_size, spec.optim, spec.learning_rate,
+    for name, split in job.splits.items():
+        cut = split.sources.count_cut(spec.max_source_length)
+        if cut:
+            log.warning("%d %s prompts are cut at %d tokens", cut, name, spec.max_source_length)
+        cut = split.targets.count_cut(spec.max_target_length)
+        if cut:
+            log.warning("%d %s completions are cut at %d tokens", cut, name, spec.max_target_length)
+    decoding = f"greedy (temperature below {GREEDY_BELOW})"
+    if not spec.greedy:
+        decoding = f"{spec.n_samples} samples at temperature {spec.temperature:g}"
+    log.info("answers are at most %d tokens, %s", spec.max_new_tokens, decoding)
+    if spec.no_train:
+        return
+    log.info(
+        "%d steps of %d examples, %s at %g, %d steps of warm-up",
+        spec.max_steps, spec.batch_size, spec.optim, spec.learning_rate, spec.warmup_steps,
+    )  # fmt: skip
+    if spec.save_steps % spec.eval_steps and spec.save_steps < spec.max_steps:
+        log.warning(
+            "checkpoints come every %d steps and evaluations every %d: the best is chosen among "
+            "steps with both", spec.save_steps, spec.eval_steps,
         )  # fmt: skip
-    if spec.greedy:
-        log.info("temperature %g is below %g: decoding is greedy", spec.temperature, GREEDY_BELOW)
 
 
-def _evaluate(job: Job, model: Any, step: int, run: RunFolder) -> dict[str, float | None]:
+def _evaluate(job: Job, model: Model, step: int, run: RunFolder) -> dict[str, float | None]:
     return evaluate(model, job.task, job.tokenizer, job.splits["eval"], job.spec, step, run)
 
 
-def _not_finite(
+def _non_finite_error(
     step: int, plan: StepPlan, losses: Sequence[float], gradient_norm: float
 ) -> RunFailed:
     bad = [batch for batch, loss in zip(plan.micro_batches, losses, strict=True)
@@ -175,12 +209,15 @@ def _show(figures: dict[str, Any], bar: Any) -> None:
 
 
 @contextmanager
-def _told_in_status(run: RunFolder, progress: Progress) -> Iterator[None]:
+def _recording_outcome(run: RunFolder, progress: Progress) -> Iterator[None]:
     """Let status.json say how the run ends."""
     try:
         yield
     except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        reason = "interrupted" if stopped else f"{type(error).__name__}: {error}"
+        log.info("stopped at step %d; what was written is in %s", progress.step, run.path)
         with suppress(OSError):  # a full disk must not hide the error that tells of it
-            run.write_status("failed", progress.step, f"{type(error).__name__}: {error}")
+            run.write_status("failed", progress, reason)
         raise
-    run.write_status("done", progress.step)
+    run.write_status("done", progress)

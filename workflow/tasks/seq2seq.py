@@ -16,7 +16,7 @@ from workflow.console import progress_bar
 from workflow.generate import Generation, generate
 from workflow.models import Model, head_at
 from workflow.records import Record, Schema
-from workflow.tasks import Batch, Evaluation
+from workflow.tasks.task import Batch, Evaluation
 from workflow.tokens import TokenizedSplit
 
 IGNORED = -100
@@ -56,9 +56,9 @@ class Seq2Seq:
             labels=pad_rows(targets, IGNORED),
         )
 
-    def weight(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
+    def normalizer(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
         """The number of target tokens."""
-        return int(split.targets.lengths(spec.max_target_length)[indexes].sum())
+        return int(split.targets.lengths(spec.max_target_length, indexes).sum())
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float) -> torch.Tensor:
         logits, targets = target_logits(model, batch)
@@ -95,13 +95,15 @@ class Seq2Seq:
         answered = np.flatnonzero(split.answered)
         if len(answered) == 0:
             return None, None
-        lengths = split.sources.lengths(spec.max_source_length)[answered]
-        lengths = lengths + split.targets.lengths(spec.max_target_length)[answered]
+        batches = batches_by_positions(
+            split.sources.lengths(spec.max_source_length, answered),
+            split.targets.lengths(spec.max_target_length, answered),
+            spec.micro_batch_tokens,
+            spec.eval_batch_size,
+        )
         losses, right, tokens = 0.0, 0, 0
         with progress_bar(len(answered), "eval loss") as bar, torch.no_grad():
-            for chosen in batches_by_positions(
-                lengths, spec.micro_batch_tokens, spec.eval_batch_size
-            ):
+            for chosen in batches:
                 batch = self.collate(split, answered[chosen], spec, tokenizer.pad_token_id)
                 logits, targets = target_logits(model, batch)
                 losses += float(F.cross_entropy(logits.float(), targets, reduction="sum"))
