@@ -466,6 +466,47 @@ CASES = [
         {"n_samples": "8"},
     ),
     BadInput(
+        "beams that are drawn",
+        (
+            "--num_beams: found 4 at temperature 1; expected a temperature below 0.01 with beams; "
+            "keep one of the two: beams are not drawn"
+        ),
+        _train(GOOD[2]),
+        {"num_beams": "4", "temperature": "1"},
+    ),
+    BadInput(
+        "more samples than beams",
+        ("--n_samples: found 5 of 4 beams; expected at most --num_beams; raise --num_beams"),
+        _train(GOOD[2]),
+        {"num_beams": "4", "n_samples": "5"},
+    ),
+    BadInput(
+        "a choice among tokens where none is drawn",
+        (
+            "--top_k: found 5 at temperature 0.001; expected nothing where decoding is greedy "
+            "(temperature below 0.01); leave it out, or raise --temperature\n"
+            "--top_p: found 0.9 at temperature 0.001; expected nothing where decoding is greedy "
+            "(temperature below 0.01); leave it out, or raise --temperature\n"
+            "(2 problems in all)"
+        ),
+        _train(GOOD[2]),
+        {"top_k": "5", "top_p": "0.9"},
+    ),
+    BadInput(
+        "answers longer than they may be",
+        (
+            "--min_new_tokens: found 9 with --max_new_tokens 5; expected no more than that; lower "
+            "it, or raise --max_new_tokens"
+        ),
+        _train(GOOD[2]),
+        {"min_new_tokens": "9", "max_new_tokens": "5"},
+    ),
+    _flag(
+        "stop",
+        ("--stop: found '[1]'; expected a text, or a JSON list of texts; write it as --stop TEXT"),
+        "[1]",
+    ),
+    BadInput(
         "steps and epochs",
         (
             "--max_steps: found 2 together with --num_train_epochs 2; expected one length of "

@@ -110,15 +110,7 @@ def _contradictions(spec: JobSpec) -> list[Problem]:
                 "keep one of the two",
             )
         )
-    if spec.greedy and spec.n_samples > 1:
-        problems.append(
-            Problem(
-                "--n_samples",
-                f"{spec.n_samples} at temperature {spec.temperature:g}",
-                f"1 where decoding is greedy (temperature below {GREEDY_BELOW})",
-                "raise --temperature, or every sample would be the same",
-            )
-        )
+    problems += _contradictions_of_decoding(spec)
     constant = spec.lr_scheduler_type == "constant"
     constant = constant or (spec.lr_scheduler_type is None and spec.optim == "adafactor")
     for name in ("warmup_steps", "lr_scheduler_kwargs"):
@@ -132,3 +124,29 @@ def _contradictions(spec: JobSpec) -> list[Problem]:
                 )
             )
     return problems
+
+
+def _contradictions_of_decoding(spec: JobSpec) -> list[Problem]:
+    found = []
+    at = f"at temperature {spec.temperature:g}"
+    greedy = f"where decoding is greedy (temperature below {GREEDY_BELOW})"
+    if spec.num_beams > 1 and not spec.greedy:
+        mend = "keep one of the two: beams are not drawn"
+        expected = f"a temperature below {GREEDY_BELOW} with beams"
+        found.append(Problem("--num_beams", f"{spec.num_beams} {at}", expected, mend))
+    elif spec.num_beams > 1 and spec.n_samples > spec.num_beams:
+        wanted = f"{spec.n_samples} of {spec.num_beams} beams"
+        found.append(Problem("--n_samples", wanted, "at most --num_beams", "raise --num_beams"))
+    elif spec.greedy and spec.num_beams == 1 and spec.n_samples > 1:
+        mend = "raise --temperature, or every sample would be the same"
+        found.append(Problem("--n_samples", f"{spec.n_samples} {at}", f"1 {greedy}", mend))
+    for name in ("top_k", "top_p"):
+        value = getattr(spec, name)
+        if spec.greedy and value is not None:
+            mend = "leave it out, or raise --temperature"
+            found.append(Problem(f"--{name}", f"{value} {at}", f"nothing {greedy}", mend))
+    if spec.max_new_tokens is not None and spec.min_new_tokens > spec.max_new_tokens:
+        wanted = f"{spec.min_new_tokens} with --max_new_tokens {spec.max_new_tokens}"
+        mend = "lower it, or raise --max_new_tokens"
+        found.append(Problem("--min_new_tokens", wanted, "no more than that", mend))
+    return found

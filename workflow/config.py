@@ -5,7 +5,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from workflow.flags import boolean, choice, flag, integer, mapping, number, or_auto, text
+from workflow.flags import (
+    boolean,
+    choice,
+    flag,
+    integer,
+    mapping,
+    number,
+    or_auto,
+    text,
+    texts,
+)
 
 GREEDY_BELOW = 0.01
 """Below this temperature decoding is greedy."""
@@ -27,7 +37,7 @@ BEST_METRICS = ("loss", "perplexity", "token_accuracy", "exact_match")
 
 _MODEL, _DATA, _RUN = "model (exactly one name)", "data", "run"
 _TRAIN, _OPTIM = "training", "optimizer"
-_EVAL, _SAVE = "evaluation", "checkpoints and logs"
+_EVAL, _DECODE, _SAVE = "evaluation", "decoding", "checkpoints and logs"
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,10 @@ class JobSpec:
         integer(2), 512, _DATA, "tokens of a completion that are learned; the rest is cut off"
     )
 
+    add_missing_tokens: bool = flag(
+        boolean(), False, _DATA, "make characters that the vocabulary lacks tokens of the model"
+    )
+
     training_run_name: str = flag(
         text(),
         None,
@@ -75,6 +89,7 @@ class JobSpec:
         "MODEL_DATA_SEED, or _eval",
     )
     no_train: bool = flag(boolean(), False, _RUN, "only evaluate the model on the eval records")
+    audit: bool = flag(boolean(), False, _RUN, "only say what the data holds, and end")
     overwrite_output_dir: bool = flag(
         boolean(), False, _RUN, "remove an earlier run of this name, then begin"
     )
@@ -152,12 +167,35 @@ class JobSpec:
         "eval records computed at once; auto: by their tokens",
         "auto",
     )
-    temperature: float = flag(
-        number(0), 0.001, _EVAL, f"of sampling; below {GREEDY_BELOW} the likeliest token is taken"
-    )
-    n_samples: int = flag(integer(1), 1, _EVAL, "completions generated for each eval record")
     max_new_tokens: int = flag(
-        integer(1), None, _EVAL, "longest generation", "the longest completion in the data"
+        integer(1), None, _DECODE, "longest generation", "the longest completion in the data"
+    )
+    min_new_tokens: int = flag(integer(0), 0, _DECODE, "shortest generation")
+    temperature: float = flag(
+        number(0), 0.001, _DECODE, f"of sampling; below {GREEDY_BELOW} the likeliest token is taken"
+    )
+    top_k: int | None = flag(
+        integer(1), None, _DECODE, "draw from the K likeliest tokens only", "all"
+    )
+    top_p: float | None = flag(
+        number(0, below=1, above=True),
+        None,
+        _DECODE,
+        "draw from the likeliest tokens that together have this probability",
+        "all",
+    )
+    n_samples: int = flag(
+        integer(1), 1, _DECODE, "completions generated for each eval record (with beams: the best)"
+    )
+    num_beams: int = flag(integer(1), 1, _DECODE, "beams of a beam search; 1: none")
+    repetition_penalty: float = flag(
+        number(0, above=True), 1.0, _DECODE, "divides the scores of tokens that stand already"
+    )
+    no_repeat_ngram_size: int = flag(
+        integer(0), 0, _DECODE, "no N tokens in a row occur twice in a completion; 0: they may"
+    )
+    stop: tuple[str, ...] = flag(
+        texts(), (), _DECODE, "text that ends a completion, or a JSON list of such", "-"
     )
 
     save_steps: int = flag(
@@ -185,6 +223,7 @@ class JobSpec:
 
     @property
     def greedy(self) -> bool:
+        """Whether nothing is drawn: the likeliest token, or the best beam, is taken."""
         return self.temperature < GREEDY_BELOW
 
     @property
@@ -240,7 +279,7 @@ def complete(
         training_run_name=spec.training_run_name or run_name,
         bf16=fast_bf16 if spec.bf16 is None else spec.bf16,
         micro_batch_tokens=spec.micro_batch_tokens or micro_batch_tokens,
-        max_new_tokens=spec.max_new_tokens or longest_target,
+        max_new_tokens=spec.max_new_tokens or max(longest_target, spec.min_new_tokens),
     )
     if spec.no_train:
         return spec

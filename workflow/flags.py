@@ -35,6 +35,22 @@ def text() -> Kind:
     return Kind("a text that is not empty", convert, "TEXT")
 
 
+def texts() -> Kind:
+    """One text, or a list of them (on the command line as JSON)."""
+
+    def convert(value: object) -> tuple[str, ...]:
+        if isinstance(value, str) and value.startswith("["):
+            value = json.loads(value)
+        several = [value] if isinstance(value, str) else value
+        if not isinstance(several, list | tuple):
+            raise ValueError
+        if not all(isinstance(one, str) and one for one in several):
+            raise ValueError
+        return tuple(several)
+
+    return Kind("a text, or a JSON list of texts", convert, "TEXT")
+
+
 def integer(minimum: int, maximum: int | None = None) -> Kind:
     def convert(value: object) -> int:
         if isinstance(value, bool | float) or not isinstance(value, int | str):

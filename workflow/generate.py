@@ -1,57 +1,73 @@
 """Decoding: prompts to completions, with the yes and no logits of the first position."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.modeling_outputs import BaseModelOutput
 
-from workflow.batching import batches_by_positions, seed_from
+from workflow.batching import batches_by_positions
 from workflow.config import JobSpec
 from workflow.console import progress_bar, warn_once
 from workflow.models import Model
 
 POSITIONS_AT_ONCE = 16_384
-"""Padded positions (source + new tokens, of every sample) of an automatic batch."""
+"""Padded positions (source + new tokens, of every sample and beam) of an automatic batch."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One completion: without special tokens and stripped, with them, and [no, yes] raw logits."""
+    """One completion.
+
+    Attributes:
+        text: without special tokens, cut at the first stop string and stripped.
+        full_text: with special tokens.
+        scores: [no, yes] raw logits of the first position, where they are known.
+        tokens: how many were generated, the end mark included.
+        at_limit: whether `max_new_tokens` ended it.
+    """
 
     text: str
     full_text: str
     scores: list[float] | None
+    tokens: int
+    at_limit: bool
 
 
 def generate(
-    model: Model, tokenizer: Any, sources: Sequence[Any], spec: JobSpec, seed: Iterable[int]
+    model: Model, tokenizer: Any, sources: Sequence[Any], spec: JobSpec
 ) -> list[list[Generation]]:
     """`spec.n_samples` completions for each row of source ids, in the order given.
 
-    The encoder runs once a prompt. Batches hold prompts of similar length; greedy texts in
-    float32 do not depend on how they are cut.
+    The encoder runs once a prompt. Batches hold prompts of similar length. How they are cut changes
+    neither greedy texts in float32 nor samples: what is drawn for a sample depends on the seed, the
+    row and the sample's number alone.
     """
-    torch.manual_seed(seed_from(*seed))
-    settings = _generation_config(spec)
     answer_ids = _answer_ids(tokenizer)
     lengths = np.array([len(row) for row in sources])
-    new_tokens = np.full_like(lengths, settings.max_new_tokens)
-    positions_at_once = POSITIONS_AT_ONCE // spec.n_samples
-    answers: list[list[Generation]] = [[] for _ in sources]
+    new_tokens = np.full_like(lengths, spec.max_new_tokens)
+    positions_at_once = POSITIONS_AT_ONCE // max(spec.n_samples, spec.num_beams)
     batches = batches_by_positions(lengths, new_tokens, positions_at_once, spec.eval_batch_size)
+    answers: list[list[Generation]] = [[] for _ in sources]
     with (
         progress_bar(len(sources), "generate") as bar,
         torch.no_grad(),
         _only_ids_of(model),
     ):
         for batch in batches:
-            found = _generate_batch(
-                model, tokenizer, [sources[i] for i in batch], settings, answer_ids
-            )
+            rows = [sources[i].tolist() for i in batch]
+            found = _generate_batch(model, tokenizer, rows, batch.tolist(), spec, answer_ids)
             for index, generations in zip(batch, found, strict=True):
                 answers[index] = generations
             bar.update(len(batch))
@@ -74,18 +90,6 @@ def _only_ids_of(model: Model) -> Iterator[None]:
         model.generation_config = own
 
 
-def _generation_config(spec: JobSpec) -> GenerationConfig:
-    sampling = {} if spec.greedy else {"temperature": spec.temperature}
-    return GenerationConfig(
-        max_new_tokens=spec.max_new_tokens,
-        do_sample=not spec.greedy,
-        top_k=0,
-        num_beams=1,
-        num_return_sequences=spec.n_samples,
-        **sampling,
-    )
-
-
 def _answer_ids(tokenizer: Any) -> list[int] | None:
     """The ids of the pieces `▁no` and `▁yes`; None, with a warning, where one is no piece."""
     ids = [tokenizer.convert_tokens_to_ids(piece) for piece in ("▁no", "▁yes")]
@@ -98,33 +102,95 @@ def _answer_ids(tokenizer: Any) -> list[int] | None:
 def _generate_batch(
     model: Model,
     tokenizer: Any,
-    sources: Sequence[Any],
-    settings: GenerationConfig,
+    rows: list[list[int]],
+    indexes: list[int],
+    spec: JobSpec,
     answer_ids: list[int] | None,
 ) -> list[list[Generation]]:
-    padded = tokenizer.pad(
-        {"input_ids": [row.tolist() for row in sources]}, padding_side="right", return_tensors="pt"
-    ).to(model.device)
+    padded = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+    padded = padded.to(model.device)
     mask = padded["attention_mask"]
     encoded = model.get_encoder()(input_ids=padded["input_ids"], attention_mask=mask)
     scores = _first_scores(model, encoded, mask, answer_ids)
-    ids = model.generate(encoder_outputs=encoded, attention_mask=mask, generation_config=settings)
+    ids = _decode(model, encoded.last_hidden_state, mask, indexes, spec)
     end = tokenizer.eos_token_id
     generated = [_until_end(row, end) for row in ids[:, 1:].tolist()]
-    texts = tokenizer.batch_decode(
-        generated, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    full_texts = tokenizer.batch_decode(
-        generated, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    samples = len(generated) // len(sources)
-    return [
-        [
-            Generation(texts[i].strip(), full_texts[i], scores[row])
-            for i in range(row * samples, (row + 1) * samples)
-        ]
-        for row in range(len(sources))
+    texts = _texts(tokenizer, generated, skip_special_tokens=True)
+    full_texts = _texts(tokenizer, generated, skip_special_tokens=False)
+    answers = [
+        Generation(
+            text=cut_at_stop(texts[i], spec.stop).strip(),
+            full_text=full_texts[i],
+            scores=scores[i // spec.n_samples],
+            tokens=len(generated[i]),
+            at_limit=len(generated[i]) >= spec.max_new_tokens and generated[i][-1] != end,
+        )
+        for i in range(len(generated))
     ]
+    return [answers[i : i + spec.n_samples] for i in range(0, len(answers), spec.n_samples)]
+
+
+def _decode(
+    model: Model, hidden: torch.Tensor, mask: torch.Tensor, indexes: list[int], spec: JobSpec
+) -> torch.Tensor:
+    """Token ids (rows × samples, 1 + new tokens), the start token first."""
+    settings = GenerationConfig(
+        max_new_tokens=spec.max_new_tokens,
+        min_new_tokens=spec.min_new_tokens,
+        do_sample=False,
+        num_beams=spec.num_beams,
+        num_return_sequences=spec.n_samples if spec.num_beams > 1 else 1,
+        repetition_penalty=spec.repetition_penalty,
+        no_repeat_ngram_size=spec.no_repeat_ngram_size,
+    )
+    processors = LogitsProcessorList()
+    if not spec.greedy:
+        hidden = hidden.repeat_interleave(spec.n_samples, dim=0)
+        mask = mask.repeat_interleave(spec.n_samples, dim=0)
+        processors.extend(_sampling(spec, indexes, model.device))
+    encoded = BaseModelOutput(last_hidden_state=hidden)
+    ids: torch.Tensor = model.generate(
+        encoder_outputs=encoded,
+        attention_mask=mask,
+        generation_config=settings,
+        logits_processor=processors,
+    )
+    return ids
+
+
+def _sampling(spec: JobSpec, indexes: list[int], device: torch.device) -> Iterator[LogitsProcessor]:
+    """What makes greedy decoding a sampling one, in the order in which transformers warps."""
+    yield TemperatureLogitsWarper(spec.temperature)
+    if spec.top_k is not None:
+        yield TopKLogitsWarper(spec.top_k)
+    if spec.top_p is not None:
+        yield TopPLogitsWarper(spec.top_p)
+    uniforms = [
+        np.random.default_rng([spec.seed, index, sample]).random(spec.max_new_tokens)
+        for index in indexes
+        for sample in range(spec.n_samples)
+    ]
+    yield DrawToken(torch.from_numpy(np.stack(uniforms)).to(device))
+
+
+class DrawToken(LogitsProcessor):
+    """Leaves one token of each row, drawn from the softmax of its scores.
+
+    The token is the one at which the cumulated probability passes the row's uniform number of this
+    position (inverse transform sampling), so that a row's text does not depend on its batch.
+    """
+
+    def __init__(self, uniforms: torch.Tensor):
+        """Take uniform numbers in [0, 1) of shape (rows, positions), in float64."""
+        self._uniforms = uniforms
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        cumulated = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)
+        threshold = self._uniforms[:, input_ids.shape[1] - 1 : input_ids.shape[1]]
+        threshold = threshold * cumulated[:, -1:]
+        drawn = torch.searchsorted(cumulated, threshold, right=True)
+        drawn = drawn.clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
 def _first_scores(
@@ -148,3 +214,16 @@ def _first_scores(
 def _until_end(ids: list[int], end: int | None) -> list[int]:
     """The ids up to the first end of text, that included; what follows is padding."""
     return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+def _texts(tokenizer: Any, ids: list[list[int]], skip_special_tokens: bool) -> list[str]:
+    decoded: list[str] = tokenizer.batch_decode(
+        ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+    )
+    return decoded
+
+
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of the stop strings that it holds."""
+    found = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(found)] if found else text

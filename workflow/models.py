@@ -269,9 +269,11 @@ def _config_for_all(config: dict[str, Any], model: Model) -> dict[str, Any]:
 
 
 def _tokenizer_config_for_all(config: dict[str, Any]) -> dict[str, Any]:
-    """Call the sentinels what both versions call them: version 4 stops at version 5's list."""
+    """Use the words both versions know: version 4 stops at some of version 5's."""
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
     for name in ("is_local", "local_files_only"):  # of how it was loaded, not of what it is
         config.pop(name, None)
     return config

@@ -32,7 +32,8 @@ MAY_DIFFER = frozenset({"micro_batch_tokens", "logging_steps"})
 def written_spec(spec: JobSpec) -> dict[str, Any]:
     """The job as training_args.json holds it: what a job is, not how to treat an earlier one."""
     values = dataclasses.asdict(spec)
-    del values["overwrite_output_dir"]
+    for name in ("overwrite_output_dir", "audit"):
+        del values[name]
     return values
 
 

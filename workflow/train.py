@@ -164,6 +164,8 @@ def _announce(job: Job, model: Model) -> None:
         if cut:
             log.warning("%d %s completions are cut at %d tokens", cut, name, spec.max_target_length)
     decoding = f"greedy (temperature below {GREEDY_BELOW})"
+    if spec.num_beams > 1:
+        decoding = f"the best of {spec.num_beams} beams"
     if not spec.greedy:
         decoding = f"{spec.n_samples} samples at temperature {spec.temperature:g}"
     log.info("answers are at most %d tokens, %s", spec.max_new_tokens, decoding)

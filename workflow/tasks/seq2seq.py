@@ -73,7 +73,7 @@ class Seq2Seq:
         loss, accuracy = self._token_metrics(model, tokenizer, split, spec)
         generating = time.perf_counter()
         sources = [split.sources.row(i, spec.max_source_length) for i in range(len(split))]
-        answers = generate(model, tokenizer, sources, spec, seed=(spec.seed, step))
+        answers = generate(model, tokenizer, sources, spec)
         records = [split.record(i) for i in range(len(split))]
         judged = [i for i, record in enumerate(records) if "completion" in record]
         measured = {

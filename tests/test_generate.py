@@ -1,0 +1,134 @@
+"""Decoding: reproducible draws, and settings that mean what they mean in transformers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import addition_records, make_t5
+
+from workflow import make_job
+from workflow.config import JobSpec, complete
+from workflow.generate import DrawToken, Generation, cut_at_stop, generate
+
+PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wrote the question?"]
+
+
+def make_spec(**values: Any) -> JobSpec:
+    spec = make_job("seq2seq", model_init_name="x", data_name="y", bf16=False, **values)
+    return complete(spec, "run", 10, 12, fast_bf16=True, micro_batch_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """A model that is sure of little: its logits are small."""
+    made = make_t5()
+    made.lm_head.weight.data *= 0.2
+    return made
+
+
+def answer(model: Any, tokenizer: Any, **values: Any) -> list[list[Generation]]:
+    sources = [np.array(row) for row in tokenizer(PROMPTS)["input_ids"]]
+    return generate(model, tokenizer, sources, make_spec(**values))
+
+
+def full_texts(answers: Sequence[Sequence[Generation]]) -> list[str]:
+    return [generation.full_text for generations in answers for generation in generations]
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 2, 4, 100, None])
+@pytest.mark.parametrize("choice", [{}, {"top_k": 20}, {"top_p": 0.8, "temperature": 0.7}])
+def test_samples_depend_on_the_seed_and_not_on_the_batch(
+    model: Any, tokenizer: Any, eval_batch_size: int | None, choice: dict[str, Any]
+) -> None:
+    values = {"temperature": 1.0, "n_samples": 3} | choice
+    alone = answer(model, tokenizer, **values, eval_batch_size=3)
+    assert full_texts(answer(model, tokenizer, **values, eval_batch_size=eval_batch_size)) == (
+        full_texts(alone)
+    )
+    assert full_texts(answer(model, tokenizer, **values, seed=1)) != full_texts(alone)
+    assert len(set(full_texts(alone))) > 25
+
+
+def test_more_samples_begin_with_the_same(model: Any, tokenizer: Any) -> None:
+    few = answer(model, tokenizer, temperature=1.0, n_samples=2)
+    many = answer(model, tokenizer, temperature=1.0, n_samples=5)
+    assert [generations[:2] for generations in many] == few
+
+
+def test_draws_follow_the_probabilities() -> None:
+    scores = torch.log(torch.tensor([[0.5, 0.0, 0.2, 0.3]])).expand(20_000, 4)
+    uniforms = torch.from_numpy(np.random.default_rng(0).random((20_000, 1)))
+    left = DrawToken(uniforms)(torch.zeros(20_000, 1), scores)
+    drawn = left.argmax(-1)
+    assert ((left == 0).sum(-1) == 1).all()
+    shares = torch.bincount(drawn, minlength=4) / 20_000
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.0, 0.2, 0.3]), atol=0.015, rtol=0)
+
+
+def test_the_ends_of_the_interval_draw_what_can_be_drawn() -> None:
+    scores = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, 4)
+    uniforms = torch.tensor([[0.0], [1 - 2**-53]], dtype=torch.float64)
+    left = DrawToken(uniforms)(torch.zeros(2, 1), scores)
+    assert left.argmax(-1).tolist() == [1, 2]
+
+
+def test_top_k_of_one_is_greedy(model: Any, tokenizer: Any) -> None:
+    drawn = answer(model, tokenizer, temperature=1.0, top_k=1)
+    assert full_texts(drawn) == full_texts(answer(model, tokenizer))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 4},
+        {"num_beams": 3, "n_samples": 2},
+        {"repetition_penalty": 1.7},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 9},
+        {"max_new_tokens": 3},
+    ],
+)
+def test_settings_are_those_of_transformers(
+    model: Any, tokenizer: Any, settings: dict[str, Any]
+) -> None:
+    found = answer(model, tokenizer, **settings, eval_batch_size=100)
+    padded = tokenizer(PROMPTS, padding=True, return_tensors="pt")
+    theirs = {"max_new_tokens": 12} | settings
+    theirs["num_return_sequences"] = theirs.pop("n_samples", 1)
+    with torch.no_grad():
+        ids = model.generate(**padded, **theirs, do_sample=False)
+    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    assert [g.text for generations in found for g in generations] == texts
+
+
+def test_an_answer_knows_its_length_and_whether_it_was_cut(model: Any, tokenizer: Any) -> None:
+    for generations in answer(model, tokenizer, temperature=1.0, n_samples=4, max_new_tokens=20):
+        for generation in generations:
+            ended = generation.full_text.endswith("</s>")
+            assert generation.at_limit is not ended
+            assert generation.tokens == 20 or ended
+            assert 1 <= generation.tokens <= 20
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "left"),
+    [
+        ("a b c", (), "a b c"),
+        ("a b c", (" c", " b"), "a"),
+        ("a b c", ("x",), "a b c"),
+        ("abc", ("a",), ""),
+    ],
+)
+def test_a_text_ends_at_its_first_stop_string(text: str, stops: tuple[str, ...], left: str) -> None:
+    assert cut_at_stop(text, stops) == left
+
+
+def test_stop_strings_end_the_text_and_not_the_full_text(model: Any, tokenizer: Any) -> None:
+    plain = [generation for (generation,) in answer(model, tokenizer)]
+    stop = plain[0].text[3:5]
+    stopped = [generation for (generation,) in answer(model, tokenizer, stop=[stop])]
+    assert [g.full_text for g in stopped] == [g.full_text for g in plain]
+    assert [g.text for g in stopped] == [g.text.split(stop)[0].strip() for g in plain]
+    assert stopped[0].text != plain[0].text
