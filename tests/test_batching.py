@@ -29,20 +29,28 @@ def test_a_resumed_order_is_a_slice_of_the_uninterrupted_one() -> None:
     assert resumed == whole[11:]
 
 
+@pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("max_positions", [1, 60, 200, 10_000])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_plan_holds_each_example_once_within_its_bounds(max_positions: int, seed: int) -> None:
+def test_a_plan_holds_each_example_once_within_its_bounds(
+    max_positions: int, seed: int, packs: bool
+) -> None:
     rng = np.random.default_rng(seed)
     sources, targets = rng.integers(1, 90, 300), rng.integers(1, 40, 300)
     examples = step_examples(1, 64, 300, seed)
-    plan = plan_step(examples, sources, targets, max_positions)
-    assert sorted(np.concatenate(plan.micro_batches)) == sorted(examples)
-    padded = [(sources[b].max() + targets[b].max()) * len(b) for b in plan.micro_batches]
+    plan = plan_step(examples, sources, targets, max_positions, packs)
+    assert sorted(plan.examples) == sorted(examples)
+    padded = [
+        (max(sources[row].sum() for row in rows) + max(targets[row].sum() for row in rows))
+        * len(rows)
+        for rows in plan.micro_batches
+    ]
     assert plan.padded_positions == sum(padded)
     assert plan.real_positions == sources[examples].sum() + targets[examples].sum()
     assert plan.padded_positions <= 1.10 * plan.real_positions
-    for batch, positions in zip(plan.micro_batches, padded, strict=True):
-        assert positions <= max_positions or len(batch) == 1
+    for rows, positions in zip(plan.micro_batches, padded, strict=True):
+        assert positions <= max_positions or (len(rows) == 1 and (len(rows[0]) == 1 or packs))
+        assert packs or all(len(row) == 1 for row in rows)
 
 
 def test_equal_lengths_are_computed_at_once() -> None:
@@ -54,7 +62,7 @@ def test_equal_lengths_are_computed_at_once() -> None:
 
 def test_records_without_a_target_or_of_one_token_are_planned() -> None:
     plan = plan_step(np.arange(3), np.array([1, 1, 1]), np.array([0, 0, 1]), max_positions=8)
-    assert sorted(np.concatenate(plan.micro_batches)) == [0, 1, 2]
+    assert sorted(plan.examples) == [0, 1, 2]
 
 
 def test_an_evaluation_s_batches_hold_each_index_once_within_their_bound() -> None:
@@ -69,12 +77,13 @@ def test_an_evaluation_s_batches_hold_each_index_once_within_their_bound() -> No
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs the real data beside the repository")
+@pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize(
     ("name", "source_key", "target_key"),
     [("instruct", "prompt", "completion"), ("sports", "input", "target")],
 )
 def test_padding_on_real_data_stays_within_a_tenth(
-    name: str, source_key: str, target_key: str
+    name: str, source_key: str, target_key: str, packs: bool
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(SHARED_DATA / "t5_tokenizer")
     records = json.loads((SHARED_DATA / f"{name}.json").read_text())["train"]
@@ -85,7 +94,7 @@ def test_padding_on_real_data_stays_within_a_tenth(
 
     sources, targets = lengths(source_key), lengths(target_key)
     plans = [
-        plan_step(step_examples(step, 64, len(records), seed=0), sources, targets, 2048)
+        plan_step(step_examples(step, 64, len(records), seed=0), sources, targets, 2048, packs)
         for step in range(1, len(records) // 64 + 1)
     ]
     padded = sum(plan.padded_positions for plan in plans)

@@ -46,6 +46,7 @@ DEFAULTS = {
     "max_grad_norm": 1.0,
     "eval_steps": None,
     "eval_on_start": True,
+    "metric": None,
     "eval_batch_size": None,
     "temperature": 0.001,
     "max_new_tokens": None,

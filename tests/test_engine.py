@@ -60,17 +60,21 @@ def cuts(job: Job) -> list[StepPlan]:
     sources = job.splits["train"].sources.lengths(1024)
     targets = job.splits["train"].targets.lengths(512)
     planned = [plan_step(examples, sources, targets, bound) for bound in (1, 24, 64, 100_000)]
+    packed = [plan_step(examples, sources, targets, bound, packs=True) for bound in (128, 10_000)]
+    alone = [examples[i : i + 1] for i in examples]
     by_hand = [
-        StepPlan((examples,), 1, 1),
-        StepPlan((examples[::-1][:5], examples[::-1][5:]), 1, 1),
-        StepPlan(tuple(examples[i : i + 1] for i in range(len(examples))), 1, 1),
+        StepPlan((tuple(alone),), 1, 1),
+        StepPlan((tuple(alone[::-1][:5]), tuple(alone[::-1][5:])), 1, 1),
+        StepPlan(tuple((row,) for row in alone), 1, 1),
+        StepPlan(((examples[:7], examples[7:]),), 1, 1),
+        StepPlan(((examples,),), 1, 1),
     ]
-    return planned + by_hand
+    return planned + by_hand + packed
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("cut", range(7))
+@pytest.mark.parametrize("cut", range(11))
 def test_the_gradient_is_the_naive_one_for_any_cut(
     job: Job, cut: int, checkpointing: bool, smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,15 +1,91 @@
-"""Metrics are pure functions with known values."""
+"""Metrics are pure functions with known values; those of texts equal the libraries' own."""
 
+import json
+import logging
 import math
+import random
+import string
+import time
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
+import sacrebleu
+from conftest import SHARED_DATA
+from rouge_score.rouge_scorer import RougeScorer
 
-from workflow.metrics import exact_match, is_better, perplexity
+from workflow import metrics
+from workflow.metrics import exact_match, is_better, mean, normalized, perplexity, text_metrics
+
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+HEADLINES = {"exact_match", "normalized_exact_match", *ROUGE, "bleu", "chrf"}
+REFERENCES = [
+    "The capital of France is Paris.",
+    "45 kilometers is 45000 meters.",
+    "Although it was raining, they went for a walk.",
+    "First, boil the water.\nThen add the noodles & wait.\n\nServe hot.",
+    "Zürich liegt an der Limmat – „schön“, nicht wahr?",
+    "東京は日本の首都です。",
+    "He goes to the park every day; she doesn't.",
+    "yes",
+]
+ANSWERS = [
+    "The capital of France is Paris.",
+    "45 kilometers are 45,000 meters",
+    "They went for a walk although it was raining .",
+    "Boil water.\nAdd noodles &amp; wait.\nThen serve the noodles hot.",
+    "Zürich liegt an der Aare",
+    "東京は日本の都市です。",
+    "",
+    "no",
+]
+
+
+def damaged(text: str, seed: int) -> str:
+    """The text without some of its words, and with some neighbours swapped."""
+    draw = random.Random(seed)
+    words = [word for word in text.split(" ") if draw.random() > 0.1]
+    for i in range(len(words) - 1):
+        if draw.random() < 0.1:
+            words[i], words[i + 1] = words[i + 1], words[i]
+    return " ".join(words)
+
+
+def single(texts: Sequence[str]) -> list[list[str]]:
+    return [[text] for text in texts]
+
+
+def expected_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """The libraries' own values, asked as their documentation says."""
+    scorer = RougeScorer(ROUGE, use_stemmer=False)
+    scores = [scorer.score(r, t) for t, r in zip(texts, references, strict=True)]
+    rouge = {name: float(np.mean([s[name].fmeasure for s in scores])) for name in ROUGE}
+    return rouge | {
+        "bleu": sacrebleu.corpus_bleu(texts, [references]).score,
+        "chrf": sacrebleu.corpus_chrf(texts, [references]).score,
+    }
+
+
+def assert_equal_metrics(texts: Sequence[str], references: Sequence[str]) -> None:
+    measured = text_metrics(single(texts), references)
+    expected = expected_metrics(texts, references)
+    assert {name: measured[name] for name in ROUGE} == pytest.approx(
+        {name: expected[name] for name in ROUGE}, rel=1e-12
+    )
+    assert measured["bleu"] == expected["bleu"]
+    assert measured["chrf"] == expected["chrf"]
+    assert measured["exact_match"] == exact_match(texts, references)
 
 
 def test_exact_match_counts_equal_texts() -> None:
     assert exact_match(["a", " b ", "c"], ["a", "b", "C"]) == pytest.approx(2 / 3)
     assert exact_match([], []) is None
+
+
+def test_mean_of_numbers_and_of_flags() -> None:
+    assert mean([1, 2, 6]) == 3
+    assert mean([True, False, False, False]) == 0.25
+    assert mean([]) is None
 
 
 def test_perplexity_is_exp_of_the_loss_or_nothing() -> None:
@@ -35,3 +111,180 @@ def test_better_depends_on_the_metric(
     metric: str, value: float | None, best: float | None, better: bool
 ) -> None:
     assert is_better(metric, value, best) is better
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The  Eiffel\n Tower!", "eiffel tower"),
+        ("an apple, a pear and theory", "apple pear and theory"),
+        ("U.S.A.", "usa"),
+        ("don't", "dont"),
+        ("a-team", "ateam"),
+        ("1,000.5", "10005"),
+        ("Zürich – schön", "zürich – schön"),
+        ("THE", ""),
+        ("", ""),
+    ],
+)
+def test_normalized_is_squads(text: str, expected: str) -> None:
+    assert normalized(text) == expected
+
+
+def test_text_metrics_are_the_libraries() -> None:
+    assert_equal_metrics(ANSWERS, REFERENCES)
+
+
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared example data are not here")
+def test_text_metrics_of_damaged_completions_are_the_libraries() -> None:
+    records = json.loads((SHARED_DATA / "instruct.json").read_text())["train"][:150]
+    references = [record["completion"] for record in records]
+    assert_equal_metrics([damaged(r, seed) for seed, r in enumerate(references)], references)
+
+
+@pytest.mark.parametrize("index", range(len(REFERENCES)))
+def test_one_record_is_judged_with_an_interval_of_no_width(index: int) -> None:
+    text, reference = ANSWERS[index], REFERENCES[index]
+    assert_equal_metrics([text], [reference])
+    measured = text_metrics([[text]], [reference])
+    for name in HEADLINES:
+        assert measured[f"{name}_ci95"] == [measured[name], measured[name]]
+
+
+def test_the_fields_of_one_sample() -> None:
+    measured = text_metrics(single(ANSWERS), REFERENCES)
+    intervals = {f"{name}_ci95" for name in HEADLINES}
+    assert set(measured) == HEADLINES | intervals | {"bleu_signature", "chrf_signature"}
+    assert measured["exact_match"] == 1 / 8
+    assert measured["normalized_exact_match"] == 1 / 8
+    assert measured["bleu_signature"] == (
+        "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
+    )
+    assert measured["chrf_signature"] == (
+        "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0"
+    )
+    assert json.loads(json.dumps(measured, allow_nan=False)) == measured
+
+
+def test_several_samples_add_the_best_and_the_mean() -> None:
+    answers = [["Four.", "four", "a four"], ["x y", "x z", "x z"]]
+    measured = text_metrics(answers, ["four", "x z"])
+    assert measured["exact_match"] == 0
+    assert measured["exact_match_best_of_n"] == 1
+    assert measured["exact_match_mean_of_n"] == pytest.approx(3 / 6)
+    assert measured["normalized_exact_match"] == 0.5
+    assert measured["normalized_exact_match_best_of_n"] == 1
+    assert measured["normalized_exact_match_mean_of_n"] == pytest.approx(5 / 6)
+    assert measured["rougeL"] == pytest.approx((1 + 1 / 2) / 2)
+    assert measured["rougeL_best_of_n"] == 1
+    assert measured["rougeL_mean_of_n"] == pytest.approx((1 + 1 + 2 / 3 + 1 / 2 + 1 + 1) / 6)
+    assert measured["distinct_samples"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_more_samples_do_not_change_the_headlines() -> None:
+    first = text_metrics(single(ANSWERS), REFERENCES)
+    more = text_metrics([[text, "other"] for text in ANSWERS], REFERENCES)
+    assert {name: more[name] for name in first} == first
+
+
+def test_intervals_are_seeded_and_hold_the_value() -> None:
+    answers = single([damaged(r, 3) for r in REFERENCES * 4])
+    measured = text_metrics(answers, REFERENCES * 4)
+    assert text_metrics(answers, REFERENCES * 4) == measured
+    other = text_metrics(answers, REFERENCES * 4, seed=1)
+    for name in HEADLINES:
+        low, high = measured[f"{name}_ci95"]
+        assert low < measured[name] < high
+        assert other[name] == measured[name]
+    assert other["bleu_ci95"] != measured["bleu_ci95"]
+
+
+def test_intervals_shrink_with_the_root_of_the_records() -> None:
+    few = text_metrics(single(ANSWERS) * 5, REFERENCES * 5)
+    many = text_metrics(single(ANSWERS) * 45, REFERENCES * 45)
+    for name in HEADLINES:
+        widths = [high - low for low, high in (few[f"{name}_ci95"], many[f"{name}_ci95"])]
+        assert 2.4 < widths[0] / widths[1] < 3.6, name
+
+
+def test_intervals_agree_with_judging_each_resample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "RESAMPLES", 60)
+    monkeypatch.setattr(metrics, "COUNTS_AT_ONCE", 100)
+    measured = text_metrics(single(ANSWERS), REFERENCES, seed=5)
+    generator = np.random.default_rng(5)
+    values = []
+    for _ in range(60):
+        drawn = generator.integers(len(REFERENCES), size=len(REFERENCES))
+        texts, references = [ANSWERS[i] for i in drawn], [REFERENCES[i] for i in drawn]
+        same = float(np.mean([a == b for a, b in zip(texts, references, strict=True)]))
+        values.append(expected_metrics(texts, references) | {"exact_match": same})
+    for name in values[0]:
+        expected = np.percentile([value[name] for value in values], [2.5, 97.5]).tolist()
+        assert measured[f"{name}_ci95"] == pytest.approx(expected, rel=1e-9, abs=1e-12), name
+
+
+def test_the_interval_of_a_share_is_near_the_normal_one() -> None:
+    answers = single(["right"] * 300 + ["wrong"] * 700)
+    low, high = text_metrics(answers, ["right"] * 1_000)["exact_match_ci95"]
+    half = 1.96 * math.sqrt(0.3 * 0.7 / 1_000)
+    assert (low, high) == pytest.approx((0.3 - half, 0.3 + half), abs=0.004)
+
+
+def test_no_references_are_no_metrics() -> None:
+    assert text_metrics([], []) == {}
+
+
+@pytest.mark.parametrize(
+    "answers", [[], [["a"]], [["a"], []], [[], []], [["a"], ["b", "c"]], [["a"], ["b"], ["c"]]]
+)
+def test_answers_that_do_not_pair_up_are_refused(answers: list[list[str]]) -> None:
+    with pytest.raises(ValueError, match="each reference needs its answers, as many for every"):
+        text_metrics(answers, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "references"),
+    [
+        (["", ""], ["some words", "more words"]),
+        (["some words", "more"], ["", ""]),
+        (["", " "], ["", "\n"]),
+        (["!", "\n\n"], ["?", "…"]),
+        (["😀 \u200d", "\ud800"], ["😀", "İstanbul"]),
+    ],
+)
+def test_texts_without_words_are_judged(texts: list[str], references: list[str]) -> None:
+    assert_equal_metrics(texts, references)
+
+
+def test_everything_right_is_full_marks() -> None:
+    texts = ["one two three four five", "six seven eight nine"]
+    measured = text_metrics(single(texts), texts)
+    for name in HEADLINES:
+        full = 100 if name in ("bleu", "chrf") else 1
+        assert measured[name] == pytest.approx(full)
+        assert measured[f"{name}_ci95"] == pytest.approx([full, full])
+
+
+def test_rouge_is_given_the_first_words_of_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "ROUGE_WORDS", 5)
+    text, reference = "a-b\n\nC d;e!f g h i j k", "a b c d e x y z x y z x y z"
+    measured = text_metrics([[text]], [reference])
+    scorer = RougeScorer(ROUGE)
+    for name, score in scorer.score("a b c d e", "a-b\n\nC d;e").items():
+        assert measured[name] == score.fmeasure
+    assert measured["bleu"] == sacrebleu.corpus_bleu([text], [[reference]]).score
+
+
+@pytest.mark.parametrize("piece", ["word ", "a-", "x", "!\n", "é ", "\n"])
+def test_long_texts_do_not_take_long(piece: str) -> None:
+    text = piece * (100_000 // len(piece))
+    began = time.perf_counter()
+    text_metrics([[text]], [text[::-1]])
+    assert time.perf_counter() - began < 30
+
+
+def test_the_users_logging_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.Logger("root")
+    monkeypatch.setattr(logging, "root", root)
+    text_metrics([["a"]], [string.printable])
+    assert root.handlers == []

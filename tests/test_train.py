@@ -62,10 +62,15 @@ def test_the_contract_s_commands(mount: Mount, read_lines: Lines) -> None:
     ]
     metrics = read_lines(folder / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [0, 61]
-    assert list(metrics[0]) == [
-        "step", "loss", "perplexity", "token_accuracy", "exact_match", "eval_seconds",
-        "generate_seconds", "time",
+    headlines = [
+        "exact_match", "normalized_exact_match", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu",
+        "chrf",
     ]  # fmt: skip
+    assert sorted(metrics[0]) == sorted([
+        "step", "loss", "perplexity", "token_accuracy", *headlines,
+        *(f"{name}_ci95" for name in headlines), "bleu_signature", "chrf_signature",
+        "mean_length", "at_limit", "empty", "eval_seconds", "generate_seconds", "time",
+    ])  # fmt: skip
     assert metrics[1]["loss"] < metrics[0]["loss"]
     logged = read_lines(folder / "train_log.jsonl")
     assert [line["step"] for line in logged] == [10, 20, 30, 40, 50, 60, 61]

@@ -17,13 +17,25 @@ MICRO_BATCH_COSTS = (256, 128, 64, 32, 16, 8, 4, 2, 1, 0)
 """What a micro-batch is taken to cost beside its positions, in positions; tried in this order."""
 
 
+ROW_LENGTHS = (64, 96, 128)
+"""Source tokens that short examples are packed to; longer rows cost more in attention."""
+
+MicroBatch = tuple[Indexes, ...]
+"""Rows that are computed together; each names the examples that stand in it, one after another."""
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """One optimizer step: which examples are computed together, and the positions that takes."""
 
-    micro_batches: tuple[Indexes, ...]
+    micro_batches: tuple[MicroBatch, ...]
     real_positions: int
     padded_positions: int
+
+    @property
+    def examples(self) -> Indexes:
+        """All examples of the step."""
+        return np.concatenate([row for rows in self.micro_batches for row in rows])
 
 
 def step_examples(step: int, batch_size: int, count: int, seed: int) -> Indexes:
@@ -47,7 +59,11 @@ def _epoch_order(epoch: int, count: int, seed: int) -> Indexes:
 
 
 def plan_step(
-    examples: Indexes, source_lengths: Lengths, target_lengths: Lengths, max_positions: int
+    examples: Indexes,
+    source_lengths: Lengths,
+    target_lengths: Lengths,
+    max_positions: int,
+    packs: bool = False,
 ) -> StepPlan:
     """Cut the examples of a step into micro-batches.
 
@@ -58,31 +74,76 @@ def plan_step(
     Args:
         examples: indexes of the step's examples.
         source_lengths, target_lengths: lengths of all examples, in tokens.
+        packs: whether short examples may share a row.
     """
     sources, targets = source_lengths[examples], target_lengths[examples]
     real = int(sources.sum() + targets.sum())
-    orders = _orders(sources, targets)
+    candidates = [order for rows in _candidate_rows(sources, targets, max_positions, packs)
+                  for order in _orders(rows, sources, targets)]  # fmt: skip
+    lengths = [_row_lengths(rows, sources, targets) for rows in candidates]
     for cost in MICRO_BATCH_COSTS:
-        cuts = [_cut(sources[o], targets[o], max_positions, cost) for o in orders]
-        padded = [_padded(sources[o], targets[o], cut) for o, cut in zip(orders, cuts, strict=True)]
+        cuts = [_cut(*of_rows, max_positions, cost) for of_rows in lengths]
+        padded = [_padded(*of_rows, cut) for of_rows, cut in zip(lengths, cuts, strict=True)]
         costs = [p + cost * len(cut) for p, cut in zip(padded, cuts, strict=True)]
         best = int(np.argmin(costs))
         if padded[best] <= PADDING_BOUND * real:
             break
-    chosen = examples[orders[best]]
-    micro_batches = tuple(chosen[start:stop] for start, stop in cuts[best])
+    rows = [examples[row] for row in candidates[best]]
+    micro_batches = tuple(tuple(rows[start:stop]) for start, stop in cuts[best])
     return StepPlan(micro_batches, real, padded[best])
 
 
-def _orders(sources: Lengths, targets: Lengths) -> list[Indexes]:
-    """Orders that put like beside like: by source, by target, and by target roughly then source."""
-    candidates = [
-        np.lexsort((targets, sources)),
-        np.lexsort((sources, targets)),
-        np.lexsort((sources, targets // 16)),
-    ]
-    return [order for n, order in enumerate(candidates)
-            if not any(np.array_equal(order, other) for other in candidates[:n])]  # fmt: skip
+def _candidate_rows(
+    sources: Lengths, targets: Lengths, max_positions: int, packs: bool
+) -> list[list[Indexes]]:
+    """Ways to put the examples into rows: each by itself, or packed to several lengths."""
+    alone = [np.array([index]) for index in range(len(sources))]
+    if not packs:
+        return [alone]
+    lengths = [length for length in ROW_LENGTHS if 2 * length <= max_positions]
+    return [_pack(sources, targets, length) for length in lengths] or [alone]
+
+
+def _pack(sources: Lengths, targets: Lengths, row_length: int) -> list[Indexes]:
+    """Examples put into rows by best fit, the longest first.
+
+    A row holds `row_length` source tokens and, in proportion, target tokens; an example that is
+    longer has a row by itself.
+    """
+    most = np.array([row_length, max(1, row_length * targets.sum() // sources.sum())])
+    needed = np.stack([sources, targets], axis=1) / most
+    rows: list[list[int]] = []
+    free = np.zeros((0, 2))
+    for index in np.argsort(-needed.sum(axis=1), kind="stable"):
+        fits = (free >= needed[index]).all(axis=1)
+        if fits.any():
+            left = np.where(fits, (free - needed[index]).sum(axis=1), np.inf)
+            row = int(np.argmin(left))
+            rows[row].append(int(index))
+            free[row] -= needed[index]
+        else:
+            rows.append([int(index)])
+            free = np.vstack([free, 1 - needed[index]])
+    return [np.array(row) for row in rows]
+
+
+def _row_lengths(
+    rows: list[Indexes], sources: Lengths, targets: Lengths
+) -> tuple[Lengths, Lengths]:
+    return (
+        np.array([sources[row].sum() for row in rows]),
+        np.array([targets[row].sum() for row in rows]),
+    )
+
+
+def _orders(rows: list[Indexes], sources: Lengths, targets: Lengths) -> list[list[Indexes]]:
+    """The rows with like beside like: by source, by target, by target roughly then source."""
+    source, target = _row_lengths(rows, sources, targets)
+    orders = {
+        tuple(np.lexsort(keys).tolist())
+        for keys in ((target, source), (source, target), (source, target // 16))
+    }
+    return [[rows[i] for i in order] for order in sorted(orders)]
 
 
 def _cut(

@@ -33,7 +33,19 @@ SCHEDULES = (
     "cosine_warmup_with_min_lr",
     "warmup_stable_decay",
 )
-BEST_METRICS = ("loss", "perplexity", "token_accuracy", "exact_match")
+BEST_METRICS = (
+    "loss",
+    "perplexity",
+    "token_accuracy",
+    "exact_match",
+    "normalized_exact_match",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "rougeLsum",
+    "bleu",
+    "chrf",
+)
 
 _MODEL, _DATA, _RUN = "model (exactly one name)", "data", "run"
 _TRAIN, _OPTIM = "training", "optimizer"
@@ -160,6 +172,9 @@ class JobSpec:
         "a quarter of the run",
     )
     eval_on_start: bool = flag(boolean(), True, _EVAL, "evaluate before the first step too")
+    metric: str | None = flag(
+        text(), None, _EVAL, "FILE.py:FUNCTION, a metric of yours: f(records, predictions)", "-"
+    )
     eval_batch_size: int | None = flag(
         or_auto(integer(1)),
         None,

@@ -7,8 +7,9 @@ from workflow.config import JobSpec
 from workflow.console import log
 from workflow.models import Model
 from workflow.run_folder import RunFolder
-from workflow.tasks.task import Task
+from workflow.tasks.task import Evaluation, Task
 from workflow.tokens import TokenizedSplit
+from workflow.user_metric import apply_user_metric, load_user_metric
 
 
 def evaluate(
@@ -19,7 +20,7 @@ def evaluate(
     spec: JobSpec,
     step: int,
     run: RunFolder,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """Evaluate `model` as it is at `step`, write items and metrics, and return the metrics."""
     was_training = model.training
     model.eval()
@@ -27,10 +28,21 @@ def evaluate(
     model.train(was_training)
     if len(evaluation.items) != len(split):
         raise AssertionError(f"{len(split)} records in, {len(evaluation.items)} results out")
+    metrics = evaluation.metrics
+    if spec.metric is not None:
+        metrics |= _users_own(spec.metric, evaluation)
     run.write_items(task.items_file(spec, step), evaluation.items)
-    run.append_metrics({"step": step, **evaluation.metrics, "time": time.time()})
-    known = {name: value for name, value in evaluation.metrics.items() if value is not None}
-    shown = [f"{name} {value:.4g}" for name, value in known.items() if "seconds" not in name]
+    run.append_metrics({"step": step, **metrics, "time": time.time()})
+    shown = [f"{name} {metrics[name]:.4g}" for name in task.shown if metrics.get(name) is not None]
     told = "  ".join(shown) or "no completions to compare with, so no metrics"
     log.info("step %d: %s", step, told)
-    return evaluation.metrics
+    return metrics
+
+
+def _users_own(metric: str, evaluation: Evaluation) -> dict[str, float | None]:
+    """What the user's own metric finds; it takes the place of none of ours."""
+    name = metric.rsplit(":", 1)[1]
+    found = apply_user_metric(
+        load_user_metric(metric), name, evaluation.records, evaluation.predictions
+    )
+    return {f"user_{n}" if n in evaluation.metrics else n: value for n, value in found.items()}

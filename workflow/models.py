@@ -293,6 +293,15 @@ def _share_as_usual(folder: Path) -> None:
         path.chmod(0o666 & ~mask)
 
 
+def packs_rows(model: Model) -> bool:
+    """Whether several examples can stand in one row without seeing each other.
+
+    Positions must be relative, and attention must take a mask of (rows, 1, queries, keys).
+    """
+    config = model.config
+    return config.model_type in ("t5", "mt5") and config._attn_implementation == "sdpa"
+
+
 @contextmanager
 def head_at(model: Model, positions: torch.Tensor) -> Iterator[None]:
     """Let the model's head compute logits only where `positions` (rows, length) is true.

@@ -18,6 +18,7 @@ from workflow.run_folder import SPEC_FILE
 from workflow.tasks import TASKS
 from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit, prepare_splits
+from workflow.user_metric import load_user_metric
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def prepare(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Jo
         micro_batch_tokens=positions_that_fit(config, spec.max_source_length, bf16),
     )
     _check_lengths(spec, config)
+    if spec.metric is not None:
+        load_user_metric(spec.metric)
     if not spec.no_train:
         check_schedule(spec)
     return Job(spec, task, tokenizer, data, source, run_path, mount.cache / "claim.lock")

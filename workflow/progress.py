@@ -50,7 +50,7 @@ class LogWindow:
         """
         self.loss += loss
         self.normalizer += normalizer
-        self.examples += sum(len(batch) for batch in plan.micro_batches)
+        self.examples += len(plan.examples)
         self.real_positions += plan.real_positions
         self.padded_positions += plan.padded_positions
         self.seconds += time.perf_counter() - self._began

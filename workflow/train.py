@@ -17,7 +17,7 @@ from workflow.engine import SingleProcessEngine
 from workflow.errors import Problem, RunFailed
 from workflow.evaluate import evaluate
 from workflow.machine import pick_device
-from workflow.models import Model, fetch_weights, load_model
+from workflow.models import Model, fetch_weights, load_model, packs_rows
 from workflow.mount import Mount, evaluated_step
 from workflow.prepare import Job, prepare
 from workflow.progress import LogWindow, Progress
@@ -68,6 +68,7 @@ def train(job: Job, model: Model, run: RunFolder, progress: Progress) -> None:
     engine.model.train()
     source_lengths = split.sources.lengths(spec.max_source_length)
     target_lengths = split.targets.lengths(spec.max_target_length)
+    packs = packs_rows(engine.model)
     window = LogWindow()
 
     if spec.eval_on_start:
@@ -76,7 +77,9 @@ def train(job: Job, model: Model, run: RunFolder, progress: Progress) -> None:
         for step in range(1, spec.max_steps + 1):
             window.begin_step()
             examples = step_examples(step, spec.batch_size, len(split), spec.seed)
-            plan = plan_step(examples, source_lengths, target_lengths, spec.micro_batch_tokens)
+            plan = plan_step(
+                examples, source_lengths, target_lengths, spec.micro_batch_tokens, packs
+            )
             outcome = train_step(job, engine, plan, step)
             window.end_step(outcome.loss, outcome.normalizer, plan)
             progress.step = step
@@ -88,7 +91,7 @@ def train(job: Job, model: Model, run: RunFolder, progress: Progress) -> None:
                 run.write_status("running", progress)
                 _show(figures, bar)
                 window = LogWindow()
-            metrics: dict[str, float | None] = {}
+            metrics: dict[str, Any] = {}
             if evaluation_due(step, spec):
                 metrics = _evaluate(job, engine.model, step, run)
             if save_due(step, spec):
@@ -116,13 +119,12 @@ def train_step(job: Job, engine: SingleProcessEngine, plan: StepPlan, step: int)
         RunFailed: before the model is changed, where loss or gradient is not finite.
     """
     spec, split = job.spec, job.splits["train"]
-    examples = np.concatenate(plan.micro_batches)
-    normalizer = job.task.normalizer(split, examples, spec)
+    normalizer = job.task.normalizer(split, plan.examples, spec)
     # What is drawn in a step depends on seed and step alone, not on what was drawn before.
     torch.manual_seed(seed_from(spec.seed, step))
     losses = []
-    for indexes in plan.micro_batches:
-        batch = job.task.collate(split, indexes, spec, job.tokenizer.pad_token_id)
+    for rows in plan.micro_batches:
+        batch = job.task.collate(split, rows, spec, job.tokenizer.pad_token_id)
         loss = job.task.loss(engine.model, batch, spec.label_smoothing_factor)
         engine.backward(loss / normalizer)
         losses.append(loss.detach())
@@ -182,7 +184,7 @@ def _announce(job: Job, model: Model) -> None:
         )  # fmt: skip
 
 
-def _evaluate(job: Job, model: Model, step: int, run: RunFolder) -> dict[str, float | None]:
+def _evaluate(job: Job, model: Model, step: int, run: RunFolder) -> dict[str, Any]:
     return evaluate(model, job.task, job.tokenizer, job.splits["eval"], job.spec, step, run)
 
 
@@ -192,7 +194,8 @@ def _non_finite_error(
     bad = [batch for batch, loss in zip(plan.micro_batches, losses, strict=True)
            if not np.isfinite(loss)]  # fmt: skip
     what = f"the gradient's norm is {gradient_norm}" if not bad else "the loss is not finite"
-    records = np.sort(np.concatenate(bad or plan.micro_batches))
+    rows = [row for micro_batch in bad or plan.micro_batches for row in micro_batch]
+    records = np.sort(np.concatenate(rows))
     named = ", ".join(f"train[{i}]" for i in records[:20])
     more = f" and {len(records) - 20} more" if len(records) > 20 else ""
     return RunFailed(

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from workflow import metrics
-from workflow.batching import Indexes, batches_by_positions
+from workflow.batching import Indexes, MicroBatch, batches_by_positions
 from workflow.config import JobSpec
 from workflow.console import progress_bar
 from workflow.generate import Generation, generate
-from workflow.models import Model, head_at
+from workflow.models import Model, head_at, packs_rows
 from workflow.records import Record, Schema
 from workflow.tasks.task import Batch, Evaluation
 from workflow.tokens import TokenizedSplit
@@ -35,6 +35,7 @@ class Seq2Seq:
 
     name = "seq2seq"
     schema = Schema("prompt", "completion", _check_completion)
+    shown: tuple[str, ...] = ("loss", "token_accuracy", "exact_match", "rougeL", "bleu", "chrf")
 
     def encode(
         self, tokenizer: Any, records: Sequence[Record]
@@ -47,13 +48,14 @@ class Seq2Seq:
             ids if text else [] for ids, text in zip(targets, completions, strict=True)
         ]
 
-    def collate(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec, pad_id: int) -> Batch:
-        sources = [split.sources.row(i, spec.max_source_length) for i in indexes]
-        targets = [split.targets.row(i, spec.max_target_length) for i in indexes]
+    def collate(self, split: TokenizedSplit, rows: MicroBatch, spec: JobSpec, pad_id: int) -> Batch:
+        sources = [[split.sources.row(i, spec.max_source_length) for i in row] for row in rows]
+        targets = [[split.targets.row(i, spec.max_target_length) for i in row] for row in rows]
         return Batch(
-            input_ids=pad_rows(sources, pad_id),
-            attention_mask=pad_rows([np.ones_like(row) for row in sources], 0),
-            labels=pad_rows(targets, IGNORED),
+            input_ids=pad_rows([np.concatenate(row) for row in sources], pad_id),
+            source_segments=pad_rows([_segments(row) for row in sources], 0),
+            labels=pad_rows([np.concatenate(row) for row in targets], IGNORED),
+            target_segments=pad_rows([_segments(row) for row in targets], 0),
         )
 
     def normalizer(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
@@ -74,19 +76,25 @@ class Seq2Seq:
         generating = time.perf_counter()
         sources = [split.sources.row(i, spec.max_source_length) for i in range(len(split))]
         answers = generate(model, tokenizer, sources, spec)
+        generated = time.perf_counter()
         records = [split.record(i) for i in range(len(split))]
+        texts = [[answer.text for answer in of_record] for of_record in answers]
         judged = [i for i, record in enumerate(records) if "completion" in record]
+        first = [of_record[0] for of_record in answers]
+        references = [records[i]["completion"] for i in judged]
         measured = {
             "loss": loss,
             "perplexity": metrics.perplexity(loss),
             "token_accuracy": accuracy,
-            "exact_match": metrics.exact_match(
-                [answers[i][0].text for i in judged], [records[i]["completion"] for i in judged]
-            ),
+            **metrics.text_metrics([texts[i] for i in judged], references, spec.seed),
+            "mean_length": metrics.mean([answer.tokens for answer in first]),
+            "at_limit": metrics.mean([answer.at_limit for answer in first]),
+            "empty": metrics.mean([not answer.text for answer in first]),
             "eval_seconds": time.perf_counter() - began,
-            "generate_seconds": time.perf_counter() - generating,
+            "generate_seconds": generated - generating,
         }
-        return Evaluation(measured, [_item(r, a) for r, a in zip(records, answers, strict=True)])
+        items = [_item(r, a) for r, a in zip(records, answers, strict=True)]
+        return Evaluation(measured, items, records, texts)
 
     def _token_metrics(
         self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec
@@ -104,7 +112,8 @@ class Seq2Seq:
         losses, right, tokens = 0.0, 0, 0
         with progress_bar(len(answered), "eval loss") as bar, torch.no_grad():
             for chosen in batches:
-                batch = self.collate(split, answered[chosen], spec, tokenizer.pad_token_id)
+                rows = tuple(answered[chosen][:, None])
+                batch = self.collate(split, rows, spec, tokenizer.pad_token_id)
                 logits, targets = target_logits(model, batch)
                 losses += float(F.cross_entropy(logits.float(), targets, reduction="sum"))
                 right += int((logits.argmax(-1) == targets).sum())
@@ -119,17 +128,54 @@ class Seq2Seq:
 
 def target_logits(model: Model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (tokens, vocabulary) at the real target positions only, and the targets (tokens,)."""
-    device = model.device
-    labels = batch.labels.to(device)
-    real = labels != IGNORED
+    batch = batch.to(model.device)
+    real = batch.labels != IGNORED
     with head_at(model, real):
-        output = model(
-            input_ids=batch.input_ids.to(device),
-            attention_mask=batch.attention_mask.to(device),
-            decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels),
-            use_cache=False,
-        )
-    return output.logits, labels[real]
+        if packs_rows(model):
+            logits = _packed_logits(model, batch)
+        else:
+            logits = model(
+                input_ids=batch.input_ids,
+                attention_mask=(batch.source_segments > 0).long(),
+                decoder_input_ids=model.prepare_decoder_input_ids_from_labels(batch.labels),
+                use_cache=False,
+            ).logits
+    return logits, batch.labels[real]
+
+
+def _packed_logits(model: Model, batch: Batch) -> torch.Tensor:
+    """Logits of rows in which examples see nothing of each other.
+
+    Exact where positions are relative, for within an example their differences are what they
+    would be alone.
+    """
+    source, target = batch.source_segments, batch.target_segments
+    within_source = source[:, None, :, None] == source[:, None, None, :]
+    within_target = target[:, None, :, None] == target[:, None, None, :]
+    before = torch.ones_like(within_target[:1]).tril()
+    encoded = model.get_encoder()(input_ids=batch.input_ids, attention_mask=within_source)
+    output = model(
+        encoder_outputs=encoded,
+        attention_mask=target[:, None, :, None] == source[:, None, None, :],
+        decoder_input_ids=shift_segments(batch.labels, target, model.config.decoder_start_token_id),
+        decoder_attention_mask=within_target & before,
+        use_cache=False,
+    )
+    logits: torch.Tensor = output.logits
+    return logits
+
+
+def shift_segments(labels: torch.Tensor, segments: torch.Tensor, start: int) -> torch.Tensor:
+    """What the decoder reads: in each segment `start`, then all its labels but the last."""
+    shifted = labels.roll(1, dims=1)
+    begins = segments != segments.roll(1, dims=1)
+    begins[:, 0] = True
+    return torch.where(begins | (segments == 0), start, shifted)
+
+
+def _segments(parts: Sequence[Any]) -> Any:
+    """1 for each id of the first part, 2 of the second, …"""
+    return np.repeat(np.arange(1, len(parts) + 1), [len(part) for part in parts])
 
 
 def pad_rows(rows: Sequence[Any], value: int) -> torch.Tensor:

@@ -1,0 +1,220 @@
+"""The audit finds what the data holds, counts it exactly, and says it on lines one can read."""
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SHARED_DATA, addition_records
+from transformers import AutoTokenizer
+
+from workflow.audit import Report, audit_splits, lost_characters, render, warnings_of
+from workflow.records import Record, Schema
+from workflow.tasks.seq2seq import Seq2Seq
+from workflow.tokens import Encoder, prepare_splits
+
+LONG = "add one: 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9"
+TRAIN = [
+    {"prompt": "code", "completion": "if {\n\tgo  on\n} ~"},  # 0: lost in a completion
+    {"prompt": "same", "completion": "yes"},  # 1: contradicted by 2
+    {"prompt": "same", "completion": "no"},
+    {"prompt": "twice", "completion": "yes"},  # 3: repeated by 4 and 5
+    {"prompt": "twice", "completion": "yes"},
+    {"prompt": "twice", "completion": "yes"},
+    {"prompt": " \n", "completion": "no"},  # 6: empty
+    {"prompt": LONG, "completion": "no"},  # 7: cut
+    {"prompt": "sum", "completion": LONG},
+    {"prompt": "a\nb  c   d", "completion": "\ufb01ve\u00a0go"},  # 9: lost; changed
+    {"prompt": "stop</s> it", "completion": "no"},  # 10: a special token
+]
+EVAL = [
+    {"prompt": "same", "completion": "no"},
+    {"prompt": "twice", "completion": "no"},
+    {"prompt": "unseen", "completion": "yes"},
+]
+RENDERED = r"""
+       records       prompt tokens   completion tokens                    cut        characters lost
+                median / p99 / max  median / p99 / max  prompts / completions  prompts / completions
+train       11         5 / 32 / 32         2 / 32 / 32                  1 / 1                  4 / 7
+eval         3           4 / 5 / 5           2 / 2 / 2                  0 / 0                  0 / 0
+train: completions that cannot be written back: 1 (newline ×2, tab ×1, surplus space ×1, { ×1, } ×1, ~ ×1); as train[0] 'if {\n\tgo  on\n} ~'; add --add_missing_tokens
+eval: records that occur in train: 1; as train[2] = eval[0] 'same'; remove them from train or eval
+eval: prompts that occur in train, with whatever answer: 2; as train[1] = eval[0] 'same'; remove them from train or eval
+train: records that contradict another: 2 (prompts: 1); as train[1] 'same'; keep one of each
+train: completions that are cut: 1; as train[8] 32 tokens; raise --max_target_length or shorten them
+train: prompts that are cut: 1; as train[7] 32 tokens; raise --max_source_length or shorten them
+train: prompts with what the model cannot see: 1 (surplus space ×3, newline ×1); as train[9] 'a\nb  c   d'; add --add_missing_tokens
+train: prompts that spell special tokens: 1 (</s> ×1); as train[10] 'stop</s> it'; take them out
+train: empty prompts: 1; as train[6]; write or remove them
+train: records that repeat an earlier one: 2; as train[4] 'twice'; remove them, unless they are to weigh
+train: completions that come back written another way: 1 (U+00A0 ×1, ﬁ ×1); as train[9] '\ufb01ve\xa0go'; look if it matters
+"""  # noqa: E501
+
+
+class Numbers:
+    """A task whose answers are numbers and hence no texts."""
+
+    name = "numbers"
+    schema = Schema("input", "target", lambda value: None)
+
+    def encode(
+        self, tokenizer: Any, records: Sequence[Record]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        sources = tokenizer([record["input"] for record in records])["input_ids"]
+        return sources, [[] for _ in records]
+
+
+def audit(
+    folder: Path, tokenizer: Any, data: dict[str, list[Record]], task: Encoder | None = None
+) -> Report:
+    """The report on `data`, as it is after JSON; prompts and completions may have 30 tokens."""
+    task = task or Seq2Seq()
+    path = folder / "data.json"
+    path.write_text(json.dumps(data))
+    splits = prepare_splits({"": path}, list(data), task, tokenizer, folder / "cache", False)
+    report: Report = json.loads(json.dumps(audit_splits(splits, task.schema, tokenizer, 30, 30)))
+    return report
+
+
+def test_every_problem_is_counted(tmp_path: Path, tokenizer: Any) -> None:
+    report = audit(tmp_path, tokenizer, {"train": TRAIN, "eval": EVAL})
+    train = report["splits"]["train"]
+    prompts, completions = train["prompts"], train["completions"]
+    assert train["records"] == 11
+    assert completions["lost"]["count"] == 1
+    assert completions["lost"]["characters"] == {
+        "\n": 2, "\t": 1, " ": 1, "{": 1, "}": 1, "~": 1,
+    }  # fmt: skip
+    assert completions["unknown_tokens"] == 3
+    assert completions["changed"]["characters"] == {"\u00a0": 1, "\ufb01": 1}
+    assert completions["not_surviving"]["count"] == 2
+    assert prompts["lost"]["characters"] == {" ": 3, "\n": 1}
+    assert prompts["special"] == {
+        "count": 1, "examples": ["train[10] 'stop</s> it'"], "characters": {"</s>": 1},
+    }  # fmt: skip
+    assert prompts["cut"]["count"] == completions["cut"]["count"] == 1
+    assert prompts["cut"]["examples"][0].startswith("train[7] ")
+    assert train["empty_prompts"] == {"count": 1, "examples": ["train[6]"]}
+    assert train["duplicates"] == {"count": 2, "examples": ["train[4] 'twice'", "train[5] 'twice'"]}
+    assert train["contradictions"] == {"count": 2, "prompts": 1, "examples": ["train[1] 'same'"]}
+    assert train["common_prefix"] is None
+    assert report["eval_records_in_train"]["examples"] == ["train[2] = eval[0] 'same'"]
+    assert report["eval_prompts_in_train"]["count"] == 2
+    assert lost_characters(report, "completions") == {"\n": 2, "\t": 1, "{": 1, "}": 1, "~": 1}
+
+
+def test_rendered_lines(tmp_path: Path, tokenizer: Any) -> None:
+    lines = render(audit(tmp_path, tokenizer, {"train": TRAIN, "eval": EVAL}))
+    assert lines == RENDERED.strip("\n").splitlines()
+
+
+def test_what_is_clean_gives_no_warning(tmp_path: Path, tokenizer: Any) -> None:
+    words = ["add", "one", "two", "three"]
+    data = {
+        name: [{"prompt": f"{word} {name}", "completion": word} for word in words]
+        for name in ("train", "eval")
+    }
+    report = audit(tmp_path, tokenizer, data)
+    assert warnings_of(report) == []
+    assert len(render(report)) == 4
+
+
+def test_one_record_without_an_answer(tmp_path: Path, tokenizer: Any) -> None:
+    report = audit(tmp_path, tokenizer, {"eval": [{"prompt": "a long enough prompt"}]})
+    split = report["splits"]["eval"]
+    assert split["completions"]["tokens"] is None
+    assert split["common_prefix"] is None
+    assert split["prompts"]["tokens"]["min"] == split["prompts"]["tokens"]["max"]
+    assert warnings_of(report) == []
+    assert "none" in render(report)[2]
+
+
+def test_a_common_prefix_ends_with_a_whole_word(tmp_path: Path, tokenizer: Any) -> None:
+    report = audit(tmp_path, tokenizer, {"train": addition_records(20)})
+    assert report["splits"]["train"]["common_prefix"] is None  # "add one:" is short
+    records = [{"prompt": f"please add one: 1{i}", "completion": "2"} for i in range(3)]
+    prefix = audit(tmp_path, tokenizer, {"train": records})["splits"]["train"]["common_prefix"]
+    ids = tokenizer("please add one:", add_special_tokens=False)["input_ids"]
+    assert prefix == {"text": "please add one:", "tokens": len(ids)}
+
+
+def test_a_mark_is_tried_with_its_letter(tmp_path: Path, tokenizer: Any) -> None:
+    texts = ["x n\u0303 n", "\u0303 x", "\u0928\u093f"]
+    records = [{"prompt": text, "completion": "yes"} for text in texts]
+    prompts = audit(tmp_path, tokenizer, {"train": records})["splits"]["train"]["prompts"]
+    assert prompts["lost"]["characters"] == {"\u0303": 2, "\u0928": 1, "\u093f": 1}
+
+
+def test_lines_can_be_printed_and_are_not_too_long(tmp_path: Path, tokenizer: Any) -> None:
+    strange = "".join(map(chr, [*range(1, 32), 0x200B, 0x202E, 0x303, *range(0x4E00, 0x4E40)]))
+    records = [{"prompt": f"p{i} {strange}" * 3, "completion": strange} for i in range(3)]
+    lines = render(audit(tmp_path, tokenizer, {"train": records, "eval": records}))
+    assert all(line.isprintable() and len(line) <= 200 for line in lines)
+    assert any("more kinds" in line for line in lines)
+
+
+def random_texts(alphabet: str, count: int) -> list[str]:
+    draw = random.Random(0)
+    return ["".join(draw.choices(alphabet, k=draw.randint(0, 30))) for _ in range(count)]
+
+
+def check_against_round_trips(report: Report, texts: list[str], tokenizer: Any) -> None:
+    """Compare with what every text loses by itself; its characters must not be marks."""
+    lost: Counter[str] = Counter()
+    not_surviving = 0
+    for text in map(str.strip, texts):
+        ids = tokenizer(text)["input_ids"]
+        decoded = tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        not_surviving += decoded.strip() != text
+        lost.update(Counter(text.replace(" ", "")) - Counter(decoded))
+        runs = re.findall(r"\s{2,}", text)
+        lost[" "] += sum(max(0, run.count(" ") - 1) for run in runs)
+    prompts = report["splits"]["train"]["prompts"]
+    found = Counter(prompts["lost"]["characters"]) + Counter(prompts["changed"]["characters"])
+    assert found == +lost
+    assert prompts["not_surviving"]["count"] == not_surviving
+
+
+ALPHABETS = {
+    "ascii": "".join(map(chr, range(32, 127))) + "\n\t\r     ",
+    "letters": "abc def ghi",
+    "unicode": "abc 12  \n\u00a0\u3000{}éßñ日本\ufb01\u2026½Ω\u200dж😀",
+}
+
+
+@pytest.mark.parametrize("name", ALPHABETS)
+@pytest.mark.parametrize("real", [False, True])
+def test_counts_are_those_of_round_trips(
+    tmp_path: Path, tokenizer: Any, name: str, real: bool
+) -> None:
+    if real:
+        if not SHARED_DATA.is_dir():
+            pytest.skip("the real vocabulary is not here")
+        tokenizer = AutoTokenizer.from_pretrained(SHARED_DATA / "t5_tokenizer")
+    texts = random_texts(ALPHABETS[name], 400)
+    records = [{"prompt": text, "completion": "yes"} for text in texts]
+    report = audit(tmp_path, tokenizer, {"train": records})
+    check_against_round_trips(report, texts, tokenizer)
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the data is not here")
+def test_real_data(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(SHARED_DATA / "t5_tokenizer")
+    instruct = json.loads((SHARED_DATA / "instruct.json").read_text())
+    report = audit(tmp_path, tokenizer, instruct)
+    train = report["splits"]["train"]
+    newlines = sum(record["prompt"].strip().count("\n") for record in instruct["train"])
+    assert train["prompts"]["lost"]["characters"]["\n"] == newlines == 557
+    assert train["completions"]["lost"]["characters"]["^"] == 5
+    sports = json.loads((SHARED_DATA / "sports.json").read_text())
+    report = audit(tmp_path, tokenizer, sports, Numbers())
+    assert report["splits"]["train"]["completions"]["tokens"] is None
+    assert report["splits"]["train"]["common_prefix"]["tokens"] == 17
+    assert lost_characters(report, "completions") == {}
+    assert lost_characters(report, "prompts") == {"\n": 11400, "\\": 867}
