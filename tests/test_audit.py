@@ -12,7 +12,7 @@ import pytest
 from conftest import SHARED_DATA, addition_records
 from transformers import AutoTokenizer
 
-from workflow.audit import Report, audit_splits, lost_characters, render, warnings_of
+from workflow.audit import Report, audit_splits, missing_characters, render, warnings_of
 from workflow.records import Record, Schema
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.tokens import Encoder, prepare_splits
@@ -68,6 +68,15 @@ class Numbers:
         return sources, [[] for _ in records]
 
 
+def lost_characters(report: Report, part: str) -> dict[str, int]:
+    """Lost characters with their counts over all splits, surplus spaces aside."""
+    counts: Counter[str] = Counter()
+    for split in report["splits"].values():
+        counts.update(split[part]["lost"]["characters"])
+    del counts[" "]
+    return dict(counts)
+
+
 def audit(
     folder: Path, tokenizer: Any, data: dict[str, list[Record]], task: Encoder | None = None
 ) -> Report:
@@ -104,6 +113,7 @@ def test_every_problem_is_counted(tmp_path: Path, tokenizer: Any) -> None:
     assert train["common_prefix"] is None
     assert report["eval_records_in_train"]["examples"] == ["train[2] = eval[0] 'same'"]
     assert report["eval_prompts_in_train"]["count"] == 2
+    assert missing_characters(report) == set("\n\t{}~ \ufb01\u00a0")
     assert lost_characters(report, "completions") == {"\n": 2, "\t": 1, "{": 1, "}": 1, "~": 1}
 
 

@@ -82,8 +82,8 @@ def test_real_instructions_are_learned(
     assert metrics[-1]["loss"] < 0.6 * metrics[0]["loss"]
     assert [line["step"] for line in metrics] == [0, 100, 200, 300]
     assert sorted(path.name for path in run.iterdir()) == sorted(
-        ["checkpoint-150", "checkpoint-300", "metrics.jsonl", "status.json", "train_log.jsonl",
-         "training_args.json"]
+        ["audit.json", "checkpoint-150", "checkpoint-300", "metrics.jsonl", "status.json",
+         "train_log.jsonl", "training_args.json"]
         + [f"temperature=0.00_n=1_step={step}.json" for step in (0, 100, 200, 300)]
     )  # fmt: skip
     records = json.loads((SHARED_DATA / "instruct.json").read_text())["eval"]

@@ -51,6 +51,7 @@ def test_the_contract_s_commands(mount: Mount, read_lines: Lines) -> None:
     assert trained.returncode == 0, trained.stderr
     folder = mount.models / "0216syn_explain"
     assert sorted(path.name for path in folder.iterdir()) == [
+        "audit.json",
         "checkpoint-48",
         "checkpoint-61",
         "metrics.jsonl",

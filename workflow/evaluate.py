@@ -31,7 +31,7 @@ def evaluate(
     metrics = evaluation.metrics
     if spec.metric is not None:
         metrics |= _users_own(spec.metric, evaluation)
-    run.write_items(task.items_file(spec, step), evaluation.items)
+    run.write_json(task.items_file(spec, step), evaluation.items)
     run.append_metrics({"step": step, **metrics, "time": time.time()})
     shown = [f"{name} {metrics[name]:.4g}" for name in task.shown if metrics.get(name) is not None]
     told = "  ".join(shown) or "no completions to compare with, so no metrics"

@@ -1,15 +1,18 @@
 """From what was asked to all that a run needs, with every problem told before a run is begun."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workflow.audit import Report, audit_splits, missing_characters
 from workflow.command import NO_MODEL
 from workflow.config import JobSpec, complete
 from workflow.engine import check_schedule
 from workflow.errors import BadInput, Problem
+from workflow.files import write_json
 from workflow.machine import fast_bf16, positions_that_fit
 from workflow.models import fetch_settings, load_config, load_tokenizer
 from workflow.mount import Mount, default_run_name, find_data, find_model, find_run_folder
@@ -19,6 +22,9 @@ from workflow.tasks import TASKS
 from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit, prepare_splits
 from workflow.user_metric import load_user_metric
+from workflow.vocabulary import grow_tokenizer
+
+AUDIT_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Job:
 
     Attributes:
         spec: the job, complete.
+        model_tokens: the tokens that the model has learned; the tokenizer may have more.
+        audit: what the data hold; empty where nothing is learned from them.
         model_source: the model's folder, or its name on the hub.
         run_path: where the run's folder is, or will be.
         claim_lock: a file to lock while the run's folder is made.
@@ -35,6 +43,8 @@ class Job:
     spec: JobSpec
     task: Task
     tokenizer: Any
+    model_tokens: int
+    audit: Report
     splits: dict[str, TokenizedSplit]
     model_source: Path | str
     run_path: Path
@@ -64,6 +74,16 @@ def prepare(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Jo
     data = prepare_splits(
         files, splits, task, tokenizer, mount.cache / "tokens", answers_needed=not spec.no_train
     )
+    model_tokens = len(tokenizer)
+    audit: Report = {}
+    if spec.audit or not spec.no_train:
+        audit = _audited(data, task, tokenizer, spec, mount.cache / "audits")
+    if spec.add_missing_tokens and not spec.no_train:
+        missing = missing_characters(audit)
+        audit["added_tokens"] = sorted(missing)
+        if missing:
+            tokenizer = grow_tokenizer(tokenizer, missing)
+            data = prepare_splits(files, splits, task, tokenizer, mount.cache / "tokens", True)
     bf16 = fast_bf16()
     spec = complete(
         spec,
@@ -78,7 +98,24 @@ def prepare(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Jo
         load_user_metric(spec.metric)
     if not spec.no_train:
         check_schedule(spec)
-    return Job(spec, task, tokenizer, data, source, run_path, mount.cache / "claim.lock")
+    lock = mount.cache / "claim.lock"
+    return Job(spec, task, tokenizer, model_tokens, audit, data, source, run_path, lock)
+
+
+def _audited(
+    data: dict[str, TokenizedSplit], task: Task, tokenizer: Any, spec: JobSpec, cache: Path
+) -> Report:
+    """The audit of these splits, kept as the tokens are: it depends on them and the lengths."""
+    lengths = spec.max_source_length, spec.max_target_length
+    key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])
+    path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    try:
+        report: Report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = audit_splits(data, task.schema, tokenizer, *lengths)
+        cache.mkdir(parents=True, exist_ok=True)
+        write_json(path, report)
+    return report
 
 
 def _find(

@@ -191,5 +191,5 @@ class RunFolder:
     def append_metrics(self, line: dict[str, Any]) -> None:
         append_json_line(self.path / "metrics.jsonl", line)
 
-    def write_items(self, name: str, items: list[dict[str, Any]]) -> None:
-        write_json(self.path / name, items)
+    def write_json(self, name: str, value: Any) -> None:
+        write_json(self.path / name, value)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from workflow.audit import render
 from workflow.batching import StepPlan, plan_step, seed_from, step_examples
 from workflow.checkpoint import rotate_checkpoints, write_checkpoint
 from workflow.config import GREEDY_BELOW, JobSpec
@@ -22,10 +23,11 @@ from workflow.mount import Mount, evaluated_step
 from workflow.prepare import Job, prepare
 from workflow.progress import LogWindow, Progress
 from workflow.run_folder import RunFolder, claim_run_folder, is_finished
+from workflow.vocabulary import grow_model
 
 
 def run_job(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Path:
-    """Run a job to its end and return the folder of its results.
+    """Run a job to its end and return the folder of its results (of an audit: where they would be).
 
     Args:
         problems: what is known to be wrong with the job, to be told with all the rest.
@@ -35,15 +37,23 @@ def run_job(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Pa
         RunFailed: where the run cannot go on; status.json then says why.
     """
     job = prepare(spec, mount, problems)
+    for line in render(job.audit) if job.audit else []:
+        log.info(line)
+    if job.spec.audit:
+        return job.run_path
     if is_finished(job.run_path, job.spec, job.data_keys):
         log.info("this job is done already; its results are in %s", job.run_path)
         return job.run_path
     model = load_model(fetch_weights(job.model_source), job.spec.dropout_rate)
+    if len(job.tokenizer) > job.model_tokens:
+        grow_model(model, job.model_tokens, len(job.tokenizer))
     _announce(job, model)
     run = claim_run_folder(job.run_path, job.spec, job.data_keys, job.claim_lock)
     if run is None:
         log.info("another process has just done this job; its results are in %s", job.run_path)
         return job.run_path
+    if job.audit:
+        run.write_json("audit.json", job.audit)
     progress = Progress()
     with _recording_outcome(run, progress):
         if job.spec.no_train:
@@ -158,13 +168,6 @@ def _announce(job: Job, model: Model) -> None:
         "%s: %.1f million parameters, %s on %s; records: %s",
         spec.model, size, precision, pick_device(), counts,
     )  # fmt: skip
-    for name, split in job.splits.items():
-        cut = split.sources.count_cut(spec.max_source_length)
-        if cut:
-            log.warning("%d %s prompts are cut at %d tokens", cut, name, spec.max_source_length)
-        cut = split.targets.count_cut(spec.max_target_length)
-        if cut:
-            log.warning("%d %s completions are cut at %d tokens", cut, name, spec.max_target_length)
     decoding = f"greedy (temperature below {GREEDY_BELOW})"
     if spec.num_beams > 1:
         decoding = f"the best of {spec.num_beams} beams"

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from workflow import metrics
 from workflow.batching import Indexes, MicroBatch, batches_by_positions
 from workflow.config import JobSpec
 from workflow.console import progress_bar
 from workflow.generate import Generation, generate
+from workflow.losses import summed_cross_entropy
 from workflow.models import Model, head_at, packs_rows
 from workflow.records import Record, Schema
 from workflow.tasks.task import Batch, Evaluation
@@ -64,9 +64,7 @@ class Seq2Seq:
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float) -> torch.Tensor:
         logits, targets = target_logits(model, batch)
-        return F.cross_entropy(
-            logits.float(), targets, reduction="sum", label_smoothing=label_smoothing
-        )
+        return summed_cross_entropy(logits, targets, label_smoothing)
 
     def evaluate(
         self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, step: int
@@ -115,7 +113,7 @@ class Seq2Seq:
                 rows = tuple(answered[chosen][:, None])
                 batch = self.collate(split, rows, spec, tokenizer.pad_token_id)
                 logits, targets = target_logits(model, batch)
-                losses += float(F.cross_entropy(logits.float(), targets, reduction="sum"))
+                losses += float(summed_cross_entropy(logits, targets))
                 right += int((logits.argmax(-1) == targets).sum())
                 tokens += len(targets)
                 bar.update(len(chosen))

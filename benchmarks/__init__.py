@@ -1,0 +1,1 @@
+"""Measurements against public peers, side by side in one run; they write docs/PERFORMANCE.md."""

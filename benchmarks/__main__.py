@@ -1,0 +1,17 @@
+"""`python3 -m benchmarks NAME` measures and writes docs/PERFORMANCE.md."""
+
+import argparse
+
+from benchmarks import train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    train.add_arguments(commands.add_parser("train", help=train.__doc__))
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""Training speed against Seq2SeqTrainer of transformers: same model, records and steps."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = ROOT / "docs" / "PERFORMANCE.md"
+BATCH = 64
+KINDS = {
+    "peer": "`Seq2SeqTrainer`, fp32 (its default), batch 16 × 4",
+    "fp32": "workflow, `--bf16 false`",
+    "default": "workflow, as it comes",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    data = ROOT / "mount" / "data" / "data.json"
+    tokenizer = ROOT / "mount" / "models" / "t5-tiny"
+    parser.add_argument("--data", type=Path, default=data, help="JSON file of prompts, completions")
+    parser.add_argument(
+        "--tokenizer", type=Path, default=tokenizer, help="folder of a T5 tokenizer"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turn")
+    parser.add_argument(
+        "--steps", type=int, default=7, help="optimizer steps; the first is not timed"
+    )
+    parser.add_argument("--trial", choices=list(KINDS), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """One trial where --trial names it (a process of its own), else all of them."""
+    if arguments.trial is not None:
+        print(json.dumps(run_trial(arguments)))
+        return
+    trials: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory() as folder:
+        make_mount(Path(folder), arguments)
+        for _ in range(arguments.rounds):
+            for kind, found in trials.items():
+                found.append(start_trial(kind, Path(folder), arguments))
+                print(kind, found[-1], flush=True)
+        text = report(trials, matrix_rates(), arguments)
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def start_trial(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    words = ["--trial", kind, "--folder", str(folder), "--steps", str(arguments.steps)]
+    command = [sys.executable, "-m", "benchmarks", "train", *words]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def make_mount(folder: Path, arguments: argparse.Namespace) -> None:
+    """A mount with the data and a random model in flan-t5-small's layout."""
+    import shutil
+
+    import torch
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    from workflow.models import save_model
+
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=32128, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8,
+        num_heads=6, feed_forward_proj="gated-gelu", decoder_start_token_id=0,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config)
+    head = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
+    model.lm_head.weight = torch.nn.Parameter(head)
+    (folder / "data").mkdir()
+    shutil.copy(arguments.data, folder / "data" / "data.json")
+    save_model(model, AutoTokenizer.from_pretrained(arguments.tokenizer), folder / "models" / "m")
+
+
+def run_trial(arguments: argparse.Namespace) -> dict[str, float]:
+    """Train, then judge the model that was saved; speed is that of the steps after the first."""
+    from workflow.progress import peak_memory_gb
+
+    train = _train_peer if arguments.trial == "peer" else _train_ours
+    checkpoint, seconds = train(arguments)
+    memory = peak_memory_gb()
+    return {
+        "examples_per_second": BATCH * (arguments.steps - 1) / seconds,
+        "eval_loss": _eval_loss(checkpoint, arguments.folder),
+        "peak_memory_gb": memory,
+    }
+
+
+def _train_ours(arguments: argparse.Namespace) -> tuple[Path, float]:
+    from workflow import find_mount, make_job, run_job
+
+    job = make_job(
+        "seq2seq", model_init_name="m", data_name="data", max_steps=arguments.steps,
+        train_batch_size=16, gradient_accumulation_steps=4, logging_steps=1, max_new_tokens=1,
+        eval_on_start=False, eval_steps=10**6, save_steps=10**6, overwrite_output_dir=True,
+        bf16=False if arguments.trial == "fp32" else None,
+    )  # fmt: skip
+    folder = run_job(job, find_mount(str(arguments.folder)))
+    lines = (folder / "train_log.jsonl").read_text().splitlines()
+    speeds = [json.loads(line)["examples_per_second"] for line in lines[1:]]
+    return folder / f"checkpoint-{arguments.steps}", sum(BATCH / speed for speed in speeds)
+
+
+def _train_peer(arguments: argparse.Namespace) -> tuple[Path, float]:
+    """As transformers' own translation and summarization examples use it."""
+    from transformers import (
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+        DataCollatorForSeq2Seq,
+        Seq2SeqTrainer,
+        Seq2SeqTrainingArguments,
+        TrainerCallback,
+    )
+
+    folder = arguments.folder / "models" / "m"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    records = json.loads((arguments.folder / "data" / "data.json").read_text())["train"]
+    examples = [
+        {
+            "input_ids": tokenizer(record["prompt"], max_length=1024, truncation=True)["input_ids"],
+            "labels": tokenizer(record["completion"], max_length=512, truncation=True)["input_ids"],
+        }
+        for record in records
+    ]
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            ends.append(time.perf_counter())
+
+    output = arguments.folder / "peer"
+    trainer = Seq2SeqTrainer(
+        model=model,
+        args=Seq2SeqTrainingArguments(
+            output_dir=str(output),
+            per_device_train_batch_size=16,
+            gradient_accumulation_steps=4,
+            max_steps=arguments.steps,
+            learning_rate=1e-4,
+            warmup_steps=1,
+            weight_decay=0.01,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=0,
+            use_cpu=not _has_cuda(),
+        ),
+        train_dataset=examples,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    trainer.save_model(str(output))
+    tokenizer.save_pretrained(output)
+    return output, ends[-1] - ends[0]
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _eval_loss(checkpoint: Path, folder: Path) -> float:
+    """Mean token loss of the eval records, by plain transformers calls in fp32."""
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    records = json.loads((folder / "data" / "data.json").read_text())["eval"]
+    loss, tokens = 0.0, 0
+    with torch.no_grad():
+        for start in range(0, len(records), 16):
+            chosen = records[start : start + 16]
+            sources = tokenizer([r["prompt"] for r in chosen], padding=True, return_tensors="pt")
+            labels = tokenizer([r["completion"] for r in chosen], padding=True, return_tensors="pt")
+            labels = labels["input_ids"].masked_fill(labels["input_ids"] == 0, -100)
+            count = int((labels != -100).sum())
+            loss += float(model(**sources, labels=labels).loss) * count
+            tokens += count
+    return loss / tokens
+
+
+def matrix_rates() -> dict[str, float]:
+    """GFLOP/s of a product of two 2048 × 2048 matrices, the median of 20, by precision."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        one = torch.randn(2048, 2048, dtype=dtype, device=device)
+        seconds = []
+        for _ in range(20):
+            began = time.perf_counter()
+            (one @ one).sum().item()
+            seconds.append(time.perf_counter() - began)
+        rates[name] = 2 * 2048**3 / statistics.median(seconds) / 1e9
+    return rates
+
+
+def gflop_per_example(arguments: argparse.Namespace) -> float:
+    """Matrix-product work of training on one example: 6 × parameters × real tokens.
+
+    Encoder blocks meet source tokens, decoder blocks and the head target tokens.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    records = json.loads(arguments.data.read_text())["train"]
+    source = sum(map(len, tokenizer([r["prompt"] for r in records])["input_ids"]))
+    target = sum(map(len, tokenizer([r["completion"] for r in records])["input_ids"]))
+    attention, feed_forward = 4 * 512 * 6 * 64, 3 * 512 * 1024
+    encoder = 8 * (attention + feed_forward)
+    decoder = 8 * (2 * attention + feed_forward) + 32128 * 512
+    return 6 * (encoder * source + decoder * target) / len(records) / 1e9
+
+
+def report(
+    trials: dict[str, list[dict[str, float]]], rates: dict[str, float],
+    arguments: argparse.Namespace,
+) -> str:  # fmt: skip
+    """docs/PERFORMANCE.md."""
+    import torch
+    import transformers
+
+    from workflow.machine import fast_bf16
+
+    work = gflop_per_example(arguments)
+    rows = []
+    for kind, found in trials.items():
+        speeds = [trial["examples_per_second"] for trial in found]
+        pairs = zip(speeds, trials["peer"], strict=True)
+        ratios = [speed / peer["examples_per_second"] for speed, peer in pairs]
+        speed = statistics.median(speeds)
+        rate = rates["bf16" if kind == "default" and fast_bf16() else "fp32"]
+        loss = statistics.median(trial["eval_loss"] for trial in found)
+        memory = statistics.median(trial["peak_memory_gb"] for trial in found)
+        rows.append(
+            f"| {KINDS[kind]} | {speed:.2f} ({min(speeds):.2f}–{max(speeds):.2f}) "
+            f"| {statistics.median(ratios):.2f} × ({min(ratios):.2f}–{max(ratios):.2f}) "
+            f"| {work * speed / rate:.0%} | {loss:.3f} | {memory:.2f} |"
+        )
+    return "\n".join(
+        [
+            "# Performance",
+            "",
+            "## Training against `Seq2SeqTrainer`",
+            "",
+            "`python3 -m benchmarks train` trains a random model in flan-t5-small's layout on the",
+            f"records of `{arguments.data.name}`: {arguments.rounds} rounds in turn, "
+            f"{arguments.steps} steps of {BATCH} examples each, the first",
+            "not timed. Medians, with the least and the greatest in brackets; ratios are of each",
+            "round's pair. The matrix rate counts real tokens only (6 × parameters × tokens).",
+            "",
+            "| what | examples/s | against the peer | of the matrix rate | eval loss | peak GB |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Machine: {platform.machine()}, {os.cpu_count()} cores; matrix "
+            f"rate {rates['fp32']:.0f} GFLOP/s in fp32, {rates['bf16']:.0f} in bf16. Python "
+            f"{platform.python_version()}, torch {torch.__version__}, transformers "
+            f"{transformers.__version__}.",
+            "",
+        ]
+    )  # fmt: skip

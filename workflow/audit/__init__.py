@@ -1,0 +1,10 @@
+"""What the data holds that the user should know before training: lengths, losses, repetitions.
+
+A text is damaged where the tokenizer does not give it back: T5's vocabulary has no newline, no
+braces and few letters that are not Latin, and its normalizer writes some characters another way.
+"""
+
+from workflow.audit.gather import Report, audit_splits, missing_characters
+from workflow.audit.tell import render, warnings_of
+
+__all__ = ["Report", "audit_splits", "missing_characters", "render", "warnings_of"]

@@ -1,0 +1,253 @@
+"""What the splits of a data set hold: lengths, damage, repetitions, contradictions."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, takewhile
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workflow.audit.damage import Damage, Row, excerpt
+from workflow.console import progress_bar
+from workflow.records import Schema
+from workflow.tokens import Ragged, TokenizedSplit
+
+Report = dict[str, Any]
+Keys = npt.NDArray[np.uint64]
+CHUNK = 1024
+"""Records decoded at once."""
+EXAMPLES = 3
+SHORTEST_PREFIX = 10
+"""Characters that all prompts must begin with before it is worth a word."""
+
+
+def audit_splits(
+    splits: Mapping[str, TokenizedSplit],
+    schema: Schema,
+    tokenizer: Any,
+    max_source_length: int,
+    max_target_length: int,
+) -> Report:
+    """Look at every record once; of its texts nothing is held but 16 bytes.
+
+    Returns:
+        What can be written as JSON: for each split its findings, those of its prompts and those of
+        its completions (the answers that are texts), and findings over train and eval. A finding
+        is {"count": records, "examples": ["train[12] 'text'", …]}; lengths are in tokens, before
+        any cut, with the end mark.
+    """
+    damage = Damage(tokenizer)
+    limits = {"prompts": max_source_length, "completions": max_target_length}
+    audits = {}
+    with progress_bar(sum(map(len, splits.values())), "audit") as bar:
+        for name, split in splits.items():
+            audits[name] = SplitAudit(name, split, schema, damage)
+            for start in range(0, len(split), CHUNK):
+                bar.update(audits[name].add_chunk(start))
+    report: Report = {
+        "limits": limits,
+        "splits": {name: audit.report(limits) for name, audit in audits.items()},
+    }
+    if {"train", "eval"} <= audits.keys():
+        report |= _repeated_from_train(audits["train"], audits["eval"])
+    return report
+
+
+def missing_characters(report: Report) -> set[str]:
+    """The characters that do not come back as they were, in prompts or completions of any split."""
+    return {
+        character
+        for split in report["splits"].values()
+        for part in ("prompts", "completions")
+        for kind in ("lost", "changed")
+        for character in split[part][kind]["characters"]
+    }
+
+
+def _by_count(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclass
+class Finding:
+    """In how many records something was found, the first few of them, and which characters."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+    characters: Counter[str] = field(default_factory=Counter)
+
+    def add(self, place: str, text: str = "", characters: Collection[str] = ()) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(f"{place} {excerpt(text, characters)}" if text else place)
+
+    def report(self) -> Report:
+        return {"count": self.count, "examples": self.examples}
+
+
+class PartAudit:
+    """The prompts of a split, or its completions."""
+
+    def __init__(self, damage: Damage):
+        self._damage = damage
+        self._not_surviving = Finding()
+        self._kinds = {kind: Finding() for kind in ("lost", "changed", "special")}
+
+    def add(self, texts: Sequence[tuple[str, str, Row]]) -> None:
+        """Take in texts, each with its place and its ids."""
+        decoded_texts = self._damage.decode([ids for _, _, ids in texts])
+        for (place, text, _), decoded in zip(texts, decoded_texts, strict=True):
+            found = self._damage.find(text, decoded)
+            if found:
+                characters = [one for counts in found.values() for one in counts]
+                self._not_surviving.add(place, text, characters)
+            for kind, counts in found.items():
+                self._kinds[kind].add(place, text, counts)
+                self._kinds[kind].characters.update(counts)
+
+    def report(self, name: str, ids: Ragged, longest: int) -> Report:
+        lengths = np.diff(ids.offsets)
+        cut = Finding(ids.count_cut(longest))
+        for i in np.flatnonzero(lengths > longest)[:EXAMPLES]:
+            cut.examples.append(f"{name}[{i}] {lengths[i]:,} tokens")
+        return {
+            "tokens": _distribution(lengths[lengths > 0]),
+            "cut": cut.report(),
+            "unknown_tokens": int((ids.values == self._damage.tokenizer.unk_token_id).sum()),
+            "not_surviving": self._not_surviving.report(),
+        } | {
+            kind: finding.report() | {"characters": _by_count(finding.characters)}
+            for kind, finding in self._kinds.items()
+        }
+
+
+def _distribution(lengths: npt.NDArray[np.int64]) -> Report | None:
+    """Of lengths in tokens; None where there are none."""
+    if len(lengths) == 0:
+        return None
+    percents = {"min": 0, "median": 50, "p90": 90, "p99": 99, "max": 100}
+    values = np.percentile(lengths, list(percents.values()), method="inverted_cdf")
+    shares = dict(zip(percents, map(int, values), strict=True))
+    return shares | {"mean": round(float(lengths.mean()), 1)}
+
+
+class SplitAudit:
+    """One split, gathered chunk by chunk.
+
+    Attributes:
+        prompts, pairs: for each record a digest of its prompt, and of its prompt and answer. Of
+            a million records some two share one by chance in one of forty million data sets.
+        answered: which records have an answer, a text or not.
+    """
+
+    def __init__(self, name: str, split: TokenizedSplit, schema: Schema, damage: Damage):
+        self.name, self.split, self._schema, self._damage = name, split, schema, damage
+        self._parts = {part: PartAudit(damage) for part in ("prompts", "completions")}
+        self._empty = Finding()
+        self._prefix: str | None = None
+        self.prompts: Keys = np.zeros(len(split), np.uint64)
+        self.pairs: Keys = np.zeros(len(split), np.uint64)
+        self.answered = np.zeros(len(split), np.bool_)
+
+    def add_chunk(self, start: int) -> int:
+        """Take in the records from `start`; returns how many they were."""
+        end = min(start + CHUNK, len(self.split))
+        sources = _rows(self.split.sources, start, end)
+        targets = _rows(self.split.targets, start, end)
+        prompts, completions = [], []
+        for i, source, target in zip(range(start, end), sources, targets, strict=True):
+            record = self.split.record(i)
+            prompt = record[self._schema.source_key]
+            answer = [record[key] for key in (self._schema.answer_key,) if key in record]
+            prompts.append((f"{self.name}[{i}]", prompt, source))
+            if len(target) and answer and isinstance(answer[0], str):
+                completions.append((f"{self.name}[{i}]", answer[0], target))
+            self.prompts[i], self.pairs[i] = _digest([prompt]), _digest([prompt, *answer])
+            self.answered[i] = bool(answer)
+            if not prompt.strip():
+                self._empty.add(f"{self.name}[{i}]")
+            if self._prefix is None or not prompt.startswith(self._prefix):
+                self._prefix = _common_start(prompt, self._prefix or prompt)
+        self._parts["prompts"].add(prompts)
+        if completions:
+            self._parts["completions"].add(completions)
+        return end - start
+
+    def report(self, limits: Mapping[str, int]) -> Report:
+        ids = {"prompts": self.split.sources, "completions": self.split.targets}
+        report: Report = {"records": len(self.split)}
+        for part, audit in self._parts.items():
+            report[part] = audit.report(self.name, ids[part], limits[part])
+        return report | {
+            "empty_prompts": self._empty.report(),
+            "duplicates": self._duplicates(),
+            "contradictions": self._contradictions(),
+            "common_prefix": self._common_prefix(),
+        }
+
+    def example(self, index: int) -> str:
+        return f"{self.name}[{index}] {excerpt(self.split.record(index)[self._schema.source_key])}"
+
+    def _duplicates(self) -> Report:
+        """The records that an earlier one equals in prompt and answer."""
+        first = np.unique(self.pairs, return_index=True)[1]
+        again = np.setdiff1d(np.arange(len(self.pairs)), first)
+        return Finding(len(again), [self.example(i) for i in again[:EXAMPLES]]).report()
+
+    def _contradictions(self) -> Report:
+        """The records whose prompt has several answers, and the number of such prompts."""
+        rows = np.flatnonzero(self.answered)
+        different = rows[np.unique(self.pairs[rows], return_index=True)[1]]
+        prompts, answers = np.unique(self.prompts[different], return_counts=True)
+        against = rows[np.isin(self.prompts[rows], prompts[answers > 1])]
+        first = np.unique(self.prompts[against], return_index=True)[1]
+        examples = [self.example(i) for i in against[np.sort(first)][:EXAMPLES]]
+        return Finding(len(against), examples).report() | {"prompts": len(first)}
+
+    def _common_prefix(self) -> Report | None:
+        """The whole words that all prompts begin with, and the tokens they cost a record."""
+        words = re.match(r"(?s).*\s", self._prefix or "")
+        text = words.group().rstrip() if words else ""
+        if len(text) < SHORTEST_PREFIX or len(np.unique(self.prompts)) < 2:
+            return None
+        ids = self._damage.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return {"text": text, "tokens": len(ids)}
+
+
+def _common_start(one: str, other: str) -> str:
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return one[: sum(1 for _ in alike)]
+
+
+def _rows(ids: Ragged, start: int, end: int) -> list[Row]:
+    """Rows `start` to `end`, uncut."""
+    bounds = ids.offsets[start : end + 1].tolist()
+    return [ids.values[begin:stop] for begin, stop in pairwise(bounds)]
+
+
+def _digest(values: list[Any]) -> int:
+    """64 bits that differ where JSON values do."""
+    content = json.dumps(values, sort_keys=True).encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+
+
+def _repeated_from_train(train: SplitAudit, evaluation: SplitAudit) -> Report:
+    """Eval records, and eval prompts with whatever answer, that train holds too."""
+    report = {}
+    for name in ("pairs", "prompts"):
+        ours, theirs = getattr(evaluation, name), getattr(train, name)
+        rows = np.flatnonzero(np.isin(ours, theirs))
+        examples = [
+            f"train[{np.flatnonzero(theirs == ours[i])[0]}] = {evaluation.example(i)}"
+            for i in rows[:EXAMPLES]
+        ]
+        report[f"eval_{name}_in_train"] = Finding(len(rows), examples).report()
+    return {
+        "eval_records_in_train": report["eval_pairs_in_train"],
+        "eval_prompts_in_train": report["eval_prompts_in_train"],
+    }

@@ -1,0 +1,137 @@
+"""What an audit found, said on lines that one can read: the worst first, with a remedy."""
+
+import unicodedata
+from dataclasses import dataclass
+
+from workflow.audit.gather import Report
+from workflow.errors import shorten
+
+CHARACTERS_SHOWN = 8
+LONGEST_LINE = 200
+
+
+@dataclass(frozen=True)
+class Warning:
+    """Something to know before training; the higher the severity, the worse."""
+
+    severity: int
+    text: str
+    example: str
+    remedy: str
+
+
+_ADD_TOKENS = "add --add_missing_tokens"
+_RULES = (
+    (12, "completions", "lost", "completions that cannot be written back", _ADD_TOKENS),
+    (11, "completions", "special", "completions that spell special tokens", "take them out"),
+    (8, "", "contradictions", "records that contradict another", "keep one of each"),
+    (
+        7,
+        "completions",
+        "cut",
+        "completions that are cut",
+        "raise --max_target_length or shorten them",
+    ),
+    (6, "prompts", "cut", "prompts that are cut", "raise --max_source_length or shorten them"),
+    (5, "prompts", "lost", "prompts with what the model cannot see", _ADD_TOKENS),
+    (5, "prompts", "special", "prompts that spell special tokens", "take them out"),
+    (4, "", "empty_prompts", "empty prompts", "write or remove them"),
+    (
+        3,
+        "",
+        "duplicates",
+        "records that repeat an earlier one",
+        "remove them, unless they are to weigh",
+    ),
+    (
+        1,
+        "completions",
+        "changed",
+        "completions that come back written another way",
+        "look if it matters",
+    ),
+    (1, "prompts", "changed", "prompts that are read written another way", "look if it matters"),
+)
+"""Severity, part (none: the split), finding, its name, and what to do about it."""
+
+
+def warnings_of(report: Report) -> list[Warning]:
+    """What is worth a line, the worst first."""
+    warnings = _warnings_across(report)
+    for name, split in report["splits"].items():
+        for severity, part, kind, what, remedy in _RULES:
+            finding = (split[part] if part else split)[kind]
+            if finding["count"]:
+                text = f"{name}: {what}: {finding['count']:,}{_what_of(finding)}"
+                warnings.append(Warning(severity, text, finding["examples"][0], remedy))
+        if split["common_prefix"]:
+            text = (
+                f"{name}: all prompts begin alike, {split['common_prefix']['tokens']} tokens each"
+            )
+            example = shorten(split["common_prefix"]["text"], 40)
+            warnings.append(Warning(2, text, example, "leave it out if the model need not be told"))
+    return sorted(warnings, key=lambda warning: -warning.severity)
+
+
+def _warnings_across(report: Report) -> list[Warning]:
+    if "eval_records_in_train" not in report:
+        return []
+    records, prompts = report["eval_records_in_train"], report["eval_prompts_in_train"]
+    warnings, remedy = [], "remove them from train or eval"
+    if records["count"]:
+        text = f"eval: records that occur in train: {records['count']:,}"
+        warnings.append(Warning(10, text, records["examples"][0], remedy))
+    if prompts["count"] > records["count"]:
+        text = f"eval: prompts that occur in train, with whatever answer: {prompts['count']:,}"
+        warnings.append(Warning(9, text, prompts["examples"][0], remedy))
+    return warnings
+
+
+def _what_of(finding: Report) -> str:
+    """What more a finding knows: its characters, or its prompts."""
+    if "prompts" in finding:
+        return f" (prompts: {finding['prompts']:,})"
+    characters = finding.get("characters", {})
+    shown = [f"{_name(c)} ×{n:,}" for c, n in list(characters.items())[:CHARACTERS_SHOWN]]
+    more = len(characters) - len(shown)
+    told = ", ".join(shown) + (f" and {more:,} more kinds" if more else "")
+    return f" ({told})" if told else ""
+
+
+def _name(character: str) -> str:
+    """A character as it can be read in a list."""
+    names = {"\n": "newline", "\r": "carriage return", "\t": "tab", " ": "surplus space"}
+    alone = character.isprintable() and not unicodedata.category(character[0]).startswith("M")
+    return names.get(character) or (character if alone else f"U+{ord(character):04X}")
+
+
+def render(report: Report) -> list[str]:
+    """A table with a line for each split, then the warnings, each on one line."""
+    rows = [
+        ["", "records", "prompt tokens", "completion tokens", "cut", "characters lost"],
+        ["", "", *["median / p99 / max"] * 2, *["prompts / completions"] * 2],
+    ]
+    for name, split in report["splits"].items():
+        parts = [split["prompts"], split["completions"]]
+        lengths = [
+            " / ".join(f"{part['tokens'][share]:,}" for share in ("median", "p99", "max"))
+            if part["tokens"] else "none" for part in parts
+        ]  # fmt: skip
+        cut = " / ".join(f"{part['cut']['count']:,}" for part in parts)
+        lost = " / ".join(f"{sum(part['lost']['characters'].values()):,}" for part in parts)
+        rows.append([name, f"{split['records']:,}", *lengths, cut, lost])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    return lines + [_line(warning) for warning in warnings_of(report)]
+
+
+def _line(warning: Warning) -> str:
+    """A warning on a line that is not too long: its example gives way first."""
+    what, remedy = warning.text, f"; {warning.remedy}"
+    room = LONGEST_LINE - len(what) - len(remedy) - len("; as ")
+    example = warning.example if len(warning.example) <= room else warning.example.split(" ")[0]
+    if len(example) <= room:
+        return f"{what}; as {example}{remedy}"
+    return what[: LONGEST_LINE - len(remedy) - 1] + "…" + remedy
