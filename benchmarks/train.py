@@ -14,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs" / "PERFORMANCE.md"
+BEGIN, END = "<!-- measured by: python3 -m benchmarks train -->", "<!-- end -->"
 BATCH = 64
 KINDS = {
     "peer": "`Seq2SeqTrainer`, fp32 (its default), batch 16 × 4",
@@ -51,9 +52,15 @@ def run(arguments: argparse.Namespace) -> None:
                 found.append(start_trial(kind, Path(folder), arguments))
                 print(kind, found[-1], flush=True)
         text = report(trials, matrix_rates(), arguments)
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(text, encoding="utf-8")
+    REPORT.write_text(_with_section(REPORT.read_text(encoding="utf-8"), text), encoding="utf-8")
     print(text)
+
+
+def _with_section(page: str, section: str) -> str:
+    """The page with what stands between the marks of this benchmark replaced."""
+    before, rest = page.split(f"{BEGIN}\n", 1)
+    after = rest.split(f"{END}\n", 1)[1]
+    return f"{before}{BEGIN}\n{section}{END}\n{after}"
 
 
 def start_trial(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
@@ -239,7 +246,7 @@ def report(
     trials: dict[str, list[dict[str, float]]], rates: dict[str, float],
     arguments: argparse.Namespace,
 ) -> str:  # fmt: skip
-    """docs/PERFORMANCE.md."""
+    """The section of docs/PERFORMANCE.md that this benchmark writes."""
     import torch
     import transformers
 
@@ -262,10 +269,6 @@ def report(
         )
     return "\n".join(
         [
-            "# Performance",
-            "",
-            "## Training against `Seq2SeqTrainer`",
-            "",
             "`python3 -m benchmarks train` trains a random model in flan-t5-small's layout on the",
             f"records of `{arguments.data.name}`: {arguments.rounds} rounds in turn, "
             f"{arguments.steps} steps of {BATCH} examples each, the first",

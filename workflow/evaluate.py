@@ -1,6 +1,7 @@
 """An evaluation: every record answered once, and what it found written down."""
 
 import time
+from functools import cache
 from typing import Any
 
 from workflow.config import JobSpec
@@ -10,6 +11,8 @@ from workflow.run_folder import RunFolder
 from workflow.tasks.task import Evaluation, Task
 from workflow.tokens import TokenizedSplit
 from workflow.user_metric import apply_user_metric, load_user_metric
+
+_loaded_once = cache(load_user_metric)
 
 
 def evaluate(
@@ -42,7 +45,6 @@ def evaluate(
 def _users_own(metric: str, evaluation: Evaluation) -> dict[str, float | None]:
     """What the user's own metric finds; it takes the place of none of ours."""
     name = metric.rsplit(":", 1)[1]
-    found = apply_user_metric(
-        load_user_metric(metric), name, evaluation.records, evaluation.predictions
-    )
+    function = _loaded_once(metric)
+    found = apply_user_metric(function, name, evaluation.records, evaluation.predictions)
     return {f"user_{n}" if n in evaluation.metrics else n: value for n, value in found.items()}
