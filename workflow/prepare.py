@@ -84,18 +84,17 @@ def prepare(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Jo
         if missing:
             tokenizer = grow_tokenizer(tokenizer, missing)
             data = prepare_splits(files, splits, task, tokenizer, mount.cache / "tokens", True)
-    bf16 = fast_bf16()
+    fast = fast_bf16()
+    bf16 = fast if spec.bf16 is None else spec.bf16
     spec = complete(
         spec,
         run_name=default_run_name(spec),
         train_count=len(data["train"]) if "train" in data else 0,
         longest_target=_longest_target(data, spec, source),
-        fast_bf16=bf16,
+        fast_bf16=fast,
         micro_batch_tokens=positions_that_fit(config, spec.max_source_length, bf16),
     )
     _check_lengths(spec, config)
-    if spec.metric is not None:
-        load_user_metric(spec.metric)
     if not spec.no_train:
         check_schedule(spec)
     lock = mount.cache / "claim.lock"
@@ -135,6 +134,11 @@ def _find(
         found_inside = "the run that holds the model to begin with"
         mend = "choose another --training_run_name"
         problems.append(Problem(where, found_inside, "a folder of its own", mend))
+    if spec.metric is not None:
+        try:
+            load_user_metric(spec.metric)
+        except BadInput as error:
+            problems += error.problems
     files, found = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
     problems += found
     if problems:
