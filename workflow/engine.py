@@ -9,6 +9,7 @@ from transformers.optimization import Adafactor
 
 from workflow.config import JobSpec
 from workflow.errors import BadInput, Problem
+from workflow.losses import ELEMENTS_AT_ONCE
 from workflow.machine import pick_device
 from workflow.models import Model
 
@@ -43,9 +44,8 @@ class SingleProcessEngine:
 
             def accumulate(computed: Any, master: Any = master) -> None:
                 if master.grad is None:
-                    master.grad = computed.grad.float()
-                else:
-                    master.grad += computed.grad
+                    master.grad = torch.zeros_like(master)
+                add_by_parts(master.grad, computed.grad)
                 computed.grad = None
 
             parameter.register_post_accumulate_grad_hook(accumulate)
@@ -64,7 +64,8 @@ class SingleProcessEngine:
             torch._foreach_mul_(self._gradients(), self._max_grad_norm / gradient_norm)
         self._optimizer.step()
         self._scheduler.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        # The masters' gradients in float32 keep their memory.
+        self._optimizer.zero_grad(set_to_none=self.model is self.master)
         if self.model is not self.master:
             with torch.no_grad():
                 torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
@@ -76,6 +77,13 @@ class SingleProcessEngine:
 
     def _gradients(self) -> list[torch.Tensor]:
         return [p.grad for p in self.master.parameters() if p.grad is not None]
+
+
+def add_by_parts(total: torch.Tensor, gradient: torch.Tensor) -> None:
+    """Add a gradient in 16 bits to one in 32 without a copy of it all in 32."""
+    parts = (t.view(-1).split(ELEMENTS_AT_ONCE) for t in (total, gradient.contiguous()))
+    for part, added in zip(*parts, strict=True):
+        part.add_(added)
 
 
 def make_optimizer(model: Model, spec: JobSpec) -> torch.optim.Optimizer:

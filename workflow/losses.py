@@ -14,7 +14,7 @@ def summed_cross_entropy(
     """The float32 sum of the cross-entropies of `targets` (tokens,) under `logits` (tokens, words).
 
     With label smoothing s a target is right with 1 - s and each word with s / words besides, as in
-    `torch.nn.functional.cross_entropy`.
+    `torch.nn.functional.cross_entropy`. Where a gradient is asked for, it takes the logits' place.
     """
     loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets, label_smoothing)
     return loss
@@ -29,18 +29,21 @@ class _SummedCrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         words = logits.shape[-1]
         rows = max(1, ELEMENTS_AT_ONCE // words)
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        gradient = logits.detach() if ctx.needs_input_grad[0] else None
         loss = torch.zeros((), dtype=torch.float32, device=logits.device)
+        buffer = torch.empty(min(rows, len(logits)), words, device=logits.device)
         for start in range(0, len(logits), rows):
-            part = logits[start : start + rows].to(torch.float32, copy=True)
+            part = buffer[: len(logits) - start].copy_(logits[start : start + rows])
             target = targets[start : start + rows, None]
-            normalizer = part.logsumexp(-1, keepdim=True)
+            greatest = part.amax(-1, keepdim=True)
             right = part.gather(1, target)
-            loss += (normalizer - right).sum() * (1 - label_smoothing)
-            if label_smoothing:
-                loss += (normalizer.squeeze(1) - part.mean(-1)).sum() * label_smoothing
-            if gradient is not None:
-                probabilities = part.sub_(normalizer).exp_()
+            mean = part.mean(-1, keepdim=True) if label_smoothing else right
+            exponentials = part.sub_(greatest).exp_()
+            total = exponentials.sum(-1, keepdim=True)
+            expected = torch.lerp(right, mean, label_smoothing)
+            loss += (total.log() + greatest - expected).sum()
+            if gradient is not None:  # in the logits' place
+                probabilities = exponentials.div_(total)
                 if label_smoothing:
                     probabilities -= label_smoothing / words
                 probabilities.scatter_add_(1, target, torch.full_like(right, label_smoothing - 1))

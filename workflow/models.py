@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from workflow.cpu import ATTENTION
 from workflow.errors import BadInput, Problem, shorten
 
 Model = Any
@@ -299,7 +300,7 @@ def packs_rows(model: Model) -> bool:
     Positions must be relative, and attention must take a mask of (rows, 1, queries, keys).
     """
     config = model.config
-    return config.model_type in ("t5", "mt5") and config._attn_implementation == "sdpa"
+    return config.model_type in ("t5", "mt5") and config._attn_implementation in ("sdpa", ATTENTION)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from workflow.batching import StepPlan, plan_step, seed_from, step_examples
 from workflow.checkpoint import rotate_checkpoints, write_checkpoint
 from workflow.config import GREEDY_BELOW, JobSpec
 from workflow.console import log, progress_bar
+from workflow.cpu import tune_memory, use_fast_modules
 from workflow.engine import SingleProcessEngine
 from workflow.errors import Problem, RunFailed
 from workflow.evaluate import evaluate
@@ -44,9 +45,7 @@ def run_job(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Pa
     if is_finished(job.run_path, job.spec, job.data_keys):
         log.info("this job is done already; its results are in %s", job.run_path)
         return job.run_path
-    model = load_model(fetch_weights(job.model_source), job.spec.dropout_rate)
-    if len(job.tokenizer) > job.model_tokens:
-        grow_model(model, job.model_tokens, len(job.tokenizer))
+    model = ready_model(job)
     _announce(job, model)
     run = claim_run_folder(job.run_path, job.spec, job.data_keys, job.claim_lock)
     if run is None:
@@ -62,6 +61,18 @@ def run_job(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Pa
             train(job, model, run, progress)
     log.info("results are in %s", run.path)
     return run.path
+
+
+def ready_model(job: Job) -> Model:
+    """The job's model in float32 in the host's memory, with a row for each of its tokens."""
+    if pick_device().type == "cpu":
+        tune_memory()
+    model = load_model(fetch_weights(job.model_source), job.spec.dropout_rate)
+    if len(job.tokenizer) > job.model_tokens:
+        grow_model(model, job.model_tokens, len(job.tokenizer))
+    if pick_device().type == "cpu":
+        use_fast_modules(model, attention=packs_rows(model))
+    return model
 
 
 def evaluate_only(job: Job, model: Model, run: RunFolder, progress: Progress) -> None:
