@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs" / "PERFORMANCE.md"
 BEGIN, END = "<!-- measured by: python3 -m benchmarks train -->", "<!-- end -->"
 BATCH = 64
+WARM_UP = 3
+"""Steps that are not timed: memory is new, and the optimizer's state is made."""
+
 KINDS = {
     "peer": "`Seq2SeqTrainer`, fp32 (its default), batch 16 × 4",
     "fp32": "workflow, `--bf16 false`",
@@ -32,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turn")
     parser.add_argument(
-        "--steps", type=int, default=9, help="optimizer steps; the first is not timed"
+        "--steps", type=int, default=10, help=f"optimizer steps; the first {WARM_UP} are not timed"
     )
     parser.add_argument("--trial", choices=list(KINDS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -100,14 +103,14 @@ def make_mount(folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def run_trial(arguments: argparse.Namespace) -> dict[str, float]:
-    """Train, then judge the model that was saved; speed is that of the steps after the first."""
+    """Train, then judge the model that was saved; speed is that of the steps after the warm-up."""
     from workflow.progress import peak_memory_gb
 
     train = _train_peer if arguments.trial == "peer" else _train_ours
     checkpoint, seconds = train(arguments)
     memory = peak_memory_gb()
     return {
-        "examples_per_second": BATCH * (arguments.steps - 1) / seconds,
+        "examples_per_second": BATCH * (arguments.steps - WARM_UP) / seconds,
         "eval_loss": _eval_loss(checkpoint, arguments.folder),
         "peak_memory_gb": memory,
     }
@@ -124,7 +127,7 @@ def _train_ours(arguments: argparse.Namespace) -> tuple[Path, float]:
     )  # fmt: skip
     folder = run_job(job, find_mount(str(arguments.folder)))
     lines = (folder / "train_log.jsonl").read_text().splitlines()
-    speeds = [json.loads(line)["examples_per_second"] for line in lines[1:]]
+    speeds = [json.loads(line)["examples_per_second"] for line in lines[WARM_UP:]]
     return folder / f"checkpoint-{arguments.steps}", sum(BATCH / speed for speed in speeds)
 
 
@@ -180,7 +183,7 @@ def _train_peer(arguments: argparse.Namespace) -> tuple[Path, float]:
     trainer.train()
     trainer.save_model(str(output))
     tokenizer.save_pretrained(output)
-    return output, ends[-1] - ends[0]
+    return output, ends[-1] - ends[WARM_UP - 1]
 
 
 def _has_cuda() -> bool:
@@ -279,7 +282,7 @@ def report(
         [
             "`python3 -m benchmarks train` trains a random model in flan-t5-small's layout on the",
             f"records of `{arguments.data.name}`: {arguments.rounds} rounds in turn, "
-            f"{arguments.steps} steps of {BATCH} examples each, the first",
+            f"{arguments.steps} steps of {BATCH} examples each, the first {WARM_UP}",
             "not timed. Medians, with the least and the greatest in brackets; ratios are of each",
             "round's pair. The matrix rate counts real tokens only (6 × parameters × tokens).",
             "",
