@@ -2,13 +2,14 @@
 
 import argparse
 
-from benchmarks import train
+from benchmarks import score, train
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    train.add_arguments(commands.add_parser("train", help=train.__doc__))
+    for name, benchmark in (("train", train), ("score", score)):
+        benchmark.add_arguments(commands.add_parser(name, help=benchmark.__doc__))
     arguments = parser.parse_args()
     arguments.run(arguments)
 

@@ -2,19 +2,25 @@
 
 import argparse
 import json
-import os
-import platform
+import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-REPORT = ROOT / "docs" / "PERFORMANCE.md"
-BEGIN, END = "<!-- measured by: python3 -m benchmarks train -->", "<!-- end -->"
+from benchmarks.side_by_side import (
+    ROOT,
+    has_cuda,
+    machine,
+    make_model,
+    matrix_rates,
+    median_rates,
+    spread,
+    start_trial,
+    write_section,
+)
+
 BATCH = 64
 WARM_UP = 3
 """Steps that are not timed: memory is new, and the optimizer's state is made."""
@@ -50,56 +56,19 @@ def run(arguments: argparse.Namespace) -> None:
     trials: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     rates: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        make_mount(Path(folder), arguments)
+        make_model(Path(folder), arguments.tokenizer)
+        (Path(folder) / "data").mkdir()
+        shutil.copy(arguments.data, Path(folder) / "data" / "data.json")
         for _ in range(arguments.rounds):
             rates.append(matrix_rates())
             for kind, found in trials.items():
-                found.append(start_trial(kind, Path(folder), arguments))
+                found.append(
+                    start_trial("train", kind, Path(folder), ["--steps", str(arguments.steps)])
+                )
                 print(kind, found[-1], flush=True)
         text = report(trials, median_rates(rates), arguments)
-    REPORT.write_text(_with_section(REPORT.read_text(encoding="utf-8"), text), encoding="utf-8")
+    write_section("train", text)
     print(text)
-
-
-def _with_section(page: str, section: str) -> str:
-    """The page with what stands between the marks of this benchmark replaced."""
-    before, rest = page.split(f"{BEGIN}\n", 1)
-    after = rest.split(f"{END}\n", 1)[1]
-    return f"{before}{BEGIN}\n{section}{END}\n{after}"
-
-
-def start_trial(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    words = ["--trial", kind, "--folder", str(folder), "--steps", str(arguments.steps)]
-    command = [sys.executable, "-m", "benchmarks", "train", *words]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def make_mount(folder: Path, arguments: argparse.Namespace) -> None:
-    """A mount with the data and a random model in flan-t5-small's layout."""
-    import shutil
-
-    import torch
-    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
-
-    from workflow.models import save_model
-
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=32128, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8,
-        num_heads=6, feed_forward_proj="gated-gelu", decoder_start_token_id=0,
-        tie_word_embeddings=False,
-    )  # fmt: skip
-    model = T5ForConditionalGeneration(config)
-    head = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
-    model.lm_head.weight = torch.nn.Parameter(head)
-    (folder / "data").mkdir()
-    shutil.copy(arguments.data, folder / "data" / "data.json")
-    save_model(model, AutoTokenizer.from_pretrained(arguments.tokenizer), folder / "models" / "m")
 
 
 def run_trial(arguments: argparse.Namespace) -> dict[str, float]:
@@ -174,7 +143,7 @@ def _train_peer(arguments: argparse.Namespace) -> tuple[Path, float]:
             report_to=[],
             disable_tqdm=True,
             seed=0,
-            use_cpu=not _has_cuda(),
+            use_cpu=not has_cuda(),
         ),
         train_dataset=examples,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
@@ -184,12 +153,6 @@ def _train_peer(arguments: argparse.Namespace) -> tuple[Path, float]:
     trainer.save_model(str(output))
     tokenizer.save_pretrained(output)
     return output, ends[-1] - ends[WARM_UP - 1]
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _eval_loss(checkpoint: Path, folder: Path) -> float:
@@ -211,29 +174,6 @@ def _eval_loss(checkpoint: Path, folder: Path) -> float:
             loss += float(model(**sources, labels=labels).loss) * count
             tokens += count
     return loss / tokens
-
-
-def matrix_rates() -> dict[str, float]:
-    """GFLOP/s of a product of two 2048 × 2048 matrices, the median of 20, by precision."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rates = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        one = torch.randn(2048, 2048, dtype=dtype, device=device)
-        product = torch.empty_like(one)
-        seconds = []
-        for _ in range(20):
-            began = time.perf_counter()
-            torch.mm(one, one, out=product)
-            product[0, 0].item()
-            seconds.append(time.perf_counter() - began)
-        rates[name] = 2 * 2048**3 / statistics.median(seconds) / 1e9
-    return rates
-
-
-def median_rates(rates: list[dict[str, float]]) -> dict[str, float]:
-    return {name: statistics.median(found[name] for found in rates) for name in rates[0]}
 
 
 def gflop_per_example(arguments: argparse.Namespace) -> float:
@@ -258,9 +198,6 @@ def report(
     arguments: argparse.Namespace,
 ) -> str:  # fmt: skip
     """The section of docs/PERFORMANCE.md that this benchmark writes."""
-    import torch
-    import transformers
-
     from workflow.machine import fast_bf16
 
     work = gflop_per_example(arguments)
@@ -274,8 +211,7 @@ def report(
         loss = statistics.median(trial["eval_loss"] for trial in found)
         memory = statistics.median(trial["peak_memory_gb"] for trial in found)
         rows.append(
-            f"| {KINDS[kind]} | {speed:.2f} ({min(speeds):.2f}–{max(speeds):.2f}) "
-            f"| {statistics.median(ratios):.2f} × ({min(ratios):.2f}–{max(ratios):.2f}) "
+            f"| {KINDS[kind]} | {spread(speeds)} | {spread(ratios, unit=' ×')} "
             f"| {work * speed / rate:.0%} | {loss:.3f} | {memory:.2f} |"
         )
     return "\n".join(
@@ -290,10 +226,7 @@ def report(
             "|---|---|---|---|---|---|",
             *rows,
             "",
-            f"Machine: {platform.machine()}, {os.cpu_count()} cores; matrix "
-            f"rate {rates['fp32']:.0f} GFLOP/s in fp32, {rates['bf16']:.0f} in bf16. Python "
-            f"{platform.python_version()}, torch {torch.__version__}, transformers "
-            f"{transformers.__version__}.",
+            machine(rates),
             "",
         ]
     )  # fmt: skip

@@ -24,6 +24,7 @@ class BadInput:
     flags: dict[str, str | None] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
     prepare: Callable[[Mount], None] | None = None
+    task: str = "seq2seq"
 
     def write(self, mount: Mount) -> None:
         path = mount.data / "bad.json"
@@ -49,6 +50,13 @@ def _train(record: object) -> dict[str, object]:
 def _flag(name: str, message: str, value: str | None = None, **flags: str | None) -> BadInput:
     given = flags if value is None else {name: value}
     return BadInput(f"--{name} {value or ''}".strip(), message, _train(GOOD[2]), given)
+
+
+def _clf(name: str, message: str, record: object = None, **flags: str) -> BadInput:
+    """Data for clf whose second train record is `record`."""
+    good = {"input": "is it so?", "target": 1}
+    data = {"train": [good, record or good, good], "eval": [good]}
+    return BadInput(name, message, data, flags, task="clf")
 
 
 def _raw(text: str) -> str:
@@ -685,5 +693,112 @@ CASES = [
         ),
         _train({"prompt": 1}),
         {"model_init_name": "smal", "bf16": "2", "training_run_name": "../x"},
+    ),
+    # --- clf
+    _clf(
+        "a target above the range",
+        (
+            "{mount}/data/bad.json: train[1].target: found the number 1.5; expected a number "
+            "from 0 to 1, true or false; correct it, or set --target_min and --target_max to the "
+            "range of all targets"
+        ),
+        {"input": "a", "target": 1.5},
+    ),
+    _clf(
+        "a target in words",
+        (
+            "{mount}/data/bad.json: train[1].target: found 'yes'; expected a number from 0 to 1, "
+            "true or false; write a number, without quotes"
+        ),
+        {"input": "a", "target": "yes"},
+    ),
+    _clf(
+        "a target that is NaN",
+        (
+            "{mount}/data/bad.json: train[1].target: found NaN; expected a number from 0 to 1, "
+            "true or false; correct it"
+        ),
+        {"input": "a", "target": float("nan")},
+    ),
+    _clf(
+        "a target that is null",
+        (
+            "{mount}/data/bad.json: train[1].target: found null; expected a number from 0 to 1, "
+            "true or false; leave the key out where there is no target (eval records with "
+            "--no_train)"
+        ),
+        {"input": "a", "target": None},
+    ),
+    _clf(
+        "no target",
+        (
+            "{mount}/data/bad.json: train[1]: found no key \"target\" (keys: 'input'); expected "
+            '"target": an answer to learn; add it'
+        ),
+        {"input": "a"},
+    ),
+    _clf(
+        "a target outside the range asked for",
+        (
+            "{mount}/data/bad.json: train[1].target: found the number 6; expected a number from 1 "
+            "to 5; correct it, or set --target_min and --target_max to the range of all targets"
+        ),
+        {"input": "a", "target": 6},
+        target_min="1",
+        target_max="5",
+    ),
+    _clf(
+        "a range that is none",
+        "--target_max: found 1 with --target_min 1; expected more than that; raise it",
+        target_min="1",
+    ),
+    _clf(
+        "a template without a place for the input",
+        (
+            "--template: found 'is it so?'; expected a text with {{input}} in it, or a file that "
+            "holds one; write it as --template FILE|TEXT"
+        )
+        .replace("{{", "{")
+        .replace("}}", "}"),
+        template="is it so?",
+    ),
+    _clf(
+        "a flag of the other task",
+        "--n_samples: found 4; expected a flag of clf.py; leave it out: it is for seq2seq.py",
+        n_samples="4",
+    ),
+    _clf(
+        "a metric of the other task",
+        (
+            "--metric_for_best_model: found bleu; expected one of loss, accuracy, "
+            "balanced_accuracy, f1, auc, average_precision, brier, log_loss, ece, rmse, mae, "
+            "pearson, spearman; choose one of them"
+        ),
+        metric_for_best_model="bleu",
+    ),
+    BadInput(
+        "label words that are no single pieces, and a record",
+        (
+            "--label_words incomprehensible: found 13 pieces of this vocabulary: ▁in c o m p r e "
+            "h en s i b le; expected a word that is one piece, known to the model; choose two "
+            "other words, or a model whose vocabulary has them\n"
+            "--label_words ☃: found 2 pieces of this vocabulary: ▁ <unk>; expected a word that is "
+            "one piece, known to the model; choose two other words, or a model whose vocabulary "
+            "has them\n"
+            "{mount}/data/bad.json: train[0]: found no key \"target\" (keys: 'input'); expected "
+            '"target": an answer to learn; add it\n'
+            "(3 problems in all)"
+        ),
+        {"train": [{"input": "a"}], "eval": [{"input": "a", "target": 1}]},
+        extra=("--label_words", "incomprehensible", "☃"),
+        task="clf",
+    ),
+    BadInput(
+        "one label word",
+        "--label_words: found ['no']; expected 2 different texts; write it as --label_words WORD "
+        "WORD",
+        {"train": [{"input": "a", "target": 1}], "eval": [{"input": "a", "target": 1}]},
+        extra=("--label_words", "no"),
+        task="clf",
     ),
 ]

@@ -46,7 +46,7 @@ eval: records that occur in train: 1; as train[2] = eval[0] 'same'; remove them 
 eval: prompts that occur in train, with whatever answer: 2; as train[1] = eval[0] 'same'; remove them from train or eval
 train: records that contradict another: 2 (prompts: 1); as train[1] 'same'; keep one of each
 train: completions that are cut: 1; as train[8] 32 tokens; raise --max_target_length or shorten them
-train: prompts that are cut: 1; as train[7] 32 tokens; raise --max_source_length or shorten them
+train: prompts that lose their end: 1; as train[7] 32 tokens; raise --max_source_length or shorten them
 train: prompts with what the model cannot see: 1 (surplus space ×3, newline ×1); as train[9] 'a\nb  c   d'; add --add_missing_tokens
 train: prompts that spell special tokens: 1 (</s> ×1); as train[10] 'stop</s> it'; take them out
 train: empty prompts: 1; as train[6]; write or remove them
@@ -58,8 +58,8 @@ train: completions that come back written another way: 1 (U+00A0 ×1, ﬁ ×1); 
 class Numbers:
     """A task whose answers are numbers and hence no texts."""
 
-    name = "numbers"
-    schema = Schema("input", "target", lambda value: None)
+    encoding = "numbers"
+    schema = Schema("input", "target", lambda value: None, (0.0, 1.0))
 
     def encode(
         self, tokenizer: Any, records: Sequence[Record]

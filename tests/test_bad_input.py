@@ -18,7 +18,7 @@ def test_the_message_is_whole_and_nothing_is_made(
     case: BadInput, mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case.write(mount)
-    assert main("seq2seq", "", case.argv(mount)) == 2
+    assert main(case.task, "", case.argv(mount)) == 2
     lines = capsys.readouterr().err.replace(str(mount.root), "{mount}").splitlines()
     log_line = re.compile(r"\d\d:\d\d:\d\d ")
     assert "\n".join(line for line in lines if not log_line.match(line)) == case.message

@@ -55,7 +55,7 @@ def test_the_loss_is_the_naive_one(
     task, spec = Seq2Seq(), make_spec()
     everything = np.arange(len(split))
     rows = tuple(everything[:, None])
-    loss = task.loss(model, task.collate(split, rows, spec, 0), smoothing)
+    loss = task.loss(model, task.collate(split, rows, spec, model.config), smoothing)
     sources = padded(tokenizer, [r["prompt"] for r in RECORDS])
     labels = padded(tokenizer, [r["completion"] for r in RECORDS])["input_ids"]
     labels = labels.masked_fill(labels == 0, -100)
@@ -128,7 +128,7 @@ def test_items_are_whole_and_in_the_order_of_the_file(
         for answer in item["generations"]:
             assert list(answer) == ["lm_postprocess", "full_generated", "scores"]
             assert len(answer["scores"]) == 2
-    assert Seq2Seq().items_file(spec, 7) == "temperature=1.00_n=3_step=7.json"
+    assert Seq2Seq().items_files(spec, 7) == ("temperature=1.00_n=3_step=7.json",)
 
 
 def test_samples_differ_and_come_again_with_the_same_seed(
@@ -192,11 +192,13 @@ def test_long_records_are_cut_and_keep_their_end(tokenizer: Any, tmp_path: Path)
         split,
         (np.array([14]), np.array([0])),
         make_spec(max_source_length=4, max_target_length=5),
-        0,
+        make_t5().config,
     )
     assert batch.input_ids.shape == (2, 4)
-    assert batch.labels.shape == (2, 5)
-    assert batch.labels[0, -1] == tokenizer.eos_token_id
+    assert batch.decoder_input_ids.shape == (2, 5)
+    ids = tokenizer(RECORDS[14]["completion"])["input_ids"]
+    assert batch.targets[:5].tolist() == [*ids[:4], tokenizer.eos_token_id]
+    assert batch.decoder_input_ids[0].tolist() == [0, *ids[:4]]
     assert batch.input_ids[1].tolist() == [*tokenizer("add one: 0")["input_ids"][:3], 1]
 
 

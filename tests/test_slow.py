@@ -89,3 +89,26 @@ def test_real_instructions_are_learned(
     records = json.loads((SHARED_DATA / "instruct.json").read_text())["eval"]
     items = json.loads((run / "temperature=0.00_n=1_step=300.json").read_text())
     assert [item["orig_d"] for item in items] == records
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs the real data beside the repository")
+def test_sports_articles_are_told_apart_by_a_model_trained_from_scratch(mount: Mount) -> None:
+    from transformers import AutoTokenizer
+
+    (mount.data / "sports.json").symlink_to(SHARED_DATA / "sports.json")
+    model = make_t5(
+        vocab_size=32128, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4,
+        dropout_rate=0.1,
+    )  # fmt: skip
+    save_model(model, AutoTokenizer.from_pretrained(SHARED_DATA / "t5_tokenizer"),
+               mount.models / "random")  # fmt: skip
+    began = time.perf_counter()
+    run = run_job(
+        make_job("clf", model_init_name="random", data_name="sports", learning_rate=1e-3), mount
+    )
+    seconds = time.perf_counter() - began
+    metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    print(f"sports: {metrics['step']} steps in {seconds:.0f} s; auc {metrics['auc']:.3f} "
+          f"{metrics['auc_ci95']}, accuracy {metrics['accuracy']:.3f}")  # fmt: skip
+    assert metrics["auc"] >= 0.9
+    assert seconds < 600

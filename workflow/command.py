@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow import flags
-from workflow.config import GREEDY_BELOW, JobSpec, Place
+from workflow.config import BEST_METRICS, GREEDY_BELOW, ONLY_FOR, TASK_DEFAULTS, JobSpec, Place
 from workflow.errors import BadInput, Problem, shorten
 from workflow.flags import choice
 
@@ -95,7 +95,7 @@ def _checked(
         )
     if not typed.keys() & set(_ONE_OF[0]):
         typed["model_init_name"] = NO_MODEL
-    spec = JobSpec(task, **typed)
+    spec = JobSpec(task, **(TASK_DEFAULTS[task] | typed))
     return spec, problems + _contradictions(spec)
 
 
@@ -110,7 +110,9 @@ def _contradictions(spec: JobSpec) -> list[Problem]:
                 "keep one of the two",
             )
         )
-    problems += _contradictions_of_decoding(spec)
+    problems += _contradictions_of_task(spec)
+    if spec.task == "seq2seq":
+        problems += _contradictions_of_decoding(spec)
     constant = spec.lr_scheduler_type == "constant"
     constant = constant or (spec.lr_scheduler_type is None and spec.optim == "adafactor")
     for name in ("warmup_steps", "lr_scheduler_kwargs"):
@@ -124,6 +126,27 @@ def _contradictions(spec: JobSpec) -> list[Problem]:
                 )
             )
     return problems
+
+
+def _contradictions_of_task(spec: JobSpec) -> list[Problem]:
+    """Flags that mean nothing in this task, and a range of targets that is none."""
+    defaults = {field.name: field.default for field in _JOB_FIELDS}
+    found = []
+    for task, names in ONLY_FOR.items():
+        for name in names if task != spec.task else ():
+            value = getattr(spec, name)
+            if value != defaults[name]:
+                expected = f"a flag of {spec.task}.py"
+                mend = f"leave it out: it is for {task}.py"
+                found.append(Problem(f"--{name}", shorten(value), expected, mend))
+    if spec.metric_for_best_model not in BEST_METRICS[spec.task]:
+        expected = f"one of {', '.join(BEST_METRICS[spec.task])}"
+        name = spec.metric_for_best_model
+        found.append(Problem("--metric_for_best_model", name, expected, "choose one of them"))
+    if not spec.target_min < spec.target_max:
+        wanted = f"{spec.target_max:g} with --target_min {spec.target_min:g}"
+        found.append(Problem("--target_max", wanted, "more than that", "raise it"))
+    return found
 
 
 def _contradictions_of_decoding(spec: JobSpec) -> list[Problem]:

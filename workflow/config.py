@@ -13,6 +13,8 @@ from workflow.flags import (
     mapping,
     number,
     or_auto,
+    several,
+    template,
     text,
     texts,
 )
@@ -33,19 +35,29 @@ SCHEDULES = (
     "cosine_warmup_with_min_lr",
     "warmup_stable_decay",
 )
-BEST_METRICS = (
-    "loss",
-    "perplexity",
-    "token_accuracy",
-    "exact_match",
-    "normalized_exact_match",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "rougeLsum",
-    "bleu",
-    "chrf",
-)
+BEST_METRICS = {
+    "seq2seq": (
+        "loss", "perplexity", "token_accuracy", "exact_match", "normalized_exact_match", "rouge1",
+        "rouge2", "rougeL", "rougeLsum", "bleu", "chrf",
+    ),
+    "clf": (
+        "loss", "accuracy", "balanced_accuracy", "f1", "auc", "average_precision", "brier",
+        "log_loss", "ece", "rmse", "mae", "pearson", "spearman",
+    ),
+}  # fmt: skip
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "seq2seq": {"train_batch_size": 16, "truncation_side": "right"},
+    "clf": {"train_batch_size": 32, "truncation_side": "middle"},
+}
+ONLY_FOR = {
+    "seq2seq": (
+        "max_target_length", "label_smoothing_factor", "max_new_tokens", "min_new_tokens",
+        "temperature", "top_k", "top_p", "n_samples", "num_beams", "repetition_penalty",
+        "no_repeat_ngram_size", "stop",
+    ),
+    "clf": ("template", "label_words", "target_min", "target_max"),
+}  # fmt: skip
+"""Flags that have a meaning for one task alone."""
 
 _MODEL, _DATA, _RUN = "model (exactly one name)", "data", "run"
 _TRAIN, _OPTIM = "training", "optimizer"
@@ -89,6 +101,21 @@ class JobSpec:
         integer(2), 512, _DATA, "tokens of a completion that are learned; the rest is cut off"
     )
 
+    truncation_side: str = flag(
+        choice("right", "left", "middle"),
+        None,
+        _DATA,
+        "where a prompt that is too long is cut",
+        "right; clf middle",
+    )
+    template: str = flag(
+        template("{input}"), "{input}", _DATA, "what clf makes of an input: text around {input}"
+    )
+    label_words: tuple[str, ...] = flag(
+        several(2), ("no", "yes"), _DATA, "the words whose logits clf compares", "no yes"
+    )
+    target_min: float = flag(number(), 0.0, _DATA, "the target that means no, in clf")
+    target_max: float = flag(number(), 1.0, _DATA, "the target that means yes, in clf")
     add_missing_tokens: bool = flag(
         boolean(), False, _DATA, "make characters that the vocabulary lacks tokens of the model"
     )
@@ -114,7 +141,7 @@ class JobSpec:
         number(0, above=True), None, _TRAIN, "passes over the train records", "4"
     )
     train_batch_size: int = flag(
-        integer(1), 16, _TRAIN, "examples per step over all devices together"
+        integer(1), None, _TRAIN, "examples per step over all devices together", "16; clf 32"
     )
     gradient_accumulation_steps: int = flag(
         integer(1), 1, _TRAIN, "batches of --train_batch_size per optimizer step"
@@ -224,10 +251,11 @@ class JobSpec:
         integer(1), 2, _SAVE, "newest checkpoints to keep; the best is kept besides"
     )
     metric_for_best_model: str = flag(
-        choice(*BEST_METRICS),
+        choice(*dict.fromkeys(name for names in BEST_METRICS.values() for name in names)),
         "loss",
         _SAVE,
-        f"what the best checkpoint is best in: {', '.join(BEST_METRICS)}",
+        f"what the best checkpoint is best in: {', '.join(BEST_METRICS['seq2seq'])}; "
+        f"in clf {', '.join(BEST_METRICS['clf'])}",
     )
     logging_steps: int = flag(integer(1), 10, _SAVE, "log every N steps")
 
@@ -289,12 +317,14 @@ def complete(
         fast_bf16: whether the hardware multiplies bfloat16 matrices fast.
         micro_batch_tokens: padded positions this machine computes at once.
     """
+    if spec.task == "seq2seq":
+        new_tokens = spec.max_new_tokens or max(longest_target, spec.min_new_tokens)
+        spec = dataclasses.replace(spec, max_new_tokens=new_tokens)
     spec = dataclasses.replace(
         spec,
         training_run_name=spec.training_run_name or run_name,
         bf16=fast_bf16 if spec.bf16 is None else spec.bf16,
         micro_batch_tokens=spec.micro_batch_tokens or micro_batch_tokens,
-        max_new_tokens=spec.max_new_tokens or max(longest_target, spec.min_new_tokens),
     )
     if spec.no_train:
         return spec

@@ -34,10 +34,11 @@ def evaluate(
     metrics = evaluation.metrics
     if spec.metric is not None:
         metrics |= _users_own(spec.metric, evaluation)
-    run.write_json(task.items_file(spec, step), evaluation.items)
+    for name in task.items_files(spec, step):
+        run.write_json(name, evaluation.items)
     run.append_metrics({"step": step, **metrics, "time": time.time()})
     shown = [f"{name} {metrics[name]:.4g}" for name in task.shown if metrics.get(name) is not None]
-    told = "  ".join(shown) or "no completions to compare with, so no metrics"
+    told = "  ".join(shown) or "no answers to compare with, so no metrics"
     log.info("step %d: %s", step, told)
     return metrics
 

@@ -17,13 +17,15 @@ from workflow.errors import Problem, shorten
 class Kind:
     """A kind of value: what to call it, and how to make one of text or of a JSON value.
 
-    `convert` raises ValueError for anything else.
+    `convert` raises ValueError for anything else. On a command line it takes a text, or a list of
+    several `words`.
     """
 
     expected: str
     convert: Callable[[object], Any]
     metavar: str
     may_stand_alone: bool = False
+    words: int = 1
 
 
 def text() -> Kind:
@@ -51,6 +53,38 @@ def texts() -> Kind:
     return Kind("a text, or a JSON list of texts", convert, "TEXT")
 
 
+def several(count: int) -> Kind:
+    """As many different texts, one after the other."""
+
+    def convert(value: object) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or len(value) != count or len(set(value)) != count:
+            raise ValueError
+        if not all(isinstance(one, str) and one.strip() for one in value):
+            raise ValueError
+        return tuple(value)
+
+    return Kind(f"{count} different texts", convert, " ".join(["WORD"] * count), words=count)
+
+
+def template(place: str) -> Kind:
+    """A text in which `place` stands, or the name of a file that holds one."""
+
+    def convert(value: object) -> str:
+        if not isinstance(value, str) or "\0" in value:
+            raise ValueError
+        if place in value:
+            return value
+        try:
+            content = Path(value).read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise ValueError from error
+        if place not in content:
+            raise ValueError
+        return content
+
+    return Kind(f"a text with {place} in it, or a file that holds one", convert, "FILE|TEXT")
+
+
 def integer(minimum: int, maximum: int | None = None) -> Kind:
     def convert(value: object) -> int:
         if isinstance(value, bool | float) or not isinstance(value, int | str):
@@ -64,7 +98,7 @@ def integer(minimum: int, maximum: int | None = None) -> Kind:
     return Kind(f"a whole number of at least {minimum}{upper}", convert, "N")
 
 
-def number(minimum: float, below: float = math.inf, above: bool = False) -> Kind:
+def number(minimum: float = -math.inf, below: float = math.inf, above: bool = False) -> Kind:
     """A finite number of at least `minimum` (greater, if `above`) and less than `below`."""
 
     def convert(value: object) -> float:
@@ -76,9 +110,10 @@ def number(minimum: float, below: float = math.inf, above: bool = False) -> Kind
             raise ValueError
         return converted
 
-    lower = f"above {minimum:g}" if above else f"of at least {minimum:g}"
+    lower = f" above {minimum:g}" if above else f" of at least {minimum:g}"
+    lower = "" if math.isinf(minimum) else lower
     upper = "" if math.isinf(below) else f" and below {below:g}"
-    return Kind(f"a number {lower}{upper}", convert, "X")
+    return Kind(f"a number{lower}{upper}", convert, "X")
 
 
 def choice(*options: str) -> Kind:
@@ -175,14 +210,14 @@ def build_parser(
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         names = [field.name] + [alias for alias, name in aliases.items() if name == field.name]
+        kind = field.metadata["kind"]
         described = f"{field.metadata['help']} [{field.metadata['shown']}]"
         groups[title].add_argument(
             *[f"--{name}" for name in names],
             dest=field.name,
-            nargs="?",
-            const=_NO_VALUE,
+            **({"nargs": "?", "const": _NO_VALUE} if kind.words == 1 else {"nargs": "*"}),
             action="append",
-            metavar=field.metadata["kind"].metavar,
+            metavar=kind.metavar,
             help=described.replace("%", "%%"),
         )
     return parser
@@ -201,7 +236,7 @@ def read_command_line(
     kinds = {field.name: field.metadata["kind"] for field in fields}
     for name, given in vars(namespace).items():
         kind = kinds[name]
-        if len(set(given)) > 1:
+        if any(value != given[0] for value in given):
             problems.append(
                 Problem(f"--{name}", "several values", "one value", "give the flag once")
             )

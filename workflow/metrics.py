@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,19 +188,29 @@ def _with_intervals(metrics: dict[str, _Metric], seed: int) -> dict[str, Any]:
     return measured
 
 
-def _resampled_sums(statistics: Floats, seed: int) -> Floats:
-    """Column sums of as many rows, drawn with replacement: (resamples, columns)."""
+def resampled_counts(records: int, seed: int) -> Iterator[Floats]:
+    """How often each record is drawn in `RESAMPLES` resamples with replacement, block by block.
+
+    Args:
+        records: at least 1; a resample draws as many.
+
+    Yields:
+        Blocks of (resamples of this block, records), of at most `COUNTS_AT_ONCE` numbers or of
+        one resample.
+    """
     generator = np.random.default_rng(seed)
-    records, columns = statistics.shape
     at_once = max(1, COUNTS_AT_ONCE // records)
-    sums = np.empty((RESAMPLES, columns))
     for start in range(0, RESAMPLES, at_once):
         counts = [
             np.bincount(generator.integers(records, size=records), minlength=records)
             for _ in range(min(at_once, RESAMPLES - start))
         ]
-        sums[start : start + at_once] = np.array(counts, np.float64) @ statistics
-    return sums
+        yield np.array(counts, np.float64)
+
+
+def _resampled_sums(statistics: Floats, seed: int) -> Floats:
+    """Column sums of as many rows, drawn with replacement: (resamples, columns)."""
+    return np.vstack([counts @ statistics for counts in resampled_counts(len(statistics), seed)])
 
 
 def _scores_of_samples(

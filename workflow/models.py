@@ -5,13 +5,14 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
+import torch.nn.functional as F
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
@@ -304,18 +305,42 @@ def packs_rows(model: Model) -> bool:
 
 
 @contextmanager
-def head_at(model: Model, positions: torch.Tensor) -> Iterator[None]:
+def head_at(
+    model: Model, positions: torch.Tensor, words: Sequence[int] | None = None
+) -> Iterator[None]:
     """Let the model's head compute logits only where `positions` (rows, length) is true.
 
-    The logits are then (true positions, vocabulary): the rows and columns that are padding never
-    exist as logits.
+    The logits are then (true positions, vocabulary), or, of `words` alone and in float32, (true
+    positions, words): what is not asked for never exists as logits.
     """
     head = model.get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][positions],))
     try:
-        yield
+        with nullcontext() if words is None else _head_of(model, head, words):
+            yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _head_of(model: Model, head: Any, words: Sequence[int]) -> Iterator[None]:
+    """Let a head compute the logits of `words` alone, in float32."""
+    rows = torch.tensor(words, device=head.weight.device)
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        bias = None if head.bias is None else head.bias[rows].float()
+        return F.linear(hidden.float(), head.weight[rows].float(), bias)
+
+    added = getattr(model, "final_logits_bias", None)  # BART adds it to what its head gives
+    head.forward = forward
+    if added is not None:
+        model.final_logits_bias = added[:, rows]
+    try:
+        yield
+    finally:
+        del head.forward
+        if added is not None:
+            model.final_logits_bias = added
 
 
 def shorten_names(names: list[str], shown: int = 3) -> str:

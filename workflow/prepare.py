@@ -24,7 +24,7 @@ from workflow.tokens import TokenizedSplit, prepare_splits
 from workflow.user_metric import load_user_metric
 from workflow.vocabulary import grow_tokenizer
 
-AUDIT_FORMAT = 1
+AUDIT_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,19 @@ def prepare(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Jo
     Raises:
         BadInput: with all problems of flags, names and data together.
     """
-    task = TASKS[spec.task]()
+    task = TASKS[spec.task](spec)
     splits = ["eval"] if spec.no_train else ["train", "eval"]
     files, source, run_path = _find(spec, mount, task, splits, list(problems))
 
     folder = fetch_settings(source)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder, len(tokenizer))
+    try:
+        task = task.fitted(tokenizer)
+    except BadInput as error:
+        raise BadInput(
+            [*error.problems, *_problems_of_records(files, splits, task, spec)]
+        ) from error
     data = prepare_splits(
         files, splits, task, tokenizer, mount.cache / "tokens", answers_needed=not spec.no_train
     )
@@ -105,7 +111,7 @@ def _audited(
     data: dict[str, TokenizedSplit], task: Task, tokenizer: Any, spec: JobSpec, cache: Path
 ) -> Report:
     """The audit of these splits, kept as the tokens are: it depends on them and the lengths."""
-    lengths = spec.max_source_length, spec.max_target_length
+    lengths = spec.max_source_length, spec.max_target_length, spec.truncation_side
     key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])
     path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
@@ -142,13 +148,19 @@ def _find(
     files, found = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
     problems += found
     if problems:
-        if files:
-            try:
-                load_records(files, splits, task.schema, answers_needed=not spec.no_train)
-            except BadInput as error:
-                problems += error.problems
-        raise BadInput(problems)
+        raise BadInput([*problems, *_problems_of_records(files, splits, task, spec)])
     return files, source, run_path
+
+
+def _problems_of_records(
+    files: dict[str, Path], splits: list[str], task: Task, spec: JobSpec
+) -> list[Problem]:
+    try:
+        if files:
+            load_records(files, splits, task.schema, answers_needed=not spec.no_train)
+    except BadInput as error:
+        return error.problems
+    return []
 
 
 def _check_lengths(spec: JobSpec, config: Any) -> None:

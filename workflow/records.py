@@ -20,12 +20,15 @@ Where = Callable[[int], str]
 class Schema:
     """What a task wants in a record: a text to read and an answer to give.
 
-    `check_answer` returns (found, expected, mend) for an answer that will not do, else None.
+    `check_answer` returns (found, expected, mend) for an answer that will not do, else None; an
+    empty `found` stands for the name of its type. An answer is a text or, where there is an
+    `answer_range` (least, greatest), a number in it.
     """
 
     source_key: str
     answer_key: str
     check_answer: Callable[[object], tuple[str, str, str] | None]
+    answer_range: tuple[float, float] | None = None
 
     @property
     def example(self) -> str:
@@ -252,15 +255,18 @@ def _check_record(
         found = _name_type(record[schema.source_key])
         where = f"{place}.{schema.source_key}"
         problems.append(Problem(where, found, "a text", "write it in quotes"))
+    told = False
     if schema.answer_key in record:
         wrong = schema.check_answer(record[schema.answer_key])
         if wrong is not None:
             found, expected, mend = wrong
             found = found or _name_type(record[schema.answer_key])
             problems.append(Problem(f"{place}.{schema.answer_key}", found, expected, mend))
+            told = True
     elif answers_needed or _near_key(schema.answer_key, record):
         problems.append(_missing_key(place, schema.answer_key, record, "an answer to learn"))
-    _check_values(place, record, problems, depth=0)
+    others = {key: value for key, value in record.items() if key != schema.answer_key}
+    _check_values(place, others if told else record, problems, depth=0)
 
 
 def _check_values(

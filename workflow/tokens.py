@@ -26,13 +26,19 @@ CHUNK = 4096
 class Encoder(Protocol):
     """What of a task is needed here."""
 
-    name: str
-    schema: Schema
+    @property
+    def encoding(self) -> str:
+        """Differs where `encode` or `schema` do."""
+
+    @property
+    def schema(self) -> Schema:
+        """What the task wants in a record."""
 
     def encode(
         self, tokenizer: Any, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids of sources and of targets; an empty target where the answer is missing."""
+        """Token ids of sources, and targets as rows of 32 bits: token ids, or what a task makes of
+        its answers; an empty target where the answer is missing."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,16 @@ class Ragged:
     values: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
 
-    def row(self, index: int, longest: int) -> npt.NDArray[np.int32]:
-        """Row `index`; beyond `longest` ids it is cut, its last id (the end of text) kept."""
-        start, end = self.offsets[index], self.offsets[index + 1]
-        if end - start <= longest:
-            return self.values[start:end]
-        return np.append(self.values[start : start + longest - 1], self.values[end - 1])
+    def row(self, index: int, longest: int, side: str = "right") -> npt.NDArray[np.int32]:
+        """Row `index`; beyond `longest` ids it is cut at its `side`: right, left or middle.
+
+        The last id, the end of text, is always kept.
+        """
+        row = self.values[self.offsets[index] : self.offsets[index + 1]]
+        if len(row) <= longest:
+            return row
+        head = {"right": longest - 1, "left": 0, "middle": longest // 2}[side]
+        return np.concatenate([row[:head], row[len(row) - (longest - head) :]])
 
     def lengths(self, longest: int, rows: Indexes | None = None) -> Lengths:
         """Lengths after the cut at `longest`, of all rows or of `rows`."""
@@ -117,7 +127,7 @@ def prepare_splits(
     for split in splits:
         path = files.get(split) or files.get("")
         content = "none" if path is None else _file_digest(path)
-        key = json.dumps([CACHE_FORMAT, task.name, fingerprint, split, content])
+        key = json.dumps([CACHE_FORMAT, task.encoding, fingerprint, split, content])
         folders[split] = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = {split: _open_cached(folder) for split, folder in folders.items()}
     if not all(_serves(split, answers_needed) for split in cached.values()):

@@ -12,7 +12,7 @@ import torch
 from workflow.audit import render
 from workflow.batching import StepPlan, plan_step, seed_from, step_examples
 from workflow.checkpoint import rotate_checkpoints, write_checkpoint
-from workflow.config import GREEDY_BELOW, JobSpec
+from workflow.config import JobSpec
 from workflow.console import log, progress_bar
 from workflow.cpu import tune_memory, use_fast_modules
 from workflow.engine import SingleProcessEngine
@@ -70,6 +70,7 @@ def ready_model(job: Job) -> Model:
     model = load_model(fetch_weights(job.model_source), job.spec.dropout_rate)
     if len(job.tokenizer) > job.model_tokens:
         grow_model(model, job.model_tokens, len(job.tokenizer))
+    job.task.adapt(model)
     if pick_device().type == "cpu":
         use_fast_modules(model, attention=packs_rows(model))
     return model
@@ -145,7 +146,7 @@ def train_step(job: Job, engine: SingleProcessEngine, plan: StepPlan, step: int)
     torch.manual_seed(seed_from(spec.seed, step))
     losses = []
     for rows in plan.micro_batches:
-        batch = job.task.collate(split, rows, spec, job.tokenizer.pad_token_id)
+        batch = job.task.collate(split, rows, spec, engine.model.config)
         loss = job.task.loss(engine.model, batch, spec.label_smoothing_factor)
         engine.backward(loss / normalizer)
         losses.append(loss.detach())
@@ -179,12 +180,7 @@ def _announce(job: Job, model: Model) -> None:
         "%s: %.1f million parameters, %s on %s; records: %s",
         spec.model, size, precision, pick_device(), counts,
     )  # fmt: skip
-    decoding = f"greedy (temperature below {GREEDY_BELOW})"
-    if spec.num_beams > 1:
-        decoding = f"the best of {spec.num_beams} beams"
-    if not spec.greedy:
-        decoding = f"{spec.n_samples} samples at temperature {spec.temperature:g}"
-    log.info("answers are at most %d tokens, %s", spec.max_new_tokens, decoding)
+    log.info("%s", job.task.describe(spec))
     if spec.no_train:
         return
     log.info(

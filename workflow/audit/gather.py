@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from array import array
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from workflow.tokens import Ragged, TokenizedSplit
 
 Report = dict[str, Any]
 Keys = npt.NDArray[np.uint64]
+_NO_IDS = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
 CHUNK = 1024
 """Records decoded at once."""
 EXAMPLES = 3
@@ -32,6 +34,7 @@ def audit_splits(
     tokenizer: Any,
     max_source_length: int,
     max_target_length: int,
+    truncation_side: str = "right",
 ) -> Report:
     """Look at every record once; of its texts nothing is held but 16 bytes.
 
@@ -51,6 +54,7 @@ def audit_splits(
                 bar.update(audits[name].add_chunk(start))
     report: Report = {
         "limits": limits,
+        "truncation_side": truncation_side,
         "splits": {name: audit.report(limits) for name, audit in audits.items()},
     }
     if {"train", "eval"} <= audits.keys():
@@ -150,6 +154,7 @@ class SplitAudit:
         self._parts = {part: PartAudit(damage) for part in ("prompts", "completions")}
         self._empty = Finding()
         self._prefix: str | None = None
+        self._values = array("d")
         self.prompts: Keys = np.zeros(len(split), np.uint64)
         self.pairs: Keys = np.zeros(len(split), np.uint64)
         self.answered = np.zeros(len(split), np.bool_)
@@ -165,7 +170,10 @@ class SplitAudit:
             prompt = record[self._schema.source_key]
             answer = [record[key] for key in (self._schema.answer_key,) if key in record]
             prompts.append((f"{self.name}[{i}]", prompt, source))
-            if len(target) and answer and isinstance(answer[0], str):
+            if answer and self._schema.answer_range:
+                answer = [float(answer[0])]  # 1, 1.0 and true say the same
+                self._values.append(answer[0])
+            elif len(target) and answer:
                 completions.append((f"{self.name}[{i}]", answer[0], target))
             self.prompts[i], self.pairs[i] = _digest([prompt]), _digest([prompt, *answer])
             self.answered[i] = bool(answer)
@@ -179,7 +187,9 @@ class SplitAudit:
         return end - start
 
     def report(self, limits: Mapping[str, int]) -> Report:
-        ids = {"prompts": self.split.sources, "completions": self.split.targets}
+        ids = {"prompts": self.split.sources, "completions": _NO_IDS}
+        if not self._schema.answer_range:
+            ids["completions"] = self.split.targets
         report: Report = {"records": len(self.split)}
         for part, audit in self._parts.items():
             report[part] = audit.report(self.name, ids[part], limits[part])
@@ -188,6 +198,7 @@ class SplitAudit:
             "duplicates": self._duplicates(),
             "contradictions": self._contradictions(),
             "common_prefix": self._common_prefix(),
+            "targets": self._targets(),
         }
 
     def example(self, index: int) -> str:
@@ -208,6 +219,21 @@ class SplitAudit:
         first = np.unique(self.prompts[against], return_index=True)[1]
         examples = [self.example(i) for i in against[np.sort(first)][:EXAMPLES]]
         return Finding(len(against), examples).report() | {"prompts": len(first)}
+
+    def _targets(self) -> Report | None:
+        """Of answers that are numbers: how many lie in each tenth of their range, and each half."""
+        if not self._values or self._schema.answer_range is None:
+            return None
+        least, greatest = self._schema.answer_range
+        values = np.array(self._values)
+        tenths = np.histogram(values, bins=10, range=(least, greatest))[0]
+        yes = int((values >= (least + greatest) / 2).sum())
+        return {
+            "yes": yes,
+            "no": len(values) - yes,
+            "mean": float(values.mean()),
+            "tenths": (tenths / len(values)).tolist(),
+        }
 
     def _common_prefix(self) -> Report | None:
         """The whole words that all prompts begin with, and the tokens they cost a record."""

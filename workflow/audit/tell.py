@@ -32,7 +32,7 @@ _RULES = (
         "completions that are cut",
         "raise --max_target_length or shorten them",
     ),
-    (6, "prompts", "cut", "prompts that are cut", "raise --max_source_length or shorten them"),
+    (6, "prompts", "cut", "{cut}", "raise --max_source_length or shorten them"),
     (5, "prompts", "lost", "prompts with what the model cannot see", _ADD_TOKENS),
     (5, "prompts", "special", "prompts that spell special tokens", "take them out"),
     (4, "", "empty_prompts", "empty prompts", "write or remove them"),
@@ -55,6 +55,15 @@ _RULES = (
 """Severity, part (none: the split), finding, its name, and what to do about it."""
 
 
+_CUT = {
+    "right": "prompts that lose their end",
+    "left": "prompts that lose their beginning",
+    "middle": "prompts that lose some of their middle",
+}
+RARE = 0.05
+"""Share of one kind of target below which it is worth a word."""
+
+
 def warnings_of(report: Report) -> list[Warning]:
     """What is worth a line, the worst first."""
     warnings = _warnings_across(report)
@@ -62,8 +71,10 @@ def warnings_of(report: Report) -> list[Warning]:
         for severity, part, kind, what, remedy in _RULES:
             finding = (split[part] if part else split)[kind]
             if finding["count"]:
-                text = f"{name}: {what}: {finding['count']:,}{_what_of(finding)}"
+                said = what.format(cut=_CUT[report["truncation_side"]])
+                text = f"{name}: {said}: {finding['count']:,}{_what_of(finding)}"
                 warnings.append(Warning(severity, text, finding["examples"][0], remedy))
+        warnings += _warnings_of_targets(name, split["targets"])
         if split["common_prefix"]:
             text = (
                 f"{name}: all prompts begin alike, {split['common_prefix']['tokens']} tokens each"
@@ -85,6 +96,20 @@ def _warnings_across(report: Report) -> list[Warning]:
         text = f"eval: prompts that occur in train, with whatever answer: {prompts['count']:,}"
         warnings.append(Warning(9, text, prompts["examples"][0], remedy))
     return warnings
+
+
+def _warnings_of_targets(name: str, targets: Report | None) -> list[Warning]:
+    """One kind of target missing, or rare."""
+    if targets is None:
+        return []
+    rarer = min(("yes", "no"), key=lambda kind: targets[kind])
+    share = targets[rarer] / (targets["yes"] + targets["no"])
+    if share >= RARE:
+        return []
+    text = f"{name}: targets nearer to {rarer}: {targets[rarer]:,} ({share:.1%})"
+    if targets[rarer] == 0:
+        return [Warning(10, text, "none at all", "add such records, or scores mean nothing")]
+    return [Warning(2, text, "one in a lot", "look at auc and f1 more than at accuracy")]
 
 
 def _what_of(finding: Report) -> str:
@@ -124,7 +149,15 @@ def render(report: Report) -> list[str]:
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
+    lines += [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
     return lines + [_line(warning) for warning in warnings_of(report)]
+
+
+def _balance(name: str, targets: Report) -> str:
+    """The targets of a split on a line: its halves, and its tenths in percent."""
+    tenths = " ".join(f"{share:.0%}" for share in targets["tenths"])
+    halves = f"{targets['no']:,} nearer to no, {targets['yes']:,} to yes"
+    return f"{name} targets: {halves}; mean {targets['mean']:.3g}; by tenth {tenths}"
 
 
 def _line(warning: Warning) -> str:

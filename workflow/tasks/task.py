@@ -1,8 +1,9 @@
 """What every task is: what training and evaluation ask of it, and what they hand over."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -18,14 +19,16 @@ class Batch:
     """Examples computed together, in rows padded at the end.
 
     A row may hold several examples, one after the other. Segments number them from 1 on; 0 is
-    padding. Shapes: input_ids, source_segments (rows, source length); labels, target_segments
-    (rows, target length); labels are -100 where padded.
+    padding. Shapes: input_ids, source_segments (rows, source length); decoder_input_ids,
+    target_segments (rows, target length); targets (real target positions): what the model is to
+    say there, row after row.
     """
 
     input_ids: torch.Tensor
     source_segments: torch.Tensor
-    labels: torch.Tensor
+    decoder_input_ids: torch.Tensor
     target_segments: torch.Tensor
+    targets: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
@@ -48,16 +51,23 @@ class Evaluation:
 
 
 class Task(Encoder, Protocol):
-    """One kind of job. Everything else in the package is the same for all tasks.
+    """One kind of job. Everything else in the package is the same for all tasks."""
 
-    Attributes:
-        shown: the metrics that the log shows, in this order.
-    """
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The metrics that the log shows, in this order."""
 
-    shown: tuple[str, ...]
+    def fitted(self, tokenizer: Any) -> Self:
+        """The task with what it must know of the tokenizer; raises BadInput where that lacks it."""
 
-    def collate(self, split: TokenizedSplit, rows: MicroBatch, spec: JobSpec, pad_id: int) -> Batch:
-        """The examples of `rows` as tensors."""
+    def adapt(self, model: Model) -> None:
+        """Let the model compute what this task asks of it faster; its results stay the same."""
+
+    def describe(self, spec: JobSpec) -> str:
+        """What an evaluation will do, in a line."""
+
+    def collate(self, split: TokenizedSplit, rows: MicroBatch, spec: JobSpec, config: Any) -> Batch:
+        """The examples of `rows` as tensors, for a model of this configuration."""
 
     def normalizer(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
         """What the summed losses of these examples are divided by."""
@@ -70,5 +80,5 @@ class Task(Encoder, Protocol):
     ) -> Evaluation:
         """Metrics and answers for every record."""
 
-    def items_file(self, spec: JobSpec, step: int) -> str:
-        """The name of the file that holds an evaluation's items."""
+    def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
+        """The names of the files that hold an evaluation's items."""

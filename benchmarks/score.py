@@ -1,0 +1,148 @@
+"""Scoring speed against the usual way with transformers: same model, same records."""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.side_by_side import (
+    ROOT,
+    machine,
+    make_model,
+    matrix_rates,
+    median_rates,
+    spread,
+    start_trial,
+    write_section,
+)
+
+KINDS = {
+    "peer": "`model(input_ids, decoder_input_ids)`, fp32, random batches of 16",
+    "fp32": "clf.py, `--bf16 false`",
+    "default": "clf.py, as it comes",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    data = ROOT / "mount" / "data" / "data.json"
+    tokenizer = ROOT / "mount" / "models" / "t5-tiny"
+    parser.add_argument("--data", type=Path, default=data, help="JSON file of inputs or prompts")
+    parser.add_argument(
+        "--tokenizer", type=Path, default=tokenizer, help="folder of a T5 tokenizer"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turn")
+    parser.add_argument("--records", type=int, default=800, help="records to score")
+    parser.add_argument("--trial", choices=list(KINDS), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """One trial where --trial names it (a process of its own), else all of them."""
+    if arguments.trial is not None:
+        trial = _score_as_usual if arguments.trial == "peer" else _score_ours
+        print(json.dumps(trial(arguments)))
+        return
+    trials: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    rates: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(Path(folder), arguments.tokenizer)
+        _write_records(Path(folder) / "data", arguments)
+        for _ in range(arguments.rounds):
+            rates.append(matrix_rates())
+            for kind, found in trials.items():
+                found.append(start_trial("score", kind, Path(folder)))
+                print(kind, f"{found[-1]['records_per_second']:.1f} records/s", flush=True)
+        text = _report(trials, median_rates(rates), arguments)
+    write_section("score", text)
+    print(text)
+
+
+def _write_records(folder: Path, arguments: argparse.Namespace) -> None:
+    folder.mkdir()
+    data = json.loads(arguments.data.read_text(encoding="utf-8"))
+    texts = [r.get("input", r.get("prompt")) for r in [*data["eval"], *data["train"]]]
+    records = [{"input": text} for text in texts[: arguments.records]]
+    (folder / "data.json").write_text(json.dumps({"eval": records}), encoding="utf-8")
+
+
+def _score_ours(arguments: argparse.Namespace) -> dict[str, Any]:
+    from workflow import find_mount, make_job, run_job
+
+    job = make_job(
+        "clf", model_init_name="m", data_name="data", no_train=True, overwrite_output_dir=True,
+        bf16=False if arguments.trial == "fp32" else None,
+    )  # fmt: skip
+    folder = run_job(job, find_mount(str(arguments.folder)))
+    metrics = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    items = json.loads((folder / "preds.json").read_text())
+    return {
+        "records_per_second": len(items) / metrics["score_seconds"],
+        "scores": [item["pred_score"] for item in items],
+    }
+
+
+def _score_as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All logits of the vocabulary in random batches, then two of them; tokens are ready before."""
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    folder = arguments.folder / "models" / "m"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    if torch.cuda.is_available():
+        model = model.cuda()
+    records = json.loads((arguments.folder / "data" / "data.json").read_text())["eval"]
+    texts = [record["input"] for record in records]
+    rows = tokenizer(texts, max_length=1024, truncation=True)["input_ids"]
+    words = tokenizer.convert_tokens_to_ids(["▁no", "▁yes"])
+    torch.manual_seed(0)
+    order = torch.randperm(len(rows)).tolist()
+    scores = torch.empty(len(rows))
+    began = time.perf_counter()
+    with torch.no_grad():
+        for start in range(0, len(rows), 16):
+            chosen = order[start : start + 16]
+            batch = tokenizer.pad({"input_ids": [rows[i] for i in chosen]}, return_tensors="pt")
+            first = torch.full((len(chosen), 1), model.config.decoder_start_token_id)
+            logits = model(
+                **batch.to(model.device), decoder_input_ids=first.to(model.device)
+            ).logits
+            scores[chosen] = logits[:, 0, words].softmax(-1)[:, 1].cpu()
+    seconds = time.perf_counter() - began
+    return {"records_per_second": len(rows) / seconds, "scores": scores.tolist()}
+
+
+def _report(
+    trials: dict[str, list[dict[str, Any]]], rates: dict[str, float], arguments: argparse.Namespace
+) -> str:
+    """The section of docs/PERFORMANCE.md that this benchmark writes."""
+    rows = []
+    for kind, found in trials.items():
+        speeds = [trial["records_per_second"] for trial in found]
+        pairs = zip(found, trials["peer"], strict=True)
+        ratios = [one["records_per_second"] / peer["records_per_second"] for one, peer in pairs]
+        wanted = trials["peer"][0]["scores"]
+        apart = max(abs(a - b) for a, b in zip(found[0]["scores"], wanted, strict=True))
+        rows.append(
+            f"| {KINDS[kind]} | {spread(speeds, 1)} | {spread(ratios, unit=' ×')} | {apart:.1e} |"
+        )
+    count = len(trials["peer"][0]["scores"])
+    return "\n".join(
+        [
+            "`python3 -m benchmarks score` scores records with a random model in flan-t5-small's",
+            f"layout: {count} records of `{arguments.data.name}`, {arguments.rounds} rounds in "
+            "turn; tokens are ready before",
+            "the clock starts. Medians, with the least and the greatest in brackets; ratios are of",
+            "each round's pair; the last column is the greatest difference of a score.",
+            "",
+            "| what | records/s | against the usual way | scores differ by |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            machine(rates),
+            "",
+        ]
+    )

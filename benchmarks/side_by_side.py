@@ -1,0 +1,102 @@
+"""What benchmarks share: the model, trials in turn, matrix rates, and where tables are written."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = ROOT / "docs" / "PERFORMANCE.md"
+
+
+def write_section(name: str, section: str) -> None:
+    """Replace what stands between the marks of a benchmark in docs/PERFORMANCE.md."""
+    begin, end = f"<!-- measured by: python3 -m benchmarks {name} -->\n", "<!-- end -->\n"
+    before, rest = REPORT.read_text(encoding="utf-8").split(begin, 1)
+    after = rest.split(end, 1)[1]
+    REPORT.write_text(f"{before}{begin}{section}{end}{after}", encoding="utf-8")
+
+
+def start_trial(name: str, kind: str, folder: Path, words: Sequence[str] = ()) -> dict[str, Any]:
+    """One trial of a benchmark in a process of its own: the JSON of its last line."""
+    command = [sys.executable, "-m", "benchmarks", name, "--trial", kind, "--folder", str(folder)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(
+        [*command, *words], cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def make_model(folder: Path, tokenizer: Path) -> None:
+    """A random model in flan-t5-small's layout: `models/m` in a mount."""
+    import torch
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    from workflow.models import save_model
+
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=32128, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8,
+        num_heads=6, feed_forward_proj="gated-gelu", decoder_start_token_id=0,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config)
+    head = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
+    model.lm_head.weight = torch.nn.Parameter(head)
+    save_model(model, AutoTokenizer.from_pretrained(tokenizer), folder / "models" / "m")
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def matrix_rates() -> dict[str, float]:
+    """GFLOP/s of a product of two 2048 × 2048 matrices, the median of 20, by precision."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        one = torch.randn(2048, 2048, dtype=dtype, device=device)
+        product = torch.empty_like(one)
+        seconds = []
+        for _ in range(20):
+            began = time.perf_counter()
+            torch.mm(one, one, out=product)
+            product[0, 0].item()
+            seconds.append(time.perf_counter() - began)
+        rates[name] = 2 * 2048**3 / statistics.median(seconds) / 1e9
+    return rates
+
+
+def median_rates(rates: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(found[name] for found in rates) for name in rates[0]}
+
+
+def spread(values: Sequence[float], digits: int = 2, unit: str = "") -> str:
+    """The median, and the least and the greatest in brackets."""
+    least, greatest = min(values), max(values)
+    middle = statistics.median(values)
+    return f"{middle:.{digits}f}{unit} ({least:.{digits}f}–{greatest:.{digits}f})"
+
+
+def machine(rates: dict[str, float]) -> str:
+    """The machine and the versions, in a sentence or two."""
+    import torch
+    import transformers
+
+    return (
+        f"Machine: {platform.machine()}, {os.cpu_count()} cores; matrix "
+        f"rate {rates['fp32']:.0f} GFLOP/s in fp32, {rates['bf16']:.0f} in bf16. Python "
+        f"{platform.python_version()}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}."
+    )

@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Fine-tune an encoder-decoder model to score texts by the logits of two words, and write them."""
+
+import sys
+
+from workflow.interpreter import ensure_packages
+
+if __name__ == "__main__":
+    ensure_packages(__file__)
+    from workflow.cli import main
+
+    sys.exit(main("clf", __doc__))

@@ -1,0 +1,226 @@
+"""Text to a score: the probability of yes against no as the first word of the answer."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from workflow.batching import Indexes, MicroBatch, batches_by_positions
+from workflow.config import JobSpec
+from workflow.console import log, progress_bar
+from workflow.errors import BadInput, Problem, shorten
+from workflow.folding import fold_cross_attention
+from workflow.models import Model
+from workflow.records import Record, Schema
+from workflow.score_metrics import score_metrics
+from workflow.tasks.rows import make_batch, target_logits
+from workflow.tasks.task import Batch, Evaluation
+from workflow.tokens import TokenizedSplit
+
+Floats = npt.NDArray[np.float64]
+_IN_THE_RANGE = frozenset({"rmse", "rmse_ci95", "mae"})
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The task of clf.py.
+
+    Inside, a target is a number in [0, 1]: 0 is `target_min`, 1 is `target_max`. It is kept as the
+    32 bits of a float in the place of a token.
+
+    Attributes:
+        label_ids: the ids of the words for no and yes, where the tokenizer is known.
+    """
+
+    template: str
+    label_words: tuple[str, ...]
+    target_min: float
+    target_max: float
+    label_ids: tuple[int, ...] = ()
+
+    shown = ("loss", "accuracy", "auc", "brier", "ece", "spearman")
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> "Classification":
+        return cls(spec.template, spec.label_words, spec.target_min, spec.target_max)
+
+    @property
+    def encoding(self) -> str:
+        return json.dumps(["clf", self.template, self.target_min, self.target_max])
+
+    @property
+    def schema(self) -> Schema:
+        return Schema("input", "target", self._check_target, (self.target_min, self.target_max))
+
+    def _check_target(self, value: object) -> tuple[str, str, str] | None:
+        number = isinstance(value, bool | int | float)
+        if number and self.target_min <= value <= self.target_max:  # type: ignore[operator]
+            return None
+        booleans = self.target_min <= 0 and self.target_max >= 1
+        expected = f"a number from {self.target_min:g} to {self.target_max:g}"
+        expected += ", true or false" if booleans else ""
+        mend = "correct it"
+        if number:
+            mend = "correct it, or set --target_min and --target_max to the range of all targets"
+        elif value is None:
+            mend = "leave the key out where there is no target (eval records with --no_train)"
+        elif isinstance(value, str):
+            mend = "write a number, without quotes"
+        return shorten(value) if isinstance(value, str) else "", expected, mend
+
+    def fitted(self, tokenizer: Any) -> "Classification":
+        pieces = [
+            tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words
+        ]
+        problems = []
+        for word, ids in zip(self.label_words, pieces, strict=True):
+            if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+                counted = f"{len(ids)} pieces" if len(ids) != 1 else "no piece"
+                shown = " ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing"
+                found = f"{counted} of this vocabulary: {shown}"
+                expected = "a word that is one piece, known to the model"
+                mend = "choose two other words, or a model whose vocabulary has them"
+                problems.append(Problem(f"--label_words {word}", found, expected, mend))
+        label_ids = tuple(ids[0] for ids in pieces if ids)
+        if not problems and label_ids[0] == label_ids[1]:
+            found = f"the same piece for both: {tokenizer.convert_ids_to_tokens(label_ids[0])}"
+            where = f"--label_words {' '.join(self.label_words)}"
+            mend = "choose two other words"
+            problems.append(Problem(where, found, "two different pieces", mend))
+        if problems:
+            raise BadInput(problems)
+        return dataclasses.replace(self, label_ids=label_ids)
+
+    def adapt(self, model: Model) -> None:
+        fold_cross_attention(model)
+
+    def describe(self, spec: JobSpec) -> str:
+        words = " and ".join(
+            f"{word} ({index})"
+            for word, index in zip(self.label_words, self.label_ids, strict=True)
+        )
+        return f"scores come from the logits of {words} at the first position of the answer"
+
+    def encode(
+        self, tokenizer: Any, records: Sequence[Record]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        texts = [self.template.replace("{input}", record["input"]) for record in records]
+        sources = tokenizer(texts, return_attention_mask=False)["input_ids"]
+        return sources, [
+            [_bits(self._from_range(record["target"]))] if "target" in record else []
+            for record in records
+        ]
+
+    def _from_range(self, target: float) -> float:
+        return (float(target) - self.target_min) / (self.target_max - self.target_min)
+
+    def collate(self, split: TokenizedSplit, rows: MicroBatch, spec: JobSpec, config: Any) -> Batch:
+        longest, side = spec.max_source_length, spec.truncation_side
+        start = np.array([config.decoder_start_token_id])
+        return make_batch(
+            [[split.sources.row(i, longest, side) for i in row] for row in rows],
+            [[start] * len(row) for row in rows],
+            _targets(split, np.concatenate(rows)),
+            config.pad_token_id,
+        )
+
+    def normalizer(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
+        """The number of examples."""
+        return len(indexes)
+
+    def loss(self, model: Model, batch: Batch, label_smoothing: float) -> torch.Tensor:
+        """The cross-entropy of the soft targets: their KL divergence up to a constant."""
+        batch = batch.to(model.device)
+        return _losses(target_logits(model, batch, self.label_ids), batch.targets).sum()
+
+    def evaluate(
+        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, step: int
+    ) -> Evaluation:
+        began = time.perf_counter()
+        logits = self.score(model, split, spec)
+        scored = time.perf_counter()
+        scores = logits.double().softmax(-1)[:, 1].numpy()
+        records = [split.record(i) for i in range(len(split))]
+        in_range = self._to_range(scores)
+        measured = self._judge(logits, scores, split, spec.seed)
+        measured["eval_seconds"] = time.perf_counter() - began
+        measured["score_seconds"] = scored - began
+        items = [
+            {"orig_d": record, "pred_score": score, "logits": None if score is None else pair}
+            for record, score, pair in zip(records, in_range, logits.tolist(), strict=True)
+        ]
+        return Evaluation(measured, items, records, in_range)
+
+    def _to_range(self, scores: Floats) -> list[float | None]:
+        """Scores in the user's range; None for what is no number."""
+        scaled = self.target_min + scores * (self.target_max - self.target_min)
+        return [score if math.isfinite(score) else None for score in scaled.tolist()]
+
+    def score(self, model: Model, split: TokenizedSplit, spec: JobSpec) -> torch.Tensor:
+        """The logits of no and yes for every record, float32 (records, 2), in their order."""
+        lengths = split.sources.lengths(spec.max_source_length)
+        batches = batches_by_positions(
+            lengths, np.ones_like(lengths), spec.micro_batch_tokens, spec.eval_batch_size
+        )
+        found = torch.empty(len(split), 2)
+        with progress_bar(len(split), "score") as bar, torch.no_grad():
+            for chosen in batches:
+                batch = self.collate(split, tuple(chosen[:, None]), spec, model.config)
+                logits = target_logits(model, batch.to(model.device), self.label_ids)
+                found[torch.from_numpy(chosen)] = logits.cpu()
+                bar.update(len(chosen))
+        return found
+
+    def _judge(
+        self, logits: torch.Tensor, scores: Floats, split: TokenizedSplit, seed: int
+    ) -> dict[str, Any]:
+        """The metrics over the records with a target; errors are in the user's range."""
+        answered = np.flatnonzero(split.answered)
+        if len(answered) == 0:
+            return {}
+        finite = np.isfinite(scores[answered])
+        if not finite.all():
+            log.warning("%d scores are no numbers, and left out of the metrics", (~finite).sum())
+            answered = answered[finite]
+        if len(answered) == 0:
+            return {"loss": None}
+        targets = _targets(split, answered)
+        loss = float(_losses(logits[torch.from_numpy(answered)], targets).mean())
+        of_records = [split.record(int(i))["target"] for i in answered]
+        exact = np.array([self._from_range(target) for target in of_records])
+        measured = {"loss": loss, **score_metrics(scores[answered], exact, seed)}
+        width = self.target_max - self.target_min
+        for name in _IN_THE_RANGE & {name for name, value in measured.items() if value is not None}:
+            measured[name] = (np.array(measured[name]) * width).tolist()
+        if measured.get("best_threshold") is not None:
+            measured["best_threshold"] = self.target_min + measured["best_threshold"] * width
+        return measured
+
+    def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
+        return f"checkpoint-{step}-preds.json", "preds.json"
+
+
+def _bits(value: float) -> int:
+    return int(np.float32(value).view(np.int32))
+
+
+def _targets(split: TokenizedSplit, indexes: Indexes) -> torch.Tensor:
+    """The targets of these records, float32 in [0, 1]; NaN where there is none."""
+    first = split.targets.offsets[indexes]
+    answered = split.answered[indexes]
+    found = np.full(len(indexes), np.nan, np.float32)
+    found[answered] = np.asarray(split.targets.values[first[answered]]).view(np.float32)
+    return torch.from_numpy(found)
+
+
+def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of each target (examples,) under logits (examples, 2) of no and yes."""
+    logs = logits.float().log_softmax(-1)
+    return -(targets * logs[:, 1] + (1 - targets) * logs[:, 0])
