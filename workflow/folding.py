@@ -46,9 +46,9 @@ class FoldedAttention(torch.nn.Module):
         """
         assert key_value_states is not None
         rows, queries, width = hidden_states.shape
-        by_head = (rows, queries, self.heads, -1)
-        query = self.q(hidden_states).view(by_head).transpose(1, 2)
-        folded = query @ self.k.weight.view(self.heads, -1, width)
+        query = self.q(hidden_states).view(rows, queries, self.heads, -1)
+        keys = self.k.weight.view(self.heads, -1, width)
+        folded = torch.einsum("rqhd,hdw->rhqw", query, keys)
         flat = folded.reshape(rows, self.heads * queries, width)
         scores = (flat @ key_value_states.transpose(1, 2)).view(rows, self.heads, queries, -1)
         if mask is not None:
@@ -56,5 +56,6 @@ class FoldedAttention(torch.nn.Module):
         weights = self.dropout(scores.softmax(-1, dtype=torch.float32).to(scores.dtype))
         seen = weights.view(rows, self.heads * queries, -1) @ key_value_states
         seen = seen.view(rows, self.heads, queries, width)
-        values = seen @ self.v.weight.view(self.heads, -1, width).transpose(1, 2)
-        return self.o(values.transpose(1, 2).reshape(rows, queries, -1)), None, None
+        by_head = self.v.weight.view(self.heads, -1, width)
+        values = torch.einsum("rhqw,hdw->rqhd", seen, by_head)
+        return self.o(values.reshape(rows, queries, -1)), None, None

@@ -25,6 +25,9 @@ from workflow.tasks.task import Batch, Evaluation
 from workflow.tokens import TokenizedSplit
 
 Floats = npt.NDArray[np.float64]
+SCORED_AT_ONCE = 2
+"""Positions scored at once over those trained at once: of most layers nothing is kept."""
+
 _IN_THE_RANGE = frozenset({"rmse", "rmse_ci95", "mae"})
 
 
@@ -166,8 +169,9 @@ class Classification:
     def score(self, model: Model, split: TokenizedSplit, spec: JobSpec) -> torch.Tensor:
         """The logits of no and yes for every record, float32 (records, 2), in their order."""
         lengths = split.sources.lengths(spec.max_source_length)
+        at_once = SCORED_AT_ONCE * spec.micro_batch_tokens
         batches = batches_by_positions(
-            lengths, np.ones_like(lengths), spec.micro_batch_tokens, spec.eval_batch_size
+            lengths, np.ones_like(lengths), at_once, spec.eval_batch_size
         )
         found = torch.empty(len(split), 2)
         with progress_bar(len(split), "score") as bar, torch.no_grad():
