@@ -2,19 +2,16 @@
 
 import argparse
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.side_by_side import (
-    ROOT,
+    Trials,
+    add_shared_arguments,
     machine,
-    make_model,
-    matrix_rates,
-    median_rates,
+    measure,
     spread,
-    start_trial,
     write_section,
 )
 
@@ -26,16 +23,8 @@ KINDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    data = ROOT / "mount" / "data" / "data.json"
-    tokenizer = ROOT / "mount" / "models" / "t5-tiny"
-    parser.add_argument("--data", type=Path, default=data, help="JSON file of inputs or prompts")
-    parser.add_argument(
-        "--tokenizer", type=Path, default=tokenizer, help="folder of a T5 tokenizer"
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turn")
+    add_shared_arguments(parser, list(KINDS), "inputs or prompts")
     parser.add_argument("--records", type=int, default=800, help="records to score")
-    parser.add_argument("--trial", choices=list(KINDS), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
@@ -45,27 +34,17 @@ def run(arguments: argparse.Namespace) -> None:
         trial = _score_as_usual if arguments.trial == "peer" else _score_ours
         print(json.dumps(trial(arguments)))
         return
-    trials: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    rates: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder), arguments.tokenizer)
-        _write_records(Path(folder) / "data", arguments)
-        for _ in range(arguments.rounds):
-            rates.append(matrix_rates())
-            for kind, found in trials.items():
-                found.append(start_trial("score", kind, Path(folder)))
-                print(kind, f"{found[-1]['records_per_second']:.1f} records/s", flush=True)
-        text = _report(trials, median_rates(rates), arguments)
+
+    def write_data(folder: Path) -> None:
+        data = json.loads(arguments.data.read_text(encoding="utf-8"))
+        texts = [r.get("input", r.get("prompt")) for r in [*data["eval"], *data["train"]]]
+        records = [{"input": text} for text in texts[: arguments.records]]
+        (folder / "data.json").write_text(json.dumps({"eval": records}), encoding="utf-8")
+
+    trials, rates = measure("score", list(KINDS), arguments, write_data)
+    text = _report(trials, rates, arguments)
     write_section("score", text)
     print(text)
-
-
-def _write_records(folder: Path, arguments: argparse.Namespace) -> None:
-    folder.mkdir()
-    data = json.loads(arguments.data.read_text(encoding="utf-8"))
-    texts = [r.get("input", r.get("prompt")) for r in [*data["eval"], *data["train"]]]
-    records = [{"input": text} for text in texts[: arguments.records]]
-    (folder / "data.json").write_text(json.dumps({"eval": records}), encoding="utf-8")
 
 
 def _score_ours(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -115,9 +94,7 @@ def _score_as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"records_per_second": len(rows) / seconds, "scores": scores.tolist()}
 
 
-def _report(
-    trials: dict[str, list[dict[str, Any]]], rates: dict[str, float], arguments: argparse.Namespace
-) -> str:
+def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespace) -> str:
     """The section of docs/PERFORMANCE.md that this benchmark writes."""
     rows = []
     for kind, found in trials.items():

@@ -1,18 +1,69 @@
 """What benchmarks share: the model, trials in turn, matrix rates, and where tables are written."""
 
+import argparse
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs" / "PERFORMANCE.md"
+
+
+Trials = dict[str, list[dict[str, Any]]]
+"""What each trial found, by kind."""
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser, kinds: Sequence[str], data: str) -> None:
+    """The flags of every benchmark; `--trial` and `--folder` are for its own processes.
+
+    Args:
+        data: what the data file holds.
+    """
+    example = ROOT / "mount" / "data" / "data.json"
+    tokenizer = ROOT / "mount" / "models" / "t5-tiny"
+    parser.add_argument("--data", type=Path, default=example, help=f"JSON file of {data}")
+    parser.add_argument(
+        "--tokenizer", type=Path, default=tokenizer, help="folder of a T5 tokenizer"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turn")
+    parser.add_argument("--trial", choices=list(kinds), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+
+
+def measure(
+    name: str,
+    kinds: Sequence[str],
+    arguments: argparse.Namespace,
+    write_data: Callable[[Path], None],
+    words: Sequence[str] = (),
+) -> tuple[Trials, dict[str, float]]:
+    """All kinds in turn, as many rounds as asked for; with the machine's matrix rates.
+
+    Args:
+        write_data: puts the data into a mount's data folder.
+        words: flags for the trials.
+    """
+    trials: Trials = {kind: [] for kind in kinds}
+    rates = []
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(Path(folder), arguments.tokenizer)
+        (Path(folder) / "data").mkdir()
+        write_data(Path(folder) / "data")
+        for _ in range(arguments.rounds):
+            rates.append(matrix_rates())
+            for kind, found in trials.items():
+                found.append(start_trial(name, kind, Path(folder), words))
+                figures = {n: v for n, v in found[-1].items() if isinstance(v, float)}
+                print(kind, figures, flush=True)
+    return trials, median_rates(rates)
 
 
 def write_section(name: str, section: str) -> None:

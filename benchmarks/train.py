@@ -4,20 +4,17 @@ import argparse
 import json
 import shutil
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.side_by_side import (
-    ROOT,
+    Trials,
+    add_shared_arguments,
     has_cuda,
     machine,
-    make_model,
-    matrix_rates,
-    median_rates,
+    measure,
     spread,
-    start_trial,
     write_section,
 )
 
@@ -33,18 +30,13 @@ KINDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    data = ROOT / "mount" / "data" / "data.json"
-    tokenizer = ROOT / "mount" / "models" / "t5-tiny"
-    parser.add_argument("--data", type=Path, default=data, help="JSON file of prompts, completions")
+    add_shared_arguments(parser, list(KINDS), "prompts and completions")
     parser.add_argument(
-        "--tokenizer", type=Path, default=tokenizer, help="folder of a T5 tokenizer"
+        "--steps",
+        type=int,
+        default=10,
+        help=f"optimizer steps; the first {WARM_UP} are not timed",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turn")
-    parser.add_argument(
-        "--steps", type=int, default=10, help=f"optimizer steps; the first {WARM_UP} are not timed"
-    )
-    parser.add_argument("--trial", choices=list(KINDS), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
@@ -53,20 +45,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.trial is not None:
         print(json.dumps(run_trial(arguments)))
         return
-    trials: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
-    rates: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder), arguments.tokenizer)
-        (Path(folder) / "data").mkdir()
-        shutil.copy(arguments.data, Path(folder) / "data" / "data.json")
-        for _ in range(arguments.rounds):
-            rates.append(matrix_rates())
-            for kind, found in trials.items():
-                found.append(
-                    start_trial("train", kind, Path(folder), ["--steps", str(arguments.steps)])
-                )
-                print(kind, found[-1], flush=True)
-        text = report(trials, median_rates(rates), arguments)
+
+    def write_data(folder: Path) -> None:
+        shutil.copy(arguments.data, folder / "data.json")
+
+    words = ["--steps", str(arguments.steps)]
+    trials, rates = measure("train", list(KINDS), arguments, write_data, words)
+    text = report(trials, rates, arguments)
     write_section("train", text)
     print(text)
 
@@ -194,7 +179,7 @@ def gflop_per_example(arguments: argparse.Namespace) -> float:
 
 
 def report(
-    trials: dict[str, list[dict[str, float]]], rates: dict[str, float],
+    trials: Trials, rates: dict[str, float],
     arguments: argparse.Namespace,
 ) -> str:  # fmt: skip
     """The section of docs/PERFORMANCE.md that this benchmark writes."""
