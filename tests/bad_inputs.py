@@ -748,6 +748,15 @@ CASES = [
         target_max="5",
     ),
     _clf(
+        "true in another range",
+        (
+            "{mount}/data/bad.json: train[1].target: found true or false; expected a number from "
+            "-1 to 1; correct it"
+        ),
+        {"input": "a", "target": True},
+        target_min="-1",
+    ),
+    _clf(
         "a range that is none",
         "--target_max: found 1 with --target_min 1; expected more than that; raise it",
         target_min="1",

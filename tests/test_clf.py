@@ -17,9 +17,10 @@ from conftest import ROOT, T5_TINY, make_t5, write_data, write_hub_folder
 
 from workflow import make_job, run_job
 from workflow.batching import plan_step
-from workflow.config import JobSpec, complete
+from workflow.config import BEST_METRICS, JobSpec, complete
 from workflow.cpu import use_fast_modules
 from workflow.engine import SingleProcessEngine
+from workflow.metrics import is_better
 from workflow.models import load_model
 from workflow.mount import Mount
 from workflow.prepare import Job
@@ -311,6 +312,48 @@ def test_soft_targets_are_recovered(mount: Mount, read_lines: Lines) -> None:
         assert metrics["rmse"] < (0.03 if soft else 0.06), name
         assert metrics["ece"] < (0.03 if soft else 0.06), name
         assert metrics["spearman"] > 0.85, name
+
+
+def test_a_family_with_positions_trains_judged_by_the_user_s_own_metric(
+    mount: Mount, tmp_path: Path, read_lines: Lines
+) -> None:
+    from test_families import make_model
+
+    make_model("bart", mount.models / "bart")
+    write_data(mount, "weather", weather(8, 0), weather(5, 1))
+    (tmp_path / "own.py").write_text(
+        "def highest(records, scores):\n    assert 'chance' in records[0]\n    return max(scores)\n"
+    )
+    job = make_job(
+        "clf", model_init_name="bart", data_name="weather", max_steps=1,
+        metric=f"{tmp_path / 'own.py'}:highest", metric_for_best_model="brier",
+    )  # fmt: skip
+    run = run_job(job, mount)
+    scores = [item["pred_score"] for item in json.loads((run / "preds.json").read_text())]
+    assert read_lines(run / "metrics.jsonl")[-1]["highest"] == pytest.approx(max(scores))
+
+
+def test_every_metric_of_error_is_best_where_lowest() -> None:
+    names = {name for of_task in BEST_METRICS.values() for name in of_task}
+    lowest = {"loss", "perplexity", "brier", "log_loss", "ece", "rmse", "mae"}
+    for name in names:
+        assert is_better(name, 0.1, 0.2) == (name in lowest), name
+
+
+def test_the_audit_reads_inputs_within_their_template(mount: Mount) -> None:
+    write_data(mount, "weather", weather(8, 0), weather(5, 1))
+    for template, changed, lost in (
+        ("is it so: {input}?", 0, {}),
+        ("{{input}}", 0, {"{": 8, "}": 8}),
+    ):
+        job = make_job(
+            "clf", model_init_name="small", data_name="weather", max_steps=1, template=template,
+            training_run_name=f"run{len(lost)}", eval_on_start=False,
+        )  # fmt: skip
+        audit = json.loads((run_job(job, mount) / "audit.json").read_text())
+        prompts = audit["splits"]["train"]["prompts"]
+        assert prompts["changed"]["count"] == changed
+        assert prompts["lost"]["characters"] == lost
 
 
 def test_the_audit_tells_of_targets(mount: Mount, caplog: pytest.LogCaptureFixture) -> None:

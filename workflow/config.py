@@ -112,7 +112,11 @@ class JobSpec:
         template("{input}"), "{input}", _DATA, "what clf makes of an input: text around {input}"
     )
     label_words: tuple[str, ...] = flag(
-        several(2), ("no", "yes"), _DATA, "the words whose logits clf compares", "no yes"
+        several(2),
+        ("no", "yes"),
+        _DATA,
+        "the words for --target_min and --target_max in clf",
+        "no yes",
     )
     target_min: float = flag(number(), 0.0, _DATA, "the target that means no, in clf")
     target_max: float = flag(number(), 1.0, _DATA, "the target that means yes, in clf")

@@ -127,7 +127,7 @@ def drop(hidden: torch.Tensor, rate: float) -> torch.Tensor:
     count = hidden.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
     bits = bits.view(torch.int16)[:count].view(hidden.shape)
-    dropped = round(rate * LEVELS)
+    dropped = min(round(rate * LEVELS), LEVELS - 1)
     kept = torch.empty_like(hidden, memory_format=torch.contiguous_format, requires_grad=False)
     torch.ge(bits, dropped - LEVELS // 2, out=kept)
     return hidden * kept.mul_(LEVELS / (LEVELS - dropped))

@@ -57,10 +57,13 @@ def several(count: int) -> Kind:
     """As many different texts, one after the other."""
 
     def convert(value: object) -> tuple[str, ...]:
-        if not isinstance(value, list | tuple) or len(value) != count or len(set(value)) != count:
+        if not isinstance(value, list | tuple) or len(value) != count:
             raise ValueError
         if not all(isinstance(one, str) and one.strip() for one in value):
             raise ValueError
+        if len(set(value)) != count:
+            raise ValueError
+        "".join(value).encode()  # lone surrogates cannot be written
         return tuple(value)
 
     return Kind(f"{count} different texts", convert, " ".join(["WORD"] * count), words=count)
@@ -72,13 +75,14 @@ def template(place: str) -> Kind:
     def convert(value: object) -> str:
         if not isinstance(value, str) or "\0" in value:
             raise ValueError
-        if place in value:
-            return value
-        try:
-            content = Path(value).read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise ValueError from error
-        if place not in content:
+        content = value
+        if place not in value:
+            try:
+                content = Path(value).read_text(encoding="utf-8-sig")
+            except OSError as error:
+                raise ValueError from error
+        content.encode()  # lone surrogates cannot be written
+        if place not in content or "\0" in content:
             raise ValueError
         return content
 

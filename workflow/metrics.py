@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "brier", "log_loss", "ece", "rmse", "mae"})
 
 RESAMPLES = 1_000
 """Bootstrap resamples behind an interval."""

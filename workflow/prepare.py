@@ -9,7 +9,7 @@ from typing import Any
 
 from workflow.audit import Report, audit_splits, missing_characters
 from workflow.command import NO_MODEL
-from workflow.config import JobSpec, complete
+from workflow.config import ONLY_FOR, JobSpec, complete
 from workflow.engine import check_schedule
 from workflow.errors import BadInput, Problem
 from workflow.files import write_json
@@ -24,7 +24,7 @@ from workflow.tokens import TokenizedSplit, prepare_splits
 from workflow.user_metric import load_user_metric
 from workflow.vocabulary import grow_tokenizer
 
-AUDIT_FORMAT = 2
+AUDIT_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,8 @@ def _check_lengths(spec: JobSpec, config: Any) -> None:
             f"add --{name} {positions}",
         )
         for name in ("max_source_length", "max_target_length", "max_new_tokens")
-        if getattr(spec, name) > positions
+        if (name not in ONLY_FOR["seq2seq"] or spec.task == "seq2seq")
+        and getattr(spec, name) > positions
     ]
     if problems:
         raise BadInput(problems)

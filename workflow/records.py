@@ -22,13 +22,18 @@ class Schema:
 
     `check_answer` returns (found, expected, mend) for an answer that will not do, else None; an
     empty `found` stands for the name of its type. An answer is a text or, where there is an
-    `answer_range` (least, greatest), a number in it.
+    `answer_range` (least, greatest), a number in it. A `template` may stand around the text.
     """
 
     source_key: str
     answer_key: str
     check_answer: Callable[[object], tuple[str, str, str] | None]
     answer_range: tuple[float, float] | None = None
+    template: str = "{input}"
+
+    def read(self, record: Record) -> str:
+        """What the model is given to read of a record."""
+        return self.template.replace("{input}", record[self.source_key])
 
     @property
     def example(self) -> str:

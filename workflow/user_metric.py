@@ -62,7 +62,7 @@ def apply_user_metric(
     function: Callable[..., object],
     name: str,
     records: Sequence[dict[str, Any]],
-    predictions: Sequence[Sequence[str]],
+    predictions: Sequence[Any],
 ) -> dict[str, float | None]:
     """What the function says of the predictions: {name: number}, or {name_key: number} of a dict.
 
@@ -70,8 +70,8 @@ def apply_user_metric(
     with the place in the user's file, and the value is None: only KeyboardInterrupt passes.
     """
     try:
-        copies = [list(texts) for texts in predictions]
-        return _numbers(function, name, function(copy.deepcopy(list(records)), copies))
+        copies = copy.deepcopy([list(records), list(predictions)])
+        return _numbers(function, name, function(*copies))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: a metric does not end a run

@@ -169,7 +169,7 @@ class SplitAudit:
             record = self.split.record(i)
             prompt = record[self._schema.source_key]
             answer = [record[key] for key in (self._schema.answer_key,) if key in record]
-            prompts.append((f"{self.name}[{i}]", prompt, source))
+            prompts.append((f"{self.name}[{i}]", self._schema.read(record), source))
             if answer and self._schema.answer_range:
                 answer = [float(answer[0])]  # 1, 1.0 and true say the same
                 self._values.append(answer[0])

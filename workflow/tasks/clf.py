@@ -59,14 +59,18 @@ class Classification:
         return json.dumps(["clf", self.template, self.target_min, self.target_max])
 
     @property
+    def _range(self) -> tuple[float, float]:
+        return self.target_min, self.target_max
+
+    @property
     def schema(self) -> Schema:
-        return Schema("input", "target", self._check_target, (self.target_min, self.target_max))
+        return Schema("input", "target", self._check_target, self._range, self.template)
 
     def _check_target(self, value: object) -> tuple[str, str, str] | None:
-        number = isinstance(value, bool | int | float)
+        booleans = self._range == (0, 1)  # of another range, true could mean its 1 or its end
+        number = isinstance(value, int | float) and (booleans or not isinstance(value, bool))
         if number and self.target_min <= value <= self.target_max:  # type: ignore[operator]
             return None
-        booleans = self.target_min <= 0 and self.target_max >= 1
         expected = f"a number from {self.target_min:g} to {self.target_max:g}"
         expected += ", true or false" if booleans else ""
         mend = "correct it"
@@ -105,16 +109,16 @@ class Classification:
         fold_cross_attention(model)
 
     def describe(self, spec: JobSpec) -> str:
-        words = " and ".join(
+        no, yes = (
             f"{word} ({index})"
             for word, index in zip(self.label_words, self.label_ids, strict=True)
         )
-        return f"scores come from the logits of {words} at the first position of the answer"
+        return f"a score is the probability of {yes} against {no} as the answer's first word"
 
     def encode(
         self, tokenizer: Any, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        texts = [self.template.replace("{input}", record["input"]) for record in records]
+        texts = [self.schema.read(record) for record in records]
         sources = tokenizer(texts, return_attention_mask=False)["input_ids"]
         return sources, [
             [_bits(self._from_range(record["target"]))] if "target" in record else []
@@ -164,6 +168,7 @@ class Classification:
     def _to_range(self, scores: Floats) -> list[float | None]:
         """Scores in the user's range; None for what is no number."""
         scaled = self.target_min + scores * (self.target_max - self.target_min)
+        scaled = np.minimum(scaled, self.target_max)  # which rounding may pass
         return [score if math.isfinite(score) else None for score in scaled.tolist()]
 
     def score(self, model: Model, split: TokenizedSplit, spec: JobSpec) -> torch.Tensor:
