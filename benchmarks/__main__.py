@@ -2,13 +2,20 @@
 
 import argparse
 
-from benchmarks import score, train
+from benchmarks import exactness, memory, peer_defects, score, train
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name, benchmark in (("train", train), ("score", score)):
+    named = {
+        "train": train,
+        "score": score,
+        "exactness": exactness,
+        "memory": memory,
+        "peer_defects": peer_defects,
+    }
+    for name, benchmark in named.items():
         benchmark.add_arguments(commands.add_parser(name, help=benchmark.__doc__))
     arguments = parser.parse_args()
     arguments.run(arguments)

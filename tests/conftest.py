@@ -16,10 +16,13 @@ import torch
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from workflow.mount import Mount
+from workflow.share import Share
+from workflow.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
 T5_TINY = ROOT / "mount" / "models" / "t5-tiny"
 SHARED_DATA = ROOT.parent / "shared" / "data"
+ALONE = Share(World.alone())
 
 
 @pytest.fixture(scope="session")

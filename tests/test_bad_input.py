@@ -59,15 +59,16 @@ def test_a_file_that_may_not_be_read_is_told(
     assert "--data_name loop: found no such data" in capsys.readouterr().err
 
 
-def test_a_world_of_several_processes_is_refused(
+def test_a_world_of_which_only_the_size_is_known_is_refused(
     mount: Mount, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
     assert main("seq2seq", "", argv) == 2
     assert capsys.readouterr().err == (
-        "WORLD_SIZE: found a launcher's world of 2 processes; expected one process in this "
-        "version; start the script with plain python3\n"
+        "environment variable WORLD_SIZE: found '2'; expected RANK, MASTER_ADDR and MASTER_PORT "
+        "beside it; let one launcher (torchrun, srun, deepspeed) set it, or unset what is left of "
+        "one\n"
     )
 
 

@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import make_t5
 
 import workflow.checkpoint
+from workflow import make_job
 from workflow.checkpoint import find_checkpoints, rotate_checkpoints, write_checkpoint
+from workflow.config import complete
+from workflow.engine import SingleProcessEngine
 from workflow.errors import RunFailed
+from workflow.world import World
 
 
 def make_checkpoints(run: Path, steps: list[int]) -> None:
@@ -37,19 +42,24 @@ def test_the_newest_and_the_best_are_kept(
     assert len(list(tmp_path.iterdir())) == len(kept)
 
 
+@pytest.mark.parametrize("failing", ["write_weights", "save_settings", "finish_folder"])
 def test_a_save_that_fails_leaves_nothing_half_made(
-    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    write_checkpoint(tmp_path, 1, make_t5(), tokenizer)
+    spec = make_job("seq2seq", model_init_name="m", data_name="d", max_steps=9, bf16=False)
+    spec = complete(spec, "run", 10, 5, fast_bf16=False)
+    engine = SingleProcessEngine(make_t5(), spec, lambda model, batch: torch.zeros(()))
+    write_checkpoint(tmp_path, 1, engine, tokenizer, World.alone())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    def fill_the_disk(model: Any, tokenizer: Any, folder: Path) -> None:
+    def fill_the_disk(*given: Any) -> None:
+        folder = next(value for value in given if isinstance(value, Path))
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(workflow.checkpoint, "save_model", fill_the_disk)
+    monkeypatch.setattr(workflow.checkpoint, failing, fill_the_disk)
     with pytest.raises(RunFailed) as raised:
-        write_checkpoint(tmp_path, 2, make_t5(), tokenizer)
+        write_checkpoint(tmp_path, 2, engine, tokenizer, World.alone())
     assert str(raised.value) == (
         f"step 2: {tmp_path}/checkpoint-2 could not be written ([Errno 28] No space left on "
         "device); earlier checkpoints are whole; free space, or mend the folder's permissions, "

@@ -1,6 +1,7 @@
 """Scoring against plain transformers calls on the same weights, and whole runs of clf.py."""
 
 import copy
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, T5_TINY, make_t5, write_data, write_hub_folder
+from conftest import ALONE, ROOT, T5_TINY, make_t5, write_data, write_hub_folder
 
 from workflow import make_job, run_job
 from workflow.batching import plan_step
@@ -28,6 +29,7 @@ from workflow.tasks.clf import Classification
 from workflow.tasks.task import Evaluation
 from workflow.tokens import TokenizedSplit, prepare_splits
 from workflow.train import train_step
+from workflow.world import World
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 SENTENCE = "the man went to the house with a bird and said that it was not his word"
@@ -41,7 +43,8 @@ RECORDS = [
 def make_spec(**values: Any) -> JobSpec:
     values = {"max_steps": 10, "warmup_steps": 0, "max_grad_norm": 0} | values
     spec = make_job("clf", model_init_name="x", data_name="y", bf16=False, **values)
-    return complete(spec, "run", len(RECORDS), 1, fast_bf16=True, micro_batch_tokens=64)
+    spec = complete(spec, "run", len(RECORDS), 1, fast_bf16=True)
+    return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 64)
 
 
 def make_split(
@@ -59,7 +62,9 @@ def evaluate(
     spec = make_spec(**values)
     task = Classification.of(spec).fitted(tokenizer)
     split = make_split(folder, task, tokenizer, records)
-    return task.evaluate(model, tokenizer, split, spec, step=0)
+    evaluation = task.evaluate(model, tokenizer, split, spec, ALONE)
+    assert evaluation is not None
+    return evaluation
 
 
 def plain_logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
@@ -117,13 +122,13 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     logits = plain_logits(model, tokenizer, [record["input"] for record in RECORDS])
     targets = torch.tensor([[1 - r["target"], r["target"]] for r in RECORDS])
     F.cross_entropy(logits, targets).backward()
-    engine = SingleProcessEngine(ready, spec)
-    engine.update = lambda norm: None  # type: ignore[method-assign]
+    engine = SingleProcessEngine(ready, spec, lambda model, batch: task.loss(model, batch, 0.0))
+    engine.update = lambda: 0.0  # type: ignore[method-assign]
     splits = {"train": split}
-    job = Job(spec, task, tokenizer, 1024, {}, splits, tmp_path, tmp_path, tmp_path / "lock")
+    job = Job(spec, task, tokenizer, 1024, {}, splits, tmp_path, tmp_path, tmp_path / "lock", None)
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
     plan = plan_step(np.arange(len(RECORDS)), sources, answers, bound, packs)
-    outcome = train_step(job, engine, plan, step=1)
+    outcome = train_step(job, engine, plan, 1, World.alone())
     assert outcome.normalizer == len(RECORDS)
     for (name, wanted), found in zip(model.named_parameters(), ready.parameters(), strict=True):
         if wanted.grad is not None:

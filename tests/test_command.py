@@ -1,5 +1,6 @@
 """The job that a command line, a job file or keywords ask for; flags and defaults are frozen."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from transformers.trainer_utils import SchedulerType
 
 from workflow import BadInput, make_job
 from workflow.command import parse_command_line
-from workflow.config import SCHEDULES, JobSpec, complete
+from workflow.config import SCHEDULES, JobSpec, Place, complete
 
 BASE = ["--model_init_name", "m", "--data_name", "d"]
 
@@ -42,6 +43,9 @@ DEFAULTS = {
     "label_smoothing_factor": 0.0,
     "bf16": None,
     "gradient_checkpointing": False,
+    "zero_stage": None,
+    "offload": None,
+    "deepspeed": None,
     "optim": "adamw_torch",
     "learning_rate": None,
     "lr_scheduler_type": None,
@@ -69,6 +73,18 @@ DEFAULTS = {
     "logging_steps": 10,
 }
 
+PLACE = {
+    "num_processes": None,
+    "local_rank": None,
+    "dry_run": False,
+    "plan_gpus": None,
+    "plan_gpu_memory": None,
+    "plan_host_memory": None,
+    "plan_nodes": None,
+    "mount": None,
+    "config": None,
+}
+
 COMPLETED = {
     "training_run_name": "run",
     "max_steps": 625,
@@ -89,7 +105,8 @@ def parse(*argv: str) -> tuple[JobSpec, list[str]]:
 
 
 def completed(spec: JobSpec) -> JobSpec:
-    return complete(spec, "run", 2500, 33, fast_bf16=True, micro_batch_tokens=2048)
+    spec = complete(spec, "run", 2500, 33, fast_bf16=True)
+    return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 2048)
 
 
 def test_flags_and_defaults_are_frozen() -> None:
@@ -98,6 +115,7 @@ def test_flags_and_defaults_are_frozen() -> None:
     expected = DEFAULTS | {"task": "seq2seq", "model_init_name": "m", "data_name": "d"}
     assert vars(spec) == expected
     assert vars(completed(spec)) == expected | COMPLETED
+    assert vars(Place()) == PLACE
 
 
 def test_adafactor_has_its_own_defaults() -> None:
@@ -198,9 +216,18 @@ def test_help_explains_every_flag_in_groups(capsys: pytest.CaptureFixture[str]) 
         parse("-h")
     shown = " ".join(capsys.readouterr().out.split())
     assert raised.value.code == 0
-    for name in DEFAULTS:
+    for name in DEFAULTS | PLACE:
         assert f"--{name}" in shown
-    for group in ("model", "data", "run", "training", "optimizer", "evaluation", "checkpoints"):
+    for group in (
+        "model",
+        "data",
+        "run",
+        "training",
+        "processes",
+        "optimizer",
+        "evaluation",
+        "checkpoints",
+    ):
         assert f"] {group}" in shown or f"exit {group}" in shown
     assert "[a quarter of the run]" in shown
     assert "[1024]" in shown

@@ -115,7 +115,7 @@ def test_memory_that_is_freed_is_used_again() -> None:
     program = """
 import resource, torch
 from workflow.cpu import tune_memory
-tune_memory()
+tune_memory(keeps=True)
 for _ in range(10):
     torch.ones(20_000_000)
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -15,11 +15,13 @@ from conftest import addition_records, make_t5
 from workflow import BadInput, make_job
 from workflow.batching import StepPlan, plan_step
 from workflow.config import SCHEDULES, JobSpec, complete
-from workflow.engine import SingleProcessEngine, check_schedule, make_optimizer, make_scheduler
+from workflow.engine import SingleProcessEngine
+from workflow.optimizer import check_schedule, make_optimizer, make_scheduler
 from workflow.prepare import Job
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.tokens import prepare_splits
-from workflow.train import train_step
+from workflow.train import StepOutcome, train_step
+from workflow.world import World
 
 RECORDS = [
     *addition_records(11),
@@ -31,7 +33,8 @@ RECORDS = [
 def make_spec(**values: Any) -> JobSpec:
     values = {"max_steps": 10, "warmup_steps": 0, "bf16": False, "max_grad_norm": 0} | values
     spec = make_job("seq2seq", model_init_name="x", data_name="y", **values)
-    return complete(spec, "run", len(RECORDS), 12, fast_bf16=True, micro_batch_tokens=64)
+    spec = complete(spec, "run", len(RECORDS), 12, fast_bf16=True)
+    return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 64)
 
 
 @pytest.fixture
@@ -42,8 +45,20 @@ def job(tmp_path: Path, tokenizer: Any) -> Job:
     path.write_text(json.dumps({"train": RECORDS}))
     splits = prepare_splits({"": path}, ["train"], Seq2Seq(), tokenizer, tmp_path / "cache", True)
     return Job(
-        make_spec(), Seq2Seq(), tokenizer, 1000, {}, splits, tmp_path, tmp_path, tmp_path / "lock"
-    )
+        make_spec(), Seq2Seq(), tokenizer, 1000, {}, splits, tmp_path, tmp_path, tmp_path / "lock",
+        setting=None,
+    )  # fmt: skip
+
+
+def make_engine(model: Any, spec: JobSpec) -> SingleProcessEngine:
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        return Seq2Seq().loss(model, batch, spec.label_smoothing_factor)
+
+    return SingleProcessEngine(model, spec, loss)
+
+
+def step_once(job: Job, engine: SingleProcessEngine, plan: StepPlan, step: int = 1) -> StepOutcome:
+    return train_step(job, engine, plan, step, World.alone())
 
 
 def naive_gradient(job: Job, model: Any, smoothing: float) -> dict[str, torch.Tensor]:
@@ -65,13 +80,14 @@ def cuts(job: Job) -> list[StepPlan]:
     packed = [plan_step(examples, sources, targets, bound, packs=True) for bound in (128, 10_000)]
     alone = [examples[i : i + 1] for i in examples]
     by_hand = [
-        StepPlan((tuple(alone),), 1, 1),
-        StepPlan((tuple(alone[::-1][:5]), tuple(alone[::-1][5:])), 1, 1),
-        StepPlan(tuple((row,) for row in alone), 1, 1),
-        StepPlan(((examples[:7], examples[7:]),), 1, 1),
-        StepPlan(((examples,),), 1, 1),
+        [tuple(alone)],
+        [tuple(alone[::-1][:5]), tuple(alone[::-1][5:])],
+        [(row,) for row in alone],
+        [(examples[:7], examples[7:])],
+        [(examples,)],
     ]
-    return planned + by_hand + packed
+    plans = [StepPlan(tuple((batch,) for batch in cut), (alone[0],), 1, 1) for cut in by_hand]
+    return planned + plans + packed
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -83,13 +99,44 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     spec = make_spec(gradient_checkpointing=checkpointing, label_smoothing_factor=smoothing)
     job = dataclasses.replace(job, spec=spec)
     wanted = naive_gradient(job, make_t5(), smoothing)
-    engine = SingleProcessEngine(make_t5(), spec)
-    engine.model.train()
-    monkeypatch.setattr(engine, "update", lambda norm: None)  # keep the gradient
-    train_step(job, engine, cuts(job)[cut], step=1)
+    engine = make_engine(make_t5(), spec)
+    monkeypatch.setattr(engine, "update", lambda: 0.0)  # keep the gradient
+    step_once(job, engine, cuts(job)[cut])
     for name, parameter in engine.master.named_parameters():
         difference = (parameter.grad - wanted[name]).norm()
         assert difference <= 1e-5 * wanted[name].norm(), name
+
+
+class OneOfSeveral(World):
+    """A process whose sums are only of what it has itself."""
+
+    def sum(self, value: float) -> float:
+        return value
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5, 20])
+@pytest.mark.parametrize("packs", [False, True])
+def test_the_gradients_of_several_processes_add_up_to_the_naive_one(
+    job: Job, processes: int, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fillers, which keep a process without work in step, count neither in it nor in the loss."""
+    split = job.splits["train"]
+    lengths = split.sources.lengths(1024), split.targets.lengths(512)
+    plan = plan_step(np.arange(len(RECORDS)), *lengths, 128, packs, processes)
+    assert any(() in ranks for ranks in plan.micro_steps) is (processes == 20)
+    summed: dict[str, Any] = {}
+    losses = []
+    for rank in range(processes):
+        engine = make_engine(make_t5(), job.spec)
+        monkeypatch.setattr(engine, "update", lambda: 0.0)  # keep the gradient
+        outcome = train_step(job, engine, plan, 1, OneOfSeveral(rank, processes))
+        losses.append(outcome.loss)
+        for name, parameter in engine.master.named_parameters():
+            summed[name] = summed.get(name, 0) + parameter.grad
+    engine = make_engine(make_t5(), job.spec)
+    assert sum(losses) == pytest.approx(step_once(job, engine, cuts(job)[4]).loss, rel=1e-5)
+    for name, wanted in naive_gradient(job, make_t5(), 0.0).items():
+        assert (summed[name] - wanted).norm() <= 1e-5 * wanted.norm(), name
 
 
 def test_updates_are_those_of_plain_adamw(job: Job) -> None:
@@ -106,14 +153,14 @@ def test_updates_are_those_of_plain_adamw(job: Job) -> None:
         lr=1e-3,
     )
     start = copy.deepcopy(plain.state_dict())
-    engine = SingleProcessEngine(make_t5(), spec)
+    engine = make_engine(make_t5(), spec)
     for step in range(1, 6):
         gradient = naive_gradient(job, plain, 0.0)
         for name, parameter in named.items():
             parameter.grad = gradient[name]
         norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
         optimizer.step()
-        outcome = train_step(job, engine, cuts(job)[4], step)
+        outcome = step_once(job, engine, cuts(job)[4], step)
         assert outcome.gradient_norm == pytest.approx(float(norm), rel=1e-4)
     for name, parameter in engine.master.named_parameters():
         change = (named[name] - start[name]).norm()
@@ -131,21 +178,21 @@ def test_norms_and_biases_do_not_decay() -> None:
     }
 
 
-def test_bf16_computes_in_bf16_and_learns_in_float32(job: Job) -> None:
+def test_bf16_computes_in_bf16_and_learns_in_float32(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = make_spec(bf16=True, learning_rate=1e-5, lr_scheduler_type="constant")
     job = dataclasses.replace(job, spec=spec)
-    engine = SingleProcessEngine(make_t5(), spec)
+    engine = make_engine(make_t5(), spec)
     before = copy.deepcopy(engine.master.state_dict())
     gradients = []
     for step in range(1, 4):
-        engine_update = engine.update
-        engine.update = lambda norm: gradients.append(  # type: ignore[method-assign]
-            {n: p.grad.clone() for n, p in engine.master.named_parameters()}
-        )
-        train_step(job, engine, cuts(job)[step], 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(engine, "update", lambda: 0.0)  # keep the gradient
+            step_once(job, engine, cuts(job)[step])
+        gradients.append({n: p.grad.clone() for n, p in engine.master.named_parameters()})
         engine._optimizer.zero_grad()
-        engine.update = engine_update  # type: ignore[method-assign]
-    train_step(job, engine, cuts(job)[0], step=1)
+    step_once(job, engine, cuts(job)[0])
     assert {p.dtype for p in engine.model.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in engine.master.parameters()} == {torch.float32}
     for state in engine._optimizer.state.values():
@@ -166,7 +213,7 @@ def test_bf16_computes_in_bf16_and_learns_in_float32(job: Job) -> None:
 
 
 def test_tied_weights_stay_tied_in_bf16(tmp_path: Path) -> None:
-    engine = SingleProcessEngine(make_t5(own_head=False), make_spec(bf16=True))
+    engine = make_engine(make_t5(own_head=False), make_spec(bf16=True))
     assert engine.model.lm_head.weight is engine.model.shared.weight
     assert engine.model.shared.weight is not engine.master.shared.weight
 
@@ -220,10 +267,10 @@ def test_adafactor_has_a_fixed_rate_and_factored_state(job: Job) -> None:
     spec = make_spec(optim="adafactor", warmup_steps=None)
     assert (spec.learning_rate, spec.lr_scheduler_type) == (1e-3, "constant")
     job = dataclasses.replace(job, spec=spec)
-    engine = SingleProcessEngine(make_t5(), spec)
-    before = train_step(job, engine, cuts(job)[0], 1).loss
+    engine = make_engine(make_t5(), spec)
+    before = step_once(job, engine, cuts(job)[0]).loss
     for step in range(2, 6):
-        after = train_step(job, engine, cuts(job)[0], step).loss
+        after = step_once(job, engine, cuts(job)[0], step).loss
     assert after < before
     state = engine._optimizer.state[engine.master.lm_head.weight]
     assert state["exp_avg_sq_row"].shape == (1024,)

@@ -1,12 +1,13 @@
 """Decoding: reproducible draws, and settings that mean what they mean in transformers."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import addition_records, make_t5
+from conftest import ALONE, addition_records, make_t5
 
 from workflow import make_job
 from workflow.config import JobSpec, complete
@@ -17,7 +18,8 @@ PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wro
 
 def make_spec(**values: Any) -> JobSpec:
     spec = make_job("seq2seq", model_init_name="x", data_name="y", bf16=False, **values)
-    return complete(spec, "run", 10, 12, fast_bf16=True, micro_batch_tokens=64)
+    spec = complete(spec, "run", 10, 12, fast_bf16=True)
+    return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 64)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,9 @@ def model() -> Any:
 
 def answer(model: Any, tokenizer: Any, **values: Any) -> list[list[Generation]]:
     sources = [np.array(row) for row in tokenizer(PROMPTS)["input_ids"]]
-    return generate(model, tokenizer, sources, make_spec(**values))
+    found = generate(model, tokenizer, sources, make_spec(**values), ALONE)
+    assert sorted(found) == list(range(len(PROMPTS)))
+    return [found[row] for row in range(len(PROMPTS))]
 
 
 def full_texts(answers: Sequence[Sequence[Generation]]) -> list[str]:

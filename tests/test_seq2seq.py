@@ -1,5 +1,6 @@
 """The task against plain transformers calls on the same weights."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import addition_records, make_t5, write_hub_folder
+from conftest import ALONE, addition_records, make_t5, write_hub_folder
 
 from workflow import make_job
 from workflow.config import JobSpec, complete
 from workflow.console import warn_once
 from workflow.models import load_model
 from workflow.tasks.seq2seq import Seq2Seq
+from workflow.tasks.task import Evaluation
 from workflow.tokens import TokenizedSplit, prepare_splits
 
 RECORDS = [
@@ -27,7 +29,8 @@ RECORDS = [
 
 def make_spec(**values: Any) -> JobSpec:
     spec = make_job("seq2seq", model_init_name="x", data_name="y", bf16=False, **values)
-    return complete(spec, "run", len(RECORDS), 12, fast_bf16=True, micro_batch_tokens=64)
+    spec = complete(spec, "run", len(RECORDS), 12, fast_bf16=True)
+    return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 64)
 
 
 def make_split(folder: Path, tokenizer: Any, records: Sequence[dict[str, Any]]) -> TokenizedSplit:
@@ -41,6 +44,12 @@ def make_split(folder: Path, tokenizer: Any, records: Sequence[dict[str, Any]]) 
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     folder = write_hub_folder(make_t5(own_head=request.param), tmp_path / "model", "safetensors")
     return load_model(folder).eval()
+
+
+def evaluate(model: Any, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> Evaluation:
+    evaluation = Seq2Seq().evaluate(model, tokenizer, split, spec, ALONE)
+    assert evaluation is not None
+    return evaluation
 
 
 def padded(tokenizer: Any, texts: Sequence[str]) -> Any:
@@ -71,7 +80,7 @@ def test_an_evaluation_equals_plain_transformers_calls(
     model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     split = make_split(tmp_path, tokenizer, RECORDS)
-    evaluation = Seq2Seq().evaluate(model, tokenizer, split, make_spec(), step=0)
+    evaluation = evaluate(model, tokenizer, split, make_spec())
     sources = padded(tokenizer, [r["prompt"] for r in RECORDS])
     labels = padded(tokenizer, [r["completion"] for r in RECORDS])["input_ids"]
     labels = labels.masked_fill(labels == 0, -100)
@@ -98,9 +107,9 @@ def test_greedy_texts_do_not_depend_on_the_batch(
     model: Any, tokenizer: Any, tmp_path: Path, eval_batch_size: int | None
 ) -> None:
     split = make_split(tmp_path, tokenizer, RECORDS)
-    alone = Seq2Seq().evaluate(model, tokenizer, split, make_spec(eval_batch_size=3), 0)
+    alone = evaluate(model, tokenizer, split, make_spec(eval_batch_size=3))
     spec = make_spec(eval_batch_size=eval_batch_size)
-    together = Seq2Seq().evaluate(model, tokenizer, split, spec, 0)
+    together = evaluate(model, tokenizer, split, spec)
 
     def texts(items: list[dict[str, Any]]) -> list[str]:
         return [item["generations"][0]["full_generated"] for item in items]
@@ -116,7 +125,7 @@ def test_items_are_whole_and_in_the_order_of_the_file(
     del records[4]["completion"]
     split = make_split(tmp_path, tokenizer, records)
     spec = make_spec(temperature=1.0, n_samples=3)
-    evaluation = Seq2Seq().evaluate(model, tokenizer, split, spec, step=7)
+    evaluation = evaluate(model, tokenizer, split, spec)
     assert [item["orig_d"] for item in evaluation.items] == records
     assert [item["prompt"] for item in evaluation.items] == [r["prompt"] for r in records]
     assert [item["demonstration"] for item in evaluation.items] == [
@@ -138,7 +147,7 @@ def test_samples_differ_and_come_again_with_the_same_seed(
 
     def sample(seed: int) -> list[Any]:
         spec = make_spec(temperature=1.0, n_samples=2, seed=seed)
-        items = Seq2Seq().evaluate(model, tokenizer, split, spec, step=0).items
+        items = evaluate(model, tokenizer, split, spec).items
         return [answer["full_generated"] for item in items for answer in item["generations"]]
 
     first = sample(0)
@@ -153,7 +162,7 @@ def test_the_encoder_runs_once_a_prompt(model: Any, tokenizer: Any, tmp_path: Pa
         lambda module, inputs, kwargs, output: rows.append(len(output[0])), with_kwargs=True
     )
     split = make_split(tmp_path, tokenizer, [{"prompt": r["prompt"]} for r in RECORDS])
-    Seq2Seq().evaluate(model, tokenizer, split, make_spec(temperature=1.0, n_samples=4), 0)
+    evaluate(model, tokenizer, split, make_spec(temperature=1.0, n_samples=4))
     assert sum(rows) == len(RECORDS)
 
 
@@ -161,7 +170,7 @@ def test_without_completions_there_are_answers_and_no_metrics(
     model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     split = make_split(tmp_path, tokenizer, [{"prompt": r["prompt"]} for r in RECORDS])
-    evaluation = Seq2Seq().evaluate(model, tokenizer, split, make_spec(), 0)
+    evaluation = evaluate(model, tokenizer, split, make_spec())
     assert len(evaluation.items) == len(RECORDS)
     names = ["loss", "perplexity", "token_accuracy"]
     assert [evaluation.metrics[name] for name in names] == [None] * 3
@@ -176,9 +185,9 @@ def test_a_vocabulary_without_yes_and_no_gives_null_and_one_warning(
     warn_once.cache_clear()
     monkeypatch.setattr(type(tokenizer), "convert_tokens_to_ids", lambda self, piece: 2)
     split = make_split(tmp_path, tokenizer, RECORDS)
-    for step in (0, 1):
+    for _ in range(2):
         spec = make_spec(eval_batch_size=2)
-        evaluation = Seq2Seq().evaluate(model, tokenizer, split, spec, step)
+        evaluation = evaluate(model, tokenizer, split, spec)
     assert {item["generations"][0]["scores"] for item in evaluation.items} == {None}
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert [record.message for record in warnings] == [
@@ -206,20 +215,20 @@ def test_a_model_s_own_generation_settings_decide_nothing(
     model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     split = make_split(tmp_path, tokenizer, RECORDS)
-    plain = Seq2Seq().evaluate(model, tokenizer, split, make_spec(), 0).items
+    plain = evaluate(model, tokenizer, split, make_spec()).items
     own = model.generation_config
     own.update(
         max_length=20, num_beams=4, repetition_penalty=3.0, no_repeat_ngram_size=1, min_length=9,
         forced_eos_token_id=1, suppress_tokens=list(range(5, 500)), typical_p=0.1,
         exponential_decay_length_penalty=(1, 9.0), return_dict_in_generate=True,
     )  # fmt: skip
-    assert Seq2Seq().evaluate(model, tokenizer, split, make_spec(), 0).items == plain
+    assert evaluate(model, tokenizer, split, make_spec()).items == plain
     assert model.generation_config is own
 
 
 def test_scores_that_are_not_finite_are_null(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     model.decoder.final_layer_norm.weight.data.fill_(float("nan"))
     split = make_split(tmp_path, tokenizer, RECORDS)
-    evaluation = Seq2Seq().evaluate(model, tokenizer, split, make_spec(), 0)
+    evaluation = evaluate(model, tokenizer, split, make_spec())
     assert {item["generations"][0]["scores"] for item in evaluation.items} == {None}
     assert evaluation.metrics["loss"] is None

@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT, addition_records, make_t5, write_data, write_hub_folder
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+import workflow.engine
 import workflow.train
 from workflow import RunFailed, make_job, run_job
 from workflow.config import JobSpec, complete
@@ -77,7 +78,7 @@ def test_the_contract_s_commands(mount: Mount, read_lines: Lines) -> None:
     assert [line["step"] for line in logged] == [10, 20, 30, 40, 50, 60, 61]
     assert list(logged[0]) == [
         "step", "loss", "learning_rate", "grad_norm", "examples_per_second", "tokens_per_second",
-        "padding_ratio", "memory_gb", "time",
+        "padding_ratio", "imbalance", "time", "memory_gb",
     ]  # fmt: skip
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["step"], status["max_steps"]) == ("done", 61, 61)
@@ -291,7 +292,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     write_data(mount, "some", records, records[:1])
     updates = []
     monkeypatch.setattr(
-        workflow.train.SingleProcessEngine, "update", lambda *args: updates.append(args)
+        workflow.engine.SingleProcessEngine, "update", lambda *args: updates.append(args)
     )
     with pytest.raises(RunFailed) as raised:
         run(
@@ -312,7 +313,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = dict(zip(range(7), [9, 5, 1, 5, 4, 6, 7], strict=True))
-    monkeypatch.setattr(workflow.train, "evaluate", lambda *args: {"loss": float(losses[args[5]])})
+    monkeypatch.setattr(workflow.train, "evaluate", lambda *args: {"loss": float(losses[args[2]])})
     folder = run(mount, max_steps=6, eval_steps=1, save_steps=1, save_total_limit=2)
     kept = sorted(path.name for path in folder.glob("checkpoint-*"))
     assert kept == ["checkpoint-2", "checkpoint-5", "checkpoint-6"]
@@ -337,7 +338,7 @@ def test_when_evaluations_and_checkpoints_are_due(
 ) -> None:
     spec = make_job("seq2seq", model_init_name="m", data_name="d", max_steps=max_steps,
                     eval_steps=eval_steps)  # fmt: skip
-    spec = complete(spec, "r", 10, 5, fast_bf16=False, micro_batch_tokens=1)
+    spec = complete(spec, "r", 10, 5, fast_bf16=False)
     steps = range(1, max_steps + 1)
     assert [step for step in steps if evaluation_due(step, spec)] == evaluated
     assert [step for step in steps if save_due(step, spec)] == saved
@@ -346,7 +347,7 @@ def test_when_evaluations_and_checkpoints_are_due(
 def test_epochs_become_steps() -> None:
     def steps(**values: Any) -> int:
         spec: JobSpec = make_job("seq2seq", model_init_name="m", data_name="d", **values)
-        return complete(spec, "r", 100, 5, fast_bf16=False, micro_batch_tokens=1).max_steps
+        return complete(spec, "r", 100, 5, fast_bf16=False).max_steps
 
     assert steps() == 25
     assert steps(num_train_epochs=1) == 7

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import T5_TINY, make_t5, write_data, write_hub_folder
+from test_families import make_model
 
 from workflow import make_job, run_job
-from workflow.models import load_model, load_tokenizer, save_model
+from workflow.hub import load_tokenizer
+from workflow.models import load_model, save_model
 from workflow.mount import Mount
-from workflow.vocabulary import grow_model, grow_tokenizer
+from workflow.vocabulary import Growth, grow_tokenizer
 
 CHARACTERS = "\n\t{}\\~^`é中文½\u00a0"
 TEXTS = [
@@ -61,9 +63,10 @@ def test_what_a_vocabulary_knows_keeps_its_ids(tokenizer: Any) -> None:
 def test_a_model_grows_and_keeps_what_it_knew(
     tmp_path: Path, tokenizer: Any, own_head: bool, vocab_size: int
 ) -> None:
-    model = make_t5(own_head=own_head, vocab_size=vocab_size)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    grow_model(model, 1000, 1010)
+    original = make_t5(own_head=own_head, vocab_size=vocab_size)
+    before = original.state_dict()
+    folder = write_hub_folder(original, tmp_path / "model", "safetensors")
+    model = load_model(folder, growth=Growth(1000, 1010))
     assert model.config.vocab_size == max(vocab_size, 1010)
     assert (model.lm_head.weight is model.shared.weight) is not own_head
     for name in ("shared.weight", "lm_head.weight", "encoder.embed_tokens.weight"):
@@ -73,6 +76,20 @@ def test_a_model_grows_and_keeps_what_it_knew(
     loaded = load_model(tmp_path / "saved")
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_a_bias_of_the_head_grows_too(tmp_path: Path) -> None:
+    original = make_model("bart", tmp_path / "bart")
+    original.final_logits_bias.copy_(torch.randn(1, 1024))
+    save_model(original, load_tokenizer(tmp_path / "bart"), tmp_path / "model")
+    model = load_model(tmp_path / "model", growth=Growth(1000, 1030))
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert model.lm_head.weight.shape == (1030, 32)
+    assert torch.equal(model.lm_head.weight[:1000], original.lm_head.weight[:1000])
+    assert torch.equal(model.final_logits_bias[:, :1024], original.final_logits_bias)
+    assert model.final_logits_bias[:, 1024:].tolist() == [[0.0] * 6]
+    ids = torch.arange(999, 1029)[None]
+    assert model(input_ids=ids, decoder_input_ids=ids).logits.shape == (1, 30, 1030)
 
 
 def test_completions_that_could_not_be_written_are_learned_exactly(tmp_path: Path) -> None:

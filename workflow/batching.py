@@ -1,11 +1,12 @@
 """Pure planning: from lengths, seed and step to the examples of a step and their micro-batches."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
+from workflow.dealing import Piece, cut_pieces, deal_rows, even_pieces, fill_pieces, pack_evenly
 
 Indexes = npt.NDArray[np.int64]
 Lengths = npt.NDArray[np.int64]
@@ -16,7 +17,6 @@ PADDING_BOUND = 1.10
 MICRO_BATCH_COSTS = (256, 128, 64, 32, 16, 8, 4, 2, 1, 0)
 """What a micro-batch is taken to cost beside its positions, in positions; tried in this order."""
 
-
 ROW_LENGTHS = (64, 96, 128)
 """Source tokens that short examples are packed to; longer rows cost more in attention."""
 
@@ -26,16 +26,30 @@ MicroBatch = tuple[Indexes, ...]
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One optimizer step: which examples are computed together, and the positions that takes."""
+    """One optimizer step: which examples are computed together, and the positions that takes.
 
-    micro_batches: tuple[MicroBatch, ...]
+    Attributes:
+        micro_steps: for each micro-step one micro-batch for each rank, `()` where it has no work.
+        filler: the step's shortest example; a rank without work computes it with weight zero.
+        real_positions, padded_positions: of all ranks, without fillers.
+        imbalance: what the ranks take, each micro-step as long as its largest micro-batch, over
+            what they would take were the padded positions spread evenly.
+    """
+
+    micro_steps: tuple[tuple[MicroBatch, ...], ...]
+    filler: MicroBatch
     real_positions: int
     padded_positions: int
+    imbalance: float = 1.0
 
     @property
     def examples(self) -> Indexes:
-        """All examples of the step."""
-        return np.concatenate([row for rows in self.micro_batches for row in rows])
+        """All examples of the step, each once."""
+        return np.concatenate([row for ranks in self.micro_steps for rows in ranks for row in rows])
+
+    def of_rank(self, rank: int) -> tuple[MicroBatch, ...]:
+        """What one rank computes: a micro-batch, or `()`, for each micro-step."""
+        return tuple(ranks[rank] for ranks in self.micro_steps)
 
 
 def step_examples(step: int, batch_size: int, count: int, seed: int) -> Indexes:
@@ -64,44 +78,125 @@ def plan_step(
     target_lengths: Lengths,
     max_positions: int,
     packs: bool = False,
+    world_size: int = 1,
 ) -> StepPlan:
-    """Cut the examples of a step into micro-batches.
+    """Cut the examples of a step into micro-batches and deal them to the ranks.
 
     As few as keep padded positions within PADDING_BOUND of the real ones and each micro-batch
     within `max_positions` (rows × (longest source + longest target)); an example that is longer
-    by itself is computed by itself.
+    by itself is computed by itself. All ranks wait for the slowest at every micro-step, so those
+    of a micro-step have micro-batches of like positions.
 
     Args:
         examples: indexes of the step's examples.
         source_lengths, target_lengths: lengths of all examples, in tokens.
         packs: whether short examples may share a row.
+        world_size: the number of ranks.
     """
     sources, targets = source_lengths[examples], target_lengths[examples]
-    real = int(sources.sum() + targets.sum())
-    candidates = [order for rows in _candidate_rows(sources, targets, max_positions, packs)
-                  for order in _orders(rows, sources, targets)]  # fmt: skip
+    planned = (
+        _plan_for_one(sources, targets, max_positions, packs)
+        if world_size == 1
+        else _plan_for_many(sources, targets, max_positions, packs, world_size)
+    )
+    idle: MicroBatch = ()
+    micro_steps = [
+        [tuple(examples[row] for row in planned.rows[start:stop]) for start, stop, _ in pieces]
+        for pieces in planned.micro_steps
+    ]
+    return StepPlan(
+        tuple((*ranks, *[idle] * (world_size - len(ranks))) for ranks in micro_steps),
+        filler=(examples[[np.argmin(sources + targets)]],),
+        real_positions=int(sources.sum() + targets.sum()),
+        padded_positions=planned.padded,
+        imbalance=world_size * planned.slowest / planned.padded,
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Sorted rows and, for each micro-step, the pieces of them that the ranks compute."""
+
+    rows: list[Indexes]
+    micro_steps: list[list[Piece]]
+
+    @property
+    def padded(self) -> int:
+        return sum(positions for pieces in self.micro_steps for *_, positions in pieces)
+
+    @property
+    def slowest(self) -> int:
+        """Padded positions of each micro-step's largest piece, summed."""
+        return sum(max(positions for *_, positions in pieces) for pieces in self.micro_steps)
+
+    def cost(self, of_micro_step: int) -> int:
+        return self.slowest + of_micro_step * len(self.micro_steps)
+
+
+def _plan_for_one(sources: Lengths, targets: Lengths, max_positions: int, packs: bool) -> _Plan:
+    candidates = _candidates(sources, targets, max_positions, packs)
     lengths = [_row_lengths(rows, sources, targets) for rows in candidates]
     for cost in MICRO_BATCH_COSTS:
-        cuts = [_cut(*of_rows, max_positions, cost) for of_rows in lengths]
-        padded = [_padded(*of_rows, cut) for of_rows, cut in zip(lengths, cuts, strict=True)]
-        costs = [p + cost * len(cut) for p, cut in zip(padded, cuts, strict=True)]
-        best = int(np.argmin(costs))
-        if padded[best] <= PADDING_BOUND * real:
+        plans = [
+            _Plan(rows, [[piece] for piece in cut_pieces(*of_rows, max_positions, cost)])
+            for rows, of_rows in zip(candidates, lengths, strict=True)
+        ]
+        best = plans[int(np.argmin([plan.cost(cost) for plan in plans]))]
+        if best.padded <= PADDING_BOUND * int(sources.sum() + targets.sum()):
             break
-    rows = [examples[row] for row in candidates[best]]
-    micro_batches = tuple(tuple(rows[start:stop]) for start, stop in cuts[best])
-    return StepPlan(micro_batches, real, padded[best])
+    return best
 
 
-def _candidate_rows(
-    sources: Lengths, targets: Lengths, max_positions: int, packs: bool
+def _plan_for_many(
+    sources: Lengths, targets: Lengths, max_positions: int, packs: bool, world_size: int
+) -> _Plan:
+    """As few micro-steps as memory and PADDING_BOUND allow, or more while each saves its cost.
+
+    With as many pieces as rows there is no padding, so some number will do.
+    """
+    most, cost = PADDING_BOUND * int(sources.sum() + targets.sum()), MICRO_BATCH_COSTS[0]
+    candidates = _candidates(sources, targets, max_positions, packs, world_size)
+    lengths = [[of_rows.tolist() for of_rows in _row_lengths(rows, sources, targets)]
+               for rows in candidates]  # fmt: skip
+
+    @cache
+    def cheapest(micro_steps: int) -> _Plan | None:
+        dealt = [deal_rows(s, t, max_positions, micro_steps, world_size) for s, t in lengths]
+        plans = [_Plan(rows, steps) for rows, steps in zip(candidates, dealt, strict=True)]
+        allowed = [plan for plan in plans if plan.micro_steps and plan.padded <= most]
+        return min(allowed, key=lambda plan: plan.cost(cost), default=None)
+
+    least = int(np.minimum(sources + targets, max_positions).sum())
+    low = high = -(-least // (world_size * max_positions))
+    while cheapest(high) is None:
+        low, high = high + 1, 2 * high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if cheapest(middle) is None else (low, middle)
+    best = cheapest(high)
+    assert best is not None
+    while (more := cheapest(high + 1)) and more.cost(cost) < best.cost(cost):
+        best, high = more, high + 1
+    return best
+
+
+def _candidates(
+    sources: Lengths, targets: Lengths, max_positions: int, packs: bool, world_size: int = 1
 ) -> list[list[Indexes]]:
-    """Ways to put the examples into rows: each by itself, or packed to several lengths."""
-    alone = [np.array([index]) for index in range(len(sources))]
-    if not packs:
-        return [alone]
-    lengths = [length for length in ROW_LENGTHS if 2 * length <= max_positions]
-    return [_pack(sources, targets, length) for length in lengths] or [alone]
+    """Ways to put the examples into sorted rows: each by itself, or packed to several lengths.
+
+    For several ranks the longest stand first, and packed rows are as many for each rank.
+    """
+    ways = [[np.array([index]) for index in range(len(sources))]]
+    lengths = [length for length in ROW_LENGTHS if packs and 2 * length <= max_positions]
+    if world_size > 1:
+        packed = [pack_evenly(sources, targets, length, max_positions, world_size)
+                  for length in lengths]  # fmt: skip
+        ways += [rows for rows in packed if rows]
+    elif lengths:
+        ways = [_pack(sources, targets, length) for length in lengths]
+    orders = [order for rows in ways for order in _orders(rows, sources, targets)]
+    return [order[::-1] for order in orders] if world_size > 1 else orders
 
 
 def _pack(sources: Lengths, targets: Lengths, row_length: int) -> list[Indexes]:
@@ -146,68 +241,36 @@ def _orders(rows: list[Indexes], sources: Lengths, targets: Lengths) -> list[lis
     return [[rows[i] for i in order] for order in sorted(orders)]
 
 
-def _cut(
-    sources: Lengths, targets: Lengths, max_positions: int, cost: int
-) -> list[tuple[int, int]]:
-    """The cheapest cut of a sorted row of examples into neighbours, by dynamic programming.
-
-    A piece costs its padded positions and `cost` more.
-    """
-    count = len(sources)
-    cheapest = np.zeros(count + 1)
-    begins = np.zeros(count + 1, np.int64)
-    most_rows = max(1, max_positions // int((sources + targets).min()))
-    rows = np.arange(1, count + 1)
-    for stop in range(1, count + 1):
-        first = max(0, stop - most_rows)
-        backwards = slice(stop - 1, first - 1 if first > 0 else None, -1)
-        widths = np.maximum.accumulate(sources[backwards])
-        widths = widths + np.maximum.accumulate(targets[backwards])
-        positions = widths * rows[: stop - first]
-        total = cheapest[backwards] + positions + cost
-        total[1:][positions[1:] > max_positions] = np.inf
-        best = int(np.argmin(total))
-        cheapest[stop] = total[best]
-        begins[stop] = stop - 1 - best
-    cuts = []
-    stop = count
-    while stop > 0:
-        cuts.append((int(begins[stop]), stop))
-        stop = int(begins[stop])
-    return cuts[::-1]
-
-
-def _padded(sources: Lengths, targets: Lengths, cuts: Sequence[tuple[int, int]]) -> int:
-    return sum(
-        int((sources[start:stop].max() + targets[start:stop].max()) * (stop - start))
-        for start, stop in cuts
-    )
-
-
 def batches_by_positions(
     source_lengths: Lengths,
     target_lengths: Lengths,
     max_positions: int,
     max_rows: int | None = None,
+    world_size: int = 1,
 ) -> list[Indexes]:
     """Every index once, the longest first, in batches of at most `max_positions` padded positions.
+
+    For several ranks as many as fill the last round of all ranks, and even ones.
 
     Args:
         source_lengths, target_lengths: lengths of all rows, in tokens.
         max_rows: rows of a batch at most; where given, it is the only bound.
+        world_size: the number of ranks that the batches are dealt to.
     """
     order = np.argsort(-(source_lengths + target_lengths), kind="stable")
-    batches: list[list[int]] = []
-    source = target = 0
-    for index in order:
-        source, target = max(source, source_lengths[index]), max(target, target_lengths[index])
-        rows = len(batches[-1]) + 1 if batches else 1
-        full = rows > max_rows if max_rows else (source + target) * rows > max_positions
-        if not batches or full:
-            batches.append([])
-            source, target = source_lengths[index], target_lengths[index]
-        batches[-1].append(int(index))
-    return [np.array(batch) for batch in batches]
+    if len(order) == 0:
+        return []
+    sources, targets = source_lengths[order].tolist(), target_lengths[order].tolist()
+    if max_rows and world_size == 1:
+        return np.split(order, range(max_rows, len(order), max_rows))
+    if max_rows:
+        rounds = -(-len(order) // (max_rows * world_size))
+        return np.array_split(order, min(rounds * world_size, len(order)))
+    pieces = fill_pieces(sources, targets, max_positions)
+    if world_size > 1:
+        rounds = -(-len(pieces) // world_size)
+        pieces = even_pieces(sources, targets, max_positions, rounds * world_size)
+    return [order[start:stop] for start, stop, _ in pieces]
 
 
 def seed_from(*parts: int) -> int:

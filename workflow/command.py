@@ -9,7 +9,7 @@ from typing import Any
 from workflow import flags
 from workflow.config import BEST_METRICS, GREEDY_BELOW, ONLY_FOR, TASK_DEFAULTS, JobSpec, Place
 from workflow.errors import BadInput, Problem, shorten
-from workflow.flags import choice
+from workflow.kinds import choice
 
 NO_MODEL = "?"
 """Stands for a model that was not named, so that other problems can still be found."""
@@ -38,7 +38,13 @@ def parse_command_line(
         problems += more
         overridden = {name for group in _ONE_OF if typed.keys() & set(group) for name in group}
         typed = {k: v for k, v in in_file.items() if k not in overridden} | typed
-    place = Place(**{name: typed.pop(name, None) for name in ("mount", "config")})
+    of_place = {field.name for field in dataclasses.fields(Place)}
+    place = Place(**{name: typed.pop(name) for name in of_place & typed.keys()})
+    planned = [name for name in vars(place) if name.startswith("plan_") and getattr(place, name)]
+    if planned and not place.dry_run:
+        mend = "add --dry_run, or leave it out"
+        expected = "a description of a machine with --dry_run only"
+        problems.append(Problem(f"--{planned[0]}", "no --dry_run", expected, mend))
     spec, more = _checked(task, typed, given)
     return spec, place, problems + more
 

@@ -5,12 +5,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from workflow.flags import (
+from workflow.flags import flag
+from workflow.kinds import (
     boolean,
     choice,
-    flag,
     integer,
     mapping,
+    memory,
     number,
     or_auto,
     several,
@@ -61,6 +62,7 @@ ONLY_FOR = {
 
 _MODEL, _DATA, _RUN = "model (exactly one name)", "data", "run"
 _TRAIN, _OPTIM = "training", "optimizer"
+_PROCESSES = "processes and memory"
 _EVAL, _DECODE, _SAVE = "evaluation", "decoding", "checkpoints and logs"
 
 
@@ -169,6 +171,30 @@ class JobSpec:
     )
     gradient_checkpointing: bool = flag(
         boolean(), False, _TRAIN, "recompute activations: less memory, about a third more time"
+    )
+
+    zero_stage: int | None = flag(
+        or_auto(integer(1, 3)),
+        None,
+        _PROCESSES,
+        "what processes divide: 1 the optimizer's state, 2 gradients too, 3 parameters too; "
+        "changes no result",
+        "auto: the least that fits",
+    )
+    offload: str | None = flag(
+        or_auto(choice("none", "optimizer", "all")),
+        None,
+        _PROCESSES,
+        "what rests in the host's memory: none, optimizer, or all (parameters too); changes no "
+        "result",
+        "auto: none if that fits",
+    )
+    deepspeed: str | None = flag(
+        text(),
+        None,
+        _PROCESSES,
+        "a JSON file with your own zero_optimization and communication settings",
+        "-",
     )
 
     optim: str = flag(
@@ -286,6 +312,25 @@ class JobSpec:
 class Place:
     """Where a job is run from: flags that are not part of the job itself."""
 
+    num_processes: int | None = flag(
+        integer(1), None, _PROCESSES, "processes on this machine", "one a GPU, else 1"
+    )
+    local_rank: int | None = flag(
+        integer(-1), None, _PROCESSES, "accepted from launchers, which say it otherwise too", "-"
+    )
+    dry_run: bool = flag(
+        boolean(), False, _PROCESSES, "only say what memory the job takes, and what fits"
+    )
+    plan_gpus: int | None = flag(
+        integer(1), None, _PROCESSES, "GPUs a node to plan for, with --dry_run", "this machine's"
+    )
+    plan_gpu_memory: float | None = flag(
+        memory(), None, _PROCESSES, "memory of each of them, as 80GB", "-"
+    )
+    plan_host_memory: float | None = flag(
+        memory(), None, _PROCESSES, "memory of each node, as 512GB", "as much as is asked for"
+    )
+    plan_nodes: int | None = flag(integer(1), None, _PROCESSES, "nodes to plan for", "1")
     mount: str | None = flag(
         text(), None, _RUN, "holds data/ and models/", "$WORKFLOW_MOUNT, /model_mount, or ./mount"
     )
@@ -308,18 +353,16 @@ def complete(
     train_count: int,
     longest_target: int,
     fast_bf16: bool,
-    micro_batch_tokens: int,
 ) -> JobSpec:
-    """Fill in what was left to the data and the machine.
+    """Fill in what was left to the data and the machine, but for what depends on memory.
 
-    Every field that the job uses is then a plain value, and the same for the same command.
+    Every other field that the job uses is then a plain value, and the same for the same command.
 
     Args:
         run_name: the run's name where the user gave none.
         train_count: number of train records (0 where the job only evaluates).
         longest_target: tokens of the longest completion, after the cut.
         fast_bf16: whether the hardware multiplies bfloat16 matrices fast.
-        micro_batch_tokens: padded positions this machine computes at once.
     """
     if spec.task == "seq2seq":
         new_tokens = spec.max_new_tokens or max(longest_target, spec.min_new_tokens)
@@ -328,7 +371,6 @@ def complete(
         spec,
         training_run_name=spec.training_run_name or run_name,
         bf16=fast_bf16 if spec.bf16 is None else spec.bf16,
-        micro_batch_tokens=spec.micro_batch_tokens or micro_batch_tokens,
     )
     if spec.no_train:
         return spec

@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 log = logging.getLogger("workflow")
+_silent = False
 
 
 class _AboveBars(logging.Handler):
@@ -17,9 +18,18 @@ class _AboveBars(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def start_log() -> None:
-    """Send the log to standard error; called once, by the command line."""
-    if not log.handlers:
+def start_log(silent: bool = False) -> None:
+    """Send the log to standard error; called once, by the command line.
+
+    Args:
+        silent: whether another process of the job speaks for this one.
+    """
+    global _silent  # noqa: PLW0603 (a process speaks or does not)
+    _silent = silent
+    if silent:
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+    elif not log.handlers:
         handler = _AboveBars()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
@@ -35,4 +45,7 @@ def warn_once(message: str) -> None:
 
 def progress_bar(total: int, label: str, unit: str = "record", leave: bool = False) -> "tqdm[Any]":
     """A bar on standard error, kept at the end if `leave`; nothing where that is a file."""
-    return tqdm(total=total, desc=label, unit=unit, leave=leave, disable=None, dynamic_ncols=True)
+    disable = True if _silent else None
+    return tqdm(
+        total=total, desc=label, unit=unit, leave=leave, disable=disable, dynamic_ncols=True
+    )

@@ -21,28 +21,38 @@ ATTENTION = "workflow_cpu"
 PRODUCTS_KEPT = 128
 """Shapes of 16-bit products that oneDNN remembers."""
 
+GIVEN_BACK = 1 << 20
+"""Bytes of a block that is given back when it is freed, where memory is not kept."""
+
 LEVELS = 1 << 16
 """Dropout rates are rounded to multiples of 1 / LEVELS."""
 
 
-def tune_memory() -> None:
-    """Let the process keep memory that it frees for what it allocates next, and small caches.
+def tune_memory(keeps: bool) -> None:
+    """Settle what the process does with memory that it frees, and let it have small caches.
 
     Every step allocates the same hundreds of megabytes anew. glibc gives them back to the system
     in between, and memory that is new costs a page fault for each 4 KB, a fifth of a step
-    (mallopt(3)). oneDNN keeps 1,024 products of 16-bit matrices by their shapes, with up to 33 MB
-    of scratch space each; no step has half as many shapes as it may keep here. Must be called
-    before the first product; does nothing on systems and in builds that know neither.
+    (mallopt(3)). Keeping it suits plain torch, which allocates alike in every step. DeepSpeed makes
+    and drops large buffers of many sizes, and took 1.7 times what it used at once: there blocks of
+    a megabyte and more are given back.
+
+    oneDNN keeps 1,024 products of 16-bit matrices by their shapes, with up to 33 MB of scratch
+    space each; no step has half as many shapes as it may keep here. Must be called before the
+    first product; does nothing on systems and in builds that know neither.
     """
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(cache, str(PRODUCTS_KEPT))
-    trim_threshold, mmap_max = -1, -4  # as in malloc.h
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # as in malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(trim_threshold, -1)
-    mallopt(mmap_max, 0)
+    if keeps:
+        mallopt(trim_threshold, -1)
+        mallopt(mmap_max, 0)
+    else:
+        mallopt(mmap_threshold, GIVEN_BACK)
 
 
 def use_fast_modules(model: torch.nn.Module, attention: bool) -> None:

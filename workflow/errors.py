@@ -39,6 +39,9 @@ class BadInput(WorkflowError):
         self.problems = problems
         super().__init__(self._message())
 
+    def __reduce__(self) -> tuple[type["BadInput"], tuple[list[Problem]]]:
+        return BadInput, (self.problems,)  # what one process finds is told to the others
+
     def _message(self) -> str:
         lines = [str(problem) for problem in self.problems[:PROBLEMS_SHOWN]]
         count = len(self.problems)

@@ -4,38 +4,41 @@ import time
 from functools import cache
 from typing import Any
 
-from workflow.config import JobSpec
 from workflow.console import log
-from workflow.models import Model
+from workflow.prepare import Job
 from workflow.run_folder import RunFolder
-from workflow.tasks.task import Evaluation, Task
-from workflow.tokens import TokenizedSplit
+from workflow.share import Share
+from workflow.tasks.task import Evaluation
 from workflow.user_metric import apply_user_metric, load_user_metric
+from workflow.weights import Model
+from workflow.world import World
 
 _loaded_once = cache(load_user_metric)
 
 
 def evaluate(
-    model: Model,
-    task: Task,
-    tokenizer: Any,
-    split: TokenizedSplit,
-    spec: JobSpec,
-    step: int,
-    run: RunFolder,
+    job: Job, model: Model, step: int, run: RunFolder, world: World, in_step: bool = False
 ) -> dict[str, Any]:
-    """Evaluate `model` as it is at `step`, write items and metrics, and return the metrics."""
-    was_training = model.training
-    model.eval()
-    evaluation = task.evaluate(model, tokenizer, split, spec, step)
-    model.train(was_training)
-    if len(evaluation.items) != len(split):
-        raise AssertionError(f"{len(split)} records in, {len(evaluation.items)} results out")
-    metrics = evaluation.metrics
+    """Evaluate `model`, in evaluation mode, as it is at `step`; all processes get the metrics.
+
+    Items and metrics are written by the main one.
+
+    Args:
+        in_step: whether all processes must call the model equally often.
+    """
+    share = Share(world, in_step)
+    found = job.task.evaluate(model, job.tokenizer, job.splits["eval"], job.spec, share)
+    return world.by_main(lambda: _told(job, found, step, run))
+
+
+def _told(job: Job, found: Evaluation | None, step: int, run: RunFolder) -> dict[str, Any]:
+    """Write and log what an evaluation found, and return its metrics."""
+    assert found is not None
+    task, spec, metrics = job.task, job.spec, found.metrics
     if spec.metric is not None:
-        metrics |= _users_own(spec.metric, evaluation)
+        metrics |= _users_own(spec.metric, found)
     for name in task.items_files(spec, step):
-        run.write_json(name, evaluation.items)
+        run.write_json(name, found.items)
     run.append_metrics({"step": step, **metrics, "time": time.time()})
     shown = [f"{name} {metrics[name]:.4g}" for name in task.shown if metrics.get(name) is not None]
     told = "  ".join(shown) or "no answers to compare with, so no metrics"

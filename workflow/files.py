@@ -41,22 +41,33 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     A `path` that exists by then (another process was first) is kept, ours is dropped.
     """
+    partial = begin_folder(path)
+    try:
+        yield partial
+        finish_folder(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def begin_folder(path: Path) -> Path:
+    """Make an empty folder beside `path`, for several processes to fill."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    return partial
+
+
+def finish_folder(partial: Path, path: Path) -> None:
+    """Let a folder that is filled become `path`; raises OSError, and leaves it, where it cannot."""
+    for file in partial.rglob("*"):
+        _sync(file)
     try:
-        yield partial
-        for file in partial.rglob("*"):
-            _sync(file)
-        try:
-            partial.rename(path)
-        except OSError:
-            if not path.is_dir():
-                raise
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        partial.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+    _sync(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from workflow.models import Model, packs_rows
+from workflow.head import packs_rows
+from workflow.weights import Model
 
 
 def fold_cross_attention(model: Model) -> None:

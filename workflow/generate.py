@@ -20,7 +20,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from workflow.batching import batches_by_positions
 from workflow.config import JobSpec
 from workflow.console import progress_bar, warn_once
-from workflow.models import Model
+from workflow.share import Share
+from workflow.weights import Model
 
 POSITIONS_AT_ONCE = 16_384
 """Padded positions (source + new tokens, of every sample and beam) of an automatic batch."""
@@ -46,9 +47,9 @@ class Generation:
 
 
 def generate(
-    model: Model, tokenizer: Any, sources: Sequence[Any], spec: JobSpec
-) -> list[list[Generation]]:
-    """`spec.n_samples` completions for each row of source ids, in the order given.
+    model: Model, tokenizer: Any, sources: Sequence[Any], spec: JobSpec, share: Share
+) -> dict[int, list[Generation]]:
+    """`spec.n_samples` completions for each row of source ids in this process's share, by row.
 
     The encoder runs once a prompt. Batches hold prompts of similar length. How they are cut changes
     neither greedy texts in float32 nor samples: what is drawn for a sample depends on the seed, the
@@ -58,19 +59,22 @@ def generate(
     lengths = np.array([len(row) for row in sources])
     new_tokens = np.full_like(lengths, spec.max_new_tokens)
     positions_at_once = POSITIONS_AT_ONCE // max(spec.n_samples, spec.num_beams)
-    batches = batches_by_positions(lengths, new_tokens, positions_at_once, spec.eval_batch_size)
-    answers: list[list[Generation]] = [[] for _ in sources]
+    batches = batches_by_positions(
+        lengths, new_tokens, positions_at_once, spec.eval_batch_size, share.world.size
+    )
+    costs = [int((lengths[batch] + new_tokens[batch]).sum()) for batch in batches]
+    answers: dict[int, list[Generation]] = {}
     with (
         progress_bar(len(sources), "generate") as bar,
         torch.no_grad(),
         _only_ids_of(model),
     ):
-        for batch in batches:
+        for batch, counts in share.of(batches, costs):
             rows = [sources[i].tolist() for i in batch]
-            found = _generate_batch(model, tokenizer, rows, batch.tolist(), spec, answer_ids)
-            for index, generations in zip(batch, found, strict=True):
-                answers[index] = generations
-            bar.update(len(batch))
+            found = _generate_batch(model, tokenizer, rows, batch.tolist(), spec, answer_ids, share)
+            if counts:
+                answers |= dict(zip(batch.tolist(), found, strict=True))
+            bar.update(len(batch) * share.world.size)
     return answers
 
 
@@ -106,13 +110,14 @@ def _generate_batch(
     indexes: list[int],
     spec: JobSpec,
     answer_ids: list[int] | None,
+    share: Share,
 ) -> list[list[Generation]]:
     padded = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
     padded = padded.to(model.device)
     mask = padded["attention_mask"]
     encoded = model.get_encoder()(input_ids=padded["input_ids"], attention_mask=mask)
     scores = _first_scores(model, encoded, mask, answer_ids)
-    ids = _decode(model, encoded.last_hidden_state, mask, indexes, spec)
+    ids = _decode(model, encoded.last_hidden_state, mask, indexes, spec, share.in_step)
     end = tokenizer.eos_token_id
     generated = [_until_end(row, end) for row in ids[:, 1:].tolist()]
     texts = _texts(tokenizer, generated, skip_special_tokens=True)
@@ -131,9 +136,18 @@ def _generate_batch(
 
 
 def _decode(
-    model: Model, hidden: torch.Tensor, mask: torch.Tensor, indexes: list[int], spec: JobSpec
+    model: Model,
+    hidden: torch.Tensor,
+    mask: torch.Tensor,
+    indexes: list[int],
+    spec: JobSpec,
+    in_step: bool,
 ) -> torch.Tensor:
-    """Token ids (rows × samples, 1 + new tokens), the start token first."""
+    """Token ids (rows × samples, 1 + new tokens), the start token first.
+
+    Args:
+        in_step: whether to go on, for the sake of other processes, until none has more to write.
+    """
     settings = GenerationConfig(
         max_new_tokens=spec.max_new_tokens,
         min_new_tokens=spec.min_new_tokens,
@@ -154,6 +168,7 @@ def _decode(
         attention_mask=mask,
         generation_config=settings,
         logits_processor=processors,
+        synced_gpus=in_step,
     )
     return ids
 

@@ -1,5 +1,6 @@
 """From what was asked to all that a run needs, with every problem told before a run is begun."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,12 +11,14 @@ from typing import Any
 from workflow.audit import Report, audit_splits, missing_characters
 from workflow.command import NO_MODEL
 from workflow.config import ONLY_FOR, JobSpec, complete
-from workflow.engine import check_schedule
+from workflow.deepspeed_file import read_deepspeed_file
 from workflow.errors import BadInput, Problem
 from workflow.files import write_json
-from workflow.machine import fast_bf16, positions_that_fit
-from workflow.models import fetch_settings, load_config, load_tokenizer
+from workflow.hub import fetch_settings, load_config, load_tokenizer
+from workflow.machine import fast_bf16
 from workflow.mount import Mount, default_run_name, find_data, find_model, find_run_folder
+from workflow.optimizer import check_schedule
+from workflow.planning import plan_job
 from workflow.records import load_records
 from workflow.run_folder import SPEC_FILE
 from workflow.tasks import TASKS
@@ -23,6 +26,8 @@ from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit, prepare_splits
 from workflow.user_metric import load_user_metric
 from workflow.vocabulary import grow_tokenizer
+from workflow.world import World
+from workflow.zero import Setting
 
 AUDIT_FORMAT = 3
 
@@ -38,6 +43,7 @@ class Job:
         model_source: the model's folder, or its name on the hub.
         run_path: where the run's folder is, or will be.
         claim_lock: a file to lock while the run's folder is made.
+        setting: how processes divide the states; None for one process in plain torch.
     """
 
     spec: JobSpec
@@ -49,24 +55,35 @@ class Job:
     model_source: Path | str
     run_path: Path
     claim_lock: Path
+    setting: Setting | None
 
     @property
     def data_keys(self) -> dict[str, str]:
         return {name: split.key for name, split in self.splits.items()}
 
 
-def prepare(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Job:
+def prepare(
+    spec: JobSpec, mount: Mount, problems: Sequence[Problem] = (), world: World | None = None
+) -> Job:
     """Find and check everything, and tokenize the data.
 
     Args:
         problems: those of the command line, to be told together with the others.
+        world: the processes that will run the job.
 
     Raises:
         BadInput: with all problems of flags, names and data together.
     """
     task = TASKS[spec.task](spec)
     splits = ["eval"] if spec.no_train else ["train", "eval"]
-    files, source, run_path = _find(spec, mount, task, splits, list(problems))
+    world = world or World.alone()
+    problems = [*problems, *_problems_of_processes(spec, world.size)]
+    users: dict[str, Any] = {}
+    if spec.deepspeed is not None:
+        path = Path(spec.deepspeed).expanduser()
+        users, found = read_deepspeed_file(path, spec.zero_stage, spec.offload)
+        problems += found
+    files, source, run_path = _find(spec, mount, task, splits, problems)
 
     folder = fetch_settings(source)
     tokenizer = load_tokenizer(folder)
@@ -90,21 +107,33 @@ def prepare(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Jo
         if missing:
             tokenizer = grow_tokenizer(tokenizer, missing)
             data = prepare_splits(files, splits, task, tokenizer, mount.cache / "tokens", True)
-    fast = fast_bf16()
-    bf16 = fast if spec.bf16 is None else spec.bf16
     spec = complete(
         spec,
         run_name=default_run_name(spec),
         train_count=len(data["train"]) if "train" in data else 0,
         longest_target=_longest_target(data, spec, source),
-        fast_bf16=fast,
-        micro_batch_tokens=positions_that_fit(config, spec.max_source_length, bf16),
+        fast_bf16=fast_bf16(),
     )
     _check_lengths(spec, config)
     if not spec.no_train:
         check_schedule(spec)
+    setting, positions = world.decided_by_main(lambda: plan_job(folder, spec, data, users, world))
+    spec = dataclasses.replace(spec, micro_batch_tokens=positions)
     lock = mount.cache / "claim.lock"
-    return Job(spec, task, tokenizer, model_tokens, audit, data, source, run_path, lock)
+    return Job(spec, task, tokenizer, model_tokens, audit, data, source, run_path, lock, setting)
+
+
+def _problems_of_processes(spec: JobSpec, processes: int) -> list[Problem]:
+    if spec.optim != "adafactor" or spec.no_train:
+        return []
+    found = f"adafactor on {processes} processes"
+    if processes == 1:
+        if not (spec.zero_stage or spec.deepspeed or spec.offload not in (None, "none")):
+            return []
+        found = "adafactor under DeepSpeed"
+    expected = "adamw_torch there: ZeRO flattens tensors, and Adafactor would lose its factors"
+    mend = "use --optim adamw_torch, or one process in plain torch"
+    return [Problem("--optim", found, expected, mend)]
 
 
 def _audited(

@@ -35,6 +35,7 @@ class LogWindow:
     examples: int = 0
     real_positions: int = 0
     padded_positions: int = 0
+    slowest_positions: float = 0.0
     seconds: float = 0.0
     _began: float = field(default_factory=time.perf_counter)
 
@@ -53,10 +54,11 @@ class LogWindow:
         self.examples += len(plan.examples)
         self.real_positions += plan.real_positions
         self.padded_positions += plan.padded_positions
+        self.slowest_positions += plan.imbalance * plan.padded_positions
         self.seconds += time.perf_counter() - self._began
 
     def figures(self, step: int, learning_rate: float, gradient_norm: float) -> dict[str, Any]:
-        """A line of train_log.jsonl."""
+        """A line of train_log.jsonl, but for the memory."""
         return {
             "step": step,
             "loss": self.loss / self.normalizer,
@@ -65,7 +67,7 @@ class LogWindow:
             "examples_per_second": round(self.examples / self.seconds, 3),
             "tokens_per_second": round(self.real_positions / self.seconds, 1),
             "padding_ratio": round(self.padded_positions / self.real_positions, 4),
-            "memory_gb": round(peak_memory_gb(), 3),
+            "imbalance": round(self.slowest_positions / self.padded_positions, 4),
             "time": time.time(),
         }
 

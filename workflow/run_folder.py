@@ -26,7 +26,9 @@ SPEC_FILE = "training_args.json"
 STATUS_FILE = "status.json"
 
 # These change how a job is computed, not what comes out.
-MAY_DIFFER = frozenset({"micro_batch_tokens", "logging_steps"})
+MAY_DIFFER = frozenset(
+    {"micro_batch_tokens", "logging_steps", "zero_stage", "offload", "deepspeed"}
+)
 
 
 def written_spec(spec: JobSpec) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def is_finished(folder: Path, spec: JobSpec, data: dict[str, str]) -> bool:
     if not folder.exists():
         return False
     if not is_run_folder(folder):
-        if folder.is_dir() and not any(folder.iterdir()):
+        if folder.is_dir() and not any(path.name != STATUS_FILE for path in folder.iterdir()):
             return False
         found = "something that is no run folder"
         raise _not_free(folder, found, "a free name", "choose another --training_run_name")
@@ -83,6 +85,18 @@ def is_finished(folder: Path, spec: JobSpec, data: dict[str, str]) -> bool:
         found = f"a run that ended at step {status.get('step')} ({newest})"
         raise _not_free(folder, found, "a finished run, or a free name", mend)
     return False
+
+
+def write_refusal(folder: Path, error: BadInput) -> None:
+    """Let status.json say why a job was not begun, where its folder is free.
+
+    A launcher's own exit status is not that of the job it started.
+    """
+    if folder.exists() and any(path.name != STATUS_FILE for path in folder.iterdir()):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    status = RunFolder(folder, None, {}).status("failed", Progress(), str(error))
+    write_json(folder / STATUS_FILE, status | {"exit_status": error.exit_status})
 
 
 def _not_free(folder: Path, found: str, expected: str, mend: str) -> BadInput:
@@ -127,16 +141,14 @@ def _is_alive(status: dict[str, Any]) -> bool:
     return True
 
 
-def claim_run_folder(
-    path: Path, spec: JobSpec, data: dict[str, str], lock: Path
-) -> "RunFolder | None":
+def claim_run_folder(path: Path, spec: JobSpec, data: dict[str, str], lock: Path) -> bool:
     """Make the run's folder, in place of what an earlier try of the same job left there.
 
     Args:
         lock: a file that jobs of this mount lock while they claim, so that one of two wins.
 
     Returns:
-        The folder, or None where the job was done meanwhile.
+        Whether the folder is ours; it is not where the job was done meanwhile.
 
     Raises:
         BadInput: where the folder is another's.
@@ -146,7 +158,7 @@ def claim_run_folder(
         with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(file, fcntl.LOCK_EX)
         if is_finished(path, spec, data):
-            return None
+            return False
         if path.exists():
             discard_folder(path)
         run = RunFolder(path, spec.max_steps, data)
@@ -154,19 +166,23 @@ def claim_run_folder(
             write_json(partial / SPEC_FILE, written_spec(spec))
             write_json(partial / STATUS_FILE, run.status("running", Progress()))
     remove_partials(path.parent)
-    return run
+    return True
 
 
 class RunFolder:
     """Writes what a run tells about itself."""
 
-    def __init__(self, path: Path, max_steps: int | None, data: dict[str, str]):
+    def __init__(
+        self, path: Path, max_steps: int | None, data: dict[str, str], writes: bool = True
+    ):
+        """Stand for the folder at `path`; `writes` is false in all processes but the main one."""
         self.path = path
+        self._writes = writes
         self._max_steps = max_steps
         self._data = data
 
     def write_status(self, state: str, progress: Progress, error: str | None = None) -> None:
-        write_json(self.path / STATUS_FILE, self.status(state, progress, error))
+        self.write_json(STATUS_FILE, self.status(state, progress, error))
 
     def status(self, state: str, progress: Progress, error: str | None = None) -> dict[str, Any]:
         """What status.json says: running, done or failed, how far, where, on which data."""
@@ -186,10 +202,13 @@ class RunFolder:
         return status | ({"error": error} if error else {})
 
     def append_train_log(self, line: dict[str, Any]) -> None:
-        append_json_line(self.path / "train_log.jsonl", line)
+        if self._writes:
+            append_json_line(self.path / "train_log.jsonl", line)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        append_json_line(self.path / "metrics.jsonl", line)
+        if self._writes:
+            append_json_line(self.path / "metrics.jsonl", line)
 
     def write_json(self, name: str, value: Any) -> None:
-        write_json(self.path / name, value)
+        if self._writes:
+            write_json(self.path / name, value)

@@ -10,117 +10,118 @@ import numpy as np
 import torch
 
 from workflow.audit import render
-from workflow.batching import StepPlan, plan_step, seed_from, step_examples
+from workflow.batching import MicroBatch, StepPlan, plan_step, seed_from, step_examples
 from workflow.checkpoint import rotate_checkpoints, write_checkpoint
 from workflow.config import JobSpec
 from workflow.console import log, progress_bar
-from workflow.cpu import tune_memory, use_fast_modules
-from workflow.engine import SingleProcessEngine
+from workflow.engine import Engine
 from workflow.errors import Problem, RunFailed
 from workflow.evaluate import evaluate
+from workflow.head import packs_rows
 from workflow.machine import pick_device
-from workflow.models import Model, fetch_weights, load_model, packs_rows
 from workflow.mount import Mount, evaluated_step
 from workflow.prepare import Job, prepare
-from workflow.progress import LogWindow, Progress
+from workflow.progress import LogWindow, Progress, peak_memory_gb
 from workflow.run_folder import RunFolder, claim_run_folder, is_finished
-from workflow.vocabulary import grow_model
+from workflow.start import load_together, make_engine
+from workflow.weights import Model, whole_shape
+from workflow.world import World
 
 
-def run_job(spec: JobSpec, mount: Mount, problems: Sequence[Problem] = ()) -> Path:
+def run_job(
+    spec: JobSpec, mount: Mount, problems: Sequence[Problem] = (), world: World | None = None
+) -> Path:
     """Run a job to its end and return the folder of its results (of an audit: where they would be).
 
     Args:
         problems: what is known to be wrong with the job, to be told with all the rest.
+        world: the processes of the job, where there are several; all must call this.
 
     Raises:
         BadInput: before the run's folder is made, with all that the user has to mend.
         RunFailed: where the run cannot go on; status.json then says why.
     """
-    job = prepare(spec, mount, problems)
-    for line in render(job.audit) if job.audit else []:
-        log.info(line)
+    world = world or World.alone()
+    job = world.after_main(lambda: prepare(spec, mount, problems, world))
+    tell_audit(job)
     if job.spec.audit:
         return job.run_path
-    if is_finished(job.run_path, job.spec, job.data_keys):
+    world.begin(pick_device(), alone_too=job.setting is not None)
+    if world.by_main(lambda: is_finished(job.run_path, job.spec, job.data_keys)):
         log.info("this job is done already; its results are in %s", job.run_path)
         return job.run_path
-    model = ready_model(job)
-    _announce(job, model)
-    run = claim_run_folder(job.run_path, job.spec, job.data_keys, job.claim_lock)
-    if run is None:
+    model = load_together(job, world)
+    _announce(job, model, world)
+    if not world.by_main(
+        lambda: claim_run_folder(job.run_path, job.spec, job.data_keys, job.claim_lock)
+    ):
         log.info("another process has just done this job; its results are in %s", job.run_path)
         return job.run_path
+    run = RunFolder(job.run_path, job.spec.max_steps, job.data_keys, writes=world.is_main)
     if job.audit:
         run.write_json("audit.json", job.audit)
     progress = Progress()
     with _recording_outcome(run, progress):
         if job.spec.no_train:
-            evaluate_only(job, model, run, progress)
+            evaluate_only(job, model, run, progress, world)
         else:
-            train(job, model, run, progress)
+            train(job, make_engine(job, model, world), run, progress, world)
     log.info("results are in %s", run.path)
     return run.path
 
 
-def ready_model(job: Job) -> Model:
-    """The job's model in float32 in the host's memory, with a row for each of its tokens."""
-    if pick_device().type == "cpu":
-        tune_memory()
-    model = load_model(fetch_weights(job.model_source), job.spec.dropout_rate)
-    if len(job.tokenizer) > job.model_tokens:
-        grow_model(model, job.model_tokens, len(job.tokenizer))
-    job.task.adapt(model)
-    if pick_device().type == "cpu":
-        use_fast_modules(model, attention=packs_rows(model))
-    return model
+def tell_audit(job: Job) -> None:
+    for line in render(job.audit) if job.audit else []:
+        log.info(line)
 
 
-def evaluate_only(job: Job, model: Model, run: RunFolder, progress: Progress) -> None:
+def evaluate_only(job: Job, model: Model, run: RunFolder, progress: Progress, world: World) -> None:
     """Evaluate the model as it was loaded; its step is that of its checkpoint's name, else 0."""
     progress.step = evaluated_step(job.model_source)
-    computing = model.to(torch.bfloat16) if job.spec.bf16 else model
-    _evaluate(job, computing.to(pick_device()), progress.step, run)
+    if job.setting is None:
+        evaluate(job, model, progress.step, run, world)
+    else:
+        _evaluate(job, make_engine(job, model, world), progress.step, run, world)
 
 
-def train(job: Job, model: Model, run: RunFolder, progress: Progress) -> None:
-    """The training loop."""
+def train(job: Job, engine: Engine, run: RunFolder, progress: Progress, world: World) -> None:
+    """The training loop; every process of the world runs it."""
     spec, split = job.spec, job.splits["train"]
-    engine = SingleProcessEngine(model, spec)
-    engine.model.train()
     source_lengths = split.sources.lengths(spec.max_source_length)
     target_lengths = split.targets.lengths(spec.max_target_length)
     packs = packs_rows(engine.model)
     window = LogWindow()
 
     if spec.eval_on_start:
-        _evaluate(job, engine.model, 0, run)
+        _evaluate(job, engine, 0, run, world)
     with progress_bar(spec.max_steps, "train", unit="step", leave=True) as bar:
         for step in range(1, spec.max_steps + 1):
             window.begin_step()
             examples = step_examples(step, spec.batch_size, len(split), spec.seed)
             plan = plan_step(
-                examples, source_lengths, target_lengths, spec.micro_batch_tokens, packs
+                examples, source_lengths, target_lengths, spec.micro_batch_tokens, packs, world.size
             )
-            outcome = train_step(job, engine, plan, step)
+            outcome = train_step(job, engine, plan, step, world)
             window.end_step(outcome.loss, outcome.normalizer, plan)
             progress.step = step
             bar.update()
 
             if step % spec.logging_steps == 0 or step == spec.max_steps:
                 figures = window.figures(step, outcome.learning_rate, outcome.gradient_norm)
+                figures["memory_gb"] = round(max(world.gather(peak_memory_gb())), 3)
                 run.append_train_log(figures)
                 run.write_status("running", progress)
                 _show(figures, bar)
                 window = LogWindow()
             metrics: dict[str, Any] = {}
             if evaluation_due(step, spec):
-                metrics = _evaluate(job, engine.model, step, run)
+                metrics = _evaluate(job, engine, step, run, world)
             if save_due(step, spec):
-                write_checkpoint(run.path, step, engine.master, job.tokenizer)
+                write_checkpoint(run.path, step, engine, job.tokenizer, world)
                 best_by = spec.metric_for_best_model
                 progress.note_checkpoint(step, best_by, metrics.get(best_by))
-                rotate_checkpoints(run.path, spec.save_total_limit, progress.best_step)
+                if world.is_main:
+                    rotate_checkpoints(run.path, spec.save_total_limit, progress.best_step)
                 run.write_status("running", progress)
 
 
@@ -134,29 +135,39 @@ class StepOutcome:
     learning_rate: float
 
 
-def train_step(job: Job, engine: SingleProcessEngine, plan: StepPlan, step: int) -> StepOutcome:
+def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World) -> StepOutcome:
     """One optimizer step: its gradient does not depend on the cut into micro-batches.
+
+    Nor on the number of processes: each adds the gradients of its own micro-batches, as many as
+    the others; where it has none, that of the step's filler with weight zero.
 
     Raises:
         RunFailed: before the model is changed, where loss or gradient is not finite.
     """
     spec, split = job.spec, job.splits["train"]
     normalizer = job.task.normalizer(split, plan.examples, spec)
-    # What is drawn in a step depends on seed and step alone, not on what was drawn before.
-    torch.manual_seed(seed_from(spec.seed, step))
+    # What is drawn in a step depends on seed, step and rank, not on what was drawn before.
+    torch.manual_seed(seed_from(spec.seed, step, world.rank))
+    micro_batches = plan.of_rank(world.rank)
     losses = []
-    for rows in plan.micro_batches:
-        batch = job.task.collate(split, rows, spec, engine.model.config)
-        loss = job.task.loss(engine.model, batch, spec.label_smoothing_factor)
-        engine.backward(loss / normalizer)
-        losses.append(loss.detach())
+    for number, rows in enumerate(micro_batches, start=1):
+        batch = job.task.collate(split, rows or plan.filler, spec, engine.model.config)
+        weight = 1 / normalizer if rows else 0.0
+        loss = engine.add_gradient(batch, weight, last=number == len(micro_batches))
+        losses.append(loss if rows else torch.zeros_like(loss))
     by_micro_batch = torch.stack(losses).tolist()
-    gradient_norm = engine.gradient_norm()
-    if not np.isfinite([*by_micro_batch, gradient_norm]).all():
-        raise _non_finite_error(step, plan, by_micro_batch, gradient_norm)
+    summed_loss = world.sum(sum(by_micro_batch))
+    if not np.isfinite(summed_loss):
+        bad = [rows for rows, loss in zip(micro_batches, by_micro_batch, strict=True)
+               if not np.isfinite(loss)]  # fmt: skip
+        of_all = [rows for found in world.gather(bad) for rows in found]
+        raise _non_finite_error(step, "the loss is not finite", of_all)
     learning_rate = engine.learning_rate
-    engine.update(gradient_norm)
-    return StepOutcome(sum(by_micro_batch), normalizer, gradient_norm, learning_rate)
+    gradient_norm = engine.update()
+    if not np.isfinite(gradient_norm):
+        what = "the gradient's norm is not finite"
+        raise _non_finite_error(step, what, [rows for ranks in plan.micro_steps for rows in ranks])
+    return StepOutcome(summed_loss, normalizer, gradient_norm, learning_rate)
 
 
 def evaluation_due(step: int, spec: JobSpec) -> bool:
@@ -170,16 +181,19 @@ def save_due(step: int, spec: JobSpec) -> bool:
     return step == spec.max_steps or step % spec.save_steps == 0
 
 
-def _announce(job: Job, model: Model) -> None:
+def _announce(job: Job, model: Model, world: World) -> None:
     """What is about to run, and what the user may not expect of it."""
     spec = job.spec
     counts = ", ".join(f"{name} {len(split):,}" for name, split in job.splits.items())
-    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    size = sum(whole_shape(parameter).numel() for parameter in model.parameters()) / 1e6
     precision = "bfloat16" if spec.bf16 else "float32"
+    processes = f", {world.size} processes" if world.size > 1 else ""
     log.info(
-        "%s: %.1f million parameters, %s on %s; records: %s",
-        spec.model, size, precision, pick_device(), counts,
+        "%s: %.1f million parameters, %s on %s%s; records: %s",
+        spec.model, size, precision, pick_device().type, processes, counts,
     )  # fmt: skip
+    if job.setting is not None:
+        log.info("%s", job.setting)
     log.info("%s", job.task.describe(spec))
     if spec.no_train:
         return
@@ -194,18 +208,13 @@ def _announce(job: Job, model: Model) -> None:
         )  # fmt: skip
 
 
-def _evaluate(job: Job, model: Model, step: int, run: RunFolder) -> dict[str, Any]:
-    return evaluate(model, job.task, job.tokenizer, job.splits["eval"], job.spec, step, run)
+def _evaluate(job: Job, engine: Engine, step: int, run: RunFolder, world: World) -> dict[str, Any]:
+    with engine.evaluating() as (model, in_step):
+        return evaluate(job, model, step, run, world, in_step)
 
 
-def _non_finite_error(
-    step: int, plan: StepPlan, losses: Sequence[float], gradient_norm: float
-) -> RunFailed:
-    bad = [batch for batch, loss in zip(plan.micro_batches, losses, strict=True)
-           if not np.isfinite(loss)]  # fmt: skip
-    what = f"the gradient's norm is {gradient_norm}" if not bad else "the loss is not finite"
-    rows = [row for micro_batch in bad or plan.micro_batches for row in micro_batch]
-    records = np.sort(np.concatenate(rows))
+def _non_finite_error(step: int, what: str, micro_batches: Sequence[MicroBatch]) -> RunFailed:
+    records = np.sort(np.concatenate([row for rows in micro_batches for row in rows]))
     named = ", ".join(f"train[{i}]" for i in records[:20])
     more = f" and {len(records) - 20} more" if len(records) > 20 else ""
     return RunFailed(

@@ -8,6 +8,7 @@ decoding.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from workflow.errors import BadInput, Problem
-from workflow.models import Model
 
 PRIVATE_USE = range(0xE000, 0xF900)
 """Code points that no text holds: they stand for what a normalizer would change or drop."""
@@ -89,38 +89,22 @@ def _wrap(tokenizer: Any, grown: Tokenizer) -> Any:
     return wrapped
 
 
-def grow_model(model: Model, old_tokens: int, new_tokens: int) -> None:
-    """Give the tokens from `old_tokens` to `new_tokens` rows in the embedding and the head.
+@dataclass(frozen=True)
+class Growth:
+    """Tokens that a model learned, and how many it is to have."""
 
-    Rows that the model has to spare (T5 has 32,128 for 32,100 tokens) are used first. Each new row
-    is the mean of the known ones and a little noise, so that it begins where words are.
-    """
-    generator = torch.Generator().manual_seed(0)
-    known = model.get_input_embeddings().weight
-    head = model.get_output_embeddings()
-    grown = torch.nn.Parameter(_grow(known, old_tokens, new_tokens, generator))
-    own = grown
-    if head.weight is not known:
-        own = torch.nn.Parameter(_grow(head.weight, old_tokens, new_tokens, generator))
-    for module in model.modules():  # encoder and decoder may hold the embedding too
-        if module is not head and getattr(module, "weight", None) is known:
-            module.weight = grown
-            module.num_embeddings = len(grown)
-    head.weight = own
-    head.out_features = len(own)
-    bias = getattr(model, "final_logits_bias", None)
-    if bias is not None:
-        model.final_logits_bias = torch.nn.functional.pad(bias, (0, len(own) - bias.shape[-1]))
-    model.config.vocab_size = len(grown)
-    for part in (getattr(model, "encoder", None), getattr(model, "decoder", None)):
-        if part is not None and hasattr(part, "config"):
-            part.config.vocab_size = len(grown)
+    old_tokens: int
+    new_tokens: int
 
+    def rows(self, weight: torch.Tensor) -> torch.Tensor:
+        """An embedding or a head (tokens, width) with a row for each of the new tokens.
 
-def _grow(
-    weight: torch.Tensor, old_tokens: int, new_tokens: int, generator: torch.Generator
-) -> torch.Tensor:
-    known = weight.data[:old_tokens]
-    noise = torch.randn(new_tokens - old_tokens, weight.shape[1], generator=generator)
-    new = known.mean(0) + 0.1 * known.std(0) * noise
-    return torch.cat([known, new, weight.data[new_tokens:]])
+        Rows that the model has to spare (T5 has 32,128 for 32,100 tokens) are used first. Each new
+        row is the mean of the known ones and a little noise, so that it begins where words are.
+        """
+        known = weight[: self.old_tokens].float()
+        generator = torch.Generator().manual_seed(0)
+        shape = self.new_tokens - self.old_tokens, weight.shape[1]
+        noise = torch.randn(shape, generator=generator)
+        new = known.mean(0) + 0.1 * known.std(0) * noise
+        return torch.cat([known, new, weight[self.new_tokens :].float()])

@@ -17,12 +17,13 @@ from workflow.config import JobSpec
 from workflow.console import log, progress_bar
 from workflow.errors import BadInput, Problem, shorten
 from workflow.folding import fold_cross_attention
-from workflow.models import Model
 from workflow.records import Record, Schema
 from workflow.score_metrics import score_metrics
+from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
 from workflow.tasks.task import Batch, Evaluation
 from workflow.tokens import TokenizedSplit
+from workflow.weights import Model
 
 Floats = npt.NDArray[np.float64]
 SCORED_AT_ONCE = 2
@@ -148,10 +149,12 @@ class Classification:
         return _losses(target_logits(model, batch, self.label_ids), batch.targets).sum()
 
     def evaluate(
-        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, step: int
-    ) -> Evaluation:
+        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, share: Share
+    ) -> Evaluation | None:
         began = time.perf_counter()
-        logits = self.score(model, split, spec)
+        logits = self.score(model, split, spec, share)
+        if logits is None:
+            return None
         scored = time.perf_counter()
         scores = logits.double().softmax(-1)[:, 1].numpy()
         records = [split.record(i) for i in range(len(split))]
@@ -171,21 +174,29 @@ class Classification:
         scaled = np.minimum(scaled, self.target_max)  # which rounding may pass
         return [score if math.isfinite(score) else None for score in scaled.tolist()]
 
-    def score(self, model: Model, split: TokenizedSplit, spec: JobSpec) -> torch.Tensor:
-        """The logits of no and yes for every record, float32 (records, 2), in their order."""
+    def score(
+        self, model: Model, split: TokenizedSplit, spec: JobSpec, share: Share
+    ) -> torch.Tensor | None:
+        """The logits of no and yes for every record, float32 (records, 2), in their order.
+
+        On the main process; None on the others.
+        """
         lengths = split.sources.lengths(spec.max_source_length)
         at_once = SCORED_AT_ONCE * spec.micro_batch_tokens
         batches = batches_by_positions(
-            lengths, np.ones_like(lengths), at_once, spec.eval_batch_size
+            lengths, np.ones_like(lengths), at_once, spec.eval_batch_size, share.world.size
         )
-        found = torch.empty(len(split), 2)
+        costs = [int(lengths[batch].sum()) for batch in batches]
+        found: dict[int, list[float]] = {}
         with progress_bar(len(split), "score") as bar, torch.no_grad():
-            for chosen in batches:
+            for chosen, counts in share.of(batches, costs):
                 batch = self.collate(split, tuple(chosen[:, None]), spec, model.config)
                 logits = target_logits(model, batch.to(model.device), self.label_ids)
-                found[torch.from_numpy(chosen)] = logits.cpu()
-                bar.update(len(chosen))
-        return found
+                if counts:
+                    found |= dict(zip(chosen.tolist(), logits.tolist(), strict=True))
+                bar.update(len(chosen) * share.world.size)
+        together = share.collect(found, len(split))
+        return None if together is None else torch.tensor(together)
 
     def _judge(
         self, logits: torch.Tensor, scores: Floats, split: TokenizedSplit, seed: int

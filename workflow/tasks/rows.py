@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from workflow.models import Model, head_at, packs_rows
+from workflow.head import head_at, packs_rows
 from workflow.tasks.task import Batch
+from workflow.weights import Model
 
 
 def make_batch(

@@ -14,11 +14,12 @@ from workflow.config import GREEDY_BELOW, JobSpec
 from workflow.console import progress_bar
 from workflow.generate import Generation, generate
 from workflow.losses import summed_cross_entropy
-from workflow.models import Model
 from workflow.records import Record, Schema
+from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
 from workflow.tasks.task import Batch, Evaluation
 from workflow.tokens import TokenizedSplit
+from workflow.weights import Model
 
 
 def _check_completion(value: object) -> tuple[str, str, str] | None:
@@ -88,15 +89,17 @@ class Seq2Seq:
         return summed_cross_entropy(target_logits(model, batch), batch.targets, label_smoothing)
 
     def evaluate(
-        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, step: int
-    ) -> Evaluation:
+        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, share: Share
+    ) -> Evaluation | None:
         began = time.perf_counter()
-        loss, accuracy = self._token_metrics(model, split, spec)
+        loss, accuracy = self._token_metrics(model, split, spec, share)
         generating = time.perf_counter()
         longest, side = spec.max_source_length, spec.truncation_side
         sources = [split.sources.row(i, longest, side) for i in range(len(split))]
-        answers = generate(model, tokenizer, sources, spec)
+        answers = share.collect(generate(model, tokenizer, sources, spec, share), len(split))
         generated = time.perf_counter()
+        if answers is None:
+            return None
         records = [split.record(i) for i in range(len(split))]
         texts = [[answer.text for answer in of_record] for of_record in answers]
         judged = [i for i, record in enumerate(records) if "completion" in record]
@@ -117,7 +120,7 @@ class Seq2Seq:
         return Evaluation(measured, items, records, texts)
 
     def _token_metrics(
-        self, model: Model, split: TokenizedSplit, spec: JobSpec
+        self, model: Model, split: TokenizedSplit, spec: JobSpec, share: Share
     ) -> tuple[float | None, float | None]:
         """Mean token loss and share of right tokens over the real target tokens of all answers."""
         answered = np.flatnonzero(split.answered)
@@ -128,19 +131,24 @@ class Seq2Seq:
             split.targets.lengths(spec.max_target_length, answered),
             spec.micro_batch_tokens,
             spec.eval_batch_size,
+            share.world.size,
         )
+        targets = split.targets.lengths(spec.max_target_length, answered)
+        costs = [int(targets[batch].sum()) for batch in batches]
         losses, right, tokens = 0.0, 0, 0
         with progress_bar(len(answered), "eval loss") as bar, torch.no_grad():
-            for chosen in batches:
+            for chosen, counts in share.of(batches, costs):
                 rows = tuple(answered[chosen][:, None])
                 batch = self.collate(split, rows, spec, model.config).to(model.device)
                 logits = target_logits(model, batch)
-                losses += float(summed_cross_entropy(logits, batch.targets))
-                right += int((logits.argmax(-1) == batch.targets).sum())
-                tokens += len(batch.targets)
-                bar.update(len(chosen))
-        loss = losses / tokens
-        return (loss if math.isfinite(loss) else None), right / tokens
+                if counts:
+                    losses += float(summed_cross_entropy(logits, batch.targets))
+                    right += int((logits.argmax(-1) == batch.targets).sum())
+                    tokens += len(batch.targets)
+                bar.update(len(chosen) * share.world.size)
+        losses, right_of_all, tokens_of_all = share.total([losses, right, tokens])
+        loss = losses / tokens_of_all
+        return (loss if math.isfinite(loss) else None), right_of_all / tokens_of_all
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         return (f"temperature={spec.temperature:.2f}_n={spec.n_samples}_step={step}.json",)

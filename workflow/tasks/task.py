@@ -9,9 +9,10 @@ import torch
 
 from workflow.batching import Indexes, MicroBatch
 from workflow.config import JobSpec
-from workflow.models import Model
 from workflow.records import Record
+from workflow.share import Share
 from workflow.tokens import Encoder, TokenizedSplit
+from workflow.weights import Model
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ class Task(Encoder, Protocol):
         """The float32 sum of the losses of a batch."""
 
     def evaluate(
-        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, step: int
-    ) -> Evaluation:
-        """Metrics and answers for every record."""
+        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, share: Share
+    ) -> Evaluation | None:
+        """Metrics and answers for every record, on the main process; None on the others."""
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         """The names of the files that hold an evaluation's items."""

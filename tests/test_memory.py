@@ -1,0 +1,296 @@
+"""The memory plan: properties of what is predicted, published cases, and what is chosen."""
+
+import dataclasses
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workflow import memory_plan
+from workflow.errors import BadInput
+from workflow.memory import Work, predict, predict_evaluation
+from workflow.memory_plan import Asked, Machine, choose, fits, name_of, on_cpu, plans
+from workflow.sizes import Sizes, checkpoint_bytes, sizes_of
+from workflow.zero import Setting
+
+SHAPES = {
+    "xl": {"d_model": 2048, "num_heads": 32, "d_ff": 5120},
+    "xxl": {"d_model": 4096, "num_heads": 64, "d_ff": 10240},
+}
+SETTINGS = [Setting(stage, offload) for stage in (1, 2, 3) for offload in ("none", "optimizer")]
+SETTINGS.append(Setting(3, "all"))
+FOUR_80GB = Machine(processes=4, on_each=4, device_memory=80e9, host_memory=512e9)
+WORK = Work(bf16=True, source_length=1024, target_length=512, positions=1536)
+
+
+def write_config(folder: Path, shape: str) -> Path:
+    """A Flan-T5's config.json, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "d_kv": 64,
+        "num_layers": 24,
+        "num_decoder_layers": 24,
+        "vocab_size": 32128,
+        "feed_forward_proj": "gated-gelu",
+        "decoder_start_token_id": 0,
+        "tie_word_embeddings": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config | SHAPES[shape]))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sizes]:
+    folder = tmp_path_factory.mktemp("configs")
+    return {shape: sizes_of(write_config(folder / shape, shape)) for shape in SHAPES}
+
+
+@pytest.fixture
+def xxl(models: dict[str, Sizes]) -> Sizes:
+    return models["xxl"]
+
+
+def with_work(**changes: Any) -> Work:
+    return dataclasses.replace(WORK, **changes)
+
+
+def test_parameters_of_flan_t5(models: dict[str, Sizes]) -> None:
+    assert models["xl"].parameters == 2_849_757_184
+    assert models["xxl"].parameters == 11_135_332_352
+    assert models["xxl"].largest_tensor == 32128 * 4096
+    assert (models["xl"].encoder_layers, models["xl"].decoder_layers) == (24, 24)
+    assert checkpoint_bytes(models["xxl"]) == (44_541_329_408, 133_623_988_224)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=name_of)
+@pytest.mark.parametrize("on_gpu", [True, False], ids=["gpu", "cpu"])
+@pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "fp32"])
+class TestOfEverySetting:
+    def test_more_processes_never_need_more(
+        self, models: dict[str, Sizes], setting: Setting, on_gpu: bool, bf16: bool
+    ) -> None:
+        for sizes in models.values():
+            needs = [predict(sizes, with_work(bf16=bf16, on_gpu=on_gpu, processes=count), setting)
+                     for count in (2, 4, 8, 64)]  # fmt: skip
+            assert all(more.device <= less.device for less, more in pairwise(needs))
+            assert all(more.host <= less.host for less, more in pairwise(needs))
+            assert all(more.both <= less.both for less, more in pairwise(needs))
+
+    def test_a_larger_micro_batch_needs_more(
+        self, xxl: Sizes, setting: Setting, on_gpu: bool, bf16: bool
+    ) -> None:
+        works = [with_work(bf16=bf16, on_gpu=on_gpu, processes=4, positions=rows * 1536)
+                 for rows in (1, 8, 16, 32)]  # fmt: skip
+        needs = [predict(xxl, work, setting).device for work in works]
+        assert all(less < more for less, more in pairwise(needs[1:]))
+        assert needs[0] <= needs[1]  # one row may be less than what evaluation takes
+
+    def test_recomputing_and_no_dropout_lower_activations(
+        self, xxl: Sizes, setting: Setting, on_gpu: bool, bf16: bool
+    ) -> None:
+        work = with_work(bf16=bf16, on_gpu=on_gpu, positions=16 * 1536, processes=4)
+        whole, recomputed, undropped = (
+            phase_of(predict(xxl, each, setting), "backward").device["activations"]
+            for each in (
+                work,
+                dataclasses.replace(work, gradient_checkpointing=True),
+                dataclasses.replace(work, dropout=False),
+            )
+        )
+        assert recomputed < 0.25 * whole
+        assert undropped < whole
+
+    def test_nothing_is_offloaded_but_what_is_said(
+        self, xxl: Sizes, setting: Setting, on_gpu: bool, bf16: bool
+    ) -> None:
+        work = with_work(bf16=bf16, on_gpu=on_gpu, processes=4)
+        need = predict(xxl, work, setting)
+        states = 16 if setting.offload == "all" and not bf16 else 12  # bytes a parameter at least
+        at_rest = {"optimizer", "masters"}
+        for phase in need.phases:
+            if setting.offload == "none":
+                assert not phase.host
+            elif phase.host:
+                assert sum(phase.host.values()) >= states * xxl.parameters / work.processes
+                assert not at_rest & phase.device.keys()
+
+
+def phase_of(need: Any, name: str) -> Any:
+    return next(phase for phase in need.phases if phase.name == name)
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+@pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "fp32"])
+def test_each_stage_needs_less_than_the_one_before(
+    models: dict[str, Sizes], bf16: bool, processes: int
+) -> None:
+    """But ZeRO-2 in float32 on two processes: there its two shares are as much as all gradients."""
+    for sizes in models.values():
+        work = with_work(bf16=bf16, processes=processes)
+        plain = predict(sizes, dataclasses.replace(work, processes=1), None).device
+        one, two, three = (
+            predict(sizes, work, Setting(stage, gathers=False)).device for stage in (1, 2, 3)
+        )
+        if bf16 or processes > 2:
+            assert three < two < one
+        assert three < one < plain
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "fp32"])
+def test_offloading_moves_bytes_to_the_host(xxl: Sizes, bf16: bool, stage: int) -> None:
+    work = with_work(bf16=bf16, processes=4)
+    here, away = (predict(xxl, work, Setting(stage, offload)) for offload in ("none", "optimizer"))
+    assert away.device < here.device
+    assert here.host == 0 < away.host
+    if stage == 3:
+        everything = predict(xxl, work, Setting(3, "all"))
+        assert everything.device < away.device
+        moved = everything.host - away.host
+        assert moved == pytest.approx(work.computing * xxl.parameters / 4)
+
+
+def test_an_evaluation_alone_needs_its_weights_and_little_more(xxl: Sizes) -> None:
+    work = with_work(processes=4)
+    whole = 2 * xxl.parameters
+    assert whole < predict_evaluation(xxl, work, None).device < 1.5 * whole
+    divided = predict_evaluation(xxl, work, Setting(3, gathers=False))
+    gathering = predict_evaluation(xxl, work, Setting(3))
+    assert divided.device < 0.75 * whole < whole < gathering.device
+    assert gathering.gathered == whole
+
+
+def test_what_a_machine_has_for_each_process() -> None:
+    assert FOUR_80GB.for_device == pytest.approx(0.92 * 80e9 - 1e9)
+    assert FOUR_80GB.for_host == pytest.approx(0.92 * 128e9 - 3e9)
+    assert dataclasses.replace(FOUR_80GB, host_memory=None).for_host == float("inf")
+    on_cpus = Machine(2, 2, 4e9, 8e9, on_gpu=False)
+    assert on_cpus.for_device == pytest.approx(0.92 * 4e9 - memory_plan.CPU_BYTES)
+
+
+def test_of_a_host_its_group_may_have_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   4000000 kB\nSlab: 1 kB\n")
+    monkeypatch.setattr(memory_plan, "SYSTEM", tmp_path / "meminfo")
+    monkeypatch.setattr(memory_plan, "GROUP", tmp_path)
+    assert memory_plan.available_memory() == 4_096_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000000000\n")
+    (tmp_path / "memory.stat").write_text("anon 700\ninactive_file 250\nactive_file 50\n")
+    assert memory_plan.available_memory() == 4_096_000_000
+    (tmp_path / "memory.max").write_text("3000000000\n")
+    assert memory_plan.available_memory() == 2_000_000_300  # what files take can be had
+    monkeypatch.setattr(memory_plan, "SYSTEM", tmp_path / "none")
+    assert memory_plan.available_memory() == 2_000_000_300
+
+
+VERDICTS = {
+    "ZeRO 1": False,
+    "ZeRO 2": False,
+    "ZeRO 3": True,
+    "ZeRO 1, offload optimizer": False,
+    "ZeRO 2, offload optimizer": True,
+    "ZeRO 3, offload optimizer": True,
+    "ZeRO 3, offload all": True,
+}
+
+
+def test_xxl_on_four_gpus_of_80_gb(xxl: Sizes) -> None:
+    found = plans(xxl, FOUR_80GB, WORK, Asked(), trains=True)
+    assert {name_of(plan.setting): plan.positions is not None for plan in found} == VERDICTS
+    chosen = choose(xxl, FOUR_80GB, WORK, Asked())
+    assert chosen == found[2]
+    assert chosen.setting == Setting(3, gathers=False, users={})  # 22 GB more would not fit
+
+
+def test_the_largest_micro_batch_that_fits_is_taken(xxl: Sizes) -> None:
+    for plan in plans(xxl, FOUR_80GB, WORK, Asked(), trains=True):
+        if plan.positions is None:
+            assert plan.need == plan.least
+            assert not fits(plan.least, FOUR_80GB, plan.setting)
+            continue
+        assert fits(plan.need, FOUR_80GB, plan.setting)
+        more = plan.positions + max(64, plan.positions // 16)
+        larger = predict(xxl, with_work(processes=4, positions=more), plan.setting)
+        assert not fits(larger, FOUR_80GB, plan.setting)
+
+
+def test_with_more_memory_a_whole_copy_is_gathered_to_evaluate(xxl: Sizes) -> None:
+    for memory, gathers in ((80e9, False), (192e9, True)):
+        machine = dataclasses.replace(FOUR_80GB, device_memory=memory)
+        chosen = choose(xxl, machine, WORK, Asked(stage=3, positions=1536))
+        assert chosen.setting is not None
+        assert chosen.setting.gathers == gathers
+        assert (chosen.need.gathered > 0) == gathers
+
+
+def test_what_was_asked_for_is_respected(models: dict[str, Sizes]) -> None:
+    xl = models["xl"]
+    alone = dataclasses.replace(FOUR_80GB, processes=1, on_each=1)
+    assert choose(xl, alone, WORK, Asked()).setting is None
+    assert choose(xl, alone, WORK, Asked(offload="optimizer")).setting == Setting(
+        1, "optimizer", users={}
+    )
+    assert choose(xl, FOUR_80GB, WORK, Asked(stage=3)).setting == Setting(3, users={})
+    assert choose(xl, FOUR_80GB, WORK, Asked(positions=777)).positions == 777
+    users = {"zero_optimization": {"stage": 2, "reduce_bucket_size": 1_000_000}}
+    chosen = choose(xl, FOUR_80GB, WORK, Asked(users=users))
+    assert chosen.setting == Setting(2, users=users)
+    default = choose(xl, FOUR_80GB, WORK, Asked(stage=2))
+    assert chosen.least.device < default.least.device - 0.9e9
+    on_cpus = Machine(2, 2, 20e9, 40e9, on_gpu=False)
+    tried = plans(xl, on_cpus, WORK, Asked(), trains=True)
+    assert [name_of(plan.setting) for plan in tried] == ["ZeRO 1", "ZeRO 2", "ZeRO 3"]
+
+
+def test_to_evaluate_whole_weights_are_tried_before_divided_ones(xxl: Sizes) -> None:
+    assert choose(xxl, FOUR_80GB, WORK, Asked(), trains=False).setting is None
+    small = dataclasses.replace(FOUR_80GB, device_memory=24e9)
+    chosen = choose(xxl, small, WORK, Asked(), trains=False)
+    assert chosen.setting == Setting(3, gathers=False, users={})
+
+
+def test_on_a_cpu_device_and_host_are_one_memory(models: dict[str, Sizes]) -> None:
+    work = with_work(on_gpu=False, processes=2)
+    need = predict(models["xl"], work, Setting(2, "optimizer"))
+    assert max(need.device, need.host) < need.both <= need.device + need.host
+    assert on_cpu(need, Setting(2, "optimizer")) == need.both
+    assert on_cpu(need, None) > need.both
+
+
+NOTHING_FITS = [
+    (
+        "xxl", Machine(1, 1, 16e9, 64e9), Asked(),
+        "memory: found 13.7 GB for the model of each device, 55.9 GB of the host for each; "
+        "expected at least 42.9 GB a device, 222.7 GB of the host each (ZeRO 3, offload "
+        "optimizer); use a smaller model, or more memory",
+    ),
+    (
+        "xxl", FOUR_80GB, Asked(stage=2, offload="none"),
+        "memory: found 72.6 GB for the model of each device; expected at least 85.4 GB a device "
+        "(ZeRO 2); leave out --zero_stage and --offload; add --gradient_checkpointing; use 8 "
+        "processes on 2 times as many machines",
+    ),
+    (
+        "xl", Machine(1, 1, 40e9, 128e9), Asked(positions=100_000),
+        "memory: found 35.8 GB for the model of each device; expected at least 559.3 GB a device "
+        "(ZeRO 3, offload all); leave out --micro_batch_tokens; add --gradient_checkpointing",
+    ),
+    (
+        "xl", Machine(1, 1, 8e9, 8e9, on_gpu=False), Asked(),
+        "memory: found 6.9 GB for the model of each process; expected at least 72.4 GB a process "
+        "(plain torch); use a smaller model, or more memory",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "machine", "asked", "message"), NOTHING_FITS)
+def test_where_nothing_fits_the_message_is_whole(
+    models: dict[str, Sizes], model: str, machine: Machine, asked: Asked, message: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        choose(models[model], machine, WORK, asked)
+    assert str(caught.value) == message

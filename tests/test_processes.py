@@ -1,0 +1,285 @@
+"""Several processes end to end: the real commands, real DeepSpeed on CPU processes over gloo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from conftest import ROOT, make_t5, write_data, write_hub_folder
+from safetensors.torch import load_file
+
+from workflow.mount import Mount
+
+Lines = Callable[[Path], list[dict[str, Any]]]
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+BASE = {
+    "model_init_name": "small", "max_steps": 4, "train_batch_size": 6, "learning_rate": 1e-3,
+    "bf16": False, "logging_steps": 1, "eval_steps": 4, "max_new_tokens": 5,
+}  # fmt: skip
+
+
+def run_world(mount: Mount, processes: int, jobs: list[dict[str, Any]]) -> None:
+    """Run jobs, one after the other, in one world: plainly, or under torchrun."""
+    (mount.root / "jobs.json").write_text(json.dumps(jobs))
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    script = [ROOT / "benchmarks" / "several_jobs.py", mount.root, mount.root / "jobs.json"]
+    command = [sys.executable, *(launcher if processes > 1 else []), *map(str, script)]
+    done = subprocess.run(
+        command, check=False, env=ONE_THREAD, stderr=subprocess.PIPE, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def job(task: str, name: str, **flags: Any) -> dict[str, Any]:
+    data = {"seq2seq": "sums", "clf": "more"}[task]
+    of_task = {} if task == "seq2seq" else {"max_new_tokens": None}
+    return BASE | {"task": task, "data_name": data, "training_run_name": name} | of_task | flags
+
+
+@pytest.fixture
+def more(mount: Mount) -> Mount:
+    """The mount with records to score besides: 7 to evaluate, as of the sums."""
+    records = [{"input": f"is {i * i} more than {7 * i}?", "target": i % 5 / 4} for i in range(31)]
+    write_data(mount, "more", records[:24], records[24:])
+    return mount
+
+
+def curve(run: Path, read_lines: Lines) -> list[float]:
+    return [
+        line[name] for line in read_lines(run / "train_log.jsonl") for name in ("loss", "grad_norm")
+    ]
+
+
+def answers(run: Path, step: int = 4) -> list[Any]:
+    path = run / f"temperature=0.00_n=1_step={step}.json"
+    path = path if path.exists() else run / f"checkpoint-{step}-preds.json"
+    return json.loads(path.read_text())
+
+
+def assert_same_run(run: Path, plain: Path, read_lines: Lines) -> None:
+    """Equal losses and norms, equal weights, and an answer for every record, in order."""
+    assert curve(run, read_lines) == pytest.approx(curve(plain, read_lines), rel=2e-6)
+    tensors, wanted = (load_file(r / "checkpoint-4" / "model.safetensors") for r in (run, plain))
+    assert tensors.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=1e-5, atol=1e-6)
+    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        assert (run / "checkpoint-4" / name).read_bytes() == (
+            plain / "checkpoint-4" / name
+        ).read_bytes()
+    found, expected = answers(run), answers(plain)
+    assert [item["orig_d"] for item in found] == [item["orig_d"] for item in expected]
+    if "generations" in expected[0]:
+        assert [[g["full_generated"] for g in item["generations"]] for item in found] == [
+            [g["full_generated"] for g in item["generations"]] for item in expected
+        ]
+    else:
+        scores = [item["pred_score"] for item in found]
+        assert scores == pytest.approx([item["pred_score"] for item in expected], rel=1e-5)
+    metrics, wanted_metrics = (read_lines(r / "metrics.jsonl")[-1] for r in (run, plain))
+    assert metrics["loss"] == pytest.approx(wanted_metrics["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("processes", "settings"),
+    [
+        (1, [(3, "none"), (2, "optimizer")]),
+        (2, [(1, "none"), (2, "none"), (3, "none"), (1, "optimizer"), (3, "all")]),
+        (3, [(1, "none"), (3, "none")]),
+        (4, [(2, "none"), (3, "none")]),
+    ],
+)
+def test_any_world_gives_the_run_of_one_process(
+    more: Mount, read_lines: Lines, processes: int, settings: list[tuple[int, str]]
+) -> None:
+    """Odd counts: 7 eval records, batches of 6, a micro-batch bound that leaves ranks idle."""
+    tasks = ("seq2seq", "clf")
+    run_world(more, 1, [job(task, f"plain-{task}") for task in tasks])
+    names = {
+        f"{task}-{stage}-{offload}": job(
+            task, f"{task}-{stage}-{offload}", zero_stage=stage, offload=offload,
+            micro_batch_tokens=40,
+        )
+        for task in tasks
+        for stage, offload in settings
+    }  # fmt: skip
+    run_world(more, processes, list(names.values()))
+    for name in names:
+        plain = more.models / f"plain-{name.split('-')[0]}"
+        assert_same_run(more.models / name, plain, read_lines)
+
+
+def test_bf16_and_dropout_learn_in_every_stage(mount: Mount, read_lines: Lines) -> None:
+    jobs = [
+        job("seq2seq", f"bf16-{stage}", zero_stage=stage, bf16=True, dropout_rate=0.1, max_steps=12,
+            gradient_checkpointing=stage > 1, learning_rate=5e-3, eval_steps=12)
+        for stage in (1, 2, 3)
+    ]  # fmt: skip
+    run_world(mount, 2, jobs)
+    for stage in (1, 2, 3):
+        run = mount.models / f"bf16-{stage}"
+        losses = [line["loss"] for line in read_lines(run / "train_log.jsonl")]
+        assert losses[-1] < 0.8 * losses[0]
+        saved = load_file(run / "checkpoint-12" / "model.safetensors")
+        assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+        rounded = [torch.equal(t, t.to(torch.bfloat16).float()) for t in saved.values()]
+        assert not any(rounded)  # the masters, not the copy that computes
+        assert len(answers(run, 12)) == 7
+
+
+def test_a_step_that_is_not_finite_changes_nothing(mount: Mount) -> None:
+    for stage in (1, 3):
+        flags = job("seq2seq", "wild", zero_stage=stage, learning_rate=1e30, max_grad_norm=0,
+                    warmup_steps=0, overwrite_output_dir=True)  # fmt: skip
+        (mount.root / "jobs.json").write_text(json.dumps([flags]))
+        words = flag_words(flags)
+        done = run_command(mount, "seq2seq", *words, "--num_processes", "2")
+        assert done.returncode == 1
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("step ")]
+        assert "is not finite, computing records train[" in line
+        assert "the model was not changed by this step" in line
+        assert "Traceback" not in done.stderr
+        status = json.loads((mount.models / "wild" / "status.json").read_text())
+        assert status["state"] == "failed"
+
+
+def flag_words(flags: dict[str, Any]) -> list[str]:
+    words = []
+    for name, value in flags.items():
+        if name != "task" and value is not None:
+            words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    return words
+
+
+def run_command(
+    mount: Mount, task: str, *words: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, str(ROOT / f"{task}.py"), "--mount", str(mount.root)]
+    return subprocess.run(
+        [*command, *words],
+        check=False,
+        env=ONE_THREAD,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+
+
+def test_the_contract_s_commands_on_two_processes(more: Mount, read_lines: Lines) -> None:
+    """Word for word but for the steps: training, scoring, and evaluation of a checkpoint."""
+    write_hub_folder(make_t5(), more.models / "flan-t5-xxl", "sharded-safetensors")
+    (more.data / "synthetic_explain.json").symlink_to(more.data / "sums.json")
+    two = ("--num_processes", "2")
+    words = (
+        "--model_init_name flan-t5-xxl --training_run_name 0216syn_explain "
+        "--gradient_accumulation_steps 2 --train_batch_size 8 --max_steps 6 "
+        "--data synthetic_explain --eval_steps 2 --temperature 0.001 --n_samples 1"
+    )
+    done = run_command(more, "seq2seq", *words.split(), *two)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 processes" in done.stderr
+    assert done.stderr.count("results are in") == 1
+    run = more.models / "0216syn_explain"
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [0, 2, 4, 6]
+    assert len(answers(run, 6)) == 7
+    words = (
+        "--model_init_name 0216syn_explain/checkpoint-6 --data_name synthetic_explain --no_train"
+    )
+    done = run_command(more, "seq2seq", *words.split(), *two)
+    assert done.returncode == 0, done.stderr[-3000:]
+    evaluated = more.models / "0216syn_explain_checkpoint-6_synthetic_explain_eval"
+    assert [item["generations"][0]["lm_postprocess"] for item in answers(evaluated, 6)] == [
+        item["generations"][0]["lm_postprocess"] for item in answers(run, 6)
+    ]
+
+
+def test_the_deepspeed_launcher_is_joined(more: Mount) -> None:
+    """It appends --local_rank=N to the script's arguments."""
+    launcher = (
+        "-m", "deepspeed.launcher.launch", "--world_info", _world_info(2),
+        "--master_addr", "127.0.0.1", "--master_port", str(_free_port()),
+    )  # fmt: skip
+    words = flag_words(job("clf", "launched", zero_stage=2))
+    done = run_command(more, "clf", *words, launcher=launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(answers(more.models / "launched")) == 7
+    assert json.loads((more.models / "launched" / "status.json").read_text())["state"] == "done"
+
+
+def _world_info(processes: int) -> str:
+    import base64
+
+    return base64.urlsafe_b64encode(
+        json.dumps({"localhost": list(range(processes))}).encode()
+    ).decode()
+
+
+def _free_port() -> int:
+    code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])"
+    return int(subprocess.check_output([sys.executable, "-c", code]))
+
+
+def test_bad_input_ends_before_a_process_is_started(more: Mount) -> None:
+    words = flag_words(job("seq2seq", "bad", optim="adafactor"))
+    done = run_command(more, "seq2seq", *words, "--num_processes", "2")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "--optim: found adafactor on 2 processes; expected adamw_torch there: ZeRO flattens "
+        "tensors, and Adafactor would lose its factors; use --optim adamw_torch, or one process in "
+        "plain torch\n"
+    )
+    assert not (more.models / "bad").exists()
+
+
+def test_bad_input_in_a_world_of_others_is_told_once_and_in_status_json(more: Mount) -> None:
+    words = flag_words(job("seq2seq", "bad", data_name="sumz"))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = run_command(more, "seq2seq", *words, launcher=launcher)
+    assert done.returncode != 0
+    assert done.stderr.count("did you mean sums?") == 1
+    status = json.loads((more.models / "bad" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert status["exit_status"] == 2
+    assert "did you mean sums?" in status["error"]
+    assert [path.name for path in (more.models / "bad").iterdir()] == ["status.json"]
+    mended = flag_words(job("seq2seq", "bad", max_steps=1, eval_on_start=False))
+    done = run_command(more, "seq2seq", *mended)  # the name is still free
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_killed_process_brings_the_job_down(mount: Mount) -> None:
+    words = flag_words(
+        job("seq2seq", "long", max_steps=100_000, save_steps=100_000, eval_steps=100_000)
+    )
+    command = [sys.executable, str(ROOT / "seq2seq.py"), "--mount", str(mount.root), *words]
+    with subprocess.Popen(
+        [*command, "--num_processes", "2"], env=ONE_THREAD, stderr=subprocess.PIPE, text=True
+    ) as launched:
+        log = mount.models / "long" / "train_log.jsonl"
+        deadline = time.monotonic() + 120
+        while not log.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        workers = [
+            p
+            for p in psutil.Process(launched.pid).children()
+            if "seq2seq.py" in " ".join(p.cmdline())
+        ]
+        victim = max(workers, key=lambda process: process.pid)
+        assert len(workers) == 2
+        victim.send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        _, told = launched.communicate(timeout=60)
+        assert time.monotonic() - began < 10
+    assert launched.returncode == 137
+    assert f"(pid {victim.pid}) was ended by SIGKILL; the others were stopped" in told
+    assert "Traceback" not in told
+    assert not any(process.is_running() for process in workers)
+    assert json.loads((mount.models / "long" / "status.json").read_text())["state"] == "failed"

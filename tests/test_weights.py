@@ -1,0 +1,388 @@
+"""Weight files: written as others read them, read a tensor at a time, told where they misfit."""
+
+import errno
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_t5, write_hub_folder
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from test_families import make_model
+from transformers import AutoModelForSeq2SeqLM
+
+import workflow.weights
+from workflow.errors import BadInput
+from workflow.models import load_model, save_model
+from workflow.weights import Named, file_tensors, fill, saved_names, write_weights
+
+CROSS_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+INDEX = "model.safetensors.index.json"
+
+
+def random_tensors(count: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Of 0 to 3 dimensions, some empty, some not contiguous, in several precisions."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for number in range(count):
+        dimensions = int(torch.randint(4, (), generator=generator))
+        shape = torch.randint(6, (dimensions,), generator=generator).tolist()
+        values = torch.randn(shape, generator=generator)
+        values = values.to((torch.float32, torch.bfloat16, torch.float64)[number % 3])
+        tensors[f"layer.{number}.weight"] = values.mT if dimensions > 1 else values
+    return tensors
+
+
+def shapes_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def write(folder: Path, tensors: dict[str, torch.Tensor], **options: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_weights(folder, shapes_of(tensors), tensors.items(), **options)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def change_tensors(folder: Path, **changes: torch.Tensor | None) -> Path:
+    """Add tensors to a folder's one file, or take them away; `_` stands for a dot."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for name, tensor in changes.items():
+        tensors.pop(name, None)
+        if tensor is not None:
+            tensors[name] = tensor
+    save_file(tensors, path, metadata={"format": "pt"})
+    return folder
+
+
+def logits(model: Any) -> torch.Tensor:
+    ids = torch.arange(3, 23).reshape(2, 10)
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=ids, decoder_input_ids=ids[:, :4]).logits
+    return found
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_written_is_what_safetensors_reads(tmp_path: Path, seed: int) -> None:
+    tensors = random_tensors(1 + 7 * seed, seed)
+    write(tmp_path, tensors)
+    path = tmp_path / "model.safetensors"
+    read = load_file(path)
+    assert set(read) == set(tensors)
+    for name, tensor in tensors.items():
+        assert read[name].dtype == torch.float32
+        assert torch.equal(read[name], tensor.float()), name
+    assert {name: tensor.shape for name, tensor in file_tensors(tmp_path)} == shapes_of(tensors)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0  # values are aligned
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 400, 4_000, 1_000_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_shards_are_small_and_their_index_is_whole(
+    tmp_path: Path, seed: int, shard_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow.weights, "SHARD_BYTES", shard_bytes)
+    tensors = random_tensors(30, seed)
+    write(tmp_path, tensors)
+    sizes = {name: 4 * tensor.numel() for name, tensor in tensors.items()}
+    if sum(sizes.values()) <= shard_bytes:
+        assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+        return
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["metadata"] == {"total_size": sum(sizes.values())}
+    files = sorted(set(index["weight_map"].values()))
+    assert files == [f"model-{n:05d}-of-{len(files):05d}.safetensors"
+                     for n in range(1, len(files) + 1)]  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {INDEX, *files}
+    assert index["weight_map"].keys() == tensors.keys()
+    for name in files:
+        read = load_file(tmp_path / name)
+        assert {key for key, file in index["weight_map"].items() if file == name} == set(read)
+        held = [sizes[key] for key in read]
+        assert sum(held) <= shard_bytes or sum(map(bool, held)) == 1
+        assert all(torch.equal(read[key], tensors[key].float()) for key in read)
+
+
+@pytest.mark.parametrize("own_head", [True, False])
+@pytest.mark.parametrize("shard_bytes", [10**9, 60_000])
+def test_a_saved_model_is_the_same_to_transformers(
+    tmp_path: Path, tokenizer: Any, own_head: bool, shard_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(workflow.weights, "SHARD_BYTES", shard_bytes)
+    original = make_t5(own_head=own_head)
+    save_model(original, tokenizer, tmp_path)
+    assert (tmp_path / INDEX).is_file() is (shard_bytes < 10**9)
+    for loaded in (AutoModelForSeq2SeqLM.from_pretrained(tmp_path), load_model(tmp_path)):
+        for name, tensor in original.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor), name
+        assert torch.equal(logits(loaded), logits(original))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 50])
+def test_processes_that_share_the_files_write_what_one_would(
+    tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow.weights, "SHARD_BYTES", 100)
+    tensors = random_tensors(30, seed=1)
+    alone = contents(write(tmp_path / "alone", tensors))
+    assert len(alone) > 4
+    parts = [
+        contents(
+            write(
+                tmp_path / str(rank), tensors, mine=lambda file, rank=rank: file % processes == rank
+            )
+        )
+        for rank in range(processes)
+    ]
+    assert sum(map(len, parts)) == len(alone)  # none is written twice
+    assert {name: data for part in parts for name, data in part.items()} == alone
+
+
+def counted(tensors: dict[str, torch.Tensor], taken: list[str]) -> Iterator[Named]:
+    for name, tensor in tensors.items():
+        taken.append(name)
+        yield name, tensor
+
+
+@pytest.mark.parametrize("full", ["first", "middle", "last"])
+@pytest.mark.parametrize("elements", [1, 100_000])
+def test_a_full_disk_is_told_after_the_last_tensor(
+    tmp_path: Path, full: str, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is noticed when values are written, or only when the file is closed."""
+    monkeypatch.setattr(workflow.weights, "SHARD_BYTES", 2 * 4 * elements)
+    tensors = {f"weight{number}": torch.full((elements,), number) for number in range(6)}
+    number = {"first": 1, "middle": 2, "last": 3}[full]
+    (tmp_path / f"model-{number:05d}-of-00003.safetensors").symlink_to("/dev/full")
+    taken: list[str] = []
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_weights(tmp_path, shapes_of(tensors), counted(tensors, taken))
+    assert raised.value.errno == errno.ENOSPC
+    assert taken == list(tensors)
+    assert not (tmp_path / INDEX).exists()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_file_that_cannot_be_opened_is_told_after_the_last_tensor(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow.weights, "SHARD_BYTES", 8)
+    tensors = {f"weight{number}": torch.ones(1) for number in range(6)}
+    (tmp_path / f"model-{number:05d}-of-00003.safetensors").mkdir()
+    taken: list[str] = []
+    with pytest.raises(IsADirectoryError):
+        write_weights(tmp_path, shapes_of(tensors), counted(tensors, taken))
+    assert taken == list(tensors)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def write_sparse(path: Path, elements: int) -> None:
+    """A safetensors file of one tensor of zeros, which takes no room on the disk."""
+    end = 4 * elements
+    entry = {"large.weight": {"dtype": "F32", "shape": [elements], "data_offsets": [0, end]}}
+    header = json.dumps(entry).encode()
+    with open(path, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + end)
+
+
+def test_of_a_tensor_only_what_is_used_is_read(tmp_path: Path) -> None:
+    elements = 1 << 28  # 1 GB
+    write_sparse(tmp_path / "model.safetensors", elements)
+    before = resident_bytes()
+    for name, tensor in file_tensors(tmp_path):
+        assert (name, tensor.shape) == ("large.weight", (elements,))
+        assert tensor[elements // 2 : elements // 2 + 1000].sum() == 0
+    assert resident_bytes() - before < 1 << 26
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "bin"])
+def test_files_are_read_one_after_the_other(tmp_path: Path, layout: str) -> None:
+    original = make_t5()
+    folder = write_hub_folder(original, tmp_path / "model", f"sharded-{layout}")
+    *_, last = sorted(folder.glob(f"*-of-00003.{layout}"))
+    last.write_bytes(b"broken")
+    taken = {}
+    with pytest.raises((SafetensorError, IndexError)):
+        for name, tensor in file_tensors(folder):
+            taken[name] = tensor
+    known = original.state_dict()
+    assert len(known) // 2 < len(taken) < len(known)
+    assert all(torch.equal(tensor, known[name]) for name, tensor in taken.items())
+
+
+# --- filling a model -----------------------------------------------------------------------------
+
+
+def test_a_file_may_name_a_tied_tensor_by_any_of_its_names(tmp_path: Path) -> None:
+    original = make_t5(own_head=False)
+    folder = write_hub_folder(original, tmp_path / "model", "safetensors")
+    shared = original.shared.weight.detach().clone()
+    names = ("shared.weight", "encoder.embed_tokens.weight", "lm_head.weight")
+    for name in names:
+        others = dict.fromkeys((*names, "decoder.embed_tokens.weight"))
+        loaded = load_model(change_tensors(folder, **others | {name: shared}))
+        assert loaded.lm_head.weight is loaded.shared.weight
+        assert loaded.encoder.embed_tokens.weight is loaded.shared.weight
+        assert torch.equal(loaded.shared.weight, shared)
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "decoder.embed_tokens.weight"])
+def test_tied_tensors_that_differ_are_told(tmp_path: Path, name: str) -> None:
+    original = make_t5(own_head=False)
+    folder = write_hub_folder(original, tmp_path / "model", "safetensors")
+    other = original.shared.weight.detach().clone()
+    assert torch.equal(logits(load_model(change_tensors(folder, **{name: other}))),
+                       logits(original))  # fmt: skip
+    other[-1, -1] += 1e-6 + abs(float(other[-1, -1])) * 1e-6
+    with pytest.raises(BadInput) as raised:
+        load_model(change_tensors(folder, **{name: other}))
+    (told,) = str(raised.value).splitlines()
+    assert told.startswith(f"{folder}: found several values for ")
+    assert told.endswith(
+        "; expected one value for tensors that are tied; say in config.json whether the head is "
+        "tied to the embedding (tie_word_embeddings)"
+    )
+
+
+def test_a_tied_tensor_that_is_not_there_is_told_once(tmp_path: Path) -> None:
+    folder = write_hub_folder(make_t5(own_head=False), tmp_path / "model", "safetensors")
+    missing = dict.fromkeys(name for name in load_file(folder / "model.safetensors")
+                            if "embed_tokens" in name or name == "shared.weight")  # fmt: skip
+    with pytest.raises(BadInput, match=r"found no tensor shared\.weight; expected every tensor"):
+        load_model(change_tensors(folder, **missing))
+
+
+def test_files_of_a_bare_model_lack_its_prefix(tmp_path: Path) -> None:
+    """As facebook/bart-base on the hub, which has neither head nor bias of its own."""
+    original = make_model("bart", tmp_path / "bart").eval()
+    path = tmp_path / "bart" / "model.safetensors"
+    bare = {
+        name.removeprefix("model."): tensor
+        for name, tensor in load_file(path).items()
+        if name not in ("final_logits_bias", "lm_head.weight")
+    }
+    assert "shared.weight" in bare
+    save_file(bare, path, metadata={"format": "pt"})
+    loaded = load_model(tmp_path / "bart")
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert torch.equal(logits(loaded), logits(original))
+
+
+def test_positions_of_sines_are_computed_where_files_lack_them(tmp_path: Path) -> None:
+    original = make_model("pegasus", tmp_path / "pegasus").eval()
+    sines = "model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"
+    folder = change_tensors(tmp_path / "pegasus", **dict.fromkeys(sines))
+    assert not set(sines) & dict(file_tensors(folder)).keys()
+    loaded = load_model(folder)
+    for name in sines:
+        found = loaded.state_dict()[name]
+        assert torch.equal(found, original.state_dict()[name])
+        assert float(found[1, 0]) == pytest.approx(math.sin(1))
+    assert torch.equal(logits(loaded), logits(original))
+
+
+def test_learned_positions_must_be_in_the_files(tmp_path: Path) -> None:
+    make_model("bart", tmp_path / "bart")
+    name = "model.encoder.embed_positions.weight"
+    with pytest.raises(BadInput, match=f"found no tensor {name}"):
+        load_model(change_tensors(tmp_path / "bart", **{name: None}))
+
+
+def test_a_tensor_that_older_versions_left_is_skipped(tmp_path: Path) -> None:
+    """Of the first T5s on the hub; any other that the model lacks is told."""
+    original = make_t5(own_head=False)
+    folder = write_hub_folder(original, tmp_path / "model", "safetensors")
+    left_over = torch.randn(32, 4)
+    loaded = load_model(change_tensors(folder, **{CROSS_BIAS: left_over}))
+    assert torch.equal(logits(loaded), logits(original))
+    other = CROSS_BIAS.replace("block.0", "block.1")
+    with pytest.raises(BadInput, match=f"found tensors that the model lacks: {other};"):
+        load_model(change_tensors(folder, **{other: left_over}))
+
+
+def test_every_misfit_of_a_folder_is_told_once(tmp_path: Path) -> None:
+    folder = write_hub_folder(make_t5(), tmp_path / "model", "safetensors")
+    change_tensors(
+        folder,
+        **{
+            "lm_head.weight": None,
+            "decoder.final_layer_norm.weight": torch.ones(31),
+            "encoder.extra": torch.ones(1),
+        },
+    )
+    with pytest.raises(BadInput) as raised:
+        load_model(folder)
+    assert str(raised.value).splitlines() == [
+        f"{folder}: found no tensor lm_head.weight; expected every tensor of the model; get the "
+        "whole model again",
+        f"{folder}: found tensors that the model lacks: encoder.extra; expected the tensors of the "
+        "model; correct config.json: a layer may be missing there",
+        f"{folder}: found tensors of other shapes than the model's: "
+        "decoder.final_layer_norm.weight ([31] for [32]); expected weights that fit config.json; "
+        "correct config.json, or get the model again",
+        "(3 problems in all)",
+    ]
+
+
+def test_a_model_is_filled_where_it_is_and_as_precise_as_it_is() -> None:
+    original, other = make_t5(), make_t5(seed=1).to(torch.bfloat16)
+    memory = {name: tensor.data_ptr() for name, tensor in other.state_dict().items()}
+    found = fill(other, original.state_dict().items())
+    assert not (found.missing or found.unexpected or found.misshapen or found.differing)
+    for name, tensor in other.state_dict().items():
+        assert tensor.data_ptr() == memory[name]
+        assert torch.equal(tensor, original.state_dict()[name].to(torch.bfloat16)), name
+    assert saved_names(other).keys() == saved_names(original).keys()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"broken", b"version https://git-lfs.github.com/spec/v1\n"]
+)
+@pytest.mark.parametrize("layout", ["safetensors", "bin"])
+def test_a_file_that_is_none_is_told(tmp_path: Path, layout: str, content: bytes) -> None:
+    folder = write_hub_folder(make_t5(), tmp_path / "model", layout)
+    (path,) = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=f"^{folder}: found .*; expected weights that can be loaded"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("content", [[torch.ones(2)], {"lm_head.weight": 3}, {"epoch": 3}])
+def test_a_pickle_without_tensors_is_told(tmp_path: Path, content: Any) -> None:
+    folder = write_hub_folder(make_t5(), tmp_path / "model", "bin")
+    torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(BadInput, match=f"^{folder}: found "):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "index", ["", "[]", "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": "gone.safetensors"}}']
+)
+def test_an_index_that_is_none_is_told(tmp_path: Path, index: str) -> None:
+    folder = write_hub_folder(make_t5(), tmp_path / "model", "sharded-safetensors")
+    (folder / INDEX).write_text(index)
+    with pytest.raises(BadInput, match=f"^{folder}: found .*; expected weights that can be loaded"):
+        load_model(folder)

@@ -1,0 +1,184 @@
+"""Sorted rows cut into pieces; pieces, packed rows and batches dealt evenly to ranks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+
+Piece = tuple[int, int, int]
+"""Neighbours among sorted rows: the first, the one after the last, their padded positions."""
+
+
+def cut_pieces(sources: Integers, targets: Integers, max_positions: int, cost: int) -> list[Piece]:
+    """The cheapest cut of sorted rows into pieces, by dynamic programming.
+
+    A piece costs its padded positions and `cost` more; it has at most `max_positions` of them, or a
+    single row.
+    """
+    count = len(sources)
+    cheapest = np.zeros(count + 1)
+    begins = np.zeros(count + 1, np.int64)
+    most_rows = max(1, max_positions // int((sources + targets).min()))
+    rows = np.arange(1, count + 1)
+    for stop in range(1, count + 1):
+        first = max(0, stop - most_rows)
+        backwards = slice(stop - 1, first - 1 if first > 0 else None, -1)
+        widths = np.maximum.accumulate(sources[backwards])
+        widths = widths + np.maximum.accumulate(targets[backwards])
+        positions = widths * rows[: stop - first]
+        total = cheapest[backwards] + positions + cost
+        total[1:][positions[1:] > max_positions] = np.inf
+        best = int(np.argmin(total))
+        cheapest[stop] = total[best]
+        begins[stop] = stop - 1 - best
+    cuts = []
+    stop = count
+    while stop > 0:
+        start = int(begins[stop])
+        width = int(sources[start:stop].max() + targets[start:stop].max())
+        cuts.append((start, stop, width * (stop - start)))
+        stop = start
+    return cuts[::-1]
+
+
+def fill_pieces(
+    sources: Sequence[int],
+    targets: Sequence[int],
+    bound: int,
+    count: int | None = None,
+    start: int = 0,
+) -> list[Piece]:
+    """Rows from `start` on in pieces of at most `bound` padded positions, or of a single row.
+
+    Args:
+        sources, targets: lengths of the sorted rows, in tokens.
+        count: pieces at most, which may not reach the last row; each leaves a row for every later
+            one. Without it, as many as it takes.
+    """
+    pieces: list[Piece] = []
+    rows = len(sources)
+    while start < rows and (count is None or len(pieces) < count):
+        last = rows if count is None else rows - (count - len(pieces) - 1)
+        source, target, stop = sources[start], targets[start], start + 1
+        while stop < last:
+            wider, longer = max(source, sources[stop]), max(target, targets[stop])
+            if (wider + longer) * (stop + 1 - start) > bound:
+                break
+            source, target, stop = wider, longer, stop + 1
+        pieces.append((start, stop, (source + target) * (stop - start)))
+        start = stop
+    return pieces
+
+
+def even_pieces(
+    sources: Sequence[int],
+    targets: Sequence[int],
+    max_positions: int,
+    count: int,
+    start: int = 0,
+) -> list[Piece]:
+    """The rows from `start` on in `count` pieces, the largest as small as can be within 1 %.
+
+    In fewer where there are fewer rows; empty where `max_positions` asks for more pieces.
+    """
+    rows = len(sources)
+    low = (sum(sources[start:]) + sum(targets[start:])) // count
+    high = min(max_positions, low + low // 4 + 1)
+    pieces = fill_pieces(sources, targets, high, count, start)
+    while pieces[-1][1] < rows:
+        if high == max_positions:
+            return []
+        low, high = high + 1, min(max_positions, 2 * high)
+        pieces = fill_pieces(sources, targets, high, count, start)
+    while high - low > high // 128:
+        middle = (low + high) // 2
+        tried = fill_pieces(sources, targets, middle, count, start)
+        if tried[-1][1] == rows:
+            high, pieces = middle, tried
+        else:
+            low = middle + 1
+    return pieces
+
+
+def deal_rows(
+    sources: Sequence[int],
+    targets: Sequence[int],
+    max_positions: int,
+    micro_steps: int,
+    world_size: int,
+) -> list[list[Piece]]:
+    """For each micro-step a piece of the rows for each rank, of like positions.
+
+    All ranks wait for a micro-step's largest piece. Where that is a single row, longer than even
+    pieces are, the others of its micro-step take as much as it does. Empty where `max_positions`
+    asks for more micro-steps; the last may have fewer pieces than ranks.
+
+    Args:
+        sources, targets: lengths of the rows, in tokens, the longest first.
+    """
+    dealt: list[list[Piece]] = []
+    start, rows = 0, len(sources)
+    while start < rows:
+        count = (micro_steps - len(dealt)) * world_size
+        pieces = even_pieces(sources, targets, max_positions, count, start)
+        largest = max(pieces, key=_positions, default=(0, 0, 0))
+        held_up = largest in pieces[:world_size] and largest[1] - largest[0] == 1
+        if not held_up:
+            pieces.sort(key=_positions, reverse=True)
+            starts = range(0, len(pieces), world_size)
+            return dealt + [pieces[first : first + world_size] for first in starts]
+        bound = min(max_positions, _positions(largest))
+        *_, (_, stop, _) = fill_pieces(sources, targets, bound, count, start)[:world_size]
+        reached = sources[:stop], targets[:stop]
+        dealt.append(even_pieces(*reached, max_positions, world_size, start))
+        start = stop
+    return dealt
+
+
+def _positions(piece: Piece) -> int:
+    return piece[2]
+
+
+def pack_evenly(
+    sources: Integers, targets: Integers, row_length: int, max_positions: int, world_size: int
+) -> list[Integers]:
+    """Examples put into rows of like lengths, as many for each rank; the longest first.
+
+    Each goes where most is free. Empty where the examples are too few or too long for that.
+
+    Args:
+        row_length: source tokens of a row at most, on average.
+    """
+    count = world_size * -(-int(sources.sum()) // (world_size * row_length))
+    if count >= len(sources):
+        return []
+    shares = np.stack([sources / sources.sum(), targets / max(1, targets.sum())])
+    rows: list[list[int]] = [[] for _ in range(count)]
+    taken = np.zeros((2, count))
+    for index in np.argsort(-shares.sum(axis=0), kind="stable"):
+        row = int(np.maximum(*(taken + shares[:, [index]])).argmin())
+        rows[row].append(int(index))
+        taken[:, row] += shares[:, index]
+    found = [np.array(row) for row in rows]
+    lengths = sources + targets
+    too_long = any(len(row) > 1 and lengths[row].sum() > max_positions for row in found)
+    return [] if too_long else found
+
+
+def deal(costs: Sequence[int], world_size: int) -> tuple[Integers, ...]:
+    """For each rank the indexes of its batches, in their order.
+
+    The costliest first, each to the rank that is least busy; ties go by index and by rank.
+
+    Args:
+        costs: what each batch costs, in any unit.
+    """
+    dealt: list[list[int]] = [[] for _ in range(world_size)]
+    busy = [0] * world_size
+    for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
+        rank = busy.index(min(busy))
+        dealt[rank].append(index)
+        busy[rank] += costs[index]
+    return tuple(np.array(sorted(indexes), np.int64) for indexes in dealt)

@@ -1,0 +1,1 @@
+"""How a job becomes several processes: launched here (`local`), or by someone else (`join`)."""

@@ -1,0 +1,116 @@
+"""A job's plan: what is computed, on which machine, and so what fits; alone with --dry_run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from workflow.command import NO_MODEL
+from workflow.config import JobSpec, Place
+from workflow.deepspeed_file import read_deepspeed_file
+from workflow.dry_run import render_plans
+from workflow.errors import BadInput, Problem
+from workflow.generate import POSITIONS_AT_ONCE
+from workflow.hub import fetch_settings
+from workflow.machine import fast_bf16
+from workflow.memory import Work
+from workflow.memory_plan import Asked, Machine, choose, plans, this_machine
+from workflow.mount import Mount, find_model
+from workflow.sizes import sizes_of
+from workflow.tokens import TokenizedSplit
+from workflow.world import World
+from workflow.zero import Setting
+
+
+def plan_job(
+    folder: Path,
+    spec: JobSpec,
+    data: Mapping[str, TokenizedSplit],
+    users: Mapping[str, Any],
+    world: World,
+) -> tuple[Setting | None, int]:
+    """How processes divide the states, and the positions of a micro-batch: the lightest that fits.
+
+    Raises:
+        BadInput: where nothing does.
+    """
+    splits = data.values()
+    source = max(int(split.sources.lengths(spec.max_source_length).max()) for split in splits)
+    target = max(int(split.targets.lengths(spec.max_target_length).max()) for split in splits)
+    work = _work(spec, spec.bf16, source, max(1, target), len(data["eval"]))
+    asked = Asked(spec.zero_stage, spec.offload, spec.micro_batch_tokens, users)
+    machine = this_machine(world.size, world.local_size)
+    plan = choose(sizes_of(folder), machine, work, asked, trains=not spec.no_train)
+    assert plan.positions is not None
+    return plan.setting, plan.positions
+
+
+def dry_run(
+    spec: JobSpec, place: Place, mount: Mount, processes: int, problems: Sequence[Problem]
+) -> list[str]:
+    """What the job takes under each setting; of the model only its config.json is read.
+
+    Examples are taken to be as long as the flags allow, whatever the data.
+
+    Raises:
+        BadInput: with what is wrong with the flags and the model's name.
+    """
+    problems = [*problems, *_contradictions(place)]
+    source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
+    problems += found
+    users: dict[str, Any] = {}
+    if spec.deepspeed is not None:
+        path = Path(spec.deepspeed).expanduser()
+        users, found = read_deepspeed_file(path, spec.zero_stage, spec.offload)
+        problems += found
+    if problems:
+        raise BadInput(problems)
+    sizes = sizes_of(fetch_settings(source))
+    machine = _machine(place, processes)
+    bf16 = spec.bf16 if spec.bf16 is not None else machine.on_gpu or fast_bf16()
+    target = spec.max_target_length if spec.task == "seq2seq" else 1
+    work = _work(spec, bf16, spec.max_source_length, target, records=None)
+    asked = Asked(spec.zero_stage, spec.offload, spec.micro_batch_tokens, users)
+    trains = not spec.no_train
+    found_plans = plans(sizes, machine, work, asked, trains)
+    return render_plans(sizes, machine, work, found_plans, trains)
+
+
+def _work(spec: JobSpec, bf16: bool, source: int, target: int, records: int | None) -> Work:
+    new_tokens = (spec.max_new_tokens or target) if spec.task == "seq2seq" else 1
+    generated = POSITIONS_AT_ONCE
+    if records is not None:
+        generated = min(generated, records * (source + new_tokens))
+    return Work(
+        bf16=bf16,
+        source_length=source,
+        target_length=target,
+        positions=0,
+        gradient_checkpointing=spec.gradient_checkpointing,
+        generated=generated,
+        moments=0 if spec.optim == "adafactor" else 8,
+    )
+
+
+def _machine(place: Place, processes: int) -> Machine:
+    """The machine that --plan_* describe, else this one."""
+    if place.plan_gpus is None:
+        return this_machine(processes, processes)
+    assert place.plan_gpu_memory is not None
+    return Machine(
+        processes=place.plan_gpus * (place.plan_nodes or 1),
+        on_each=place.plan_gpus,
+        device_memory=place.plan_gpu_memory,
+        host_memory=place.plan_host_memory,
+    )
+
+
+def _contradictions(place: Place) -> list[Problem]:
+    asked = [name for name in ("plan_gpu_memory", "plan_host_memory", "plan_nodes")
+             if getattr(place, name) is not None]  # fmt: skip
+    if place.plan_gpus is None and asked:
+        where = f"--{asked[0]}"
+        return [Problem(where, "no --plan_gpus", "GPUs of each node", "add --plan_gpus N")]
+    if place.plan_gpus is not None and place.plan_gpu_memory is None:
+        expected = "the memory of each GPU"
+        return [Problem("--plan_gpus", "no --plan_gpu_memory", expected, "add it, as 80GB")]
+    return []

@@ -1,0 +1,250 @@
+"""Weight files, one tensor at a time: read into a model that may be partitioned, and written."""
+
+import json
+import math
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import safe_open
+
+Model = Any
+"""A transformers.PreTrainedModel, whose own types are too loose to check."""
+
+Named = tuple[str, torch.Tensor]
+
+SHARD_BYTES = 5_000_000_000
+"""A file of weights at most, unless a single tensor is larger."""
+
+_INDEX = "model.safetensors.index.json"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder, in the order of preference of transformers."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+            return [folder / shard for shard in sorted(shards)]
+    raise FileNotFoundError("neither model.safetensors nor pytorch_model.bin, whole or in shards")
+
+
+def file_tensors(folder: Path) -> Iterator[Named]:
+    """Every tensor in the weight files of a folder, one at a time.
+
+    Files are mapped: of a tensor that is only read in part, no more than that is read.
+    """
+    for path in weight_files(folder):
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    yield name, file.get_tensor(name)
+        else:
+            mapped = zipfile.is_zipfile(path)
+            yield from torch.load(path, weights_only=True, mmap=mapped, map_location="cpu").items()
+
+
+def own_part(parameter: Any, tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a parameter whose whole value is `tensor`.
+
+    All of it, but of a parameter that ZeRO-3 has partitioned a slice of its flat values, which is
+    shorter than the others on the last process that has one, and empty behind it.
+    """
+    if not is_partitioned(parameter):
+        return tensor
+    size = parameter.ds_tensor.ds_numel
+    rank = torch.distributed.get_rank(parameter.ds_process_group)
+    return tensor.reshape(-1)[rank * size : (rank + 1) * size]
+
+
+def is_partitioned(parameter: Any) -> bool:
+    return hasattr(parameter, "ds_tensor")
+
+
+def whole_shape(parameter: Any) -> torch.Size:
+    """The shape of a parameter, partitioned or not."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
+@dataclass
+class Filling:
+    """How the tensors of some files fit those of a model, by name."""
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+
+
+def fill(model: Model, tensors: Iterable[Named]) -> Filling:
+    """Copy tensors into a model, each only in the part that this process holds.
+
+    A tensor that stands in the files under several names must be the same under all of them.
+    Parameters that are not learned and not in the files (positions of sines) are computed.
+    """
+    found = Filling()
+    by_name = model.state_dict(keep_vars=True)
+    filled = set()
+    for given, tensor in tensors:
+        name = model_name(model, by_name, given)
+        if name is None:
+            if not _may_be_left_over(model, given):
+                found.unexpected.append(given)
+            continue
+        target = by_name[name]
+        if whole_shape(target) != tensor.shape:
+            shapes = f"{list(tensor.shape)} for {list(whole_shape(target))}"
+            found.misshapen.append(f"{name} ({shapes})")
+            filled.add(id(target))
+            continue
+        part = own_part(target, tensor)
+        held = (target.ds_tensor if is_partitioned(target) else target).data
+        held = held[: len(part)] if is_partitioned(target) else held
+        if id(target) in filled:
+            if not torch.equal(held, part.to(held)):
+                found.differing.append(name)
+        else:
+            held.copy_(part)
+            filled.add(id(target))
+    for name, target in by_name.items():
+        if id(target) not in filled and not _is_computed(model, name, target):
+            found.missing.append(name)
+            filled.add(id(target))  # told once, under its first name
+    return found
+
+
+def model_name(model: Model, known: Mapping[str, Any], given: str) -> str | None:
+    """A model's own name for a tensor of its files, which may lack the prefix of a bare model."""
+    for name in (given, f"{model.base_model_prefix}.{given}"):
+        if name in known:
+            return name
+    return None
+
+
+def _may_be_left_over(model: Model, name: str) -> bool:
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _is_computed(model: Model, name: str, target: Any) -> bool:
+    """Whether a tensor is not learned; it then has its value after this call."""
+    if target.requires_grad:
+        return False
+    if isinstance(target, torch.nn.Parameter):
+        if is_partitioned(target):
+            return False
+        model._init_weights(model.get_submodule(name.rpartition(".")[0]))
+    return True
+
+
+def saved_names(model: Model) -> dict[str, Any]:
+    """The tensors that are saved, by name: each once, under the first of its names."""
+    seen: set[int] = set()
+    by_name = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            by_name[name] = tensor
+    return by_name
+
+
+def write_weights(
+    folder: Path,
+    shapes: Mapping[str, torch.Size],
+    tensors: Iterable[Named],
+    mine: Callable[[int], bool] = lambda file: True,
+) -> None:
+    """Write tensors in float32 as safetensors, each as soon as it is given, and let it go.
+
+    Args:
+        shapes: of all tensors, in the order in which they come.
+        mine: whether this process writes a file, by its number; all are given every tensor.
+
+    Raises:
+        OSError: after the last tensor, for other processes may have to hand it over.
+    """
+    shards = _shards(shapes)
+    names = [_file_name(number, len(shards)) for number in range(len(shards))]
+    of_tensor = {name: number for number, shard in enumerate(shards) for name in shard}
+    failure: OSError | None = None
+    open_file: tuple[int, BinaryIO] | None = None
+    for name, tensor in tensors:
+        number = of_tensor[name]
+        if not mine(number) or failure is not None:
+            continue
+        try:
+            if open_file is None or open_file[0] != number:
+                _close(open_file)
+                open_file = number, open(folder / names[number], "wb")  # noqa: SIM115
+                open_file[1].write(_header({n: shapes[n] for n in shards[number]}))
+            values = tensor.detach().to("cpu", torch.float32).contiguous()
+            open_file[1].write(values.reshape(-1).numpy().data)
+        except OSError as error:
+            failure = error
+            if open_file is not None:
+                with suppress(OSError):  # it would write what is left, again in vain
+                    open_file[1].close()
+                open_file = None
+    try:
+        _close(open_file)
+    except OSError as error:
+        failure = error
+    if failure is not None:
+        raise failure
+    if len(shards) > 1 and mine(0):
+        _write_index(folder, shapes, {name: names[number] for name, number in of_tensor.items()})
+
+
+def _close(file: tuple[int, BinaryIO] | None) -> None:
+    if file is not None:
+        with file[1] as stream:
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _shards(shapes: Mapping[str, torch.Size]) -> list[list[str]]:
+    """The names of each file's tensors, in order."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        if shards[-1] and filled + size > SHARD_BYTES:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _file_name(number: int, count: int) -> str:
+    return (
+        "model.safetensors" if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+    )
+
+
+def _header(shapes: Mapping[str, torch.Size]) -> bytes:
+    """What stands before the values in a safetensors file, as its format's description has it:
+    https://huggingface.co/docs/safetensors/index#format."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_index(folder: Path, shapes: Mapping[str, torch.Size], files: dict[str, str]) -> None:
+    total = sum(4 * math.prod(shape) for shape in shapes.values())
+    index = {"metadata": {"total_size": total}, "weight_map": files}
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

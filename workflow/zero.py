@@ -1,0 +1,236 @@
+"""The engine of several processes: DeepSpeed's ZeRO 1, 2 and 3, from a configuration of our own."""
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workflow.config import JobSpec
+from workflow.engine import Loss
+from workflow.optimizer import make_optimizer, make_scheduler
+from workflow.tasks.task import Batch
+from workflow.weights import Model, Named, is_partitioned, model_name, own_part, saved_names
+from workflow.world import World
+
+BUCKET_ELEMENTS = 200_000_000
+"""Elements that are reduced or gathered in one go: 0.8 GB of gradients."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the states of training are divided.
+
+    Attributes:
+        stage: of ZeRO: 1 divides the optimizer's state, 2 gradients too, 3 parameters too.
+        offload: what rests in the host's memory: none, optimizer, or all.
+        gathers: whether under ZeRO-3 each process holds a whole copy of the weights to evaluate.
+        users: what the user asks of DeepSpeed besides.
+    """
+
+    stage: int
+    offload: str = "none"
+    gathers: bool = True
+    users: Mapping[str, Any] | None = None
+
+    def __str__(self) -> str:
+        resting = {"none": "", "optimizer": ", the optimizer's state in the host's memory"}
+        offloaded = resting.get(self.offload, ", all states in the host's memory")
+        slowly = "" if self.gathers else "; evaluations compute on partitioned weights, slowly"
+        return f"DeepSpeed ZeRO {self.stage}{offloaded}{slowly}"
+
+
+def zero_configuration(spec: JobSpec, setting: Setting, pinned: bool) -> dict[str, Any]:
+    """DeepSpeed's configuration of a job.
+
+    Batches and accumulation are ours (its counts are all 1, and what is accumulated is said with
+    every micro-batch). Gradients are added up and reduced in float32 in bf16 too.
+
+    Args:
+        pinned: whether offloaded memory is pinned, which only a GPU needs.
+    """
+    host = {"device": "cpu", "pin_memory": pinned}
+    zero: dict[str, Any] = {
+        "stage": setting.stage,
+        "reduce_bucket_size": BUCKET_ELEMENTS,
+        "allgather_bucket_size": BUCKET_ELEMENTS,
+    }
+    if setting.offload != "none":
+        zero["offload_optimizer"] = host
+    if setting.offload == "all":
+        zero["offload_param"] = host
+    users = dict(setting.users or {})
+    zero |= users.pop("zero_optimization", {})
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": spec.max_grad_norm,
+        "bf16": {"enabled": bool(spec.bf16), "check_grad_overflow": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's needs no compiler, and is fused too
+        "steps_per_print": None,
+        "zero_optimization": zero,
+        **users,
+    }
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed, quietly: it logs every import and every group of parameters."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    warnings.filterwarnings("ignore", ".*torch.distributed.*deprecated", FutureWarning)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        # Its reduction in shared memory is compiled at the first start; gloo needs no compiler.
+        deepspeed.ops.__compatible_ops__ = {}
+    return deepspeed
+
+
+def partitioning(spec: JobSpec, setting: Setting) -> AbstractContextManager[None]:
+    """Within it a model is partitioned as its modules are made, under ZeRO-3 alone."""
+    if setting.stage < 3:
+        return nullcontext()
+    pinned = torch.cuda.is_available()
+    config = zero_configuration(spec, setting, pinned)
+    context: AbstractContextManager[None] = import_deepspeed().zero.Init(
+        config_dict_or_path=config,  # its precision too: Init's own dtype is misread on a CPU
+        remote_device="cpu" if setting.offload == "all" else None,
+        pin_memory=pinned and setting.offload == "all",
+    )
+    return context
+
+
+class _LossModule(torch.nn.Module):
+    """A model and its loss as one module, for ZeRO-3 gathers weights when modules are called."""
+
+    def __init__(self, model: Model, loss: Loss):
+        super().__init__()
+        self.model = model
+        self._loss = loss
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self._loss(self.model, batch)
+
+
+class ZeroEngine:
+    """Trains a model whose states several processes share.
+
+    Attributes:
+        model: in the precision that computes; under ZeRO-3 each process holds a part of it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        spec: JobSpec,
+        loss: Loss,
+        world: World,
+        setting: Setting,
+        weights: Callable[[], Iterator[Named]],
+        whole_copy: Callable[[], Model],
+    ):
+        """Take a model that was made under `partitioning`, in the precision that computes.
+
+        Args:
+            weights: the model's tensors in full precision, for the float32 masters.
+            whole_copy: makes the same model, whole and without values, to evaluate in.
+        """
+        deepspeed = import_deepspeed()
+        self.model = model
+        self._world = world
+        self._whole_copy = whole_copy
+        if spec.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        self._gathers = setting.gathers
+        optimizer = None
+        if not spec.no_train:
+            optimizer = make_optimizer(model, spec)
+            self._scheduler = make_scheduler(optimizer, spec)
+        with redirect_stdout(io.StringIO()):  # where its bfloat16 optimizer reports on memory
+            self._engine, self._zero, _, _ = deepspeed.initialize(
+                model=_LossModule(model, loss),
+                optimizer=optimizer,
+                config=zero_configuration(spec, setting, torch.cuda.is_available()),
+                dist_init_required=False,
+            )
+        if spec.bf16 and not spec.no_train:
+            self._set_masters(weights())
+        self._engine.train()
+
+    def _set_masters(self, weights: Iterator[Named]) -> None:
+        """Give the float32 masters the digits that the bfloat16 model they were made of lacks."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+
+        by_name = self.model.state_dict(keep_vars=True)
+        for name, tensor in weights:
+            parameter: Any = by_name.get(model_name(self.model, by_name, name) or "")
+            if parameter is None or not parameter.requires_grad:
+                continue
+            if is_partitioned(parameter):
+                held = torch.zeros(parameter.ds_tensor.ds_numel)
+                part = own_part(parameter, tensor)
+                held[: len(part)] = part
+                safe_set_local_fp32_param(parameter, held)
+            else:
+                safe_set_full_fp32_param(parameter, tensor.float())
+
+    def add_gradient(self, batch: Batch, weight: float, last: bool) -> torch.Tensor:
+        self._engine.set_gradient_accumulation_boundary(last)
+        loss = self._engine(batch)
+        # DeepSpeed takes the mean over processes; ours is a sum.
+        self._engine.backward(loss * (weight * self._world.size))
+        detached: torch.Tensor = loss.detach()
+        return detached
+
+    def update(self) -> float:
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm())
+        if not self._engine.was_step_applied():
+            return float("nan")
+        self._scheduler.step()
+        return norm
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._zero.param_groups[0]["lr"])
+
+    @contextmanager
+    def evaluating(self) -> Iterator[tuple[Model, bool]]:
+        partitioned = is_partitioned(next(self.model.parameters()))
+        if partitioned and self._gathers:
+            whole = self._whole_copy()
+            self._gather_into(whole)
+            yield whole, False
+            return
+        self.model.eval()
+        yield self.model, partitioned
+        self.model.train()
+
+    def _gather_into(self, whole: Model) -> None:
+        """Give a whole model the values of the partitioned one, a tensor at a time."""
+        from deepspeed.runtime.zero import GatheredParameters
+
+        copies = saved_names(whole)
+        with torch.no_grad():
+            for name, parameter in saved_names(self.model).items():
+                if is_partitioned(parameter):
+                    with GatheredParameters([parameter]):
+                        copies[name].copy_(parameter)
+                else:
+                    copies[name].copy_(parameter)
+
+    def tensors(self) -> Iterator[Named]:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        for name, tensor in saved_names(self.model).items():
+            learned = isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
+            yield name, safe_get_full_fp32_param(tensor) if learned else tensor
