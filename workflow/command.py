@@ -116,6 +116,11 @@ def _contradictions(spec: JobSpec) -> list[Problem]:
                 "keep one of the two",
             )
         )
+    if spec.offload == "all" and spec.zero_stage in (1, 2):
+        found = f"all with --zero_stage {spec.zero_stage}"
+        expected = "--zero_stage 3, which alone divides parameters"
+        mend = "leave --zero_stage out, or use --offload optimizer"
+        problems.append(Problem("--offload", found, expected, mend))
     problems += _contradictions_of_task(spec)
     if spec.task == "seq2seq":
         problems += _contradictions_of_decoding(spec)

@@ -69,6 +69,7 @@ def use_fast_modules(model: torch.nn.Module, attention: bool) -> None:
                 setattr(module, name, torch.nn.GELU(approximate="tanh"))
             elif type(child) in (T5LayerNorm, MT5LayerNorm):
                 setattr(module, name, RootMeanSquareNorm.of(child))
+    model.train(model.training)  # the modules that took the place of others too
     if attention:
         model.set_attn_implementation(ATTENTION)  # type: ignore[operator]
 

@@ -1,6 +1,7 @@
 """A user's own DeepSpeed settings: what may be set there, and which flag is for what may not."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,16 @@ from workflow.errors import Problem, shorten
 ALLOWED = (
     "zero_optimization",
     "communication_data_type",
-    "prescale_gradients",
-    "gradient_predivide_factor",
     "comms_logger",
 )
 """Settings of DeepSpeed that are the user's; all others follow from the job."""
+
+_ZERO_REFUSED = (
+    "zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients",
+    "zero_quantized_nontrainable_weights", "compute_grad_norm", "zenflow", "legacy_stage1",
+    "memory_efficient_linear", "super_offload",
+)  # fmt: skip
+"""Settings of ZeRO that this project's loading, norms or exactness would not survive."""
 
 _FLAG_INSTEAD = {
     "train_batch_size": "--train_batch_size",
@@ -68,10 +74,47 @@ def read_deepspeed_file(
     elif stage not in (None, own_stage):
         mend = "keep one of the two"
         problems.append(Problem("--zero_stage", str(stage), f"{own_stage}, as {path} says", mend))
-    if offload not in (None, "none") and {"offload_optimizer", "offload_param"} & zero.keys():
+    own_offload = offload_of({"zero_optimization": zero})
+    if offload is not None and own_offload not in ("none", offload):
         mend = "keep one of the two"
-        problems.append(Problem("--offload", offload or "", f"what {path} says", mend))
-    return found | ({"zero_optimization": zero} if zero else {}), problems
+        problems.append(Problem("--offload", offload, f"{own_offload}, as {path} says", mend))
+    problems += [
+        Problem(f"{where}: {key}", "a setting that is not supported here", "none", "leave it out")
+        for key in _ZERO_REFUSED if key in zero
+    ]  # fmt: skip
+    return found | ({"zero_optimization": zero} if zero else {}), problems or _unreadable(
+        where, zero
+    )
+
+
+def offload_of(settings: Mapping[str, Any]) -> str:
+    """What DeepSpeed settings keep in the host's memory: none, optimizer or all."""
+    zero = settings.get("zero_optimization", {})
+    for offload, key in (("all", "offload_param"), ("optimizer", "offload_optimizer")):
+        if isinstance(zero.get(key), dict) and zero[key].get("device", "none") != "none":
+            return offload
+    return "none"
+
+
+def _unreadable(where: str, zero: dict[str, Any]) -> list[Problem]:
+    """What DeepSpeed itself would say of its settings, and devices that need a compiler."""
+    devices = [
+        zero[key].get("device") for key in ("offload_param", "offload_optimizer")
+        if isinstance(zero.get(key), dict)
+    ]  # fmt: skip
+    if "nvme" in devices:
+        mend = "use cpu"
+        return [Problem(f"{where}: device", "nvme", "cpu or none", mend)]
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # slow
+
+    try:
+        DeepSpeedZeroConfig(**zero)
+    except (ValueError, AssertionError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = shorten(" ".join(lines[1:3] or lines[:1]), 160).strip("'\"")
+        expected = "settings that DeepSpeed takes"
+        return [Problem(f"{where}: zero_optimization", told, expected, "correct it")]
+    return []
 
 
 def _refused(where: str, key: str) -> Problem:

@@ -51,8 +51,8 @@ def load_model(
         BadInput: where files are missing, broken or do not fit the configuration.
     """
     folder = Path(folder)
+    check_weight_files(folder)
     try:
-        weight_files(folder)
         model = build_model(folder, dropout_rate, growth, dtype)
         found = fill(model, weights_of(model, folder, growth))
     except LOADING_ERRORS as error:
@@ -61,6 +61,16 @@ def load_model(
     if problems:
         raise BadInput(problems)
     return model.eval()
+
+
+def check_weight_files(folder: Path) -> None:
+    """Raise BadInput where a folder's files of weights are not there or not readable."""
+    try:
+        for path in weight_files(folder):
+            with open(path, "rb"):
+                pass
+    except LOADING_ERRORS as error:
+        raise BadInput([unusable(folder, error, "weights that can be loaded")]) from error
 
 
 def build_model(

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from workflow.command import NO_MODEL
 from workflow.config import JobSpec, Place
-from workflow.deepspeed_file import read_deepspeed_file
+from workflow.deepspeed_file import offload_of, read_deepspeed_file
 from workflow.dry_run import render_plans
 from workflow.errors import BadInput, Problem
 from workflow.generate import POSITIONS_AT_ONCE
@@ -37,7 +39,7 @@ def plan_job(
     source = max(int(split.sources.lengths(spec.max_source_length).max()) for split in splits)
     target = max(int(split.targets.lengths(spec.max_target_length).max()) for split in splits)
     work = _work(spec, spec.bf16, source, max(1, target), len(data["eval"]))
-    asked = Asked(spec.zero_stage, spec.offload, spec.micro_batch_tokens, users)
+    asked = _asked(spec, users)
     machine = this_machine(world.size, world.local_size)
     plan = choose(sizes_of(folder), machine, work, asked, trains=not spec.no_train)
     assert plan.positions is not None
@@ -45,7 +47,7 @@ def plan_job(
 
 
 def dry_run(
-    spec: JobSpec, place: Place, mount: Mount, processes: int, problems: Sequence[Problem]
+    spec: JobSpec, place: Place, mount: Mount, world: World, problems: Sequence[Problem]
 ) -> list[str]:
     """What the job takes under each setting; of the model only its config.json is read.
 
@@ -55,6 +57,11 @@ def dry_run(
         BadInput: with what is wrong with the flags and the model's name.
     """
     problems = [*problems, *_contradictions(place)]
+    machine = _machine(place, world)
+    if place.plan_gpus is None:
+        problems += problems_of_processes(spec, world.size, world.local_size)
+    else:
+        problems += problems_of_processes(spec, machine.processes, 1)
     source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
     problems += found
     users: dict[str, Any] = {}
@@ -65,14 +72,37 @@ def dry_run(
     if problems:
         raise BadInput(problems)
     sizes = sizes_of(fetch_settings(source))
-    machine = _machine(place, processes)
-    bf16 = spec.bf16 if spec.bf16 is not None else machine.on_gpu or fast_bf16()
+    bf16 = spec.bf16 if spec.bf16 is not None else place.plan_gpus is not None or fast_bf16()
     target = spec.max_target_length if spec.task == "seq2seq" else 1
     work = _work(spec, bf16, spec.max_source_length, target, records=None)
-    asked = Asked(spec.zero_stage, spec.offload, spec.micro_batch_tokens, users)
+    asked = _asked(spec, users)
     trains = not spec.no_train
     found_plans = plans(sizes, machine, work, asked, trains)
     return render_plans(sizes, machine, work, found_plans, trains)
+
+
+def problems_of_processes(spec: JobSpec, processes: int, on_each: int) -> list[Problem]:
+    """What speaks against so many processes of a job, `on_each` of them on this machine."""
+    if 0 < (gpus := torch.cuda.device_count()) < on_each:
+        mend = "start as many processes as there are GPUs"
+        return [Problem("--num_processes", f"{on_each} on {gpus} GPUs", f"at most {gpus}", mend)]
+    if spec.optim != "adafactor" or spec.no_train:
+        return []
+    found = f"adafactor on {processes} processes"
+    if processes == 1:
+        if not (spec.zero_stage or spec.deepspeed or spec.offload not in (None, "none")):
+            return []
+        found = "adafactor under DeepSpeed"
+    expected = "adamw_torch there: ZeRO flattens tensors, and Adafactor would lose its factors"
+    mend = "use --optim adamw_torch, or one process in plain torch"
+    return [Problem("--optim", found, expected, mend)]
+
+
+def _asked(spec: JobSpec, users: Mapping[str, Any]) -> Asked:
+    """What the user settled, with a flag or in a DeepSpeed file."""
+    offload = offload_of(users) if "zero_optimization" in users else "none"
+    own = offload if offload != "none" else spec.offload
+    return Asked(spec.zero_stage, own, spec.micro_batch_tokens, users)
 
 
 def _work(spec: JobSpec, bf16: bool, source: int, target: int, records: int | None) -> Work:
@@ -91,15 +121,14 @@ def _work(spec: JobSpec, bf16: bool, source: int, target: int, records: int | No
     )
 
 
-def _machine(place: Place, processes: int) -> Machine:
+def _machine(place: Place, world: World) -> Machine:
     """The machine that --plan_* describe, else this one."""
     if place.plan_gpus is None:
-        return this_machine(processes, processes)
-    assert place.plan_gpu_memory is not None
+        return this_machine(world.size, world.local_size)
     return Machine(
         processes=place.plan_gpus * (place.plan_nodes or 1),
         on_each=place.plan_gpus,
-        device_memory=place.plan_gpu_memory,
+        device_memory=place.plan_gpu_memory or 0.0,
         host_memory=place.plan_host_memory,
     )
 

@@ -18,7 +18,7 @@ from workflow.hub import fetch_settings, load_config, load_tokenizer
 from workflow.machine import fast_bf16
 from workflow.mount import Mount, default_run_name, find_data, find_model, find_run_folder
 from workflow.optimizer import check_schedule
-from workflow.planning import plan_job
+from workflow.planning import plan_job, problems_of_processes
 from workflow.records import load_records
 from workflow.run_folder import SPEC_FILE
 from workflow.tasks import TASKS
@@ -77,7 +77,7 @@ def prepare(
     task = TASKS[spec.task](spec)
     splits = ["eval"] if spec.no_train else ["train", "eval"]
     world = world or World.alone()
-    problems = [*problems, *_problems_of_processes(spec, world.size)]
+    problems = [*problems, *problems_of_processes(spec, world.size, world.local_size)]
     users: dict[str, Any] = {}
     if spec.deepspeed is not None:
         path = Path(spec.deepspeed).expanduser()
@@ -121,19 +121,6 @@ def prepare(
     spec = dataclasses.replace(spec, micro_batch_tokens=positions)
     lock = mount.cache / "claim.lock"
     return Job(spec, task, tokenizer, model_tokens, audit, data, source, run_path, lock, setting)
-
-
-def _problems_of_processes(spec: JobSpec, processes: int) -> list[Problem]:
-    if spec.optim != "adafactor" or spec.no_train:
-        return []
-    found = f"adafactor on {processes} processes"
-    if processes == 1:
-        if not (spec.zero_stage or spec.deepspeed or spec.offload not in (None, "none")):
-            return []
-        found = "adafactor under DeepSpeed"
-    expected = "adamw_torch there: ZeRO flattens tensors, and Adafactor would lose its factors"
-    mend = "use --optim adamw_torch, or one process in plain torch"
-    return [Problem("--optim", found, expected, mend)]
 
 
 def _audited(

@@ -99,6 +99,15 @@ def write_refusal(folder: Path, error: BadInput) -> None:
     write_json(folder / STATUS_FILE, status | {"exit_status": error.exit_status})
 
 
+def note_crash(folder: Path, reason: str) -> None:
+    """Let status.json say why a run's processes ended, where none of them could or knew it."""
+    status = read_status(folder)
+    told = str(status.get("error", ""))
+    unknown = status.get("state") == "running" or told == "interrupted" or "gloo" in told
+    if is_run_folder(folder) and unknown:
+        write_json(folder / STATUS_FILE, status | {"state": "failed", "error": reason})
+
+
 def _not_free(folder: Path, found: str, expected: str, mend: str) -> BadInput:
     return BadInput([Problem(str(folder), found, expected, mend)])
 

@@ -34,7 +34,7 @@ class Share:
         dealt = deal(costs, self.world.size)
         for index in dealt[self.world.rank]:
             yield batches[index], True
-        if self.in_step:
+        if self.in_step and batches:
             cheapest = min(range(len(costs)), key=costs.__getitem__)
             for _ in range(max(map(len, dealt)) - len(dealt[self.world.rank])):
                 yield batches[cheapest], False

@@ -1,6 +1,8 @@
 """From a prepared job to a model in memory, and to the engine that trains it."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -10,7 +12,7 @@ from workflow.errors import WorkflowError
 from workflow.head import packs_rows
 from workflow.hub import fetch_weights
 from workflow.machine import pick_device
-from workflow.models import build_model, load_model, weights_of
+from workflow.models import build_model, check_weight_files, load_model, weights_of
 from workflow.prepare import Job
 from workflow.tasks.task import Batch
 from workflow.vocabulary import Growth
@@ -18,21 +20,38 @@ from workflow.weights import Model
 from workflow.world import World
 from workflow.zero import ZeroEngine, partitioning
 
+T = TypeVar("T")
+
 
 def load_together(job: Job, world: World) -> Model:
     """The job's model; raises BadInput on all processes where one of them cannot load it."""
+    folder = _together(world, lambda: _find_weights(job))
+    return _together(world, lambda: ready_model(job, folder))
+
+
+def _together(world: World, function: Callable[[], T]) -> T:
+    """What a function gives on each process; what it raises on one is raised on all.
+
+    Processes are to meet between what may fail on one of them and what takes all of them.
+    """
     failure: Exception | None = None
     try:
-        model = ready_model(job)
+        found = function()
     except WorkflowError as error:
         failure = error
     failure = world.agree(failure)
     if failure is not None:
         raise failure
-    return model
+    return found
 
 
-def ready_model(job: Job) -> Model:
+def _find_weights(job: Job) -> Path:
+    folder = fetch_weights(job.model_source)
+    check_weight_files(folder)
+    return folder
+
+
+def ready_model(job: Job, folder: Path) -> Model:
     """The job's model where it is to compute, with a row for each of the tokenizer's tokens.
 
     In float32 where this process is to train it alone: then the engine makes the copy that
@@ -45,7 +64,6 @@ def ready_model(job: Job) -> Model:
         tune_memory(keeps=setting is None)
     alone = setting is None and not spec.no_train
     dtype = torch.bfloat16 if spec.bf16 and not alone else torch.float32
-    folder = fetch_weights(job.model_source)
     if setting is not None and setting.stage == 3:
         with partitioning(spec, setting):
             model = load_model(folder, spec.dropout_rate, growth_of(job), dtype)
@@ -91,5 +109,4 @@ def _whole_copy(job: Job, folder: Path) -> Model:
 def _made_fast(model: Model, device: torch.device) -> Model:
     if device.type == "cpu":
         use_fast_modules(model, attention=packs_rows(model))
-    evaluating: Model = model.eval()  # with the modules that took the place of others
-    return evaluating
+    return model

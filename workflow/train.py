@@ -117,12 +117,8 @@ def train(job: Job, engine: Engine, run: RunFolder, progress: Progress, world: W
             if evaluation_due(step, spec):
                 metrics = _evaluate(job, engine, step, run, world)
             if save_due(step, spec):
-                write_checkpoint(run.path, step, engine, job.tokenizer, world)
-                best_by = spec.metric_for_best_model
-                progress.note_checkpoint(step, best_by, metrics.get(best_by))
-                if world.is_main:
-                    rotate_checkpoints(run.path, spec.save_total_limit, progress.best_step)
-                run.write_status("running", progress)
+                best_by = metrics.get(spec.metric_for_best_model)
+                _save(job, engine, step, best_by, run, progress, world)
 
 
 @dataclass(frozen=True)
@@ -211,6 +207,27 @@ def _announce(job: Job, model: Model, world: World) -> None:
 def _evaluate(job: Job, engine: Engine, step: int, run: RunFolder, world: World) -> dict[str, Any]:
     with engine.evaluating() as (model, in_step):
         return evaluate(job, model, step, run, world, in_step)
+
+
+def _save(
+    job: Job,
+    engine: Engine,
+    step: int,
+    best_by: float | None,
+    run: RunFolder,
+    progress: Progress,
+    world: World,
+) -> None:
+    """Write a checkpoint, then remove those that are neither among the newest nor the best.
+
+    Args:
+        best_by: what the step was evaluated at, of the metric that says what is best.
+    """
+    write_checkpoint(run.path, step, engine, job.tokenizer, world)
+    progress.note_checkpoint(step, job.spec.metric_for_best_model, best_by)
+    keep = job.spec.save_total_limit
+    world.by_main(lambda: rotate_checkpoints(run.path, keep, progress.best_step))
+    run.write_status("running", progress)
 
 
 def _non_finite_error(step: int, what: str, micro_batches: Sequence[MicroBatch]) -> RunFailed:

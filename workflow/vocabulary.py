@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
 from transformers import PreTrainedTokenizerFast
@@ -103,8 +104,9 @@ class Growth:
         row is the mean of the known ones and a little noise, so that it begins where words are.
         """
         known = weight[: self.old_tokens].float()
-        generator = torch.Generator().manual_seed(0)
         shape = self.new_tokens - self.old_tokens, weight.shape[1]
-        noise = torch.randn(shape, generator=generator)
+        # Not torch's numbers: within deepspeed.zero.Init those are made on its device and rounded.
+        drawn = np.random.default_rng(0).standard_normal(shape, np.float32)
+        noise = torch.from_numpy(drawn)
         new = known.mean(0) + 0.1 * known.std(0) * noise
         return torch.cat([known, new, weight[self.new_tokens :].float()])

@@ -6,7 +6,6 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -176,39 +175,38 @@ def write_weights(
     names = [_file_name(number, len(shards)) for number in range(len(shards))]
     of_tensor = {name: number for number, shard in enumerate(shards) for name in shard}
     failure: OSError | None = None
-    open_file: tuple[int, BinaryIO] | None = None
-    for name, tensor in tensors:
-        number = of_tensor[name]
-        if not mine(number) or failure is not None:
+    current: int | None = None
+    file: BinaryIO | None = None
+    for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
+        assert (name, tensor.shape) == (expected, shape)
+        if not mine(of_tensor[name]) or failure is not None:
             continue
         try:
-            if open_file is None or open_file[0] != number:
-                _close(open_file)
-                open_file = number, open(folder / names[number], "wb")  # noqa: SIM115
-                open_file[1].write(_header({n: shapes[n] for n in shards[number]}))
-            values = tensor.detach().to("cpu", torch.float32).contiguous()
-            open_file[1].write(values.reshape(-1).numpy().data)
+            if of_tensor[name] != current:
+                full, file, current = file, None, of_tensor[name]
+                _close(full)
+                file = open(folder / names[current], "wb")  # noqa: SIM115
+                file.write(_header({n: shapes[n] for n in shards[current]}))
+            assert file is not None
+            file.write(tensor.detach().to("cpu", torch.float32).reshape(-1).numpy().data)
         except OSError as error:
             failure = error
-            if open_file is not None:
-                with suppress(OSError):  # it would write what is left, again in vain
-                    open_file[1].close()
-                open_file = None
     try:
-        _close(open_file)
+        _close(file)
     except OSError as error:
-        failure = error
+        failure = failure or error
     if failure is not None:
         raise failure
     if len(shards) > 1 and mine(0):
         _write_index(folder, shapes, {name: names[number] for name, number in of_tensor.items()})
 
 
-def _close(file: tuple[int, BinaryIO] | None) -> None:
+def _close(file: BinaryIO | None) -> None:
+    """Close a file whose content is on the disk; closed it is in any case."""
     if file is not None:
-        with file[1] as stream:
-            stream.flush()
-            os.fsync(stream.fileno())
+        with file:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _shards(shapes: Mapping[str, torch.Size]) -> list[list[str]]:

@@ -4,18 +4,21 @@ import datetime
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, rendezvous  # type: ignore[attr-defined]
 
-from workflow.errors import BadInput, Problem, WorkflowError
+from workflow.errors import RunFailed, WorkflowError
 
 T = TypeVar("T")
 
 LONGEST_WAIT = datetime.timedelta(days=1)
 """For a rank that evaluates, writes or tokenizes; one that died is noticed by the launcher."""
+LONGEST_GOODBYE = datetime.timedelta(seconds=10)
+"""For all ranks to leave, once one has."""
 
 
 class World:
@@ -59,25 +62,31 @@ class World:
     def after_main(self, prepare: Callable[[], T]) -> T:
         """What `prepare` gives, on rank 0 first: the others find in the cache what it made.
 
-        Raises:
-            BadInput: on all ranks where it is raised on rank 0.
+        What is raised on rank 0 is raised on all.
         """
         if self._store is None:
             return prepare()
         self._prepared += 1
         key = f"prepared {self._prepared}"
         if not self.is_main:
-            said = self._store.get(key).decode()
-            if said:
-                raise BadInput([Problem("rank 0", said, "a job that can begin", "see its message")])
-            return prepare()
+            self._raise_of(key, 0)
+        failure: Exception | None = None
         try:
             prepared = prepare()
-        except WorkflowError as error:
-            self._store.set(key, str(error))
-            raise
-        self._store.set(key, "")
+        except Exception as error:
+            failure = error
+        self._store.set(f"{key} {self.rank}", pickle.dumps(failure and _to_tell(failure)))
+        for rank in range(self.size):
+            if rank == self.rank and failure is not None:
+                raise failure
+            self._raise_of(key, rank)
         return prepared
+
+    def _raise_of(self, key: str, rank: int) -> None:
+        """Raise what a rank said that it failed of, as soon as it says how it went."""
+        failure = pickle.loads(self._store.get(f"{key} {rank}"))
+        if failure is not None:
+            raise _shared(failure)
 
     def decided_by_main(self, decide: Callable[[], T]) -> T:
         """What `decide` gives on rank 0, on every rank; within `after_main`, before `begin`."""
@@ -115,9 +124,15 @@ class World:
         )
 
     def end(self) -> None:
-        """Leave the world in peace."""
+        """Leave the world in peace: rank 0, which may hold the store, after the others."""
         if dist.is_initialized():
             dist.destroy_process_group()
+        if self._store is not None:
+            with suppress(RuntimeError):  # the store is gone with rank 0, or a rank with its job
+                self._store.set(f"left {self.rank}", "")
+                if self.is_main:
+                    keys = [f"left {rank}" for rank in range(self.size)]
+                    self._store.wait(keys, LONGEST_GOODBYE)
 
     def gather(self, value: T) -> list[T]:
         """The value of every rank, by rank, on every rank."""
@@ -144,17 +159,37 @@ class World:
         if self.size == 1:
             return function()
         outcome: list[Any] = [None, None]
+        failure: Exception | None = None
         if self.is_main:
             try:
                 outcome[0] = function()
-            except (WorkflowError, OSError) as error:
-                outcome[1] = error
+            except Exception as error:  # which ends all processes, each by raising it
+                failure = error
+                outcome[1] = _to_tell(error)
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise outcome[1]
+            raise failure or _shared(outcome[1])
         result: T = outcome[0]
         return result
 
     def agree(self, error: Exception | None) -> Exception | None:
         """The first error that any rank has, by rank, on every rank."""
-        return next((found for found in self.gather(error) if found is not None), None)
+        found = next((found for found in self.gather(error) if found is not None), None)
+        return None if found is None else _shared(found)
+
+
+def is_shared(error: BaseException) -> bool:
+    """Whether an error is raised on all processes, of which the main one tells it."""
+    return bool(getattr(error, "shared", False))
+
+
+def _shared(error: Exception) -> Exception:
+    error.shared = True  # type: ignore[attr-defined]
+    return error
+
+
+def _to_tell(error: Exception) -> Exception:
+    """What the other processes are told of an error: itself, where it can be sent."""
+    if isinstance(error, WorkflowError | OSError):
+        return error
+    return RunFailed(f"rank 0 failed ({type(error).__name__}: {error})")

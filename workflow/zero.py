@@ -229,8 +229,14 @@ class ZeroEngine:
                     copies[name].copy_(parameter)
 
     def tensors(self) -> Iterator[Named]:
+        from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
         for name, tensor in saved_names(self.model).items():
-            learned = isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
-            yield name, safe_get_full_fp32_param(tensor) if learned else tensor
+            if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad:
+                yield name, safe_get_full_fp32_param(tensor)
+            elif is_partitioned(tensor):
+                with GatheredParameters([tensor]):
+                    yield name, tensor
+            else:
+                yield name, tensor

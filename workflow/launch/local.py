@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # slow: a worker calls die_with_parent before it imports torc
     from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
 LAUNCHER_VARIABLE = "WORKFLOW_LAUNCHER"
-SHUTDOWN_SECONDS = 600  # to save and end in, after a signal to the launcher
+SHUTDOWN_SECONDS = 60  # to end in, after a signal to the launcher
 GRACE_SECONDS = 3.0  # to end in after another worker's death: those blocked in C++ never will
 POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
@@ -101,6 +101,9 @@ def tell_signal(ending: Ending, processes: int) -> str:
 def _prepare_environment(processes: int) -> None:
     """What the workers inherit, and a torch that says nothing of its own."""
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
+    # What is ignored stays so, as SIGHUP under nohup: torch would handle it.
+    kept = [number.name for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(kept)
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(threads)
     torch_log = logging.getLogger("torch.distributed.elastic")
