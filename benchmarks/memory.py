@@ -20,6 +20,8 @@ SOURCE, TARGET = 128, 64
 EVAL_RECORDS, NEW_TOKENS = 4, 4
 MICRO_BATCHES = 2
 """Of each process in each of the two steps."""
+SMALL_BUCKET = 40_000_000
+"""Elements: of a larger model the default holds as small a part."""
 AIM = 0.15
 EVERY = 0.004
 """Seconds between two looks at the processes."""
@@ -37,13 +39,18 @@ SHAPES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """A job that is measured; stage 0 is plain torch."""
+    """A job that is measured; stage 0 is plain torch.
+
+    Attributes:
+        bucket: elements that are reduced at once, where not the default.
+    """
 
     shape: str
     precision: str
     stage: int
     offload: str = "none"
     positions: int = 384
+    bucket: int | None = None
 
     @property
     def processes(self) -> int:
@@ -51,7 +58,15 @@ class Trial:
 
     def __str__(self) -> str:
         setting = f"zero{self.stage} {self.offload}" if self.stage else "plain"
-        return f"{self.shape} {self.precision} {setting} {self.positions}"
+        bucket = f" {self.bucket}" if self.bucket else ""
+        return f"{self.shape} {self.precision} {setting} {self.positions}{bucket}"
+
+    @property
+    def users(self) -> dict[str, Any]:
+        """What is asked of DeepSpeed besides."""
+        if self.bucket is None:
+            return {}
+        return {"zero_optimization": {"stage": self.stage, "reduce_bucket_size": self.bucket}}
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,9 @@ def trials() -> list[Trial]:
     found += [Trial("wide", "bf16", stage, positions=1152) for stage in (0, 2)]
     found += [Trial("deep", "fp32", *setting) for setting in fewer]
     found += [Trial("deep", "bf16", stage) for stage in (0, 1, 2, 3)]
-    return found + [Trial("deep", "bf16", stage, positions=1152) for stage in (0, 3)]
+    found += [Trial("deep", "bf16", stage, positions=1152) for stage in (0, 3)]
+    small = [("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 2), ("bf16", 3)]
+    return found + [Trial("wide", *kind, bucket=SMALL_BUCKET) for kind in small]
 
 
 def make_model(folder: Path, shape: dict[str, int]) -> None:
@@ -151,7 +168,7 @@ def prediction(mount: Path, trial: Trial) -> tuple[int, float, str]:
         on_gpu=False,
         generated=EVAL_RECORDS * (SOURCE + NEW_TOKENS),
     )
-    setting = Setting(trial.stage, trial.offload) if trial.stage else None
+    setting = Setting(trial.stage, trial.offload, users=trial.users) if trial.stage else None
     need = predict(sizes, work, setting)
     both = {phase.name: sum(phase.device.values()) + sum(phase.host.values())
             for phase in need.phases}  # fmt: skip
@@ -160,7 +177,11 @@ def prediction(mount: Path, trial: Trial) -> tuple[int, float, str]:
 
 def peaks(mount: Path, trial: Trial) -> list[float]:
     """The peak of each of a job's processes: anonymous and shared bytes, without mapped files."""
-    (mount / "jobs.json").write_text(json.dumps([job(trial)]))
+    flags = job(trial)
+    if trial.users:
+        flags["deepspeed"] = str(mount / "deepspeed.json")
+        (mount / "deepspeed.json").write_text(json.dumps(trial.users))
+    (mount / "jobs.json").write_text(json.dumps([flags]))
     command = [sys.executable, str(ROOT / "benchmarks" / "several_jobs.py"), str(mount),
                str(mount / "jobs.json")]  # fmt: skip
     port = free_port()
@@ -234,6 +255,7 @@ def line(found: Found) -> str:
     trial = found.trial
     setting = f"ZeRO {trial.stage}" if trial.stage else "plain torch"
     setting += f", offload {trial.offload}" * (trial.offload != "none")
+    setting += f", buckets of {trial.bucket / 1e6:.0f} million" if trial.bucket else ""
     ratio = f"{found.ratio:.2f}"
     if abs(found.ratio - 1) > AIM:
         ratio = f"**{ratio}**"

@@ -146,6 +146,7 @@ def test_a_step_that_is_not_finite_changes_nothing(mount: Mount) -> None:
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("step ")]
         assert "is not finite, computing records train[" in line
         assert "the model was not changed by this step" in line
+        assert "process 2 of 2" not in done.stderr  # told once
         assert "Traceback" not in done.stderr
         status = json.loads((mount.models / "wild" / "status.json").read_text())
         assert status["state"] == "failed"
@@ -233,8 +234,8 @@ def test_bad_input_ends_before_a_process_is_started(more: Mount) -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "--optim: found adafactor on 2 processes; expected adamw_torch there: ZeRO flattens "
-        "tensors, and Adafactor would lose its factors; use --optim adamw_torch, or one process in "
-        "plain torch\n"
+        "tensors, and Adafactor would lose its factors; use --optim adamw_torch, or "
+        "--num_processes 1 in plain torch\n"
     )
     assert not (more.models / "bad").exists()
 
@@ -331,9 +332,8 @@ def test_what_is_wrong_on_one_rank_alone_ends_all_and_is_told(mount: Mount) -> N
     )
     assert (first.returncode, second.returncode) == (2, 2)
     assert first.stderr.count("no such data") == 1
-    assert "process 2 of 2: " in second.stderr
-    assert str(elsewhere) in second.stderr
-    assert "Traceback" not in first.stderr + second.stderr
+    assert str(elsewhere) in first.stderr
+    assert second.stderr == ""
 
 
 def test_new_tokens_are_the_same_in_every_stage(mount: Mount, read_lines: Lines) -> None:

@@ -11,7 +11,7 @@ from workflow.files import begin_folder, discard_folder, finish_folder
 from workflow.models import save_settings, saved_shapes
 from workflow.mount import CHECKPOINT_NAME
 from workflow.weights import write_weights
-from workflow.world import World
+from workflow.world import World, shared
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -46,10 +46,11 @@ def write_checkpoint(run: Path, step: int, engine: Engine, tokenizer: Any, world
             raise failure
         world.by_main(lambda: _finish(partial, folder, engine, tokenizer))
     except OSError as error:
-        raise RunFailed(
+        told = (
             f"step {step}: {folder} could not be written ({error}); earlier checkpoints are whole; "
             "free space, or mend the folder's permissions, and start again"
-        ) from error
+        )
+        raise shared(RunFailed(told)) from error
     finally:
         if partial is not None and world.is_main:
             shutil.rmtree(partial, ignore_errors=True)  # which has become the folder if all is well

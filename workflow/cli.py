@@ -69,6 +69,7 @@ def _run(spec: JobSpec, place: Place, problems: list[Problem], arguments: list[s
     """Run a job that no launcher started: here, or in several processes; returns its status."""
     processes = _processes_to_start(place)
     if processes > 1:
+        problems = [*problems, *_problems_of_gpus(processes)]
         return _launch(spec, place, problems, arguments, processes)
     from workflow.train import run_job  # slow: torch and transformers
 
@@ -106,6 +107,16 @@ def _processes_to_start(place: Place) -> int:
     return max(1, torch.cuda.device_count())
 
 
+def _problems_of_gpus(processes: int) -> list[Problem]:
+    """NCCL takes one process a GPU."""
+    import torch
+
+    if not 0 < (gpus := torch.cuda.device_count()) < processes:
+        return []
+    mend = "start as many as there are GPUs, or none visible (CUDA_VISIBLE_DEVICES=) for CPUs"
+    return [Problem("--num_processes", f"{processes} on {gpus} GPUs", f"at most {gpus}", mend)]
+
+
 def _launch(
     spec: JobSpec, place: Place, problems: list[Problem], arguments: list[str], processes: int
 ) -> int:
@@ -121,15 +132,16 @@ def _launch(
         tell_audit(job)
         return 0
     status = launch_local(sys.argv[0], arguments, processes)
-    if status > 2:
+    if status > 2:  # of 0, 1 and 2 the processes have told themselves
         note_crash(job.run_path, _reason(status))
     return status
 
 
 def _reason(status: int) -> str:
-    if status <= 128:
-        return f"a process ended with status {status}"
-    return f"a process was ended by {signal.Signals(status - 128).name}"
+    known = {number.value: number.name for number in signal.Signals}
+    if status - 128 in known:
+        return f"a process was ended by {known[status - 128]}"
+    return f"a process ended with status {status}"
 
 
 def _dry_run(

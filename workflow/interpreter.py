@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 
-PACKAGES = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "tqdm")
+PACKAGES = ("torch", "transformers", "deepspeed", "huggingface_hub", "safetensors", "numpy", "tqdm")
 
 
 def ensure_packages(script):

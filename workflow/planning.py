@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from workflow.command import NO_MODEL
 from workflow.config import JobSpec, Place
 from workflow.deepspeed_file import offload_of, read_deepspeed_file
@@ -58,10 +56,7 @@ def dry_run(
     """
     problems = [*problems, *_contradictions(place)]
     machine = _machine(place, world)
-    if place.plan_gpus is None:
-        problems += problems_of_processes(spec, world.size, world.local_size)
-    else:
-        problems += problems_of_processes(spec, machine.processes, 1)
+    problems += problems_of_processes(spec, machine.processes)
     source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
     problems += found
     users: dict[str, Any] = {}
@@ -81,11 +76,8 @@ def dry_run(
     return render_plans(sizes, machine, work, found_plans, trains)
 
 
-def problems_of_processes(spec: JobSpec, processes: int, on_each: int) -> list[Problem]:
-    """What speaks against so many processes of a job, `on_each` of them on this machine."""
-    if 0 < (gpus := torch.cuda.device_count()) < on_each:
-        mend = "start as many processes as there are GPUs"
-        return [Problem("--num_processes", f"{on_each} on {gpus} GPUs", f"at most {gpus}", mend)]
+def problems_of_processes(spec: JobSpec, processes: int) -> list[Problem]:
+    """What speaks against so many processes of a job."""
     if spec.optim != "adafactor" or spec.no_train:
         return []
     found = f"adafactor on {processes} processes"
@@ -94,7 +86,7 @@ def problems_of_processes(spec: JobSpec, processes: int, on_each: int) -> list[P
             return []
         found = "adafactor under DeepSpeed"
     expected = "adamw_torch there: ZeRO flattens tensors, and Adafactor would lose its factors"
-    mend = "use --optim adamw_torch, or one process in plain torch"
+    mend = "use --optim adamw_torch, or --num_processes 1 in plain torch"
     return [Problem("--optim", found, expected, mend)]
 
 

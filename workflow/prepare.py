@@ -77,7 +77,7 @@ def prepare(
     task = TASKS[spec.task](spec)
     splits = ["eval"] if spec.no_train else ["train", "eval"]
     world = world or World.alone()
-    problems = [*problems, *problems_of_processes(spec, world.size, world.local_size)]
+    problems = [*problems, *problems_of_processes(spec, world.size)]
     users: dict[str, Any] = {}
     if spec.deepspeed is not None:
         path = Path(spec.deepspeed).expanduser()

@@ -103,7 +103,8 @@ def note_crash(folder: Path, reason: str) -> None:
     """Let status.json say why a run's processes ended, where none of them could or knew it."""
     status = read_status(folder)
     told = str(status.get("error", ""))
-    unknown = status.get("state") == "running" or told == "interrupted" or "gloo" in told
+    unknown = status.get("state") == "running" or told == "interrupted"
+    unknown = unknown or "gloo" in told or told.startswith("Dist")  # lost another process
     if is_run_folder(folder) and unknown:
         write_json(folder / STATUS_FILE, status | {"state": "failed", "error": reason})
 

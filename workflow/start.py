@@ -32,12 +32,13 @@ def load_together(job: Job, world: World) -> Model:
 def _together(world: World, function: Callable[[], T]) -> T:
     """What a function gives on each process; what it raises on one is raised on all.
 
-    Processes are to meet between what may fail on one of them and what takes all of them.
+    (Of what a user can mend: anything else ends its process, and a launcher the others.) Processes
+    are to meet between what may fail on one of them and what takes all of them.
     """
     failure: Exception | None = None
     try:
         found = function()
-    except WorkflowError as error:
+    except (WorkflowError, OSError) as error:
         failure = error
     failure = world.agree(failure)
     if failure is not None:
@@ -54,16 +55,16 @@ def _find_weights(job: Job) -> Path:
 def ready_model(job: Job, folder: Path) -> Model:
     """The job's model where it is to compute, with a row for each of the tokenizer's tokens.
 
-    In float32 where this process is to train it alone: then the engine makes the copy that
-    computes. Under ZeRO-3 it is partitioned, and left as it is: a task may read weights without
-    calling their modules, which would not gather them.
+    In float32 where plain torch is to train it: then the engine makes the copy that computes. Under
+    ZeRO-3 it is partitioned, and left as it is: a task may read weights without calling their
+    modules, which would not gather them.
     """
     device = pick_device()
     spec, setting = job.spec, job.setting
     if device.type == "cpu":
         tune_memory(keeps=setting is None)
-    alone = setting is None and not spec.no_train
-    dtype = torch.bfloat16 if spec.bf16 and not alone else torch.float32
+    keeps_masters = setting is None and not spec.no_train
+    dtype = torch.bfloat16 if spec.bf16 and not keeps_masters else torch.float32
     if setting is not None and setting.stage == 3:
         with partitioning(spec, setting):
             model = load_model(folder, spec.dropout_rate, growth_of(job), dtype)

@@ -25,7 +25,7 @@ from workflow.progress import LogWindow, Progress, peak_memory_gb
 from workflow.run_folder import RunFolder, claim_run_folder, is_finished
 from workflow.start import load_together, make_engine
 from workflow.weights import Model, whole_shape
-from workflow.world import World
+from workflow.world import World, shared
 
 
 def run_job(
@@ -78,10 +78,10 @@ def tell_audit(job: Job) -> None:
 def evaluate_only(job: Job, model: Model, run: RunFolder, progress: Progress, world: World) -> None:
     """Evaluate the model as it was loaded; its step is that of its checkpoint's name, else 0."""
     progress.step = evaluated_step(job.model_source)
-    if job.setting is None:
+    if job.setting is None:  # no engine, whose optimizer would take memory
         evaluate(job, model, progress.step, run, world)
     else:
-        _evaluate(job, make_engine(job, model, world), progress.step, run, world)
+        _evaluate_engine(job, make_engine(job, model, world), progress.step, run, world)
 
 
 def train(job: Job, engine: Engine, run: RunFolder, progress: Progress, world: World) -> None:
@@ -93,7 +93,7 @@ def train(job: Job, engine: Engine, run: RunFolder, progress: Progress, world: W
     window = LogWindow()
 
     if spec.eval_on_start:
-        _evaluate(job, engine, 0, run, world)
+        _evaluate_engine(job, engine, 0, run, world)
     with progress_bar(spec.max_steps, "train", unit="step", leave=True) as bar:
         for step in range(1, spec.max_steps + 1):
             window.begin_step()
@@ -115,7 +115,7 @@ def train(job: Job, engine: Engine, run: RunFolder, progress: Progress, world: W
                 window = LogWindow()
             metrics: dict[str, Any] = {}
             if evaluation_due(step, spec):
-                metrics = _evaluate(job, engine, step, run, world)
+                metrics = _evaluate_engine(job, engine, step, run, world)
             if save_due(step, spec):
                 best_by = metrics.get(spec.metric_for_best_model)
                 _save(job, engine, step, best_by, run, progress, world)
@@ -144,6 +144,7 @@ def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World
     normalizer = job.task.normalizer(split, plan.examples, spec)
     # What is drawn in a step depends on seed, step and rank, not on what was drawn before.
     torch.manual_seed(seed_from(spec.seed, step, world.rank))
+    # () where this rank has no work: it takes part in every reduction all the same.
     micro_batches = plan.of_rank(world.rank)
     losses = []
     for number, rows in enumerate(micro_batches, start=1):
@@ -151,7 +152,7 @@ def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World
         weight = 1 / normalizer if rows else 0.0
         loss = engine.add_gradient(batch, weight, last=number == len(micro_batches))
         losses.append(loss if rows else torch.zeros_like(loss))
-    by_micro_batch = torch.stack(losses).tolist()
+    by_micro_batch = torch.stack(losses).tolist()  # one wait for the device a step
     summed_loss = world.sum(sum(by_micro_batch))
     if not np.isfinite(summed_loss):
         bad = [rows for rows, loss in zip(micro_batches, by_micro_batch, strict=True)
@@ -204,7 +205,9 @@ def _announce(job: Job, model: Model, world: World) -> None:
         )  # fmt: skip
 
 
-def _evaluate(job: Job, engine: Engine, step: int, run: RunFolder, world: World) -> dict[str, Any]:
+def _evaluate_engine(
+    job: Job, engine: Engine, step: int, run: RunFolder, world: World
+) -> dict[str, Any]:
     with engine.evaluating() as (model, in_step):
         return evaluate(job, model, step, run, world, in_step)
 
@@ -234,10 +237,11 @@ def _non_finite_error(step: int, what: str, micro_batches: Sequence[MicroBatch])
     records = np.sort(np.concatenate([row for rows in micro_batches for row in rows]))
     named = ", ".join(f"train[{i}]" for i in records[:20])
     more = f" and {len(records) - 20} more" if len(records) > 20 else ""
-    return RunFailed(
+    told = (
         f"step {step}: {what}, computing records {named}{more}; the model was not changed by this "
         "step; look at those records, lower --learning_rate, or use --bf16 false"
     )
+    return shared(RunFailed(told))
 
 
 def _show(figures: dict[str, Any], bar: Any) -> None:

@@ -14,6 +14,7 @@ from torch.distributed import HashStore, PrefixStore, rendezvous  # type: ignore
 from workflow.errors import RunFailed, WorkflowError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 LONGEST_WAIT = datetime.timedelta(days=1)
 """For a rank that evaluates, writes or tokenizes; one that died is noticed by the launcher."""
@@ -23,6 +24,9 @@ LONGEST_GOODBYE = datetime.timedelta(seconds=10)
 
 class World:
     """All processes of a job, of which rank 0 is the one that speaks and writes.
+
+    Before `begin` they meet at a store: `after_main` runs on all, rank 0 first; `decided_by_main`
+    on rank 0, its result is everyone's. After it all must call alike: `by_main`, `agree`, `gather`.
 
     Attributes:
         rank, size: which process this is, of how many.
@@ -78,7 +82,7 @@ class World:
         self._store.set(f"{key} {self.rank}", pickle.dumps(failure and _to_tell(failure)))
         for rank in range(self.size):
             if rank == self.rank and failure is not None:
-                raise failure
+                raise shared(failure)
             self._raise_of(key, rank)
         return prepared
 
@@ -86,7 +90,7 @@ class World:
         """Raise what a rank said that it failed of, as soon as it says how it went."""
         failure = pickle.loads(self._store.get(f"{key} {rank}"))
         if failure is not None:
-            raise _shared(failure)
+            raise shared(failure)
 
     def decided_by_main(self, decide: Callable[[], T]) -> T:
         """What `decide` gives on rank 0, on every rank; within `after_main`, before `begin`."""
@@ -168,22 +172,18 @@ class World:
                 outcome[1] = _to_tell(error)
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise failure or _shared(outcome[1])
+            raise failure or shared(outcome[1])
         result: T = outcome[0]
         return result
 
     def agree(self, error: Exception | None) -> Exception | None:
         """The first error that any rank has, by rank, on every rank."""
         found = next((found for found in self.gather(error) if found is not None), None)
-        return None if found is None else _shared(found)
+        return None if found is None else shared(found)
 
 
-def is_shared(error: BaseException) -> bool:
-    """Whether an error is raised on all processes, of which the main one tells it."""
-    return bool(getattr(error, "shared", False))
-
-
-def _shared(error: Exception) -> Exception:
+def shared(error: E) -> E:
+    """An error that is raised on all processes, of which the main one tells it."""
     error.shared = True  # type: ignore[attr-defined]
     return error
 

@@ -1,11 +1,11 @@
-"""The engine of several processes: DeepSpeed's ZeRO 1, 2 and 3, from a configuration of our own."""
+"""The engine over DeepSpeed's ZeRO 1, 2 and 3: for several processes, or one that offloads."""
 
 import io
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,9 +96,7 @@ def import_deepspeed() -> Any:
 
 
 def partitioning(spec: JobSpec, setting: Setting) -> AbstractContextManager[None]:
-    """Within it a model is partitioned as its modules are made, under ZeRO-3 alone."""
-    if setting.stage < 3:
-        return nullcontext()
+    """A model made within it is partitioned as its modules are made (ZeRO-3)."""
     pinned = torch.cuda.is_available()
     config = zero_configuration(spec, setting, pinned)
     context: AbstractContextManager[None] = import_deepspeed().zero.Init(
@@ -122,7 +120,7 @@ class _LossModule(torch.nn.Module):
 
 
 class ZeroEngine:
-    """Trains a model whose states several processes share.
+    """Trains a model whose states are divided among processes, or rest in the host's memory.
 
     Attributes:
         model: in the precision that computes; under ZeRO-3 each process holds a part of it.
@@ -138,7 +136,7 @@ class ZeroEngine:
         weights: Callable[[], Iterator[Named]],
         whole_copy: Callable[[], Model],
     ):
-        """Take a model that was made under `partitioning`, in the precision that computes.
+        """Take a model in the precision that computes; for stage 3 one made under `partitioning`.
 
         Args:
             weights: the model's tensors in full precision, for the float32 masters.
