@@ -116,7 +116,11 @@ def addition_records(count: int, start: int = 0) -> list[dict[str, Any]]:
 @pytest.fixture
 def mount(tmp_path: Path) -> Mount:
     """A mount with the model `small` (random, Flan-T5's layout) and the data `sums`."""
-    made = Mount(tmp_path / "mount")
+    return make_mount(tmp_path / "mount")
+
+
+def make_mount(root: Path) -> Mount:
+    made = Mount(root)
     made.data.mkdir(parents=True)
     write_hub_folder(make_t5(), made.models / "small", "safetensors")
     write_data(made, "sums", addition_records(24), addition_records(7, start=5))

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import ROOT, make_t5, write_data, write_hub_folder
+from conftest import ROOT, make_mount, make_t5, write_data, write_hub_folder
 from safetensors.torch import load_file
 
 from workflow.mount import Mount
@@ -46,10 +46,15 @@ def job(task: str, name: str, **flags: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def more(mount: Mount) -> Mount:
-    """The mount with records to score besides: 7 to evaluate, as of the sums."""
+    """The mount with records to score besides."""
+    write_scored(mount)
+    return mount
+
+
+def write_scored(mount: Mount) -> None:
+    """7 records to evaluate, as of the sums."""
     records = [{"input": f"is {i * i} more than {7 * i}?", "target": i % 5 / 4} for i in range(31)]
     write_data(mount, "more", records[:24], records[24:])
-    return mount
 
 
 def curve(run: Path, read_lines: Lines) -> list[float]:
@@ -88,33 +93,37 @@ def assert_same_run(run: Path, plain: Path, read_lines: Lines) -> None:
     assert metrics["loss"] == pytest.approx(wanted_metrics["loss"], rel=1e-6)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Mount:
+    """A mount with one run of each task in plain torch, to compare those of other worlds with."""
+    made = make_mount(tmp_path_factory.mktemp("plain") / "mount")
+    write_scored(made)
+    run_world(made, 1, [job(task, f"plain-{task}") for task in ("seq2seq", "clf")])
+    return made
+
+
 @pytest.mark.parametrize(
     ("processes", "settings"),
     [
-        (1, [(3, "none"), (2, "optimizer")]),
+        (1, [(3, "none")]),
         (2, [(1, "none"), (2, "none"), (3, "none"), (1, "optimizer"), (3, "all")]),
-        (3, [(1, "none"), (3, "none")]),
-        (4, [(2, "none"), (3, "none")]),
+        (3, [(3, "none")]),
+        (4, [(2, "none")]),
     ],
 )
 def test_any_world_gives_the_run_of_one_process(
-    more: Mount, read_lines: Lines, processes: int, settings: list[tuple[int, str]]
+    plain: Mount, read_lines: Lines, processes: int, settings: list[tuple[int, str]]
 ) -> None:
     """Odd counts: 7 eval records, batches of 6, a micro-batch bound that leaves ranks idle."""
-    tasks = ("seq2seq", "clf")
-    run_world(more, 1, [job(task, f"plain-{task}") for task in tasks])
-    names = {
-        f"{task}-{stage}-{offload}": job(
-            task, f"{task}-{stage}-{offload}", zero_stage=stage, offload=offload,
-            micro_batch_tokens=40,
-        )
-        for task in tasks
+    jobs = {
+        (task, name): job(task, name, zero_stage=stage, offload=offload, micro_batch_tokens=40)
+        for task in ("seq2seq", "clf")
         for stage, offload in settings
-    }  # fmt: skip
-    run_world(more, processes, list(names.values()))
-    for name in names:
-        plain = more.models / f"plain-{name.split('-')[0]}"
-        assert_same_run(more.models / name, plain, read_lines)
+        for name in [f"{task}-{processes}-{stage}-{offload}"]
+    }
+    run_world(plain, processes, list(jobs.values()))
+    for task, name in jobs:
+        assert_same_run(plain.models / name, plain.models / f"plain-{task}", read_lines)
 
 
 def test_bf16_and_dropout_learn_in_every_stage(mount: Mount, read_lines: Lines) -> None:
