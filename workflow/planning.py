@@ -59,11 +59,8 @@ def dry_run(
     problems += problems_of_processes(spec, machine.processes)
     source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
     problems += found
-    users: dict[str, Any] = {}
-    if spec.deepspeed is not None:
-        path = Path(spec.deepspeed).expanduser()
-        users, found = read_deepspeed_file(path, spec.zero_stage, spec.offload)
-        problems += found
+    users, found = own_settings(spec)
+    problems += found
     if problems:
         raise BadInput(problems)
     sizes = sizes_of(fetch_settings(source))
@@ -74,6 +71,14 @@ def dry_run(
     trains = not spec.no_train
     found_plans = plans(sizes, machine, work, asked, trains)
     return render_plans(sizes, machine, work, found_plans, trains)
+
+
+def own_settings(spec: JobSpec) -> tuple[dict[str, Any], list[Problem]]:
+    """What --deepspeed names, and what is wrong with it; nothing where it is not given."""
+    if spec.deepspeed is None:
+        return {}, []
+    path = Path(spec.deepspeed).expanduser()
+    return read_deepspeed_file(path, spec.zero_stage, spec.offload)
 
 
 def problems_of_processes(spec: JobSpec, processes: int) -> list[Problem]:
@@ -92,7 +97,7 @@ def problems_of_processes(spec: JobSpec, processes: int) -> list[Problem]:
 
 def _asked(spec: JobSpec, users: Mapping[str, Any]) -> Asked:
     """What the user settled, with a flag or in a DeepSpeed file."""
-    offload = offload_of(users) if "zero_optimization" in users else "none"
+    offload = offload_of(users)
     own = offload if offload != "none" else spec.offload
     return Asked(spec.zero_stage, own, spec.micro_batch_tokens, users)
 

@@ -11,14 +11,13 @@ from typing import Any
 from workflow.audit import Report, audit_splits, missing_characters
 from workflow.command import NO_MODEL
 from workflow.config import ONLY_FOR, JobSpec, complete
-from workflow.deepspeed_file import read_deepspeed_file
 from workflow.errors import BadInput, Problem
 from workflow.files import write_json
 from workflow.hub import fetch_settings, load_config, load_tokenizer
 from workflow.machine import fast_bf16
 from workflow.mount import Mount, default_run_name, find_data, find_model, find_run_folder
 from workflow.optimizer import check_schedule
-from workflow.planning import plan_job, problems_of_processes
+from workflow.planning import own_settings, plan_job, problems_of_processes
 from workflow.records import load_records
 from workflow.run_folder import SPEC_FILE
 from workflow.tasks import TASKS
@@ -78,11 +77,8 @@ def prepare(
     splits = ["eval"] if spec.no_train else ["train", "eval"]
     world = world or World.alone()
     problems = [*problems, *problems_of_processes(spec, world.size)]
-    users: dict[str, Any] = {}
-    if spec.deepspeed is not None:
-        path = Path(spec.deepspeed).expanduser()
-        users, found = read_deepspeed_file(path, spec.zero_stage, spec.offload)
-        problems += found
+    users, found = own_settings(spec)
+    problems += found
     files, source, run_path = _find(spec, mount, task, splits, problems)
 
     folder = fetch_settings(source)
