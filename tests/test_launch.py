@@ -46,7 +46,8 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     ) -> "subprocess.Popen[str]":
         script = tmp_path / f"script{len(launchers)}.py"
         script.write_text(START + body)
-        names = {name: text for name, text in os.environ.items() if name != "OMP_NUM_THREADS"}
+        unset = ("OMP_NUM_THREADS", "PYTHONUNBUFFERED")  # unbuffered lines would be torn
+        names = {name: text for name, text in os.environ.items() if name not in unset}
         temporary = tmp_path / "temporary"
         temporary.mkdir(exist_ok=True)
         names |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)} | environment
@@ -234,23 +235,25 @@ def test_a_worker_whose_launcher_died_before_it_asked_ends(tmp_path: Path) -> No
     assert not (tmp_path / "went on").exists()
 
 
-def test_two_launches_at_once_meet_in_worlds_of_their_own(launch: Launch) -> None:
+def test_two_launches_at_once_meet_in_worlds_of_their_own(launch: Launch, tmp_path: Path) -> None:
     body = """
 import torch
 torch.distributed.init_process_group("gloo")
 total = torch.tensor([float(sys.argv[1])])
 torch.distributed.all_reduce(total)
-print(os.environ["MASTER_PORT"], total.item())
+Path(f"{sys.argv[1]}-{rank}").write_text(f"{os.environ['MASTER_PORT']} {total.item()}")
 torch.distributed.destroy_process_group()
 """
     launchers = [launch(body, value) for value in ("1", "10")]
     outputs = [launcher.communicate(timeout=120) for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0]
-    assert [err for _, err in outputs] == ["", ""]
-    lines = [out.splitlines() for out, _ in outputs]
-    assert [line[0].split()[1] for line in lines] == ["2.0", "20.0"]
-    assert [len(set(line)) for line in lines] == [1, 1]
-    assert lines[0][0].split()[0] != lines[1][0].split()[0]
+    assert outputs == [("", ""), ("", "")]
+    told = [[(tmp_path / f"{value}-{rank}").read_text().split() for rank in range(2)]
+            for value in ("1", "10")]  # fmt: skip
+    assert [[total for _, total in of_one] for of_one in told] == [["2.0"] * 2, ["20.0"] * 2]
+    ports = [{port for port, _ in of_one} for of_one in told]
+    assert [len(of_one) for of_one in ports] == [1, 1]
+    assert ports[0] != ports[1]
 
 
 def test_the_cause_is_told_from_what_follows() -> None:
