@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import exactness, memory, peer_defects, score, train
+from benchmarks import durability, exactness, memory, peer_defects, score, train
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
         "train": train,
         "score": score,
         "exactness": exactness,
+        "durability": durability,
         "memory": memory,
         "peer_defects": peer_defects,
     }

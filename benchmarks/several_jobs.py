@@ -1,21 +1,26 @@
 """Runs several jobs, one after the other, in one world: `several_jobs.py MOUNT JOBS.json`.
 
-Each job is the flags of one by name, with the task's name under "task". Started by launch_local,
-torchrun or plain python3; starting a world takes longer than a small job.
+Each job is the flags of one by name, with the task's name under "task", and under "stop_after" the
+number of looks after which it is asked to stop, if any. Started by launch_local, torchrun or plain
+python3; starting a world takes longer than a small job.
 """
 
 import json
+import math
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from workflow import make_job, run_job
 from workflow.console import start_log
+from workflow.errors import Stopped
 from workflow.launch.join import find_world, join
 from workflow.launch.local import die_with_parent
 from workflow.mount import Mount
+from workflow.stop import Stop
 from workflow.world import World
 
 
@@ -28,8 +33,25 @@ def main() -> None:
         join(membership, os.environ)
         world = World.joined()
     for flags in json.loads(Path(sys.argv[2]).read_text()):
-        run_job(make_job(**flags), Mount(Path(sys.argv[1])), world=world)
+        stop = StopAfter(flags.pop("stop_after", math.inf))
+        with suppress(Stopped):
+            run_job(make_job(**flags), Mount(Path(sys.argv[1])), world=world, stop=stop)
     world.end()
+
+
+class StopAfter(Stop):
+    """Asks to stop after so many looks: at each step's end, and twice in an evaluation."""
+
+    def __init__(self, looks: float):
+        super().__init__()
+        self._left = looks
+
+    def check(self) -> None:
+        self._left -= 1
+        super().check()
+
+    def requested(self) -> str | None:
+        return "the test" if self._left < 0 else super().requested()
 
 
 if __name__ == "__main__":

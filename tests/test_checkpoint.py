@@ -1,69 +1,769 @@
-"""Checkpoints are found, rotated, and whole or not there."""
+"""Checkpoints are found, tidied, and whole or not there, whoever writes or reads them."""
 
 import errno
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 import torch
-from conftest import make_t5
+from conftest import ROOT, make_t5
+from safetensors.torch import load_file
 
 import workflow.checkpoint
 from workflow import make_job
-from workflow.checkpoint import find_checkpoints, rotate_checkpoints, write_checkpoint
+from workflow.checkpoint import (
+    can_go_on,
+    find_checkpoints,
+    reading,
+    remove_leftovers,
+    tidy,
+    write_checkpoint,
+)
+from workflow.checksums import CHECKSUM_FILE, find_damage
 from workflow.config import complete
+from workflow.console import log
 from workflow.engine import SingleProcessEngine
 from workflow.errors import RunFailed
+from workflow.files import discard_folder
+from workflow.models import load_model
+from workflow.shards import Files, Tensors, plan_files, write_tensors
+from workflow.tasks.rows import make_batch
+from workflow.tasks.seq2seq import Seq2Seq
+from workflow.weights import Model
 from workflow.world import World
+
+STATE = {
+    "format": 1,
+    "progress": {"step": 2, "best_value": None, "note": "käse\u2028"},
+    "rates": [0.1],
+}
+MOMENTS = ("optimizer.safetensors", "state.json")
+WEIGHTS = (
+    "config.json", "generation_config.json", "model.safetensors", "spiece.model", "tokenizer.json",
+    "tokenizer_config.json",
+)  # fmt: skip
+FILES = (*WEIGHTS, *(f"resume/{name}" for name in MOMENTS))
+LISTS = (CHECKSUM_FILE, f"resume/{CHECKSUM_FILE}")
+TOLD = (
+    "step 2: {run}/checkpoint-2 could not be written ({error}); earlier checkpoints are whole; "
+    "free space, or mend the folder's permissions, and start again: the same command goes on from "
+    "the newest"
+)
+FULL = "[Errno 28] No space left on device"
+
+
+def make_engine(**flags: Any) -> SingleProcessEngine:
+    """An engine on a small model that has learned one batch."""
+    flags = {"max_steps": 9, "warmup_steps": 0, "learning_rate": 0.01, "bf16": False} | flags
+    spec = make_job("seq2seq", model_init_name="m", data_name="d", **flags)
+    spec = complete(spec, "run", 10, 5, fast_bf16=False)
+    task = Seq2Seq()
+    engine = SingleProcessEngine(make_t5(), spec, lambda model, batch: task.loss(model, batch, 0.0))
+    batch = make_batch([[[3, 4, 5, 1]], [[6, 1]]], [[[0, 7]], [[0]]], torch.tensor([7, 1, 8]), 0)
+    engine.add_gradient(batch, 1 / 3, last=True)
+    assert engine.update() > 0
+    return engine
+
+
+@pytest.fixture(scope="module")
+def engine() -> SingleProcessEngine:
+    return make_engine()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    made = tmp_path / "run"
+    made.mkdir()
+    return made
+
+
+def save(run: Path, step: int, engine: Any, tokenizer: Any, world: World | None = None) -> int:
+    return write_checkpoint(run, step, engine, tokenizer, STATE, world or World.alone())
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file and (as None) every folder, hidden ones too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def tensors_of(tensors: Tensors) -> dict[str, torch.Tensor]:
+    return {name: tensor.take().clone() for name, tensor in tensors.items()}
+
+
+def assert_equal(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], tensor), name
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_has_these_files_and_no_others(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any
+) -> None:
+    save(run, 2, engine, tokenizer)
+    assert [path.name for path in run.iterdir()] == ["checkpoint-2"]
+    folder = run / "checkpoint-2"
+    assert contents(folder).keys() == {*FILES, *LISTS, "resume"}
+    assert find_checkpoints(run) == [2]
+    assert can_go_on(folder)
+    assert json.loads((folder / "resume" / "state.json").read_text()) == STATE
+    for part, names in ((folder, WEIGHTS), (folder / "resume", MOMENTS)):
+        assert json.loads((part / CHECKSUM_FILE).read_text()).keys() == set(names)
+        assert find_damage(part) == []
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adafactor"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_checkpoint_holds_the_weights_and_the_moments_in_float32(
+    run: Path, tokenizer: Any, optim: str, bf16: bool
+) -> None:
+    engine = make_engine(optim=optim, bf16=bf16)
+    size = save(run, 2, engine, tokenizer)
+    weights = load_file(run / "checkpoint-2" / "model.safetensors")
+    moments = load_file(run / "checkpoint-2" / "resume" / "optimizer.safetensors")
+    assert size == 4 * sum(tensor.numel() for tensor in (*weights.values(), *moments.values()))
+    assert_equal(weights, tensors_of(engine.tensors()))
+    assert_equal(moments, tensors_of(engine.moments()))
+    assert_equal(load_model(run / "checkpoint-2").state_dict(), engine.master.state_dict())
+    assert {name.rpartition(".")[0] for name in moments} == weights.keys()
+    assert all(tensor.any() for name, tensor in moments.items() if name.endswith("exp_avg"))
+
+
+def test_a_checkpoint_in_shards_is_whole_too(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(stem: str, tensors: Tensors, most_bytes: int = 0) -> dict[str, list[str]]:
+        return plan_files(stem, tensors, 60_000)
+
+    monkeypatch.setattr("workflow.checkpoint.plan_files", cut)
+    save(run, 2, engine, tokenizer)
+    folder = run / "checkpoint-2"
+    shards = {*cut("model", engine.tensors())}
+    of_moments = {f"resume/{name}" for name in cut("optimizer", engine.moments())}
+    assert min(len(shards), len(of_moments)) > 2
+    whole = {*FILES, *LISTS, "resume"} - {"model.safetensors", "resume/optimizer.safetensors"}
+    assert contents(folder).keys() == {*whole, *shards, *of_moments, "model.safetensors.index.json"}
+    assert_equal(load_model(folder).state_dict(), engine.master.state_dict())
+    for part in (folder, folder / "resume"):
+        listed = json.loads((part / CHECKSUM_FILE).read_text())
+        names = {path.name for path in part.iterdir() if path.is_file()}
+        assert listed.keys() == names - {CHECKSUM_FILE}
+        assert find_damage(part) == []
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+def flip(content: bytes, position: int) -> bytes:
+    changed = bytearray(content)
+    changed[position] ^= 1 << position % 8
+    return bytes(changed)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "truncated": lambda content: content[:-1],
+    "emptied": lambda content: b"",
+    "first bit": lambda content: flip(content, 0),
+    "middle bit": lambda content: flip(content, len(content) // 2),
+    "last bit": lambda content: flip(content, len(content) - 1),
+    "removed": lambda content: None,
+}
+
+
+@pytest.fixture(scope="module")
+def saved(
+    engine: SingleProcessEngine, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A checkpoint that no test changes."""
+    run = tmp_path_factory.mktemp("saved")
+    save(run, 2, engine, tokenizer)
+    return run / "checkpoint-2"
+
+
+def damaged(saved: Path, folder: Path, name: str, damage: str) -> tuple[list[str], list[str]]:
+    """What is found in a copy of a checkpoint: where the file lies, and in the other folder."""
+    shutil.copytree(saved, folder)
+    path = folder / name
+    content = DAMAGES[damage](path.read_bytes())
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    parts = sorted((folder, folder / "resume"), key=lambda part: part != path.parent)
+    found, elsewhere = ([problem.where for problem in find_damage(part)] for part in parts)
+    return found, elsewhere
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_of_a_checkpoint_is_found(
+    saved: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    folder = tmp_path / "checkpoint-2"
+    assert damaged(saved, folder, name, damage) == ([str(folder / name)], [])
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("damage", ["emptied", "first bit", "middle bit"])
+def test_a_damaged_list_of_a_checkpoint_is_found(
+    saved: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    """But for its last byte, the end of a line; a folder without a list is not judged."""
+    found, elsewhere = damaged(saved, tmp_path / "checkpoint-2", name, damage)
+    assert found
+    assert elsewhere == []
+
+
+# --- failures ------------------------------------------------------------------------------------
+
+STAGES = [
+    ("write_tensors", 1),
+    ("write_tensors", 2),
+    ("save_settings", 1),
+    ("write_checksums", 1),
+    ("write_checksums", 2),
+    ("finish_folder", 1),
+]
+
+
+def failing(stage: str, call: int, fail: Callable[[Path], object]) -> Callable[..., Any]:
+    """A stage of a save that leaves half a file at its n-th call, and fails."""
+    whole = getattr(workflow.checkpoint, stage)
+    calls = []
+
+    def called(*given: Any) -> Any:
+        calls.append(stage)
+        if len(calls) != call:
+            return whole(*given)
+        folder = next(value for value in given if isinstance(value, Path))
+        (folder / "model.safetensors").write_bytes(b"half")
+        return fail(folder)
+
+    return called
+
+
+def no_space(folder: Path) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(("stage", "call"), STAGES)
+def test_a_save_that_fails_leaves_nothing_half_made(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any, stage: str, call: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    save(run, 1, engine, tokenizer)
+    before = contents(run)
+    with monkeypatch.context() as patched:
+        patched.setattr(workflow.checkpoint, stage, failing(stage, call, no_space))
+        with pytest.raises(RunFailed) as raised:
+            save(run, 2, engine, tokenizer)
+    assert str(raised.value) == TOLD.format(run=run, error=FULL)
+    assert contents(run) == before
+    assert find_checkpoints(run) == [1]
+    save(run, 2, engine, tokenizer)  # once there is room
+    assert find_damage(run / "checkpoint-2") == find_damage(run / "checkpoint-2" / "resume") == []
+    assert contents(run / "checkpoint-2") == contents(run / "checkpoint-1")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ZeroDivisionError])
+@pytest.mark.parametrize(("stage", "call"), STAGES)
+def test_a_save_that_is_broken_off_leaves_nothing_half_made(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any, stage: str, call: int,
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def fail(folder: Path) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(workflow.checkpoint, stage, failing(stage, call, fail))
+    with pytest.raises(error):
+        save(run, 2, engine, tokenizer)
+    assert contents(run) == {}
+
+
+@pytest.mark.parametrize("name", [*FILES, *LISTS])
+def test_whatever_file_meets_a_full_disk_it_is_told(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any, name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    save(run, 1, engine, tokenizer)
+    before = contents(run)
+    met = []
+
+    def write(folder: Path, *given: Any) -> dict[str, str]:
+        if (folder.name == "resume") is name.startswith("resume/"):
+            (folder / Path(name).name).symlink_to("/dev/full")
+            met.append(folder)
+        return write_tensors(folder, *given)
+
+    monkeypatch.setattr("workflow.checkpoint.write_tensors", write)
+    with pytest.raises(RunFailed, match=r"checkpoint-2 could not be written \(.*No space left on"):
+        save(run, 2, engine, tokenizer)
+    if name.endswith(".safetensors"):
+        gc.collect()  # a file that was left open is told here
+    assert len(met) == 1
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("short", [1, 10_000_000])
+def test_too_little_space_is_told_before_anything_is_written(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any, short: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    size = save(run, 1, engine, tokenizer)
+    before = contents(run)
+    free = size + 20_000_000 - short
+
+    def usage(path: Path) -> SimpleNamespace:
+        assert path == run
+        return SimpleNamespace(free=free)
+
+    def begin(*given: Any) -> NoReturn:
+        raise AssertionError("something was written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("workflow.checkpoint.shutil.disk_usage", usage)
+        patched.setattr("workflow.checkpoint.begin_folder", begin)
+        with pytest.raises(RunFailed) as raised:
+            save(run, 2, engine, tokenizer)
+        error = f"it takes 21 MB, and {21 if short == 1 else 11} MB are free there"
+        assert str(raised.value) == TOLD.format(run=run, error=error)
+        assert contents(run) == before
+    free += short
+    monkeypatch.setattr("workflow.checkpoint.shutil.disk_usage", usage)
+    save(run, 2, engine, tokenizer)
+    assert find_checkpoints(run) == [1, 2]
+
+
+def test_a_run_without_its_folder_is_told(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any
+) -> None:
+    run.rmdir()
+    with pytest.raises(RunFailed) as raised:
+        save(run, 2, engine, tokenizer)
+    error = f"[Errno 2] No such file or directory: '{run}'"
+    assert str(raised.value) == TOLD.format(run=run, error=error)
+    assert not run.exists()
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+class Meeting:
+    """Where the threads of a world meet; one that does not come is told of, not waited for."""
+
+    def __init__(self, size: int):
+        self.barrier = threading.Barrier(size, timeout=5)
+        self.said: list[Any] = [None] * size
+
+
+class OneOfThreads(World):
+    """A process of a world whose processes are threads."""
+
+    def __init__(self, rank: int, meeting: Meeting):
+        super().__init__(rank, len(meeting.said), len(meeting.said))
+        self._meeting = meeting
+
+    def gather(self, value: Any) -> list[Any]:
+        self._meeting.said[self.rank] = value
+        self._meeting.barrier.wait()
+        found = list(self._meeting.said)
+        self._meeting.barrier.wait()
+        return found
+
+    def by_main(self, function: Callable[[], Any]) -> Any:
+        result, failure = None, None
+        if self.is_main:
+            try:
+                result = function()
+            except Exception as error:
+                failure = error
+        result, failure = self.gather((result, failure))[0]
+        if failure is not None:
+            raise failure
+        return result
+
+
+class InStep:
+    """An engine of which each tensor is taken by all processes at the same time."""
+
+    def __init__(self, engine: SingleProcessEngine, world: World):
+        self.model: Model = engine.model
+        self._engine, self._world = engine, world
+
+    def tensors(self) -> Tensors:
+        return self._in_step(self._engine.tensors())
+
+    def moments(self) -> Tensors:
+        return self._in_step(self._engine.moments())
+
+    def _in_step(self, tensors: Tensors) -> Tensors:
+        return {
+            name: replace(tensor, take=partial(self._take, name, tensor.take))
+            for name, tensor in tensors.items()
+        }
+
+    def _take(self, name: str, take: Callable[[], torch.Tensor]) -> torch.Tensor:
+        assert self._world.gather(name) == [name] * self._world.size
+        return take()
+
+
+def save_together(size: int, run: Path, engine: SingleProcessEngine, tokenizer: Any) -> list[Any]:
+    """What writing checkpoint-2 gives or raises on each of several processes."""
+    meeting = Meeting(size)
+
+    def one(rank: int) -> Any:
+        threading.current_thread().name = f"rank {rank}"
+        world = OneOfThreads(rank, meeting)
+        try:
+            return save(run, 2, InStep(engine, world), tokenizer, world)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(one, range(size)))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_processes_write_together_the_checkpoint_of_one(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any, saved: Path, size: int
+) -> None:
+    wanted = engine.tensors(), engine.moments()
+    bytes_written = sum(tensor.bytes for tensors in wanted for tensor in tensors.values())
+    assert save_together(size, run, engine, tokenizer) == [bytes_written] * size
+    found, alone = contents(run / "checkpoint-2"), contents(saved)
+    cut = {name for name in found if name.startswith("resume/optimizer-")}
+    assert len(cut) >= size  # so that all write at the same time
+    assert found.keys() - cut == alone.keys() - {"resume/optimizer.safetensors"}
+    differing = {name for name in found.keys() & alone.keys() if found[name] != alone[name]}
+    assert differing == {f"resume/{CHECKSUM_FILE}"}
+    moments = [load_file(run / "checkpoint-2" / name) for name in sorted(cut)]
+    assert_equal({name: t for part in moments for name, t in part.items()}, tensors_of(wanted[1]))
+    listed = json.loads((run / "checkpoint-2" / "resume" / CHECKSUM_FILE).read_text())
+    assert {f"resume/{name}" for name in listed} == {"resume/state.json", *cut}
+    assert find_damage(run / "checkpoint-2") == find_damage(run / "checkpoint-2" / "resume") == []
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_one_process_cannot_write_is_told_to_all(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any, rank: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    save(run, 1, engine, tokenizer)
+    before = contents(run)
+
+    def write(
+        folder: Path, files: Files, tensors: Tensors, of_rank: int, size: int
+    ) -> dict[str, str]:
+        if folder.name == "resume" and of_rank == rank:
+            (folder / list(files)[rank]).symlink_to("/dev/full")
+        return write_tensors(folder, files, tensors, of_rank, size)
+
+    monkeypatch.setattr("workflow.checkpoint.write_tensors", write)
+    raised = [(type(e), str(e)) for e in save_together(3, run, engine, tokenizer)]
+    gc.collect()  # a file that was left open is told here
+    assert raised == [(RunFailed, TOLD.format(run=run, error=FULL))] * 3
+    assert contents(run) == before
+
+
+def test_a_folder_that_one_process_cannot_make_is_told_to_all_or_made_by_another(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared file system may show one process late what another has made."""
+    whole = Path.mkdir
+
+    def mkdir(path: Path, *given: Any, **options: Any) -> None:
+        if path.name == "resume" and threading.current_thread().name == "rank 1":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        whole(path, *given, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    found = [type(told) for told in save_together(2, run, engine, tokenizer)]
+    assert found in ([RunFailed, RunFailed], [int, int])
+    assert find_checkpoints(run) == ([] if RunFailed in found else [2])
+
+
+# --- finding and tidying -------------------------------------------------------------------------
 
 
 def make_checkpoints(run: Path, steps: list[int]) -> None:
+    """Folders like checkpoints, small; each can be gone on from."""
     for step in steps:
-        (run / f"checkpoint-{step}").mkdir()
+        folder = run / f"checkpoint-{step}"
+        (folder / "resume").mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text(f"weights {step}")
+        (folder / "resume" / "optimizer.safetensors").write_text(f"moments {step}")
+        (folder / "resume" / "state.json").write_text("{}")
 
 
-def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path: Path) -> None:
-    make_checkpoints(tmp_path, [100, 20, 3])
+def can_go_on_from(run: Path) -> list[int]:
+    return [step for step in find_checkpoints(run) if can_go_on(run / f"checkpoint-{step}")]
+
+
+def test_checkpoints_are_found_in_the_order_of_their_steps(run: Path) -> None:
+    make_checkpoints(run, [100, 20, 3])
     for other in ("checkpoint-x", ".checkpoint-7.partial-host-1", "checkpoint-20-preds.json"):
-        (tmp_path / other).mkdir()
-    assert find_checkpoints(tmp_path) == [3, 20, 100]
+        (run / other).mkdir()
+    assert find_checkpoints(run) == [3, 20, 100]
+    assert find_checkpoints(run / "nothing") == []
+
+
+def test_a_checkpoint_without_its_state_cannot_be_gone_on_from(run: Path) -> None:
+    make_checkpoints(run, [1, 2, 3])
+    (run / "checkpoint-1" / "resume" / "state.json").unlink()
+    shutil.rmtree(run / "checkpoint-2" / "resume")
+    assert can_go_on_from(run) == [3]
+    assert not can_go_on(run / "checkpoint-4")
 
 
 @pytest.mark.parametrize(
     ("keep", "best", "kept"),
-    [(2, None, [4, 5]), (2, 1, [1, 4, 5]), (2, 5, [4, 5]), (1, 3, [3, 5]), (9, 2, [1, 2, 3, 4, 5])],
+    [
+        (2, None, [4, 5]),
+        (2, 1, [1, 4, 5]),
+        (2, 5, [4, 5]),
+        (1, None, [5]),
+        (1, 3, [3, 5]),
+        (1, 5, [5]),
+        (9, 2, [1, 2, 3, 4, 5]),
+    ],
 )
-def test_the_newest_and_the_best_are_kept(
-    tmp_path: Path, keep: int, best: int | None, kept: list[int]
+def test_the_newest_and_the_best_are_kept_and_only_the_newest_to_go_on_from(
+    run: Path, keep: int, best: int | None, kept: list[int]
 ) -> None:
-    make_checkpoints(tmp_path, [1, 2, 3, 4, 5])
-    rotate_checkpoints(tmp_path, keep, best)
-    assert find_checkpoints(tmp_path) == kept
-    assert len(list(tmp_path.iterdir())) == len(kept)
+    make_checkpoints(run, [1, 2, 3, 4, 5])
+    before = contents(run)
+    for _ in range(2):
+        tidy(run, keep, best)
+        assert find_checkpoints(run) == kept
+        assert can_go_on_from(run) == [5]
+        folders = tuple(f"checkpoint-{step}" for step in kept)
+        assert contents(run) == {
+            name: content
+            for name, content in before.items()
+            if name.startswith(folders) and ("resume" not in name or name.startswith(folders[-1]))
+        }
 
 
-@pytest.mark.parametrize("failing", ["write_weights", "save_settings", "finish_folder"])
-def test_a_save_that_fails_leaves_nothing_half_made(
-    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, failing: str
+@pytest.mark.parametrize(
+    ("steps", "best", "kept"),
+    [
+        ([2, 4, 5, 6, 7], None, [4, 6, 7]),
+        ([2, 4, 5, 6, 7], 5, [4, 5, 6, 7]),
+        ([2, 4, 5, 6, 7, 8], None, [6, 8]),
+        ([4, 5], None, [4, 5]),
+        ([5, 7], None, [7]),
+        ([5], None, [5]),
+    ],
+)
+def test_a_checkpoint_out_of_turn_stays_until_there_is_a_newer_one(
+    run: Path, steps: list[int], best: int | None, kept: list[int]
 ) -> None:
-    spec = make_job("seq2seq", model_init_name="m", data_name="d", max_steps=9, bf16=False)
-    spec = complete(spec, "run", 10, 5, fast_bf16=False)
-    engine = SingleProcessEngine(make_t5(), spec, lambda model, batch: torch.zeros(()))
-    write_checkpoint(tmp_path, 1, engine, tokenizer, World.alone())
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    """And is not counted, lest those of a run that is often stopped push out all others."""
+    make_checkpoints(run, steps)
+    tidy(run, 2, best, lambda step: step % 2 == 0)
+    assert find_checkpoints(run) == kept
+    assert can_go_on_from(run) == steps[-1:]
 
-    def fill_the_disk(*given: Any) -> None:
-        folder = next(value for value in given if isinstance(value, Path))
-        (folder / "model.safetensors").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(workflow.checkpoint, failing, fill_the_disk)
-    with pytest.raises(RunFailed) as raised:
-        write_checkpoint(tmp_path, 2, engine, tokenizer, World.alone())
-    assert str(raised.value) == (
-        f"step 2: {tmp_path}/checkpoint-2 could not be written ([Errno 28] No space left on "
-        "device); earlier checkpoints are whole; free space, or mend the folder's permissions, "
-        "and start again"
-    )
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert find_checkpoints(tmp_path) == [1]
+@pytest.mark.parametrize("steps", [[], [7], [7, 8]])
+def test_few_checkpoints_are_all_kept(run: Path, steps: list[int]) -> None:
+    make_checkpoints(run, steps)
+    (run / "metrics.jsonl").write_text("{}")
+    tidy(run, 2, None)
+    assert find_checkpoints(run) == steps
+    assert can_go_on_from(run) == steps[-1:]
+    assert (run / "metrics.jsonl").is_file()
+
+
+def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_checkpoints(run, [1, 2, 3, 4])
+
+    def discard(folder: Path) -> None:
+        if folder.name == "checkpoint-2":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        discard_folder(folder)
+
+    monkeypatch.setattr("workflow.checkpoint.discard_folder", discard)
+    monkeypatch.setattr(log, "propagate", True)
+    tidy(run, 1, None)
+    assert find_checkpoints(run) == [2, 4]
+    assert caplog.messages == [
+        f"an old checkpoint could not be removed: [Errno 13] Permission denied: "
+        f"'{run}/checkpoint-2'"
+    ]
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_is_read_is_kept_whole_until_it_was_read(run: Path) -> None:
+    make_checkpoints(run, [1, 2, 3, 4])
+    before = contents(run)
+    with reading(run / "checkpoint-1"), reading(run / "checkpoint-3"):
+        with reading(str(run / "checkpoint-1")):
+            tidy(run, 2, None)
+        tidy(run, 2, None)
+        assert contents(run) == {
+            name: content for name, content in before.items() if "checkpoint-2" not in name
+        }
+    tidy(run, 2, None)
+    assert find_checkpoints(run) == [3, 4]
+    assert can_go_on_from(run) == [4]
+
+
+READER = """
+import sys
+from workflow.checkpoint import reading
+with reading(sys.argv[1]):
+    with reading(sys.argv[2]):
+        print("reading", flush=True)
+        sys.stdin.readline()
+    print("read", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reader(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, "subprocess.Popen[str]"]]:
+    """A process that reads checkpoints 1 and 3 of a run; it takes its time to begin."""
+    run = tmp_path_factory.mktemp("run")
+    make_checkpoints(run, [1, 2, 3, 4])
+    names = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    folders = [str(run / f"checkpoint-{step}") for step in (1, 3)]
+    command = [sys.executable, "-c", READER, *folders]
+    with subprocess.Popen(
+        command, env=names, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield run, process
+        finally:
+            process.kill()
+
+
+def test_a_checkpoint_that_another_process_reads_is_kept_until_that_ends(
+    reader: tuple[Path, "subprocess.Popen[str]"],
+) -> None:
+    run, process = reader
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "reading\n"
+    tidy(run, 1, None)
+    assert find_checkpoints(run) == [1, 3, 4]
+    assert can_go_on_from(run) == [1, 3, 4]
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "read\n"
+    tidy(run, 1, None)
+    assert find_checkpoints(run) == [1, 4]
+    process.kill()
+    process.wait()
+    tidy(run, 1, None)
+    assert find_checkpoints(run) == [4]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize("name", ["google/flan-t5-small", "empty", "empty/config.json", "gone"])
+def test_what_is_no_models_folder_is_read_without_a_lock(
+    run: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    Path("empty").mkdir()
+    for folder in (name, Path(name)):
+        done = []
+        with reading(folder):
+            done.append(folder)
+        assert done == [folder]
+
+
+@pytest.mark.parametrize("name", ["checkpoint-1", "gone", "google/flan-t5-small"])
+def test_an_error_of_reading_is_not_swallowed(run: Path, name: str) -> None:
+    make_checkpoints(run, [1, 2])
+    with pytest.raises(OSError, match="stale") as raised, reading(run / name):
+        raise OSError(errno.ESTALE, "stale")
+    assert raised.value.errno == errno.ESTALE
+    tidy(run, 1, None)  # which is not read any more
+    assert find_checkpoints(run) == [2]
+
+
+def test_without_locks_reading_and_tidying_go_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*given: Any) -> NoReturn:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    make_checkpoints(run, [1, 2])
+    monkeypatch.setattr("workflow.checkpoint.fcntl.flock", flock)
+    with reading(run / "checkpoint-2"):
+        tidy(run, 1, None)
+    assert find_checkpoints(run) == [2]
+
+
+# --- leftovers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stage", "call"), STAGES)
+def test_what_a_killed_save_leaves_is_no_checkpoint_and_is_removed(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any, stage: str, call: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    save(run, 1, engine, tokenizer)
+    before = contents(run)
+    left = run / ".checkpoint-2.partial-node8-4711"
+
+    def kill(folder: Path) -> NoReturn:
+        """Keep what lies there, for the end of a process that is not killed removes it."""
+        shutil.copytree(folder.parent if folder.name == "resume" else folder, left)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflow.checkpoint, stage, failing(stage, call, kill))
+    with pytest.raises(KeyboardInterrupt):
+        save(run, 2, engine, tokenizer)
+    assert any(left.iterdir())
+    assert find_checkpoints(run) == [1]
+    remove_leftovers(run)
+    assert contents(run) == before
+
+
+def test_what_a_killed_process_left_of_files_and_removals_is_removed(run: Path) -> None:
+    make_checkpoints(run, [1, 2])
+    (run / "status.json").write_text("{}")
+    before = contents(run)
+    (run / ".status.json.partial-node8-4711").write_text("{")
+    (run / "checkpoint-1" / ".config.json.partial-node8-4711").write_text("{")
+    for folder in (".checkpoint-0.partial-node8-4711", "checkpoint-1/.resume.partial-node8-4711"):
+        shutil.copytree(run / "checkpoint-2" / "resume", run / folder)
+    assert find_checkpoints(run) == [1, 2]
+    remove_leftovers(run)
+    assert contents(run) == before
+
+
+def test_nothing_else_is_a_leftover(run: Path) -> None:
+    make_checkpoints(run, [1, 2])
+    for name in (".hidden", "notes.partial", "checkpoint-1/.gitattributes", ".cache/partial"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("")
+    before = contents(run)
+    remove_leftovers(run)
+    assert contents(run) == before

@@ -28,7 +28,7 @@ from workflow.prepare import Job
 from workflow.tasks.clf import Classification
 from workflow.tasks.task import Evaluation
 from workflow.tokens import TokenizedSplit, prepare_splits
-from workflow.train import train_step
+from workflow.train_step import train_step
 from workflow.world import World
 
 Lines = Callable[[Path], list[dict[str, Any]]]
@@ -125,7 +125,10 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     engine = SingleProcessEngine(ready, spec, lambda model, batch: task.loss(model, batch, 0.0))
     engine.update = lambda: 0.0  # type: ignore[method-assign]
     splits = {"train": split}
-    job = Job(spec, task, tokenizer, 1024, {}, splits, tmp_path, tmp_path, tmp_path / "lock", None)
+    job = Job(
+        spec, task, tokenizer, 1024, {}, splits, tmp_path, tmp_path, tmp_path / "lock",
+        setting=None, asked=spec, complete=lambda asked: asked, checkpoint=None,
+    )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
     plan = plan_step(np.arange(len(RECORDS)), sources, answers, bound, packs)
     outcome = train_step(job, engine, plan, 1, World.alone())

@@ -20,7 +20,7 @@ from workflow.optimizer import check_schedule, make_optimizer, make_scheduler
 from workflow.prepare import Job
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.tokens import prepare_splits
-from workflow.train import StepOutcome, train_step
+from workflow.train_step import StepOutcome, train_step
 from workflow.world import World
 
 RECORDS = [
@@ -44,9 +44,10 @@ def job(tmp_path: Path, tokenizer: Any) -> Job:
     path = tmp_path / "data.json"
     path.write_text(json.dumps({"train": RECORDS}))
     splits = prepare_splits({"": path}, ["train"], Seq2Seq(), tokenizer, tmp_path / "cache", True)
+    spec = make_spec()
     return Job(
-        make_spec(), Seq2Seq(), tokenizer, 1000, {}, splits, tmp_path, tmp_path, tmp_path / "lock",
-        setting=None,
+        spec, Seq2Seq(), tokenizer, 1000, {}, splits, tmp_path, tmp_path, tmp_path / "lock",
+        setting=None, asked=spec, complete=lambda asked: asked, checkpoint=None,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from workflow.launch.local import Ending, find_cause, tell_signal
 LAUNCH = """
 import sys
 from workflow.launch.local import launch_local
-sys.exit(launch_local(sys.argv[2], sys.argv[3:], int(sys.argv[1])))
+sys.exit(launch_local(sys.argv[2], sys.argv[3:], int(sys.argv[1])).status)
 """
 START = """
 import ctypes, json, os, signal, sys, time

@@ -2,10 +2,8 @@
 
 import json
 import math
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,9 @@ import workflow.train
 from workflow import RunFailed, make_job, run_job
 from workflow.config import JobSpec, complete
 from workflow.mount import Mount
-from workflow.train import evaluation_due, save_due
+from workflow.progress import Progress
+from workflow.saving import save_due
+from workflow.train import evaluation_due
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 
@@ -115,9 +115,8 @@ def test_a_checkpoint_is_the_trained_model(mount: Mount, own_head: bool, read_li
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     assert (model.lm_head.weight is model.shared.weight) is not own_head
     assert {path.name for path in checkpoint.iterdir()} == {
-        "config.json", "generation_config.json", "model.safetensors", "spiece.model",
-        "tokenizer.json",
-        "tokenizer_config.json",
+        "checksums.json", "config.json", "generation_config.json", "model.safetensors", "resume",
+        "spiece.model", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     records = addition_records(7, start=5)
     sources = tokenizer([r["prompt"] for r in records], padding=True, return_tensors="pt")
@@ -222,63 +221,6 @@ def test_two_jobs_that_claim_one_name_at_once_do_not_share_it(mount: Mount) -> N
     assert (status["state"], status["step"]) == ("done", 300)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_told_in_status_json(mount: Mount, number: signal.Signals) -> None:
-    command = "python3 seq2seq.py --model_init_name small --data sums --max_steps 100000"
-    words = [sys.executable, *command.split()[1:], "--mount", str(mount.root)]
-    path = mount.models / "small_sums_0" / "status.json"
-    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as job:
-        deadline = time.monotonic() + 60
-        while not (path.exists() and json.loads(path.read_text())["step"] > 0):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        job.send_signal(number)
-        told = job.communicate()[1]
-    assert job.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-    assert "Traceback" not in told
-    assert f"; what was written is in {path.parent}" in told
-    status = json.loads(path.read_text())
-    assert (status["state"], status["error"]) == ("failed", "interrupted")
-
-
-def test_a_run_that_stopped_is_begun_again_only_where_nothing_is_lost(mount: Mount) -> None:
-    def status(folder: Path) -> dict[str, Any]:
-        read: dict[str, Any] = json.loads((folder / "status.json").read_text())
-        return read
-
-    folder = run(mount)
-    with subprocess.Popen(["true"]) as ended:
-        ended.wait()
-    changed = status(folder) | {"state": "running", "pid": ended.pid}
-    (folder / "status.json").write_text(json.dumps(changed | {"host": "another"}))
-    with pytest.raises(workflow.BadInput, match=r"pid \d+ on another.*; where that job is gone"):
-        run(mount)
-    (folder / "status.json").write_text(json.dumps(changed))
-    with pytest.raises(workflow.BadInput) as raised:
-        run(mount)
-    assert str(raised.value) == (
-        f"{folder}: found a run that ended at step 4 (newest: checkpoint-4); "
-        "expected a finished run, or a free name; choose another --training_run_name, or add "
-        "--overwrite_output_dir to begin again"
-    )
-    for checkpoint in folder.glob("checkpoint-*"):
-        checkpoint.rename(mount.models / f"kept-{checkpoint.name}")
-    run(mount)
-    assert status(folder)["state"] == "done"
-
-
-def test_a_name_held_by_a_live_job_is_refused(mount: Mount) -> None:
-    folder = run(mount)
-    status = json.loads((folder / "status.json").read_text())
-    with subprocess.Popen(["sleep", "60"]) as other:
-        changed = status | {"state": "running", "pid": other.pid}
-        (folder / "status.json").write_text(json.dumps(changed))
-        with pytest.raises(workflow.BadInput, match="a job that is running"):
-            run(mount, overwrite_output_dir=True)
-        other.kill()
-    assert (folder / "checkpoint-4").is_dir()
-
-
 def test_a_loss_that_is_not_finite_stops_before_the_update(
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +282,7 @@ def test_when_evaluations_and_checkpoints_are_due(
                     eval_steps=eval_steps)  # fmt: skip
     spec = complete(spec, "r", 10, 5, fast_bf16=False)
     steps = range(1, max_steps + 1)
-    assert [step for step in steps if evaluation_due(step, spec)] == evaluated
+    assert [step for step in steps if evaluation_due(Progress(step), spec)] == evaluated
     assert [step for step in steps if save_due(step, spec)] == saved
 
 

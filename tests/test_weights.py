@@ -1,54 +1,23 @@
-"""Weight files: written as others read them, read a tensor at a time, told where they misfit."""
+"""Weight files: read a tensor at a time, put where they fit, told where they misfit."""
 
-import errno
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import make_t5, write_hub_folder
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_families import make_model
-from transformers import AutoModelForSeq2SeqLM
 
-import workflow.weights
 from workflow.errors import BadInput
-from workflow.models import load_model, save_model
-from workflow.weights import Named, file_tensors, fill, saved_names, write_weights
+from workflow.models import load_model
+from workflow.weights import file_tensors, fill, saved_names
 
 CROSS_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 INDEX = "model.safetensors.index.json"
-
-
-def random_tensors(count: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Of 0 to 3 dimensions, some empty, some not contiguous, in several precisions."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for number in range(count):
-        dimensions = int(torch.randint(4, (), generator=generator))
-        shape = torch.randint(6, (dimensions,), generator=generator).tolist()
-        values = torch.randn(shape, generator=generator)
-        values = values.to((torch.float32, torch.bfloat16, torch.float64)[number % 3])
-        tensors[f"layer.{number}.weight"] = values.mT if dimensions > 1 else values
-    return tensors
-
-
-def shapes_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def write(folder: Path, tensors: dict[str, torch.Tensor], **options: Any) -> Path:
-    folder.mkdir(exist_ok=True)
-    write_weights(folder, shapes_of(tensors), tensors.items(), **options)
-    return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def change_tensors(folder: Path, **changes: torch.Tensor | None) -> Path:
@@ -68,125 +37,6 @@ def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(input_ids=ids, decoder_input_ids=ids[:, :4]).logits
     return found
-
-
-# --- writing -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_what_is_written_is_what_safetensors_reads(tmp_path: Path, seed: int) -> None:
-    tensors = random_tensors(1 + 7 * seed, seed)
-    write(tmp_path, tensors)
-    path = tmp_path / "model.safetensors"
-    read = load_file(path)
-    assert set(read) == set(tensors)
-    for name, tensor in tensors.items():
-        assert read[name].dtype == torch.float32
-        assert torch.equal(read[name], tensor.float()), name
-    assert {name: tensor.shape for name, tensor in file_tensors(tmp_path)} == shapes_of(tensors)
-    with safe_open(path, framework="pt") as file:
-        assert file.metadata() == {"format": "pt"}
-    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0  # values are aligned
-
-
-@pytest.mark.parametrize("shard_bytes", [1, 400, 4_000, 1_000_000])
-@pytest.mark.parametrize("seed", range(3))
-def test_shards_are_small_and_their_index_is_whole(
-    tmp_path: Path, seed: int, shard_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workflow.weights, "SHARD_BYTES", shard_bytes)
-    tensors = random_tensors(30, seed)
-    write(tmp_path, tensors)
-    sizes = {name: 4 * tensor.numel() for name, tensor in tensors.items()}
-    if sum(sizes.values()) <= shard_bytes:
-        assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
-        return
-    index = json.loads((tmp_path / INDEX).read_text())
-    assert index["metadata"] == {"total_size": sum(sizes.values())}
-    files = sorted(set(index["weight_map"].values()))
-    assert files == [f"model-{n:05d}-of-{len(files):05d}.safetensors"
-                     for n in range(1, len(files) + 1)]  # fmt: skip
-    assert {path.name for path in tmp_path.iterdir()} == {INDEX, *files}
-    assert index["weight_map"].keys() == tensors.keys()
-    for name in files:
-        read = load_file(tmp_path / name)
-        assert {key for key, file in index["weight_map"].items() if file == name} == set(read)
-        held = [sizes[key] for key in read]
-        assert sum(held) <= shard_bytes or sum(map(bool, held)) == 1
-        assert all(torch.equal(read[key], tensors[key].float()) for key in read)
-
-
-@pytest.mark.parametrize("own_head", [True, False])
-@pytest.mark.parametrize("shard_bytes", [10**9, 60_000])
-def test_a_saved_model_is_the_same_to_transformers(
-    tmp_path: Path, tokenizer: Any, own_head: bool, shard_bytes: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(workflow.weights, "SHARD_BYTES", shard_bytes)
-    original = make_t5(own_head=own_head)
-    save_model(original, tokenizer, tmp_path)
-    assert (tmp_path / INDEX).is_file() is (shard_bytes < 10**9)
-    for loaded in (AutoModelForSeq2SeqLM.from_pretrained(tmp_path), load_model(tmp_path)):
-        for name, tensor in original.state_dict().items():
-            assert torch.equal(loaded.state_dict()[name], tensor), name
-        assert torch.equal(logits(loaded), logits(original))
-
-
-@pytest.mark.parametrize("processes", [2, 3, 50])
-def test_processes_that_share_the_files_write_what_one_would(
-    tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workflow.weights, "SHARD_BYTES", 100)
-    tensors = random_tensors(30, seed=1)
-    alone = contents(write(tmp_path / "alone", tensors))
-    assert len(alone) > 4
-    parts = [
-        contents(
-            write(
-                tmp_path / str(rank), tensors, mine=lambda file, rank=rank: file % processes == rank
-            )
-        )
-        for rank in range(processes)
-    ]
-    assert sum(map(len, parts)) == len(alone)  # none is written twice
-    assert {name: data for part in parts for name, data in part.items()} == alone
-
-
-def counted(tensors: dict[str, torch.Tensor], taken: list[str]) -> Iterator[Named]:
-    for name, tensor in tensors.items():
-        taken.append(name)
-        yield name, tensor
-
-
-@pytest.mark.parametrize("full", ["first", "middle", "last"])
-@pytest.mark.parametrize("elements", [1, 100_000])
-def test_a_full_disk_is_told_after_the_last_tensor(
-    tmp_path: Path, full: str, elements: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether it is noticed when values are written, or only when the file is closed."""
-    monkeypatch.setattr(workflow.weights, "SHARD_BYTES", 2 * 4 * elements)
-    tensors = {f"weight{number}": torch.full((elements,), number) for number in range(6)}
-    number = {"first": 1, "middle": 2, "last": 3}[full]
-    (tmp_path / f"model-{number:05d}-of-00003.safetensors").symlink_to("/dev/full")
-    taken: list[str] = []
-    with pytest.raises(OSError, match="No space left on device") as raised:
-        write_weights(tmp_path, shapes_of(tensors), counted(tensors, taken))
-    assert raised.value.errno == errno.ENOSPC
-    assert taken == list(tensors)
-    assert not (tmp_path / INDEX).exists()
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_file_that_cannot_be_opened_is_told_after_the_last_tensor(
-    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workflow.weights, "SHARD_BYTES", 8)
-    tensors = {f"weight{number}": torch.ones(1) for number in range(6)}
-    (tmp_path / f"model-{number:05d}-of-00003.safetensors").mkdir()
-    taken: list[str] = []
-    with pytest.raises(IsADirectoryError):
-        write_weights(tmp_path, shapes_of(tensors), counted(tensors, taken))
-    assert taken == list(tensors)
 
 
 # --- reading -------------------------------------------------------------------------------------

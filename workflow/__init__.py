@@ -10,6 +10,7 @@ _EXPORTS = {
     "BadInput": "workflow.errors",
     "JobSpec": "workflow.config",
     "RunFailed": "workflow.errors",
+    "Stopped": "workflow.errors",
     "find_mount": "workflow.mount",
     "load_model": "workflow.models",
     "make_job": "workflow.command",

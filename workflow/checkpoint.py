@@ -1,17 +1,32 @@
-"""Checkpoints of a run: written whole, found, and rotated."""
+"""Checkpoints of a run: written whole by all its processes, found, and rotated.
 
+A checkpoint is a plain Hugging Face folder. What only going on needs lies in its subfolder
+`resume`, which the newest checkpoint alone keeps: the optimizer's moments by parameter, and
+state.json.
+"""
+
+import fcntl
+import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from workflow.checksums import write_checksums
 from workflow.console import log
 from workflow.engine import Engine
 from workflow.errors import RunFailed
-from workflow.files import begin_folder, discard_folder, finish_folder
-from workflow.models import save_settings, saved_shapes
+from workflow.files import begin_folder, discard_folder, finish_folder, remove_partials
+from workflow.models import save_settings
 from workflow.mount import CHECKPOINT_NAME
-from workflow.weights import write_weights
+from workflow.shards import SHARD_BYTES, Tensors, plan_files, write_index, write_tensors
 from workflow.world import World, shared
+
+RESUME_FOLDER = "resume"
+STATE_FILE = "state.json"
+SETTINGS_BYTES = 20_000_000
+"""What a checkpoint's tokenizer and settings take at most, by a generous guess."""
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -24,49 +39,136 @@ def find_checkpoints(run: Path) -> list[int]:
     return sorted(int(match.group(1)) for match in names if match)
 
 
-def write_checkpoint(run: Path, step: int, engine: Engine, tokenizer: Any, world: World) -> None:
-    """Write checkpoint-STEP, a plain Hugging Face folder, whole or not at all.
+def can_go_on(checkpoint: Path) -> bool:
+    """Whether a checkpoint still has what going on needs."""
+    return (checkpoint / RESUME_FOLDER / STATE_FILE).is_file()
 
-    The processes share the files: each takes part in gathering every tensor, and writes some.
+
+def write_checkpoint(
+    run: Path, step: int, engine: Engine, tokenizer: Any, state: dict[str, Any], world: World
+) -> int:
+    """Write checkpoint-STEP whole or not at all, and return the bytes of its tensors.
+
+    All processes must call this. They share the files: each takes part in gathering every tensor,
+    and writes some.
+
+    Args:
+        state: what else going on needs, as JSON.
 
     Raises:
         RunFailed: on all processes, where one of them cannot write; earlier checkpoints stay.
     """
     folder = checkpoint_folder(run, step)
+    tensors, moments = engine.tensors(), engine.moments()
+    size = sum(tensor.bytes for tensor in (*tensors.values(), *moments.values()))
     partial = None
     try:
+        world.by_main(lambda: _check_space(run, size))
         partial = world.by_main(lambda: begin_folder(folder))
-        failure: Exception | None = None
-        try:
-            write_weights(partial, saved_shapes(engine.model), engine.tensors(), world.has_file)
-        except OSError as error:
-            failure = error
-        failure = world.agree(failure)
-        if failure is not None:
-            raise failure
-        world.by_main(lambda: _finish(partial, folder, engine, tokenizer))
+        (partial / RESUME_FOLDER).mkdir(exist_ok=True)
+        weights = _write_together(partial, "model", tensors, SHARD_BYTES, world)
+        share = -(-sum(moment.bytes for moment in moments.values()) // world.size)
+        kept = partial / RESUME_FOLDER
+        of_moments = _write_together(kept, "optimizer", moments, min(share, SHARD_BYTES), world)
+
+        def finish() -> None:
+            write_index(partial, "model", plan_files("model", tensors), tensors)
+            save_settings(engine.model, tokenizer, partial)
+            write_checksums(partial, weights)
+            (kept / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            write_checksums(kept, of_moments)
+            finish_folder(partial, folder)
+
+        world.by_main(finish)
     except OSError as error:
         told = (
             f"step {step}: {folder} could not be written ({error}); earlier checkpoints are whole; "
-            "free space, or mend the folder's permissions, and start again"
+            "free space, or mend the folder's permissions, and start again: the same command goes "
+            "on from the newest"
         )
         raise shared(RunFailed(told)) from error
     finally:
         if partial is not None and world.is_main:
             shutil.rmtree(partial, ignore_errors=True)  # which has become the folder if all is well
+    return size
 
 
-def _finish(partial: Path, folder: Path, engine: Engine, tokenizer: Any) -> None:
-    save_settings(engine.model, tokenizer, partial)
-    finish_folder(partial, folder)
+def _check_space(run: Path, size: int) -> None:
+    """Raise OSError where a checkpoint of this size has no room; a quota shows only in writing."""
+    free = shutil.disk_usage(run).free
+    if free < size + SETTINGS_BYTES:
+        needed = (size + SETTINGS_BYTES) / 1e6
+        raise OSError(f"it takes {needed:,.0f} MB, and {free / 1e6:,.0f} MB are free there")
 
 
-def rotate_checkpoints(run: Path, keep_newest: int, best: int | None) -> None:
-    """Remove all checkpoints but the newest `keep_newest` and the best."""
-    for step in find_checkpoints(run)[:-keep_newest]:
-        if step == best:
+def _write_together(
+    folder: Path, stem: str, tensors: Tensors, most_bytes: int, world: World
+) -> dict[str, str]:
+    """Write tensors, each process its files; returns the SHA-256 of every file."""
+    files = plan_files(stem, tensors, most_bytes)
+    written = world.together(lambda: write_tensors(folder, files, tensors, world.rank, world.size))
+    return {name: digest for part in world.gather(written) for name, digest in part.items()}
+
+
+def tidy(
+    run: Path,
+    keep_newest: int,
+    best: int | None,
+    scheduled: Callable[[int], bool] = lambda step: True,
+) -> None:
+    """Remove what is not needed any more, but for checkpoints that another process reads.
+
+    That is all checkpoints but the newest `keep_newest` and the best, and of those that stay what
+    only going on needs, but for the newest.
+
+    Args:
+        scheduled: whether a step is saved whatever happens. The others, saved because the run was
+            stopped or by the clock, stay until there is a newer one.
+    """
+    steps = find_checkpoints(run)
+    kept = {best, *[step for step in steps if scheduled(step)][-keep_newest:]}
+    for step in steps[:-1]:
+        folder = checkpoint_folder(run, step)
+        old = step not in kept
+        for_going_on = folder / RESUME_FOLDER
+        if not old and not for_going_on.exists():
             continue
         try:
-            discard_folder(checkpoint_folder(run, step))
+            with _unread(folder) as unread:
+                if unread:
+                    discard_folder(folder if old else for_going_on)
+                else:
+                    log.info("%s is being read, and kept for now", folder.name)
         except OSError as error:
             log.warning("an old checkpoint could not be removed: %s", error)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a killed process left half-written or half-removed in a run that is ours."""
+    remove_partials(run, older_than=0)
+    for step in find_checkpoints(run):
+        remove_partials(checkpoint_folder(run, step), older_than=0)
+
+
+@contextmanager
+def reading(folder: Path | str) -> Iterator[None]:
+    """While a model's folder is read, no run removes it as an old checkpoint of its own."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # a hub's model; some network file systems have no locks
+            file = stack.enter_context(open(Path(folder) / "config.json", "rb"))
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def _unread(folder: Path) -> Iterator[bool]:
+    """Whether no process reads a checkpoint; then none can begin to."""
+    with open(folder / "config.json", "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass
+        yield True

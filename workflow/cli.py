@@ -3,16 +3,22 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from workflow.command import NO_MODEL, parse_command_line
 from workflow.config import JobSpec, Place
 from workflow.console import start_log
-from workflow.errors import BadInput, Problem, WorkflowError
+from workflow.errors import BadInput, Problem, Stopped, WorkflowError
 from workflow.launch.join import Membership, find_world, join
-from workflow.launch.local import LAUNCHER_VARIABLE, die_with_parent, launch_local
+from workflow.launch.local import LAUNCHER_VARIABLE, Launched, die_with_parent, launch_local
 from workflow.mount import default_run_name, find_mount, find_run_folder
+from workflow.stop import SIGNALS, Stop
+
+SHUTDOWN_SECONDS = 60.0
+"""What processes have to end in after a signal, beside what the run has measured."""
 
 
 def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
@@ -21,9 +27,8 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
     ours = LAUNCHER_VARIABLE in os.environ
     die_with_parent()
     spec, place, problems = parse_command_line(task, description, arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # so that status.json can tell it
-            signal.signal(number, lambda received, _: sys.exit(128 + received))
+    stop = Stop()
+    stop.listen()
     membership = None
     try:
         membership = find_world(os.environ)
@@ -31,9 +36,12 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
         if place.dry_run:
             _dry_run(spec, place, problems, membership)
         elif membership is not None:
-            _run_in_world(spec, place, problems, membership)
+            _run_in_world(spec, place, problems, membership, stop)
         else:
-            return _run(spec, place, problems, arguments)
+            return _run(spec, place, problems, arguments, stop)
+    except Stopped as stopped:
+        _tell(stopped, str(stopped), membership)
+        return stopped.exit_status if membership is None else 0  # status.json says it
     except WorkflowError as error:
         _tell(error, str(error), membership)
         if isinstance(error, BadInput) and membership is not None and not ours:
@@ -52,8 +60,9 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
             _tell(error, "interrupted", membership)
         return 130
     finally:
-        if membership is not None:  # whoever ends by itself need not be told to
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if argv is None:  # a process that ends by itself need not be told to
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
     return 0
 
 
@@ -65,7 +74,9 @@ def _tell(error: BaseException, told: str, membership: Membership | None) -> Non
         print(f"process {membership.rank + 1} of {membership.size}: {told}", file=sys.stderr)
 
 
-def _run(spec: JobSpec, place: Place, problems: list[Problem], arguments: list[str]) -> int:
+def _run(
+    spec: JobSpec, place: Place, problems: list[Problem], arguments: list[str], stop: Stop
+) -> int:
     """Run a job that no launcher started: here, or in several processes; returns its status."""
     processes = _processes_to_start(place)
     if processes > 1:
@@ -73,12 +84,12 @@ def _run(spec: JobSpec, place: Place, problems: list[Problem], arguments: list[s
         return _launch(spec, place, problems, arguments, processes)
     from workflow.train import run_job  # slow: torch and transformers
 
-    run_job(spec, find_mount(place.mount), problems)
+    run_job(spec, find_mount(place.mount), problems, stop=stop)
     return 0
 
 
 def _run_in_world(
-    spec: JobSpec, place: Place, problems: list[Problem], membership: Membership
+    spec: JobSpec, place: Place, problems: list[Problem], membership: Membership, stop: Stop
 ) -> None:
     """Take part in a job of several processes, which a launcher started."""
     if place.num_processes not in (None, membership.size):
@@ -91,7 +102,7 @@ def _run_in_world(
 
     world = World.joined()
     try:
-        run_job(spec, find_mount(place.mount), problems, world)
+        run_job(spec, find_mount(place.mount), problems, world, stop)
     except WorkflowError:
         world.end()
         raise
@@ -122,7 +133,7 @@ def _launch(
 ) -> int:
     """Check and tokenize everything here, then run the job in processes of its own."""
     from workflow.prepare import prepare
-    from workflow.run_folder import note_crash
+    from workflow.run_folder import read_status
     from workflow.train import tell_audit
     from workflow.world import World
 
@@ -131,10 +142,30 @@ def _launch(
     if job.spec.audit:
         tell_audit(job)
         return 0
-    status = launch_local(sys.argv[0], arguments, processes)
-    if status > 2:  # of 0, 1 and 2 the processes have told themselves
-        note_crash(job.run_path, _reason(status))
-    return status
+    began = time.time()
+
+    def patience() -> float:
+        """The seconds that a step and a save may take, by what the run has measured."""
+        measured = read_status(job.run_path).get("stop_seconds", 0.0)
+        return SHUTDOWN_SECONDS + 3 * float(measured)
+
+    return _outcome(job.run_path, launch_local(sys.argv[0], arguments, processes, patience), began)
+
+
+def _outcome(run: Path, launched: Launched, began: float) -> int:
+    """The exit status of a job whose processes, started at `began`, have ended."""
+    from workflow.run_folder import note_crash, read_status
+
+    told = read_status(run)
+    state = told.get("state") if told.get("time", 0.0) >= began else None
+    stopped = launched.signal not in (0, signal.SIGINT) and state is None  # before the run began
+    if stopped or (state == "saved" and (launched.signal or launched.status == 0)):
+        return Stopped.exit_status
+    if state == "done" and launched.signal:
+        return 0
+    if launched.status > 2:  # of 0, 1 and 2 the processes have told themselves
+        note_crash(run, _reason(launched.status))
+    return launched.status
 
 
 def _reason(status: int) -> str:

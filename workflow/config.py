@@ -138,6 +138,13 @@ class JobSpec:
     overwrite_output_dir: bool = flag(
         boolean(), False, _RUN, "remove an earlier run of this name, then begin"
     )
+    resume_from_checkpoint: str | None = flag(
+        text(),
+        None,
+        _RUN,
+        "go on from this checkpoint, as RUN/checkpoint-2000; none: never go on",
+        "the run's own newest",
+    )
     seed: int = flag(
         integer(0, 2**32 - 1), 0, _RUN, "of the order of the data, dropout and sampling"
     )
@@ -276,6 +283,9 @@ class JobSpec:
         _SAVE,
         "write a checkpoint every N steps and after the last",
         "a quarter of the run",
+    )
+    save_seconds: float | None = flag(
+        number(0, above=True), None, _SAVE, "write one after so many seconds without, too", "-"
     )
     save_total_limit: int = flag(
         integer(1), 2, _SAVE, "newest checkpoints to keep; the best is kept besides"

@@ -43,9 +43,12 @@ def warn_once(message: str) -> None:
     log.warning(message)
 
 
-def progress_bar(total: int, label: str, unit: str = "record", leave: bool = False) -> "tqdm[Any]":
+def progress_bar(
+    total: int, label: str, unit: str = "record", leave: bool = False, initial: int = 0
+) -> "tqdm[Any]":
     """A bar on standard error, kept at the end if `leave`; nothing where that is a file."""
     disable = True if _silent else None
     return tqdm(
-        total=total, desc=label, unit=unit, leave=leave, disable=disable, dynamic_ncols=True
-    )
+        total=total, desc=label, unit=unit, leave=leave, disable=disable, initial=initial,
+        dynamic_ncols=True,
+    )  # fmt: skip

@@ -1,15 +1,18 @@
 """Engines: gradients, updates, and the model to evaluate or to save. This one is plain torch."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from workflow.config import JobSpec
 from workflow.losses import ELEMENTS_AT_ONCE
-from workflow.optimizer import make_optimizer, make_scheduler
+from workflow.models import held_tensors
+from workflow.optimizer import at_rest, go_to_step, make_optimizer, make_scheduler
+from workflow.shards import Tensors, Whole
 from workflow.tasks.task import Batch
 from workflow.weights import Model, Named, saved_names
 
@@ -46,8 +49,19 @@ class Engine(Protocol):
     def evaluating(self) -> AbstractContextManager[tuple[Model, bool]]:
         """The model in evaluation mode, and whether all processes must call it equally often."""
 
-    def tensors(self) -> Iterator[Named]:
-        """The float32 tensors of a checkpoint, one at a time; all processes must take all."""
+    def tensors(self) -> Tensors:
+        """The float32 tensors of a checkpoint, by name."""
+
+    def moments(self) -> Tensors:
+        """What the optimizer keeps of each parameter, as NAME.exp_avg; after a first step."""
+
+    def restore(self, step: int, moments: Iterable[Named], batch: Batch) -> None:
+        """Let an engine that has done nothing yet, on a checkpoint's weights, go on from its step.
+
+        Args:
+            moments: those of the checkpoint.
+            batch: any of the job's; for its gradient times zero the optimizer makes its state.
+        """
 
 
 class SingleProcessEngine:
@@ -116,8 +130,33 @@ class SingleProcessEngine:
         yield self.model, False
         self.model.train()
 
-    def tensors(self) -> Iterator[Named]:
-        yield from saved_names(self.master).items()
+    def tensors(self) -> Tensors:
+        return held_tensors(self.master)
+
+    def moments(self) -> Tensors:
+        return {
+            f"{name}.{kind}": Whole(tensor.shape, partial(torch.Tensor.detach, tensor))
+            for name, parameter in saved_names(self.master).items()
+            for kind, tensor in self._state_of(parameter).items()
+        }
+
+    def _state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A parameter's moments; none where it takes no part in the loss."""
+        state = self._optimizer.state.get(parameter, {})
+        return {kind: t for kind, t in state.items() if torch.is_tensor(t) and kind != "step"}
+
+    def restore(self, step: int, moments: Iterable[Named], batch: Batch) -> None:
+        self.add_gradient(batch, 0.0, last=True)
+        with at_rest(self._optimizer):
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=self.model is self.master)
+        parameters = saved_names(self.master)
+        for named, tensor in moments:
+            name, _, kind = named.rpartition(".")
+            state = self._state_of(parameters[name])
+            if kind in state:
+                state[kind].copy_(tensor)
+        go_to_step(self._optimizer, self._scheduler, step)
 
 
 def clip_factor(norm: torch.Tensor, most: float) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 WorkflowError
 ├── BadInput    flags, data or a model that the user can put right; nothing begun (exit 2)
-└── RunFailed   a run that could not go on; what it wrote stays (exit 1)
+├── RunFailed   a run that could not go on; what it wrote stays (exit 1)
+└── Stopped     a run that was asked to stop; the same command goes on (exit 75)
 """
 
 from dataclasses import dataclass
@@ -54,6 +55,12 @@ class BadInput(WorkflowError):
 
 class RunFailed(WorkflowError):
     """A run that had to stop."""
+
+
+class Stopped(WorkflowError):
+    """A run that was asked to stop, and did."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 def shorten(value: object, limit: int = 60) -> str:

@@ -8,6 +8,7 @@ from workflow.console import log
 from workflow.prepare import Job
 from workflow.run_folder import RunFolder
 from workflow.share import Share
+from workflow.stop import Stop
 from workflow.tasks.task import Evaluation
 from workflow.user_metric import apply_user_metric, load_user_metric
 from workflow.weights import Model
@@ -17,7 +18,13 @@ _loaded_once = cache(load_user_metric)
 
 
 def evaluate(
-    job: Job, model: Model, step: int, run: RunFolder, world: World, in_step: bool = False
+    job: Job,
+    model: Model,
+    step: int,
+    run: RunFolder,
+    world: World,
+    stop: Stop,
+    in_step: bool = False,
 ) -> dict[str, Any]:
     """Evaluate `model`, in evaluation mode, as it is at `step`; all processes get the metrics.
 
@@ -25,8 +32,11 @@ def evaluate(
 
     Args:
         in_step: whether all processes must call the model equally often.
+
+    Raises:
+        Stopped: on all processes, before anything is written.
     """
-    share = Share(world, in_step)
+    share = Share(world, in_step, stop)
     found = job.task.evaluate(model, job.tokenizer, job.splits["eval"], job.spec, share)
     return world.by_main(lambda: _told(job, found, step, run))
 

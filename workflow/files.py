@@ -4,9 +4,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 STALE_AFTER_SECONDS = 24 * 3600
 
@@ -15,7 +16,8 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial-{os.uname().nodename}-{os.getpid()}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -29,7 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = _beside(path)
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -61,13 +63,13 @@ def begin_folder(path: Path) -> Path:
 def finish_folder(partial: Path, path: Path) -> None:
     """Let a folder that is filled become `path`; raises OSError, and leaves it, where it cannot."""
     for file in partial.rglob("*"):
-        _sync(file)
+        sync(file)
     try:
         partial.rename(path)
     except OSError:
         if not path.is_dir():
             raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -82,6 +84,21 @@ def append_json_line(path: Path, value: dict[str, object]) -> None:
     line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
     with open(path, "a", encoding="utf-8") as file:
         file.write(line)
+
+
+def keep_json_lines(path: Path, keep: Callable[[Any], bool]) -> None:
+    """Remove the other lines of a JSON Lines file, and what a killed job left of a last one."""
+    if not path.exists():
+        return
+    kept = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):  # no line of ours
+            if line.endswith(b"\n") and keep(json.loads(line)):
+                kept.append(line)
+    if kept != lines:
+        with whole_file(path) as partial:
+            partial.write_bytes(b"".join(kept))
 
 
 def remove_partials(folder: Path, older_than: float = STALE_AFTER_SECONDS) -> None:

@@ -11,6 +11,8 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -21,6 +23,7 @@ from workflow.batching import batches_by_positions
 from workflow.config import JobSpec
 from workflow.console import progress_bar, warn_once
 from workflow.share import Share
+from workflow.stop import Stop
 from workflow.weights import Model
 
 POSITIONS_AT_ONCE = 16_384
@@ -117,7 +120,7 @@ def _generate_batch(
     mask = padded["attention_mask"]
     encoded = model.get_encoder()(input_ids=padded["input_ids"], attention_mask=mask)
     scores = _first_scores(model, encoded, mask, answer_ids)
-    ids = _decode(model, encoded.last_hidden_state, mask, indexes, spec, share.in_step)
+    ids = _decode(model, encoded.last_hidden_state, mask, indexes, spec, share)
     end = tokenizer.eos_token_id
     generated = [_until_end(row, end) for row in ids[:, 1:].tolist()]
     texts = _texts(tokenizer, generated, skip_special_tokens=True)
@@ -141,12 +144,12 @@ def _decode(
     mask: torch.Tensor,
     indexes: list[int],
     spec: JobSpec,
-    in_step: bool,
+    share: Share,
 ) -> torch.Tensor:
     """Token ids (rows × samples, 1 + new tokens), the start token first.
 
-    Args:
-        in_step: whether to go on, for the sake of other processes, until none has more to write.
+    Where the process is asked to stop they end early; then the share's results are never used.
+    Where processes keep step, it goes on until none has more to write.
     """
     settings = GenerationConfig(
         max_new_tokens=spec.max_new_tokens,
@@ -168,7 +171,8 @@ def _decode(
         attention_mask=mask,
         generation_config=settings,
         logits_processor=processors,
-        synced_gpus=in_step,
+        stopping_criteria=StoppingCriteriaList([EndEarly(share.stop)]),
+        synced_gpus=share.in_step,
     )
     return ids
 
@@ -206,6 +210,18 @@ class DrawToken(LogitsProcessor):
         drawn = torch.searchsorted(cumulated, threshold, right=True)
         drawn = drawn.clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+
+
+class EndEarly(StoppingCriteria):
+    """Ends the generation of all rows when the process is asked to stop."""
+
+    def __init__(self, stop: Stop):
+        """Look at `stop` after every token."""
+        self._stop = stop
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        ends = self._stop.requested() is not None
+        return torch.full((len(input_ids),), ends, device=input_ids.device)
 
 
 def _first_scores(

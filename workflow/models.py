@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.initialization import no_init_weights
 
 from workflow.errors import BadInput, Problem
 from workflow.hub import LOADING_ERRORS, model_class, shorten_names, unusable
+from workflow.shards import Whole, plan_files, write_index, write_tensors
 from workflow.vocabulary import Growth
 from workflow.weights import (
     Filling,
@@ -24,8 +26,6 @@ from workflow.weights import (
     model_name,
     saved_names,
     weight_files,
-    whole_shape,
-    write_weights,
 )
 
 transformers.utils.logging.set_verbosity_error()
@@ -37,6 +37,7 @@ def load_model(
     dropout_rate: float | None = None,
     growth: Growth | None = None,
     dtype: torch.dtype = torch.float32,
+    checkpoint: Path | None = None,
 ) -> Model:
     """The model of a folder, every tensor equal to the file's.
 
@@ -46,18 +47,20 @@ def load_model(
 
     Args:
         growth: the tokens that the model is to have besides.
+        checkpoint: a folder of this very model, grown already, to take the values from.
 
     Raises:
         BadInput: where files are missing, broken or do not fit the configuration.
     """
     folder = Path(folder)
-    check_weight_files(folder)
+    values = checkpoint or folder
+    check_weight_files(values)
     try:
         model = build_model(folder, dropout_rate, growth, dtype)
-        found = fill(model, weights_of(model, folder, growth))
+        found = fill(model, weights_of(model, values, None if checkpoint else growth))
     except LOADING_ERRORS as error:
-        raise BadInput([unusable(folder, error, "weights that can be loaded")]) from error
-    problems = _problems_of_filling(found, folder)
+        raise BadInput([unusable(values, error, "weights that can be loaded")]) from error
+    problems = _problems_of_filling(found, values)
     if problems:
         raise BadInput(problems)
     return model.eval()
@@ -172,14 +175,19 @@ def says_own_head(config: Any, folder: Path) -> bool:
 def save_model(model: Model, tokenizer: Any, folder: Path) -> None:
     """Write a plain Hugging Face folder of a model that this process holds all of."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = saved_names(model)
-    write_weights(folder, saved_shapes(model), tensors.items())
+    tensors = held_tensors(model)
+    files = plan_files("model", tensors)
+    write_tensors(folder, files, tensors)
+    write_index(folder, "model", files, tensors)
     save_settings(model, tokenizer, folder)
 
 
-def saved_shapes(model: Model) -> dict[str, torch.Size]:
-    """The shapes of the tensors that a checkpoint holds, in their order there."""
-    return {name: whole_shape(tensor) for name, tensor in saved_names(model).items()}
+def held_tensors(model: Model) -> dict[str, Whole]:
+    """The tensors that are saved of a model that this process holds all of."""
+    return {
+        name: Whole(tensor.shape, partial(torch.Tensor.detach, tensor))
+        for name, tensor in saved_names(model).items()
+    }
 
 
 def save_settings(model: Model, tokenizer: Any, folder: Path) -> None:

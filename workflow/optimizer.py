@@ -1,5 +1,7 @@
 """The optimizer and the schedule of its learning rate."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,3 +59,27 @@ def check_schedule(spec: JobSpec) -> None:
             [function(step) for function in scheduler.lr_lambdas]
     except (TypeError, ValueError, ArithmeticError) as error:
         raise _bad_schedule(spec, error) from error
+
+
+@contextmanager
+def at_rest(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """A step of the optimizer changes no parameter here; it makes its state where it has none."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def go_to_step(optimizer: torch.optim.Optimizer, scheduler: Any, step: int) -> None:
+    """Let an optimizer that has its state, and its fresh schedule, have done so many steps."""
+    for state in optimizer.state.values():
+        if torch.is_tensor(state["step"]):
+            state["step"].fill_(step)
+        else:
+            state["step"] = step
+    for _ in range(step):
+        scheduler.step()

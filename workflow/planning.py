@@ -1,6 +1,8 @@
 """A job's plan: what is computed, on which machine, and so what fits; alone with --dry_run."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from workflow.machine import fast_bf16
 from workflow.memory import Work
 from workflow.memory_plan import Asked, Machine, choose, plans, this_machine
 from workflow.mount import Mount, find_model
+from workflow.resume import Computed
 from workflow.sizes import sizes_of
 from workflow.tokens import TokenizedSplit
 from workflow.world import World
@@ -27,8 +30,13 @@ def plan_job(
     data: Mapping[str, TokenizedSplit],
     users: Mapping[str, Any],
     world: World,
+    earlier: Computed | None = None,
 ) -> tuple[Setting | None, int]:
     """How processes divide the states, and the positions of a micro-batch: the lightest that fits.
+
+    Args:
+        earlier: how the run was computed that goes on. As many processes go on like that, if it
+            fits still, so that the results are the same bit for bit.
 
     Raises:
         BadInput: where nothing does.
@@ -39,9 +47,24 @@ def plan_job(
     work = _work(spec, spec.bf16, source, max(1, target), len(data["eval"]))
     asked = _asked(spec, users)
     machine = this_machine(world.size, world.local_size)
-    plan = choose(sizes_of(folder), machine, work, asked, trains=not spec.no_train)
+    sizes, trains = sizes_of(folder), not spec.no_train
+    plan = None
+    if earlier is not None and earlier.processes == world.size:
+        with suppress(BadInput):
+            plan = choose(sizes, machine, work, _as_earlier(asked, earlier), trains)
+    plan = plan or choose(sizes, machine, work, asked, trains)
     assert plan.positions is not None
     return plan.setting, plan.positions
+
+
+def _as_earlier(asked: Asked, earlier: Computed) -> Asked:
+    """What the user leaves open, as it was."""
+    return dataclasses.replace(
+        asked,
+        stage=asked.stage or earlier.stage or None,
+        offload=asked.offload or earlier.offload,
+        positions=asked.positions or earlier.positions,
+    )
 
 
 def dry_run(

@@ -3,12 +3,15 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workflow.audit import Report, audit_splits, missing_characters
+from workflow.checkpoint import can_go_on
+from workflow.checksums import find_damage
 from workflow.command import NO_MODEL
 from workflow.config import ONLY_FOR, JobSpec, complete
 from workflow.errors import BadInput, Problem
@@ -19,7 +22,8 @@ from workflow.mount import Mount, default_run_name, find_data, find_model, find_
 from workflow.optimizer import check_schedule
 from workflow.planning import own_settings, plan_job, problems_of_processes
 from workflow.records import load_records
-from workflow.run_folder import SPEC_FILE
+from workflow.resume import Computed, find_checkpoint_to_go_on_from, read_state
+from workflow.run_folder import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit, prepare_splits
@@ -43,6 +47,8 @@ class Job:
         run_path: where the run's folder is, or will be.
         claim_lock: a file to lock while the run's folder is made.
         setting: how processes divide the states; None for one process in plain torch.
+        asked: the job as the user gave it, and `complete` what fills in the rest.
+        checkpoint: what the run would go on from.
     """
 
     spec: JobSpec
@@ -55,6 +61,9 @@ class Job:
     run_path: Path
     claim_lock: Path
     setting: Setting | None
+    asked: JobSpec
+    complete: Callable[[JobSpec], JobSpec]
+    checkpoint: Path | None
 
     @property
     def data_keys(self) -> dict[str, str]:
@@ -79,9 +88,11 @@ def prepare(
     problems = [*problems, *problems_of_processes(spec, world.size)]
     users, found = own_settings(spec)
     problems += found
-    files, source, run_path = _find(spec, mount, task, splits, problems)
+    files, source, run_path, checkpoint = _find(spec, mount, task, splits, problems)
 
     folder = fetch_settings(source)
+    if damage := find_damage(folder, weights=False):
+        raise BadInput(damage)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder, len(tokenizer))
     try:
@@ -103,20 +114,34 @@ def prepare(
         if missing:
             tokenizer = grow_tokenizer(tokenizer, missing)
             data = prepare_splits(files, splits, task, tokenizer, mount.cache / "tokens", True)
-    spec = complete(
-        spec,
+    completed = partial(
+        complete,
         run_name=default_run_name(spec),
         train_count=len(data["train"]) if "train" in data else 0,
         longest_target=_longest_target(data, spec, source),
         fast_bf16=fast_bf16(),
     )
+    asked, spec = spec, completed(spec)
     _check_lengths(spec, config)
     if not spec.no_train:
         check_schedule(spec)
-    setting, positions = world.decided_by_main(lambda: plan_job(folder, spec, data, users, world))
+    setting, positions = world.decided_by_main(
+        lambda: plan_job(folder, spec, data, users, world, _computed(checkpoint))
+    )
     spec = dataclasses.replace(spec, micro_batch_tokens=positions)
     lock = mount.cache / "claim.lock"
-    return Job(spec, task, tokenizer, model_tokens, audit, data, source, run_path, lock, setting)
+    return Job(
+        spec, task, tokenizer, model_tokens, audit, data, source, run_path, lock, setting,
+        asked, completed, checkpoint,
+    )  # fmt: skip
+
+
+def _computed(checkpoint: Path | None) -> Computed | None:
+    """How the run that may go on was computed; a checkpoint that is not whole is told later."""
+    try:
+        return read_state(checkpoint).computed if checkpoint and can_go_on(checkpoint) else None
+    except BadInput:
+        return None
 
 
 def _audited(
@@ -137,8 +162,12 @@ def _audited(
 
 def _find(
     spec: JobSpec, mount: Mount, task: Task, splits: list[str], problems: list[Problem]
-) -> tuple[dict[str, Path], Path | str, Path]:
-    """The data's files, the model and the run's folder, or BadInput with all there is to mend."""
+) -> tuple[dict[str, Path], Path | str, Path, Path | None]:
+    """The data's files, the model, the run's folder and what it may go on from.
+
+    Raises:
+        BadInput: with all there is to mend.
+    """
     if not mount.root.is_dir():
         expected = "a folder with data/ and models/"
         mend = "make it, or name another with --mount or $WORKFLOW_MOUNT"
@@ -152,6 +181,13 @@ def _find(
         found_inside = "the run that holds the model to begin with"
         mend = "choose another --training_run_name"
         problems.append(Problem(where, found_inside, "a folder of its own", mend))
+    checkpoint = None
+    if not spec.no_train:
+        own = not spec.overwrite_output_dir or is_requeued(read_status(run_path))
+        checkpoint, found = find_checkpoint_to_go_on_from(
+            run_path if own else None, spec.resume_from_checkpoint, mount
+        )
+        problems += found
     if spec.metric is not None:
         try:
             load_user_metric(spec.metric)
@@ -161,7 +197,7 @@ def _find(
     problems += found
     if problems:
         raise BadInput([*problems, *_problems_of_records(files, splits, task, spec)])
-    return files, source, run_path
+    return files, source, run_path, checkpoint
 
 
 def _problems_of_records(

@@ -1,5 +1,6 @@
 """What changes while a run goes on: how far it is, what was best, and figures to log."""
 
+import dataclasses
 import resource
 import sys
 import time
@@ -13,20 +14,6 @@ from workflow.metrics import is_better
 
 
 @dataclass
-class Progress:
-    """How far a run is."""
-
-    step: int = 0
-    best_step: int | None = None
-    best_value: float | None = None
-
-    def note_checkpoint(self, step: int, metric: str, value: float | None) -> None:
-        """Remember the checkpoint of a step where it is the best so far; None: not evaluated."""
-        if is_better(metric, value, self.best_value):
-            self.best_step, self.best_value = step, value
-
-
-@dataclass
 class LogWindow:
     """Figures of the steps since the last logged one; time spent outside steps does not count."""
 
@@ -37,12 +24,8 @@ class LogWindow:
     padded_positions: int = 0
     slowest_positions: float = 0.0
     seconds: float = 0.0
-    _began: float = field(default_factory=time.perf_counter)
 
-    def begin_step(self) -> None:
-        self._began = time.perf_counter()
-
-    def end_step(self, loss: float, normalizer: int, plan: StepPlan) -> None:
+    def add_step(self, loss: float, normalizer: int, plan: StepPlan, seconds: float) -> None:
         """Add a step.
 
         Args:
@@ -55,7 +38,7 @@ class LogWindow:
         self.real_positions += plan.real_positions
         self.padded_positions += plan.padded_positions
         self.slowest_positions += plan.imbalance * plan.padded_positions
-        self.seconds += time.perf_counter() - self._began
+        self.seconds += seconds
 
     def figures(self, step: int, learning_rate: float, gradient_norm: float) -> dict[str, Any]:
         """A line of train_log.jsonl, but for the memory."""
@@ -70,6 +53,60 @@ class LogWindow:
             "imbalance": round(self.slowest_positions / self.padded_positions, 4),
             "time": time.time(),
         }
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved with every checkpoint.
+
+    Attributes:
+        step: of the last update.
+        evaluated_step: at which the run was last evaluated; `evaluated_value` is what that found
+            of the metric that says what is best.
+        window: the steps since the last logged one.
+        longest_step: in seconds.
+        longest_save: the seconds for which training stood still.
+    """
+
+    step: int = 0
+    evaluated_step: int | None = None
+    evaluated_value: float | None = None
+    best_step: int | None = None
+    best_value: float | None = None
+    longest_step: float = 0.0
+    longest_save: float = 0.0
+    window: LogWindow = field(default_factory=LogWindow)
+
+    def add_step(
+        self, step: int, loss: float, normalizer: int, plan: StepPlan, seconds: float
+    ) -> None:
+        """Count a step; `loss` is its summed loss, `normalizer` what that is divided by."""
+        self.step = step
+        self.longest_step = max(self.longest_step, seconds)
+        self.window.add_step(loss, normalizer, plan, seconds)
+
+    def note_evaluation(self, value: float | None) -> None:
+        """Remember that the step was evaluated, and the metric that says what is best."""
+        self.evaluated_step, self.evaluated_value = self.step, value
+
+    def note_checkpoint(self, metric: str) -> None:
+        """Remember the checkpoint of this step where it was evaluated and is the best so far."""
+        value = self.evaluated_value if self.evaluated_step == self.step else None
+        if is_better(metric, value, self.best_value):
+            self.best_step, self.best_value = self.step, value
+
+    @property
+    def stop_seconds(self) -> float:
+        """What it takes to end a step and to save, at most, as far as is known."""
+        return self.longest_step + self.longest_save
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> "Progress":
+        """What `as_json` gave; raises TypeError for anything else."""
+        return cls(**(values | {"window": LogWindow(**values["window"])}))
 
 
 def peak_memory_gb() -> float:

@@ -1,40 +1,33 @@
-"""The folder of a run: whose it is, and what stands in it beside the checkpoints."""
+"""The folder of a run: what stands in it beside the checkpoints."""
 
 import dataclasses
-import fcntl
 import json
 import os
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from workflow.checkpoint import find_checkpoints
 from workflow.config import JobSpec
-from workflow.errors import BadInput, Problem, shorten
-from workflow.files import (
-    append_json_line,
-    discard_folder,
-    remove_partials,
-    whole_folder,
-    write_json,
-)
+from workflow.console import log
+from workflow.errors import BadInput, RunFailed, Stopped
+from workflow.files import append_json_line, keep_json_lines, sync, write_json
+from workflow.lock import RunLock
 from workflow.progress import Progress
+from workflow.world import shared
 
 SPEC_FILE = "training_args.json"
 STATUS_FILE = "status.json"
-
-# These change how a job is computed, not what comes out.
-MAY_DIFFER = frozenset(
-    {"micro_batch_tokens", "logging_steps", "zero_stage", "offload", "deepspeed"}
-)
+TRAIN_LOG, METRICS = "train_log.jsonl", "metrics.jsonl"
 
 
 def written_spec(spec: JobSpec) -> dict[str, Any]:
     """The job as training_args.json holds it: what a job is, not how to treat an earlier one."""
     values = dataclasses.asdict(spec)
-    for name in ("overwrite_output_dir", "audit"):
+    for name in ("overwrite_output_dir", "resume_from_checkpoint", "audit"):
         del values[name]
     return values
 
@@ -52,39 +45,11 @@ def read_status(folder: Path) -> dict[str, Any]:
     return status if isinstance(status, dict) else {}
 
 
-def is_finished(folder: Path, spec: JobSpec, data: dict[str, str]) -> bool:
-    """Whether this very job is done; raises BadInput where the folder is not free for it.
-
-    Args:
-        data: the key of each split's content, as status.json keeps it.
-    """
-    if not folder.exists():
-        return False
-    if not is_run_folder(folder):
-        if folder.is_dir() and not any(path.name != STATUS_FILE for path in folder.iterdir()):
-            return False
-        found = "something that is no run folder"
-        raise _not_free(folder, found, "a free name", "choose another --training_run_name")
-    status = read_status(folder)
-    if status.get("state") == "running":
-        _refuse_running(folder, status, spec.overwrite_output_dir)
-    if spec.overwrite_output_dir:
-        return False
-    mend = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
-    differences = _differences(folder, spec)
-    if status.get("data") != data:
-        differences.append("the data or the tokenizer has changed since")
-    if differences:
-        found = f"a run of another job ({'; '.join(differences)})"
-        raise _not_free(folder, found, "the same job", mend)
-    if status.get("state") == "done":
-        return True
-    checkpoints = find_checkpoints(folder)
-    if checkpoints:
-        newest = f"newest: checkpoint-{checkpoints[-1]}"
-        found = f"a run that ended at step {status.get('step')} ({newest})"
-        raise _not_free(folder, found, "a finished run, or a free name", mend)
-    return False
+def is_requeued(status: dict[str, Any]) -> bool:
+    """Whether the scheduler started this job again, whose status that is."""
+    job_id = os.environ.get("SLURM_JOB_ID")
+    again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+    return again and job_id is not None and status.get("job_id") == job_id
 
 
 def write_refusal(folder: Path, error: BadInput) -> None:
@@ -95,7 +60,7 @@ def write_refusal(folder: Path, error: BadInput) -> None:
     if folder.exists() and any(path.name != STATUS_FILE for path in folder.iterdir()):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    status = RunFolder(folder, None, {}).status("failed", Progress(), str(error))
+    status = RunFolder(folder, None, {}, 0).status("failed", Progress(), str(error))
     write_json(folder / STATUS_FILE, status | {"exit_status": error.exit_status})
 
 
@@ -109,116 +74,110 @@ def note_crash(folder: Path, reason: str) -> None:
         write_json(folder / STATUS_FILE, status | {"state": "failed", "error": reason})
 
 
-def _not_free(folder: Path, found: str, expected: str, mend: str) -> BadInput:
-    return BadInput([Problem(str(folder), found, expected, mend)])
-
-
-def _refuse_running(folder: Path, status: dict[str, Any], overwrite: bool) -> None:
-    """Refuse a folder that a live job writes; of another host, only the user can know."""
-    found = f"a job that is running (pid {status.get('pid')} on {status.get('host')})"
-    mend = "wait for it, end it, or choose another --training_run_name"
-    if status.get("host") != socket.gethostname():
-        mend += "; where that job is gone, add --overwrite_output_dir"
-        refused = not overwrite
-    else:
-        refused = _is_alive(status)
-    if refused:
-        raise _not_free(folder, found, "a run that is not running", mend)
-
-
-def _differences(folder: Path, spec: JobSpec) -> list[str]:
-    try:
-        earlier = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        earlier = {}
-    wanted = json.loads(json.dumps(written_spec(spec)))
-    return [
-        f"{name}: {shorten(earlier.get(name))} there, {shorten(value)} here"
-        for name, value in wanted.items()
-        if earlier.get(name) != value and name not in MAY_DIFFER
-    ]
-
-
-def _is_alive(status: dict[str, Any]) -> bool:
-    if status.get("pid") == os.getpid():
-        return False
-    try:
-        os.kill(int(status["pid"]), 0)
-    except PermissionError:
-        return True
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return True
-
-
-def claim_run_folder(path: Path, spec: JobSpec, data: dict[str, str], lock: Path) -> bool:
-    """Make the run's folder, in place of what an earlier try of the same job left there.
-
-    Args:
-        lock: a file that jobs of this mount lock while they claim, so that one of two wins.
-
-    Returns:
-        Whether the folder is ours; it is not where the job was done meanwhile.
-
-    Raises:
-        BadInput: where the folder is another's.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as file:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if is_finished(path, spec, data):
-            return False
-        if path.exists():
-            discard_folder(path)
-        run = RunFolder(path, spec.max_steps, data)
-        with whole_folder(path) as partial:
-            write_json(partial / SPEC_FILE, written_spec(spec))
-            write_json(partial / STATUS_FILE, run.status("running", Progress()))
-    remove_partials(path.parent)
-    return True
-
-
 class RunFolder:
     """Writes what a run tells about itself."""
 
     def __init__(
-        self, path: Path, max_steps: int | None, data: dict[str, str], writes: bool = True
+        self,
+        path: Path,
+        max_steps: int | None,
+        data: dict[str, str],
+        restarts: int,
+        lock: RunLock | None = None,
+        writes: bool = True,
     ):
         """Stand for the folder at `path`; `writes` is false in all processes but the main one."""
         self.path = path
-        self._writes = writes
+        self._main = writes
+        self._lock = lock
         self._max_steps = max_steps
         self._data = data
+        self._restarts = restarts
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this process writes, and the folder is not another job's by now."""
+        return self._main and (self._lock is None or self._lock.taken_by is None)
 
     def write_status(self, state: str, progress: Progress, error: str | None = None) -> None:
         self.write_json(STATUS_FILE, self.status(state, progress, error))
 
     def status(self, state: str, progress: Progress, error: str | None = None) -> dict[str, Any]:
-        """What status.json says: running, done or failed, how far, where, on which data."""
+        """What status.json says: running, saved, done or failed, how far, where, on which data."""
         status = {
             "state": state,
             "step": progress.step,
             "max_steps": self._max_steps,
             "best_step": progress.best_step,
             "best_value": progress.best_value,
+            "stop_seconds": round(progress.stop_seconds, 3),
             "time": time.time(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "job_id": os.environ.get("SLURM_JOB_ID"),
-            "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            "restarts": self._restarts,
             "data": self._data,
         }
         return status | ({"error": error} if error else {})
 
     def append_train_log(self, line: dict[str, Any]) -> None:
         if self._writes:
-            append_json_line(self.path / "train_log.jsonl", line)
+            append_json_line(self.path / TRAIN_LOG, line)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         if self._writes:
-            append_json_line(self.path / "metrics.jsonl", line)
+            append_json_line(self.path / METRICS, line)
 
     def write_json(self, name: str, value: Any) -> None:
         if self._writes:
             write_json(self.path / name, value)
+
+    def sync_logs(self) -> None:
+        """Let the logs be on the disk as surely as the checkpoint that is written next."""
+        for name in (TRAIN_LOG, METRICS):
+            if self._writes and (self.path / name).exists():
+                sync(self.path / name)
+
+    def go_back_to(self, progress: Progress) -> None:
+        """Remove from the logs what the run did after it was saved, for it is to do it again."""
+        if self._writes:
+            evaluated = -1 if progress.evaluated_step is None else progress.evaluated_step
+            keep_json_lines(self.path / TRAIN_LOG, lambda line: line["step"] <= progress.step)
+            keep_json_lines(self.path / METRICS, lambda line: line["step"] <= evaluated)
+
+
+@contextmanager
+def recording_outcome(run: RunFolder, progress: Progress) -> Iterator[None]:
+    """Let status.json, and what is raised, say how the run ends.
+
+    Raises:
+        RunFailed: for what the system refused, with how to go on.
+    """
+    try:
+        yield
+    except Stopped as stopped:
+        run.write_status("saved", progress)
+        where = f"stopped by {stopped} at step {progress.step}"
+        raise shared(Stopped(f"{where}; the same command {_what_is_left(run)}")) from None
+    except OSError as error:
+        told = f"step {progress.step}: {error}; mend that, and start again: the same command "
+        failure = RunFailed(told + _what_is_left(run))
+        _note_failure(run, progress, str(failure))
+        raise failure from error
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        reason = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
+        log.info("ended at step %d; what was written is in %s", progress.step, run.path)
+        _note_failure(run, progress, reason)
+        raise
+    run.write_status("done", progress)
+
+
+def _note_failure(run: RunFolder, progress: Progress, reason: str) -> None:
+    with suppress(OSError):  # a full disk must not hide the error that tells of it
+        run.write_status("failed", progress, reason)
+
+
+def _what_is_left(run: RunFolder) -> str:
+    steps = find_checkpoints(run.path)
+    return f"goes on from checkpoint-{steps[-1]}" if steps else "begins again"

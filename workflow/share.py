@@ -1,11 +1,12 @@
 """An evaluation shared among processes: whose batches are whose, and what all found together."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from workflow.batching import Indexes
 from workflow.dealing import deal
+from workflow.stop import Stop
 from workflow.world import World
 
 T = TypeVar("T")
@@ -18,10 +19,12 @@ class Share:
     Attributes:
         in_step: whether the model is one that all processes must call equally often, since each
             holds a part of it.
+        stop: whether the evaluation is to end before it is complete.
     """
 
     world: World
     in_step: bool = False
+    stop: Stop = field(default_factory=Stop)
 
     def of(
         self, batches: Sequence[Indexes], costs: Sequence[int]
@@ -30,14 +33,22 @@ class Share:
 
         Args:
             costs: what each batch costs, in any unit.
+
+        Raises:
+            Stopped: on all processes, when one of them was asked to stop.
         """
         dealt = deal(costs, self.world.size)
-        for index in dealt[self.world.rank]:
-            yield batches[index], True
+        mine = [(index, True) for index in dealt[self.world.rank]]
         if self.in_step and batches:
             cheapest = min(range(len(costs)), key=costs.__getitem__)
-            for _ in range(max(map(len, dealt)) - len(dealt[self.world.rank])):
-                yield batches[cheapest], False
+            mine += [(cheapest, False)] * (max(map(len, dealt)) - len(mine))
+        for index, counts in mine:
+            if self.in_step:
+                self.stop.check()
+            elif self.stop.requested():
+                break
+            yield batches[index], counts
+        self.stop.check()
 
     def collect(self, found: dict[int, T], count: int) -> list[T] | None:
         """What all processes found for items 0 … `count` - 1, on the main one; None elsewhere."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from workflow.errors import BadInput
+from workflow.hub import LOADING_ERRORS, unusable
 from workflow.models import build_model
 from workflow.weights import Model, saved_names
 
@@ -34,9 +36,16 @@ class Sizes:
 
 
 def sizes_of(folder: Path) -> Sizes:
-    """The sizes of a folder's model, of which no weight is read."""
-    with torch.device("meta"):
-        return sizes_of_model(build_model(folder))
+    """The sizes of a folder's model, of which no weight is read.
+
+    Raises:
+        BadInput: where its settings are broken.
+    """
+    try:
+        with torch.device("meta"):
+            return sizes_of_model(build_model(folder))
+    except LOADING_ERRORS as error:
+        raise BadInput([unusable(folder, error, "settings that a model can be made of")]) from error
 
 
 def sizes_of_model(model: Model) -> Sizes:

@@ -1,58 +1,53 @@
 """From a prepared job to a model in memory, and to the engine that trains it."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
+from workflow.checkpoint import RESUME_FOLDER
+from workflow.checksums import find_damage
 from workflow.cpu import tune_memory, use_fast_modules
 from workflow.engine import Engine, SingleProcessEngine
-from workflow.errors import WorkflowError
+from workflow.errors import BadInput
 from workflow.head import packs_rows
-from workflow.hub import fetch_weights
+from workflow.hub import fetch_settings, fetch_weights
 from workflow.machine import pick_device
 from workflow.models import build_model, check_weight_files, load_model, weights_of
 from workflow.prepare import Job
 from workflow.tasks.task import Batch
 from workflow.vocabulary import Growth
-from workflow.weights import Model
+from workflow.weights import Model, file_tensors
 from workflow.world import World
 from workflow.zero import ZeroEngine, partitioning
 
-T = TypeVar("T")
 
+def load_together(job: Job, world: World, checkpoint: Path | None) -> Model:
+    """The job's model, with a checkpoint's values where it goes on from one.
 
-def load_together(job: Job, world: World) -> Model:
-    """The job's model; raises BadInput on all processes where one of them cannot load it."""
-    folder = _together(world, lambda: _find_weights(job))
-    return _together(world, lambda: ready_model(job, folder))
-
-
-def _together(world: World, function: Callable[[], T]) -> T:
-    """What a function gives on each process; what it raises on one is raised on all.
-
-    (Of what a user can mend: anything else ends its process, and a launcher the others.) Processes
-    are to meet between what may fail on one of them and what takes all of them.
+    Raises:
+        BadInput: on all processes, where one of them cannot load it.
     """
-    failure: Exception | None = None
-    try:
-        found = function()
-    except (WorkflowError, OSError) as error:
-        failure = error
-    failure = world.agree(failure)
-    if failure is not None:
-        raise failure
-    return found
+    folder = world.together(lambda: _find_weights(job, world, checkpoint))
+    return world.together(lambda: ready_model(job, folder, checkpoint))
 
 
-def _find_weights(job: Job) -> Path:
-    folder = fetch_weights(job.model_source)
-    check_weight_files(folder)
+def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:
+    """The model's folder; the files that are to be loaded are whole, each checked by one process.
+
+    A run that goes on from a checkpoint needs no more than the settings of its first model.
+    """
+    folder = fetch_settings(job.model_source) if checkpoint else fetch_weights(job.model_source)
+    values = checkpoint or folder
+    damage = find_damage(values, world.has_file)
+    if checkpoint:
+        damage += find_damage(checkpoint / RESUME_FOLDER, world.has_file)
+    if damage:
+        raise BadInput(damage)
+    check_weight_files(values)
     return folder
 
 
-def ready_model(job: Job, folder: Path) -> Model:
+def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> Model:
     """The job's model where it is to compute, with a row for each of the tokenizer's tokens.
 
     In float32 where plain torch is to train it: then the engine makes the copy that computes. Under
@@ -67,16 +62,20 @@ def ready_model(job: Job, folder: Path) -> Model:
     dtype = torch.bfloat16 if spec.bf16 and not keeps_masters else torch.float32
     if setting is not None and setting.stage == 3:
         with partitioning(spec, setting):
-            model = load_model(folder, spec.dropout_rate, growth_of(job), dtype)
+            model = load_model(folder, spec.dropout_rate, growth_of(job), dtype, checkpoint)
     else:
         with device:
-            model = load_model(folder, spec.dropout_rate, growth_of(job), dtype)
+            model = load_model(folder, spec.dropout_rate, growth_of(job), dtype, checkpoint)
         job.task.adapt(model)
     return _made_fast(model, device)
 
 
-def make_engine(job: Job, model: Model, world: World) -> Engine:
-    """The engine that trains the job's model: plain torch, or ZeRO where the job has a setting."""
+def make_engine(job: Job, model: Model, world: World, checkpoint: Path | None = None) -> Engine:
+    """The engine that trains the job's model: plain torch, or ZeRO where the job has a setting.
+
+    Args:
+        checkpoint: where the model's values are from, if not from the job's model.
+    """
     spec, setting = job.spec, job.setting
 
     def loss(model: Model, batch: Batch) -> torch.Tensor:
@@ -87,7 +86,9 @@ def make_engine(job: Job, model: Model, world: World) -> Engine:
     folder = Path(model.name_or_path)
     return ZeroEngine(
         model, spec, loss, world, setting,
-        weights=lambda: weights_of(model, folder, growth_of(job)),
+        weights=lambda: (
+            file_tensors(checkpoint) if checkpoint else weights_of(model, folder, growth_of(job))
+        ),
         whole_copy=lambda: _whole_copy(job, folder),
     )  # fmt: skip
 
@@ -104,7 +105,7 @@ def _whole_copy(job: Job, folder: Path) -> Model:
     with device:
         model = build_model(folder, job.spec.dropout_rate, growth_of(job), dtype)
     job.task.adapt(model)
-    return _made_fast(model, device)
+    return _made_fast(model, device).eval()
 
 
 def _made_fast(model: Model, device: torch.device) -> Model:

@@ -1,14 +1,12 @@
-"""Weight files, one tensor at a time: read into a model that may be partitioned, and written."""
+"""Weight files, read one tensor at a time into a model that may be partitioned."""
 
 import json
-import math
-import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,11 +15,6 @@ Model = Any
 """A transformers.PreTrainedModel, whose own types are too loose to check."""
 
 Named = tuple[str, torch.Tensor]
-
-SHARD_BYTES = 5_000_000_000
-"""A file of weights at most, unless a single tensor is larger."""
-
-_INDEX = "model.safetensors.index.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -43,12 +36,17 @@ def file_tensors(folder: Path) -> Iterator[Named]:
     """
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    yield name, file.get_tensor(name)
+            yield from mapped_tensors(path)
         else:
             mapped = zipfile.is_zipfile(path)
             yield from torch.load(path, weights_only=True, mmap=mapped, map_location="cpu").items()
+
+
+def mapped_tensors(path: Path) -> Iterator[Named]:
+    """The tensors of a safetensors file, which is mapped."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            yield name, file.get_tensor(name)
 
 
 def own_part(parameter: Any, tensor: torch.Tensor) -> torch.Tensor:
@@ -154,95 +152,3 @@ def saved_names(model: Model) -> dict[str, Any]:
             seen.add(id(tensor))
             by_name[name] = tensor
     return by_name
-
-
-def write_weights(
-    folder: Path,
-    shapes: Mapping[str, torch.Size],
-    tensors: Iterable[Named],
-    mine: Callable[[int], bool] = lambda file: True,
-) -> None:
-    """Write tensors in float32 as safetensors, each as soon as it is given, and let it go.
-
-    Args:
-        shapes: of all tensors, in the order in which they come.
-        mine: whether this process writes a file, by its number; all are given every tensor.
-
-    Raises:
-        OSError: after the last tensor, for other processes may have to hand it over.
-    """
-    shards = _shards(shapes)
-    names = [_file_name(number, len(shards)) for number in range(len(shards))]
-    of_tensor = {name: number for number, shard in enumerate(shards) for name in shard}
-    failure: OSError | None = None
-    current: int | None = None
-    file: BinaryIO | None = None
-    for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
-        assert (name, tensor.shape) == (expected, shape)
-        if not mine(of_tensor[name]) or failure is not None:
-            continue
-        try:
-            if of_tensor[name] != current:
-                full, file, current = file, None, of_tensor[name]
-                _close(full)
-                file = open(folder / names[current], "wb")  # noqa: SIM115
-                file.write(_header({n: shapes[n] for n in shards[current]}))
-            assert file is not None
-            file.write(tensor.detach().to("cpu", torch.float32).reshape(-1).numpy().data)
-        except OSError as error:
-            failure = error
-    try:
-        _close(file)
-    except OSError as error:
-        failure = failure or error
-    if failure is not None:
-        raise failure
-    if len(shards) > 1 and mine(0):
-        _write_index(folder, shapes, {name: names[number] for name, number in of_tensor.items()})
-
-
-def _close(file: BinaryIO | None) -> None:
-    """Close a file whose content is on the disk; closed it is in any case."""
-    if file is not None:
-        with file:
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _shards(shapes: Mapping[str, torch.Size]) -> list[list[str]]:
-    """The names of each file's tensors, in order."""
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name, shape in shapes.items():
-        size = 4 * math.prod(shape)
-        if shards[-1] and filled + size > SHARD_BYTES:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
-    return shards
-
-
-def _file_name(number: int, count: int) -> str:
-    return (
-        "model.safetensors" if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
-    )
-
-
-def _header(shapes: Mapping[str, torch.Size]) -> bytes:
-    """What stands before the values in a safetensors file, as its format's description has it:
-    https://huggingface.co/docs/safetensors/index#format."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 4 * math.prod(shape)
-        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _write_index(folder: Path, shapes: Mapping[str, torch.Size], files: dict[str, str]) -> None:
-    total = sum(4 * math.prod(shape) for shape in shapes.values())
-    index = {"metadata": {"total_size": total}, "weight_map": files}
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -60,7 +60,7 @@ class World:
         return self.rank == 0
 
     def has_file(self, number: int) -> bool:
-        """Whether this process writes a file of several, by its number."""
+        """Whether this process reads a file of several, by its number."""
         return number % self.size == self.rank
 
     def after_main(self, prepare: Callable[[], T]) -> T:
@@ -175,6 +175,38 @@ class World:
             raise failure or shared(outcome[1])
         result: T = outcome[0]
         return result
+
+    def any(self, said: bool) -> bool:
+        """Whether any rank says so, on every rank."""
+        return any(self.gather(said))
+
+    def call_out(self) -> None:
+        """Say something to all ranks at any time, which `called_out` hears; nothing is waited for.
+
+        It concerns the job that `after_main` began.
+        """
+        if self._store is not None:
+            self._store.set(f"called {self._prepared}", "")
+
+    def called_out(self) -> bool:
+        """Whether any rank has called out."""
+        return self._store is not None and self._store.check([f"called {self._prepared}"])
+
+    def together(self, function: Callable[[], T]) -> T:
+        """What a function gives on each rank; what it raises on one is raised on all.
+
+        (Of what a user can mend: anything else ends its process, and a launcher the others.) Ranks
+        are to meet between what may fail on one of them and what takes all of them.
+        """
+        failure: Exception | None = None
+        try:
+            found = function()
+        except (WorkflowError, OSError) as error:
+            failure = error
+        failure = self.agree(failure)
+        if failure is not None:
+            raise failure
+        return found
 
     def agree(self, error: Exception | None) -> Exception | None:
         """The first error that any rank has, by rank, on every rank."""

@@ -4,19 +4,32 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from workflow.config import JobSpec
 from workflow.engine import Loss
-from workflow.optimizer import make_optimizer, make_scheduler
+from workflow.optimizer import at_rest, go_to_step, make_optimizer, make_scheduler
+from workflow.shards import Tensors, Whole
 from workflow.tasks.task import Batch
-from workflow.weights import Model, Named, is_partitioned, model_name, own_part, saved_names
+from workflow.weights import (
+    Model,
+    Named,
+    is_partitioned,
+    model_name,
+    own_part,
+    saved_names,
+    whole_shape,
+)
 from workflow.world import World
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter."""
 
 BUCKET_ELEMENTS = 200_000_000
 """Elements that are reduced or gathered in one go: 0.8 GB of gradients."""
@@ -166,20 +179,11 @@ class ZeroEngine:
 
     def _set_masters(self, weights: Iterator[Named]) -> None:
         """Give the float32 masters the digits that the bfloat16 model they were made of lacks."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
-
         by_name = self.model.state_dict(keep_vars=True)
         for name, tensor in weights:
-            parameter: Any = by_name.get(model_name(self.model, by_name, name) or "")
-            if parameter is None or not parameter.requires_grad:
-                continue
-            if is_partitioned(parameter):
-                held = torch.zeros(parameter.ds_tensor.ds_numel)
-                part = own_part(parameter, tensor)
-                held[: len(part)] = part
-                safe_set_local_fp32_param(parameter, held)
-            else:
-                safe_set_full_fp32_param(parameter, tensor.float())
+            parameter = by_name.get(model_name(self.model, by_name, name) or "")
+            if parameter is not None and parameter.requires_grad:
+                _set_state(parameter, tensor)
 
     def add_gradient(self, batch: Batch, weight: float, last: bool) -> torch.Tensor:
         self._engine.set_gradient_accumulation_boundary(last)
@@ -226,15 +230,83 @@ class ZeroEngine:
                 else:
                     copies[name].copy_(parameter)
 
-    def tensors(self) -> Iterator[Named]:
-        from deepspeed.runtime.zero import GatheredParameters
-        from deepspeed.utils import safe_get_full_fp32_param
+    def tensors(self) -> Tensors:
+        return {
+            name: Whole(whole_shape(tensor), partial(_whole_tensor, tensor))
+            for name, tensor in saved_names(self.model).items()
+        }
 
-        for name, tensor in saved_names(self.model).items():
-            if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad:
-                yield name, safe_get_full_fp32_param(tensor)
-            elif is_partitioned(tensor):
-                with GatheredParameters([tensor]):
-                    yield name, tensor
-            else:
-                yield name, tensor
+    def moments(self) -> Tensors:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        self._link_moments()
+        return {
+            f"{name}.{kind}": Whole(
+                whole_shape(tensor), partial(safe_get_full_optimizer_state, tensor, kind)
+            )
+            for name, tensor in saved_names(self.model).items()
+            if _is_learned(tensor)
+            for kind in MOMENTS
+        }
+
+    def restore(self, step: int, moments: Iterable[Named], batch: Batch) -> None:
+        with at_rest(self._zero.optimizer):
+            self.add_gradient(batch, 0.0, last=True)
+            self._engine.step()
+        self._link_moments()
+        parameters = saved_names(self.model)
+        for named, tensor in moments:
+            name, _, kind = named.rpartition(".")
+            _set_state(parameters[name], tensor, kind)
+        go_to_step(self._zero.optimizer, self._scheduler, step)
+
+    def _link_moments(self) -> None:
+        """Let DeepSpeed find the moments of all parameters.
+
+        ZeRO-1 and 2 look for them after the first group's first step, when the second group (norms
+        and biases) has none yet, and never again (DeepSpeed 0.19.8).
+        """
+        if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
+            self._zero._hp_optimizer_states_linked = False
+            self._zero._lazy_init_hp_params_optimizer_state()
+
+
+def _is_learned(tensor: Any) -> bool:
+    return isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
+
+
+def _whole_tensor(tensor: Any) -> torch.Tensor:
+    """A tensor of the model in full precision, whole; all processes must call this."""
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if _is_learned(tensor):
+        master: torch.Tensor = safe_get_full_fp32_param(tensor)
+        return master
+    if is_partitioned(tensor):
+        with GatheredParameters([tensor]):
+            found: torch.Tensor = tensor.detach().clone()
+    else:
+        found = tensor.detach()
+    return found
+
+
+def _set_state(parameter: Any, value: torch.Tensor, kind: str | None = None) -> None:
+    """Set a parameter's float32 master, or a moment of it, to a whole tensor's values.
+
+    Each process sets its own part alone.
+    """
+    from deepspeed import utils
+
+    if is_partitioned(parameter):
+        part = own_part(parameter, value)
+        held = torch.zeros(parameter.ds_tensor.ds_numel)
+        held[: len(part)] = part
+        if kind is None:
+            utils.safe_set_local_fp32_param(parameter, held)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, held, kind)
+    elif kind is None:
+        utils.safe_set_full_fp32_param(parameter, value.float())
+    else:
+        utils.safe_set_full_optimizer_state(parameter, value.float(), kind)

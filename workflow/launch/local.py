@@ -6,11 +6,12 @@ The launcher's agent holds the port at which the processes meet, so that two job
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:  # slow: a worker calls die_with_parent before it imports torc
     from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
 LAUNCHER_VARIABLE = "WORKFLOW_LAUNCHER"
-SHUTDOWN_SECONDS = 60  # to end in, after a signal to the launcher
 GRACE_SECONDS = 3.0  # to end in after another worker's death: those blocked in C++ never will
 POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # by torch's agent
+HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""What torch's agent passes on to the workers."""
 
 
 @dataclass(frozen=True)
@@ -37,35 +38,51 @@ class Ending:
     signal: int
 
 
-def launch_local(script: str, arguments: Sequence[str], processes: int) -> int:
-    """Run `script` in `processes` workers; returns the exit status for the command the user typed.
+@dataclass(frozen=True)
+class Launched:
+    """How a world ended: its exit status, and the signal to the launcher that ended it, if any."""
 
-    Where a worker fails, the others are stopped at once and its status is returned. A signal is
-    passed on, and leaves the workers SHUTDOWN_SECONDS; so is a second, and a third ends them.
+    status: int
+    signal: int = 0
+
+
+def launch_local(
+    script: str,
+    arguments: Sequence[str],
+    processes: int,
+    patience: Callable[[], float] = lambda: 60.0,
+) -> Launched:
+    """Run `script` in `processes` workers until they have ended.
+
+    Where a worker fails, the others are stopped at once and its status is that of the world. A
+    signal is passed on, and leaves the workers time to save; so is a second, and a third ends them.
     Workers inherit environment, stdout and stderr, and speak for themselves; each calls
     `die_with_parent` when it starts.
+
+    Args:
+        patience: the seconds that workers have after a signal, asked when it comes.
     """
     from torch.distributed.elastic.multiprocessing import SignalException  # slow
 
     _prepare_environment(processes)
     failures: list[Ending] = []
-    agent = _make_agent(_make_spec(script, arguments, processes), failures)
+    agent = _make_agent(_make_spec(script, arguments, processes), failures, patience)
     handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
         agent.run()
     except SignalException as stop:
-        return 128 + stop.sigval
+        return Launched(128 + stop.sigval, stop.sigval)
     finally:
         workers = agent.get_worker_group().workers
         _signal_groups([worker.id for worker in workers if worker.id], signal.SIGKILL)
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if not failures:
-        return 0
+        return Launched(0)
     first = find_cause(failures)
     if first.signal:
         print(tell_signal(first, processes), file=sys.stderr, flush=True)
-    return 128 + first.signal if first.signal else first.status
+    return Launched(128 + first.signal if first.signal else first.status)
 
 
 def die_with_parent() -> None:
@@ -137,15 +154,20 @@ def _make_spec(script: str, arguments: Sequence[str], processes: int) -> "Worker
     )
 
 
-def _make_agent(spec: "WorkerSpec", failures: list[Ending]) -> "LocalElasticAgent":
+def _make_agent(
+    spec: "WorkerSpec", failures: list[Ending], patience: Callable[[], float]
+) -> "LocalElasticAgent":
     """Torch's agent, but that workers have GRACE_SECONDS after another's death; there it is 30.
 
-    `shutdown_timeout`, which `elastic_launch` offers, is for signals to the launcher only.
+    After a signal to the launcher they have what `patience` says then; there it is fixed before.
     """
     from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
     class Agent(LocalElasticAgent):
+        def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+            super()._shutdown(death_sig, math.ceil(patience()))
+
         def _monitor_workers(self, worker_group: "WorkerGroup") -> "RunResult":
             pids = {worker.global_rank: worker.id for worker in worker_group.workers}
             endings = [ending for rank in pids if (ending := _find_ending(rank, pids[rank]))]
@@ -157,7 +179,7 @@ def _make_agent(spec: "WorkerSpec", failures: list[Ending]) -> "LocalElasticAgen
             result: RunResult = super()._monitor_workers(worker_group)  # finds them all ended
             return result
 
-    return Agent(spec, _make_logs_specs(), shutdown_timeout=SHUTDOWN_SECONDS)
+    return Agent(spec, _make_logs_specs())
 
 
 def _make_logs_specs() -> "LogsSpecs":

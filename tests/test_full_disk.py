@@ -1,0 +1,115 @@
+"""A disk that is full, read-only or gone in the middle of a run: what is told, and what is left."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, make_mount
+from test_processes import ONE_THREAD, flag_words, job
+
+from workflow.checksums import find_damage
+from workflow.mount import Mount
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system, as root"
+)
+FLAGS = {"max_steps": 100_000, "eval_steps": 100_000, "save_seconds": 0.2, "logging_steps": 5}
+
+
+def attach(folder: Path, options: str) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Mount]:
+    """A mount whose models lie on a disk of 60 MB."""
+    made = make_mount(tmp_path / "mount")
+    models = made.models.rename(tmp_path / "models")
+    made.models.mkdir()
+    attach(made.models, "size=60m")
+    shutil.copytree(models, made.models, dirs_exist_ok=True)
+    yield made
+    subprocess.run(["umount", "-l", str(made.models)], check=True)
+
+
+def start(mount: Mount, **flags: object) -> "subprocess.Popen[str]":
+    words = flag_words(job("seq2seq", "full", **(FLAGS | flags)))
+    command = [sys.executable, str(ROOT / "seq2seq.py"), "--mount", str(mount.root), *words]
+    return subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(run: Path, process: "subprocess.Popen[str]") -> None:
+    last = time.monotonic() + 60
+    while not list(run.glob("checkpoint-*")):
+        assert time.monotonic() < last
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("free", [0, 21_000_000])
+def test_a_full_disk_is_told_and_nothing_is_lost(small_disk: Mount, free: int) -> None:
+    """Where too little is left for a save, and where nothing is left for a line of a log."""
+    run = small_disk.models / "full"
+    with start(small_disk) as process:
+        wait_for_checkpoint(run, process)
+        room = os.statvfs(small_disk.models)
+        with (
+            open(small_disk.models / "ballast", "wb", buffering=0) as ballast,
+            suppress(OSError),
+        ):
+            ballast.write(bytes(max(0, room.f_bavail * room.f_frsize - free)))
+            while free == 0:  # the job writes, too
+                ballast.write(bytes(4096))
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in told
+    last = told.strip().splitlines()[-1]
+    assert "are free there" in last or (free == 0 and "No space left on device" in last), told
+    assert "the same command goes on from" in last
+    (newest,) = sorted(run.glob("checkpoint-*"))[-1:]
+    assert find_damage(newest) == find_damage(newest / "resume") == []
+    assert not list(run.glob(".*"))
+    if free == 0:
+        return
+    (small_disk.models / "ballast").unlink()
+    step = int(newest.name.partition("-")[2])
+    with start(small_disk) as process:
+        while True:
+            status = json.loads((run / "status.json").read_text())
+            if status["state"] == "running" and status["step"] > step:
+                break
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert f"going on from {newest}" in told
+
+
+@pytest.mark.parametrize("kind", ["read-only", "gone"])
+def test_a_folder_that_cannot_be_written_is_told(small_disk: Mount, kind: str) -> None:
+    run = small_disk.models / "full"
+    with start(small_disk) as process:
+        wait_for_checkpoint(run, process)
+        if kind == "gone":
+            subprocess.run(["umount", "-l", str(small_disk.models)], check=True)
+        else:
+            attach(small_disk.models, "remount,ro")
+        _, told = process.communicate(timeout=60)
+    if kind == "gone":
+        attach(small_disk.models, "size=1m")
+    assert process.returncode == 1
+    assert "Traceback" not in told
+    last = told.strip().splitlines()[-1]
+    reason = "No such file or directory" if kind == "gone" else "Read-only file system"
+    assert reason in last, told
+    assert str(run) in last
+    assert "start again: the same command" in last

@@ -1,0 +1,421 @@
+"""One live job writes a run's folder, wherever it runs and however the last one ended."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from workflow.errors import RunFailed
+from workflow.files import write_json
+from workflow.lock import LOCK_FILE, Owner, RunLock, find_holder, this_process
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from workflow.lock import RunLock
+RunLock(Path(sys.argv[1])).take()
+print("taken", flush=True)
+time.sleep(100)
+"""
+NODE8 = Owner("node8", "pid:[4026531836]", 12, 1e9, "4711", "8" * 32)
+FAST = 0.02
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("unpickled",)
+
+
+BROKEN = {
+    "empty": b"",
+    "truncated": b'{"host": "node8", "pid": 1',
+    "no text": b"\xff\xfe\x00",
+    "a list": b"[]",
+    "null": b"null",
+    "a huge nest": b"[" * 100_000,
+    "a pickle": pickle.dumps(Trap()),
+    "half a character": json.dumps(asdict(NODE8) | {"host": "\ud800"}).encode(),
+    "missing fields": b'{"host": "node8", "pid": 12}',
+}
+WRONG = [
+    {"pid": "12"},
+    {"pid": True},
+    {"pid": -1},
+    {"started": None},
+    {"job_id": 4711},
+    {"token": []},
+    {"host": "node8\x1b[2J"},
+]
+
+
+@pytest.fixture(autouse=True)
+def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A live process that holds `tmp_path`."""
+    names = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, env=names, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "taken\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def write_lock(folder: Path, owner: Owner = NODE8, **changes: Any) -> Path:
+    path = folder / LOCK_FILE
+    write_json(path, asdict(owner) | changes)
+    return path
+
+
+@contextmanager
+def touching(path: Path) -> Iterator[None]:
+    """Touch a file again and again, as a live holder on another machine does."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(FAST):
+            os.utime(path)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Far sooner than the minute that a holder elsewhere is watched for."""
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < 10
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(FAST)
+
+
+def ahead(path: Path) -> None:
+    """Let a file be of a clock an hour ahead, so that it is not old however slow the test is."""
+    os.utime(path, (time.time() + 3600,) * 2)
+
+
+def heartbeats() -> int:
+    return [thread.name for thread in threading.enumerate()].count("run lock")
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_no_lock_no_holder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with at_once():
+        assert find_holder(tmp_path) is None
+        assert find_holder(tmp_path / "nowhere") is None
+        assert find_holder(tmp_path / "file") is None
+
+
+def test_a_live_process_is_found_until_it_is_killed(
+    tmp_path: Path, holder: "subprocess.Popen[str]"
+) -> None:
+    with at_once():
+        found = find_holder(tmp_path)
+        assert found is not None
+        assert str(found) == f"pid {holder.pid} on {os.uname().nodename}"
+        assert found.started == psutil.Process(holder.pid).create_time()
+        holder.kill()
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+        assert psutil.Process(holder.pid).status() == psutil.STATUS_ZOMBIE
+        assert find_holder(tmp_path) is None
+        holder.wait()
+        assert find_holder(tmp_path) is None
+    assert names_in(tmp_path) == [LOCK_FILE]
+
+
+def test_a_process_with_a_dead_holders_pid_is_not_it(
+    tmp_path: Path, holder: "subprocess.Popen[str]"
+) -> None:
+    found = find_holder(tmp_path)
+    assert found is not None
+    holder_is_found = {}
+    for seconds in (-10, -1, 1, 10):
+        write_lock(tmp_path, replace(found, started=found.started + seconds))
+        with at_once():
+            holder_is_found[seconds] = find_holder(tmp_path) is not None
+    assert holder_is_found == {-10: False, -1: True, 1: True, 10: False}
+
+
+def test_a_live_process_is_no_job_of_ours_for_its_job_id(
+    tmp_path: Path, holder: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands of one job script, started twice by mistake."""
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    found = find_holder(tmp_path)
+    assert found is not None
+    write_lock(tmp_path, replace(found, job_id="4711"))
+    assert str(find_holder(tmp_path)) == f"{found}, job 4711"
+
+
+def test_this_process_is_no_other_holder(tmp_path: Path) -> None:
+    with at_once(), RunLock(tmp_path):
+        assert find_holder(tmp_path) is None
+
+
+def test_a_claim_is_told_from_every_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    one, other = this_process(), this_process()
+    assert one.token != other.token
+    assert replace(one, token=other.token) == other
+    assert (one.pid, one.job_id) == (os.getpid(), "4711")
+    assert str(one) == f"pid {os.getpid()} on {os.uname().nodename}, job 4711"
+
+
+@pytest.mark.parametrize("elsewhere", [{"host": "elsewhere"}, {"pid_namespace": "pid:[1]"}])
+def test_a_job_that_was_requeued_does_not_wait_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: dict[str, str]
+) -> None:
+    path = write_lock(tmp_path, replace(this_process(), job_id="4711"), **elsewhere)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    ahead(path)
+    with at_once():
+        assert find_holder(tmp_path) is None
+
+
+@pytest.mark.parametrize("elsewhere", [{"host": "elsewhere"}, {"pid_namespace": "pid:[1]"}])
+def test_a_holder_elsewhere_is_known_by_its_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: dict[str, str]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4712")
+    owner = replace(this_process(), job_id="4711", **elsewhere)
+    path = write_lock(tmp_path, owner)
+    with at_once(), touching(path):
+        assert find_holder(tmp_path, poll=FAST) == owner
+    assert names_in(tmp_path) == [LOCK_FILE]
+
+
+def test_a_silent_holder_elsewhere_is_watched_then_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflow.console.log.propagate", True)
+    caplog.set_level("INFO")
+    ahead(write_lock(tmp_path))
+    start = time.monotonic()
+    assert find_holder(tmp_path, wait=0.5, poll=0.05) is None
+    assert time.monotonic() - start >= 0.5
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path} is held by pid 12 on node8, job 4711, last seen alive 0 s ago;"
+        " watching for up to 0.5 s whether it still is"
+    ]
+
+
+def test_a_lock_that_was_silent_for_long_is_not_watched(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflow.console.log.propagate", True)
+    caplog.set_level("INFO")
+    path = write_lock(tmp_path)
+    os.utime(path, (time.time() - 70,) * 2)
+    with at_once():
+        assert find_holder(tmp_path) is None
+    assert not caplog.records
+    assert names_in(tmp_path) == [LOCK_FILE]
+
+
+def test_an_old_lock_is_watched_where_no_clock_can_be_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("workflow.console.log.propagate", True)
+    caplog.set_level("INFO")
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    os.utime(write_lock(tmp_path), (0, 0))
+    assert find_holder(tmp_path, wait=0.1, poll=FAST) is None
+    assert "last seen alive some time ago" in caplog.text
+
+
+def test_a_holder_that_ends_while_it_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_lock(tmp_path)
+    monkeypatch.setattr("workflow.lock.log.info", lambda *_: path.unlink())
+    with at_once():
+        assert find_holder(tmp_path, poll=FAST) is None
+
+
+def test_a_job_that_takes_over_what_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very time of the lock may stay the same, where a file system counts whole seconds."""
+    path = write_lock(tmp_path)
+    ahead(path)
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    other = replace(NODE8, host="node9", token="9" * 32)
+
+    def take_over(*_: object) -> None:
+        write_lock(tmp_path, other)
+        os.utime(path, ns=times)
+
+    monkeypatch.setattr("workflow.lock.log.info", take_over)
+    with at_once():
+        assert find_holder(tmp_path, poll=FAST) == other
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_lock_is_known_by_its_heartbeat_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / LOCK_FILE
+    path.write_bytes(content)
+    check_unknown(path)
+    assert names_in(tmp_path) == [LOCK_FILE]
+
+
+@pytest.mark.parametrize("changes", WRONG, ids=str)
+def test_a_lock_of_wrong_types_is_a_broken_one(tmp_path: Path, changes: dict[str, Any]) -> None:
+    check_unknown(write_lock(tmp_path, **changes))
+
+
+def test_a_folder_in_the_locks_place_is_a_broken_one(tmp_path: Path) -> None:
+    path = tmp_path / LOCK_FILE
+    path.mkdir()
+    check_unknown(path)
+
+
+def test_a_link_to_nowhere_in_the_locks_place_is_a_broken_one(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).symlink_to(LOCK_FILE)
+    assert find_holder(tmp_path, wait=0.1, poll=FAST) is None
+
+
+def check_unknown(path: Path) -> None:
+    with at_once(), touching(path):
+        assert str(find_holder(path.parent, poll=FAST)) == "an unknown process"
+    ahead(path)
+    assert find_holder(path.parent, wait=0.1, poll=FAST) is None
+
+
+def test_the_heartbeat_touches_the_lock_until_it_is_released(tmp_path: Path) -> None:
+    path = tmp_path / LOCK_FILE
+    with RunLock(tmp_path, heartbeat=FAST) as lock:
+        for _ in range(2):
+            os.utime(path, (0, 0))
+            until(lambda: time.time() - path.stat().st_mtime < 60)
+        assert lock.taken_by is None
+        assert lock.loss is None
+    assert names_in(tmp_path) == []
+    assert heartbeats() == 0
+
+
+def test_release_does_not_wait_for_the_next_heartbeat(tmp_path: Path) -> None:
+    with at_once(), RunLock(tmp_path, heartbeat=100):
+        assert names_in(tmp_path) == [LOCK_FILE]
+    assert names_in(tmp_path) == []
+
+
+def test_a_take_over_is_noticed_and_left_alone(tmp_path: Path) -> None:
+    with RunLock(tmp_path, heartbeat=FAST) as lock:
+        with RunLock(tmp_path, owner=NODE8) as other:
+            until(lambda: lock.taken_by)
+            assert lock.taken_by == NODE8
+            assert isinstance(lock.loss, RunFailed)
+            assert str(lock.loss) == (
+                f"{tmp_path} was taken over by pid 12 on node8, job 4711;"
+                " this process has stopped writing to it"
+            )
+            lock.release()
+            assert names_in(tmp_path) == [LOCK_FILE]
+            assert other.loss is None
+        assert names_in(tmp_path) == []
+        other.release()
+
+
+def test_another_claim_of_this_process_is_a_take_over_too(tmp_path: Path) -> None:
+    with RunLock(tmp_path, heartbeat=FAST) as lock, RunLock(tmp_path):
+        until(lambda: lock.taken_by)
+        until(lambda: heartbeats() == 1)
+
+
+def test_a_broken_lock_is_kept_fresh_by_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / LOCK_FILE
+    with RunLock(tmp_path, heartbeat=FAST) as lock:
+        path.write_text('{"host":')
+        os.utime(path, (0, 0))
+        until(lambda: path.stat().st_mtime > 0)
+        assert lock.loss is None
+    assert path.read_text() == '{"host":'
+
+
+@pytest.mark.parametrize("whole_run", [False, True])
+def test_what_was_removed_is_not_written_again(tmp_path: Path, whole_run: bool) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with RunLock(folder, heartbeat=FAST) as lock:
+        if whole_run:
+            shutil.rmtree(folder)
+        else:
+            (folder / LOCK_FILE).unlink()
+        time.sleep(10 * FAST)
+        assert lock.loss is None
+        assert heartbeats() == 1
+        assert not (folder / LOCK_FILE).exists()
+
+
+def test_a_mount_that_fails_does_not_end_the_heartbeat(tmp_path: Path) -> None:
+    folder, aside = tmp_path / "run", tmp_path / "aside"
+    folder.mkdir()
+    with RunLock(folder, heartbeat=FAST) as lock:
+        folder.rename(aside)
+        folder.symlink_to(folder)  # whatever is asked of it now is an OSError
+        time.sleep(10 * FAST)
+        folder.unlink()
+        aside.rename(folder)
+        os.utime(folder / LOCK_FILE, (0, 0))
+        until(lambda: (folder / LOCK_FILE).stat().st_mtime > 0)
+        folder.rename(aside)
+        folder.symlink_to(folder)
+        lock.release()
+    assert names_in(aside) == [LOCK_FILE]
+
+
+def test_a_lock_that_cannot_be_taken_holds_nothing(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError):
+        lock.take()
+    lock.release()
+    assert heartbeats() == 0
+
+
+def test_a_run_that_fails_releases_its_lock(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunLock(tmp_path):
+        raise ZeroDivisionError
+    assert names_in(tmp_path) == []

@@ -1,0 +1,368 @@
+"""Runs that are stopped go on as if they had not been, or it is told what forbids it."""
+
+import json
+import math
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_data
+from safetensors.torch import load_file
+from test_processes import job, run_world
+
+from benchmarks.several_jobs import StopAfter
+from workflow import BadInput, RunFailed, make_job, run_job
+from workflow.errors import Stopped
+from workflow.mount import Mount
+
+Lines = Callable[[Path], list[dict[str, Any]]]
+FLAGS = {
+    "max_steps": 9, "eval_steps": 4, "save_steps": 5, "logging_steps": 2, "dropout_rate": 0.1,
+}  # fmt: skip
+CHANGING = {"time", "examples_per_second", "tokens_per_second", "memory_gb", "eval_seconds",
+            "generate_seconds", "score_seconds"}  # fmt: skip
+
+
+def start(mount: Mount, name: str, stop_after: float = math.inf, **flags: Any) -> bool:
+    """Run a job here, from where it is; whether it was done rather than stopped."""
+    values = job(flags.pop("task", "seq2seq"), name, **(FLAGS | flags))
+    try:
+        run_job(make_job(**values), mount, stop=StopAfter(stop_after))
+    except Stopped:
+        return False
+    return True
+
+
+def status(run: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((run / "status.json").read_text())
+    return read
+
+
+def kept_in(run: Path, step: int) -> dict[str, torch.Tensor]:
+    """Weights and moments of a checkpoint."""
+    folder = run / f"checkpoint-{step}"
+    files = [folder / "model.safetensors", *sorted(folder.glob("resume/optimizer*"))]
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def assert_identical(run: Path, plain: Path, read_lines: Lines, step: int = 9) -> None:
+    """The logs tell the same of every step, once; weights and moments are the same bit for bit."""
+    for name in ("train_log.jsonl", "metrics.jsonl"):
+        found, wanted = (
+            [{k: v for k, v in line.items() if k not in CHANGING} for line in read_lines(r / name)]
+            for r in (run, plain)
+        )
+        assert found == wanted
+    assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in plain.iterdir())
+    kept, wanted_kept = kept_in(run, step), kept_in(plain, step)
+    assert kept.keys() == wanted_kept.keys()
+    for name, tensor in wanted_kept.items():
+        assert torch.equal(kept[name], tensor), name
+    for path in [*plain.glob("temperature*"), *plain.glob("*preds.json")]:
+        assert (run / path.name).read_text() == path.read_text()
+    for name in ("state", "step", "best_step", "best_value"):
+        assert status(run)[name] == status(plain)[name]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"bf16": True},
+        {"optim": "adafactor"},
+        {"bf16": True, "optim": "adafactor", "gradient_checkpointing": True},
+        {"lr_scheduler_type": "cosine", "save_total_limit": 1, "temperature": 1.0, "n_samples": 2},
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    mount: Mount, read_lines: Lines, flags: dict[str, Any]
+) -> None:
+    """Stopped in the middle of logged steps, and in evaluations."""
+    assert start(mount, "plain", **flags)
+    stops = 0
+    while not start(mount, "cut", stop_after=2, **flags):
+        stops += 1
+        assert status(mount.models / "cut")["state"] == "saved"
+        assert stops < 20
+    assert stops > 3
+    assert status(mount.models / "cut")["restarts"] == stops
+    assert_identical(mount.models / "cut", mount.models / "plain", read_lines)
+
+
+def test_a_stopped_run_goes_on_in_every_stage(mount: Mount, read_lines: Lines) -> None:
+    """Two processes; of ZeRO-1 in bf16 it is another optimizer, and offload another memory."""
+    settings = [
+        (1, "none", False), (2, "none", False), (3, "none", False), (1, "none", True),
+        (2, "none", True), (3, "none", True), (3, "all", True),
+    ]  # fmt: skip
+    jobs = []
+    names = []
+    for stage, offload, bf16 in settings:
+        flags = FLAGS | {"bf16": bf16, "zero_stage": stage, "offload": offload}
+        flags |= {"micro_batch_tokens": 40}
+        names.append(f"{stage}-{offload}-{bf16}")
+        cut = job("seq2seq", f"cut-{names[-1]}", **flags)
+        jobs += [job("seq2seq", f"plain-{names[-1]}", **flags), cut | {"stop_after": 6}, cut]
+    run_world(mount, 2, jobs)
+    losses = {}
+    for name in names:
+        cut_run, plain = (mount.models / f"{kind}-{name}" for kind in ("cut", "plain"))
+        assert status(cut_run)["restarts"] == 1
+        assert_identical(cut_run, plain, read_lines)
+        losses[name] = read_lines(plain / "metrics.jsonl")[0]["loss"]
+    for name, loss in losses.items():  # evaluated without dropout in every stage
+        assert loss == pytest.approx(losses["1-none-False"], rel=1e-6 if "False" in name else 2e-3)
+
+
+def test_a_run_moves_between_worlds_and_stages(mount: Mount, read_lines: Lines) -> None:
+    """1 → 2 → 1 → 4 processes; plain torch, ZeRO 3, plain torch, ZeRO 1."""
+    flags = {"dropout_rate": 0.0, "logging_steps": 1}
+    assert start(mount, "plain", **flags)
+    moved = job("seq2seq", "moved", **(FLAGS | flags))
+    assert not start(mount, "moved", stop_after=2, **flags)
+    run_world(mount, 2, [moved | {"zero_stage": 3, "stop_after": 3}])
+    assert not start(mount, "moved", stop_after=2, **flags)
+    run_world(mount, 4, [moved | {"zero_stage": 1}])
+    run, plain = mount.models / "moved", mount.models / "plain"
+    for name in ("loss", "grad_norm", "learning_rate"):
+        found, wanted = (
+            [line[name] for line in read_lines(r / "train_log.jsonl")] for r in (run, plain)
+        )
+        assert found == pytest.approx(wanted, rel=2e-6)
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [0, 4, 8, 9]
+    kept, wanted_kept = kept_in(run, 9), kept_in(plain, 9)
+    assert kept.keys() == wanted_kept.keys()
+    for name, tensor in wanted_kept.items():
+        torch.testing.assert_close(kept[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_the_state_of_a_stop_is_told(mount: Mount) -> None:
+    with pytest.raises(Stopped) as raised:
+        run_job(make_job(**job("seq2seq", "cut", **FLAGS)), mount, stop=StopAfter(3))
+    assert str(raised.value) == (
+        "stopped by the test at step 2; the same command goes on from checkpoint-2"
+    )
+    with pytest.raises(Stopped) as raised:
+        run_job(make_job(**job("seq2seq", "early", **FLAGS)), mount, stop=StopAfter(0))
+    assert str(raised.value) == "stopped by the test at step 0; the same command begins again"
+    evaluation = make_job("seq2seq", model_init_name="small", data_name="sums", no_train=True)
+    with pytest.raises(Stopped) as raised:
+        run_job(evaluation, mount, stop=StopAfter(0))
+    assert str(raised.value) == "stopped by the test at step 0; the same command begins again"
+    evaluated = run_job(evaluation, mount)
+    assert status(evaluated)["state"] == "done"
+
+
+def test_another_job_is_refused_with_all_that_differs(mount: Mount) -> None:
+    assert not start(mount, "cut", stop_after=3)
+    run = mount.models / "cut"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(BadInput) as raised:
+        start(mount, "cut", learning_rate=2e-3, train_batch_size=5, max_steps=8)
+    assert str(raised.value) == (
+        f"{run}: found a run of another job (max_steps: 9 there, 8 here; train_batch_size: 6 "
+        "there, 5 here; learning_rate: 0.001 there, 0.002 here); expected the same job; choose "
+        "another --training_run_name, or add --overwrite_output_dir to begin again"
+    )
+    write_data(mount, "sums", *[[{"prompt": "a", "completion": "b"}]] * 2)
+    with pytest.raises(BadInput, match="the data or the tokenizer has changed since"):
+        start(mount, "cut")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_what_changes_no_result_may_differ(mount: Mount, read_lines: Lines) -> None:
+    assert start(mount, "plain", logging_steps=3, dropout_rate=0.0)
+    flags = {"dropout_rate": 0.0}
+    assert not start(mount, "cut", stop_after=4, **flags)
+    changed = {
+        "logging_steps": 3, "save_steps": 2, "save_seconds": 1000.0, "micro_batch_tokens": 40,
+        "gradient_checkpointing": True, "eval_batch_size": 2, "save_total_limit": 5,
+    }  # fmt: skip
+    assert start(mount, "cut", **flags, **changed)
+    run = mount.models / "cut"
+    written = json.loads((run / "training_args.json").read_text())
+    assert written["save_steps"] == 2
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == [
+        f"checkpoint-{step}" for step in (4, 6, 8, 9)
+    ]
+    losses = [line["loss"] for line in read_lines(run / "train_log.jsonl")]
+    last = read_lines(mount.models / "plain" / "train_log.jsonl")[-1]["loss"]
+    assert losses[-1] == pytest.approx(last, rel=2e-6)
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(
+    mount: Mount, read_lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What follows from the number of steps may differ with it: evaluations, warm-up."""
+    caplog.set_level("INFO")
+    flags = {"eval_steps": None, "save_steps": None, "logging_steps": 1}
+    assert start(mount, "long", max_steps=8, **flags)
+    assert start(mount, "long", max_steps=8, **flags)
+    assert "this job is done already" in caplog.text
+    assert start(mount, "long", max_steps=12, **flags)
+    assert (
+        "8 steps are 12 now: the schedule (linear, 1 steps of warm-up) is that of the longer run"
+    ) in caplog.text
+    run = mount.models / "long"
+    lines = read_lines(run / "train_log.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    rates = [line["learning_rate"] for line in lines]
+    assert rates[7:] == pytest.approx([1e-3 / 7, 5e-3 / 11 - 1e-3 / 11, *[3e-3 / 11, 2e-3 / 11],
+                                       1e-3 / 11][:5])  # fmt: skip
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [0, 2, 4, 6, 8, 9, 12]
+    assert status(run) | {"state": "done", "step": 12, "max_steps": 12} == status(run)
+
+
+def test_a_checkpoint_of_another_run_can_be_gone_on_from(mount: Mount, read_lines: Lines) -> None:
+    assert start(mount, "plain")
+    assert not start(mount, "first", stop_after=3)
+    shutil.copytree(mount.models / "first" / "checkpoint-2", mount.root / "copied")
+    asked = str(mount.root / "copied")
+    assert not start(mount, "second", stop_after=2, resume_from_checkpoint=asked)
+    assert start(mount, "second", resume_from_checkpoint=asked)  # from its own newest by now
+    run, plain = mount.models / "second", mount.models / "plain"
+    (last, wanted) = (read_lines(r / "train_log.jsonl")[-1]["loss"] for r in (run, plain))
+    assert last == wanted
+    assert status(run)["restarts"] == 1
+    with pytest.raises(BadInput, match=r"a checkpoint of another job \(learning_rate: 0.001 there"):
+        start(mount, "third", resume_from_checkpoint="first/checkpoint-2", learning_rate=1.0)
+    with pytest.raises(BadInput, match=r"no such folder.*; name a run's newest checkpoint"):
+        start(mount, "third", resume_from_checkpoint="first/checkpoint-7")
+    with pytest.raises(BadInput, match=r"a folder that has not .* the optimizer's state"):
+        start(mount, "third", resume_from_checkpoint="plain/checkpoint-5")
+    assert not (mount.models / "third").exists()
+
+
+def test_a_run_is_begun_again_only_when_that_is_asked_for(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not start(mount, "cut", stop_after=4)
+    run = mount.models / "cut"
+    with pytest.raises(BadInput, match="leave out --resume_from_checkpoint none, or add --overw"):
+        start(mount, "cut", resume_from_checkpoint="none")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert not start(mount, "cut", stop_after=2, overwrite_output_dir=True)
+    assert status(run) | {"step": 1, "restarts": 0, "job_id": "7"} == status(run)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # requeued: what it did is not to be lost
+    assert not start(mount, "cut", stop_after=2, overwrite_output_dir=True)
+    assert status(run) | {"step": 4, "restarts": 1} == status(run)
+    for name in ("model.safetensors", "notes.txt"):
+        (mount.models / "mine").mkdir(exist_ok=True)
+        (mount.models / "mine" / name).write_text("mine")
+    with pytest.raises(BadInput, match="something that is no run folder"):
+        start(mount, "mine", overwrite_output_dir=True)
+    assert (mount.models / "mine" / "notes.txt").read_text() == "mine"
+
+
+def test_saves_by_the_clock(mount: Mount, read_lines: Lines) -> None:
+    assert start(mount, "clock", save_seconds=1e-6, save_steps=9, max_steps=3)
+    log = (mount.models / "clock" / "train_log.jsonl").read_text()
+    assert log
+    assert [path.name for path in (mount.models / "clock").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_a_stop_file_stops_and_is_gone_at_the_next_start(mount: Mount) -> None:
+    assert not start(mount, "cut", stop_after=3)
+    run = mount.models / "cut"
+    (run / "stop").touch()
+    assert start(mount, "cut")  # what asked the last start to stop does not ask this one
+    assert not (run / "stop").exists()
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def damages(path: Path, bomb: bytes) -> dict[str, bytes]:
+    """What may befall a file, by kind."""
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    return {"truncated": content[:-2], "empty": b"", "flipped": flipped, "pickle": bomb}
+
+
+def test_no_damaged_file_of_a_checkpoint_is_loaded(mount: Mount) -> None:
+    """Neither to go on nor to evaluate; a pickle in its place is never run."""
+    assert not start(mount, "cut", stop_after=3)
+    checkpoint = mount.models / "cut" / "checkpoint-2"
+    exploded = mount.root / "exploded"
+    bomb = pickle.dumps(Bomb(exploded))
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    assert len(files) == 10
+    for file in files:
+        whole = file.read_bytes()
+        for kind, content in damages(file, bomb).items():
+            if content == whole:
+                continue
+            file.write_bytes(content)
+            with pytest.raises(BadInput) as raised:
+                start(mount, "cut")
+            assert file.name in str(raised.value), kind
+            if file.parent == checkpoint:
+                with pytest.raises(BadInput) as raised:
+                    start(mount, "other", model_init_name="cut/checkpoint-2")
+                assert not (mount.models / "other").exists()
+        file.write_bytes(whole)
+    assert not exploded.exists()
+    assert start(mount, "cut")
+
+
+def test_a_pickle_in_place_of_any_file_that_is_read_is_not_run(mount: Mount) -> None:
+    """Of the model, the data, the run and the cache; what can be made again is."""
+    assert not start(mount, "cut", stop_after=3)
+    exploded = mount.root / "exploded"
+    bomb = pickle.dumps(Bomb(exploded))
+    pickle.loads(bomb)  # it does work
+    exploded.rmdir()
+    for file in sorted(path for path in mount.root.rglob("*") if path.is_file()):
+        if "checkpoint-2" in file.parts:
+            continue
+        whole = file.read_bytes()
+        file.write_bytes(bomb)
+        try:
+            start(mount, "cut", stop_after=0)
+            start(mount, "new", stop_after=0, overwrite_output_dir=True)
+        except (BadInput, RunFailed):
+            pass
+        file.write_bytes(whole)
+        assert not exploded.exists(), file
+
+
+def test_a_newest_checkpoint_that_cannot_be_gone_on_from_is_told(mount: Mount) -> None:
+    assert start(mount, "done")
+    run = mount.models / "done"
+    shutil.rmtree(run / "checkpoint-9")
+    (run / "status.json").write_text(json.dumps(status(run) | {"state": "failed"}))
+    with pytest.raises(BadInput) as raised:
+        start(mount, "done")
+    assert str(raised.value) == (
+        f"{run}: found checkpoint-5 as the newest checkpoint, without the optimizer's state; "
+        "expected a checkpoint that can be gone on from; begin another run from its weights "
+        "(--model_init_name done/checkpoint-5), or add --overwrite_output_dir to begin again"
+    )
+
+
+def test_what_a_killed_save_left_is_removed(mount: Mount) -> None:
+    assert not start(mount, "cut", stop_after=4)
+    run = mount.models / "cut"
+    left = run / ".checkpoint-7.partial-elsewhere-123" / "resume"
+    left.mkdir(parents=True)
+    (left / "optimizer.safetensors").write_bytes(b"half")
+    (run / "checkpoint-3" / ".resume.partial-elsewhere-123").mkdir()
+    with open(run / "train_log.jsonl", "a") as file:
+        file.write('{"step": 4, "loss": 1}\n{"step": 6, "lo')
+    assert start(mount, "cut")
+    assert not list(run.rglob(".*"))
+    lines = (run / "train_log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8, 9]

@@ -1,0 +1,197 @@
+"""Being asked to stop, by the real commands: what is saved, how soon, and what the statuses say."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import ROOT
+from test_processes import ONE_THREAD, flag_words, free_port, job
+
+from workflow.mount import Mount
+
+LONG = {"max_steps": 100_000, "eval_steps": 100_000, "save_steps": 100_000, "logging_steps": 5}
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(mount: Mount) -> Iterator[Start]:
+    """Starts a job of the mount; ends what is left of it."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(
+        name: str, *words: str, launcher: tuple[str, ...] = (), place: Any = None, **flags: Any
+    ) -> "subprocess.Popen[str]":
+        of_job = flag_words(job("seq2seq", name, **(LONG | flags)))
+        script = [str(ROOT / "seq2seq.py"), "--mount", str(mount.root)]
+        command = [sys.executable, *launcher, *script, *of_job, *words]
+        environment = ONE_THREAD | (place or {})
+        started.append(
+            subprocess.Popen(
+                command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    last = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < last, "this took too long"
+        time.sleep(0.02)
+
+
+def status(run: Path) -> dict[str, Any]:
+    path = run / "status.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def wait_for_step(run: Path) -> None:
+    wait_for((run / "train_log.jsonl").exists)
+
+
+def assert_saved(run: Path, told: str, by: str) -> None:
+    step = status(run)["step"]
+    assert status(run) | {"state": "saved"} == status(run)
+    assert (
+        f"stopped by {by} at step {step}; the same command goes on from checkpoint-{step}" in told
+    )
+    assert "Traceback" not in told
+    assert (run / f"checkpoint-{step}" / "resume" / "state.json").is_file()
+    assert not (run / "lock.json").exists()
+
+
+def test_a_terminated_job_saves_and_goes_on(mount: Mount, start: Start) -> None:
+    run = mount.models / "one"
+    process = start("one", save_seconds=0.5)
+    wait_for_step(run)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert_saved(run, told, "SIGTERM")
+    stopped_at = status(run)["step"]
+    process = start("one", save_seconds=0.5)
+    wait_for(lambda: status(run).get("step", 0) > stopped_at)
+    assert status(run) | {"state": "running", "restarts": 1} == status(run)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert f"going on from {run}/checkpoint-{stopped_at}, after step {stopped_at} of" in told
+    assert_saved(run, told, "SIGINT")
+
+
+def test_a_launched_job_saves_with_all_its_processes(mount: Mount, start: Start) -> None:
+    run = mount.models / "two"
+    process = start("two", "--num_processes", "2", zero_stage=3)
+    wait_for_step(run)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGUSR1)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert_saved(run, told, "SIGUSR1")
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    """The first is noted, for the run asks at every step; two other signals are one."""
+    body = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from workflow.lock import RunLock
+from workflow.stop import Stop
+from workflow.world import World
+stop = Stop()
+stop.listen()
+with stop.expected(Path("."), World.alone(), RunLock(Path("."))):
+    for name in sys.argv[1].split():
+        print(stop.requested(), flush=True)
+        os.kill(os.getpid(), getattr(signal, name))
+    print(stop.requested())
+"""
+    for names, told, ending in (
+        ("SIGTERM SIGTERM SIGUSR1", "None SIGTERM SIGTERM SIGTERM", ""),
+        ("SIGINT SIGTERM SIGHUP", "None SIGINT SIGINT SIGINT", ""),
+        ("SIGINT SIGINT", "None SIGINT", "KeyboardInterrupt"),
+    ):
+        command = [sys.executable, "-c", body, names]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.stdout.split() == told.split()
+        assert done.stderr.strip().endswith(ending)
+
+
+def test_a_stop_in_an_evaluation_ends_it(mount: Mount, start: Start) -> None:
+    """In the middle of a text that would take hours; nothing half-written is left."""
+    run = mount.models / "one"
+    process = start("one", max_new_tokens=100_000)
+    wait_for(lambda: status(run).get("state") == "running")
+    time.sleep(1)
+    began = time.monotonic()
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 75
+    assert "stopped by SIGTERM at step 0; the same command begins again" in told
+    assert sorted(path.name for path in run.iterdir()) == [
+        "audit.json", "status.json", "training_args.json",
+    ]  # fmt: skip
+
+
+def test_a_signal_before_the_run_leaves_nothing(mount: Mount, start: Start) -> None:
+    for words in ((), ("--num_processes", "2")):
+        process = start("early", *words)
+        shown = psutil.Process(process.pid)
+        wait_for(lambda shown=shown: bool(shown.cpu_times().user > 1))
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 75
+        assert "Traceback" not in told
+        assert not (mount.models / "early").exists()
+
+
+def test_a_stop_file_stops_a_world_of_others(mount: Mount, start: Start) -> None:
+    run = mount.models / "others"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    process = start("others", launcher=launcher)
+    wait_for_step(run)
+    (run / "stop").touch()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0  # a launcher would make any other status 1
+    assert_saved(run, told, f"the file {run / 'stop'}")
+
+
+def test_one_rank_that_is_asked_stops_all(mount: Mount, start: Start) -> None:
+    """In an evaluation that the others would go on with for hours."""
+    run, port = mount.models / "evaluating", str(free_port())
+    ranks = [
+        start(
+            "evaluating", max_new_tokens=100_000,
+            place={
+                "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
+                "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            },
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    wait_for(lambda: status(run).get("state") == "running")
+    time.sleep(1)
+    ranks[1].send_signal(signal.SIGUSR1)
+    told = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert "stopped by SIGUSR1 at step 0; the same command begins again" in told[0]
+    assert told[1] == ""
+    assert status(run)["state"] == "saved"
