@@ -157,8 +157,8 @@ def prediction(mount: Path, trial: Trial) -> tuple[int, float, str]:
     """The parameters of a trial's model, the bytes its processes need, and in which phase."""
     from workflow.memory import Work, predict
     from workflow.memory_plan import on_cpu
+    from workflow.setting import Setting
     from workflow.sizes import sizes_of
-    from workflow.zero import Setting
 
     sizes = sizes_of(mount / "models" / trial.shape)
     work = Work(

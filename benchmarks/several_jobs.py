@@ -40,11 +40,11 @@ def main() -> None:
 
 
 class StopAfter(Stop):
-    """Asks to stop after so many looks: at each step's end, and twice in an evaluation."""
+    """Asks to stop after so many looks, but for the first: one a step, two an evaluation."""
 
     def __init__(self, looks: float):
         super().__init__()
-        self._left = looks
+        self._left = looks + 1
 
     def check(self) -> None:
         self._left -= 1

@@ -1,8 +1,8 @@
 """Kills a job again and again, at moments drawn at random, and compares what comes out in the end.
 
-Durability is a promise about moments that nobody foresees. So they are not chosen here but spread
-over loading, claiming the folder, stepping, evaluating and saving. Whatever the kills hit, nothing
-that was written whole may be damaged, and the run must end as one that was left alone: bit for bit.
+Durability is a promise about moments that nobody foresees: so kills are spread over loading,
+claiming the folder, stepping, evaluating and saving. Whatever they hit, nothing that was written
+whole may be damaged, and the run must end as one that was left alone, bit for bit.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,16 +31,13 @@ from workflow.lock import find_holder
 from workflow.mount import Mount
 from workflow.run_folder import read_status
 
-EVAL_STEPS, LOGGING_STEPS = 20, 7
 FLAGS = (
     "--model_init_name small --data sums --train_batch_size 6 --learning_rate 1e-3 --bf16 false "
-    f"--logging_steps {LOGGING_STEPS} --eval_steps {EVAL_STEPS} --save_steps 11 "
-    "--save_total_limit 2 --max_new_tokens 5 --dropout_rate 0.1"
+    "--logging_steps 7 --eval_steps 20 --save_steps 11 --save_total_limit 2 --max_new_tokens 5 "
+    "--dropout_rate 0.1"
 )
-KINDS = ["early", "claiming", "stepping", "evaluating", "saving", "saving"]
 GONE_SECONDS, PATIENCE_SECONDS = 15.0, 300.0
-MEASURED = ("time", "second", "seconds", "memory_gb")
-"""How the names of figures end that differ from run to run."""
+MEASURED = ("time", "second", "seconds", "memory_gb")  # so end names that differ from run to run
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -58,47 +54,46 @@ class Start:
         self._earlier = set(self.run.glob(".checkpoint-*"))
         self._output = mount.root.parent / f"{name}-{self.began:.2f}.log"
         words = ["seq2seq.py", "--mount", self._mount, "--training_run_name", name, *flags]
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with open(self._output, "w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, *words], cwd=ROOT, env=one_thread, stdout=file, stderr=file
+                [sys.executable, *words], cwd=ROOT, env=environment, stdout=file, stderr=file
             )
 
-    def wait(self, seconds: float, has_come: Callable[[], bool] = lambda: False) -> None:
-        """Wait so long, until something has come about, or until the job has ended."""
+    def wait(self, seconds: float, kind: str = "the end", lines: int = 0) -> None:
+        """Wait so long, or until the job is where it is to be disturbed, or has ended."""
         last = time.monotonic() + seconds
-        while time.monotonic() < last and self.process.poll() is None and not has_come():
+        while self.process.poll() is None and time.monotonic() < last:
+            if self._is_at(kind, lines):
+                break
             time.sleep(0.001)
 
-    def is_saving(self) -> bool:
-        """Whether a checkpoint is, or by a kill was left, half-written or half-removed."""
-        return bool(set(self.run.glob(".checkpoint-*")) - self._earlier)
-
-    def is_at(self, kind: str, lines: int) -> bool:
-        """Whether the job does what is to be disturbed, after so many lines of its log."""
-        if kind in ("early", "claiming"):
-            return kind == "early" or find_holder(self.run) is not None
+    def _is_at(self, kind: str, lines: int) -> bool:
+        if kind in ("early", "claiming", "the end"):
+            return kind == "early" or (kind == "claiming" and find_holder(self.run) is not None)
         if kind == "saving" and not self.is_saving():
             return False
         log = read_lines(self.run / "train_log.jsonl")
         steps = [line["step"] for line in log if line["time"] > self.began]
-        near = kind != "evaluating" or -max(steps, default=1) % EVAL_STEPS < LOGGING_STEPS
+        near = kind != "evaluating" or -max(steps, default=1) % 20 < 7  # before the next line
         return near and len(steps) >= lines
 
-    def kill(self, rng: random.Random, within: float) -> bool:
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is, or was left by the kill, half-written or half-removed."""
+        return bool(set(self.run.glob(".checkpoint-*")) - self._earlier)
+
+    def kill(self, kind: str, within: float, rng: random.Random) -> bool:
         """SIGKILL one of its processes and see all of them gone; False where the job had ended."""
-        due = time.monotonic() + rng.uniform(0, within)
-        self.wait(due - time.monotonic() - 0.01)
-        victims = self.processes()  # takes some milliseconds
-        self.wait(due - time.monotonic())
+        self.wait(PATIENCE_SECONDS, kind, lines=rng.randint(1, 3))  # not always the first save
+        self.wait(rng.uniform(0, within))
+        victims = self.processes()
         if self.process.poll() is not None or not victims:
             return False
-        victim = rng.choice(victims)
         with suppress(psutil.NoSuchProcess):
-            victim.kill()
+            rng.choice(victims).kill()
         last = time.monotonic() + GONE_SECONDS
         while (left := self.processes()) or self.process.poll() is None:
-            assert time.monotonic() < last, f"{left} outlived {victim}: {self.told()}"
+            assert time.monotonic() < last, f"{left} live on of {victims}: {self.told()}"
             time.sleep(0.05)
         assert self.process.returncode in (0, -9, 128 + 9), self.told()
         return self.process.returncode != 0
@@ -115,13 +110,12 @@ class Start:
 def check(run: Path, before: list[int]) -> list[int]:
     """What is whole stays whole; returns the steps of the checkpoints that can be gone on from.
 
-    Those are one more than before at most, where the kill came before the older ones were stripped.
+    Those are one more than before, at most: the kill may come before older ones are stripped.
     """
     steps = find_checkpoints(run)
     for folder in [run / f"checkpoint-{step}" for step in steps]:
         for part in [folder, *folder.glob("resume")]:
-            assert has_checksums(part), f"no checksums in {part}"
-            assert find_damage(part) == [], f"damage in {part}: {find_damage(part)}"
+            assert has_checksums(part) and find_damage(part) == [], (part, find_damage(part))
         load_file(folder / "model.safetensors")
     kept = [step for step in steps if can_go_on(run / f"checkpoint-{step}")]
     told = f"of {steps}, {kept} have resume/; {before} had"
@@ -132,17 +126,15 @@ def check(run: Path, before: list[int]) -> list[int]:
 
 def contents(run: Path) -> dict[str, Any]:
     """What a run's folder holds, but for what may differ from run to run."""
-    found: dict[str, Any] = {}
-    for path in run.rglob("*"):
-        name = str(path.relative_to(run))
-        found[name] = "there"
+    found: dict[str, Any] = {str(path.relative_to(run)): "there" for path in run.rglob("*")}
+    for name in found:
         if name.endswith(".jsonl"):
-            lines = read_lines(path)
+            lines = read_lines(run / name)
             found[name] = [{k: v for k, v in a.items() if not k.endswith(MEASURED)} for a in lines]
         elif name.endswith(".safetensors"):
-            found[name] = {k: hash(v.numpy().tobytes()) for k, v in load_file(path).items()}
+            found[name] = {k: hash(v.numpy().tobytes()) for k, v in load_file(run / name).items()}
         elif name.startswith("temperature="):
-            items = json.loads(path.read_text())
+            items = json.loads((run / name).read_text())
             found[name] = [[g["full_generated"] for g in item["generations"]] for item in items]
     return found
 
@@ -153,8 +145,8 @@ def assert_finished(start: Start, plain: Start, was_cut: bool) -> None:
     assert start.process.poll() == 0, start.told()
     found, wanted = contents(start.run), contents(plain.run)
     for name in sorted(found | wanted):
-        pair = f"found {found.get(name)}, expected {wanted.get(name)}"
-        assert found.get(name) == wanted.get(name), f"{start.run / name}: {pair}"
+        there, expected = found.get(name), wanted.get(name)
+        assert there == expected, f"{start.run / name}: found {there}, expected {expected}"
     assert not [name for name in found if "/." in f"/{name}" or name == "lock.json"], found.keys()
     status = read_status(start.run)
     assert (status["state"], status["restarts"] > 0) == ("done", was_cut), status
@@ -163,37 +155,30 @@ def assert_finished(start: Start, plain: Start, was_cut: bool) -> None:
 def run_chaos(
     folder: Path, rounds: int, seed: int, processes: int = 1, zero_stage: int | None = None
 ) -> str:
-    """Start and kill a job as often as there are rounds, let it finish; returns what happened.
+    """Kill a job so many times, each time but when it ends before, and let it end; tells of it.
 
-    A run that finishes before it is killed is compared too, and another begins.
-
-    Raises:
-        AssertionError: for all that is not as in a run that was left alone.
+    Raises AssertionError for all that is not as in a run that was left alone.
     """
     print(f"chaos: seed {seed}, in {folder}", flush=True)
     began, rng, mount = time.monotonic(), random.Random(seed), make_mount(folder / "mount")
     flags = [*FLAGS.split(), "--max_steps", "440" if processes == 1 else "220"]
     flags += ["--num_processes", str(processes)] if processes > 1 else []
     flags += [] if zero_stage is None else ["--zero_stage", str(zero_stage)]
-    kinds = (KINDS * rounds)[:rounds]
-    rng.shuffle(kinds)
     killed, in_save, went_on, finished = list[str](), 0, list[str](), 0
     kept, was_cut = list[int](), False
-    where, plain = "left alone", Start(mount, "plain", flags)
+    kind, plain = "left alone", Start(mount, "plain", flags)
     try:
         assert_finished(plain, plain, was_cut)
         log = read_lines(plain.run / "train_log.jsonl")
         loading = log[0]["time"] - plain.began
         step = (log[-1]["time"] - log[0]["time"]) / log[-1]["step"]
         within = {"early": loading, "claiming": 0.1 * loading, "stepping": 60 * step,
-                  "evaluating": (LOGGING_STEPS + 1) * step, "saving": 0.03}  # fmt: skip
-        for number, kind in enumerate([*kinds, "to the end"], start=1):
-            where = f"start {number} ({kind})"
+                  "evaluating": 8 * step, "saving": 0.025}  # fmt: skip
+        kinds = ([*within, "saving"] * rounds)[:rounds]
+        rng.shuffle(kinds)
+        for kind in [*kinds, "to the end"]:
             start = Start(mount, f"chaos-{finished + 1}", flags)
-            lines = rng.randint(1, 3)  # were it always the first save, none would ever succeed
-            if kind in within:
-                start.wait(PATIENCE_SECONDS, lambda s=start, k=kind, n=lines: s.is_at(k, n))
-            if kind in within and start.kill(rng, within[kind]):
+            if kind in within and start.kill(kind, within[kind], rng):
                 killed.append(kind)
                 in_save += start.is_saving()
                 kept = check(start.run, kept)
@@ -207,16 +192,15 @@ def run_chaos(
                 kept, was_cut, finished = [], False, finished + 1
             went_on += re.findall(r"going on from (\S+),", start.told())
     except Exception as error:
-        raise AssertionError(f"seed {seed}, {where}: {error}") from error
+        raise AssertionError(f"seed {seed}, {kind} after {len(killed)} kills: {error}") from error
     finally:
         for process in plain.processes():
             process.kill()
-    by_kind = ", ".join(f"{killed.count(kind)} {kind}" for kind in sorted(set(killed)))
     return (
         f"chaos with seed {seed}: {rounds} rounds, {processes} processes, ZeRO stage {zero_stage}; "
-        f"{len(killed)} kills ({by_kind}), {in_save} of them in a save; {len(went_on)} starts "
-        f"went on from {len(set(went_on))} checkpoints; {finished} runs finished, each identical "
-        f"to the one left alone; {time.monotonic() - began:.0f} s"
+        f"kills: {({kind: killed.count(kind) for kind in within})}, {in_save} of them in a save; "
+        f"{len(went_on)} starts went on from {len(set(went_on))} checkpoints; {finished} runs came "
+        f"to their end as the one left alone; {time.monotonic() - began:.0f} s"
     )
 
 

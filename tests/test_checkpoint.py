@@ -578,7 +578,7 @@ def test_a_checkpoint_out_of_turn_stays_until_there_is_a_newer_one(
 ) -> None:
     """And is not counted, lest those of a run that is often stopped push out all others."""
     make_checkpoints(run, steps)
-    tidy(run, 2, best, lambda step: step % 2 == 0)
+    tidy(run, 2, best, passing=[step for step in steps if step % 2])
     assert find_checkpoints(run) == kept
     assert can_go_on_from(run) == steps[-1:]
 

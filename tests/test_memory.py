@@ -12,8 +12,8 @@ from workflow import memory_plan
 from workflow.errors import BadInput
 from workflow.memory import Work, predict, predict_evaluation
 from workflow.memory_plan import Asked, Machine, choose, fits, name_of, on_cpu, plans
+from workflow.setting import Setting
 from workflow.sizes import Sizes, checkpoint_bytes, sizes_of
-from workflow.zero import Setting
 
 SHAPES = {
     "xl": {"d_model": 2048, "num_heads": 32, "d_ff": 5120},

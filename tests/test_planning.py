@@ -10,8 +10,8 @@ from workflow.cli import main
 from workflow.memory import Work, predict
 from workflow.memory_plan import Machine, fits
 from workflow.mount import Mount
+from workflow.setting import Setting
 from workflow.sizes import sizes_of
-from workflow.zero import Setting
 
 FOUR_80GB = ["--plan_gpus", "4", "--plan_gpu_memory", "80GB", "--plan_host_memory", "512GB"]
 PLAN_OF_XXL = """\

@@ -8,7 +8,7 @@ state.json.
 import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 def find_checkpoints(run: Path) -> list[int]:
     """The steps of the whole checkpoints of a run, oldest first."""
-    names = [CHECKPOINT_NAME.fullmatch(path.name) for path in run.glob("checkpoint-*")]
+    folders = [path.name for path in run.glob("checkpoint-*") if path.is_dir()]
+    names = [CHECKPOINT_NAME.fullmatch(name) for name in folders]
     return sorted(int(match.group(1)) for match in names if match)
 
 
@@ -63,12 +64,10 @@ def write_checkpoint(
     size = sum(tensor.bytes for tensor in (*tensors.values(), *moments.values()))
     partial = None
     try:
-        world.by_main(lambda: _check_space(run, size))
-        partial = world.by_main(lambda: begin_folder(folder))
-        (partial / RESUME_FOLDER).mkdir(exist_ok=True)
+        partial = world.by_main(lambda: _begin(folder, size))
+        kept = partial / RESUME_FOLDER
         weights = _write_together(partial, "model", tensors, SHARD_BYTES, world)
         share = -(-sum(moment.bytes for moment in moments.values()) // world.size)
-        kept = partial / RESUME_FOLDER
         of_moments = _write_together(kept, "optimizer", moments, min(share, SHARD_BYTES), world)
 
         def finish() -> None:
@@ -93,12 +92,21 @@ def write_checkpoint(
     return size
 
 
-def _check_space(run: Path, size: int) -> None:
-    """Raise OSError where a checkpoint of this size has no room; a quota shows only in writing."""
-    free = shutil.disk_usage(run).free
+def _begin(folder: Path, size: int) -> Path:
+    """The folder beside a checkpoint's in which it is written.
+
+    Raises:
+        OSError: also where so many bytes have no room; a quota shows only in writing.
+    """
+    free = shutil.disk_usage(folder.parent).free
     if free < size + SETTINGS_BYTES:
         needed = (size + SETTINGS_BYTES) / 1e6
         raise OSError(f"it takes {needed:,.0f} MB, and {free / 1e6:,.0f} MB are free there")
+    if folder.exists():
+        raise FileExistsError("something stands there already")
+    partial = begin_folder(folder)
+    (partial / RESUME_FOLDER).mkdir()
+    return partial
 
 
 def _write_together(
@@ -110,23 +118,17 @@ def _write_together(
     return {name: digest for part in world.gather(written) for name, digest in part.items()}
 
 
-def tidy(
-    run: Path,
-    keep_newest: int,
-    best: int | None,
-    scheduled: Callable[[int], bool] = lambda step: True,
-) -> None:
+def tidy(run: Path, keep_newest: int, best: int | None, passing: Collection[int] = ()) -> None:
     """Remove what is not needed any more, but for checkpoints that another process reads.
 
     That is all checkpoints but the newest `keep_newest` and the best, and of those that stay what
     only going on needs, but for the newest.
 
     Args:
-        scheduled: whether a step is saved whatever happens. The others, saved because the run was
-            stopped or by the clock, stay until there is a newer one.
+        passing: steps that stay only until there is a newer checkpoint.
     """
     steps = find_checkpoints(run)
-    kept = {best, *[step for step in steps if scheduled(step)][-keep_newest:]}
+    kept = {best, *[step for step in steps if step not in passing][-keep_newest:]}
     for step in steps[:-1]:
         folder = checkpoint_folder(run, step)
         old = step not in kept
@@ -163,12 +165,13 @@ def reading(folder: Path | str) -> Iterator[None]:
 @contextmanager
 def _unread(folder: Path) -> Iterator[bool]:
     """Whether no process reads a checkpoint; then none can begin to."""
-    with open(folder / "config.json", "r+b") as file:
+    with ExitStack() as stack:
+        unread = True
         try:
+            file = stack.enter_context(open(folder / "config.json", "r+b"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-            return
-        except OSError:
+            unread = False
+        except OSError:  # nothing to read there, or no locks
             pass
-        yield True
+        yield unread

@@ -62,7 +62,7 @@ def begin_folder(path: Path) -> Path:
 
 def finish_folder(partial: Path, path: Path) -> None:
     """Let a folder that is filled become `path`; raises OSError, and leaves it, where it cannot."""
-    for file in partial.rglob("*"):
+    for file in (*partial.rglob("*"), partial):
         sync(file)
     try:
         partial.rename(path)
@@ -102,10 +102,13 @@ def keep_json_lines(path: Path, keep: Callable[[Any], bool]) -> None:
 
 
 def remove_partials(folder: Path, older_than: float = STALE_AFTER_SECONDS) -> None:
-    """Remove what killed jobs left half-written in `folder` more than `older_than` seconds ago."""
+    """Remove what killed jobs left half-written in `folder` more than `older_than` seconds ago.
+
+    With 0 all of it: machines' clocks differ.
+    """
     for partial in folder.glob(".*.partial-*"):
         try:
-            if time.time() - partial.stat().st_mtime < older_than:
+            if older_than and time.time() - partial.stat().st_mtime < older_than:
                 continue
         except FileNotFoundError:
             continue

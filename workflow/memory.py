@@ -1,7 +1,7 @@
 """What memory a job takes, predicted from the model's sizes alone: bytes of one process, by phase.
 
-The terms follow what deepspeed 0.19.8 allocates under `workflow.zero`'s configuration, as read in
-its source and as measured on CPU processes (docs/PERFORMANCE.md). P parameters, N processes, c
+The terms follow what deepspeed 0.19.8 allocates under `workflow.setting`'s configuration, as read
+in its source and as measured on CPU processes (docs/PERFORMANCE.md). P parameters, N processes, c
 bytes of the precision that computes, B elements of a bucket:
 
 plain torch     float32: weights, gradients and two moments, 4 P each; in bf16 a copy, 2 P, besides.
@@ -28,8 +28,8 @@ from math import ceil
 
 from workflow.activations import activation_bytes, evaluation_bytes
 from workflow.generate import POSITIONS_AT_ONCE
+from workflow.setting import BUCKET_ELEMENTS, Setting
 from workflow.sizes import Sizes
-from workflow.zero import BUCKET_ELEMENTS, Setting
 
 REUSE_ELEMENTS = 1_000_000_000
 """DeepSpeed's stage3_max_reuse_distance: weights used again sooner stay gathered. At the turn from
@@ -113,7 +113,7 @@ class Need:
 
 
 def predict(sizes: Sizes, work: Work, setting: Setting | None) -> Need:
-    """What one process of a job that learns needs; `setting` as in `workflow.zero`."""
+    """What one process of a job that learns needs; `setting` as in `workflow.setting`."""
     if setting is None:
         return _plain(sizes, work)
     if setting.stage == 3:

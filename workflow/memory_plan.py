@@ -11,8 +11,8 @@ import torch
 
 from workflow.errors import BadInput, Problem
 from workflow.memory import Need, Work, predict, predict_evaluation
+from workflow.setting import Setting
 from workflow.sizes import Sizes
-from workflow.zero import Setting
 
 SPARED = 0.08
 """Share of a device's memory that is left: blocks freed are not always of the size asked for."""

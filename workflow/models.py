@@ -201,7 +201,12 @@ def save_settings(model: Model, tokenizer: Any, folder: Path) -> None:
     config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # what Rust could not write comes as nothing more
+        raise OSError(str(error)) from error
     sentencepiece = Path(tokenizer.name_or_path) / "spiece.model"
     if sentencepiece.is_file():  # transformers 5 reads it, and does not write it
         shutil.copyfile(sentencepiece, folder / sentencepiece.name)

@@ -10,7 +10,7 @@ from workflow.config import JobSpec
 from workflow.errors import Problem, shorten
 
 CONTAINER_MOUNT = Path("/model_mount")
-CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9]\d*)", re.ASCII)
 
 
 @dataclass(frozen=True)

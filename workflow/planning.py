@@ -18,10 +18,10 @@ from workflow.memory import Work
 from workflow.memory_plan import Asked, Machine, choose, plans, this_machine
 from workflow.mount import Mount, find_model
 from workflow.resume import Computed
+from workflow.setting import Setting
 from workflow.sizes import sizes_of
 from workflow.tokens import TokenizedSplit
 from workflow.world import World
-from workflow.zero import Setting
 
 
 def plan_job(

@@ -24,13 +24,13 @@ from workflow.planning import own_settings, plan_job, problems_of_processes
 from workflow.records import load_records
 from workflow.resume import Computed, find_checkpoint_to_go_on_from, read_state
 from workflow.run_folder import SPEC_FILE, is_requeued, read_status
+from workflow.setting import Setting
 from workflow.tasks import TASKS
 from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit, prepare_splits
 from workflow.user_metric import load_user_metric
 from workflow.vocabulary import grow_tokenizer
 from workflow.world import World
-from workflow.zero import Setting
 
 AUDIT_FORMAT = 3
 

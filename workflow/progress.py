@@ -64,6 +64,8 @@ class Progress:
         evaluated_step: at which the run was last evaluated; `evaluated_value` is what that found
             of the metric that says what is best.
         window: the steps since the last logged one.
+        passing: the steps of checkpoints that were saved because the run was stopped, or by the
+            clock; they go as soon as there is a newer one.
         longest_step: in seconds.
         longest_save: the seconds for which training stood still.
     """
@@ -73,6 +75,7 @@ class Progress:
     evaluated_value: float | None = None
     best_step: int | None = None
     best_value: float | None = None
+    passing: list[int] = field(default_factory=list)
     longest_step: float = 0.0
     longest_save: float = 0.0
     window: LogWindow = field(default_factory=LogWindow)

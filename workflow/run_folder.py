@@ -162,6 +162,7 @@ def recording_outcome(run: RunFolder, progress: Progress) -> Iterator[None]:
     except OSError as error:
         told = f"step {progress.step}: {error}; mend that, and start again: the same command "
         failure = RunFailed(told + _what_is_left(run))
+        failure = shared(failure) if getattr(error, "shared", False) else failure
         _note_failure(run, progress, str(failure))
         raise failure from error
     except BaseException as error:

@@ -50,44 +50,44 @@ class Saver:
         if progress.step == self._kept_step:
             return
         began = time.perf_counter()
-        noted = copy.copy(progress)
-        _note_best(noted, spec)
+        saved = copy.deepcopy(progress)
+        _note_checkpoint(saved, spec)
         state = State(
-            noted, written_spec(spec), self._job.data_keys, computed_now(self._job, self._world)
+            saved, written_spec(spec), self._job.data_keys, computed_now(self._job, self._world)
         )
-        self._run.sync_logs()
+        self._world.by_main(self._run.sync_logs)
         size = write_checkpoint(
             self._run.path, progress.step, self._engine, self._job.tokenizer, state.as_json(),
             self._world,
         )  # fmt: skip
-        _note_best(progress, spec)
+        _note_checkpoint(progress, spec)
         self._kept_step = progress.step
-        self._world.by_main(
-            lambda: tidy(
-                self._run.path,
-                spec.save_total_limit,
-                progress.best_step,
-                lambda step: save_due(step, spec),
-            )
-        )
+        self._world.by_main(self._tidy)
         seconds = time.perf_counter() - began
         self._measured = progress.longest_save = max(seconds, self._measured)
         self._saved_at = time.monotonic()
-        self._run.write_status("running", progress)
+        self._world.by_main(lambda: self._run.write_status("running", progress))
         log.info(
             "step %d: checkpoint-%d saved; training stood still for %.1f s to write %.2f GB",
             progress.step, progress.step, seconds, size / 1e9,
         )  # fmt: skip
 
+    def _tidy(self) -> None:
+        progress = self._progress
+        tidy(self._run.path, self._job.spec.save_total_limit, progress.best_step, progress.passing)
+
     def note_late_evaluation(self) -> None:
         """Take note of an evaluation of what the run goes on from, saved before it."""
-        _note_best(self._progress, self._job.spec)
+        if self._kept_step > 0 and self._kept_step not in self._progress.passing:
+            self._progress.note_checkpoint(self._job.spec.metric_for_best_model)
 
 
-def _note_best(progress: Progress, spec: JobSpec) -> None:
+def _note_checkpoint(progress: Progress, spec: JobSpec) -> None:
     """Whether a run was stopped, or is saved by the clock too, does not decide what is best."""
     if save_due(progress.step, spec):
         progress.note_checkpoint(spec.metric_for_best_model)
+    else:
+        progress.passing.append(progress.step)
 
 
 def save_due(step: int, spec: JobSpec) -> bool:

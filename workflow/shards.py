@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def write_tensors(
 
     Each process writes one of those files. It takes a tensor of each in turn, keeps its own, and
     writes that when all have been taken, so that the processes write at the same time and none
-    holds more than one tensor.
+    holds more than one tensor besides the one that is taken.
 
     Returns:
         The SHA-256 of each file that this process wrote, by name.
@@ -88,7 +89,7 @@ def write_tensors(
                     file = _File(folder / name, {n: tensors[n].shape for n in files[name]})
                 file.write(held)
             except OSError as error:
-                failure = error
+                failure = error.with_traceback(None)  # which would hold the tensor
         if file is not None:
             try:
                 digests[together[rank]] = file.close()
@@ -115,7 +116,12 @@ class _File:
     def __init__(self, path: Path, shapes: Mapping[str, torch.Size]):
         self._file = open(path, "wb")  # noqa: SIM115 (closed by `close`)
         self._hash = hashlib.sha256()
-        self._put(_header(shapes))
+        try:
+            self._put(_header(shapes))
+        except OSError:
+            with suppress(OSError):
+                self._file.close()
+            raise
 
     def write(self, tensor: torch.Tensor) -> None:
         self._put(tensor.detach().to("cpu", torch.float32).reshape(-1).numpy().data)

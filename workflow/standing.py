@@ -53,6 +53,11 @@ class Standing:
     restarts: int = 0
     steps: tuple[int, ...] = ()
 
+    def anothers(self, job: Job) -> Path | None:
+        """The checkpoint, where it is another run's, which may want to remove it."""
+        own = self.checkpoint is None or self.checkpoint.parent == job.run_path
+        return None if own else self.checkpoint
+
 
 def find_standing(job: Job) -> Standing:
     """How the job finds its folder; raises BadInput where that is not free for it."""
@@ -171,7 +176,7 @@ def claim(job: Job, standing: Standing, lock: RunLock) -> bool:
         if now.steps != standing.steps:
             found = "checkpoints that another process wrote just now"
             raise _not_free(path, found, "the run as it was a moment ago", "start again")
-        if standing.checkpoint is None or standing.checkpoint.parent != path:
+        if standing.checkpoint is None or standing.anothers(job):
             _make(job, standing)
         lock.take()
     remove_partials(path.parent)

@@ -64,7 +64,7 @@ def run_job(
     if standing.done:
         log.info("this job is done already; its results are in %s", job.run_path)
         return job.run_path
-    with reading(job.model_source):
+    with reading(job.model_source), reading(standing.anothers(job) or job.model_source):
         model = load_together(job, world, standing.checkpoint)
         _announce(job, model, world)
         lock = RunLock(job.run_path)
@@ -94,10 +94,7 @@ def _run(
     state = standing.state
     progress = Progress() if state is None else state.progress
     with recording_outcome(run, progress), stop.expected(run.path, world, lock):
-        run.go_back_to(progress)
-        run.write_status("running", progress)
-        if job.audit:
-            run.write_json("audit.json", job.audit)
+        world.by_main(lambda: _begin(job, run, progress))
         if job.spec.no_train:
             evaluate_only(job, model, run, progress, world, stop)
             return
@@ -107,6 +104,14 @@ def _run(
             _tell_going_on(job, standing.checkpoint, state, world)
             engine.restore(progress.step, moments_of(standing.checkpoint), _any_batch(job, engine))
         train(job, engine, run, progress, saver, world, stop)
+
+
+def _begin(job: Job, run: RunFolder, progress: Progress) -> None:
+    """Let the run's folder say what is known of a run that begins, or goes on from its progress."""
+    run.go_back_to(progress)
+    run.write_status("running", progress)
+    if job.audit:
+        run.write_json("audit.json", job.audit)
 
 
 def evaluate_only(
@@ -139,6 +144,7 @@ def train(
     target_lengths = split.targets.lengths(spec.max_target_length)
     packs = packs_rows(engine.model)
     try:
+        stop.check()
         if evaluation_due(progress, spec):
             _evaluate_engine(job, engine, run, progress, world, stop)
             saver.note_late_evaluation()
@@ -187,13 +193,17 @@ def _log_step(
     figures = progress.window.figures(progress.step, outcome.learning_rate, outcome.gradient_norm)
     figures["memory_gb"] = round(max(world.gather(peak_memory_gb())), 3)
     progress.window = LogWindow()
-    run.append_train_log(figures)
-    run.write_status("running", progress)
+    world.by_main(lambda: _write_step(run, figures, progress))
     speed = f"{figures['examples_per_second']:.1f} examples/s"
     if bar.disable:
         log.info("step %d/%d: loss %.4f, %s", progress.step, bar.total, figures["loss"], speed)
     else:
         bar.set_postfix_str(f"loss {figures['loss']:.4f}, {speed}")
+
+
+def _write_step(run: RunFolder, figures: dict[str, Any], progress: Progress) -> None:
+    run.append_train_log(figures)
+    run.write_status("running", progress)
 
 
 def _evaluate_engine(
