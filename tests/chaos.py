@@ -1,8 +1,7 @@
 """Kills a job again and again, at moments drawn at random, and compares what comes out in the end.
 
-Durability is a promise about moments that nobody foresees: so kills are spread over loading,
-claiming the folder, stepping, evaluating and saving. Whatever they hit, nothing that was written
-whole may be damaged, and the run must end as one that was left alone, bit for bit.
+Nobody foresees when a job dies, so the kills are spread over all that it does. Nothing that was
+written whole may be damaged, and the run must end as one that was left alone, bit for bit.
 """
 
 import argparse
@@ -33,10 +32,8 @@ from workflow.run_folder import read_status
 
 FLAGS = (
     "--model_init_name small --data sums --train_batch_size 6 --learning_rate 1e-3 --bf16 false "
-    "--logging_steps 7 --eval_steps 20 --save_steps 11 --save_total_limit 2 --max_new_tokens 5 "
-    "--dropout_rate 0.1"
+    "--logging_steps 7 --eval_steps 20 --save_steps 11 --save_total_limit 2 --max_new_tokens 5"
 )
-GONE_SECONDS, PATIENCE_SECONDS = 15.0, 300.0
 MEASURED = ("time", "second", "seconds", "memory_gb")  # so end names that differ from run to run
 
 
@@ -60,23 +57,17 @@ class Start:
                 [sys.executable, *words], cwd=ROOT, env=environment, stdout=file, stderr=file
             )
 
-    def wait(self, seconds: float, kind: str = "the end", lines: int = 0) -> None:
-        """Wait so long, or until the job is where it is to be disturbed, or has ended."""
-        last = time.monotonic() + seconds
-        while self.process.poll() is None and time.monotonic() < last:
-            if self._is_at(kind, lines):
-                break
-            time.sleep(0.001)
-
-    def _is_at(self, kind: str, lines: int) -> bool:
-        if kind in ("early", "claiming", "the end"):
-            return kind == "early" or (kind == "claiming" and find_holder(self.run) is not None)
+    def is_at(self, kind: str, lines: int) -> bool:
+        """Whether the job is where it is to be disturbed, after so many lines, or has ended."""
+        if kind == "early" or self.process.poll() is not None:
+            return True
+        if kind == "claiming":
+            return find_holder(self.run) is not None
         if kind == "saving" and not self.is_saving():
             return False
         log = read_lines(self.run / "train_log.jsonl")
         steps = [line["step"] for line in log if line["time"] > self.began]
-        near = kind != "evaluating" or -max(steps, default=1) % 20 < 7  # before the next line
-        return near and len(steps) >= lines
+        return len(steps) >= lines and (kind != "evaluating" or -steps[-1] % 20 < 7)  # see FLAGS
 
     def is_saving(self) -> bool:
         """Whether a checkpoint is, or was left by the kill, half-written or half-removed."""
@@ -84,14 +75,17 @@ class Start:
 
     def kill(self, kind: str, within: float, rng: random.Random) -> bool:
         """SIGKILL one of its processes and see all of them gone; False where the job had ended."""
-        self.wait(PATIENCE_SECONDS, kind, lines=rng.randint(1, 3))  # not always the first save
-        self.wait(rng.uniform(0, within))
+        lines, last = rng.randint(1, 3), time.monotonic() + 300  # not always the first save
+        while not self.is_at(kind, lines):
+            assert time.monotonic() < last, f"not {kind}: {self.told()}"
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, within))
         victims = self.processes()
-        if self.process.poll() is not None or not victims:
+        if not victims:
             return False
         with suppress(psutil.NoSuchProcess):
             rng.choice(victims).kill()
-        last = time.monotonic() + GONE_SECONDS
+        last = time.monotonic() + 15
         while (left := self.processes()) or self.process.poll() is None:
             assert time.monotonic() < last, f"{left} live on of {victims}: {self.told()}"
             time.sleep(0.05)
@@ -108,18 +102,14 @@ class Start:
 
 
 def check(run: Path, before: list[int]) -> list[int]:
-    """What is whole stays whole; returns the steps of the checkpoints that can be gone on from.
-
-    Those are one more than before, at most: the kill may come before older ones are stripped.
-    """
+    """Checkpoints are whole; returns the newest, not stripped yet: at most one more than before."""
+    for part in [*run.glob("checkpoint-*"), *run.glob("checkpoint-*/resume")]:
+        assert has_checksums(part) and find_damage(part) == [], (part, find_damage(part))
+        assert [load_file(file) for file in part.glob("*.safetensors")], part
     steps = find_checkpoints(run)
-    for folder in [run / f"checkpoint-{step}" for step in steps]:
-        for part in [folder, *folder.glob("resume")]:
-            assert has_checksums(part) and find_damage(part) == [], (part, find_damage(part))
-        load_file(folder / "model.safetensors")
     kept = [step for step in steps if can_go_on(run / f"checkpoint-{step}")]
     told = f"of {steps}, {kept} have resume/; {before} had"
-    assert kept == steps[len(steps) - len(kept) :] and bool(kept) == bool(steps), told
+    assert kept == steps[-len(kept) :], told  # all of them where none is kept
     assert len(kept) <= len(before) + 1 and max(kept, default=0) >= max(before, default=0), told
     return kept
 
@@ -127,12 +117,13 @@ def check(run: Path, before: list[int]) -> list[int]:
 def contents(run: Path) -> dict[str, Any]:
     """What a run's folder holds, but for what may differ from run to run."""
     found: dict[str, Any] = {str(path.relative_to(run)): "there" for path in run.rglob("*")}
-    for name in found:
+    for name in list(found):
         if name.endswith(".jsonl"):
-            lines = read_lines(run / name)
-            found[name] = [{k: v for k, v in a.items() if not k.endswith(MEASURED)} for a in lines]
+            for n, line in enumerate(read_lines(run / name)):
+                found[f"{name}[{n}]"] = {k: line[k] for k in line if not k.endswith(MEASURED)}
         elif name.endswith(".safetensors"):
-            found[name] = {k: hash(v.numpy().tobytes()) for k, v in load_file(run / name).items()}
+            for key, tensor in load_file(run / name).items():
+                found[f"{name}[{key}]"] = hash(tensor.numpy().tobytes())
         elif name.startswith("temperature="):
             items = json.loads((run / name).read_text())
             found[name] = [[g["full_generated"] for g in item["generations"]] for item in items]
@@ -141,12 +132,10 @@ def contents(run: Path) -> dict[str, Any]:
 
 def assert_finished(start: Start, plain: Start, was_cut: bool) -> None:
     """The job has ended by itself, as one that was left alone, and left nothing lying about."""
-    start.wait(PATIENCE_SECONDS)
-    assert start.process.poll() == 0, start.told()
+    assert start.process.wait(300) == 0, start.told()
     found, wanted = contents(start.run), contents(plain.run)
     for name in sorted(found | wanted):
-        there, expected = found.get(name), wanted.get(name)
-        assert there == expected, f"{start.run / name}: found {there}, expected {expected}"
+        assert found.get(name) == wanted.get(name), (name, found.get(name), wanted.get(name))
     assert not [name for name in found if "/." in f"/{name}" or name == "lock.json"], found.keys()
     status = read_status(start.run)
     assert (status["state"], status["restarts"] > 0) == ("done", was_cut), status
@@ -155,52 +144,48 @@ def assert_finished(start: Start, plain: Start, was_cut: bool) -> None:
 def run_chaos(
     folder: Path, rounds: int, seed: int, processes: int = 1, zero_stage: int | None = None
 ) -> str:
-    """Kill a job so many times, each time but when it ends before, and let it end; tells of it.
+    """Kill a job in so many rounds, but where it ends before, then let it end; returns a summary.
 
     Raises AssertionError for all that is not as in a run that was left alone.
     """
     print(f"chaos: seed {seed}, in {folder}", flush=True)
     began, rng, mount = time.monotonic(), random.Random(seed), make_mount(folder / "mount")
-    flags = [*FLAGS.split(), "--max_steps", "440" if processes == 1 else "220"]
-    flags += ["--num_processes", str(processes)] if processes > 1 else []
-    flags += [] if zero_stage is None else ["--zero_stage", str(zero_stage)]
+    flags = f"{FLAGS} --dropout_rate 0.1 --max_steps {440 // processes} --num_processes {processes}"
+    words = flags.split() + ([] if zero_stage is None else ["--zero_stage", str(zero_stage)])
     killed, in_save, went_on, finished = list[str](), 0, list[str](), 0
     kept, was_cut = list[int](), False
-    kind, plain = "left alone", Start(mount, "plain", flags)
+    kind, plain = "left alone", Start(mount, "plain", words)
     try:
         assert_finished(plain, plain, was_cut)
         log = read_lines(plain.run / "train_log.jsonl")
-        loading = log[0]["time"] - plain.began
         step = (log[-1]["time"] - log[0]["time"]) / log[-1]["step"]
-        within = {"early": loading, "claiming": 0.1 * loading, "stepping": 60 * step,
+        within = {"early": log[0]["time"] - plain.began, "claiming": 0.5, "stepping": 60 * step,
                   "evaluating": 8 * step, "saving": 0.025}  # fmt: skip
-        kinds = ([*within, "saving"] * rounds)[:rounds]
-        rng.shuffle(kinds)
-        for kind in [*kinds, "to the end"]:
-            start = Start(mount, f"chaos-{finished + 1}", flags)
-            if kind in within and start.kill(kind, within[kind], rng):
+        for kind in [*rng.sample(([*within, "saving"] * rounds)[:rounds], rounds), "to the end"]:
+            job = Start(mount, f"chaos-{finished + 1}", words)
+            if kind in within and job.kill(kind, within[kind], rng):
                 killed.append(kind)
-                in_save += start.is_saving()
-                kept = check(start.run, kept)
-                state = read_status(start.run).get("state")
-                was_cut = state is not None and (was_cut or state != "done")
+                in_save += job.is_saving()
+                kept = check(job.run, kept)
+                was_cut = job.run.exists() and (was_cut or read_status(job.run)["state"] != "done")
             else:
-                assert_finished(start, plain, was_cut)
-                again = Start(mount, start.run.name, flags)
+                assert_finished(job, plain, was_cut)
+                again = Start(mount, job.run.name, words)
                 assert_finished(again, plain, was_cut)
                 assert "this job is done already" in again.told(), again.told()
                 kept, was_cut, finished = [], False, finished + 1
-            went_on += re.findall(r"going on from (\S+),", start.told())
+            went_on += re.findall(r"going on from (\S+),", job.told())
     except Exception as error:
         raise AssertionError(f"seed {seed}, {kind} after {len(killed)} kills: {error}") from error
     finally:
         for process in plain.processes():
             process.kill()
+    by_kind = ", ".join(f"{killed.count(kind)} {kind}" for kind in within)
     return (
-        f"chaos with seed {seed}: {rounds} rounds, {processes} processes, ZeRO stage {zero_stage}; "
-        f"kills: {({kind: killed.count(kind) for kind in within})}, {in_save} of them in a save; "
-        f"{len(went_on)} starts went on from {len(set(went_on))} checkpoints; {finished} runs came "
-        f"to their end as the one left alone; {time.monotonic() - began:.0f} s"
+        f"chaos, seed {seed}, {processes} processes, ZeRO stage {zero_stage}: {len(killed)} kills "
+        f"in {rounds} rounds ({by_kind}), {in_save} in a save; {len(went_on)} starts went on from "
+        f"{len(set(went_on))} checkpoints; {finished} runs ended as the one left alone; "
+        f"{time.monotonic() - began:.0f} s"
     )
 
 

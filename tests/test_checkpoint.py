@@ -607,10 +607,10 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
     monkeypatch.setattr(log, "propagate", True)
     tidy(run, 1, None)
     assert find_checkpoints(run) == [2, 4]
-    assert caplog.messages == [
+    assert set(caplog.messages) == {
         f"an old checkpoint could not be removed: [Errno 13] Permission denied: "
         f"'{run}/checkpoint-2'"
-    ]
+    }
 
 
 # --- reading -------------------------------------------------------------------------------------

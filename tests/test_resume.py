@@ -196,9 +196,13 @@ def test_what_changes_no_result_may_differ(mount: Mount, read_lines: Lines) -> N
 
 
 def test_a_longer_run_goes_on_from_a_finished_one(
-    mount: Mount, read_lines: Lines, caplog: pytest.LogCaptureFixture
+    mount: Mount,
+    read_lines: Lines,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What follows from the number of steps may differ with it: evaluations, warm-up."""
+    monkeypatch.setattr("workflow.console.log.propagate", True)
     caplog.set_level("INFO")
     flags = {"eval_steps": None, "save_steps": None, "logging_steps": 1}
     assert start(mount, "long", max_steps=8, **flags)
