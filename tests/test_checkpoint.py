@@ -31,7 +31,7 @@ from workflow.checkpoint import (
     tidy,
     write_checkpoint,
 )
-from workflow.checksums import CHECKSUM_FILE, find_damage
+from workflow.checksums import CHECKSUM_FILE, find_damage, write_checksums
 from workflow.config import complete
 from workflow.console import log
 from workflow.engine import SingleProcessEngine
@@ -57,10 +57,10 @@ WEIGHTS = (
 FILES = (*WEIGHTS, *(f"resume/{name}" for name in MOMENTS))
 LISTS = (CHECKSUM_FILE, f"resume/{CHECKSUM_FILE}")
 TOLD = (
-    "step 2: {run}/checkpoint-2 could not be written ({error}); earlier checkpoints are whole; "
-    "free space, or mend the folder's permissions, and start again: the same command goes on from "
-    "the newest"
+    "step 2: {run}/checkpoint-2 could not be written ({error}); mend that, and start again: the "
+    "same command {left}"
 )
+LEFT = "goes on from checkpoint-1"
 FULL = "[Errno 28] No space left on device"
 
 
@@ -274,7 +274,7 @@ def test_a_save_that_fails_leaves_nothing_half_made(
         patched.setattr(workflow.checkpoint, stage, failing(stage, call, no_space))
         with pytest.raises(RunFailed) as raised:
             save(run, 2, engine, tokenizer)
-    assert str(raised.value) == TOLD.format(run=run, error=FULL)
+    assert str(raised.value) == TOLD.format(run=run, error=FULL, left=LEFT)
     assert contents(run) == before
     assert find_checkpoints(run) == [1]
     save(run, 2, engine, tokenizer)  # once there is room
@@ -343,7 +343,7 @@ def test_too_little_space_is_told_before_anything_is_written(
         with pytest.raises(RunFailed) as raised:
             save(run, 2, engine, tokenizer)
         error = f"it takes 21 MB, and {21 if short == 1 else 11} MB are free there"
-        assert str(raised.value) == TOLD.format(run=run, error=error)
+        assert str(raised.value) == TOLD.format(run=run, error=error, left=LEFT)
         assert contents(run) == before
     free += short
     monkeypatch.setattr("workflow.checkpoint.shutil.disk_usage", usage)
@@ -358,7 +358,7 @@ def test_a_run_without_its_folder_is_told(
     with pytest.raises(RunFailed) as raised:
         save(run, 2, engine, tokenizer)
     error = f"[Errno 2] No such file or directory: '{run}'"
-    assert str(raised.value) == TOLD.format(run=run, error=error)
+    assert str(raised.value) == TOLD.format(run=run, error=error, left="begins again")
     assert not run.exists()
 
 
@@ -478,7 +478,7 @@ def test_what_one_process_cannot_write_is_told_to_all(
     monkeypatch.setattr("workflow.checkpoint.write_tensors", write)
     raised = [(type(e), str(e)) for e in save_together(3, run, engine, tokenizer)]
     gc.collect()  # a file that was left open is told here
-    assert raised == [(RunFailed, TOLD.format(run=run, error=FULL))] * 3
+    assert raised == [(RunFailed, TOLD.format(run=run, error=FULL, left=LEFT))] * 3
     assert contents(run) == before
 
 
@@ -511,6 +511,7 @@ def make_checkpoints(run: Path, steps: list[int]) -> None:
         (folder / "model.safetensors").write_text(f"weights {step}")
         (folder / "resume" / "optimizer.safetensors").write_text(f"moments {step}")
         (folder / "resume" / "state.json").write_text("{}")
+        write_checksums(folder / "resume", {})
 
 
 def can_go_on_from(run: Path) -> list[int]:

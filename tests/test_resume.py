@@ -18,7 +18,10 @@ from test_processes import job, run_world
 from benchmarks.several_jobs import StopAfter
 from workflow import BadInput, RunFailed, make_job, run_job
 from workflow.errors import Stopped
+from workflow.memory_plan import Asked
 from workflow.mount import Mount
+from workflow.planning import _as_earlier
+from workflow.resume import HowComputed
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 FLAGS = {
@@ -210,7 +213,8 @@ def test_a_longer_run_goes_on_from_a_finished_one(
     assert "this job is done already" in caplog.text
     assert start(mount, "long", max_steps=12, **flags)
     assert (
-        "8 steps are 12 now: the schedule (linear, 1 steps of warm-up) is that of the longer run"
+        "max_steps was 8, is 12: from here the learning rate follows the schedule of 12 steps "
+        "(linear, 1 of warm-up)"
     ) in caplog.text
     run = mount.models / "long"
     lines = read_lines(run / "train_log.jsonl")
@@ -235,7 +239,7 @@ def test_a_checkpoint_of_another_run_can_be_gone_on_from(mount: Mount, read_line
     assert status(run)["restarts"] == 1
     with pytest.raises(BadInput, match=r"a checkpoint of another job \(learning_rate: 0.001 there"):
         start(mount, "third", resume_from_checkpoint="first/checkpoint-2", learning_rate=1.0)
-    with pytest.raises(BadInput, match=r"no such folder.*; name a run's newest checkpoint"):
+    with pytest.raises(BadInput, match=r"no such folder.*; name a run or its newest checkpoint"):
         start(mount, "third", resume_from_checkpoint="first/checkpoint-7")
     with pytest.raises(BadInput, match=r"a folder that has not .* the optimizer's state"):
         start(mount, "third", resume_from_checkpoint="plain/checkpoint-5")
@@ -276,6 +280,108 @@ def test_a_stop_file_stops_and_is_gone_at_the_next_start(mount: Mount) -> None:
     (run / "stop").touch()
     assert start(mount, "cut")  # what asked the last start to stop does not ask this one
     assert not (run / "stop").exists()
+
+
+def test_a_run_is_done_only_when_its_steps_are(mount: Mount) -> None:
+    """Killed before it told that it goes on beyond its end."""
+    assert start(mount, "long", max_steps=4)
+    run = mount.models / "long"
+    spec = json.loads((run / "training_args.json").read_text())
+    (run / "training_args.json").write_text(json.dumps(spec | {"max_steps": 8}))
+    assert start(mount, "long", max_steps=8)
+    assert status(run)["step"] == 8
+
+
+def test_an_evaluation_after_a_stop_at_the_end_is_kept_on_extension(
+    mount: Mount, read_lines: Lines
+) -> None:
+    flags = {"eval_steps": None, "save_steps": 3, "eval_on_start": False}
+    assert not start(mount, "long", stop_after=12, max_steps=9, **flags)
+    run = mount.models / "long"
+    assert status(run)["step"] == 9
+    assert start(mount, "long", max_steps=9, **flags)
+    best = status(run)["best_step"], status(run)["best_value"]
+    assert start(mount, "long", max_steps=14, **(flags | {"learning_rate": 1e-3}))
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [3, 6, 9, 12, 14]
+    losses = {line["step"]: line["loss"] for line in read_lines(run / "metrics.jsonl")}
+    assert status(run)["best_value"] == min(losses[step] for step in (3, 6, 9, 12, 14))
+    assert best[0] == 9
+
+
+def test_a_checkpoint_of_another_job_is_refused_in_a_run_that_was_begun(mount: Mount) -> None:
+    assert not start(mount, "first", stop_after=3)
+    assert not start(mount, "second", stop_after=0, seed=1)
+    asked = {"resume_from_checkpoint": "first/checkpoint-2"}
+    with pytest.raises(BadInput, match=r"a checkpoint of another job \(seed: 0 there, 1 here\)"):
+        start(mount, "second", seed=1, **asked)
+    with pytest.raises(BadInput, match="a checkpoint of the very run that --overwrite_output_dir"):
+        start(mount, "first", overwrite_output_dir=True, **asked)
+    (mount.models / "alias").symlink_to(mount.models / "first")
+    asked = {"resume_from_checkpoint": "alias/checkpoint-2"}
+    with pytest.raises(BadInput, match="a checkpoint of the very run that --overwrite_output_dir"):
+        start(mount, "first", overwrite_output_dir=True, **asked)
+    assert start(mount, "first", **asked)
+
+
+def test_a_half_copied_state_is_refused(mount: Mount) -> None:
+    assert not start(mount, "first", stop_after=3)
+    copied = shutil.copytree(mount.models / "first" / "checkpoint-2", mount.root / "copied")
+    for name in ("checksums.json", "optimizer.safetensors"):
+        (copied / "resume" / name).unlink()
+    with pytest.raises(BadInput, match=r"a folder that has not .* the optimizer's state"):
+        start(mount, "second", resume_from_checkpoint=str(copied))
+
+
+def test_a_requeued_job_goes_on_though_its_source_is_gone(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not start(mount, "first", stop_after=3)
+    asked = {"resume_from_checkpoint": "first/checkpoint-2"}
+    assert not start(mount, "second", stop_after=2, **asked)
+    shutil.rmtree(mount.models / "first")
+    assert start(mount, "second", **asked)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert not start(mount, "third", stop_after=4, resume_from_checkpoint="none")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert start(mount, "third", resume_from_checkpoint="none")
+    assert status(mount.models / "third")["restarts"] == 1
+
+
+def test_a_finished_run_without_checkpoints_is_not_thrown_away(mount: Mount) -> None:
+    assert start(mount, "done")
+    run = mount.models / "done"
+    for checkpoint in run.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(BadInput, match="a run that ended at step 9, without its checkpoints"):
+        start(mount, "done", max_steps=12)
+    assert start(mount, "done")
+    with pytest.raises(BadInput, match=r"training_args.json that cannot be read"):
+        (run / "training_args.json").write_text("")
+        start(mount, "done")
+
+
+def test_what_is_left_of_a_killed_tidying_up_is_made_up_for(mount: Mount) -> None:
+    assert not start(mount, "cut", stop_after=4)
+    run = mount.models / "cut"
+    for older in (1, 2):
+        shutil.copytree(run / "checkpoint-3", run / f"checkpoint-{older}")
+    assert not start(mount, "cut", stop_after=-1)
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == [
+        "checkpoint-1", "checkpoint-2", "checkpoint-3",
+    ]  # fmt: skip
+    assert [path.parent.name for path in run.glob("*/resume")] == ["checkpoint-3"]
+    assert not start(mount, "cut", stop_after=-1, save_total_limit=1)
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == [
+        "checkpoint-2", "checkpoint-3",
+    ]  # fmt: skip
+
+
+def test_what_the_user_leaves_open_is_as_it_was() -> None:
+    """Stage and offload go together: those of before may not suit what is asked for now."""
+    earlier = HowComputed(processes=2, stage=3, offload="all", positions=500)
+    assert _as_earlier(Asked(), earlier) == Asked(stage=3, offload="all", positions=500)
+    assert _as_earlier(Asked(stage=1), earlier) == Asked(stage=1, positions=500)
+    assert _as_earlier(Asked(positions=9), earlier).positions == 9
 
 
 class Bomb:

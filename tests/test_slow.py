@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos import run_chaos
 from conftest import ROOT, SHARED_DATA, make_t5
 
 from workflow import make_job, run_job
@@ -112,3 +113,12 @@ def test_sports_articles_are_told_apart_by_a_model_trained_from_scratch(mount: M
           f"{metrics['auc_ci95']}, accuracy {metrics['accuracy']:.3f}")  # fmt: skip
     assert metrics["auc"] >= 0.9
     assert seconds < 600
+
+
+@pytest.mark.parametrize(
+    ("rounds", "processes", "zero_stage"), [(20, 1, None), (5, 2, 1), (5, 2, 3)]
+)
+def test_a_job_that_is_killed_again_and_again_ends_as_one_that_is_not(
+    tmp_path: Path, rounds: int, processes: int, zero_stage: int | None
+) -> None:
+    print(run_chaos(tmp_path, rounds, random.SystemRandom().randrange(1000), processes, zero_stage))

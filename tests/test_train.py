@@ -20,7 +20,7 @@ from workflow import RunFailed, make_job, run_job
 from workflow.config import JobSpec, complete
 from workflow.mount import Mount
 from workflow.progress import Progress
-from workflow.saving import save_due
+from workflow.saving import scheduled
 from workflow.train import evaluation_due
 
 Lines = Callable[[Path], list[dict[str, Any]]]
@@ -283,7 +283,7 @@ def test_when_evaluations_and_checkpoints_are_due(
     spec = complete(spec, "r", 10, 5, fast_bf16=False)
     steps = range(1, max_steps + 1)
     assert [step for step in steps if evaluation_due(Progress(step), spec)] == evaluated
-    assert [step for step in steps if save_due(step, spec)] == saved
+    assert [step for step in steps if scheduled(step, spec)] == saved
 
 
 def test_epochs_become_steps() -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from workflow.checksums import write_checksums
+from workflow.checksums import has_checksums, write_checksums
 from workflow.console import log
 from workflow.engine import Engine
 from workflow.errors import RunFailed
@@ -41,8 +41,15 @@ def find_checkpoints(run: Path) -> list[int]:
 
 
 def can_go_on(checkpoint: Path) -> bool:
-    """Whether a checkpoint still has what going on needs."""
-    return (checkpoint / RESUME_FOLDER / STATE_FILE).is_file()
+    """Whether a checkpoint still has what going on needs, with the list that tells what is lost."""
+    folder = checkpoint / RESUME_FOLDER
+    return (folder / STATE_FILE).is_file() and has_checksums(folder)
+
+
+def what_is_left(run: Path) -> str:
+    """What the same command does when it is given again."""
+    steps = find_checkpoints(run)
+    return f"goes on from checkpoint-{steps[-1]}" if steps else "begins again"
 
 
 def write_checkpoint(
@@ -67,6 +74,7 @@ def write_checkpoint(
         partial = world.by_main(lambda: _begin(folder, size))
         kept = partial / RESUME_FOLDER
         weights = _write_together(partial, "model", tensors, SHARD_BYTES, world)
+        # Weights have the files that others expect; of moments each process has one to write.
         share = -(-sum(moment.bytes for moment in moments.values()) // world.size)
         of_moments = _write_together(kept, "optimizer", moments, min(share, SHARD_BYTES), world)
 
@@ -81,9 +89,8 @@ def write_checkpoint(
         world.by_main(finish)
     except OSError as error:
         told = (
-            f"step {step}: {folder} could not be written ({error}); earlier checkpoints are whole; "
-            "free space, or mend the folder's permissions, and start again: the same command goes "
-            "on from the newest"
+            f"step {step}: {folder} could not be written ({error}); mend that, and start again: "
+            f"the same command {what_is_left(run)}"
         )
         raise shared(RunFailed(told)) from error
     finally:
@@ -153,12 +160,13 @@ def remove_leftovers(run: Path) -> None:
 
 
 @contextmanager
-def reading(folder: Path | str) -> Iterator[None]:
-    """While a model's folder is read, no run removes it as an old checkpoint of its own."""
+def reading(*folders: Path | str | None) -> Iterator[None]:
+    """While models' folders are read, no run removes them as old checkpoints of its own."""
     with ExitStack() as stack:
-        with suppress(OSError):  # a hub's model; some network file systems have no locks
-            file = stack.enter_context(open(Path(folder) / "config.json", "rb"))
-            fcntl.flock(file, fcntl.LOCK_SH)
+        for folder in (folder for folder in folders if folder is not None):
+            with suppress(OSError):  # a hub's model; some network file systems have no locks
+                file = stack.enter_context(open(Path(folder) / "config.json", "rb"))
+                fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -17,8 +18,11 @@ from workflow.launch.local import LAUNCHER_VARIABLE, Launched, die_with_parent, 
 from workflow.mount import default_run_name, find_mount, find_run_folder
 from workflow.stop import SIGNALS, Stop
 
+EARLY = "stopped before the run began; nothing is lost"
+EARLY_SECONDS = 5.0
+"""What processes have to end in after a signal before the run began; some wait in C++."""
 SHUTDOWN_SECONDS = 60.0
-"""What processes have to end in after a signal, beside what the run has measured."""
+"""What they have when it has begun, beside what it has measured."""
 
 
 def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
@@ -55,6 +59,10 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
             raise
         _tell(error, f"lost another process ({_first_line(error)})", membership)
         return 1
+    except SystemExit as error:  # by a signal
+        if membership is None:
+            _tell(error, EARLY, None)
+        raise
     except KeyboardInterrupt as error:
         if membership is None or membership.rank == 0:
             _tell(error, "interrupted", membership)
@@ -68,10 +76,11 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
 
 def _tell(error: BaseException, told: str, membership: Membership | None) -> None:
     """Print an error: what all processes share once, what is one's own with its number."""
-    if membership is None or membership.rank == 0:
-        print(told, file=sys.stderr)
-    elif not getattr(error, "shared", False):
-        print(f"process {membership.rank + 1} of {membership.size}: {told}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it any more
+        if membership is None or membership.rank == 0:
+            print(told, file=sys.stderr)
+        elif not getattr(error, "shared", False):
+            print(f"process {membership.rank + 1} of {membership.size}: {told}", file=sys.stderr)
 
 
 def _run(
@@ -142,28 +151,33 @@ def _launch(
     if job.spec.audit:
         tell_audit(job)
         return 0
-    began = time.time()
 
     def patience() -> float:
-        """The seconds that a step and a save may take, by what the run has measured."""
-        measured = read_status(job.run_path).get("stop_seconds", 0.0)
-        return SHUTDOWN_SECONDS + 3 * float(measured)
+        """The seconds that a step and a save may take; before the run began nothing is lost."""
+        told = read_status(job.run_path)
+        if told.get("state") != "running" or told.get("time", 0.0) < began:
+            return EARLY_SECONDS
+        return SHUTDOWN_SECONDS + 3 * float(told.get("stop_seconds", 0.0))
 
-    return _outcome(job.run_path, launch_local(sys.argv[0], arguments, processes, patience), began)
+    began = time.time()
+    return _outcome(job.run_path, launch_local(sys.argv[0], arguments, processes, patience))
 
 
-def _outcome(run: Path, launched: Launched, began: float) -> int:
-    """The exit status of a job whose processes, started at `began`, have ended."""
+def _outcome(run: Path, launched: Launched) -> int:
+    """The exit status of a job whose processes have ended."""
     from workflow.run_folder import note_crash, read_status
 
     told = read_status(run)
-    state = told.get("state") if told.get("time", 0.0) >= began else None
-    stopped = launched.signal not in (0, signal.SIGINT) and state is None  # before the run began
+    ours = told.get("host") == socket.gethostname() and told.get("pid") in launched.pids
+    state = told.get("state") if ours else None
+    stopped = launched.signal not in (0, signal.SIGINT) and not ours  # before the run began
+    if stopped:
+        print(EARLY, file=sys.stderr)
     if stopped or (state == "saved" and (launched.signal or launched.status == 0)):
         return Stopped.exit_status
     if state == "done" and launched.signal:
         return 0
-    if launched.status > 2:  # of 0, 1 and 2 the processes have told themselves
+    if ours and launched.status > 2:  # of 0, 1 and 2 the processes have told themselves
         note_crash(run, _reason(launched.status))
     return launched.status
 

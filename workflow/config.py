@@ -142,7 +142,7 @@ class JobSpec:
         text(),
         None,
         _RUN,
-        "go on from this checkpoint, as RUN/checkpoint-2000; none: never go on",
+        "go on from another run's newest checkpoint; none: never go on, be refused instead",
         "the run's own newest",
     )
     seed: int = flag(

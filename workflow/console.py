@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,8 @@ class _AboveBars(logging.Handler):
     """Writes log lines so that they do not tear a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        with suppress(OSError):  # a run does not end since nobody reads its log any more
+            tqdm.write(self.format(record), file=sys.stderr)
 
 
 def start_log(silent: bool = False) -> None:

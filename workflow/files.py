@@ -101,6 +101,14 @@ def keep_json_lines(path: Path, keep: Callable[[Any], bool]) -> None:
             partial.write_bytes(b"".join(kept))
 
 
+def last_json_line(path: Path, chosen: Callable[[Any], bool]) -> Any:
+    """The last of the chosen lines of a JSON Lines file; None where there is none."""
+    if not path.exists():
+        return None
+    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return next(filter(chosen, reversed(list(lines))), None)
+
+
 def remove_partials(folder: Path, older_than: float = STALE_AFTER_SECONDS) -> None:
     """Remove what killed jobs left half-written in `folder` more than `older_than` seconds ago.
 
@@ -120,6 +128,11 @@ def remove_partials(folder: Path, older_than: float = STALE_AFTER_SECONDS) -> No
 
 def discard_folder(path: Path) -> None:
     """Remove a folder so that no part of it is ever seen under its name."""
+    shutil.rmtree(put_aside(path), ignore_errors=True)
+
+
+def put_aside(path: Path) -> Path:
+    """Give a folder that is to be removed another name, and return that."""
     doomed = _beside(path)
-    path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+    return path.rename(doomed)

@@ -26,7 +26,6 @@ from workflow.files import write_json
 LOCK_FILE = "lock.json"
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
-START_TOLERANCE_SECONDS = 2.0
 LARGEST_LOCK = 65536
 
 
@@ -40,6 +39,7 @@ class Owner:
     started: float  # pids are reused
     job_id: str | None  # the scheduler's
     token: str  # of this very claim
+    restart: int = 0  # how often the scheduler has started the job again
 
     def __str__(self) -> str:
         if self == UNKNOWN:
@@ -70,7 +70,7 @@ class _Sight:
         texts = (owner.host, owner.pid_namespace, job_id, owner.token)
         valid = all(isinstance(text, str) and text.isprintable() for text in texts)
         valid = valid and type(owner.pid) is int and owner.pid > 0
-        valid = valid and isinstance(owner.started, float)
+        valid = valid and isinstance(owner.started, float) and type(owner.restart) is int
         return owner if valid else UNKNOWN
 
 
@@ -84,10 +84,20 @@ def this_process() -> Owner:
         host=socket.gethostname(),
         pid_namespace=pid_namespace,
         pid=os.getpid(),
-        started=psutil.Process().create_time(),
+        started=_started(os.getpid()),
         job_id=os.environ.get("SLURM_JOB_ID") or None,
         token=uuid.uuid4().hex,
+        restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
     )
+
+
+def _started(pid: int) -> float:
+    """When a process was started; since the boot where that is known: a clock may be set."""
+    try:
+        fields_of_stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+        return float(fields_of_stat.split()[19])  # proc_pid_stat(5): starttime, in ticks
+    except OSError:
+        return float(psutil.Process(pid).create_time())
 
 
 def find_holder(folder: Path, wait: float = STALE_SECONDS, poll: float = 1.0) -> Owner | None:
@@ -127,10 +137,10 @@ def _is_alive(owner: Owner) -> bool | None:
     here = this_process()
     if (owner.host, owner.pid_namespace) != (here.host, here.pid_namespace):
         requeued = owner.job_id is not None and owner.job_id == here.job_id
-        return False if requeued else None
+        return False if requeued and owner.restart < here.restart else None
     try:
         process = psutil.Process(owner.pid)
-        is_same = abs(process.create_time() - owner.started) <= START_TOLERANCE_SECONDS
+        is_same = _started(owner.pid) == owner.started
         is_zombie = process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
@@ -219,7 +229,6 @@ class RunLock:
                 self._path.unlink()
 
     def __enter__(self) -> Self:
-        self.take()
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -17,7 +17,7 @@ from workflow.machine import fast_bf16
 from workflow.memory import Work
 from workflow.memory_plan import Asked, Machine, choose, plans, this_machine
 from workflow.mount import Mount, find_model
-from workflow.resume import Computed
+from workflow.resume import HowComputed
 from workflow.setting import Setting
 from workflow.sizes import sizes_of
 from workflow.tokens import TokenizedSplit
@@ -30,7 +30,7 @@ def plan_job(
     data: Mapping[str, TokenizedSplit],
     users: Mapping[str, Any],
     world: World,
-    earlier: Computed | None = None,
+    earlier: HowComputed | None = None,
 ) -> tuple[Setting | None, int]:
     """How processes divide the states, and the positions of a micro-batch: the lightest that fits.
 
@@ -57,14 +57,12 @@ def plan_job(
     return plan.setting, plan.positions
 
 
-def _as_earlier(asked: Asked, earlier: Computed) -> Asked:
+def _as_earlier(asked: Asked, earlier: HowComputed) -> Asked:
     """What the user leaves open, as it was."""
-    return dataclasses.replace(
-        asked,
-        stage=asked.stage or earlier.stage or None,
-        offload=asked.offload or earlier.offload,
-        positions=asked.positions or earlier.positions,
-    )
+    asked = dataclasses.replace(asked, positions=asked.positions or earlier.positions)
+    if asked.stage is not None or asked.offload is not None or asked.users:
+        return asked  # the two go together
+    return dataclasses.replace(asked, stage=earlier.stage or None, offload=earlier.offload)
 
 
 def dry_run(

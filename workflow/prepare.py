@@ -22,7 +22,7 @@ from workflow.mount import Mount, default_run_name, find_data, find_model, find_
 from workflow.optimizer import check_schedule
 from workflow.planning import own_settings, plan_job, problems_of_processes
 from workflow.records import load_records
-from workflow.resume import Computed, find_checkpoint_to_go_on_from, read_state
+from workflow.resume import HowComputed, find_checkpoint_to_go_on_from, read_state
 from workflow.run_folder import SPEC_FILE, is_requeued, read_status
 from workflow.setting import Setting
 from workflow.tasks import TASKS
@@ -136,7 +136,7 @@ def prepare(
     )  # fmt: skip
 
 
-def _computed(checkpoint: Path | None) -> Computed | None:
+def _computed(checkpoint: Path | None) -> HowComputed | None:
     """How the run that may go on was computed; a checkpoint that is not whole is told later."""
     try:
         return read_state(checkpoint).computed if checkpoint and can_go_on(checkpoint) else None
@@ -183,10 +183,10 @@ def _find(
         problems.append(Problem(where, found_inside, "a folder of its own", mend))
     checkpoint = None
     if not spec.no_train:
-        own = not spec.overwrite_output_dir or is_requeued(read_status(run_path))
-        checkpoint, found = find_checkpoint_to_go_on_from(
-            run_path if own else None, spec.resume_from_checkpoint, mount
-        )
+        requeued = is_requeued(read_status(run_path))  # which is to go on whatever the flags say
+        asked = None if requeued else spec.resume_from_checkpoint
+        own = requeued or not spec.overwrite_output_dir
+        checkpoint, found = find_checkpoint_to_go_on_from(run_path, own, asked, mount)
         problems += found
     if spec.metric is not None:
         try:

@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Computed:
+class HowComputed:
     """How a run was computed: what changes results by rounding alone.
 
     Attributes:
@@ -55,7 +55,7 @@ class State:
     progress: Progress
     spec: dict[str, Any]
     data: dict[str, str]
-    computed: Computed
+    computed: HowComputed
 
     def as_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -69,7 +69,9 @@ def read_state(checkpoint: Path) -> State:
         if read["format"] != FORMAT:
             raise ValueError(f"format {read['format']}")
         progress = Progress.of_json(read["progress"])
-        return State(progress, dict(read["spec"]), dict(read["data"]), Computed(**read["computed"]))
+        return State(
+            progress, dict(read["spec"]), dict(read["data"]), HowComputed(**read["computed"])
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"no state to go on from ({shorten(str(error), 100)})"
         mend = "get a whole copy, or begin another run from its weights with --model_init_name"
@@ -84,29 +86,34 @@ def moments_of(checkpoint: Path) -> Iterator[Named]:
 
 
 def find_checkpoint_to_go_on_from(
-    run: Path | None, asked: str | None, mount: Mount
+    run: Path, own: bool, asked: str | None, mount: Mount
 ) -> tuple[Path | None, list[Problem]]:
     """The newest checkpoint of a run, or the one asked for where the run has none yet.
 
     Args:
-        run: its folder; None where its own checkpoints do not count.
+        run: its folder.
+        own: whether its own checkpoints count; they do not where it is to begin again.
         asked: --resume_from_checkpoint; `none` for none at all.
     """
+    steps = find_checkpoints(run) if own else []
     if asked == "none":
         return None, []
-    steps = find_checkpoints(run) if run else []
-    newest = checkpoint_folder(run, steps[-1]) if run and steps else None
-    if asked is None:
-        return newest, []
+    if steps or asked is None:
+        return (checkpoint_folder(run, steps[-1]) if steps else None), []
     where = f"--resume_from_checkpoint {asked}"
-    named = [*([run / asked] if run else []), mount.models / asked, Path(asked).expanduser()]
+    named = [run / asked, mount.models / asked, Path(asked).expanduser()]
     folder = next((path for path in named if path.is_dir()), None)
     if folder is None:
         tried = ", ".join(str(path) for path in named)
-        mend = "name a run's newest checkpoint, as RUN/checkpoint-2000"
+        mend = "name a run or its newest checkpoint; a run's own is gone on from without this flag"
         return None, [Problem(where, "no such folder", f"one of {tried}", mend)]
+    if of_run := find_checkpoints(folder):
+        folder = checkpoint_folder(folder, of_run[-1])
+    if run.resolve() in folder.resolve().parents:
+        found = "a checkpoint of the very run that --overwrite_output_dir is to remove"
+        return None, [Problem(where, found, "one of another run", "leave out one of the two")]
     if not can_go_on(folder):
         found = "a folder that has not (or no longer) the optimizer's state"
         mend = "begin a run from its weights with --model_init_name"
         return None, [Problem(where, found, "the newest checkpoint of a run", mend)]
-    return newest or folder, []
+    return folder, []

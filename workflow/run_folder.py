@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from workflow.checkpoint import find_checkpoints
+from workflow.checkpoint import what_is_left
 from workflow.config import JobSpec
 from workflow.console import log
 from workflow.errors import BadInput, RunFailed, Stopped
-from workflow.files import append_json_line, keep_json_lines, sync, write_json
+from workflow.files import append_json_line, keep_json_lines, last_json_line, sync, write_json
 from workflow.lock import RunLock
 from workflow.progress import Progress
 from workflow.world import shared
@@ -138,16 +138,22 @@ class RunFolder:
             if self._writes and (self.path / name).exists():
                 sync(self.path / name)
 
-    def go_back_to(self, progress: Progress) -> None:
-        """Remove from the logs what the run did after it was saved, for it is to do it again."""
-        if self._writes:
-            evaluated = -1 if progress.evaluated_step is None else progress.evaluated_step
-            keep_json_lines(self.path / TRAIN_LOG, lambda line: line["step"] <= progress.step)
-            keep_json_lines(self.path / METRICS, lambda line: line["step"] <= evaluated)
+    def go_back_to(self, step: int) -> dict[str, Any] | None:
+        """Remove from the logs what the run did after a step, for it is to do it again.
+
+        Returns:
+            The metrics of the step itself, where it was evaluated.
+        """
+        for name in (TRAIN_LOG, METRICS):
+            keep_json_lines(self.path / name, lambda line: line["step"] <= step)
+        metrics: dict[str, Any] | None = last_json_line(
+            self.path / METRICS, lambda line: line["step"] == step
+        )
+        return metrics
 
 
 @contextmanager
-def recording_outcome(run: RunFolder, progress: Progress) -> Iterator[None]:
+def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iterator[None]:
     """Let status.json, and what is raised, say how the run ends.
 
     Raises:
@@ -157,11 +163,11 @@ def recording_outcome(run: RunFolder, progress: Progress) -> Iterator[None]:
         yield
     except Stopped as stopped:
         run.write_status("saved", progress)
-        where = f"stopped by {stopped} at step {progress.step}"
-        raise shared(Stopped(f"{where}; the same command {_what_is_left(run)}")) from None
+        told = f"stopped by {stopped} at step {progress.step}; {_next(run, spec)}"
+        raise shared(Stopped(told)) from None
     except OSError as error:
-        told = f"step {progress.step}: {error}; mend that, and start again: the same command "
-        failure = RunFailed(told + _what_is_left(run))
+        told = f"step {progress.step}: {error}; mend that, and start again: {_next(run, spec)}"
+        failure = RunFailed(told)
         failure = shared(failure) if getattr(error, "shared", False) else failure
         _note_failure(run, progress, str(failure))
         raise failure from error
@@ -174,11 +180,11 @@ def recording_outcome(run: RunFolder, progress: Progress) -> Iterator[None]:
     run.write_status("done", progress)
 
 
+def _next(run: RunFolder, spec: JobSpec) -> str:
+    without = " without --overwrite_output_dir" if spec.overwrite_output_dir else ""
+    return f"the same command{without} {what_is_left(run.path)}"
+
+
 def _note_failure(run: RunFolder, progress: Progress, reason: str) -> None:
     with suppress(OSError):  # a full disk must not hide the error that tells of it
         run.write_status("failed", progress, reason)
-
-
-def _what_is_left(run: RunFolder) -> str:
-    steps = find_checkpoints(run.path)
-    return f"goes on from checkpoint-{steps[-1]}" if steps else "begins again"

@@ -1,21 +1,20 @@
 """When a run saves itself, and what it saves."""
 
 import copy
-import math
 import time
 
-from workflow.checkpoint import tidy, write_checkpoint
+from workflow.checkpoint import find_checkpoints, tidy, write_checkpoint
 from workflow.config import JobSpec
 from workflow.console import log
 from workflow.engine import Engine
 from workflow.prepare import Job
 from workflow.progress import Progress
-from workflow.resume import Computed, State
+from workflow.resume import HowComputed, State
 from workflow.run_folder import RunFolder, written_spec
 from workflow.world import World
 
-SAVED_AT_LEAST = 100e6
-"""Bytes a second that a first save is taken to write, until one was measured."""
+WRITTEN_A_SECOND = 100e6
+"""Bytes that a save is taken to write, until one was measured."""
 
 
 class Saver:
@@ -30,19 +29,20 @@ class Saver:
         self._world = world
         self._saved_at = time.monotonic()
         self._kept_step = progress.step  # what the run began with, or goes on from
-        expected = 3 * sum(tensor.bytes for tensor in engine.tensors().values()) / SAVED_AT_LEAST
+        weights = sum(tensor.bytes for tensor in engine.tensors().values())
+        expected = 3 * weights / WRITTEN_A_SECOND  # two moments besides, which do not exist yet
         self._measured = progress.longest_save
         progress.longest_save = self._measured or expected
 
     def is_due(self) -> bool:
         """Whether the step just done is to be saved."""
         spec = self._job.spec
-        if save_due(self._progress.step, spec):
+        if scheduled(self._progress.step, spec):
             return True
         if spec.save_seconds is None:
             return False
-        waited = time.monotonic() - self._saved_at
-        return self._world.by_main(lambda: waited >= (spec.save_seconds or math.inf))
+        is_over = time.monotonic() - self._saved_at >= spec.save_seconds
+        return self._world.by_main(lambda: is_over)
 
     def save(self) -> None:
         """Write a checkpoint of the last step, unless there is one; then remove old ones."""
@@ -50,8 +50,7 @@ class Saver:
         if progress.step == self._kept_step:
             return
         began = time.perf_counter()
-        saved = copy.deepcopy(progress)
-        _note_checkpoint(saved, spec)
+        saved = self._as_saved()
         state = State(
             saved, written_spec(spec), self._job.data_keys, computed_now(self._job, self._world)
         )
@@ -60,45 +59,52 @@ class Saver:
             self._run.path, progress.step, self._engine, self._job.tokenizer, state.as_json(),
             self._world,
         )  # fmt: skip
-        _note_checkpoint(progress, spec)
         self._kept_step = progress.step
-        self._world.by_main(self._tidy)
+        progress.best_step, progress.best_value = saved.best_step, saved.best_value
+        progress.passing = self._world.by_main(lambda: self._tidy(saved))
         seconds = time.perf_counter() - began
         self._measured = progress.longest_save = max(seconds, self._measured)
         self._saved_at = time.monotonic()
         self._world.by_main(lambda: self._run.write_status("running", progress))
         log.info(
-            "step %d: checkpoint-%d saved; training stood still for %.1f s to write %.2f GB",
-            progress.step, progress.step, seconds, size / 1e9,
+            "step %d: checkpoint-%d saved; training stood still for %.2f s to write %.0f MB",
+            progress.step, progress.step, seconds, size / 1e6,
         )  # fmt: skip
 
-    def _tidy(self) -> None:
-        progress = self._progress
-        tidy(self._run.path, self._job.spec.save_total_limit, progress.best_step, progress.passing)
+    def _as_saved(self) -> Progress:
+        """The progress of a run that has a checkpoint of this step.
 
-    def note_late_evaluation(self) -> None:
-        """Take note of an evaluation of what the run goes on from, saved before it."""
+        Whether a run was stopped, or is saved by the clock too, does not decide what is best.
+        """
+        saved = copy.deepcopy(self._progress)
+        saved.longest_save = self._measured
+        if scheduled(saved.step, self._job.spec):
+            saved.note_checkpoint(self._job.spec.metric_for_best_model)
+        else:
+            saved.passing.append(saved.step)
+        return saved
+
+    def _tidy(self, saved: Progress) -> list[int]:
+        """Remove old checkpoints; returns those of the passing ones that are left."""
+        path, limit = self._run.path, self._job.spec.save_total_limit
+        tidy(path, limit, saved.best_step, saved.passing)
+        return sorted({*saved.passing} & {*find_checkpoints(path)})
+
+    def note_evaluation_of_saved(self) -> None:
+        """What the run goes on from was saved before it could be evaluated; now it was."""
         if self._kept_step > 0 and self._kept_step not in self._progress.passing:
             self._progress.note_checkpoint(self._job.spec.metric_for_best_model)
 
 
-def _note_checkpoint(progress: Progress, spec: JobSpec) -> None:
-    """Whether a run was stopped, or is saved by the clock too, does not decide what is best."""
-    if save_due(progress.step, spec):
-        progress.note_checkpoint(spec.metric_for_best_model)
-    else:
-        progress.passing.append(progress.step)
-
-
-def save_due(step: int, spec: JobSpec) -> bool:
+def scheduled(step: int, spec: JobSpec) -> bool:
     """Whether a step is saved whatever happens."""
     return step > 0 and (step == spec.max_steps or step % spec.save_steps == 0)
 
 
-def computed_now(job: Job, world: World) -> Computed:
+def computed_now(job: Job, world: World) -> HowComputed:
     """How this world computes the job."""
     setting = job.setting
-    return Computed(
+    return HowComputed(
         processes=world.size,
         stage=0 if setting is None else setting.stage,
         offload="none" if setting is None else setting.offload,

@@ -3,15 +3,17 @@
 import dataclasses
 import fcntl
 import json
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflow.checkpoint import can_go_on, find_checkpoints, remove_leftovers
+from workflow.checkpoint import can_go_on, find_checkpoints, remove_leftovers, tidy
 from workflow.config import JobSpec
+from workflow.console import log
 from workflow.errors import BadInput, Problem, shorten
-from workflow.files import discard_folder, remove_partials, whole_folder, write_json
+from workflow.files import put_aside, remove_partials, whole_folder, write_json
 from workflow.lock import RunLock, find_holder
 from workflow.prepare import Job
 from workflow.progress import Progress
@@ -29,16 +31,17 @@ from workflow.stop import STOP_FILE
 
 MAY_DIFFER = frozenset(
     {
+        "training_run_name",
         "micro_batch_tokens", "eval_batch_size", "gradient_checkpointing", "zero_stage", "offload",
         "deepspeed", "logging_steps", "save_steps", "save_seconds", "save_total_limit",
     }
 )  # fmt: skip
-"""These change how a job is computed and how often it is saved, not what comes out."""
+"""These change where and how a job is computed and how often it is saved, not what comes out."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What is to be done with a run.
+    """What a job is to do with its run's folder.
 
     Attributes:
         done: whether there is nothing to do.
@@ -53,20 +56,19 @@ class Standing:
     restarts: int = 0
     steps: tuple[int, ...] = ()
 
-    def anothers(self, job: Job) -> Path | None:
+    def foreign_checkpoint(self, job: Job) -> Path | None:
         """The checkpoint, where it is another run's, which may want to remove it."""
-        own = self.checkpoint is None or self.checkpoint.parent == job.run_path
-        return None if own else self.checkpoint
+        return self.checkpoint if _is_foreign(self.checkpoint, job) else None
 
 
 def find_standing(job: Job) -> Standing:
     """How the job finds its folder; raises BadInput where that is not free for it."""
     folder = job.run_path
     if not folder.exists():
-        return _first_time(job)
+        return _new_run(job)
     if not is_run_folder(folder):
         if folder.is_dir() and not any(path.name != STATUS_FILE for path in folder.iterdir()):
-            return _first_time(job)
+            return _new_run(job)
         found = "something that is no run folder"
         raise _not_free(folder, found, "a free name", "choose another --training_run_name")
     holder = find_holder(folder)
@@ -76,14 +78,18 @@ def find_standing(job: Job) -> Standing:
         raise _not_free(folder, found, "a run that is not running", mend)
     status = read_status(folder)
     if job.spec.overwrite_output_dir and not is_requeued(status):
-        return _first_time(job)
-    return _of_same_job(job, status)
+        return _new_run(job)
+    return _earlier_run(job, status)
 
 
-def _of_same_job(job: Job, status: dict[str, Any]) -> Standing:
+def _earlier_run(job: Job, status: dict[str, Any]) -> Standing:
     """What is left to do of a run; raises BadInput where it is of another job."""
     folder = job.run_path
     earlier = _read_spec(folder)
+    if not earlier or not status:
+        found = f"{STATUS_FILE if earlier else SPEC_FILE} that cannot be read"
+        mend = "get it back from a copy, or choose another --training_run_name"
+        raise _not_free(folder, found, "what the run wrote there", mend)
     differences = differing(job, earlier)
     if status.get("data") != job.data_keys:
         differences.append("the data or the tokenizer has changed since")
@@ -92,9 +98,13 @@ def _of_same_job(job: Job, status: dict[str, Any]) -> Standing:
         mend = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
         raise _not_free(folder, found, "the same job", mend)
     restarts = int(status.get("restarts") or 0) + 1
-    if status.get("state") == "done" and earlier.get("max_steps") == job.spec.max_steps:
+    if status.get("state") == "done" and status.get("max_steps") == job.spec.max_steps:
         return Standing(done=True)
     checkpoint, steps = job.checkpoint, find_checkpoints(folder)
+    if not steps and status.get("state") == "done" and not job.spec.no_train:
+        found = f"a run that ended at step {status.get('step')}, without its checkpoints"
+        mend = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
+        raise _not_free(folder, found, "a checkpoint to go on from", mend)
     if checkpoint is None and steps:
         found = f"a run that ended at step {status.get('step')} with checkpoints"
         mend = "leave out --resume_from_checkpoint none, or add --overwrite_output_dir"
@@ -106,25 +116,41 @@ def _of_same_job(job: Job, status: dict[str, Any]) -> Standing:
             f"{checkpoint.name}), or add --overwrite_output_dir to begin again"
         )
         raise _not_free(folder, found, "a checkpoint that can be gone on from", mend)
+    if _is_foreign(checkpoint, job):
+        return dataclasses.replace(_from_another_run(job), restarts=restarts)
     state = None if checkpoint is None else read_state(checkpoint)
     return Standing(checkpoint=checkpoint, state=state, restarts=restarts, steps=tuple(steps))
 
 
-def _first_time(job: Job) -> Standing:
-    """A run begins, unless it is to go on from a checkpoint of another run."""
+def _new_run(job: Job) -> Standing:
+    """A run begins, or goes on from a checkpoint of another run."""
+    return _from_another_run(job) if _is_foreign(job.checkpoint, job) else Standing()
+
+
+def _is_foreign(checkpoint: Path | None, job: Job) -> bool:
+    return checkpoint is not None and checkpoint.parent != job.run_path
+
+
+def _from_another_run(job: Job) -> Standing:
+    """A run that goes on from another's checkpoint; raises BadInput where that is another job's."""
     checkpoint = job.checkpoint
-    if checkpoint is None or checkpoint.parent == job.run_path:
-        return Standing()
+    assert checkpoint is not None
     state = read_state(checkpoint)
-    differences = differing(job, state.spec | {"training_run_name": job.spec.training_run_name})
+    differences = differing(job, state.spec)
     if state.data != job.data_keys:
         differences.append("other data, or another tokenizer")
+    where = f"--resume_from_checkpoint {job.spec.resume_from_checkpoint}"
     if differences:
-        where = f"--resume_from_checkpoint {job.spec.resume_from_checkpoint}"
         found = f"a checkpoint of another job ({'; '.join(differences)})"
         mend = "give the flags of that job, or begin from its weights with --model_init_name"
         raise BadInput([Problem(where, found, "the same job", mend)])
-    return Standing(checkpoint=checkpoint, state=state)
+    if state.progress.step >= job.spec.max_steps:
+        found = f"a run that is done, at step {state.progress.step} of {job.spec.max_steps}"
+        mend = "ask for more with --max_steps, or evaluate it with --model_init_name and --no_train"
+        raise BadInput([Problem(where, found, "one with steps left to do", mend)])
+    # What was best there is not here.
+    progress = dataclasses.replace(state.progress, best_step=None, best_value=None, passing=[])
+    return Standing(checkpoint=checkpoint, state=dataclasses.replace(state, progress=progress))
 
 
 def _not_free(folder: Path, found: str, expected: str, mend: str) -> BadInput:
@@ -142,11 +168,11 @@ def _read_spec(folder: Path) -> dict[str, Any]:
 def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
     """What makes a job another than an earlier one; more steps do not, nor what they entail."""
     steps = earlier.get("max_steps")
-    same: JobSpec = job.spec
+    of_that_length: JobSpec = job.spec
     if isinstance(steps, int) and not job.spec.no_train and steps < job.spec.max_steps:
         asked = dataclasses.replace(job.asked, max_steps=steps, num_train_epochs=None)
-        same = job.complete(asked)
-    wanted = json.loads(json.dumps(written_spec(same)))
+        of_that_length = job.complete(asked)
+    wanted = json.loads(json.dumps(written_spec(of_that_length)))
     return [
         f"{name}: {shorten(earlier.get(name))} there, {shorten(value)} here"
         for name, value in wanted.items()
@@ -155,7 +181,7 @@ def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
 
 
 def claim(job: Job, standing: Standing, lock: RunLock) -> bool:
-    """Take the run's folder, and make it where the run begins.
+    """Take the run's folder, and make it where the run begins, in place of what is left there.
 
     Jobs of this mount lock a file while they claim, so that one of two wins.
 
@@ -176,22 +202,33 @@ def claim(job: Job, standing: Standing, lock: RunLock) -> bool:
         if now.steps != standing.steps:
             found = "checkpoints that another process wrote just now"
             raise _not_free(path, found, "the run as it was a moment ago", "start again")
-        if standing.checkpoint is None or standing.anothers(job):
-            _make(job, standing)
+        aside = None
+        if standing.checkpoint is None or standing.foreign_checkpoint(job):
+            aside = _make(job, standing)
         lock.take()
+    if aside is not None:  # which may take long
+        shutil.rmtree(aside, ignore_errors=True)
     remove_partials(path.parent)
     remove_leftovers(path)
-    (path / STOP_FILE).unlink(missing_ok=True)
-    write_json(path / SPEC_FILE, written_spec(job.spec))
+    if standing.state is not None:  # a killed job may not have come to it
+        progress = standing.state.progress
+        tidy(path, job.spec.save_total_limit, progress.best_step, progress.passing)
     return True
 
 
-def _make(job: Job, standing: Standing) -> None:
-    """Make the folder, in place of what an earlier try left there."""
+def _make(job: Job, standing: Standing) -> Path | None:
+    """Make the folder; returns where what an earlier try left there has been put aside."""
     path = job.run_path
-    if path.exists():
-        discard_folder(path)
+    if is_run_folder(path):
+        log.info("beginning again: what an earlier try left in %s is removed", path)
+    aside = put_aside(path) if path.exists() else None
     run = RunFolder(path, job.spec.max_steps, job.data_keys, standing.restarts)
     with whole_folder(path) as partial:
         write_json(partial / SPEC_FILE, written_spec(job.spec))
         write_json(partial / STATUS_FILE, run.status("running", Progress()))
+    return aside
+
+
+def forget_stop(job: Job) -> None:
+    """Remove what asked an earlier start to stop; from now on it asks this one."""
+    (job.run_path / STOP_FILE).unlink(missing_ok=True)

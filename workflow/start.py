@@ -1,5 +1,6 @@
 """From a prepared job to a model in memory, and to the engine that trains it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,6 +42,8 @@ def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:
     damage = find_damage(values, world.has_file)
     if checkpoint:
         damage += find_damage(checkpoint / RESUME_FOLDER, world.has_file)
+        begin = "or begin another run from an older one's weights, with --model_init_name"
+        damage = [replace(problem, mend=f"{problem.mend}; {begin}") for problem in damage]
     if damage:
         raise BadInput(damage)
     check_weight_files(values)

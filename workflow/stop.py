@@ -1,10 +1,11 @@
 """Being asked to stop: by a signal, or by a file named `stop` in the run's folder."""
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -24,14 +25,15 @@ LOOK_SECONDS = 1.0
 class Stop:
     """Whether the job is asked to stop; one for each process.
 
-    While `expected`, a signal is only noted, for the run asks at every step and every batch; before
-    and after, it ends the process at once. So does a second SIGINT at any time.
+    While signals are `deferred` they are only noted, for the run asks at every step and batch;
+    before and after, one ends the process at once. So does a second SIGINT at any time.
     """
 
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
         self._heard: str | None = None
-        self._expected = False
+        self._interrupts = 0
+        self._deferred = False
         self._file: Path | None = None
         self._world: World | None = None
         self._lock: RunLock | None = None
@@ -44,36 +46,48 @@ class Stop:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        again = number == signal.SIGINT == self._signal
         self._signal = self._signal or signal.Signals(number)
-        if again or not self._expected:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
+        self._interrupts += number == signal.SIGINT
+        if number == signal.SIGINT and (self._interrupts > 1 or not self._deferred):
+            raise KeyboardInterrupt
+        if not self._deferred:
             sys.exit(Stopped.exit_status)
+        if self._world is not None and self._world.is_main:
+            name = signal.Signals(number).name
+            told = f"{name}: the run ends its step and saves (Ctrl-C ends it at once)\n"
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), told.encode())
 
     @contextmanager
-    def expected(self, run: Path, world: "World", lock: "RunLock") -> Iterator[None]:
+    def deferred(self, run: Path, world: "World", lock: "RunLock") -> Iterator[None]:
         """The run looks at signals, at the stop file in its folder, and at other processes."""
-        self._file, self._world, self._lock = run / STOP_FILE, world, lock
-        self._expected = True
+        self._file = run / STOP_FILE if world.is_main else None  # which tells the others
+        self._world, self._lock = world, lock
+        self._deferred = True
         try:
             yield
         finally:
-            self._expected = False
+            self._deferred = False
 
     def requested(self) -> str | None:
-        """Who asks this process to stop; once somebody has, for good."""
-        if self._heard is None and self._signal is not None:
-            self._heard = self._signal.name
-            if self._world is not None:
-                self._world.call_out()
-        if self._heard is None and time.monotonic() - self._looked >= LOOK_SECONDS:
+        """Who asks the job to stop; once somebody has, for good. Other processes hear of it."""
+        if self._heard is None:
+            self._heard = self._look()
+        return self._heard
+
+    def _look(self) -> str | None:
+        found = self._signal.name if self._signal else None
+        if found is None:
+            if time.monotonic() - self._looked < LOOK_SECONDS:
+                return None
             self._looked = time.monotonic()
             if self._file is not None and self._file.exists():
-                self._heard = f"the file {self._file}"
-            elif self._world is not None and self._world.called_out():
-                self._heard = "another process"
-        return self._heard
+                found = f"the file {self._file}"
+        if self._world is None:
+            return found
+        if found is not None:
+            self._world.call_out(found)
+        return found or self._world.called_out()
 
     def check(self) -> None:
         """Raise on all processes what ends the run; all must call this.

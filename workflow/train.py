@@ -22,9 +22,9 @@ from workflow.mount import Mount, evaluated_step
 from workflow.prepare import Job, prepare
 from workflow.progress import LogWindow, Progress, peak_memory_gb
 from workflow.resume import State, moments_of
-from workflow.run_folder import RunFolder, recording_outcome
+from workflow.run_folder import SPEC_FILE, RunFolder, recording_outcome, written_spec
 from workflow.saving import Saver, computed_now
-from workflow.standing import Standing, claim, find_standing
+from workflow.standing import Standing, claim, find_standing, forget_stop
 from workflow.start import load_together, make_engine
 from workflow.stop import Stop
 from workflow.tasks.task import Batch
@@ -64,17 +64,15 @@ def run_job(
     if standing.done:
         log.info("this job is done already; its results are in %s", job.run_path)
         return job.run_path
-    with reading(job.model_source), reading(standing.anothers(job) or job.model_source):
+    world.by_main(lambda: forget_stop(job))
+    with reading(job.model_source, standing.foreign_checkpoint(job)):
         model = load_together(job, world, standing.checkpoint)
         _announce(job, model, world)
-        lock = RunLock(job.run_path)
-        try:
+        with RunLock(job.run_path) as lock:
             if world.by_main(lambda: claim(job, standing, lock)):
                 _run(job, model, standing, lock, world, stop)
             else:
                 log.info("another process has just done this job")
-        finally:
-            lock.release()
     log.info("results are in %s", job.run_path)
     return job.run_path
 
@@ -92,9 +90,8 @@ def _run(
         job.run_path, job.spec.max_steps, job.data_keys, standing.restarts, lock, world.is_main
     )
     state = standing.state
-    progress = Progress() if state is None else state.progress
-    with recording_outcome(run, progress), stop.expected(run.path, world, lock):
-        world.by_main(lambda: _begin(job, run, progress))
+    progress = world.by_main(lambda: _begin(job, run, state.progress if state else Progress()))
+    with recording_outcome(run, progress, job.spec), stop.deferred(run.path, world, lock):
         if job.spec.no_train:
             evaluate_only(job, model, run, progress, world, stop)
             return
@@ -106,12 +103,22 @@ def _run(
         train(job, engine, run, progress, saver, world, stop)
 
 
-def _begin(job: Job, run: RunFolder, progress: Progress) -> None:
-    """Let the run's folder say what is known of a run that begins, or goes on from its progress."""
-    run.go_back_to(progress)
+def _begin(job: Job, run: RunFolder, progress: Progress) -> Progress:
+    """Let the run's folder be that of a run that begins, or goes on from its progress.
+
+    Returns:
+        The progress, with the evaluation of a step that was saved before it was evaluated.
+    """
+    metrics = run.go_back_to(progress.step)
+    if metrics is not None and progress.evaluated_step != progress.step:
+        progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
+        if progress.step > 0 and progress.step not in progress.passing:
+            progress.note_checkpoint(job.spec.metric_for_best_model)
     run.write_status("running", progress)
+    run.write_json(SPEC_FILE, written_spec(job.spec))
     if job.audit:
         run.write_json("audit.json", job.audit)
+    return progress
 
 
 def evaluate_only(
@@ -136,6 +143,9 @@ def train(
 ) -> None:
     """The training loop, from where the run is; every process of the world runs it.
 
+    A step is done, then evaluated, then saved, each where it is due. Asked to stop, a run is saved
+    without the evaluation, or breaks that off; it is made up for before the next step.
+
     Raises:
         Stopped: on all processes, with the run saved.
     """
@@ -147,7 +157,7 @@ def train(
         stop.check()
         if evaluation_due(progress, spec):
             _evaluate_engine(job, engine, run, progress, world, stop)
-            saver.note_late_evaluation()
+            saver.note_evaluation_of_saved()
         with progress_bar(spec.max_steps, "train", "step", True, progress.step) as bar:
             for step in range(progress.step + 1, spec.max_steps + 1):
                 began = time.perf_counter()
@@ -215,6 +225,7 @@ def _evaluate_engine(
 
 
 def _any_batch(job: Job, engine: Engine) -> Batch:
+    """A batch for the optimizer to make its state with, times zero."""
     return job.task.collate(job.splits["train"], (np.array([0]),), job.spec, engine.model.config)
 
 
@@ -224,11 +235,12 @@ def _tell_going_on(job: Job, checkpoint: Path, state: State, world: World) -> No
     log.info("going on from %s, after step %d of %d", checkpoint, step, spec.max_steps)
     earlier, now = state.computed, computed_now(job, world)
     if earlier != now:
-        log.info("computed by %s; until now by %s: equal but for rounding", now, earlier)
+        log.info("by %s, until now by %s: results may differ by rounding", now, earlier)
     if state.spec.get("max_steps") != spec.max_steps:
         log.info(
-            "%s steps are %d now: the schedule (%s, %d steps of warm-up) is that of the longer run",
-            state.spec.get("max_steps"), spec.max_steps, spec.lr_scheduler_type, spec.warmup_steps,
+            "max_steps was %s, is %d: from here the learning rate follows the schedule of %d steps "
+            "(%s, %d of warm-up)", state.spec.get("max_steps"), spec.max_steps, spec.max_steps,
+            spec.lr_scheduler_type, spec.warmup_steps,
         )  # fmt: skip
 
 

@@ -180,17 +180,21 @@ class World:
         """Whether any rank says so, on every rank."""
         return any(self.gather(said))
 
-    def call_out(self) -> None:
-        """Say something to all ranks at any time, which `called_out` hears; nothing is waited for.
+    def call_out(self, word: str) -> None:
+        """Say a word to all ranks at any time, which `called_out` hears; nothing is waited for.
 
         It concerns the job that `after_main` began.
         """
         if self._store is not None:
-            self._store.set(f"called {self._prepared}", "")
+            self._store.set(f"called {self._prepared}", word)
 
-    def called_out(self) -> bool:
-        """Whether any rank has called out."""
-        return self._store is not None and self._store.check([f"called {self._prepared}"])
+    def called_out(self) -> str | None:
+        """What a rank has called out, if any has."""
+        key = f"called {self._prepared}"
+        if self._store is None or not self._store.check([key]):
+            return None
+        word: str = self._store.get(key).decode()
+        return word
 
     def together(self, function: Callable[[], T]) -> T:
         """What a function gives on each rank; what it raises on one is raised on all.

@@ -44,6 +44,7 @@ class Launched:
 
     status: int
     signal: int = 0
+    pids: tuple[int, ...] = ()
 
 
 def launch_local(
@@ -71,18 +72,22 @@ def launch_local(
     try:
         agent.run()
     except SignalException as stop:
-        return Launched(128 + stop.sigval, stop.sigval)
+        return Launched(128 + stop.sigval, stop.sigval, _pids(agent))
     finally:
-        workers = agent.get_worker_group().workers
-        _signal_groups([worker.id for worker in workers if worker.id], signal.SIGKILL)
+        _signal_groups(_pids(agent), signal.SIGKILL)
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if not failures:
-        return Launched(0)
+        return Launched(0, pids=_pids(agent))
     first = find_cause(failures)
     if first.signal:
         print(tell_signal(first, processes), file=sys.stderr, flush=True)
-    return Launched(128 + first.signal if first.signal else first.status)
+    status = 128 + first.signal if first.signal else first.status
+    return Launched(status, pids=_pids(agent))
+
+
+def _pids(agent: "LocalElasticAgent") -> tuple[int, ...]:
+    return tuple(worker.id for worker in agent.get_worker_group().workers if worker.id)
 
 
 def die_with_parent() -> None:
@@ -163,10 +168,16 @@ def _make_agent(
     """
     from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+    from torch.distributed.elastic.multiprocessing import SignalException
 
     class Agent(LocalElasticAgent):
         def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-            super()._shutdown(death_sig, math.ceil(patience()))
+            try:
+                super()._shutdown(death_sig, math.ceil(patience()))
+            except SignalException as again:
+                if again.sigval == death_sig == signal.SIGINT:  # torch would pass on SIGTERM
+                    _signal_groups(_pids(self), signal.SIGINT)
+                raise
 
         def _monitor_workers(self, worker_group: "WorkerGroup") -> "RunResult":
             pids = {worker.global_rank: worker.id for worker in worker_group.workers}
