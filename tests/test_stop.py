@@ -132,7 +132,7 @@ with stop.deferred(Path("."), World.alone(), RunLock(Path("."))):
         command = [sys.executable, "-c", body, names]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.stdout.split() == told.split()
-        assert done.stderr.strip().endswith(ending or "(Ctrl-C ends it at once)")
+        assert done.stderr.strip().endswith(ending or "(a second Ctrl-C ends it)")
 
 
 def test_a_stop_in_an_evaluation_ends_it(mount: Mount, start: Start) -> None:

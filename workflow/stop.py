@@ -46,15 +46,16 @@ class Stop:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        is_first = self._signal is None
         self._signal = self._signal or signal.Signals(number)
         self._interrupts += number == signal.SIGINT
         if number == signal.SIGINT and (self._interrupts > 1 or not self._deferred):
             raise KeyboardInterrupt
         if not self._deferred:
             sys.exit(Stopped.exit_status)
-        if self._world is not None and self._world.is_main:
+        if is_first and self._world is not None and self._world.is_main:
             name = signal.Signals(number).name
-            told = f"{name}: the run ends its step and saves (Ctrl-C ends it at once)\n"
+            told = f"{name}: the run ends its step and saves (a second Ctrl-C ends it)\n"
             with suppress(OSError):
                 os.write(sys.stderr.fileno(), told.encode())
 
