@@ -246,6 +246,20 @@ def test_a_checkpoint_of_another_run_can_be_gone_on_from(mount: Mount, read_line
     assert not (mount.models / "third").exists()
 
 
+def test_what_was_found_in_another_run_is_found_again_in_this_one(
+    mount: Mount, read_lines: Lines
+) -> None:
+    flags = {"eval_steps": 3, "save_steps": 3, "max_steps": 6, "eval_on_start": False}
+    assert start(mount, "first", **(flags | {"max_steps": 3}))
+    asked = {"resume_from_checkpoint": "first"}
+    with pytest.raises(BadInput, match="a run that is done, at step 3 of 3; expected one with st"):
+        start(mount, "same", **(flags | {"max_steps": 3}), **asked)
+    assert start(mount, "second", **flags, **asked)
+    run = mount.models / "second"
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [3, 6]
+    assert status(run)["best_step"] == 6  # there is no checkpoint-3
+
+
 def test_a_run_is_begun_again_only_when_that_is_asked_for(
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,8 @@ class Saver:
 
     def note_evaluation_of_saved(self) -> None:
         """What the run goes on from was saved before it could be evaluated; now it was."""
-        if self._kept_step > 0 and self._kept_step not in self._progress.passing:
+        steps = self._world.by_main(lambda: find_checkpoints(self._run.path))
+        if {self._kept_step} & {*steps} - {*self._progress.passing}:
             self._progress.note_checkpoint(self._job.spec.metric_for_best_model)
 
 

@@ -148,8 +148,9 @@ def _from_another_run(job: Job) -> Standing:
         found = f"a run that is done, at step {state.progress.step} of {job.spec.max_steps}"
         mend = "ask for more with --max_steps, or evaluate it with --model_init_name and --no_train"
         raise BadInput([Problem(where, found, "one with steps left to do", mend)])
-    # What was best there is not here.
-    progress = dataclasses.replace(state.progress, best_step=None, best_value=None, passing=[])
+    progress = dataclasses.replace(  # evaluations and checkpoints there are not here
+        state.progress, evaluated_step=None, best_step=None, best_value=None, passing=[]
+    )
     return Standing(checkpoint=checkpoint, state=dataclasses.replace(state, progress=progress))
 
 
