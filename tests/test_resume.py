@@ -292,7 +292,14 @@ def test_a_stop_file_stops_and_is_gone_at_the_next_start(mount: Mount) -> None:
     assert not start(mount, "cut", stop_after=3)
     run = mount.models / "cut"
     (run / "stop").touch()
+    (run / "lock.json").write_text(json.dumps({"killed": "just before the end"}))
+    os.utime(run / "lock.json", (0, 0))
     assert start(mount, "cut")  # what asked the last start to stop does not ask this one
+    assert not (run / "lock.json").exists()
+    (run / "lock.json").write_text("{}")
+    os.utime(run / "lock.json", (0, 0))
+    assert start(mount, "cut")
+    assert not (run / "lock.json").exists()
     assert not (run / "stop").exists()
 
 

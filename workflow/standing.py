@@ -14,7 +14,7 @@ from workflow.config import JobSpec
 from workflow.console import log
 from workflow.errors import BadInput, Problem, shorten
 from workflow.files import put_aside, remove_partials, whole_folder, write_json
-from workflow.lock import RunLock, find_holder
+from workflow.lock import LOCK_FILE, RunLock, find_holder
 from workflow.prepare import Job
 from workflow.progress import Progress
 from workflow.resume import State, read_state
@@ -230,6 +230,11 @@ def _make(job: Job, standing: Standing) -> Path | None:
     return aside
 
 
-def forget_stop(job: Job) -> None:
-    """Remove what asked an earlier start to stop; from now on it asks this one."""
+def forget_earlier_start(job: Job, standing: Standing) -> None:
+    """Remove what asked an earlier start to stop, and the lock of one that was killed at its end.
+
+    (Any other lock is replaced in claiming.) From now on a stop file asks this start.
+    """
     (job.run_path / STOP_FILE).unlink(missing_ok=True)
+    if standing.done:
+        (job.run_path / LOCK_FILE).unlink(missing_ok=True)

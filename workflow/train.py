@@ -24,7 +24,7 @@ from workflow.progress import LogWindow, Progress, peak_memory_gb
 from workflow.resume import State, moments_of
 from workflow.run_folder import SPEC_FILE, RunFolder, recording_outcome, written_spec
 from workflow.saving import Saver, computed_now
-from workflow.standing import Standing, claim, find_standing, forget_stop
+from workflow.standing import Standing, claim, find_standing, forget_earlier_start
 from workflow.start import load_together, make_engine
 from workflow.stop import Stop
 from workflow.tasks.task import Batch
@@ -61,10 +61,10 @@ def run_job(
         return job.run_path
     world.begin(pick_device(), alone_too=job.setting is not None)
     standing = world.by_main(lambda: find_standing(job))
+    world.by_main(lambda: forget_earlier_start(job, standing))
     if standing.done:
         log.info("this job is done already; its results are in %s", job.run_path)
         return job.run_path
-    world.by_main(lambda: forget_stop(job))
     with reading(job.model_source, standing.foreign_checkpoint(job)):
         model = load_together(job, world, standing.checkpoint)
         _announce(job, model, world)
