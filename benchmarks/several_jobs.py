@@ -18,7 +18,7 @@ from workflow import make_job, run_job
 from workflow.console import start_log
 from workflow.errors import Stopped
 from workflow.launch.join import find_world, join
-from workflow.launch.local import die_with_parent
+from workflow.launch.local import die_with_parent, end_process
 from workflow.mount import Mount
 from workflow.stop import Stop
 from workflow.world import World
@@ -37,6 +37,8 @@ def main() -> None:
         with suppress(Stopped):
             run_job(make_job(**flags), Mount(Path(sys.argv[1])), world=world, stop=stop)
     world.end()
+    if membership is not None:
+        end_process(0)
 
 
 class StopAfter(Stop):

@@ -14,7 +14,13 @@ from workflow.config import JobSpec, Place
 from workflow.console import start_log
 from workflow.errors import BadInput, Problem, Stopped, WorkflowError
 from workflow.launch.join import Membership, find_world, join
-from workflow.launch.local import LAUNCHER_VARIABLE, Launched, die_with_parent, launch_local
+from workflow.launch.local import (
+    LAUNCHER_VARIABLE,
+    Launched,
+    die_with_parent,
+    end_process,
+    launch_local,
+)
 from workflow.mount import default_run_name, find_mount, find_run_folder
 from workflow.stop import SIGNALS, Stop
 
@@ -26,8 +32,21 @@ SHUTDOWN_SECONDS = 60.0
 
 
 def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
-    """Run the job of a command line; returns the exit status."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    """Run the job of a command line; returns the exit status.
+
+    Where the command line is this process's own and it was part of a world, it ends here: gloo's
+    threads may outlive the interpreter, which then aborts a process that has done its work.
+    """
+    status = _main(task, description, sys.argv[1:] if argv is None else list(argv))
+    if argv is None:
+        for number in SIGNALS:  # a process that ends by itself need not be told to
+            signal.signal(number, signal.SIG_IGN)
+        if os.environ.get("RANK"):
+            end_process(status)
+    return status
+
+
+def _main(task: str, description: str, arguments: list[str]) -> int:
     ours = LAUNCHER_VARIABLE in os.environ
     die_with_parent()
     spec, place, problems = parse_command_line(task, description, arguments)
@@ -67,10 +86,6 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
         if membership is None or membership.rank == 0:
             _tell(error, "interrupted", membership)
         return 130
-    finally:
-        if argv is None:  # a process that ends by itself need not be told to
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
     return 0
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:  # slow: a worker calls die_with_parent before it imports torch
     from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
@@ -102,6 +102,14 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(launcher):  # it died before this call
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process without taking the interpreter down first."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 def find_cause(failures: Sequence[Ending]) -> Ending:
