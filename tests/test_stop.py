@@ -117,11 +117,11 @@ from workflow.stop import Stop
 from workflow.world import World
 stop = Stop()
 stop.listen()
-with stop.deferred(Path("."), World.alone(), RunLock(Path("."))):
-    for name in sys.argv[1].split():
-        print(stop.requested(), flush=True)
-        os.kill(os.getpid(), getattr(signal, name))
-    print(stop.requested())
+stop.defer(Path("."), World.alone(), RunLock(Path(".")))
+for name in sys.argv[1].split():
+    print(stop.requested(), flush=True)
+    os.kill(os.getpid(), getattr(signal, name))
+print(stop.requested())
 """
     for names, told, ending in (
         ("SIGTERM SIGTERM SIGUSR1", "None SIGTERM SIGTERM SIGTERM", ""),

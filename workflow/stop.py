@@ -4,8 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -25,8 +24,8 @@ LOOK_SECONDS = 1.0
 class Stop:
     """Whether the job is asked to stop; one for each process.
 
-    While signals are `deferred` they are only noted, for the run asks at every step and batch;
-    before and after, one ends the process at once. So does a second SIGINT at any time.
+    Before a run a signal ends the process at once. From `defer` on it is only noted: the run asks
+    at every step and batch, and launchers send some twice. A second SIGINT ends it at any time.
     """
 
     def __init__(self) -> None:
@@ -59,16 +58,11 @@ class Stop:
             with suppress(OSError):
                 os.write(sys.stderr.fileno(), told.encode())
 
-    @contextmanager
-    def deferred(self, run: Path, world: "World", lock: "RunLock") -> Iterator[None]:
-        """The run looks at signals, at the stop file in its folder, and at other processes."""
+    def defer(self, run: Path, world: "World", lock: "RunLock") -> None:
+        """From now on the run looks at signals, its folder's stop file, and other processes."""
         self._file = run / STOP_FILE if world.is_main else None  # which tells the others
         self._world, self._lock = world, lock
         self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
 
     def requested(self) -> str | None:
         """Who asks the job to stop; once somebody has, for good. Other processes hear of it."""

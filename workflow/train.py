@@ -91,7 +91,8 @@ def _run(
     )
     state = standing.state
     progress = world.by_main(lambda: _begin(job, run, state.progress if state else Progress()))
-    with recording_outcome(run, progress, job.spec), stop.deferred(run.path, world, lock):
+    stop.defer(run.path, world, lock)
+    with recording_outcome(run, progress, job.spec):
         if job.spec.no_train:
             evaluate_only(job, model, run, progress, world, stop)
             return
