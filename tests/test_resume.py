@@ -22,6 +22,7 @@ from workflow.memory_plan import Asked
 from workflow.mount import Mount
 from workflow.planning import _as_earlier
 from workflow.resume import HowComputed
+from workflow.run_folder import read_status
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 FLAGS = {
@@ -39,11 +40,6 @@ def start(mount: Mount, name: str, stop_after: float = math.inf, **flags: Any) -
     except Stopped:
         return False
     return True
-
-
-def status(run: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((run / "status.json").read_text())
-    return read
 
 
 def kept_in(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -69,7 +65,7 @@ def assert_identical(run: Path, plain: Path, read_lines: Lines, step: int = 9) -
     for path in [*plain.glob("temperature*"), *plain.glob("*preds.json")]:
         assert (run / path.name).read_text() == path.read_text()
     for name in ("state", "step", "best_step", "best_value"):
-        assert status(run)[name] == status(plain)[name]
+        assert read_status(run)[name] == read_status(plain)[name]
 
 
 @pytest.mark.parametrize(
@@ -90,10 +86,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     stops = 0
     while not start(mount, "cut", stop_after=2, **flags):
         stops += 1
-        assert status(mount.models / "cut")["state"] == "saved"
+        assert read_status(mount.models / "cut")["state"] == "saved"
         assert stops < 20
     assert stops > 3
-    assert status(mount.models / "cut")["restarts"] == stops
+    assert read_status(mount.models / "cut")["restarts"] == stops
     assert_identical(mount.models / "cut", mount.models / "plain", read_lines)
 
 
@@ -115,7 +111,7 @@ def test_a_stopped_run_goes_on_in_every_stage(mount: Mount, read_lines: Lines) -
     losses = {}
     for name in names:
         cut_run, plain = (mount.models / f"{kind}-{name}" for kind in ("cut", "plain"))
-        assert status(cut_run)["restarts"] == 1
+        assert read_status(cut_run)["restarts"] == 1
         assert_identical(cut_run, plain, read_lines)
         losses[name] = read_lines(plain / "metrics.jsonl")[0]["loss"]
     for name, loss in losses.items():  # evaluated without dropout in every stage
@@ -158,7 +154,7 @@ def test_the_state_of_a_stop_is_told(mount: Mount) -> None:
         run_job(evaluation, mount, stop=StopAfter(0))
     assert str(raised.value) == "stopped by the test at step 0; the same command begins again"
     evaluated = run_job(evaluation, mount)
-    assert status(evaluated)["state"] == "done"
+    assert read_status(evaluated)["state"] == "done"
 
 
 def test_another_job_is_refused_with_all_that_differs(mount: Mount) -> None:
@@ -223,7 +219,7 @@ def test_a_longer_run_goes_on_from_a_finished_one(
     assert rates[7:] == pytest.approx([1e-3 / 7, 5e-3 / 11 - 1e-3 / 11, *[3e-3 / 11, 2e-3 / 11],
                                        1e-3 / 11][:5])  # fmt: skip
     assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [0, 2, 4, 6, 8, 9, 12]
-    assert status(run) | {"state": "done", "step": 12, "max_steps": 12} == status(run)
+    assert read_status(run) | {"state": "done", "step": 12, "max_steps": 12} == read_status(run)
 
 
 def test_a_checkpoint_of_another_run_can_be_gone_on_from(mount: Mount, read_lines: Lines) -> None:
@@ -236,7 +232,7 @@ def test_a_checkpoint_of_another_run_can_be_gone_on_from(mount: Mount, read_line
     run, plain = mount.models / "second", mount.models / "plain"
     (last, wanted) = (read_lines(r / "train_log.jsonl")[-1]["loss"] for r in (run, plain))
     assert last == wanted
-    assert status(run)["restarts"] == 1
+    assert read_status(run)["restarts"] == 1
     with pytest.raises(BadInput, match=r"a checkpoint of another job \(learning_rate: 0.001 there"):
         start(mount, "third", resume_from_checkpoint="first/checkpoint-2", learning_rate=1.0)
     with pytest.raises(BadInput, match=r"no such folder.*; name a run or its newest checkpoint"):
@@ -257,7 +253,7 @@ def test_what_was_found_in_another_run_is_found_again_in_this_one(
     assert start(mount, "second", **flags, **asked)
     run = mount.models / "second"
     assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [3, 6]
-    assert status(run)["best_step"] == 6  # there is no checkpoint-3
+    assert read_status(run)["best_step"] == 6  # there is no checkpoint-3
 
 
 def test_a_run_is_begun_again_only_when_that_is_asked_for(
@@ -269,10 +265,10 @@ def test_a_run_is_begun_again_only_when_that_is_asked_for(
         start(mount, "cut", resume_from_checkpoint="none")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert not start(mount, "cut", stop_after=2, overwrite_output_dir=True)
-    assert status(run) | {"step": 1, "restarts": 0, "job_id": "7"} == status(run)
+    assert read_status(run) | {"step": 1, "restarts": 0, "job_id": "7"} == read_status(run)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # requeued: what it did is not to be lost
     assert not start(mount, "cut", stop_after=2, overwrite_output_dir=True)
-    assert status(run) | {"step": 4, "restarts": 1} == status(run)
+    assert read_status(run) | {"step": 4, "restarts": 1} == read_status(run)
     for name in ("model.safetensors", "notes.txt"):
         (mount.models / "mine").mkdir(exist_ok=True)
         (mount.models / "mine" / name).write_text("mine")
@@ -310,7 +306,7 @@ def test_a_run_is_done_only_when_its_steps_are(mount: Mount) -> None:
     spec = json.loads((run / "training_args.json").read_text())
     (run / "training_args.json").write_text(json.dumps(spec | {"max_steps": 8}))
     assert start(mount, "long", max_steps=8)
-    assert status(run)["step"] == 8
+    assert read_status(run)["step"] == 8
 
 
 def test_an_evaluation_after_a_stop_at_the_end_is_kept_on_extension(
@@ -319,13 +315,13 @@ def test_an_evaluation_after_a_stop_at_the_end_is_kept_on_extension(
     flags = {"eval_steps": None, "save_steps": 3, "eval_on_start": False}
     assert not start(mount, "long", stop_after=12, max_steps=9, **flags)
     run = mount.models / "long"
-    assert status(run)["step"] == 9
+    assert read_status(run)["step"] == 9
     assert start(mount, "long", max_steps=9, **flags)
-    best = status(run)["best_step"], status(run)["best_value"]
+    best = read_status(run)["best_step"], read_status(run)["best_value"]
     assert start(mount, "long", max_steps=14, **(flags | {"learning_rate": 1e-3}))
     assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [3, 6, 9, 12, 14]
     losses = {line["step"]: line["loss"] for line in read_lines(run / "metrics.jsonl")}
-    assert status(run)["best_value"] == min(losses[step] for step in (3, 6, 9, 12, 14))
+    assert read_status(run)["best_value"] == min(losses[step] for step in (3, 6, 9, 12, 14))
     assert best[0] == 9
 
 
@@ -365,7 +361,7 @@ def test_a_requeued_job_goes_on_though_its_source_is_gone(
     assert not start(mount, "third", stop_after=4, resume_from_checkpoint="none")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert start(mount, "third", resume_from_checkpoint="none")
-    assert status(mount.models / "third")["restarts"] == 1
+    assert read_status(mount.models / "third")["restarts"] == 1
 
 
 def test_a_finished_run_without_checkpoints_is_not_thrown_away(mount: Mount) -> None:
@@ -474,7 +470,7 @@ def test_a_newest_checkpoint_that_cannot_be_gone_on_from_is_told(mount: Mount) -
     assert start(mount, "done")
     run = mount.models / "done"
     shutil.rmtree(run / "checkpoint-9")
-    (run / "status.json").write_text(json.dumps(status(run) | {"state": "failed"}))
+    (run / "status.json").write_text(json.dumps(read_status(run) | {"state": "failed"}))
     with pytest.raises(BadInput) as raised:
         start(mount, "done")
     assert str(raised.value) == (

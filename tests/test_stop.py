@@ -1,6 +1,5 @@
 """Being asked to stop, by the real commands: what is saved, how soon, and what the statuses say."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -12,9 +11,11 @@ from typing import Any
 import psutil
 import pytest
 from conftest import ROOT
+from test_launch import wait_for
 from test_processes import ONE_THREAD, flag_words, free_port, job
 
 from workflow.mount import Mount
+from workflow.run_folder import read_status
 
 LONG = {"max_steps": 100_000, "eval_steps": 100_000, "save_steps": 100_000, "logging_steps": 5}
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -48,25 +49,13 @@ def start(mount: Mount) -> Iterator[Start]:
         process.communicate()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
-    last = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < last, "this took too long"
-        time.sleep(0.02)
-
-
-def status(run: Path) -> dict[str, Any]:
-    path = run / "status.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def wait_for_step(run: Path) -> None:
-    wait_for((run / "train_log.jsonl").exists)
+    wait_for((run / "train_log.jsonl").exists, seconds=90)
 
 
 def assert_saved(run: Path, told: str, by: str) -> None:
-    step = status(run)["step"]
-    assert status(run) | {"state": "saved"} == status(run)
+    step = read_status(run)["step"]
+    assert read_status(run) | {"state": "saved"} == read_status(run)
     assert (
         f"stopped by {by} at step {step}; the same command goes on from checkpoint-{step}" in told
     )
@@ -83,10 +72,10 @@ def test_a_terminated_job_saves_and_goes_on(mount: Mount, start: Start) -> None:
     _, told = process.communicate(timeout=60)
     assert process.returncode == 75
     assert_saved(run, told, "SIGTERM")
-    stopped_at = status(run)["step"]
+    stopped_at = read_status(run)["step"]
     process = start("one", save_seconds=0.5)
-    wait_for(lambda: status(run).get("step", 0) > stopped_at)
-    assert status(run) | {"state": "running", "restarts": 1} == status(run)
+    wait_for(lambda: read_status(run).get("step", 0) > stopped_at, seconds=90)
+    assert read_status(run) | {"state": "running", "restarts": 1} == read_status(run)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 75
@@ -139,7 +128,7 @@ def test_a_stop_in_an_evaluation_ends_it(mount: Mount, start: Start) -> None:
     """In the middle of a text that would take hours; nothing half-written is left."""
     run = mount.models / "one"
     process = start("one", max_new_tokens=100_000)
-    wait_for(lambda: status(run).get("state") == "running")
+    wait_for(lambda: read_status(run).get("state") == "running", seconds=90)
     time.sleep(1)
     began = time.monotonic()
     process.terminate()
@@ -156,7 +145,7 @@ def test_a_signal_before_the_run_leaves_nothing(mount: Mount, start: Start) -> N
     for words in ((), ("--num_processes", "2")):
         process = start("early", *words)
         shown = psutil.Process(process.pid)
-        wait_for(lambda shown=shown: bool(shown.cpu_times().user > 1))
+        wait_for(lambda shown=shown: bool(shown.cpu_times().user > 1), seconds=90)
         process.terminate()
         _, told = process.communicate(timeout=60)
         assert process.returncode == 75
@@ -188,11 +177,11 @@ def test_one_rank_that_is_asked_stops_all(mount: Mount, start: Start) -> None:
         )
         for rank in range(2)
     ]  # fmt: skip
-    wait_for(lambda: status(run).get("state") == "running")
+    wait_for(lambda: read_status(run).get("state") == "running", seconds=90)
     time.sleep(1)
     ranks[1].send_signal(signal.SIGUSR1)
     told = [rank.communicate(timeout=60)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
     assert "stopped by SIGUSR1 at step 0; the same command begins again" in told[0]
     assert told[1] == ""
-    assert status(run)["state"] == "saved"
+    assert read_status(run)["state"] == "saved"

@@ -20,7 +20,7 @@ from workflow.errors import RunFailed
 from workflow.files import begin_folder, discard_folder, finish_folder, remove_partials
 from workflow.models import save_settings
 from workflow.mount import CHECKPOINT_NAME
-from workflow.shards import SHARD_BYTES, Tensors, plan_files, write_index, write_tensors
+from workflow.shards import SHARD_BYTES, Files, Tensors, plan_files, write_index, write_tensors
 from workflow.world import World, shared
 
 RESUME_FOLDER = "resume"
@@ -73,13 +73,15 @@ def write_checkpoint(
     try:
         partial = world.by_main(lambda: _begin(folder, size))
         kept = partial / RESUME_FOLDER
-        weights = _write_together(partial, "model", tensors, SHARD_BYTES, world)
+        files = plan_files("model", tensors, SHARD_BYTES)
+        weights = _write_together(partial, files, tensors, world)
         # Weights have the files that others expect; of moments each process has one to write.
         share = -(-sum(moment.bytes for moment in moments.values()) // world.size)
-        of_moments = _write_together(kept, "optimizer", moments, min(share, SHARD_BYTES), world)
+        moments_files = plan_files("optimizer", moments, min(share, SHARD_BYTES))
+        of_moments = _write_together(kept, moments_files, moments, world)
 
         def finish() -> None:
-            write_index(partial, "model", plan_files("model", tensors), tensors)
+            write_index(partial, "model", files, tensors)
             save_settings(engine.model, tokenizer, partial)
             write_checksums(partial, weights)
             (kept / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
@@ -116,11 +118,8 @@ def _begin(folder: Path, size: int) -> Path:
     return partial
 
 
-def _write_together(
-    folder: Path, stem: str, tensors: Tensors, most_bytes: int, world: World
-) -> dict[str, str]:
+def _write_together(folder: Path, files: Files, tensors: Tensors, world: World) -> dict[str, str]:
     """Write tensors, each process its files; returns the SHA-256 of every file."""
-    files = plan_files(stem, tensors, most_bytes)
     written = world.together(lambda: write_tensors(folder, files, tensors, world.rank, world.size))
     return {name: digest for part in world.gather(written) for name, digest in part.items()}
 

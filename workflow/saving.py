@@ -91,7 +91,7 @@ class Saver:
         return sorted({*saved.passing} & {*find_checkpoints(path)})
 
     def note_evaluation_of_saved(self) -> None:
-        """What the run goes on from was saved before it could be evaluated; now it was."""
+        """What the run goes on from may have been saved before it was evaluated; now it is."""
         steps = self._world.by_main(lambda: find_checkpoints(self._run.path))
         if {self._kept_step} & {*steps} - {*self._progress.passing}:
             self._progress.note_checkpoint(self._job.spec.metric_for_best_model)

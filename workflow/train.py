@@ -113,8 +113,6 @@ def _begin(job: Job, run: RunFolder, progress: Progress) -> Progress:
     metrics = run.go_back_to(progress.step)
     if metrics is not None and progress.evaluated_step != progress.step:
         progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
-        if progress.step > 0 and progress.step not in progress.passing:
-            progress.note_checkpoint(job.spec.metric_for_best_model)
     run.write_status("running", progress)
     run.write_json(SPEC_FILE, written_spec(job.spec))
     if job.audit:
@@ -158,8 +156,10 @@ def train(
         stop.check()
         if evaluation_due(progress, spec):
             _evaluate_engine(job, engine, run, progress, world, stop)
-            saver.note_evaluation_of_saved()
-        with progress_bar(spec.max_steps, "train", "step", True, progress.step) as bar:
+        saver.note_evaluation_of_saved()
+        with progress_bar(
+            spec.max_steps, "train", unit="step", leave=True, initial=progress.step
+        ) as bar:
             for step in range(progress.step + 1, spec.max_steps + 1):
                 began = time.perf_counter()
                 examples = step_examples(step, spec.batch_size, len(split), spec.seed)

@@ -176,10 +176,6 @@ class World:
         result: T = outcome[0]
         return result
 
-    def any(self, said: bool) -> bool:
-        """Whether any rank says so, on every rank."""
-        return any(self.gather(said))
-
     def call_out(self, word: str) -> None:
         """Say a word to all ranks at any time, which `called_out` hears; nothing is waited for.
 
