@@ -12,6 +12,7 @@ from conftest import ALONE, addition_records, make_t5
 from workflow import make_job
 from workflow.config import JobSpec, complete
 from workflow.generate import DrawToken, Generation, cut_at_stop, generate
+from workflow.tokens import CutRows, Ragged
 
 PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wrote the question?"]
 
@@ -31,8 +32,10 @@ def model() -> Any:
 
 
 def answer(model: Any, tokenizer: Any, **values: Any) -> list[list[Generation]]:
-    sources = [np.array(row) for row in tokenizer(PROMPTS)["input_ids"]]
-    found = generate(model, tokenizer, sources, make_spec(**values), ALONE)
+    rows = tokenizer(PROMPTS)["input_ids"]
+    offsets = np.cumsum([0, *map(len, rows)])
+    sources = CutRows(Ragged(np.concatenate(rows).astype(np.int32), offsets), longest=1000)
+    found = dict(generate(model, tokenizer, sources, make_spec(**values), ALONE))
     assert sorted(found) == list(range(len(PROMPTS)))
     return [found[row] for row in range(len(PROMPTS))]
 

@@ -24,6 +24,7 @@ from workflow.config import JobSpec
 from workflow.console import progress_bar, warn_once
 from workflow.share import Share
 from workflow.stop import Stop
+from workflow.tokens import CutRows
 from workflow.weights import Model
 
 POSITIONS_AT_ONCE = 16_384
@@ -50,35 +51,32 @@ class Generation:
 
 
 def generate(
-    model: Model, tokenizer: Any, sources: Sequence[Any], spec: JobSpec, share: Share
-) -> dict[int, list[Generation]]:
-    """`spec.n_samples` completions for each row of source ids in this process's share, by row.
+    model: Model, tokenizer: Any, sources: CutRows, spec: JobSpec, share: Share
+) -> Iterator[tuple[int, list[Generation]]]:
+    """`spec.n_samples` completions for each row of source ids in this process's share.
 
     The encoder runs once a prompt. Batches hold prompts of similar length. How they are cut changes
     neither greedy texts in float32 nor samples: what is drawn for a sample depends on the seed, the
     row and the sample's number alone.
+
+    Yields:
+        A row's index and its completions, in no order of the rows.
     """
     answer_ids = _answer_ids(tokenizer)
-    lengths = np.array([len(row) for row in sources])
+    lengths = sources.lengths
     new_tokens = np.full_like(lengths, spec.max_new_tokens)
     positions_at_once = POSITIONS_AT_ONCE // max(spec.n_samples, spec.num_beams)
     batches = batches_by_positions(
         lengths, new_tokens, positions_at_once, spec.eval_batch_size, share.world.size
     )
     costs = [int((lengths[batch] + new_tokens[batch]).sum()) for batch in batches]
-    answers: dict[int, list[Generation]] = {}
-    with (
-        progress_bar(len(sources), "generate") as bar,
-        torch.no_grad(),
-        _only_ids_of(model),
-    ):
+    with progress_bar(len(sources), "generate") as bar, _only_ids_of(model):
         for batch, counts in share.of(batches, costs):
             rows = [sources[i].tolist() for i in batch]
             found = _generate_batch(model, tokenizer, rows, batch.tolist(), spec, answer_ids, share)
             if counts:
-                answers |= dict(zip(batch.tolist(), found, strict=True))
+                yield from zip(batch.tolist(), found, strict=True)
             bar.update(len(batch) * share.world.size)
-    return answers
 
 
 @contextmanager
@@ -106,6 +104,7 @@ def _answer_ids(tokenizer: Any) -> list[int] | None:
     return ids
 
 
+@torch.no_grad()
 def _generate_batch(
     model: Model,
     tokenizer: Any,

@@ -71,6 +71,25 @@ class Ragged:
         return int((np.diff(self.offsets) > longest).sum())
 
 
+@dataclass(frozen=True)
+class CutRows(Sequence[npt.NDArray[np.int32]]):
+    """Rows as they are cut at `longest` ids, each read when it is asked for."""
+
+    rows: Ragged
+    longest: int
+    side: str = "right"
+
+    def __len__(self) -> int:
+        return len(self.rows.offsets) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows.row(index, self.longest, self.side)
+
+    @property
+    def lengths(self) -> Lengths:
+        return self.rows.lengths(self.longest)
+
+
 class TokenizedSplit:
     """The records of one split and their token ids, read from disk as they are asked for.
 

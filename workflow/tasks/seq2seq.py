@@ -18,7 +18,7 @@ from workflow.records import Record, Schema
 from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
 from workflow.tasks.task import Batch, Evaluation
-from workflow.tokens import TokenizedSplit
+from workflow.tokens import CutRows, TokenizedSplit
 from workflow.weights import Model
 
 
@@ -94,9 +94,9 @@ class Seq2Seq:
         began = time.perf_counter()
         loss, accuracy = self._token_metrics(model, split, spec, share)
         generating = time.perf_counter()
-        longest, side = spec.max_source_length, spec.truncation_side
-        sources = [split.sources.row(i, longest, side) for i in range(len(split))]
-        answers = share.collect(generate(model, tokenizer, sources, spec, share), len(split))
+        sources = CutRows(split.sources, spec.max_source_length, spec.truncation_side)
+        found = dict(generate(model, tokenizer, sources, spec, share))
+        answers = share.collect(found, len(split))
         generated = time.perf_counter()
         if answers is None:
             return None
