@@ -11,7 +11,8 @@ from conftest import ALONE, addition_records, make_t5
 
 from workflow import make_job
 from workflow.config import JobSpec, complete
-from workflow.generate import DrawToken, Generation, cut_at_stop, generate
+from workflow.generate import Generation, cut_at_stop, generate
+from workflow.sampling import draw
 from workflow.tokens import CutRows, Ragged
 
 PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wrote the question?"]
@@ -65,20 +66,21 @@ def test_more_samples_begin_with_the_same(model: Any, tokenizer: Any) -> None:
 
 
 def test_draws_follow_the_probabilities() -> None:
-    scores = torch.log(torch.tensor([[0.5, 0.0, 0.2, 0.3]])).expand(20_000, 4)
-    uniforms = torch.from_numpy(np.random.default_rng(0).random((20_000, 1)))
-    left = DrawToken(uniforms)(torch.zeros(20_000, 1), scores)
-    drawn = left.argmax(-1)
-    assert ((left == 0).sum(-1) == 1).all()
-    shares = torch.bincount(drawn, minlength=4) / 20_000
-    torch.testing.assert_close(shares, torch.tensor([0.5, 0.0, 0.2, 0.3]), atol=0.015, rtol=0)
+    probabilities = torch.zeros(300)
+    probabilities[[0, 130, 131, 299]] = torch.tensor([0.4, 0.1, 0.2, 0.3])
+    scores = torch.log(probabilities).expand(20_000, -1)
+    uniforms = torch.from_numpy(np.random.default_rng(0).random(20_000))
+    shares = torch.bincount(draw(scores, uniforms), minlength=300) / 20_000
+    assert (shares[probabilities == 0] == 0).all()
+    torch.testing.assert_close(shares, probabilities, atol=0.015, rtol=0)
 
 
-def test_the_ends_of_the_interval_draw_what_can_be_drawn() -> None:
-    scores = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, 4)
-    uniforms = torch.tensor([[0.0], [1 - 2**-53]], dtype=torch.float64)
-    left = DrawToken(uniforms)(torch.zeros(2, 1), scores)
-    assert left.argmax(-1).tolist() == [1, 2]
+@pytest.mark.parametrize("size", [4, 128, 300])
+def test_the_ends_of_the_interval_draw_what_can_be_drawn(size: int) -> None:
+    scores = torch.full((2, size), -torch.inf)
+    scores[:, 1:3] = 0.0
+    uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert draw(scores, uniforms).tolist() == [1, 2]
 
 
 def test_top_k_of_one_is_greedy(model: Any, tokenizer: Any) -> None:

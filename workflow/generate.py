@@ -1,30 +1,19 @@
 """Decoding: prompts to completions, with the yes and no logits of the first position."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
-from transformers.modeling_outputs import BaseModelOutput
 
 from workflow.batching import batches_by_positions
 from workflow.config import JobSpec
 from workflow.console import progress_bar, warn_once
+from workflow.decoder import Written, can_decode, write_texts
 from workflow.share import Share
-from workflow.stop import Stop
 from workflow.tokens import CutRows
+from workflow.transformers_generate import write_by_transformers
 from workflow.weights import Model
 
 POSITIONS_AT_ONCE = 16_384
@@ -70,29 +59,14 @@ def generate(
         lengths, new_tokens, positions_at_once, spec.eval_batch_size, share.world.size
     )
     costs = [int((lengths[batch] + new_tokens[batch]).sum()) for batch in batches]
-    with progress_bar(len(sources), "generate") as bar, _only_ids_of(model):
+    with progress_bar(len(sources), "generate") as bar:
         for batch, counts in share.of(batches, costs):
-            rows = [sources[i].tolist() for i in batch]
-            found = _generate_batch(model, tokenizer, rows, batch.tolist(), spec, answer_ids, share)
+            prompts = [sources[i].tolist() for i in batch]
+            written = _write(model, prompts, batch.tolist(), spec, answer_ids, share)
             if counts:
-                yield from zip(batch.tolist(), found, strict=True)
+                answers = _answers(written, tokenizer, spec, known=answer_ids is not None)
+                yield from zip(batch.tolist(), answers, strict=True)
             bar.update(len(batch) * share.world.size)
-
-
-@contextmanager
-def _only_ids_of(model: Model) -> Iterator[None]:
-    """Let `generate` take nothing but token ids from the model's own generation settings.
-
-    It fills in whatever the job leaves open: beams, penalties, length limits, forced tokens.
-    """
-    own = model.generation_config
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    ids = {name: getattr(own, name) for name in (*names, "forced_bos_token_id")}
-    model.generation_config = GenerationConfig(**ids)
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 def _answer_ids(tokenizer: Any) -> list[int] | None:
@@ -105,140 +79,52 @@ def _answer_ids(tokenizer: Any) -> list[int] | None:
 
 
 @torch.no_grad()
-def _generate_batch(
+def _write(
     model: Model,
-    tokenizer: Any,
-    rows: list[list[int]],
-    indexes: list[int],
+    prompts: Sequence[Any],
+    indexes: Sequence[int],
     spec: JobSpec,
-    answer_ids: list[int] | None,
+    words: list[int] | None,
     share: Share,
+) -> Written:
+    """By our own loop where it can, else by transformers'.
+
+    Where the process is asked to stop texts end early; then the share's results are never used.
+    """
+    if share.in_step or not can_decode(model, spec):
+        return write_by_transformers(model, prompts, indexes, spec, words or [], share)
+    return write_texts(model, prompts, indexes, spec, words or [], share.stop)
+
+
+def _answers(
+    written: Written, tokenizer: Any, spec: JobSpec, known: bool
 ) -> list[list[Generation]]:
-    padded = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
-    padded = padded.to(model.device)
-    mask = padded["attention_mask"]
-    encoded = model.get_encoder()(input_ids=padded["input_ids"], attention_mask=mask)
-    scores = _first_scores(model, encoded, mask, answer_ids)
-    ids = _decode(model, encoded.last_hidden_state, mask, indexes, spec, share)
-    end = tokenizer.eos_token_id
-    generated = [_until_end(row, end) for row in ids[:, 1:].tolist()]
+    """The completions of each prompt.
+
+    Args:
+        known: whether the first position's logits are those of no and yes.
+    """
+    end, samples = tokenizer.eos_token_id, spec.n_samples
+    generated = [_until_end(row[: spec.max_new_tokens], end) for row in written.ids]
     texts = _texts(tokenizer, generated, skip_special_tokens=True)
     full_texts = _texts(tokenizer, generated, skip_special_tokens=False)
+    # JSON cannot hold what is not finite.
+    finite = torch.isfinite(written.first).all(dim=-1).tolist()
+    scores = [
+        pair if known and is_finite else None
+        for pair, is_finite in zip(written.first.tolist(), finite, strict=True)
+    ]
     answers = [
         Generation(
             text=cut_at_stop(texts[i], spec.stop).strip(),
             full_text=full_texts[i],
-            scores=scores[i // spec.n_samples],
+            scores=scores[i // samples],
             tokens=len(generated[i]),
             at_limit=len(generated[i]) >= spec.max_new_tokens and generated[i][-1] != end,
         )
         for i in range(len(generated))
     ]
-    return [answers[i : i + spec.n_samples] for i in range(0, len(answers), spec.n_samples)]
-
-
-def _decode(
-    model: Model,
-    hidden: torch.Tensor,
-    mask: torch.Tensor,
-    indexes: list[int],
-    spec: JobSpec,
-    share: Share,
-) -> torch.Tensor:
-    """Token ids (rows × samples, 1 + new tokens), the start token first.
-
-    Where the process is asked to stop they end early; then the share's results are never used.
-    Where processes keep step, it goes on until none has more to write.
-    """
-    settings = GenerationConfig(
-        max_new_tokens=spec.max_new_tokens,
-        min_new_tokens=spec.min_new_tokens,
-        do_sample=False,
-        num_beams=spec.num_beams,
-        num_return_sequences=spec.n_samples if spec.num_beams > 1 else 1,
-        repetition_penalty=spec.repetition_penalty,
-        no_repeat_ngram_size=spec.no_repeat_ngram_size,
-    )
-    processors = LogitsProcessorList()
-    if not spec.greedy:
-        hidden = hidden.repeat_interleave(spec.n_samples, dim=0)
-        mask = mask.repeat_interleave(spec.n_samples, dim=0)
-        processors.extend(_sampling(spec, indexes, model.device))
-    encoded = BaseModelOutput(last_hidden_state=hidden)
-    ids: torch.Tensor = model.generate(
-        encoder_outputs=encoded,
-        attention_mask=mask,
-        generation_config=settings,
-        logits_processor=processors,
-        stopping_criteria=StoppingCriteriaList([EndEarly(share.stop)]),
-        synced_gpus=share.in_step,
-    )
-    return ids
-
-
-def _sampling(spec: JobSpec, indexes: list[int], device: torch.device) -> Iterator[LogitsProcessor]:
-    """What makes greedy decoding a sampling one, in the order in which transformers warps."""
-    yield TemperatureLogitsWarper(spec.temperature)
-    if spec.top_k is not None:
-        yield TopKLogitsWarper(spec.top_k)
-    if spec.top_p is not None:
-        yield TopPLogitsWarper(spec.top_p)
-    uniforms = [
-        np.random.default_rng([spec.seed, index, sample]).random(spec.max_new_tokens)
-        for index in indexes
-        for sample in range(spec.n_samples)
-    ]
-    yield DrawToken(torch.from_numpy(np.stack(uniforms)).to(device))
-
-
-class DrawToken(LogitsProcessor):
-    """Leaves one token of each row, drawn from the softmax of its scores.
-
-    The token is the one at which the cumulated probability passes the row's uniform number of this
-    position (inverse transform sampling), so that a row's text does not depend on its batch.
-    """
-
-    def __init__(self, uniforms: torch.Tensor):
-        """Take uniform numbers in [0, 1) of shape (rows, positions), in float64."""
-        self._uniforms = uniforms
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        cumulated = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)
-        threshold = self._uniforms[:, input_ids.shape[1] - 1 : input_ids.shape[1]]
-        threshold = threshold * cumulated[:, -1:]
-        drawn = torch.searchsorted(cumulated, threshold, right=True)
-        drawn = drawn.clamp(max=scores.shape[1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
-
-
-class EndEarly(StoppingCriteria):
-    """Ends the generation of all rows when the process is asked to stop."""
-
-    def __init__(self, stop: Stop):
-        """Look at `stop` after every token."""
-        self._stop = stop
-
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        ends = self._stop.requested() is not None
-        return torch.full((len(input_ids),), ends, device=input_ids.device)
-
-
-def _first_scores(
-    model: Model, encoded: Any, mask: torch.Tensor, answer_ids: list[int] | None
-) -> list[list[float] | None]:
-    """Raw logits of `answer_ids` at the first generated position, a pair a row.
-
-    None stands where they are unknown or not finite, which JSON could not hold.
-    """
-    if answer_ids is None:
-        return [None] * len(mask)
-    start = torch.full((len(mask), 1), model.config.decoder_start_token_id, device=model.device)
-    output = model(
-        encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=start, use_cache=False
-    )
-    logits = output.logits[:, 0, answer_ids].float()
-    finite = torch.isfinite(logits).all(dim=-1).tolist()
-    return [pair if known else None for pair, known in zip(logits.tolist(), finite, strict=True)]
+    return [answers[i : i + samples] for i in range(0, len(answers), samples)]
 
 
 def _until_end(ids: list[int], end: int | None) -> list[int]:

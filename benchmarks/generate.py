@@ -1,0 +1,226 @@
+"""Generation speed against transformers: Seq2SeqTrainer.predict, and sampling by model.generate."""
+
+import argparse
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.side_by_side import (
+    Trials,
+    add_shared_arguments,
+    has_cuda,
+    machine,
+    measure,
+    spread,
+    write_section,
+)
+
+SAMPLES = 8
+PEER_ROWS = 128
+"""Texts that `model.generate` samples at once: 16 prompts."""
+
+KINDS = {
+    "peer": "`Seq2SeqTrainer.predict`, fp32 (its default), batch 16",
+    "fp32": "seq2seq.py, `--bf16 false`",
+    "default": "seq2seq.py, as it comes",
+    "peer_samples": "`model.generate` on prompts repeated 8 times, fp32, batch 128",
+    "samples": "seq2seq.py `--n_samples 8 --temperature 1`, as it comes",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_shared_arguments(parser, list(KINDS), "prompts and completions")
+    parser.add_argument("--records", type=int, help="records to answer; those of eval if left out")
+    parser.add_argument("--steps", type=int, default=100, help="of training, so that answers end")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """One trial where --trial names it (a process of its own), else all of them."""
+    if arguments.trial is not None:
+        found = _as_usual(arguments) if "peer" in arguments.trial else _ours(arguments)
+        print(json.dumps(found))
+        return
+
+    def write_data(folder: Path) -> None:
+        data = json.loads(arguments.data.read_text(encoding="utf-8"))
+        records = [*data["eval"], *data["train"]][: arguments.records or len(data["eval"])]
+        data["eval"] = records
+        (folder / "data.json").write_text(json.dumps(data), encoding="utf-8")
+        _train(folder.parent, arguments.steps)
+
+    trials, rates = measure("generate", list(KINDS), arguments, write_data)
+    text = _report(trials, rates, arguments)
+    write_section("generate", text)
+    print(text)
+
+
+def _train(mount: Path, steps: int) -> None:
+    """Let the model `m` be one that has learned when an answer ends."""
+    from workflow import find_mount, make_job, run_job
+
+    job = make_job(
+        "seq2seq", model_init_name="m", data_name="data", training_run_name="trained",
+        max_steps=steps, train_batch_size=64, learning_rate=1e-3, eval_on_start=False,
+        eval_steps=steps, save_steps=steps, max_new_tokens=1,
+    )  # fmt: skip
+    run_job(job, find_mount(str(mount)))
+    shutil.rmtree(mount / "models" / "m")
+    shutil.move(mount / "models" / "trained" / f"checkpoint-{steps}", mount / "models" / "m")
+
+
+def _ours(arguments: argparse.Namespace) -> dict[str, Any]:
+    from workflow import find_mount, make_job, run_job
+
+    sampling = {"n_samples": SAMPLES, "temperature": 1.0} if arguments.trial == "samples" else {}
+    job = make_job(
+        "seq2seq", model_init_name="m", data_name="data", no_train=True, overwrite_output_dir=True,
+        bf16=False if arguments.trial == "fp32" else None, **sampling,
+    )  # fmt: skip
+    folder = run_job(job, find_mount(str(arguments.folder)))
+    metrics = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    items = json.loads(next(folder.glob("temperature=*.json")).read_text())
+    texts = [g["full_generated"] for item in items for g in item["generations"]]
+    return _found(arguments, metrics["generate_seconds"], texts)
+
+
+def _found(arguments: argparse.Namespace, seconds: float, texts: Sequence[str]) -> dict[str, Any]:
+    """Texts, and what their matrix products take at least: encoder once a prompt, decoder a token.
+
+    Two operations a weight and token; keys and values of the encoder's output once a prompt.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = arguments.folder / "models" / "m"
+    tokenizer, c = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
+    texts = [_clean(text) for text in texts]
+    prompts = [record["prompt"] for record in _records(arguments)]
+    source = sum(map(len, tokenizer(prompts)["input_ids"]))
+    written = sum(len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+    attention, feed_forward = 2 * c.d_model * c.num_heads * c.d_kv, 3 * c.d_model * c.d_ff
+    encoder = c.num_layers * (2 * attention + feed_forward) + c.num_decoder_layers * attention
+    decoder = c.num_decoder_layers * (3 * attention + feed_forward) + c.vocab_size * c.d_model
+    return {
+        "seconds": seconds,
+        "gflop": 2 * (source * encoder + written * decoder) / 1e9,
+        "tokens": float(written),
+        "texts": texts,
+    }
+
+
+def _clean(text: str) -> str:
+    """A text with its special tokens as far as its end, without the start and padding."""
+    text = text.replace("<pad>", "").strip()
+    return text[: text.index("</s>") + 4] if "</s>" in text else text
+
+
+def _records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    data = json.loads((arguments.folder / "data" / "data.json").read_text())
+    records: list[dict[str, Any]] = data["eval"]
+    return records
+
+
+def _as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
+    """As transformers' own examples do it, prompts in the order of the file; tokens are ready."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    folder = arguments.folder / "models" / "m"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    if has_cuda():
+        model = model.cuda()
+    records = _records(arguments)
+    rows = tokenizer([record["prompt"] for record in records])["input_ids"]
+    answers = tokenizer([record["completion"] for record in records])["input_ids"]
+    new_tokens = max(map(len, answers))
+    by = _sample if arguments.trial == "peer_samples" else _predict
+    began = time.perf_counter()
+    ids = by(model, tokenizer, rows, new_tokens, arguments.folder)
+    seconds = time.perf_counter() - began
+    return _found(arguments, seconds, tokenizer.batch_decode(ids))
+
+
+def _predict(model: Any, tokenizer: Any, rows: Any, new_tokens: int, folder: Path) -> Any:
+    from transformers import (
+        DataCollatorForSeq2Seq,
+        GenerationConfig,
+        Seq2SeqTrainer,
+        Seq2SeqTrainingArguments,
+    )
+
+    ids = {name: getattr(model.generation_config, name)
+           for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}  # fmt: skip
+    trainer = Seq2SeqTrainer(
+        model=model,
+        args=Seq2SeqTrainingArguments(
+            output_dir=str(folder / "peer"),
+            per_device_eval_batch_size=16,
+            predict_with_generate=True,
+            generation_config=GenerationConfig(max_new_tokens=new_tokens, **ids),
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=not has_cuda(),
+        ),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+    )
+    predictions = trainer.predict([{"input_ids": row} for row in rows]).predictions
+    return predictions.clip(min=0)
+
+
+def _sample(model: Any, tokenizer: Any, rows: Any, new_tokens: int, folder: Path) -> Any:
+    import torch
+
+    torch.manual_seed(0)
+    found = []
+    repeated = [row for row in rows for _ in range(SAMPLES)]
+    for start in range(0, len(repeated), PEER_ROWS):
+        chosen = {"input_ids": repeated[start : start + PEER_ROWS]}
+        batch = tokenizer.pad(chosen, return_tensors="pt").to(model.device)
+        ids = model.generate(
+            **batch, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=new_tokens
+        )
+        found += ids.tolist()
+    return found
+
+
+def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespace) -> str:
+    """The section of docs/PERFORMANCE.md that this benchmark writes."""
+    rows = []
+    for kind, found in trials.items():
+        peer = trials["peer_samples" if "samples" in kind else "peer"]
+        speeds = [one["tokens"] / one["seconds"] for one in found]
+        ratios = [theirs["seconds"] / ours["seconds"]
+                  for ours, theirs in zip(found, peer, strict=True)]  # fmt: skip
+        rate = rates["fp32" if "peer" in kind or kind == "fp32" else "bf16"]
+        share = statistics.median(one["gflop"] / one["seconds"] for one in found) / rate
+        same = sum(a == b for a, b in zip(found[0]["texts"], peer[0]["texts"], strict=True))
+        told = "–" if "samples" in kind else f"{same} of {len(peer[0]['texts'])}"
+        seconds = [one["seconds"] for one in found]
+        rows.append(
+            f"| {KINDS[kind]} | {spread(seconds)} | {spread(speeds, 0)} "
+            f"| {spread(ratios, unit=' ×')} | {share:.0%} | {told} |"
+        )
+    peer = trials["peer"][0]
+    count = len(peer["texts"])
+    return "\n".join(
+        [
+            "`python3 -m benchmarks generate` answers prompts with a model in flan-t5-small's",
+            f"layout that was trained for {arguments.steps} steps, so that its answers end:",
+            f"{count} records of `{arguments.data.name}`, "
+            f"whose greedy answers have {peer['tokens'] / count:.1f} tokens on average; "
+            f"{arguments.rounds} rounds in turn; tokens are ready before",
+            "the clock starts. Medians, with the least and the greatest in brackets; ratios are of",
+            "each round's pair. The matrix rate counts real tokens only.",
+            "",
+            "| what | seconds | tokens/s | against the usual way | of the rate | same texts |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            machine(rates),
+            "",
+        ]
+    )

@@ -1,0 +1,263 @@
+"""T5's decoder, a token a call: keys and values stay where they are, finished texts leave."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from workflow.config import JobSpec
+from workflow.dealing import cut_pieces
+from workflow.head import packs_rows
+from workflow.sampling import choice
+from workflow.stop import Stop
+from workflow.weights import Model
+
+ENCODED_AT_ONCE = 4096
+"""Padded positions that the encoder is given at once."""
+
+CALL_COST = 128
+"""What another call of the encoder is taken to cost, in positions."""
+
+LEAVING = 1 / 16
+"""Share of a batch's texts that are finished, at which they leave it."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written for some prompts.
+
+    Attributes:
+        ids: of each text, sample after sample, without the start token; after the end anything.
+        first: raw logits of the words asked for at the first position, (prompts, words).
+    """
+
+    ids: list[list[int]]
+    first: torch.Tensor
+
+
+def can_decode(model: Model, spec: JobSpec) -> bool:
+    """Whether `write_texts` can: a model of T5's kind, neither beams nor penalties."""
+    settings = model.generation_config
+    return (
+        packs_rows(model)
+        and spec.num_beams == 1
+        and spec.repetition_penalty == 1
+        and spec.no_repeat_ngram_size == 0
+        and isinstance(settings.eos_token_id, int)
+        and isinstance(settings.decoder_start_token_id, int)
+        and settings.forced_bos_token_id is None
+    )
+
+
+def write_texts(
+    model: Model,
+    prompts: Sequence[Any],
+    indexes: Sequence[int],
+    spec: JobSpec,
+    words: list[int],
+    stop: Stop,
+) -> Written:
+    """The texts of some prompts, token by token, until each has its end or is long enough."""
+    settings = model.generation_config
+    end, start = settings.eos_token_id, settings.decoder_start_token_id
+    decoder = Decoder(model, prompts, spec.n_samples, spec.max_new_tokens)
+    choose = choice(spec, indexes, model.device)
+    count = len(prompts) * spec.n_samples
+    ids = torch.full((count,), start, device=model.device)
+    going = torch.ones(count, dtype=torch.bool, device=model.device)
+    written = torch.full((count, spec.max_new_tokens), end, device=model.device)
+    for position in range(spec.max_new_tokens):
+        logits = decoder.step(ids).float()
+        if position == 0:
+            first = logits[:: spec.n_samples, words]
+        if position < spec.min_new_tokens:
+            logits[:, end] = -torch.inf
+        ids = choose(logits, decoder.texts, position)
+        written[decoder.texts, position] = ids
+        going &= ids != end
+        left = int(going.sum())
+        if left == 0 or stop.requested():
+            break
+        if left <= (1 - LEAVING) * len(going):
+            before = decoder.keep(going)
+            ids, going = ids[before], going[before]
+    return Written(written.tolist(), first)
+
+
+class Decoder:
+    """The texts that a model of T5's kind is writing, all of them equally long so far.
+
+    Each prompt has `samples` texts, which share its encoding and the keys and values made of that.
+    A text that is finished leaves by `keep`; another moves into its place, so that little is
+    copied.
+
+    Attributes:
+        texts: for each row of `step`, which text it is: prompt × samples + sample.
+    """
+
+    def __init__(self, model: Model, prompts: Sequence[Any], samples: int, new_tokens: int):
+        """Encode prompts, given as ids; texts may come to have `new_tokens` tokens."""
+        self._model, self._samples = model, samples
+        self._layers = list(model.get_decoder().block)
+        self._own = [layer.layer[0] for layer in self._layers]
+        self._cross = [layer.layer[1] for layer in self._layers]
+        self._heads = model.config.num_heads
+        self._position = 0
+        longest, texts = max(map(len, prompts)), len(prompts) * samples
+        self.texts = torch.arange(texts, device=model.device)
+        self._places = self.texts  # of each row, among the texts of the prompts that are left
+        width = model.config.d_kv
+        self._keys = self._room(texts, width, new_tokens)
+        self._values = self._room(texts, new_tokens, width)
+        self._read_keys = self._room(len(prompts), width, longest)
+        self._read_values = self._room(len(prompts), longest, width)
+        self._hidden = torch.full((len(prompts), 1, 1, longest), -torch.inf, device=model.device)
+        for chosen, hidden, mask in encode(model, prompts):
+            self._take_in(chosen, hidden, mask)
+        attention = self._own[0].SelfAttention
+        self._bias = attention.compute_bias(1, new_tokens, past_seen_tokens=new_tokens - 1)
+
+    def _room(self, rows: int, *sizes: int) -> torch.Tensor:
+        """Zeros (layers, rows, heads, *sizes)."""
+        shape = len(self._layers), rows, self._heads, *sizes
+        return torch.zeros(shape, dtype=self._model.dtype, device=self._model.device)
+
+    def _take_in(self, prompts: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor) -> None:
+        """Keep what the layers look back at of the encodings (prompts, length, width) of some."""
+        length = hidden.shape[1]
+        self._hidden[prompts, 0, 0, :length] = torch.where(mask, 0.0, -torch.inf)
+        for layer, cross in enumerate(self._cross):
+            attention = cross.EncDecAttention
+            keys, values = self._by_head(attention.k(hidden)), self._by_head(attention.v(hidden))
+            self._read_keys[layer, prompts, ..., :length] = keys.permute(0, 2, 3, 1)
+            self._read_values[layer, prompts, :, :length] = values.transpose(1, 2)
+
+    def _by_head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.view(*hidden.shape[:-1], self._heads, -1)
+
+    def step(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, vocabulary) of what follows when these ids (rows,) are next."""
+        model = self._model
+        hidden = model.get_input_embeddings()(ids)
+        for number, layer in enumerate(self._layers):
+            hidden = hidden + self._look_at_texts(number, self._own[number].layer_norm(hidden))
+            hidden = hidden + self._look_at_prompts(number, self._cross[number].layer_norm(hidden))
+            hidden = layer.layer[2](hidden)
+        self._position += 1
+        hidden = model.get_decoder().final_layer_norm(hidden)
+        if getattr(model.config, "scale_decoder_outputs", False):  # mT5 has no such setting
+            hidden = hidden * model.config.d_model**-0.5
+        logits: torch.Tensor = model.get_output_embeddings()(hidden)
+        return logits
+
+    def _look_at_texts(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Self-attention, from (rows, width) to the same."""
+        attention, position = self._own[layer].SelfAttention, self._position
+        self._keys[layer, ..., position] = self._by_head(attention.k(hidden))
+        self._values[layer, :, :, position] = self._by_head(attention.v(hidden))
+        seen = attend(
+            self._by_head(attention.q(hidden)).unsqueeze(2),
+            self._keys[layer, ..., : position + 1],
+            self._values[layer, :, :, : position + 1],
+            self._bias[..., -position - 1 :],
+        )
+        output: torch.Tensor = attention.o(seen.flatten(1))
+        return output
+
+    def _look_at_prompts(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Attention to the encodings, from (rows, width) to the same; a prompt's texts together."""
+        attention, samples = self._cross[layer].EncDecAttention, self._samples
+        queries = self._by_head(attention.q(hidden))
+        if samples > 1:
+            asked = queries
+            queries = asked.new_zeros(len(self._hidden) * samples, *asked.shape[1:])
+            queries[self._places] = asked
+        seen = attend(
+            queries.unflatten(0, (-1, samples)).transpose(1, 2),
+            self._read_keys[layer],
+            self._read_values[layer],
+            self._hidden,
+        )
+        seen = seen.transpose(1, 2).flatten(2).flatten(0, 1)
+        output: torch.Tensor = attention.o(seen[self._places] if samples > 1 else seen)
+        return output
+
+    def keep(self, going: torch.Tensor) -> torch.Tensor:
+        """Let rows leave; returns where each row that stays was before.
+
+        Args:
+            going: (rows,), which stay.
+        """
+        holes, movers, left = moves(going)
+        position = self._position
+        self._keys[:, holes, ..., :position] = self._keys[:, movers, ..., :position]
+        self._values[:, holes, :, :position] = self._values[:, movers, :, :position]
+        self._keys, self._values = self._keys[:, :left], self._values[:, :left]
+        before = torch.arange(len(going), device=going.device)
+        before[holes] = before[movers]
+        before = before[:left]
+        self.texts, self._places = self.texts[before], self._places[before]
+        self._keep_prompts()
+        return before
+
+    def _keep_prompts(self) -> None:
+        """Let prompts leave whose texts have all left."""
+        prompts, samples = self._places // self._samples, self._places % self._samples
+        going = torch.zeros(len(self._hidden), dtype=torch.bool, device=prompts.device)
+        going[prompts] = True
+        holes, movers, left = moves(going)
+        for kept in (self._read_keys, self._read_values):
+            kept[:, holes] = kept[:, movers]
+        self._read_keys, self._read_values = self._read_keys[:, :left], self._read_values[:, :left]
+        self._hidden[holes] = self._hidden[movers]
+        self._hidden = self._hidden[:left]
+        now = torch.arange(len(going), device=prompts.device)
+        now[movers] = holes
+        self._places = now[prompts] * self._samples + samples
+
+
+def attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """T5's attention, which does not scale: (rows, heads, queries, width of a head).
+
+    For a query or a few: torch's fused attention takes two to three times as long for these on a
+    CPU, and other layouts of the keys take longer too.
+
+    Args:
+        keys: (rows, heads, width of a head, positions).
+        values: (rows, heads, positions, width of a head).
+        bias: added to the scores, (rows or 1, heads or 1, queries or 1, positions).
+    """
+    scores = (queries @ keys).float() + bias
+    return scores.softmax(-1).to(values.dtype) @ values
+
+
+def moves(going: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """How rows that stay close up: places to be filled, by which rows, and how many there are."""
+    left = int(going.sum())
+    return (~going[:left]).nonzero()[:, 0], left + going[left:].nonzero()[:, 0], left
+
+
+def encode(
+    model: Model, prompts: Sequence[Any]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Encodings of prompts of similar length together, so that little padding is computed.
+
+    Yields:
+        Which prompts, their encodings (prompts, length, width) and masks (prompts, length).
+    """
+    lengths = np.array([len(prompt) for prompt in prompts])
+    order = np.argsort(-lengths, kind="stable")
+    none = np.zeros_like(lengths)
+    for start, stop, _ in cut_pieces(lengths[order], none, ENCODED_AT_ONCE, CALL_COST):
+        chosen = order[start:stop]
+        rows = [torch.tensor(prompts[i], dtype=torch.int64) for i in chosen]
+        ids = pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)
+        mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths[chosen])[:, None]
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        hidden = model.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        yield torch.from_numpy(chosen).to(model.device), hidden, mask
