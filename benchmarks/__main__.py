@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import durability, exactness, memory, peer_defects, score, train
+from benchmarks import durability, exactness, memory, peer_defects, score, startup, train
 
 
 def main() -> None:
@@ -11,6 +11,7 @@ def main() -> None:
     named = {
         "train": train,
         "score": score,
+        "startup": startup,
         "exactness": exactness,
         "durability": durability,
         "memory": memory,
