@@ -2,7 +2,16 @@
 
 import argparse
 
-from benchmarks import durability, exactness, generate, memory, peer_defects, score, train
+from benchmarks import (
+    durability,
+    exactness,
+    generate,
+    memory,
+    peer_defects,
+    score,
+    startup,
+    train,
+)
 
 
 def main() -> None:
@@ -12,6 +21,7 @@ def main() -> None:
         "train": train,
         "score": score,
         "generate": generate,
+        "startup": startup,
         "exactness": exactness,
         "durability": durability,
         "memory": memory,

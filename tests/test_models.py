@@ -16,6 +16,7 @@ from workflow.hub import fetch_settings, fetch_weights, load_config, load_tokeni
 from workflow.models import load_model, save_model
 from workflow.weights import file_tensors
 
+COMMIT = "0123abcd" * 5
 LAYOUTS = ["safetensors", "bin", "sharded-safetensors", "sharded-bin"]
 
 
@@ -160,8 +161,8 @@ def test_a_hub_name_is_taken_from_the_disk_while_offline(
     """The layout of huggingface_hub's cache: refs name a commit, snapshots hold its files."""
     cached = tmp_path / "models--google--flan-t5-xl"
     (cached / "refs").mkdir(parents=True)
-    (cached / "refs" / "main").write_text("0123abcd")
-    write_hub_folder(make_t5(), cached / "snapshots" / "0123abcd", "bin")
+    (cached / "refs" / "main").write_text(COMMIT)
+    write_hub_folder(make_t5(), cached / "snapshots" / COMMIT, "bin")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = fetch_weights("google/flan-t5-xl")
     assert fetch_settings("google/flan-t5-xl") == folder

@@ -13,6 +13,7 @@ from workflow.command import NO_MODEL, parse_command_line
 from workflow.config import JobSpec, Place
 from workflow.console import start_log
 from workflow.errors import BadInput, Problem, Stopped, WorkflowError
+from workflow.importing import importing
 from workflow.launch.join import Membership, find_world, join
 from workflow.launch.local import (
     LAUNCHER_VARIABLE,
@@ -106,7 +107,8 @@ def _run(
     if processes > 1:
         problems = [*problems, *_problems_of_gpus(processes)]
         return _launch(spec, place, problems, arguments, processes)
-    from workflow.train import run_job  # slow: torch and transformers
+    with importing():
+        from workflow.train import run_job  # slow: torch and transformers
 
     run_job(spec, find_mount(place.mount), problems, stop=stop)
     return 0
@@ -121,8 +123,9 @@ def _run_in_world(
         mend = "leave it out under a launcher"
         problems = [*problems, Problem("--num_processes", found, "the same number", mend)]
     join(membership, os.environ)
-    from workflow.train import run_job
-    from workflow.world import World
+    with importing():
+        from workflow.train import run_job
+        from workflow.world import World
 
     world = World.joined()
     try:
@@ -137,7 +140,8 @@ def _processes_to_start(place: Place) -> int:
     """As many as asked for, else one for each GPU that is visible."""
     if place.num_processes is not None:
         return place.num_processes
-    import torch
+    with importing():
+        import torch
 
     return max(1, torch.cuda.device_count())
 
@@ -156,10 +160,11 @@ def _launch(
     spec: JobSpec, place: Place, problems: list[Problem], arguments: list[str], processes: int
 ) -> int:
     """Check and tokenize everything here, then run the job in processes of its own."""
-    from workflow.prepare import prepare
-    from workflow.run_folder import read_status
-    from workflow.train import tell_audit
-    from workflow.world import World
+    with importing():
+        from workflow.prepare import prepare
+        from workflow.run_folder import read_status
+        from workflow.train import tell_audit
+        from workflow.world import World
 
     started = World(size=processes, local_size=processes)
     job = prepare(spec, find_mount(place.mount), problems, started)
@@ -208,8 +213,9 @@ def _dry_run(
     spec: JobSpec, place: Place, problems: list[Problem], membership: Membership | None
 ) -> None:
     """Say what the job would take; of several processes the main one says it."""
-    from workflow.planning import dry_run
-    from workflow.world import World
+    with importing():
+        from workflow.planning import dry_run
+        from workflow.world import World
 
     if membership is not None:
         world = World(membership.rank, membership.size, membership.local_size)

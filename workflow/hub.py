@@ -1,11 +1,17 @@
 """A model's folder: fetched where it is a hub's, and its tokenizer and configuration checked."""
 
 import pickle
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+)
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -37,27 +43,39 @@ LOADING_ERRORS = (
 def fetch_settings(model: Path | str) -> Path:
     """The folder of a model with all but its weights: small, so that problems show soon.
 
-    A hub name is downloaded unless it is on disk.
+    A hub name is downloaded unless it is on disk; what is there is what the hub had then.
 
     Raises:
         BadInput: where the hub has none such, or cannot be reached.
     """
-    return _fetch(model, _SETTINGS)
+    return model if isinstance(model, Path) else _fetch(model, _SETTINGS)
 
 
 def fetch_weights(model: Path | str) -> Path:
     """The folder of a model with its weights; raises BadInput as `fetch_settings` does."""
-    folder = _fetch(model, ["*.safetensors"])
-    if isinstance(model, str) and not list(folder.glob("*.safetensors")):
-        folder = _fetch(model, ["pytorch_model*.bin"])
+    folder = fetch_settings(model)
+    if isinstance(model, str):
+        commit = folder.name  # that of the settings: the hub may have another by now
+        _fetch(model, ["*.safetensors"], commit)
+        if not list(folder.glob("*.safetensors")):
+            _fetch(model, ["pytorch_model*.bin"], commit)
     return folder
 
 
-def _fetch(model: Path | str, patterns: list[str]) -> Path:
-    if isinstance(model, Path):
-        return model
+def _fetch(model: str, patterns: list[str], commit: str | None = None) -> Path:
+    """The folder of the hub's cache that holds a model's files of these patterns.
+
+    Where all are on disk the hub is not asked: it may be out of reach, and slow in being so. That
+    they are all is known from the list of the model's files which a download leaves there.
+    """
+    find = partial(
+        huggingface_hub.snapshot_download, model, revision=commit, allow_patterns=patterns
+    )
     try:
-        return Path(huggingface_hub.snapshot_download(model, allow_patterns=patterns))
+        with suppress(CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
+            huggingface_hub.get_cached_repo_tree(model, revision=commit)
+            return Path(find(local_files_only=True))
+        return Path(find())
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         problem = Problem(
             f"model {model}",
