@@ -99,12 +99,15 @@ class PartAudit:
 
     def __init__(self, damage: Damage):
         self._damage = damage
+        self._unknown = 0
         self._not_surviving = Finding()
         self._kinds = {kind: Finding() for kind in ("lost", "changed", "special")}
 
     def add(self, texts: Sequence[tuple[str, str, Row]]) -> None:
         """Take in texts, each with its place and its ids."""
-        decoded_texts = self._damage.decode([ids for _, _, ids in texts])
+        rows = [ids for _, _, ids in texts]
+        self._unknown += int((np.concatenate(rows) == self._damage.tokenizer.unk_token_id).sum())
+        decoded_texts = self._damage.decode(rows)
         for (place, text, _), decoded in zip(texts, decoded_texts, strict=True):
             found = self._damage.find(text, decoded)
             if found:
@@ -122,7 +125,7 @@ class PartAudit:
         return {
             "tokens": _distribution(lengths[lengths > 0]),
             "cut": cut.report(),
-            "unknown_tokens": int((ids.values == self._damage.tokenizer.unk_token_id).sum()),
+            "unknown_tokens": self._unknown,
             "not_surviving": self._not_surviving.report(),
         } | {
             kind: finding.report() | {"characters": _by_count(finding.characters)}
@@ -252,8 +255,9 @@ def _common_start(one: str, other: str) -> str:
 
 def _rows(ids: Ragged, start: int, end: int) -> list[Row]:
     """Rows `start` to `end`, uncut."""
-    bounds = ids.offsets[start : end + 1].tolist()
-    return [ids.values[begin:stop] for begin, stop in pairwise(bounds)]
+    bounds = ids.offsets[start : end + 1]
+    values = ids.values[bounds[0] : bounds[-1]]
+    return [values[begin:stop] for begin, stop in pairwise((bounds - bounds[0]).tolist())]
 
 
 def _digest(values: list[Any]) -> int:
