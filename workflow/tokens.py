@@ -153,7 +153,7 @@ def prepare_splits(
     if not all(_serves(split, answers_needed) for split in cached.values()):
         missing = {split: folders[split] for split in splits if cached[split] is None}
         _tokenize(files, splits, missing, task, tokenizer, answers_needed)
-    return {split: TokenizedSplit(folder) for split, folder in folders.items()}
+    return {split: cached[split] or TokenizedSplit(folder) for split, folder in folders.items()}
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
