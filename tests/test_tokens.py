@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 from conftest import T5_TINY, addition_records
 from transformers import AutoTokenizer
 
+import workflow.reading
 import workflow.tokens
-from workflow.errors import BadInput
+from workflow.errors import BadInput, RunFailed
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.tokens import TokenizedSplit, prepare_splits, tokenizer_fingerprint
 
@@ -37,7 +40,7 @@ def forbid_tokenizing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("tokenized again")
 
     monkeypatch.setattr(Seq2Seq, "encode", refuse)
-    monkeypatch.setattr(workflow.tokens, "load_records", refuse)
+    monkeypatch.setattr(workflow.tokens, "read_records", refuse)
 
 
 def test_ids_and_records_come_back(tmp_path: Path, tokenizer: Any) -> None:
@@ -59,7 +62,7 @@ def test_a_second_start_tokenizes_nothing(
     first = prepare(tmp_path, tokenizer)
     forbid_tokenizing(monkeypatch)
     again = prepare(tmp_path, AutoTokenizer.from_pretrained(T5_TINY))
-    assert np.array_equal(again["train"].sources.values, first["train"].sources.values)
+    assert np.array_equal(again["train"].sources.values[:], first["train"].sources.values[:])
 
 
 def test_other_data_or_another_tokenizer_is_another_cache(tmp_path: Path, tokenizer: Any) -> None:
@@ -67,10 +70,77 @@ def test_other_data_or_another_tokenizer_is_another_cache(tmp_path: Path, tokeni
     other = AutoTokenizer.from_pretrained(T5_TINY)
     other.add_tokens(["dd on"])
     assert tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer)
-    assert 1000 in prepare(tmp_path, other)["train"].sources.values
+    assert 1000 in prepare(tmp_path, other)["train"].sources.values[:]
     changed = prepare(tmp_path, tokenizer, [{"prompt": "no", "completion": "yes"}])
     assert changed["train"].record(0) == {"prompt": "no", "completion": "yes"}
     assert len(list((tmp_path / "cache").iterdir())) == 6
+
+
+def test_nothing_is_left_of_a_split_where_another_has_problems(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow.tokens, "CHUNK", 2)
+    wrong = {"eval": addition_records(5), "train": [*addition_records(5), {"prompt": 1}]}
+    for text in (json.dumps(wrong), json.dumps(wrong)[:-20]):
+        (tmp_path / "data.json").write_text(text)
+        files = {"": tmp_path / "data.json"}
+        with pytest.raises(BadInput):
+            prepare_splits(files, list(wrong), Seq2Seq(), tokenizer, tmp_path / "cache", True)
+        assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_split_that_is_missing_is_tokenized_by_itself(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow.tokens, "CHUNK", 2)
+    first = prepare(tmp_path, tokenizer)
+    written = {name: contents(tmp_path / "cache" / first[name].key) for name in first}
+    shutil.rmtree(tmp_path / "cache" / first["eval"].key)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    again = prepare(tmp_path, tokenizer)
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items() if path.is_file())
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "cache")
+    prepare(tmp_path, tokenizer)
+    for name in again:
+        assert contents(tmp_path / "cache" / again[name].key) == written[name]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_memory_does_not_grow_with_the_records(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading, tokenizing, and reading rows again; 24 bytes a record are offsets."""
+    monkeypatch.setattr(Seq2Seq, "encode", lambda *given: ([[1, 2, 3]] * len(given[-1]),) * 2)
+    monkeypatch.setattr(workflow.tokens, "CHUNK", 200)
+    monkeypatch.setattr(workflow.reading, "WINDOW", 10_000)
+    peaks = {}
+    for count in (2_000, 20_000):
+        data = {"train": addition_records(count), "eval": addition_records(1)}
+        path = tmp_path / "many.json"
+        path.write_text(json.dumps(data))
+        del data
+        tracemalloc.start()
+        splits = prepare_splits(
+            {"": path}, ["train", "eval"], Seq2Seq(), tokenizer, tmp_path / "cache", True
+        )
+        for index in range(0, count, 10):
+            splits["train"].record(index)
+            splits["train"].sources.row(index, 99)
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[20_000] < peaks[2_000] + 40 * 18_000
+    assert peaks[20_000] < 3_000_000
+
+
+def test_a_cache_that_is_cut_off_while_it_is_read_is_told(tmp_path: Path, tokenizer: Any) -> None:
+    split = prepare(tmp_path, tokenizer)["train"]
+    (tmp_path / "cache" / split.key / "records.jsonl").write_bytes(b"{}")
+    with pytest.raises(RunFailed, match=r"records\.jsonl has become shorter"):
+        split.record(0)
 
 
 def test_a_cache_with_answers_missing_does_not_serve_training(

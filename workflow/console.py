@@ -51,6 +51,6 @@ def progress_bar(
     """A bar on standard error, kept at the end if `leave`; nothing where that is a file."""
     disable = True if _silent else None
     return tqdm(
-        total=total, desc=label, unit=unit, leave=leave, disable=disable, initial=initial,
-        dynamic_ncols=True,
+        total=total, desc=label, unit=unit, unit_scale=unit == "B", leave=leave, disable=disable,
+        initial=initial, dynamic_ncols=True,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from workflow.machine import fast_bf16
 from workflow.mount import Mount, default_run_name, find_data, find_model, find_run_folder
 from workflow.optimizer import check_schedule
 from workflow.planning import own_settings, plan_job, problems_of_processes
-from workflow.records import load_records
+from workflow.reading import read_records
 from workflow.resume import HowComputed, find_checkpoint_to_go_on_from, read_state
 from workflow.run_folder import SPEC_FILE, is_requeued, read_status
 from workflow.setting import Setting
@@ -205,7 +205,8 @@ def _problems_of_records(
 ) -> list[Problem]:
     try:
         if files:
-            load_records(files, splits, task.schema, answers_needed=not spec.no_train)
+            for _ in read_records(files, splits, task.schema, not spec.no_train, "check"):
+                pass
     except BadInput as error:
         return error.problems
     return []

@@ -1,26 +1,31 @@
-"""Records to token ids, once: a memory-mapped cache keyed by data, tokenizer and task."""
+"""Records to token ids, once: a cache on disk keyed by data, tokenizer and task."""
 
 import hashlib
 import json
-import mmap
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from workflow.batching import Indexes, Lengths
-from workflow.console import log, progress_bar
+from workflow.console import log
+from workflow.file_array import FileArray
 from workflow.files import discard_folder, remove_partials, whole_folder, write_json
-from workflow.records import Record, Schema, load_records
+from workflow.reading import read_records
+from workflow.records import Record, Schema
 
 CACHE_FORMAT = 1
 CHUNK = 4096
 """Records tokenized at once."""
+FILES = {"source": "source.ids", "target": "target.ids", "records": "records.jsonl"}
+"""What a cached split holds; NAME.offsets say where the rows of each begin and end."""
 
 
 class Encoder(Protocol):
@@ -45,7 +50,7 @@ class Encoder(Protocol):
 class Ragged:
     """Rows of different lengths in one flat array; row i is values[offsets[i]:offsets[i + 1]]."""
 
-    values: npt.NDArray[np.int32]
+    values: npt.NDArray[np.int32] | FileArray
     offsets: npt.NDArray[np.int64]
 
     def row(self, index: int, longest: int, side: str = "right") -> npt.NDArray[np.int32]:
@@ -62,9 +67,10 @@ class Ragged:
     def lengths(self, longest: int, rows: Indexes | None = None) -> Lengths:
         """Lengths after the cut at `longest`, of all rows or of `rows`."""
         if rows is None:
-            rows = np.arange(len(self.offsets) - 1)
-        lengths: Lengths = self.offsets[rows + 1] - self.offsets[rows]
-        return np.minimum(lengths, longest)
+            lengths: Lengths = np.diff(self.offsets)
+        else:
+            lengths = self.offsets[rows + 1] - self.offsets[rows]
+        return np.minimum(lengths, longest, out=lengths)
 
     def count_cut(self, longest: int) -> int:
         """How many rows the cut at `longest` shortens."""
@@ -99,23 +105,18 @@ class TokenizedSplit:
 
     def __init__(self, folder: Path):
         self.key = folder.name
-        self._folder = folder
         self.sources = _open_ragged(folder, "source")
         self.targets = _open_ragged(folder, "target")
+        self._records = FileArray(folder / "records.jsonl", np.uint8)
         self._record_offsets = np.fromfile(folder / "records.offsets", np.int64)
 
     def __len__(self) -> int:
         return len(self._record_offsets) - 1
 
-    @cached_property
-    def _records(self) -> mmap.mmap:
-        with open(self._folder / "records.jsonl", "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
     def record(self, index: int) -> Record:
         """Record `index` as it stood in the data file."""
         start, end = self._record_offsets[index], self._record_offsets[index + 1]
-        record: Record = json.loads(self._records[start:end])
+        record: Record = json.loads(self._records[start:end].tobytes())
         return record
 
     @cached_property
@@ -150,11 +151,9 @@ def prepare_splits(
         folders[split] = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = {split: _open_cached(folder) for split, folder in folders.items()}
     if not all(_serves(split, answers_needed) for split in cached.values()):
-        records = load_records(files, splits, task.schema, answers_needed)
-        for split in splits:
-            if cached[split] is None:
-                _write_split(folders[split], records.pop(split), split, task, tokenizer)
-    return {split: TokenizedSplit(folder) for split, folder in folders.items()}
+        missing = {split: folders[split] for split in splits if cached[split] is None}
+        _tokenize(files, splits, missing, task, tokenizer, answers_needed)
+    return {split: cached[split] or TokenizedSplit(folder) for split, folder in folders.items()}
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -168,7 +167,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    """A digest of the file's content; where it cannot be read, `load_records` will say why."""
+    """A digest of the file's content; where it cannot be read, `read_records` will say why."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -196,47 +195,94 @@ def _open_cached(folder: Path) -> TokenizedSplit | None:
 
 
 def _open_ragged(folder: Path, name: str) -> Ragged:
-    path = folder / f"{name}.ids"
-    if path.stat().st_size == 0:
-        values = np.zeros(0, np.int32)
-    else:
-        values = np.memmap(path, np.int32, mode="r")
-    return Ragged(values, np.fromfile(folder / f"{name}.offsets", np.int64))
+    ids = FileArray(folder / f"{name}.ids", np.int32)
+    return Ragged(ids, np.fromfile(folder / f"{name}.offsets", np.int64))
 
 
-def _write_split(
-    folder: Path, records: list[Record], split: str, task: Encoder, tokenizer: Any
+def _tokenize(
+    files: Mapping[str, Path],
+    splits: Sequence[str],
+    missing: Mapping[str, Path],
+    task: Encoder,
+    tokenizer: Any,
+    answers_needed: bool,
 ) -> None:
-    log.info("tokenizing %d %s records (once; kept for later runs)", len(records), split)
-    offsets = {name: array("q", [0]) for name in ("source", "target", "records")}
-    with whole_folder(folder) as partial, progress_bar(len(records), f"tokenize {split}") as bar:
-        with (
-            open(partial / "source.ids", "wb") as source_file,
-            open(partial / "target.ids", "wb") as target_file,
-            open(partial / "records.jsonl", "wb") as records_file,
-        ):
-            for chunk in _chunks(records):
-                sources, targets = task.encode(tokenizer, chunk)
-                lines = [
-                    json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in chunk
-                ]
-                _append(source_file, offsets["source"], sources)
-                _append(target_file, offsets["target"], targets)
-                records_file.write(b"".join(lines))
-                for line in lines:
-                    offsets["records"].append(offsets["records"][-1] + len(line))
-                bar.update(len(chunk))
-        for name, values in offsets.items():
-            (partial / f"{name}.offsets").write_bytes(values.tobytes())
-        write_json(partial / "sizes.json", {p.name: p.stat().st_size for p in partial.iterdir()})
+    """Read and check `splits`, and write the cache of those `missing`, each into its folder.
+
+    Nothing is written where there is a problem in any of them.
+    """
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(_writing(folder, split, task, tokenizer))
+            for split, folder in missing.items()
+        }
+        for split, record in read_records(files, splits, task.schema, answers_needed, "tokenize"):
+            if split in writers:
+                writers[split].add(record)
+        for writer in writers.values():
+            writer.finish()
 
 
-def _chunks(records: list[Record]) -> Iterator[list[Record]]:
-    for start in range(0, len(records), CHUNK):
-        yield records[start : start + CHUNK]
+@contextmanager
+def _writing(folder: Path, split: str, task: Encoder, tokenizer: Any) -> Iterator["_SplitWriter"]:
+    """Yield a writer of what becomes `folder` when the block ends well."""
+    with whole_folder(folder) as partial, ExitStack() as stack:
+        files = {
+            part: stack.enter_context(open(partial / name, "wb")) for part, name in FILES.items()
+        }
+        yield _SplitWriter(partial, files, split, task, tokenizer)
 
 
-def _append(file: Any, offsets: "array[int]", rows: list[list[int]]) -> None:
-    for row in rows:
-        offsets.append(offsets[-1] + len(row))
-    np.fromiter((i for row in rows for i in row), np.int32).tofile(file)
+class _SplitWriter:
+    """Writes the cache of a split; of its records no more than a chunk is held."""
+
+    def __init__(
+        self,
+        folder: Path,
+        files: Mapping[str, BinaryIO],
+        split: str,
+        task: Encoder,
+        tokenizer: Any,
+    ):
+        self._folder, self._files, self._split = folder, files, split
+        self._task, self._tokenizer = task, tokenizer
+        self._offsets = {part: array("q", [0]) for part in files}
+        self._chunk: list[Record] = []
+
+    def add(self, record: Record) -> None:
+        self._chunk.append(record)
+        if len(self._chunk) == CHUNK:
+            self._write_chunk()
+
+    def finish(self) -> None:
+        """Write what is left, the offsets, and the sizes of all files."""
+        self._write_chunk()
+        for part, file in self._files.items():
+            file.close()
+            with open(self._folder / f"{part}.offsets", "wb") as offsets:
+                self._offsets[part].tofile(offsets)
+        sizes = {path.name: path.stat().st_size for path in self._folder.iterdir()}
+        write_json(self._folder / "sizes.json", sizes)
+
+    def _write_chunk(self) -> None:
+        if not self._chunk:
+            return
+        if len(self._offsets["records"]) == 1:
+            log.info("tokenizing the %s records (once; kept for later runs)", self._split)
+        sources, targets = self._task.encode(self._tokenizer, self._chunk)
+        lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in self._chunk]
+        self._append("source", map(len, sources), _joined(sources))
+        self._append("target", map(len, targets), _joined(targets))
+        self._append("records", map(len, lines), b"".join(lines))
+        self._chunk = []
+
+    def _append(self, part: str, lengths: Iterable[int], content: bytes) -> None:
+        """Write rows of these lengths."""
+        offsets = self._offsets[part]
+        for length in lengths:
+            offsets.append(offsets[-1] + length)
+        self._files[part].write(content)
+
+
+def _joined(rows: list[list[int]]) -> bytes:
+    return np.fromiter(chain.from_iterable(rows), np.int32).tobytes()

@@ -99,12 +99,15 @@ class PartAudit:
 
     def __init__(self, damage: Damage):
         self._damage = damage
+        self._unknown = 0
         self._not_surviving = Finding()
         self._kinds = {kind: Finding() for kind in ("lost", "changed", "special")}
 
     def add(self, texts: Sequence[tuple[str, str, Row]]) -> None:
         """Take in texts, each with its place and its ids."""
-        decoded_texts = self._damage.decode([ids for _, _, ids in texts])
+        rows = [ids for _, _, ids in texts]
+        self._unknown += int((np.concatenate(rows) == self._damage.tokenizer.unk_token_id).sum())
+        decoded_texts = self._damage.decode(rows)
         for (place, text, _), decoded in zip(texts, decoded_texts, strict=True):
             found = self._damage.find(text, decoded)
             if found:
@@ -122,7 +125,7 @@ class PartAudit:
         return {
             "tokens": _distribution(lengths[lengths > 0]),
             "cut": cut.report(),
-            "unknown_tokens": int((ids.values == self._damage.tokenizer.unk_token_id).sum()),
+            "unknown_tokens": self._unknown,
             "not_surviving": self._not_surviving.report(),
         } | {
             kind: finding.report() | {"characters": _by_count(finding.characters)}
@@ -206,8 +209,9 @@ class SplitAudit:
 
     def _duplicates(self) -> Report:
         """The records that an earlier one equals in prompt and answer."""
-        first = np.unique(self.pairs, return_index=True)[1]
-        again = np.setdiff1d(np.arange(len(self.pairs)), first)
+        is_first = np.zeros(len(self.pairs), np.bool_)
+        is_first[np.unique(self.pairs, return_index=True)[1]] = True
+        again = np.flatnonzero(~is_first)
         return Finding(len(again), [self.example(i) for i in again[:EXAMPLES]]).report()
 
     def _contradictions(self) -> Report:
@@ -215,7 +219,7 @@ class SplitAudit:
         rows = np.flatnonzero(self.answered)
         different = rows[np.unique(self.pairs[rows], return_index=True)[1]]
         prompts, answers = np.unique(self.prompts[different], return_counts=True)
-        against = rows[np.isin(self.prompts[rows], prompts[answers > 1])]
+        against = rows[_are_in(self.prompts[rows], prompts[answers > 1])]
         first = np.unique(self.prompts[against], return_index=True)[1]
         examples = [self.example(i) for i in against[np.sort(first)][:EXAMPLES]]
         return Finding(len(against), examples).report() | {"prompts": len(first)}
@@ -239,7 +243,7 @@ class SplitAudit:
         """The whole words that all prompts begin with, and the tokens they cost a record."""
         words = re.match(r"(?s).*\s", self._prefix or "")
         text = words.group().rstrip() if words else ""
-        if len(text) < SHORTEST_PREFIX or len(np.unique(self.prompts)) < 2:
+        if len(text) < SHORTEST_PREFIX or (self.prompts == self.prompts[0]).all():
             return None
         ids = self._damage.tokenizer(text, add_special_tokens=False)["input_ids"]
         return {"text": text, "tokens": len(ids)}
@@ -252,8 +256,16 @@ def _common_start(one: str, other: str) -> str:
 
 def _rows(ids: Ragged, start: int, end: int) -> list[Row]:
     """Rows `start` to `end`, uncut."""
-    bounds = ids.offsets[start : end + 1].tolist()
-    return [ids.values[begin:stop] for begin, stop in pairwise(bounds)]
+    bounds = ids.offsets[start : end + 1]
+    values = ids.values[bounds[0] : bounds[-1]]
+    return [values[begin:stop] for begin, stop in pairwise((bounds - bounds[0]).tolist())]
+
+
+def _are_in(keys: Keys, known: Keys) -> npt.NDArray[np.bool_]:
+    """Which keys are among the `known`, in less memory than np.isin, which sorts both together."""
+    known = np.sort(known)
+    begin, end = np.searchsorted(known, keys, "left"), np.searchsorted(known, keys, "right")
+    return begin < end
 
 
 def _digest(values: list[Any]) -> int:
@@ -267,7 +279,7 @@ def _repeated_from_train(train: SplitAudit, evaluation: SplitAudit) -> Report:
     report = {}
     for name in ("pairs", "prompts"):
         ours, theirs = getattr(evaluation, name), getattr(train, name)
-        rows = np.flatnonzero(np.isin(ours, theirs))
+        rows = np.flatnonzero(_are_in(ours, theirs))
         examples = [
             f"train[{np.flatnonzero(theirs == ours[i])[0]}] = {evaluation.example(i)}"
             for i in rows[:EXAMPLES]

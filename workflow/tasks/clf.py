@@ -233,10 +233,9 @@ def _bits(value: float) -> int:
 
 def _targets(split: TokenizedSplit, indexes: Indexes) -> torch.Tensor:
     """The targets of these records, float32 in [0, 1]; NaN where there is none."""
-    first = split.targets.offsets[indexes]
-    answered = split.answered[indexes]
     found = np.full(len(indexes), np.nan, np.float32)
-    found[answered] = np.asarray(split.targets.values[first[answered]]).view(np.float32)
+    for place in np.flatnonzero(split.answered[indexes]):
+        found[place] = split.targets.row(indexes[place], longest=1).view(np.float32)[0]
     return torch.from_numpy(found)
 
 

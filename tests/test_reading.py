@@ -1,0 +1,217 @@
+"""A stream gives the records that the whole file does, or the problems that the whole file does."""
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import workflow.reading
+from workflow.errors import BadInput, Problem
+from workflow.file_problems import find_problems
+from workflow.reading import read_records
+from workflow.records import Record
+from workflow.tasks.seq2seq import Seq2Seq
+
+SCHEMA = Seq2Seq.schema
+SPLITS = ["train", "eval"]
+WINDOWS = [1, 2, 3, 7, 64, 1 << 20]
+RECORD = {"prompt": "a", "completion": "b"}
+EVAL = '"eval": [{"prompt": "c", "completion": "d"}]'
+EXTRAS = {
+    "numbers": "[12, 34, -0, 1.5e3, 1E-2, 0.25, 1e+2, 123456789012345678901234567890]",
+    "literals": "[true, false, null]",
+    "escapes": r'"\u00e9 \ud83d\ude00 \" \\ \/ \n \u2028 ]}, [{"',
+    "characters": '"käse 日本 😀 \u2028 \ufeff"',
+    "nothing": '[[], {}, "", [[]], {"": {"": []}}]',
+    "nested": json.dumps({"deep": [{"list": list(range(50))}] * 20}),
+    "long": json.dumps("x" * 1000),
+}
+
+
+def read(files: Mapping[str, Path], splits: list[str] = SPLITS) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {split: [] for split in splits}
+    for split, record in read_records(files, splits, SCHEMA, True, "read"):
+        found[split].append(record)
+    return found
+
+
+def problems_of(files: Mapping[str, Path], splits: list[str] = SPLITS) -> list[Problem]:
+    with pytest.raises(BadInput) as error:
+        read(files, splits)
+    return error.value.problems
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], dict[str, Path]]:
+    def write(text: str) -> dict[str, Path]:
+        path = tmp_path / "data.json"
+        path.write_bytes(text.encode())
+        return {"": path}
+
+    return write
+
+
+Write = Callable[[str], dict[str, Path]]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_any_value_may_stand_in_a_record_and_beside_the_splits(
+    write: Write, monkeypatch: pytest.MonkeyPatch, extra: str, window: int
+) -> None:
+    monkeypatch.setattr(workflow.reading, "WINDOW", window)
+    value = EXTRAS[extra]
+    record = f'{{"prompt": "a", "completion": "b", "extra": {value}}}'
+    for blank in ("", " ", "\r\n\t"):
+        text = (
+            f'{blank}{{{blank}"meta": {value}{blank}, "other":[{value},{blank}{value}],{EVAL}'
+            f'{blank},"train"{blank}:{blank}[{record}{blank},{blank}{record}{blank}], "end":'
+            f"{value}{blank}}}{blank}"
+        )
+        data = json.loads(text)
+        for mark in ("", "\ufeff"):
+            files = write(mark + text)
+            assert read(files) == {split: data[split] for split in SPLITS}
+            assert read(files, ["eval"]) == {"eval": data["eval"]}
+
+
+def random_value(draw: random.Random, depth: int = 0) -> Any:
+    kind = draw.randrange(8 if depth < 4 else 6)
+    if kind == 0:
+        return draw.choice([True, False, None, 0, -1, 1e300, 5e-324])
+    if kind == 1:
+        return draw.randint(-(10**20), 10**20)
+    if kind == 2:
+        return draw.uniform(-1, 1) * 10 ** draw.randint(-30, 30)
+    if kind < 6:
+        return "".join(draw.choices('ab "\\{}[],:\n\téß日😀\u2028\x7f', k=draw.randint(0, 12)))
+    inner = [random_value(draw, depth + 1) for _ in range(draw.randint(0, 4))]
+    return inner if kind == 6 else {f"{i}{random_value(draw, 9)}": v for i, v in enumerate(inner)}
+
+
+def random_layout(draw: random.Random, data: object) -> str:
+    return json.dumps(
+        data,
+        indent=draw.choice([None, None, 0, 2, "\t"]),
+        ensure_ascii=draw.choice([True, False]),
+        separators=draw.choice([(",", ":"), (", ", ": "), (" ,\r\n", "\t:  ")]),
+    )
+
+
+def test_random_data_in_random_layouts(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(0)
+    for _ in range(150):
+        data = {
+            split: [RECORD | {"extra": random_value(draw)} for _ in range(draw.randint(1, 5))]
+            for split in draw.sample(SPLITS, 2)
+        }
+        others = {f"other {i}": random_value(draw) for i in range(draw.randint(0, 3))}
+        text = random_layout(draw, data | others if draw.random() < 0.5 else others | data)
+        monkeypatch.setattr(workflow.reading, "WINDOW", draw.choice([*WINDOWS, 15, 31, 200]))
+        assert read(write(text)) == data
+
+
+def same_as_from_the_whole(files: Mapping[str, Path], load: Callable[[Path], list[Record]]) -> bool:
+    """Whether files are well, after a check that a stream says the same as the whole file.
+
+    Args:
+        load: gives the train records of a file that is well.
+    """
+    told = find_problems(files, SPLITS, SCHEMA, True)
+    if told:
+        assert problems_of(files) == told
+    else:
+        assert read(files)["train"] == load(files.get("train") or files[""])
+    return not told
+
+
+DAMAGE = ['"', ",", "[", "]", "{", "}", ":", "\\", " ", "\n", "", "1", "e", "-", "N", "\0", "é"]
+
+
+def test_a_damaged_file_is_told_as_the_whole_file_is(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(0)
+    records = [RECORD | {"n": [1.5, -2, None]}, RECORD | {"n": {"é": "\\ \n"}}]
+    data = {"a": 1, "eval": records, "list": [1, []], "train": records, "z": {"train": 1}}
+    well = 0
+    for _ in range(700):
+        text = random_layout(draw, data)
+        place = draw.randrange(len(text))
+        behind = place + draw.choice([0, 1, 1, 5, len(text)])
+        text = text[:place] + draw.choice(DAMAGE) + text[behind:]
+        monkeypatch.setattr(workflow.reading, "WINDOW", draw.choice(WINDOWS))
+        well += same_as_from_the_whole(
+            write(text), lambda path: json.loads(path.read_text())["train"]
+        )
+    assert 50 < well < 350  # blanks, and letters within texts
+
+
+def load_lines(path: Path) -> list[Record]:
+    lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    return [json.loads(line) for line in lines]
+
+
+def test_damaged_json_lines_are_told_as_the_whole_file_is(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    lines = [json.dumps(RECORD | {"n": 10 * i, "é": ["é"]}, ensure_ascii=False) for i in range(3)]
+    files = {split: tmp_path / f"{split}.jsonl" for split in SPLITS}
+    files["eval"].write_text(lines[0])
+    well = 0
+    for _ in range(800):
+        content = (
+            "\ufeff" * draw.choice([0, 1]) + draw.choice(["\n", "\r\n"]).join(lines)
+        ).encode()
+        content += draw.choice([b"", b"\n", b"\r\n\n\r\n", b"\n \n", b"\n\n{}"])
+        place = draw.randrange(len(content))
+        behind = place + draw.choice([0, 1, 1, 5, len(content)])
+        damage = draw.choice([*map(str.encode, DAMAGE), b"\xe9", b"\n\n"])
+        files["train"].write_bytes(content[:place] + damage + content[behind:])
+        well += same_as_from_the_whole(files, load_lines)
+    assert 20 < well < 400
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "\ufeff", "{}", "[]", "{", '{"train"', '{"train": [', f"{{{EVAL}}}",
+        f'{{"train": [], {EVAL}}}', f'{{"train": {{}}, {EVAL}}}', f"{{{EVAL}, {EVAL}}}",
+        f'{{"a": 1, "a": 2, "train": [], {EVAL}}}', f"{{1: 2, {EVAL}}}",
+        '{"train": [{"prompt": ' + "1" * 5000, '{"train": ' + "[" * 100_000,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("window", WINDOWS)
+def test_what_is_no_object_of_lists_is_told_as_of_the_whole_file(
+    write: Write, monkeypatch: pytest.MonkeyPatch, text: str, window: int
+) -> None:
+    monkeypatch.setattr(workflow.reading, "WINDOW", window)
+    files = write(text)
+    assert problems_of(files) == find_problems(files, SPLITS, SCHEMA, True) != []
+
+
+def test_problems_come_in_the_order_of_the_splits_asked_for(write: Write) -> None:
+    files = write(json.dumps({"eval": [RECORD, 2], "train": [RECORD, 1, RECORD, "a"]}))
+    places = [problem.where.removeprefix(f"{files['']}: ") for problem in problems_of(files)]
+    assert places == ["train[1]", "train[3]", "eval[1]"]
+
+
+def test_no_record_follows_the_first_problem(write: Write) -> None:
+    found = []
+    with pytest.raises(BadInput):
+        for _, record in read_records(
+            write(json.dumps({"train": [RECORD, 1, RECORD], "eval": [RECORD]})),
+            SPLITS, SCHEMA, True, "read",
+        ):  # fmt: skip
+            found.append(record)
+    assert found == [RECORD]
+
+
+def test_a_file_that_is_mended_meanwhile_is_no_success(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write("{")
+    monkeypatch.setattr(workflow.reading, "find_problems", lambda *_: [])
+    assert "data that change while they are read" in str(problems_of(files)[0])
