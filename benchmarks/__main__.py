@@ -11,6 +11,7 @@ from benchmarks import (
     score,
     startup,
     train,
+    train_memory,
 )
 
 
@@ -19,6 +20,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     named = {
         "train": train,
+        "train_memory": train_memory,
         "score": score,
         "generate": generate,
         "startup": startup,

@@ -11,7 +11,27 @@ from conftest import ROOT, make_t5
 from torch.utils.checkpoint import checkpoint
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from workflow.cpu import ATTENTION, RootMeanSquareNorm, drop, use_fast_modules
+from workflow.cpu import (
+    ATTENTION,
+    RootMeanSquareNorm,
+    _Attended,
+    _Gated,
+    _kept,
+    drop,
+    use_fast_modules,
+)
+
+
+def gradients_are_exact(function: Any, *shapes: tuple[int, ...]) -> bool:
+    """Whether a function's gradient is that of finite differences, in float64."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def seeded(*values: torch.Tensor) -> Any:
+        torch.manual_seed(1)
+        return function(*values)
+
+    return torch.autograd.gradcheck(seeded, inputs)
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -68,6 +88,16 @@ def test_dropout_comes_from_torch_s_seed_and_is_drawn_alike_when_recomputed() ->
     again: Any = checkpoint(lambda x: drop(x, 0.5) * x, ones, use_reentrant=False)
     again.sum().backward()
     assert torch.equal(ones.grad, 2 * again)
+
+
+def test_what_is_computed_again_has_its_gradient() -> None:
+    assert gradients_are_exact(_Gated.apply, (5, 7), (5, 7))
+    assert gradients_are_exact(lambda x: drop(x, 0.3), (5, 7))
+
+    def attend(scores: torch.Tensor, value: torch.Tensor) -> Any:
+        return _Attended.apply(scores, value, *_kept(scores, 0.3))
+
+    assert gradients_are_exact(attend, (2, 3, 4, 5), (2, 3, 5, 6))
 
 
 @pytest.mark.parametrize("own_head", [True, False])

@@ -1,10 +1,15 @@
-"""What makes a CPU fast: memory that is kept, cheap random bits, fused norm and activation."""
+"""What makes a CPU fast: memory that is kept, cheap random bits, fused norm and activation.
+
+And what makes it hold little for the backward pass: what is dropped in a byte, and nothing that is
+quickly computed again.
+"""
 
 import ctypes
 import os
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.activations import NewGELUActivation
 from transformers.integrations.sdpa_attention import (
@@ -12,8 +17,8 @@ from transformers.integrations.sdpa_attention import (
     sdpa_attention_forward,
 )
 from transformers.masking_utils import sdpa_mask
-from transformers.models.mt5.modeling_mt5 import MT5LayerNorm
-from transformers.models.t5.modeling_t5 import T5LayerNorm
+from transformers.models.mt5.modeling_mt5 import MT5DenseGatedActDense, MT5LayerNorm
+from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 ATTENTION = "workflow_cpu"
 """The name under which transformers finds `attention`."""
@@ -65,6 +70,10 @@ def use_fast_modules(model: torch.nn.Module, attention: bool) -> None:
         for name, child in module.named_children():
             if type(child) is torch.nn.Dropout:
                 setattr(module, name, Dropout(child.p))
+            elif type(child) in (T5DenseGatedActDense, MT5DenseGatedActDense) and (
+                type(child.act) is NewGELUActivation
+            ):
+                setattr(module, name, GatedFeedForward(child))
             elif type(child) is NewGELUActivation:
                 setattr(module, name, torch.nn.GELU(approximate="tanh"))
             elif type(child) in (T5LayerNorm, MT5LayerNorm):
@@ -123,6 +132,38 @@ class _Normed(torch.autograd.Function):
         return for_hidden, for_weight.view(width), None
 
 
+class GatedFeedForward(torch.nn.Module):
+    """T5's gated feed-forward: wo (dropout (gelu (wi_0 x) × wi_1 x)), the gelu by its tanh."""
+
+    def __init__(self, dense: Any):
+        """The same, with the same parameters, as one of transformers'."""
+        super().__init__()
+        self.wi_0, self.wi_1, self.wo = dense.wi_0, dense.wi_1, dense.wo
+        self.dropout = Dropout(dense.dropout.p)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        gated = _Gated.apply(self.wi_0(hidden), self.wi_1(hidden))
+        output: torch.Tensor = self.wo(self.dropout(gated))
+        return output
+
+
+class _Gated(torch.autograd.Function):
+    """gelu(gate) × linear; the gelu is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, linear: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, linear)
+        return F.gelu(gate, approximate="tanh").mul_(linear)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (gradient,) = gradients
+        gate, linear = ctx.saved_tensors
+        for_linear = F.gelu(gate, approximate="tanh").mul_(gradient)
+        for_gate = torch.ops.aten.gelu_backward(gradient * linear, gate, approximate="tanh")
+        return for_gate, for_linear
+
+
 class Dropout(torch.nn.Dropout):
     """`torch.nn.Dropout` by `drop`."""
 
@@ -131,7 +172,13 @@ class Dropout(torch.nn.Dropout):
 
 
 def drop(hidden: torch.Tensor, rate: float) -> torch.Tensor:
-    """Zero each element with probability `rate`, and scale the others so that the mean stays.
+    """Zero each element with probability `rate`, and scale the others so that the mean stays."""
+    dropped: torch.Tensor = _Dropped.apply(hidden, *_kept(hidden, rate))
+    return dropped
+
+
+def _kept(hidden: torch.Tensor, rate: float) -> tuple[torch.Tensor, float]:
+    """Which elements are kept, a byte each, and what they are multiplied by.
 
     Takes 16 bits of torch's generator an element, five times as fast as `bernoulli_`.
     """
@@ -139,9 +186,50 @@ def drop(hidden: torch.Tensor, rate: float) -> torch.Tensor:
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
     bits = bits.view(torch.int16)[:count].view(hidden.shape)
     dropped = min(round(rate * LEVELS), LEVELS - 1)
-    kept = torch.empty_like(hidden, memory_format=torch.contiguous_format, requires_grad=False)
+    kept = torch.empty(hidden.shape, dtype=torch.uint8)
     torch.ge(bits, dropped - LEVELS // 2, out=kept)
-    return hidden * kept.mul_(LEVELS / (LEVELS - dropped))
+    return kept, LEVELS / (LEVELS - dropped)
+
+
+def _scaled(hidden: torch.Tensor, kept: torch.Tensor, scale: float) -> torch.Tensor:
+    return kept.to(hidden.dtype).mul_(scale).mul_(hidden)
+
+
+class _Dropped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, kept: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return _scaled(hidden, kept, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (kept,) = ctx.saved_tensors
+        return _scaled(gradients[0], kept, ctx.scale), None, None
+
+
+class _Attended(torch.autograd.Function):
+    """dropout(softmax(scores)) @ value, where the dropped weights are computed again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: torch.Tensor, value: torch.Tensor, kept: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        weights = scores.softmax(-1)
+        ctx.save_for_backward(weights, value, kept)
+        ctx.scale = scale
+        return _scaled(weights, kept, scale) @ value
+
+    @staticmethod
+    def backward(
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        (gradient,) = gradients
+        weights, value, kept = ctx.saved_tensors
+        for_value = _scaled(weights, kept, ctx.scale).transpose(2, 3) @ gradient
+        for_weights = _scaled(gradient @ value.transpose(2, 3), kept, ctx.scale)
+        for_scores = torch.ops.aten._softmax_backward_data(for_weights, weights, -1, weights.dtype)
+        return for_scores, for_value, None, None
 
 
 def attention(
@@ -163,7 +251,7 @@ def attention(
         )  # fmt: skip
     scores = query @ key.transpose(2, 3)
     scores = scores + create_position_bias_mask(position_bias, attention_mask, False, query, key)
-    output = drop(scores.softmax(-1), dropout) @ value
+    output = _Attended.apply(scores, value, *_kept(scores, dropout))
     return output.transpose(1, 2).contiguous(), None
 
 

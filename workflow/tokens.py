@@ -211,6 +211,8 @@ def _tokenize(
 
     Nothing is written where there is a problem in any of them.
     """
+    for _ in read_records(files, splits, task.schema, answers_needed, "check"):
+        pass  # problems are told before minutes of tokenizing
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(_writing(folder, split, task, tokenizer))

@@ -1,0 +1,140 @@
+"""Memory of training beside weights, gradients and optimizer, against Seq2SeqTrainer's."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.memory import SHAPES, SOURCE, TARGET, make_model, watch
+from benchmarks.side_by_side import ROOT, has_cuda, spread, write_section
+
+ROWS = 8
+"""Examples of a micro-batch, all of one length, so that both have the same tokens."""
+STEPS = 3
+SMALL = {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6,
+         "num_layers": 8}  # fmt: skip
+STATES = 16
+"""Bytes a parameter of weights, gradients and AdamW's state in float32."""
+
+KINDS = {
+    "peer": "`Seq2SeqTrainer`, fp32",
+    "fp32": "workflow, `--bf16 false`",
+    "checkpointing": "workflow, `--bf16 false --gradient_checkpointing`",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turn")
+    parser.add_argument("--trial", choices=list(KINDS), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--model", help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """One trial where --trial names it (a process of its own), else all of them."""
+    if arguments.trial is not None:
+        trial = _train_peer if arguments.trial == "peer" else _train_ours
+        trial(arguments)
+        return
+    above: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory() as folder:
+        mount = Path(folder)
+        make_model(mount / "models" / "tiny", SHAPES["tiny"])
+        make_model(mount / "models" / "small", SMALL)
+        states = STATES * _parameters(mount / "models" / "small")
+        for _ in range(arguments.rounds):
+            for kind, found in above.items():
+                more = _peak(mount, kind, "small") - _peak(mount, kind, "tiny")
+                found.append((more - states) / 1e9)
+                print(kind, f"{found[-1]:.3f} GB", flush=True)
+    text = _report(above, states)
+    write_section("train_memory", text)
+    print(text)
+
+
+def _parameters(folder: Path) -> int:
+    from workflow.sizes import sizes_of
+
+    return sizes_of(folder).parameters
+
+
+def _peak(mount: Path, kind: str, model: str) -> float:
+    """The most anonymous bytes that a training process held."""
+    command = [sys.executable, "-m", "benchmarks", "train_memory", "--trial", kind,
+               "--folder", str(mount), "--model", model]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        (peak,) = watch([process])
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return peak
+
+
+def _train_ours(arguments: argparse.Namespace) -> None:
+    from workflow import find_mount, make_job, run_job
+
+    job = make_job(
+        "seq2seq", model_init_name=arguments.model, data_name="even", training_run_name="measured",
+        overwrite_output_dir=True, max_steps=STEPS, bf16=False, train_batch_size=2 * ROWS,
+        micro_batch_tokens=ROWS * (SOURCE + TARGET), max_source_length=SOURCE,
+        max_target_length=TARGET, max_new_tokens=1, eval_on_start=False,
+        gradient_checkpointing=arguments.trial == "checkpointing",
+    )  # fmt: skip
+    run_job(job, find_mount(str(arguments.folder)))
+
+
+def _train_peer(arguments: argparse.Namespace) -> None:
+    from transformers import (
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+        DataCollatorForSeq2Seq,
+        Seq2SeqTrainer,
+        Seq2SeqTrainingArguments,
+    )
+
+    folder = arguments.folder / "models" / arguments.model
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    examples = [{"input_ids": [5] * SOURCE, "labels": [6] * TARGET}] * 64
+    trainer = Seq2SeqTrainer(
+        model=model,
+        args=Seq2SeqTrainingArguments(
+            output_dir=str(arguments.folder / "peer"),
+            per_device_train_batch_size=ROWS,
+            gradient_accumulation_steps=2,
+            max_steps=STEPS,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=not has_cuda(),
+        ),
+        train_dataset=examples,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+    )
+    trainer.train()
+    trainer.save_model(str(arguments.folder / "peer"))
+
+
+def _report(above: dict[str, list[float]], states: float) -> str:
+    """The section of docs/PERFORMANCE.md that this benchmark writes."""
+    rows = []
+    for kind, found in above.items():
+        ratios = [ours / peer for ours, peer in zip(found, above["peer"], strict=True)]
+        rows.append(f"| {KINDS[kind]} | {spread(found, 3)} | {spread(ratios, unit=' ×')} |")
+    return "\n".join(
+        [
+            f"A random model in flan-t5-small's layout, micro-batches of {ROWS} examples of {SOURCE} "
+            f"and {TARGET} tokens,",
+            f"two a step, AdamW in float32; {len(above['peer'])} rounds in turn, medians, with the",
+            "least and the greatest in brackets. The peak of anonymous memory, less that of the",
+            f"same job with a tiny model, less {states / 1e9:.2f} GB of weights, gradients and "
+            "optimizer state.",
+            "",
+            "| what | GB besides | against the peer |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
