@@ -9,8 +9,8 @@ import pytest
 import sklearn.metrics as sk
 from scipy import stats
 
-from workflow import metrics
-from workflow.metrics import Floats, resampled_counts
+from workflow import bootstrap
+from workflow.bootstrap import Floats, resampled_counts
 from workflow.score_metrics import score_metrics
 
 WITH_INTERVALS = (
@@ -125,7 +125,7 @@ SAMPLES = pytest.mark.parametrize(
 def test_values_are_the_libraries(
     hard: bool, digits: int, records: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 1)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 1)
     for seed in range(5):
         scores, targets = drawn(records, seed, hard, digits)
         measured = score_metrics(scores, targets)
@@ -149,7 +149,7 @@ def test_hard_targets_give_scikit_learns_scores_of_labels() -> None:
 def test_the_only_resample_is_judged_as_the_libraries_do(
     hard: bool, digits: int, records: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 1)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 1)
     scores, targets = from_greatest(*drawn(records, 3, hard, digits))
     judged = 0
     for seed in range(6):
@@ -165,8 +165,8 @@ def test_the_only_resample_is_judged_as_the_libraries_do(
 
 
 def test_intervals_are_percentiles_of_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 60)
-    monkeypatch.setattr(metrics, "COUNTS_AT_ONCE", 500)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 60)
+    monkeypatch.setattr(bootstrap, "COUNTS_AT_ONCE", 500)
     scores, targets = from_greatest(*drawn(40, 1, digits=1))
     blocks = list(resampled_counts(40, 5))
     assert [len(block) for block in blocks] == [12] * 5
@@ -214,7 +214,7 @@ def test_intervals_shrink_with_the_root_of_the_records() -> None:
 
 
 def test_the_truth_is_in_most_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 200)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 200)
     generator = np.random.default_rng(7)
     held = 0
     for seed in range(60):
@@ -333,7 +333,7 @@ def test_resamples_without_the_metric_are_left_out() -> None:
 def test_the_best_threshold_is_the_best_of_all(
     digits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 1)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 1)
     for seed in range(25):
         scores, targets = drawn(2 + seed, seed, digits=digits)
         measured = score_metrics(scores, targets)
