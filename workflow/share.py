@@ -73,9 +73,9 @@ class Share:
             count: how many items all processes have.
         """
         with ExitStack() as opened:
-            nameless = nameless_file(self.folder)
-            file = self.world.together(lambda: opened.enter_context(nameless))
-            found = Found(count, file)
+            found = self.world.together(
+                lambda: Found(count, opened.enter_context(nameless_file(self.folder)))
+            )
             for index, value in results:
                 try:
                     found.put(index, value)
