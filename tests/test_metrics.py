@@ -6,6 +6,7 @@ import math
 import random
 import string
 import time
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -293,3 +294,69 @@ def test_the_users_logging_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(logging, "root", root)
     text_metrics([["a"]], [string.printable])
     assert root.handlers == []
+
+
+def peak_of_judging(records: int) -> int:
+    """Bytes that judging so many records takes at most."""
+    text_metrics(single(ANSWERS), REFERENCES)  # what is loaded once
+    tracemalloc.start()
+    judged = TextMetrics()
+    judged.add(["a"], "b")
+    for i in range(records):
+        judged._first.add(float(value) for value in judged_row(i))
+    judged.result()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def judged_row(index: int) -> list[float]:
+    """What a record of a few hundred characters may add: flags, F-measures, counts."""
+    return [index % 2, 0, *([1 / (index + 3)] * 4), *([index % 90] * 10), *([index % 400] * 18)]
+
+
+def test_a_record_takes_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
+    monkeypatch.setattr(bootstrap, "ROWS_AT_ONCE", 256)
+    few, many = peak_of_judging(2_000), peak_of_judging(20_000)
+    assert many - few < 110 * 18_000
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 20])
+def test_columns_hold_every_number_exactly(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "ROWS_AT_ONCE", 8)
+    generator = np.random.default_rng(rows)
+    table = np.column_stack(
+        [
+            generator.integers(2, size=rows),
+            generator.integers(254, 258, size=rows),
+            generator.integers(65_530, 65_540, size=rows),
+            generator.integers(2**32 - 2, 2**32 + 2, size=rows),
+            generator.random(rows),
+            generator.integers(-3, 3, size=rows),
+        ]
+    ).astype(np.float64)
+    columns = bootstrap.Columns(6)
+    for row in table.tolist():
+        columns.add(row)
+    assert columns.rows == rows
+    assert np.array_equal(np.vstack(list(columns.blocks())), table)
+    assert columns.sums() == [float(column.copy().sum()) for column in table.T]
+    counts = generator.integers(5, size=(3, rows)).astype(np.uint8)
+    sums = bootstrap.weighted_sums(counts, columns.blocks())
+    np.testing.assert_allclose(sums, counts.astype(np.float64) @ table, rtol=1e-12)
+
+
+def test_many_blocks_give_the_metrics_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [[damaged(r, seed), damaged(r, seed + 1)] for seed, r in enumerate(REFERENCES * 6)]
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
+    whole = text_metrics(answers, REFERENCES * 6)
+    monkeypatch.setattr(bootstrap, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(metrics, "TEXTS_REMEMBERED", 5)
+    in_blocks = text_metrics(answers, REFERENCES * 6)
+    assert list(in_blocks) == list(whole)
+    for name, value in whole.items():
+        if name.endswith("_ci95"):
+            assert in_blocks[name] == pytest.approx(value, rel=1e-12)
+        else:
+            assert in_blocks[name] == value, name

@@ -3,6 +3,7 @@
 import itertools
 import json
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import sklearn.metrics as sk
 from scipy import stats
 
 from workflow import bootstrap
+from workflow import score_metrics as score_metrics_module
 from workflow.bootstrap import Floats, resampled_counts
 from workflow.score_metrics import score_metrics
 
@@ -395,3 +397,30 @@ def test_many_records_do_not_take_long(digits: int) -> None:
     began = time.perf_counter()
     score_metrics(scores, targets)
     assert time.perf_counter() - began < 10
+
+
+def test_blocks_of_records_and_scores_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
+    for digits in (1, 9):
+        scores, targets = drawn(300, 2, digits=digits)
+        whole = score_metrics(scores, targets)
+        monkeypatch.setattr(score_metrics_module, "LEVELS_AT_ONCE", 7)
+        in_blocks = score_metrics(scores, targets)
+        monkeypatch.undo()
+        monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
+        for name, value in whole.items():
+            assert in_blocks[name] == pytest.approx(value, rel=1e-12, abs=1e-15), name
+
+
+def test_a_score_takes_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
+    monkeypatch.setattr(score_metrics_module, "LEVELS_AT_ONCE", 1_000)
+    peaks = []
+    for records in (2_000, 20_000):
+        scores, targets = drawn(records, 0)
+        score_metrics(scores[:99], targets[:99])  # what is loaded once
+        tracemalloc.start()
+        score_metrics(scores, targets)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 110 * 18_000
