@@ -94,7 +94,8 @@ class Share:
         """
         for start in range(0, count, AT_ONCE):
             indexes = range(start, min(start + AT_ONCE, count))
-            self.stop.check()
+            if start:  # `of` has just looked
+                self.stop.check()
             here = self.world.together(partial(found.between, indexes))
             parts = self.world.gather_on_main(here)
             self.world.by_main(partial(_give, take, indexes, parts))
