@@ -48,9 +48,9 @@ class StopAfter(Stop):
         super().__init__()
         self._left = looks + 1
 
-    def check(self) -> None:
+    def check(self, failure: OSError | None = None) -> None:
         self._left -= 1
-        super().check()
+        super().check(failure)
 
     def requested(self) -> str | None:
         return "the test" if self._left < 0 else super().requested()

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,32 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from workflow.mount import Mount
 from workflow.share import Share
+from workflow.tasks.task import Task
 from workflow.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
 T5_TINY = ROOT / "mount" / "models" / "t5-tiny"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 ALONE = Share(World.alone())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that a task tells of an evaluation."""
+
+    metrics: dict[str, Any]
+    records: list[Any]
+    predictions: list[Any]
+    items: list[Any]
+
+
+def evaluate_alone(task: Task, model: Any, tokenizer: Any, split: Any, spec: Any) -> Evaluation:
+    told: list[tuple[Any, Any, Any]] = []
+    metrics = task.evaluate(
+        model, tokenizer, split, spec, ALONE, lambda *of_record: told.append(of_record)
+    )
+    assert metrics is not None
+    return Evaluation(metrics, *(list(of_all) for of_all in zip(*told, strict=True)))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ALONE, ROOT, T5_TINY, make_t5, write_data, write_hub_folder
+from conftest import (
+    ROOT,
+    T5_TINY,
+    Evaluation,
+    evaluate_alone,
+    make_t5,
+    write_data,
+    write_hub_folder,
+)
 
 from workflow import make_job, run_job
 from workflow.batching import plan_step
@@ -26,7 +34,6 @@ from workflow.models import load_model
 from workflow.mount import Mount
 from workflow.prepare import Job
 from workflow.tasks.clf import Classification
-from workflow.tasks.task import Evaluation
 from workflow.tokens import TokenizedSplit, prepare_splits
 from workflow.train_step import train_step
 from workflow.world import World
@@ -62,9 +69,7 @@ def evaluate(
     spec = make_spec(**values)
     task = Classification.of(spec).fitted(tokenizer)
     split = make_split(folder, task, tokenizer, records)
-    evaluation = task.evaluate(model, tokenizer, split, spec, ALONE)
-    assert evaluation is not None
-    return evaluation
+    return evaluate_alone(task, model, tokenizer, split, spec)
 
 
 def plain_logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:

@@ -2,10 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from workflow.files import discard_folder, remove_partials, whole_file, whole_folder, write_json
+from workflow.files import (
+    WholeList,
+    discard_folder,
+    json_item,
+    remove_partials,
+    whole_file,
+    whole_folder,
+    write_json,
+)
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
@@ -57,4 +66,37 @@ def test_a_discarded_folder_is_gone(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / "checkpoint-1" / "file").write_text("")
     discard_folder(tmp_path / "checkpoint-1")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        [{}],
+        [[], {}, [[]], {"a": []}],
+        [{"käse": '\u2028\n"\\ \x00 😀', "n": [1, [2.5, {"x": None}]]}, "a\nb", 1e-300, True],
+        [[{"deep": [{"deeper": ["\n  "]}]}]] * 3,
+    ],
+)
+def test_a_list_written_item_by_item_is_that_written_at_once(
+    tmp_path: Path, items: list[Any]
+) -> None:
+    write_json(tmp_path / "at_once.json", items)
+    written = WholeList(tmp_path / "items.json")
+    for item in items:
+        written.add(json_item(item))
+    assert not (tmp_path / "items.json").exists()
+    written.finish()
+    written.discard()
+    assert (tmp_path / "items.json").read_bytes() == (tmp_path / "at_once.json").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_list_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    written = WholeList(tmp_path / "items.json")
+    written.add(json_item("x" * 100_000))
+    with pytest.raises(ValueError, match="Out of range"):
+        json_item(float("nan"))
+    written.discard()
     assert list(tmp_path.iterdir()) == []

@@ -3,14 +3,16 @@
 import itertools
 import json
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 import sklearn.metrics as sk
 from scipy import stats
 
-from workflow import metrics
-from workflow.metrics import Floats, resampled_counts
+from workflow import bootstrap
+from workflow import score_metrics as score_metrics_module
+from workflow.bootstrap import Floats, resampled_counts
 from workflow.score_metrics import score_metrics
 
 WITH_INTERVALS = (
@@ -125,7 +127,7 @@ SAMPLES = pytest.mark.parametrize(
 def test_values_are_the_libraries(
     hard: bool, digits: int, records: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 1)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 1)
     for seed in range(5):
         scores, targets = drawn(records, seed, hard, digits)
         measured = score_metrics(scores, targets)
@@ -149,7 +151,7 @@ def test_hard_targets_give_scikit_learns_scores_of_labels() -> None:
 def test_the_only_resample_is_judged_as_the_libraries_do(
     hard: bool, digits: int, records: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 1)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 1)
     scores, targets = from_greatest(*drawn(records, 3, hard, digits))
     judged = 0
     for seed in range(6):
@@ -165,8 +167,8 @@ def test_the_only_resample_is_judged_as_the_libraries_do(
 
 
 def test_intervals_are_percentiles_of_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 60)
-    monkeypatch.setattr(metrics, "COUNTS_AT_ONCE", 500)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 60)
+    monkeypatch.setattr(bootstrap, "COUNTS_AT_ONCE", 500)
     scores, targets = from_greatest(*drawn(40, 1, digits=1))
     blocks = list(resampled_counts(40, 5))
     assert [len(block) for block in blocks] == [12] * 5
@@ -214,7 +216,7 @@ def test_intervals_shrink_with_the_root_of_the_records() -> None:
 
 
 def test_the_truth_is_in_most_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 200)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 200)
     generator = np.random.default_rng(7)
     held = 0
     for seed in range(60):
@@ -333,7 +335,7 @@ def test_resamples_without_the_metric_are_left_out() -> None:
 def test_the_best_threshold_is_the_best_of_all(
     digits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 1)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 1)
     for seed in range(25):
         scores, targets = drawn(2 + seed, seed, digits=digits)
         measured = score_metrics(scores, targets)
@@ -395,3 +397,30 @@ def test_many_records_do_not_take_long(digits: int) -> None:
     began = time.perf_counter()
     score_metrics(scores, targets)
     assert time.perf_counter() - began < 10
+
+
+def test_blocks_of_records_and_scores_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
+    for digits in (1, 9):
+        scores, targets = drawn(300, 2, digits=digits)
+        whole = score_metrics(scores, targets)
+        monkeypatch.setattr(score_metrics_module, "LEVELS_AT_ONCE", 7)
+        in_blocks = score_metrics(scores, targets)
+        monkeypatch.undo()
+        monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
+        for name, value in whole.items():
+            assert in_blocks[name] == pytest.approx(value, rel=1e-12, abs=1e-15), name
+
+
+def test_a_score_takes_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
+    monkeypatch.setattr(score_metrics_module, "LEVELS_AT_ONCE", 1_000)
+    peaks = []
+    for records in (2_000, 20_000):
+        scores, targets = drawn(records, 0)
+        score_metrics(scores[:99], targets[:99])  # what is loaded once
+        tracemalloc.start()
+        score_metrics(scores, targets)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 110 * 18_000

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ALONE, addition_records, make_t5, write_hub_folder
+from conftest import Evaluation, addition_records, evaluate_alone, make_t5, write_hub_folder
 
 from workflow import make_job
 from workflow.config import JobSpec, complete
 from workflow.console import warn_once
 from workflow.models import load_model
 from workflow.tasks.seq2seq import Seq2Seq
-from workflow.tasks.task import Evaluation
 from workflow.tokens import TokenizedSplit, prepare_splits
 
 RECORDS = [
@@ -47,9 +46,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 def evaluate(model: Any, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> Evaluation:
-    evaluation = Seq2Seq().evaluate(model, tokenizer, split, spec, ALONE)
-    assert evaluation is not None
-    return evaluation
+    return evaluate_alone(Seq2Seq(), model, tokenizer, split, spec)
 
 
 def padded(tokenizer: Any, texts: Sequence[str]) -> Any:

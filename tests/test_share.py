@@ -1,11 +1,16 @@
 """An evaluation shared by processes: each batch counts once, and what all found comes together."""
 
-from collections.abc import Sequence
+import threading
+import tracemalloc
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
+from workflow import share as share_module
+from workflow.found import Found, nameless_file
 from workflow.share import Share
 from workflow.world import World
 
@@ -75,33 +80,118 @@ def test_a_share_is_in_the_order_of_the_batches() -> None:
         assert share == [batch.tolist() for batch in batches if batch.tolist() in share]
 
 
-def test_what_all_found_is_put_together_on_the_main_one() -> None:
-    found = [{3: "d", 0: "a"}, {}, {1: "b", 2: "c"}]
-    collected = [Share(FakeWorld(rank, found)).collect(found[rank], 4) for rank in range(3)]
-    assert collected == [["a", "b", "c", "d"], None, None]
+class Threads(World):
+    """A process of a simulated world, whose processes are threads."""
+
+    def __init__(self, rank: int, size: int, barrier: threading.Barrier, said: list[Any]):
+        super().__init__(rank, size)
+        self._barrier, self._said = barrier, said
+
+    def gather(self, value: T) -> list[T]:
+        self._said[self.rank] = value
+        self._barrier.wait(20)
+        everything = list(self._said)
+        self._barrier.wait(20)
+        return everything
+
+    def gather_on_main(self, value: T) -> list[T] | None:
+        everything = self.gather(value)
+        return everything if self.is_main else None
+
+    def by_main(self, function: Callable[[], T]) -> T:
+        result: Any = None
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                result = function()
+            except Exception as error:
+                failure = error
+        result, failure = self.gather((result, failure))[0]
+        if failure is not None:
+            raise failure
+        return result
+
+
+def collect(found: Sequence[Sequence[tuple[int, Any]]], count: int) -> list[Any]:
+    """What each process does with what it found: what it took, or the error it raised."""
+    size = len(found)
+    barrier, said = threading.Barrier(size), [None] * size
+    done: list[Any] = [None] * size
+
+    def run(rank: int) -> None:
+        taken: list[Any] = []
+        share = Share(Threads(rank, size, barrier, said))
+        try:
+            with share.keeping(iter(found[rank]), count) as kept:
+                share.collect(
+                    kept, count, lambda at, values: taken.extend(zip(at, values, strict=True))
+                )
+            done[rank] = taken
+        except Exception as error:
+            done[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return done
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [0, 1, 3, 7, 22])
+def test_every_result_comes_once_and_in_order_for_any_dealing(
+    size: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(share_module, "AT_ONCE", 3)
+    values = [{"text": f"{i} \u2028\n\ud800", "scores": [i / 3, None]} for i in range(count)]
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        found: list[list[Any]] = [[] for _ in range(size)]
+        for index in generator.permutation(count).tolist():
+            found[generator.integers(size)].append((index, values[index]))
+        assert collect(found, count) == [list(enumerate(values)), *[[]] * (size - 1)]
 
 
 @pytest.mark.parametrize(
-    "found",
+    ("found", "told"),
     [
-        [{0: "a"}, {2: "c"}],  # 1 is missing
-        [{0: "a", 1: "b"}, {1: "b", 2: "c"}],  # 1 came twice
-        [{0: "a", 1: "b"}, {1: "b"}],  # 1 came twice, 2 is missing
-        [{0: "a", 1: "b"}, {2: "c", 3: "d"}],  # 3 is none
-        [{}, {}],
+        ([[(0, "a")], [(2, "c")]], "records 0 to 1: 2 in, 1 results out"),  # 1 is missing
+        ([[(0, "a"), (1, "b")], [(1, "b"), (2, "c")]], "records 0 to 1: 2 in, 3 results out"),
+        ([[(0, "a"), (0, "b")], [(2, "c")]], "a result for record 0 that came before"),
+        ([[(0, "a"), (1, "b")], []], "records 2 to 2: 1 in, 0 results out"),
+        ([[], []], "records 0 to 1: 2 in, 0 results out"),
+        ([[(0, "a"), (0, "a")], [(0, "a"), (0, "a")]], "a result for record 0 that came before"),
+        ([[(3, "d")], [(3, "d")]], "a result for record 3 that came before, or is none"),
+        ([[(-1, "c")], [(-1, "c")]], "a result for record -1 that came before, or is none"),
     ],
 )
-def test_records_that_are_missing_or_came_twice_are_refused(found: list[dict[int, str]]) -> None:
-    results = sum(map(len, found))
-    with pytest.raises(AssertionError, match=f"3 records in, {results} results out"):
-        Share(FakeWorld(0, found)).collect(found[0], 3)
+def test_results_that_are_missing_or_came_twice_are_refused(
+    found: list[list[tuple[int, str]]], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(share_module, "AT_ONCE", 2)
+    monkeypatch.setattr(threading.Barrier, "wait", _not_long(threading.Barrier.wait))
+    errors = collect(found, 3)
+    assert any(isinstance(error, AssertionError) and told in str(error) for error in errors)
+    assert all(isinstance(error, Exception) for error in errors)
 
 
-def test_alone_what_was_found_must_be_whole_too() -> None:
-    alone = Share(World.alone())
-    assert alone.collect({1: "b", 0: "a"}, 2) == ["a", "b"]
-    with pytest.raises(AssertionError, match="3 records in, 2 results out"):
-        alone.collect({1: "b", 0: "a"}, 3)
+def _not_long(wait: Any) -> Any:
+    """A process that ended lets the others wait, as in life, where a launcher ends them."""
+    return lambda barrier, timeout: wait(barrier, 1)
+
+
+def test_values_are_kept_on_disk(tmp_path: Path) -> None:
+    with nameless_file(tmp_path) as file:
+        found = Found(20_000, file)
+        tracemalloc.start()
+        for index in range(20_000):
+            found.put(index, "x" * 1_000)
+        found.flush()
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+        tracemalloc.stop()
+        assert found.between(range(7, 9)) == dict.fromkeys((7, 8), b'"' + b"x" * 1000 + b'"\n')
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_numbers_are_summed_each_by_itself() -> None:

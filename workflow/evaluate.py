@@ -1,15 +1,16 @@
 """An evaluation: every record answered once, and what it found written down."""
 
 import time
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from workflow.console import log
 from workflow.prepare import Job
-from workflow.run_folder import RunFolder
+from workflow.records import Record
+from workflow.run_folder import ItemsFiles, RunFolder
 from workflow.share import Share
 from workflow.stop import Stop
-from workflow.tasks.task import Evaluation
 from workflow.user_metric import apply_user_metric, load_user_metric
 from workflow.weights import Model
 from workflow.world import World
@@ -34,31 +35,52 @@ def evaluate(
         in_step: whether all processes must call the model equally often.
 
     Raises:
-        Stopped: on all processes, before anything is written.
+        Stopped: on all processes, and nothing is written.
     """
-    share = Share(world, in_step, stop)
-    found = job.task.evaluate(model, job.tokenizer, job.splits["eval"], job.spec, share)
-    return world.by_main(lambda: _told(job, found, step, run))
+    task, spec, split = job.task, job.spec, job.splits["eval"]
+    share = Share(world, in_step, stop, run.path)
+    with run.items(task.items_files(spec, step)) as items:
+        heard = _Heard(items, keeps=spec.metric is not None)
+        metrics = task.evaluate(model, job.tokenizer, split, spec, share, heard.hear)
+        return world.by_main(lambda: _told(job, metrics, heard, step, run))
 
 
-def _told(job: Job, found: Evaluation | None, step: int, run: RunFolder) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Heard:
+    """What a task tells of each record: written at once, and kept for a user's own metric alone."""
+
+    items: ItemsFiles
+    keeps: bool
+    records: list[Record] = field(default_factory=list)
+    predictions: list[Any] = field(default_factory=list)
+
+    def hear(self, record: Record, prediction: Any, item: dict[str, Any]) -> None:
+        self.items.add(item)
+        if self.keeps:
+            self.records.append(record)
+            self.predictions.append(prediction)
+
+
+def _told(
+    job: Job, metrics: dict[str, Any] | None, heard: _Heard, step: int, run: RunFolder
+) -> dict[str, Any]:
     """Write and log what an evaluation found, and return its metrics."""
-    assert found is not None
-    task, spec, metrics = job.task, job.spec, found.metrics
-    if spec.metric is not None:
-        metrics |= _users_own(spec.metric, found)
-    for name in task.items_files(spec, step):
-        run.write_json(name, found.items)
+    assert metrics is not None
+    if job.spec.metric is not None:
+        metrics |= _users_own(job.spec.metric, heard, metrics)
+    heard.items.finish()
     run.append_metrics({"step": step, **metrics, "time": time.time()})
-    shown = [f"{name} {metrics[name]:.4g}" for name in task.shown if metrics.get(name) is not None]
+    shown = [
+        f"{name} {metrics[name]:.4g}" for name in job.task.shown if metrics.get(name) is not None
+    ]
     told = "  ".join(shown) or "no answers to compare with, so no metrics"
     log.info("step %d: %s", step, told)
     return metrics
 
 
-def _users_own(metric: str, evaluation: Evaluation) -> dict[str, float | None]:
+def _users_own(metric: str, heard: _Heard, metrics: dict[str, Any]) -> dict[str, float | None]:
     """What the user's own metric finds; it takes the place of none of ours."""
     name = metric.rsplit(":", 1)[1]
     function = _loaded_once(metric)
-    found = apply_user_metric(function, name, evaluation.records, evaluation.predictions)
-    return {f"user_{n}" if n in evaluation.metrics else n: value for n, value in found.items()}
+    found = apply_user_metric(function, name, heard.records, heard.predictions)
+    return {f"user_{n}" if n in metrics else n: value for n, value in found.items()}

@@ -79,6 +79,42 @@ def write_json(path: Path, value: object) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
+class WholeList:
+    """A JSON list written item by item; its file appears when it is finished, or never.
+
+    The file is then, byte for byte, that of `write_json`.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._partial = path, _beside(path)
+        self._file = open(self._partial, "w", encoding="utf-8")  # noqa: SIM115
+        self._empty = True
+
+    def add(self, text: str) -> None:
+        """Write an item that `json_item` has made."""
+        self._file.write(("[" if self._empty else ",") + text)
+        self._empty = False
+
+    def finish(self) -> None:
+        self._file.write("[]\n" if self._empty else "\n]\n")
+        self._file.close()
+        sync(self._partial)
+        self._partial.replace(self._path)
+
+    def discard(self) -> None:
+        """Remove what is not finished, wherever its disk lets us."""
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._partial.unlink(missing_ok=True)
+
+
+def json_item(value: object) -> str:
+    """An item as it stands, on lines of its own, in a list that `write_json` writes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return ("\n" + text).replace("\n", "\n  ")
+
+
 def append_json_line(path: Path, value: dict[str, object]) -> None:
     """Add one line to a JSON Lines file, in a single write."""
     line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"

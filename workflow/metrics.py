@@ -1,40 +1,32 @@
-"""Pure functions over lists: how good answers are."""
+"""How good answers are."""
 
 import itertools
 import math
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from workflow.bootstrap import Columns, Floats, interval, resampled_counts, weighted_sums
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "brier", "log_loss", "ece", "rmse", "mae"})
 
-RESAMPLES = 1_000
-"""Bootstrap resamples behind an interval."""
 ROUGE_WORDS = 2_000
 """Words of a text that ROUGE is given: the time of rougeL grows with their square."""
+TEXTS_REMEMBERED = 1_000
+"""Records after which sacrebleu is to forget the texts that it has seen."""
 
-COUNTS_AT_ONCE = 4_000_000
-"""Numbers held at once while resampling (32 MB)."""
+_SAMPLED = ("exact_match", "normalized_exact_match", "rougeL")
+"""What is said of every sample; of the first one also the others."""
+_MEANS = (*_SAMPLED, "rouge1", "rouge2", "rougeLsum")
+_CORPUS_WIDTHS = {"bleu": 10, "chrf": 18}
+"""The statistics of a record that sacrebleu's own bootstrap resamples."""
 
-Floats = npt.NDArray[np.float64]
 _ROUGE_WORD = re.compile("[a-z0-9]+")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """The mean (of flags: the share that is true); None for none."""
-    return sum(values) / len(values) if values else None
-
-
-def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float | None:
-    """Share of predictions equal to their reference, ends stripped; None for none."""
-    return mean([_same(*pair) for pair in zip(predictions, references, strict=True)])
 
 
 def perplexity(loss: float | None) -> float | None:
@@ -63,10 +55,8 @@ def normalized(text: str) -> str:
     return " ".join(_ARTICLE.sub(" ", bare).split())
 
 
-def text_metrics(
-    answers: Sequence[Sequence[str]], references: Sequence[str], seed: int = 0
-) -> dict[str, Any]:
-    """How near answers come to one reference a record; {} for no references.
+class TextMetrics:
+    """How near answers come to one reference a record, taken one record at a time.
 
     The first answer of a record gives, each with "<name>_ci95", [low, high]:
 
@@ -84,66 +74,109 @@ def text_metrics(
     answer's score), "<name>_mean_of_n" (mean over all answers), and distinct_samples (mean share
     of different texts among a record's answers).
 
-    Args:
-        answers: for each record its sampled texts: at least one, and as many for every record.
-        seed: of the resamples.
-
-    Raises:
-        ValueError: answers and references do not pair up, or records differ in their samples.
-    """
-    if not references:
-        return {}
-    samples = len(answers[0]) if answers else 0
-    if len(answers) != len(references) or samples == 0 or any(len(a) != samples for a in answers):
-        raise ValueError("each reference needs its answers, as many for every record")
-    sampled = {
-        "exact_match": _scores_of_samples(_same, answers, references),
-        "normalized_exact_match": _scores_of_samples(_same_normalized, answers, references),
-        "rougeL": _scores_of_samples(_rouge_l(), answers, references),
-    }
-    headlines, signatures = _headlines([texts[0] for texts in answers], references, sampled)
-    measured = _with_intervals(headlines, seed) | signatures
-    if samples > 1:
-        for name, scores in sampled.items():
-            measured[f"{name}_best_of_n"] = float(scores.max(axis=1).mean())
-            measured[f"{name}_mean_of_n"] = float(scores.mean())
-        measured["distinct_samples"] = mean([len(set(texts)) / samples for texts in answers])
-    return measured
-
-
-@dataclass(frozen=True)
-class _Metric:
-    """A metric that is a formula of the sums, over records, of some numbers of each record.
-
-    Attributes:
-        statistics: those numbers, (records, numbers of one record).
-        formula: their sums over records to the metric.
+    Of a record only numbers are kept: what it adds to the sums that a metric is a formula of.
     """
 
-    statistics: Floats
-    formula: Callable[[list[float]], float]
+    def __init__(self, seed: int = 0):
+        """Begin with no records; `seed` is that of the resamples."""
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
 
+        self._seed = seed
+        self._samples = 0
+        self._rouge_l = _rouge_scorer("rougeL")
+        self._other_rouge = _rouge_scorer("rouge1", "rouge2")
+        self._rouge_lines = _rouge_scorer("rougeLsum")
+        self._corpus = {"bleu": BLEU(), "chrf": CHRF()}
+        width = len(_MEANS) + sum(_CORPUS_WIDTHS.values())
+        self._first = Columns(width)
+        self._best, self._total = Columns(len(_SAMPLED)), Columns(len(_SAMPLED))
+        self._distinct = 0.0
 
-def _headlines(
-    texts: Sequence[str], references: Sequence[str], sampled: dict[str, Floats]
-) -> tuple[dict[str, _Metric], dict[str, str]]:
-    """The metrics of one text a record, and the signatures of BLEU and chrF.
+    def add(self, texts: Sequence[str], reference: str) -> None:
+        """Take one record's sampled texts: at least one, and as many as of every record.
 
-    Args:
-        sampled: scores that are known already, (records, samples), the texts' own first.
-    """
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
+        Raises:
+            ValueError: the record differs from those before it in its samples.
+        """
+        self._samples = self._samples or len(texts)
+        if not texts or len(texts) != self._samples:
+            raise ValueError("each reference needs its answers, as many for every record")
+        scored = {text: self._scores(text, reference) for text in set(texts)}
+        self._first.add(self._row(texts[0], reference, scored[texts[0]]))
+        if self._samples > 1:
+            of_samples = list(zip(*(scored[text] for text in texts), strict=True))
+            self._best.add(map(max, of_samples))
+            self._total.add(map(sum, of_samples))
+            self._distinct += len(scored) / self._samples
+        if self._first.rows % TEXTS_REMEMBERED == 0:
+            _forget_tokenized_texts()
 
-    means = {name: scores[:, 0] for name, scores in sampled.items()}
-    means |= _other_rouge(texts, references, means["rougeL"])
-    headlines = {name: _mean_of(scores) for name, scores in means.items()}
-    signatures = {}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        headlines[name] = _corpus_metric(metric, texts, references)
-        signatures[f"{name}_signature"] = str(metric.get_signature())
-    _forget_tokenized_texts()
-    return headlines, signatures
+    def result(self) -> dict[str, Any]:
+        """The metrics of all records so far; {} for none."""
+        records = self._first.rows
+        if records == 0:
+            return {}
+        _forget_tokenized_texts()
+        measured = self._with_intervals()
+        for name, metric in self._corpus.items():
+            measured[f"{name}_signature"] = str(metric.get_signature())
+        if self._samples > 1:
+            sums = zip(_SAMPLED, self._best.sums(), self._total.sums(), strict=True)
+            for name, best, total in sums:
+                measured[f"{name}_best_of_n"] = best / records
+                measured[f"{name}_mean_of_n"] = total / (records * self._samples)
+            measured["distinct_samples"] = self._distinct / records
+        return measured
+
+    def _scores(self, text: str, reference: str) -> tuple[float, ...]:
+        """Those named in `_SAMPLED`."""
+        rouge_l = self._rouge_l(text, reference)["rougeL"]
+        return _same(text, reference), _same_normalized(text, reference), rouge_l
+
+    def _row(self, text: str, reference: str, scores: tuple[float, ...]) -> Iterator[float]:
+        """What a text adds to the sums: its scores named in `_MEANS`, then sacrebleu's statistics.
+
+        Those are asked for record by record, so that only one record's n-grams are held.
+        """
+        yield from scores
+        yield from self._other_rouge(text, reference).values()
+        several = "\n" in text or "\n" in reference
+        yield self._rouge_lines(text, reference)["rougeLsum"] if several else scores[-1]
+        for metric in self._corpus.values():
+            yield from metric._extract_corpus_statistics([text], [[reference]])[0]
+
+    def _with_intervals(self) -> dict[str, Any]:
+        """Each metric's value, and as "<name>_ci95" its interval."""
+        points = np.array([self._first.sums()])
+        resampled = np.vstack(
+            [
+                weighted_sums(counts, self._first.blocks())
+                for counts in resampled_counts(self._first.rows, self._seed)
+            ]
+        )
+        of_resamples = self._values(resampled)
+        measured: dict[str, Any] = {}
+        for name, (value,) in self._values(points).items():
+            measured[name] = value
+            measured[f"{name}_ci95"] = interval(of_resamples[name])
+        return measured
+
+    def _values(self, sums: Floats) -> dict[str, list[float]]:
+        """Each metric, a value for each row of sums over records."""
+        names = [*_MEANS, *_CORPUS_WIDTHS]
+        widths = [1] * len(_MEANS) + [*_CORPUS_WIDTHS.values()]
+        values = {}
+        for name, of_metric in zip(
+            names, np.split(sums, np.cumsum(widths)[:-1], axis=1), strict=True
+        ):
+            rows = of_metric.tolist()
+            if name in _MEANS:
+                values[name] = [total / self._first.rows for (total,) in rows]
+            else:
+                score = self._corpus[name]._compute_score_from_stats
+                values[name] = [float(score(row).score) for row in rows]
+        return values
 
 
 def _forget_tokenized_texts() -> None:
@@ -155,102 +188,12 @@ def _forget_tokenized_texts() -> None:
     TokenizerRegexp.__call__.cache_clear()
 
 
-def _mean_of(scores: Floats) -> _Metric:
-    count = len(scores)
-    return _Metric(scores[:, np.newaxis], lambda sums: sums[0] / count)
-
-
-def _corpus_metric(metric: Any, texts: Sequence[str], references: Sequence[str]) -> _Metric:
-    """One of sacrebleu's corpus metrics, from the statistics that its own bootstrap resamples.
-
-    They are asked for record by record, so that only one record's n-grams are held.
-    """
-    statistics = [
-        metric._extract_corpus_statistics([text], [[reference]])[0]
-        for text, reference in zip(texts, references, strict=True)
-    ]
-    return _Metric(
-        np.array(statistics, np.float64),
-        lambda sums: float(metric._compute_score_from_stats(sums).score),
-    )
-
-
-def _with_intervals(metrics: dict[str, _Metric], seed: int) -> dict[str, Any]:
-    """Each metric's value, and as "<name>_ci95" its 95% percentile bootstrap interval."""
-    statistics = np.hstack([metric.statistics for metric in metrics.values()])
-    widths = [metric.statistics.shape[1] for metric in metrics.values()]
-    resampled = np.split(_resampled_sums(statistics, seed), np.cumsum(widths)[:-1], axis=1)
-    measured: dict[str, Any] = {}
-    for (name, metric), sums in zip(metrics.items(), resampled, strict=True):
-        measured[name] = metric.formula(metric.statistics.sum(axis=0).tolist())
-        values = [metric.formula(row) for row in sums.tolist()]
-        measured[f"{name}_ci95"] = np.percentile(values, [2.5, 97.5]).tolist()
-    return measured
-
-
-def resampled_counts(records: int, seed: int) -> Iterator[Floats]:
-    """How often each record is drawn in `RESAMPLES` resamples with replacement, block by block.
-
-    Args:
-        records: at least 1; a resample draws as many.
-
-    Yields:
-        Blocks of (resamples of this block, records), of at most `COUNTS_AT_ONCE` numbers or of
-        one resample.
-    """
-    generator = np.random.default_rng(seed)
-    at_once = max(1, COUNTS_AT_ONCE // records)
-    for start in range(0, RESAMPLES, at_once):
-        counts = [
-            np.bincount(generator.integers(records, size=records), minlength=records)
-            for _ in range(min(at_once, RESAMPLES - start))
-        ]
-        yield np.array(counts, np.float64)
-
-
-def _resampled_sums(statistics: Floats, seed: int) -> Floats:
-    """Column sums of as many rows, drawn with replacement: (resamples, columns)."""
-    return np.vstack([counts @ statistics for counts in resampled_counts(len(statistics), seed)])
-
-
-def _scores_of_samples(
-    score: Callable[[str, str], float], answers: Iterable[Sequence[str]], references: Sequence[str]
-) -> Floats:
-    """`score(text, reference)` of each sample, (records, samples); equal texts are scored once."""
-    rows = []
-    for texts, reference in zip(answers, references, strict=True):
-        known = {text: score(text, reference) for text in set(texts)}
-        rows.append([known[text] for text in texts])
-    return np.array(rows, np.float64)
-
-
 def _same(text: str, reference: str) -> bool:
     return text.strip() == reference.strip()
 
 
 def _same_normalized(text: str, reference: str) -> bool:
     return normalized(text) == normalized(reference)
-
-
-def _rouge_l() -> Callable[[str, str], float]:
-    score = _rouge_scorer("rougeL")
-    return lambda text, reference: score(text, reference)["rougeL"]
-
-
-def _other_rouge(
-    texts: Sequence[str], references: Sequence[str], rouge_l: Floats
-) -> dict[str, Floats]:
-    """rouge1, rouge2 and rougeLsum of each text; that of two single lines is their rougeL."""
-    of_pairs = _rouge_scorer("rouge1", "rouge2")
-    of_lines = _rouge_scorer("rougeLsum")
-    scores: dict[str, list[float]] = {"rouge1": [], "rouge2": [], "rougeLsum": []}
-    for text, reference, whole in zip(texts, references, rouge_l, strict=True):
-        found = of_pairs(text, reference)
-        several = "\n" in text or "\n" in reference
-        found |= of_lines(text, reference) if several else {"rougeLsum": whole}
-        for name, value in found.items():
-            scores[name].append(value)
-    return {name: np.array(values, np.float64) for name, values in scores.items()}
 
 
 def _rouge_scorer(*names: str) -> Callable[[str, str], dict[str, float]]:

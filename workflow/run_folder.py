@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ from workflow.checkpoint import what_is_left
 from workflow.config import JobSpec
 from workflow.console import log
 from workflow.errors import BadInput, RunFailed, Stopped
-from workflow.files import append_json_line, keep_json_lines, last_json_line, sync, write_json
+from workflow.files import (
+    WholeList,
+    append_json_line,
+    json_item,
+    keep_json_lines,
+    last_json_line,
+    sync,
+    write_json,
+)
 from workflow.lock import RunLock
 from workflow.progress import Progress
 from workflow.world import shared
@@ -95,7 +103,7 @@ class RunFolder:
         self._restarts = restarts
 
     @property
-    def _writes(self) -> bool:
+    def writes(self) -> bool:
         """Whether this process writes, and the folder is not another job's by now."""
         return self._main and (self._lock is None or self._lock.taken_by is None)
 
@@ -121,21 +129,30 @@ class RunFolder:
         return status | ({"error": error} if error else {})
 
     def append_train_log(self, line: dict[str, Any]) -> None:
-        if self._writes:
+        if self.writes:
             append_json_line(self.path / TRAIN_LOG, line)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        if self._writes:
+        if self.writes:
             append_json_line(self.path / METRICS, line)
 
     def write_json(self, name: str, value: Any) -> None:
-        if self._writes:
+        if self.writes:
             write_json(self.path / name, value)
+
+    @contextmanager
+    def items(self, names: Sequence[str]) -> Iterator["ItemsFiles"]:
+        """Files of an evaluation's items; what is not finished in this block is removed."""
+        files = ItemsFiles(self, names)
+        try:
+            yield files
+        finally:
+            files.discard()
 
     def sync_logs(self) -> None:
         """Let the logs be on the disk as surely as the checkpoint that is written next."""
         for name in (TRAIN_LOG, METRICS):
-            if self._writes and (self.path / name).exists():
+            if self.writes and (self.path / name).exists():
                 sync(self.path / name)
 
     def go_back_to(self, step: int) -> dict[str, Any] | None:
@@ -150,6 +167,36 @@ class RunFolder:
             self.path / METRICS, lambda line: line["step"] == step
         )
         return metrics
+
+
+class ItemsFiles:
+    """The files that tell of each record, all alike, written as the items come."""
+
+    def __init__(self, run: RunFolder, names: Sequence[str]):
+        self._run = run
+        self._paths = [run.path / name for name in names]
+        self._files: list[WholeList] = []
+
+    def add(self, item: dict[str, Any]) -> None:
+        text = json_item(item)
+        for file in self._opened():
+            file.add(text)
+
+    def finish(self) -> None:
+        """Let the files appear, where the run's folder is still ours."""
+        for file in self._opened() if self._run.writes else ():
+            file.finish()
+
+    def discard(self) -> None:
+        for file in self._files:
+            file.discard()
+
+    def _opened(self) -> list[WholeList]:
+        """The files, made when they are first asked for: before that, nothing can fail."""
+        if not self._files and self._run.writes:
+            for path in self._paths:
+                self._files.append(WholeList(path))
+        return self._files
 
 
 @contextmanager

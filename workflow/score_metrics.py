@@ -12,16 +12,24 @@ yes, such as the share of votes for it. Of soft targets
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from workflow.metrics import Floats, resampled_counts
+from workflow.bootstrap import Counts, Floats, interval, resampled_counts, weighted_sums
 
 ECE_BINS = 15
 """Equally wide bins of the score, closed at their upper ends."""
+NUMBERS_AT_ONCE = 4_000_000
+"""Numbers held at once while sums are made (32 MB)."""
+LEVELS_AT_ONCE = 65_536
+"""Different scores, or records, looked at at once: they stay in the processor's cache."""
+
+Bools = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int32]
 
 
 def score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, Any]:
@@ -76,16 +84,16 @@ def score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, A
     # Sorted by both, so that the order in which records come changes no result.
     order = np.lexsort((targets, scores))[::-1]
     scores, targets = scores[order], targets[order]
-    ranked = _rank(scores, targets)
+    del order  # as long as the scores
+    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)).astype(np.int32)
+    ranked = _Ranked(scores, targets, targets >= 0.5, ends)
     blocks = [_resampled(ranked, counts) for counts in resampled_counts(scores.size, seed)]
     measured: dict[str, Any] = {}
-    for name, (value,) in _resampled(ranked, np.ones((1, scores.size))).items():
+    for name, (value,) in _resampled(ranked, np.ones((1, scores.size), np.uint8)).items():
         values = np.concatenate([block[name] for block in blocks])
         defined = values[~np.isnan(values)]
         measured[name] = None if math.isnan(value) else float(value)
-        measured[f"{name}_ci95"] = (
-            np.percentile(defined, [2.5, 97.5]).tolist() if defined.size else None
-        )
+        measured[f"{name}_ci95"] = interval(defined) if defined.size else None
     measured |= _points(targets >= 0.5, scores)
     measured["mae"] = float(np.abs(scores - targets).mean())
     return measured | _correlations(scores, targets) | _best_threshold(ranked)
@@ -96,25 +104,28 @@ class _Ranked:
     """Records from the greatest score to the lowest.
 
     Attributes:
+        scores, targets: (records,).
         yes: whether the target is at least 0.5, (records,).
-        levels: the different scores, from the greatest, (levels,).
-        ends: index of the last record of each level, (levels,).
-        statistics: what a record adds to sums over records, (records, 7 + bins).
+        ends: index of the last record of each level, that is of each different score, (levels,).
     """
 
-    yes: npt.NDArray[np.bool_]
-    levels: Floats
-    ends: npt.NDArray[np.intp]
-    statistics: Floats
+    scores: Floats
+    targets: Floats
+    yes: Bools
+    ends: Integers
+
+    def statistics(self, rows: int) -> Iterator[Floats]:
+        """What each record adds to sums over records, block by block of so many rows.
+
+        It is computed whenever it is asked for: kept, it would take 11 times as much as the scores.
+        """
+        for start in range(0, len(self.scores), rows):
+            part = slice(start, start + rows)
+            yield _statistics(self.scores[part], self.targets[part])
 
 
-def _rank(scores: Floats, targets: Floats) -> _Ranked:
-    """The records' statistics, in the order in which `_resampled` reads them.
-
-    Args:
-        scores: sorted, the greatest first.
-        targets: those of the scores, in the same order.
-    """
+def _statistics(scores: Floats, targets: Floats) -> Floats:
+    """What these records add to sums over records, (records, 7 + bins)."""
     yes, chosen = targets >= 0.5, scores >= 0.5
     eps = np.finfo(np.float64).eps
     clipped = np.clip(scores, eps, 1 - eps)
@@ -132,18 +143,19 @@ def _rank(scores: Floats, targets: Floats) -> _Ranked:
         squared,
         gaps,
     ]
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    return _Ranked(yes, scores[ends], ends, np.column_stack(statistics))
+    return np.column_stack(statistics)
 
 
-def _resampled(ranked: _Ranked, counts: Floats) -> dict[str, Floats]:
+def _resampled(ranked: _Ranked, counts: Counts) -> dict[str, Floats]:
     """Each metric of each resample, (resamples,), NaN where undefined.
 
     Args:
         counts: how often each record is drawn, (resamples, records).
     """
     records = len(ranked.yes)
-    right, hits, yes, chosen, brier, log_loss, squared, *gaps = (counts @ ranked.statistics).T
+    rows = min(LEVELS_AT_ONCE, NUMBERS_AT_ONCE // len(counts))
+    sums = weighted_sums(counts, ranked.statistics(rows))
+    right, hits, yes, chosen, brier, log_loss, squared, *gaps = sums.T
     no = _positive(records - yes)
     yes = _positive(yes)
     # One resample at a time, as that stays in the processor's cache.
@@ -166,28 +178,38 @@ def _positive(numbers: Floats) -> Floats:
     return np.where(numbers > 0, numbers, np.nan)
 
 
-def _ranking(ranked: _Ranked, counts: Floats) -> tuple[float, float]:
+def _ranking(ranked: _Ranked, counts: Counts) -> tuple[float, float]:
     """How many pairs of a yes and a no are in order, ties half; the precisions of all yes, summed.
 
     Args:
         counts: of one resample, (records,).
     """
-    found, wrong = _found_and_wrong(ranked, counts)
-    newly_found, newly_wrong = np.diff(found, prepend=0.0), np.diff(wrong, prepend=0.0)
-    precision = found / np.maximum(found + wrong, 1)
-    # Not "@": where other processes keep the machine busy, BLAS's threads wait for each other.
-    pairs = (newly_wrong * (found - newly_found / 2)).sum()
-    return float(pairs), float((newly_found * precision).sum())
+    pairs = precisions = 0.0
+    all_found, all_wrong = _found_and_wrong(ranked, counts)
+    before = (0, 0)
+    for start in range(0, len(all_found), LEVELS_AT_ONCE):
+        part = slice(start, start + LEVELS_AT_ONCE)
+        found, wrong = all_found[part].astype(np.float64), all_wrong[part].astype(np.float64)
+        newly_found, newly_wrong = (
+            np.diff(found, prepend=before[0]),
+            np.diff(wrong, prepend=before[1]),
+        )
+        precision = found / np.maximum(found + wrong, 1)
+        # Not "@": where other processes keep the machine busy, BLAS's threads wait for each other.
+        pairs += float((newly_wrong * (found - newly_found / 2)).sum())
+        precisions += float((newly_found * precision).sum())
+        before = found[-1], wrong[-1]
+    return pairs, precisions
 
 
-def _found_and_wrong(ranked: _Ranked, counts: Floats) -> tuple[Floats, Floats]:
+def _found_and_wrong(ranked: _Ranked, counts: Counts) -> tuple[Integers, Integers]:
     """How many yes and how many no score at least as high as each level, (levels,).
 
     Args:
         counts: of one resample, (records,).
     """
-    found = np.cumsum(counts * ranked.yes)[ranked.ends]
-    wrong = np.cumsum(counts * ~ranked.yes)[ranked.ends]
+    found = np.cumsum(counts * ranked.yes, dtype=np.int32)[ranked.ends]
+    wrong = np.cumsum(counts * ~ranked.yes, dtype=np.int32)[ranked.ends]
     return found, wrong
 
 
@@ -224,8 +246,8 @@ def _correlations(scores: Floats, targets: Floats) -> dict[str, float | None]:
 
 
 def _best_threshold(ranked: _Ranked) -> dict[str, float]:
-    records, levels = len(ranked.yes), ranked.levels
-    found, wrong = _found_and_wrong(ranked, np.ones(records))
+    records, levels = len(ranked.yes), ranked.scores[ranked.ends]
+    found, wrong = _found_and_wrong(ranked, np.ones(records, np.uint8))
     right = np.append(0, found - wrong) + np.count_nonzero(~ranked.yes)
     midpoints = (levels[:-1] + levels[1:]) / 2
     # The midpoint of neighbouring floats may round to the lower one, which is no longer below it.

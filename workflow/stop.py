@@ -84,14 +84,19 @@ class Stop:
             self._world.call_out(found)
         return found or self._world.called_out()
 
-    def check(self) -> None:
+    def check(self, failure: OSError | None = None) -> None:
         """Raise on all processes what ends the run; all must call this.
+
+        Args:
+            failure: what this process failed of.
 
         Raises:
             Stopped: where any is asked to stop.
             RunFailed: where the run is not ours any more.
+            OSError: the failure of any.
         """
-        error: WorkflowError | None = self._lock.loss if self._lock else None
+        loss = self._lock.loss if self._lock else None
+        error: WorkflowError | OSError | None = failure or loss
         if error is None and (who := self.requested()):
             error = Stopped(who)
         found = self._world.agree(error) if self._world is not None else error

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from workflow.records import Record, Schema
 from workflow.score_metrics import score_metrics
 from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
-from workflow.tasks.task import Batch, Evaluation
+from workflow.tasks.task import Batch, Tell
 from workflow.tokens import TokenizedSplit
 from workflow.weights import Model
 
@@ -149,24 +149,40 @@ class Classification:
         return _losses(target_logits(model, batch, self.label_ids), batch.targets).sum()
 
     def evaluate(
-        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, share: Share
-    ) -> Evaluation | None:
+        self,
+        model: Model,
+        tokenizer: Any,
+        split: TokenizedSplit,
+        spec: JobSpec,
+        share: Share,
+        tell: Tell,
+    ) -> dict[str, Any] | None:
         began = time.perf_counter()
-        logits = self.score(model, split, spec, share)
-        if logits is None:
+        # On the main process alone, the logits of no and yes, and the targets in [0, 1].
+        records = len(split) if share.world.is_main else 0
+        logits = np.zeros((records, 2), np.float32)
+        targets = np.full(records, np.nan)
+
+        def note(indexes: range, found: Iterator[list[float]]) -> None:
+            here = slice(indexes.start, indexes.stop)
+            logits[here] = list(found)
+            scores = self._to_range(_scores(logits[here]))
+            for index, pair, score in zip(indexes, logits[here].tolist(), scores, strict=True):
+                record = split.record(index)
+                if "target" in record:
+                    targets[index] = self._from_range(record["target"])
+                item = {"orig_d": record, "pred_score": score}
+                tell(record, score, item | {"logits": None if score is None else pair})
+
+        with share.keeping(self._score(model, split, spec, share), len(split)) as kept:
+            scored = time.perf_counter()
+            share.collect(kept, len(split), note)
+        if not share.world.is_main:
             return None
-        scored = time.perf_counter()
-        scores = logits.double().softmax(-1)[:, 1].numpy()
-        records = [split.record(i) for i in range(len(split))]
-        in_range = self._to_range(scores)
-        measured = self._judge(logits, scores, split, spec.seed)
+        measured = self._judge(logits, targets, split, spec.seed)
         measured["eval_seconds"] = time.perf_counter() - began
         measured["score_seconds"] = scored - began
-        items = [
-            {"orig_d": record, "pred_score": score, "logits": None if score is None else pair}
-            for record, score, pair in zip(records, in_range, logits.tolist(), strict=True)
-        ]
-        return Evaluation(measured, items, records, in_range)
+        return measured
 
     def _to_range(self, scores: Floats) -> list[float | None]:
         """Scores in the user's range; None for what is no number."""
@@ -174,48 +190,51 @@ class Classification:
         scaled = np.minimum(scaled, self.target_max)  # which rounding may pass
         return [score if math.isfinite(score) else None for score in scaled.tolist()]
 
-    def score(
+    def _score(
         self, model: Model, split: TokenizedSplit, spec: JobSpec, share: Share
-    ) -> torch.Tensor | None:
-        """The logits of no and yes for every record, float32 (records, 2), in their order.
-
-        On the main process; None on the others.
-        """
+    ) -> Iterator[tuple[int, list[float]]]:
+        """The index and the float32 logits of no and yes of each record in this share."""
         lengths = split.sources.lengths(spec.max_source_length)
         at_once = SCORED_AT_ONCE * spec.micro_batch_tokens
         batches = batches_by_positions(
             lengths, np.ones_like(lengths), at_once, spec.eval_batch_size, share.world.size
         )
         costs = [int(lengths[batch].sum()) for batch in batches]
-        found: dict[int, list[float]] = {}
         with progress_bar(len(split), "score") as bar, torch.no_grad():
             for chosen, counts in share.of(batches, costs):
                 batch = self.collate(split, tuple(chosen[:, None]), spec, model.config)
                 logits = target_logits(model, batch.to(model.device), self.label_ids)
                 if counts:
-                    found |= dict(zip(chosen.tolist(), logits.tolist(), strict=True))
+                    yield from zip(chosen.tolist(), logits.tolist(), strict=True)
                 bar.update(len(chosen) * share.world.size)
-        together = share.collect(found, len(split))
-        return None if together is None else torch.tensor(together)
 
     def _judge(
-        self, logits: torch.Tensor, scores: Floats, split: TokenizedSplit, seed: int
+        self,
+        logits: npt.NDArray[np.float32],
+        targets: Floats,
+        split: TokenizedSplit,
+        seed: int,
     ) -> dict[str, Any]:
-        """The metrics over the records with a target; errors are in the user's range."""
+        """The metrics over the records with a target; errors are in the user's range.
+
+        Args:
+            targets: of all records, in [0, 1]; NaN where there is none.
+        """
         answered = np.flatnonzero(split.answered)
         if len(answered) == 0:
             return {}
-        finite = np.isfinite(scores[answered])
+        scores = _scores(logits[answered])
+        finite = np.isfinite(scores)
         if not finite.all():
             log.warning("%d scores are no numbers, and left out of the metrics", (~finite).sum())
-            answered = answered[finite]
+            answered, scores = answered[finite], scores[finite]
         if len(answered) == 0:
             return {"loss": None}
-        targets = _targets(split, answered)
-        loss = float(_losses(logits[torch.from_numpy(answered)], targets).mean())
-        of_records = [split.record(int(i))["target"] for i in answered]
-        exact = np.array([self._from_range(target) for target in of_records])
-        measured = {"loss": loss, **score_metrics(scores[answered], exact, seed)}
+        losses = _losses(torch.from_numpy(logits[answered]), _targets(split, answered))
+        measured = {
+            "loss": float(losses.mean()),
+            **score_metrics(scores, targets[answered], seed),
+        }
         width = self.target_max - self.target_min
         for name in _IN_THE_RANGE & {name for name, value in measured.items() if value is not None}:
             measured[name] = (np.array(measured[name]) * width).tolist()
@@ -237,6 +256,12 @@ def _targets(split: TokenizedSplit, indexes: Indexes) -> torch.Tensor:
     for place in np.flatnonzero(split.answered[indexes]):
         found[place] = split.targets.row(indexes[place], longest=1).view(np.float32)[0]
     return torch.from_numpy(found)
+
+
+def _scores(logits: npt.NDArray[np.float32]) -> Floats:
+    """The probability of yes under logits (records, 2) of no and yes."""
+    scores: Floats = torch.from_numpy(logits).double().softmax(-1)[:, 1].contiguous().numpy()
+    return scores
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -2,22 +2,22 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from workflow import metrics
 from workflow.batching import Indexes, MicroBatch, batches_by_positions
 from workflow.config import GREEDY_BELOW, JobSpec
 from workflow.console import progress_bar
 from workflow.generate import Generation, generate
 from workflow.losses import summed_cross_entropy
+from workflow.metrics import TextMetrics, perplexity
 from workflow.records import Record, Schema
 from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
-from workflow.tasks.task import Batch, Evaluation
+from workflow.tasks.task import Batch, Tell
 from workflow.tokens import CutRows, TokenizedSplit
 from workflow.weights import Model
 
@@ -89,35 +89,43 @@ class Seq2Seq:
         return summed_cross_entropy(target_logits(model, batch), batch.targets, label_smoothing)
 
     def evaluate(
-        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, share: Share
-    ) -> Evaluation | None:
+        self,
+        model: Model,
+        tokenizer: Any,
+        split: TokenizedSplit,
+        spec: JobSpec,
+        share: Share,
+        tell: Tell,
+    ) -> dict[str, Any] | None:
         began = time.perf_counter()
         loss, accuracy = self._token_metrics(model, split, spec, share)
         generating = time.perf_counter()
         sources = CutRows(split.sources, spec.max_source_length, spec.truncation_side)
-        found = dict(generate(model, tokenizer, sources, spec, share))
-        answers = share.collect(found, len(split))
-        generated = time.perf_counter()
-        if answers is None:
+        results = (
+            (index, [vars(answer) for answer in answers])
+            for index, answers in generate(model, tokenizer, sources, spec, share)
+        )
+        judged = _Judged(spec.seed)
+
+        def judge(indexes: range, found: Iterator[list[dict[str, Any]]]) -> None:
+            for index, of_record in zip(indexes, found, strict=True):
+                record, answers = split.record(index), [Generation(**one) for one in of_record]
+                judged.add(record, answers)
+                tell(record, [answer.text for answer in answers], _item(record, answers))
+
+        with share.keeping(results, len(split)) as kept:
+            generated = time.perf_counter()
+            share.collect(kept, len(split), judge)
+        if not share.world.is_main:
             return None
-        records = [split.record(i) for i in range(len(split))]
-        texts = [[answer.text for answer in of_record] for of_record in answers]
-        judged = [i for i, record in enumerate(records) if "completion" in record]
-        first = [of_record[0] for of_record in answers]
-        references = [records[i]["completion"] for i in judged]
-        measured = {
+        return {
             "loss": loss,
-            "perplexity": metrics.perplexity(loss),
+            "perplexity": perplexity(loss),
             "token_accuracy": accuracy,
-            **metrics.text_metrics([texts[i] for i in judged], references, spec.seed),
-            "mean_length": metrics.mean([answer.tokens for answer in first]),
-            "at_limit": metrics.mean([answer.at_limit for answer in first]),
-            "empty": metrics.mean([not answer.text for answer in first]),
+            **judged.metrics(),
             "eval_seconds": time.perf_counter() - began,
             "generate_seconds": generated - generating,
         }
-        items = [_item(r, a) for r, a in zip(records, answers, strict=True)]
-        return Evaluation(measured, items, records, texts)
 
     def _token_metrics(
         self, model: Model, split: TokenizedSplit, spec: JobSpec, share: Share
@@ -152,6 +160,31 @@ class Seq2Seq:
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         return (f"temperature={spec.temperature:.2f}_n={spec.n_samples}_step={step}.json",)
+
+
+class _Judged:
+    """What answers show, taken one record at a time."""
+
+    def __init__(self, seed: int):
+        self._texts = TextMetrics(seed)
+        self._records = 0
+        self._first = {"mean_length": 0, "at_limit": 0, "empty": 0}
+
+    def add(self, record: Record, answers: Sequence[Generation]) -> None:
+        """Take a record's answers; the texts count where it has a completion."""
+        if "completion" in record:
+            self._texts.add([answer.text for answer in answers], record["completion"])
+        self._records += 1
+        self._first["mean_length"] += answers[0].tokens
+        self._first["at_limit"] += answers[0].at_limit
+        self._first["empty"] += not answers[0].text
+
+    def metrics(self) -> dict[str, Any]:
+        means = {
+            name: total / self._records if self._records else None
+            for name, total in self._first.items()
+        }
+        return self._texts.result() | means
 
 
 def _item(record: Record, answers: Sequence[Generation]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What every task is: what training and evaluation ask of it, and what they hand over."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -35,20 +35,9 @@ class Batch:
         return Batch(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model was found to do; all lists in the order of the data file.
-
-    Attributes:
-        metrics: numbers, intervals as [low, high], and signatures, by name.
-        items: what is written of each record.
-        records: the records themselves, and `predictions` what a user's metric is given for them.
-    """
-
-    metrics: dict[str, Any]
-    items: list[dict[str, Any]]
-    records: list[Record]
-    predictions: list[Any]
+Tell = Callable[[Record, Any, dict[str, Any]], None]
+"""Takes what a model was found to do with a record: the record, what a user's own metric is given
+for it, and what is to be written of it."""
 
 
 class Task(Encoder, Protocol):
@@ -77,9 +66,19 @@ class Task(Encoder, Protocol):
         """The float32 sum of the losses of a batch."""
 
     def evaluate(
-        self, model: Model, tokenizer: Any, split: TokenizedSplit, spec: JobSpec, share: Share
-    ) -> Evaluation | None:
-        """Metrics and answers for every record, on the main process; None on the others."""
+        self,
+        model: Model,
+        tokenizer: Any,
+        split: TokenizedSplit,
+        spec: JobSpec,
+        share: Share,
+        tell: Tell,
+    ) -> dict[str, Any] | None:
+        """Metrics by name: numbers, intervals as [low, high], and signatures.
+
+        They come on the main process, None on the others; there `tell` hears of every record once,
+        in the order of the data file.
+        """
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         """The names of the files that hold an evaluation's items."""

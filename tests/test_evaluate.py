@@ -1,0 +1,107 @@
+"""What an evaluation leaves behind where it fails or is stopped in the middle, on all processes."""
+
+import json
+from pathlib import Path
+
+from test_world import run_world
+
+# Evaluations of 25 records, of which each process finds its own, and something goes wrong.
+MEMBER = """
+import errno, json, sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+import torch
+from torch.distributed import FileStore
+from workflow import files, found, share
+from workflow.evaluate import evaluate
+from workflow.run_folder import RunFolder
+from workflow.stop import Stop
+from workflow.world import World
+
+rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+share.AT_ONCE = 4
+
+def failing(owner, name, at):
+    function, calls = getattr(owner, name), []
+    def call(*values):
+        calls.append(values)
+        if len(calls) == at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return function(*values)
+    return patch.object(owner, name, call)
+
+FAULTS = {
+    "none": None,
+    "items": (0, files.WholeList, "add", 11),
+    "finish": (0, files.WholeList, "finish", 1),
+    "finding": (1, found.Found, "put", 3),
+    "flush": (1, found.Found, "flush", 1),
+    "reading": (1, found.Found, "between", 2),
+    "folder": (1, share, "nameless_file", 1),
+    "stop": None,
+    "lost": None,
+}
+
+class Task:
+    shown = ()
+
+    def items_files(self, spec, step):
+        return "a.json", "b.json"
+
+    def evaluate(self, model, tokenizer, split, spec, share, tell):
+        def results():
+            for batch, counts in share.of([[i] for i in range(25)], [1] * 25):
+                yield batch[0], {"of": batch[0]}
+
+        def take(indexes, values):
+            for index, value in zip(indexes, values, strict=True):
+                if index == 13 and fault == "stop":
+                    stop._heard = "the test"
+                if index == 13 and fault == "lost":
+                    lock.taken_by = "another"
+                tell({"i": index}, value, {"i": index, "found": value})
+
+        with share.keeping(results(), 25) as kept:
+            share.collect(kept, 25, take)
+        return {"loss": 1.0} if share.world.is_main else None
+
+world = World(rank, size, size, FileStore(str(folder / "store"), size))
+world.begin(torch.device("cpu"))
+told = {}
+for fault, (at_fault, *where) in ((name, how or (None,)) for name, how in FAULTS.items()):
+    (folder / fault).mkdir(exist_ok=True)
+    stop, lock = Stop(), SimpleNamespace(loss=None, taken_by=None)
+    run = RunFolder(folder / fault, None, {}, 0, lock, world.is_main)
+    stop.defer(run.path, world, lock)
+    job = SimpleNamespace(
+        task=Task(), tokenizer=None, splits={"eval": None}, spec=SimpleNamespace(metric=None)
+    )
+    with failing(*where) if rank == at_fault else patch.object(share, "AT_ONCE", 4):
+        try:
+            told[fault] = evaluate(job, None, 3, run, world, stop)
+        except Exception as error:
+            told[fault] = [type(error).__name__, str(error)]
+world.end()
+print(json.dumps(told))
+"""
+
+FULL = ["OSError", "[Errno 28] No space left on device"]
+TOLD = {
+    "none": {"loss": 1.0},
+    **dict.fromkeys(("items", "finish", "finding", "flush", "reading", "folder"), FULL),
+    "stop": ["Stopped", "the test"],
+    "lost": {"loss": 1.0},
+}
+
+
+def test_what_ends_an_evaluation_ends_it_on_all_and_leaves_no_items(tmp_path: Path) -> None:
+    assert run_world(MEMBER, 2, tmp_path) == [TOLD] * 2
+    for fault in TOLD.keys() - {"none"}:
+        assert list((tmp_path / fault).iterdir()) == [], fault
+    items = [{"i": index, "found": {"of": index}} for index in range(25)]
+    wanted = json.dumps(items, indent=2, ensure_ascii=False) + "\n"
+    for name in ("a.json", "b.json"):
+        assert (tmp_path / "none" / name).read_text() == wanted
+    names = {path.name for path in (tmp_path / "none").iterdir()}
+    assert names == {"a.json", "b.json", "metrics.jsonl"}

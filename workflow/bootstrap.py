@@ -1,0 +1,97 @@
+"""How far a metric may be from what other records would give: resamples of what was measured."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 1_000
+"""Bootstrap resamples behind an interval."""
+
+COUNTS_AT_ONCE = 16_000_000
+"""Counts held at once while resampling (16 MB)."""
+ROWS_AT_ONCE = 4_096
+"""Rows that are kept together, in the narrowest types that hold their numbers."""
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.uint8]
+
+
+class Columns:
+    """Rows of numbers, taken one at a time and kept exactly in few bytes.
+
+    Attributes:
+        rows: how many there are.
+    """
+
+    def __init__(self, width: int):
+        self.rows = 0
+        self._blocks: list[list[npt.NDArray[Any]]] = []
+        self._last = np.empty((ROWS_AT_ONCE, width))
+
+    def add(self, row: Iterable[float]) -> None:
+        place = self.rows % len(self._last)
+        self._last[place] = list(row)
+        self.rows += 1
+        if place == len(self._last) - 1:
+            self._blocks.append([_narrowed(column) for column in self._last.T])
+
+    def blocks(self) -> Iterator[Floats]:
+        """All rows in order, (rows of this block, width)."""
+        for block in self._blocks:
+            yield np.stack([column.astype(np.float64) for column in block], axis=1)
+        left = self.rows % len(self._last)
+        if left:
+            yield self._last[:left]
+
+    def sums(self) -> list[float]:
+        """The sum of each column, as numpy sums it in one piece: pairwise, hence more exactly."""
+        left = self._last[: self.rows % len(self._last)]
+        return [
+            float(np.concatenate([*(block[i] for block in self._blocks), last]).sum())
+            for i, last in enumerate(left.T)
+        ]
+
+
+def _narrowed(column: Floats) -> npt.NDArray[Any]:
+    """A copy of the numbers in the narrowest type that holds all of them: whole numbers or not."""
+    whole = column.min() >= 0 and not np.any(column % 1)
+    return column.astype(np.min_scalar_type(int(column.max())) if whole else np.float64)
+
+
+def resampled_counts(records: int, seed: int) -> Iterator[Counts]:
+    """How often each record is drawn in `RESAMPLES` resamples with replacement, block by block.
+
+    A byte is enough: that one is drawn 256 times has a chance of 1 to 10^507.
+
+    Args:
+        records: at least 1; a resample draws as many.
+
+    Yields:
+        Blocks of (resamples of this block, records), of at most `COUNTS_AT_ONCE` numbers or of
+        one resample.
+    """
+    generator = np.random.default_rng(seed)
+    at_once = max(1, COUNTS_AT_ONCE // records)
+    for start in range(0, RESAMPLES, at_once):
+        counts = np.empty((min(at_once, RESAMPLES - start), records), np.uint8)
+        for row in counts:
+            row[:] = np.bincount(generator.integers(records, size=records), minlength=records)
+        yield counts
+
+
+def weighted_sums(counts: npt.NDArray[Any], blocks: Iterable[Floats]) -> Floats:
+    """`counts` @ all rows, which come block by block: (resamples, width)."""
+    sums, start = np.zeros(1), 0
+    for block in blocks:
+        stop = start + len(block)
+        sums = sums + counts[:, start:stop].astype(np.float64) @ block
+        start = stop
+    return sums
+
+
+def interval(values: Floats | Sequence[float]) -> list[float]:
+    """[low, high], the 95% percentile interval of a metric's values in all resamples."""
+    found: list[float] = np.percentile(values, [2.5, 97.5]).tolist()
+    return found
