@@ -125,8 +125,8 @@ def _report(above: dict[str, list[float]], states: float) -> str:
         rows.append(f"| {KINDS[kind]} | {spread(found, 3)} | {spread(ratios, unit=' ×')} |")
     return "\n".join(
         [
-            f"A random model in flan-t5-small's layout, micro-batches of {ROWS} examples of {SOURCE} "
-            f"and {TARGET} tokens,",
+            f"A random model in flan-t5-small's layout; micro-batches of {ROWS} examples, "
+            f"{SOURCE} and {TARGET} tokens,",
             f"two a step, AdamW in float32; {len(above['peer'])} rounds in turn, medians, with the",
             "least and the greatest in brackets. The peak of anonymous memory, less that of the",
             f"same job with a tiny model, less {states / 1e9:.2f} GB of weights, gradients and "
