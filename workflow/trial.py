@@ -20,6 +20,8 @@ from workflow.world import World
 
 PLANNED_EXAMPLES = 2048
 """Of the steps that are planned to find the largest micro-batch: about a second's work."""
+LOOKED_AT = 20_000
+"""Steps whose lengths are looked at, in even distances: about a second's work, too."""
 FEWEST_STEPS = 4
 """That are planned, however large their batch is: one by each measure of what is heavy."""
 SPARED = 1.25
@@ -78,7 +80,9 @@ def largest_of(job: Job, model: Model, steps: range, world_size: int) -> Shape:
         [examples(step) for step in planned], lengths, spec.micro_batch_tokens,
         packs_rows(model), world_size, predicted,
     )  # fmt: skip
-    return found if len(planned) == len(steps) else with_more_rows(found, spec.micro_batch_tokens)
+    if len(planned) == len(steps):
+        return found
+    return filled_up(found, spec.micro_batch_tokens, int(lengths[1].max()))
 
 
 def heaviest_steps(
@@ -91,6 +95,7 @@ def heaviest_steps(
     """
     if len(steps) <= count:
         return steps
+    steps = steps[:: -(-len(steps) // LOOKED_AT)]
     sources, targets = lengths
     measured = np.array([
         (sources[of_step].sum() + targets[of_step].sum(), targets[of_step].sum(),
@@ -129,11 +134,12 @@ def _shape_of(rows: MicroBatch, sources: Lengths, targets: Lengths) -> Shape:
     return Shape(len(rows), *longest)
 
 
-def with_more_rows(shape: Shape, max_positions: int) -> Shape:
-    """What a step that was not planned may have more, within the bound."""
-    width = shape.source + shape.target
-    rows = int(min(max_positions, SPARED * shape.positions)) // width
-    return Shape(max(rows, shape.rows), shape.source, shape.target)
+def filled_up(shape: Shape, max_positions: int, longest_target: int) -> Shape:
+    """What a step that was not planned may have more: rows within the bound, then targets."""
+    bound = int(min(max_positions, SPARED * shape.positions))
+    rows = max(shape.rows, bound // (shape.source + shape.target))
+    target = min(longest_target, bound // rows - shape.source)
+    return Shape(rows, shape.source, max(shape.target, target))
 
 
 def enlarged(batch: Batch, shape: Shape) -> Batch:
