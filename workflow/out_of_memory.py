@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from traceback import clear_frames
 
 import torch
 
@@ -57,7 +58,7 @@ def telling(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        error.__traceback__ = None  # its frames hold the tensors that filled the memory
+        clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
         computing = f" computing {shape}" if shape else ""
         asked = _asked(str(error))
         positions = lower_bound(job)
