@@ -62,7 +62,7 @@ def test_a_plan_holds_each_example_once_within_its_bounds(
     slowest, mean = padded.max(axis=0).sum(), padded.mean(axis=0).sum()
     assert plan.imbalance == pytest.approx(slowest / mean)
     for rows, positions in zip(sum(ranks, ()), padded.ravel(), strict=True):
-        lone = len(rows) == 1 and (len(rows[0]) == 1 or (packs and world_size == 1))
+        lone = len(rows) == 1 and len(rows[0]) == 1
         assert positions <= max_positions or lone
         assert packs or all(len(row) == 1 for row in rows)
 

@@ -265,6 +265,10 @@ def test_the_cause_is_told_from_what_follows() -> None:
 
 
 def test_an_ending_by_a_signal_is_told() -> None:
-    assert tell_signal(Ending(0, 5, 0, 9), 1) == "process 1 of 1 (pid 5) was ended by SIGKILL"
+    assert tell_signal(Ending(0, 5, 0, 15), 1) == "process 1 of 1 (pid 5) was ended by SIGTERM"
+    assert tell_signal(Ending(0, 5, 0, 9), 2) == (
+        "process 1 of 2 (pid 5) was ended by SIGKILL; the others were stopped; the system does "
+        "that where memory runs out: lower --micro_batch_tokens, see --dry_run"
+    )
     told = "process 2 of 4 (pid 5) was ended by signal 40; the others were stopped"
     assert tell_signal(Ending(1, 5, 0, 40), 4) == told

@@ -194,18 +194,19 @@ def _candidates(
                   for length in lengths]  # fmt: skip
         ways += [rows for rows in packed if rows]
     elif lengths:
-        ways = [_pack(sources, targets, length) for length in lengths]
+        ways = [_pack(sources, targets, length, max_positions) for length in lengths]
     orders = [order for rows in ways for order in _orders(rows, sources, targets)]
     return [order[::-1] for order in orders] if world_size > 1 else orders
 
 
-def _pack(sources: Lengths, targets: Lengths, row_length: int) -> list[Indexes]:
+def _pack(sources: Lengths, targets: Lengths, row_length: int, max_positions: int) -> list[Indexes]:
     """Examples put into rows by best fit, the longest first.
 
-    A row holds `row_length` source tokens and, in proportion, target tokens; an example that is
-    longer has a row by itself.
+    A row holds `row_length` source tokens and, in proportion, target tokens, but no more than
+    `max_positions` of both; an example that is longer has a row by itself.
     """
-    most = np.array([row_length, max(1, row_length * targets.sum() // sources.sum())])
+    in_proportion = max(1, row_length * targets.sum() // sources.sum())
+    most = np.array([row_length, min(in_proportion, max_positions - row_length)])
     needed = np.stack([sources, targets], axis=1) / most
     rows: list[list[int]] = []
     free = np.zeros((0, 2))

@@ -12,7 +12,7 @@ from pathlib import Path
 from workflow.command import NO_MODEL, parse_command_line
 from workflow.config import JobSpec, Place
 from workflow.console import start_log
-from workflow.errors import BadInput, Problem, Stopped, WorkflowError
+from workflow.errors import BadInput, OutOfMemory, Problem, Stopped, WorkflowError
 from workflow.importing import importing
 from workflow.launch.join import Membership, find_world, join
 from workflow.launch.local import (
@@ -20,7 +20,9 @@ from workflow.launch.local import (
     Launched,
     die_with_parent,
     end_process,
+    hint_at,
     launch_local,
+    name_signal,
 )
 from workflow.mount import default_run_name, find_mount, find_run_folder
 from workflow.stop import SIGNALS, Stop
@@ -130,6 +132,8 @@ def _run_in_world(
     world = World.joined()
     try:
         run_job(spec, find_mount(place.mount), problems, world, stop)
+    except OutOfMemory:  # the others cannot take leave, and are ended with this process
+        raise
     except WorkflowError:
         world.end()
         raise
@@ -203,9 +207,8 @@ def _outcome(run: Path, launched: Launched) -> int:
 
 
 def _reason(status: int) -> str:
-    known = {number.value: number.name for number in signal.Signals}
-    if status - 128 in known:
-        return f"a process was ended by {known[status - 128]}"
+    if status > 128:
+        return f"a process was ended by {name_signal(status - 128)}{hint_at(status - 128)}"
     return f"a process ended with status {status}"
 
 

@@ -55,12 +55,15 @@ class Engine(Protocol):
     def moments(self) -> Tensors:
         """What the optimizer keeps of each parameter, as NAME.exp_avg; after a first step."""
 
-    def restore(self, step: int, moments: Iterable[Named], batch: Batch) -> None:
-        """Let an engine that has done nothing yet, on a checkpoint's weights, go on from its step.
+    def begin(self, step: int, moments: Iterable[Named], first: Batch, largest: Batch) -> None:
+        """Let an engine that has done nothing yet go on from a step, or from 0.
+
+        It takes all the memory that training will, and leaves no trace of that.
 
         Args:
-            moments: those of the checkpoint.
-            batch: any of the job's; for its gradient times zero the optimizer makes its state.
+            moments: those of the checkpoint, if it goes on from one.
+            first: any of the job's; for its gradient times zero the optimizer makes its state.
+            largest: the job's; beside that its gradient is added to another's.
         """
 
 
@@ -145,11 +148,10 @@ class SingleProcessEngine:
         state = self._optimizer.state.get(parameter, {})
         return {kind: t for kind, t in state.items() if torch.is_tensor(t) and kind != "step"}
 
-    def restore(self, step: int, moments: Iterable[Named], batch: Batch) -> None:
-        self.add_gradient(batch, 0.0, last=True)
+    def begin(self, step: int, moments: Iterable[Named], first: Batch, largest: Batch) -> None:
         with at_rest(self._optimizer):
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=self.model is self.master)
+            self._rest(first)
+            self._rest(first, largest)
         parameters = saved_names(self.master)
         for named, tensor in moments:
             name, _, kind = named.rpartition(".")
@@ -157,6 +159,14 @@ class SingleProcessEngine:
             if kind in state:
                 state[kind].copy_(tensor)
         go_to_step(self._optimizer, self._scheduler, step)
+
+    def _rest(self, *batches: Batch) -> None:
+        """A step of gradient zero, even where a loss is not finite."""
+        for batch in batches:
+            self.add_gradient(batch, 0.0, last=batch is batches[-1])
+        torch._foreach_zero_([p.grad for p in self.master.parameters() if p.grad is not None])
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=self.model is self.master)
 
 
 def clip_factor(norm: torch.Tensor, most: float) -> torch.Tensor:

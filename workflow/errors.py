@@ -3,6 +3,7 @@
 WorkflowError
 ├── BadInput    flags, data or a model that the user can put right; nothing begun (exit 2)
 ├── RunFailed   a run that could not go on; what it wrote stays (exit 1)
+│   └── OutOfMemory   of one process by itself
 └── Stopped     a run that was asked to stop; the same command goes on (exit 75)
 """
 
@@ -55,6 +56,18 @@ class BadInput(WorkflowError):
 
 class RunFailed(WorkflowError):
     """A run that had to stop."""
+
+
+class OutOfMemory(RunFailed):
+    """A process that has no more memory: the others may wait for it, and hear nothing of it.
+
+    Attributes:
+        positions: of a micro-batch at most, from the next start on; None where that stays as it is.
+    """
+
+    def __init__(self, told: str, positions: int | None = None):
+        super().__init__(told)
+        self.positions = positions
 
 
 class Stopped(WorkflowError):

@@ -246,11 +246,11 @@ def _nothing_fits(
     best = min(found, key=times)
     what = "device" if machine.on_gpu else "process"
     least = best.least.device if machine.on_gpu else on_cpu(best.least, best.setting)
-    there = f"{_amount(machine.for_device)} for the model of each {what}"
-    need = f"{_amount(least)} a {what}"
+    there = f"{amount(machine.for_device)} for the model of each {what}"
+    need = f"{amount(least)} a {what}"
     if machine.on_gpu and best.least.host > machine.for_host:
-        there += f", {_amount(machine.for_host)} of the host for each"
-        need += f", {_amount(best.least.host)} of the host each"
+        there += f", {amount(machine.for_host)} of the host for each"
+        need += f", {amount(best.least.host)} of the host each"
     mends = _mends(sizes, machine, work, asked, trains)
     mend = "; ".join(mends) or "use a smaller model, or more memory"
     return Problem("memory", there, f"at least {need} ({name_of(best.setting)})", mend)
@@ -279,7 +279,8 @@ def _mends(sizes: Sizes, machine: Machine, work: Work, asked: Asked, trains: boo
     return mends
 
 
-def _amount(size: float) -> str:
+def amount(size: float) -> str:
+    """Bytes as users read them."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size, 0) / 1e6:.0f} MB"
 
 

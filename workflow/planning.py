@@ -31,12 +31,14 @@ def plan_job(
     users: Mapping[str, Any],
     world: World,
     earlier: HowComputed | None = None,
+    most: int | None = None,
 ) -> tuple[Setting | None, int]:
     """How processes divide the states, and the positions of a micro-batch: the lightest that fits.
 
     Args:
         earlier: how the run was computed that goes on. As many processes go on like that, if it
             fits still, so that the results are the same bit for bit.
+        most: positions of a micro-batch, where more were too many.
 
     Raises:
         BadInput: where nothing does.
@@ -54,7 +56,7 @@ def plan_job(
             plan = choose(sizes, machine, work, _as_earlier(asked, earlier), trains)
     plan = plan or choose(sizes, machine, work, asked, trains)
     assert plan.positions is not None
-    return plan.setting, plan.positions
+    return plan.setting, min(plan.positions, most or plan.positions)
 
 
 def _as_earlier(asked: Asked, earlier: HowComputed) -> Asked:

@@ -49,6 +49,7 @@ class Job:
         setting: how processes divide the states; None for one process in plain torch.
         asked: the job as the user gave it, and `complete` what fills in the rest.
         checkpoint: what the run would go on from.
+        most_positions: of a micro-batch, where an earlier start ran out of memory.
     """
 
     spec: JobSpec
@@ -64,6 +65,7 @@ class Job:
     asked: JobSpec
     complete: Callable[[JobSpec], JobSpec]
     checkpoint: Path | None
+    most_positions: int | None = None
 
     @property
     def data_keys(self) -> dict[str, str]:
@@ -125,14 +127,15 @@ def prepare(
     _check_lengths(spec, config)
     if not spec.no_train:
         check_schedule(spec)
+    most = _most_positions(asked, run_path)
     setting, positions = world.decided_by_main(
-        lambda: plan_job(folder, spec, data, users, world, _computed(checkpoint))
+        lambda: plan_job(folder, spec, data, users, world, _computed(checkpoint), most)
     )
     spec = dataclasses.replace(spec, micro_batch_tokens=positions)
     lock = mount.cache / "claim.lock"
     return Job(
         spec, task, tokenizer, model_tokens, audit, data, source, run_path, lock, setting,
-        asked, completed, checkpoint,
+        asked, completed, checkpoint, most,
     )  # fmt: skip
 
 
@@ -142,6 +145,16 @@ def _computed(checkpoint: Path | None) -> HowComputed | None:
         return read_state(checkpoint).computed if checkpoint and can_go_on(checkpoint) else None
     except BadInput:
         return None
+
+
+def _most_positions(spec: JobSpec, run_path: Path) -> int | None:
+    """What an earlier start that ran out of memory left; a bound of the user's own is not ours."""
+    status = read_status(run_path)
+    begins_anew = spec.overwrite_output_dir and not is_requeued(status)
+    found = status.get("micro_batch_tokens")
+    if begins_anew or spec.micro_batch_tokens is not None or not isinstance(found, int):
+        return None
+    return max(1, found)
 
 
 def _audited(

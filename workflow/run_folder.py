@@ -13,7 +13,7 @@ from typing import Any
 from workflow.checkpoint import what_is_left
 from workflow.config import JobSpec
 from workflow.console import log
-from workflow.errors import BadInput, RunFailed, Stopped
+from workflow.errors import BadInput, OutOfMemory, RunFailed, Stopped
 from workflow.files import (
     WholeList,
     append_json_line,
@@ -72,14 +72,18 @@ def write_refusal(folder: Path, error: BadInput) -> None:
     write_json(folder / STATUS_FILE, status | {"exit_status": error.exit_status})
 
 
-def note_crash(folder: Path, reason: str) -> None:
-    """Let status.json say why a run's processes ended, where none of them could or knew it."""
+def note_crash(folder: Path, reason: str, **more: Any) -> None:
+    """Let status.json say why a run's processes ended, where the main one could not or knew it not.
+
+    Args:
+        more: what else it is to say.
+    """
     status = read_status(folder)
     told = str(status.get("error", ""))
     unknown = status.get("state") == "running" or told == "interrupted"
     unknown = unknown or "gloo" in told or told.startswith("Dist")  # lost another process
     if is_run_folder(folder) and unknown:
-        write_json(folder / STATUS_FILE, status | {"state": "failed", "error": reason})
+        write_json(folder / STATUS_FILE, status | {"state": "failed", "error": reason} | more)
 
 
 class RunFolder:
@@ -93,14 +97,21 @@ class RunFolder:
         restarts: int,
         lock: RunLock | None = None,
         writes: bool = True,
+        most_positions: int | None = None,
     ):
-        """Stand for the folder at `path`; `writes` is false in all processes but the main one."""
+        """Stand for the folder at `path`.
+
+        Args:
+            writes: false in all processes but the main one.
+            most_positions: of a micro-batch, where an earlier start ran out of memory.
+        """
         self.path = path
         self._main = writes
         self._lock = lock
         self._max_steps = max_steps
         self._data = data
         self._restarts = restarts
+        self._most_positions = most_positions
 
     @property
     def writes(self) -> bool:
@@ -126,7 +137,19 @@ class RunFolder:
             "restarts": self._restarts,
             "data": self._data,
         }
+        if self._most_positions is not None:
+            status["micro_batch_tokens"] = self._most_positions
         return status | ({"error": error} if error else {})
+
+    def note_out_of_memory(self, progress: Progress, error: OutOfMemory) -> None:
+        """Let status.json say it, and what the next start is to keep to; any process may."""
+        self._most_positions = error.positions or self._most_positions
+        if self._main:
+            self.write_status("failed", progress, str(error))
+        elif self._most_positions is not None:
+            note_crash(self.path, str(error), micro_batch_tokens=self._most_positions)
+        else:
+            note_crash(self.path, str(error))
 
     def append_train_log(self, line: dict[str, Any]) -> None:
         if self.writes:
@@ -212,12 +235,18 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
         run.write_status("saved", progress)
         told = f"stopped by {stopped} at step {progress.step}; {_next(run, spec)}"
         raise shared(Stopped(told)) from None
+    except OutOfMemory as error:
+        told = f"{error}; start again: {_next(run, spec)}"
+        failure = OutOfMemory(told, error.positions)
+        with suppress(OSError):
+            run.note_out_of_memory(progress, failure)
+        raise failure from None
     except OSError as error:
         told = f"step {progress.step}: {error}; mend that, and start again: {_next(run, spec)}"
-        failure = RunFailed(told)
-        failure = shared(failure) if getattr(error, "shared", False) else failure
-        _note_failure(run, progress, str(failure))
-        raise failure from error
+        refused = RunFailed(told)
+        refused = shared(refused) if getattr(error, "shared", False) else refused
+        _note_failure(run, progress, str(refused))
+        raise refused from error
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         reason = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
@@ -233,5 +262,8 @@ def _next(run: RunFolder, spec: JobSpec) -> str:
 
 
 def _note_failure(run: RunFolder, progress: Progress, reason: str) -> None:
+    """Let status.json say why the run failed, unless another process has: it was the first to."""
+    if read_status(run.path).get("state") == "failed":
+        return
     with suppress(OSError):  # a full disk must not hide the error that tells of it
         run.write_status("failed", progress, reason)

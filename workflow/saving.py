@@ -7,6 +7,7 @@ from workflow.checkpoint import find_checkpoints, tidy, write_checkpoint
 from workflow.config import JobSpec
 from workflow.console import log
 from workflow.engine import Engine
+from workflow.out_of_memory import telling
 from workflow.prepare import Job
 from workflow.progress import Progress
 from workflow.resume import HowComputed, State
@@ -55,10 +56,11 @@ class Saver:
             saved, written_spec(spec), self._job.data_keys, computed_now(self._job, self._world)
         )
         self._world.by_main(self._run.sync_logs)
-        size = write_checkpoint(
-            self._run.path, progress.step, self._engine, self._job.tokenizer, state.as_json(),
-            self._world,
-        )  # fmt: skip
+        with telling(self._job, self._world, f"saving step {progress.step}"):
+            size = write_checkpoint(
+                self._run.path, progress.step, self._engine, self._job.tokenizer, state.as_json(),
+                self._world,
+            )  # fmt: skip
         self._kept_step = progress.step
         progress.best_step, progress.best_value = saved.best_step, saved.best_value
         progress.passing = self._world.by_main(lambda: self._tidy(saved))

@@ -223,7 +223,10 @@ def _make(job: Job, standing: Standing) -> Path | None:
     if is_run_folder(path):
         log.info("beginning again: what an earlier try left in %s is removed", path)
     aside = put_aside(path) if path.exists() else None
-    run = RunFolder(path, job.spec.max_steps, job.data_keys, standing.restarts)
+    run = RunFolder(
+        path, job.spec.max_steps, job.data_keys, standing.restarts,
+        most_positions=job.most_positions,
+    )  # fmt: skip
     with whole_folder(path) as partial:
         write_json(partial / SPEC_FILE, written_spec(job.spec))
         write_json(partial / STATUS_FILE, run.status("running", Progress()))

@@ -1,11 +1,9 @@
 """A run from beginning to end: prepare, evaluate, learn step by step, evaluate and save."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from workflow.audit import render
 from workflow.batching import plan_step, step_examples
@@ -19,6 +17,7 @@ from workflow.head import packs_rows
 from workflow.lock import RunLock
 from workflow.machine import pick_device
 from workflow.mount import Mount, evaluated_step
+from workflow.out_of_memory import telling
 from workflow.prepare import Job, prepare
 from workflow.progress import LogWindow, Progress, peak_memory_gb
 from workflow.resume import State, moments_of
@@ -27,9 +26,9 @@ from workflow.saving import Saver, computed_now
 from workflow.standing import Standing, claim, find_standing, forget_earlier_start
 from workflow.start import load_together, make_engine
 from workflow.stop import Stop
-from workflow.tasks.task import Batch
 from workflow.train_step import StepOutcome, train_step
-from workflow.weights import Model, whole_shape
+from workflow.trial import begin_trying
+from workflow.weights import Model, Named, whole_shape
 from workflow.world import World
 
 
@@ -87,8 +86,9 @@ def _run(
 ) -> None:
     """Do what is left of a run whose folder is ours."""
     run = RunFolder(
-        job.run_path, job.spec.max_steps, job.data_keys, standing.restarts, lock, world.is_main
-    )
+        job.run_path, job.spec.max_steps, job.data_keys, standing.restarts, lock, world.is_main,
+        job.most_positions,
+    )  # fmt: skip
     state = standing.state
     progress = world.by_main(lambda: _begin(job, run, state.progress if state else Progress()))
     stop.defer(run.path, world, lock)
@@ -96,11 +96,14 @@ def _run(
         if job.spec.no_train:
             evaluate_only(job, model, run, progress, world, stop)
             return
-        engine = make_engine(job, model, world, standing.checkpoint)
+        with telling(job, world, "making the optimizer"):
+            engine = make_engine(job, model, world, standing.checkpoint)
         saver = Saver(job, engine, run, progress, world)
+        moments: Iterable[Named] = ()
         if standing.checkpoint is not None and state is not None:
             _tell_going_on(job, standing.checkpoint, state, world)
-            engine.restore(progress.step, moments_of(standing.checkpoint), _any_batch(job, engine))
+            moments = moments_of(standing.checkpoint)
+        begin_trying(job, engine, progress.step, moments, world)
         train(job, engine, run, progress, saver, world, stop)
 
 
@@ -126,7 +129,8 @@ def evaluate_only(
     """Evaluate the model as it was loaded; its step is that of its checkpoint's name, else 0."""
     progress.step = evaluated_step(job.model_source)
     if job.setting is None:  # no engine, whose optimizer would take memory
-        evaluate(job, model, progress.step, run, world, stop)
+        with telling(job, world, f"the evaluation at step {progress.step}", evaluates=True):
+            evaluate(job, model, progress.step, run, world, stop)
     else:
         _evaluate_engine(job, make_engine(job, model, world), run, progress, world, stop)
 
@@ -220,14 +224,10 @@ def _write_step(run: RunFolder, figures: dict[str, Any], progress: Progress) -> 
 def _evaluate_engine(
     job: Job, engine: Engine, run: RunFolder, progress: Progress, world: World, stop: Stop
 ) -> None:
-    with engine.evaluating() as (model, in_step):
+    told = telling(job, world, f"the evaluation at step {progress.step}", evaluates=True)
+    with told, engine.evaluating() as (model, in_step):
         metrics = evaluate(job, model, progress.step, run, world, stop, in_step)
     progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
-
-
-def _any_batch(job: Job, engine: Engine) -> Batch:
-    """A batch for the optimizer to make its state with, times zero."""
-    return job.task.collate(job.splits["train"], (np.array([0]),), job.spec, engine.model.config)
 
 
 def _tell_going_on(job: Job, checkpoint: Path, state: State, world: World) -> None:
@@ -258,6 +258,11 @@ def _announce(job: Job, model: Model, world: World) -> None:
     )  # fmt: skip
     if job.setting is not None:
         log.info("%s", job.setting)
+    if job.most_positions is not None:
+        log.info(
+            "micro-batches have at most %d positions, for an earlier start ran out of memory",
+            spec.micro_batch_tokens,
+        )  # fmt: skip
     log.info("%s", job.task.describe(spec))
     if spec.no_train:
         return

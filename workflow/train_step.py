@@ -9,6 +9,7 @@ import torch
 from workflow.batching import MicroBatch, StepPlan, seed_from
 from workflow.engine import Engine
 from workflow.errors import RunFailed
+from workflow.out_of_memory import Shape, telling
 from workflow.prepare import Job
 from workflow.world import World, shared
 
@@ -42,7 +43,8 @@ def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World
     for number, rows in enumerate(micro_batches, start=1):
         batch = job.task.collate(split, rows or plan.filler, spec, engine.model.config)
         weight = 1 / normalizer if rows else 0.0
-        loss = engine.add_gradient(batch, weight, last=number == len(micro_batches))
+        with telling(job, world, f"step {step}", Shape.of(batch)):
+            loss = engine.add_gradient(batch, weight, last=number == len(micro_batches))
         losses.append(loss if rows else torch.zeros_like(loss))
     by_micro_batch = torch.stack(losses).tolist()  # one wait for the device a step
     summed_loss = world.sum(sum(by_micro_batch))
@@ -52,7 +54,8 @@ def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World
         of_all = [rows for found in world.gather(bad) for rows in found]
         raise _non_finite_error(step, "the loss is not finite", of_all)
     learning_rate = engine.learning_rate
-    gradient_norm = engine.update()
+    with telling(job, world, f"the update of step {step}"):
+        gradient_norm = engine.update()
     if not np.isfinite(gradient_norm):
         what = "the gradient's norm is not finite"
         raise _non_finite_error(step, what, [rows for ranks in plan.micro_steps for rows in ranks])

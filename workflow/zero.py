@@ -187,16 +187,22 @@ class ZeroEngine:
             for kind in MOMENTS
         }
 
-    def restore(self, step: int, moments: Iterable[Named], batch: Batch) -> None:
+    def begin(self, step: int, moments: Iterable[Named], first: Batch, largest: Batch) -> None:
         with at_rest(self._zero.optimizer):
-            self.add_gradient(batch, 0.0, last=True)
-            self._engine.step()
+            self._rest(first)
+            self._rest(first, largest)
         self._link_moments()
         parameters = saved_names(self.model)
         for named, tensor in moments:
             name, _, kind = named.rpartition(".")
             _set_state(parameters[name], tensor, kind)
         go_to_step(self._zero.optimizer, self._scheduler, step)
+
+    def _rest(self, *batches: Batch) -> None:
+        """A step of gradient zero."""
+        for batch in batches:
+            self.add_gradient(batch, 0.0, last=batch is batches[-1])
+        self._engine.step()
 
     def _link_moments(self) -> None:
         """Let DeepSpeed find the moments of all parameters.

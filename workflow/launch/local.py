@@ -122,10 +122,21 @@ def find_cause(failures: Sequence[Ending]) -> Ending:
 
 def tell_signal(ending: Ending, processes: int) -> str:
     """The line for a worker that could not say itself how it ended."""
-    known = {number.value: number.name for number in signal.Signals}
-    name = known.get(ending.signal, f"signal {ending.signal}")
     who = f"process {ending.rank + 1} of {processes} (pid {ending.pid})"
-    return f"{who} was ended by {name}" + "; the others were stopped" * (processes > 1)
+    told = f"{who} was ended by {name_signal(ending.signal)}"
+    return told + "; the others were stopped" * (processes > 1) + hint_at(ending.signal)
+
+
+def name_signal(number: int) -> str:
+    known = {known.value: known.name for known in signal.Signals}
+    return known.get(number, f"signal {number}")
+
+
+def hint_at(number: int) -> str:
+    """What a signal most likely means, where that is not plain."""
+    if number != signal.SIGKILL:
+        return ""
+    return "; the system does that where memory runs out: lower --micro_batch_tokens, see --dry_run"
 
 
 def _prepare_environment(processes: int) -> None:
