@@ -5,7 +5,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ KINDS = {
     "peer": "`Seq2SeqTrainer.predict`, fp32 (its default), batch 16",
     "fp32": "seq2seq.py, `--bf16 false`",
     "default": "seq2seq.py, as it comes",
-    "peer_samples": "`model.generate` on prompts repeated 8 times, fp32, batch 128",
+    "peer_samples": "`model.generate`, 8 samples a prompt, fp32, batch 128",
     "samples": "seq2seq.py `--n_samples 8 --temperature 1`, as it comes",
 }
 
@@ -137,14 +137,17 @@ def _as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
     rows = tokenizer([record["prompt"] for record in records])["input_ids"]
     answers = tokenizer([record["completion"] for record in records])["input_ids"]
     new_tokens = max(map(len, answers))
-    by = _sample if arguments.trial == "peer_samples" else _predict
+    make = _sampler if arguments.trial == "peer_samples" else _predictor
+    answer = make(model, tokenizer, rows, new_tokens, arguments.folder)
     began = time.perf_counter()
-    ids = by(model, tokenizer, rows, new_tokens, arguments.folder)
+    ids = answer()
     seconds = time.perf_counter() - began
     return _found(arguments, seconds, tokenizer.batch_decode(ids))
 
 
-def _predict(model: Any, tokenizer: Any, rows: Any, new_tokens: int, folder: Path) -> Any:
+def _predictor(
+    model: Any, tokenizer: Any, rows: Any, new_tokens: int, folder: Path
+) -> Callable[[], Any]:
     from transformers import (
         DataCollatorForSeq2Seq,
         GenerationConfig,
@@ -167,24 +170,30 @@ def _predict(model: Any, tokenizer: Any, rows: Any, new_tokens: int, folder: Pat
         ),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
     )
-    predictions = trainer.predict([{"input_ids": row} for row in rows]).predictions
-    return predictions.clip(min=0)
+    examples = [{"input_ids": row} for row in rows]
+    return lambda: trainer.predict(examples).predictions.clip(min=0)
 
 
-def _sample(model: Any, tokenizer: Any, rows: Any, new_tokens: int, folder: Path) -> Any:
+def _sampler(
+    model: Any, tokenizer: Any, rows: Any, new_tokens: int, folder: Path
+) -> Callable[[], Any]:
     import torch
 
     torch.manual_seed(0)
-    found = []
-    repeated = [row for row in rows for _ in range(SAMPLES)]
-    for start in range(0, len(repeated), PEER_ROWS):
-        chosen = {"input_ids": repeated[start : start + PEER_ROWS]}
-        batch = tokenizer.pad(chosen, return_tensors="pt").to(model.device)
-        ids = model.generate(
-            **batch, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=new_tokens
-        )
-        found += ids.tolist()
-    return found
+
+    def answer() -> list[list[int]]:
+        found = []
+        for start in range(0, len(rows), PEER_ROWS // SAMPLES):
+            chosen = {"input_ids": rows[start : start + PEER_ROWS // SAMPLES]}
+            batch = tokenizer.pad(chosen, return_tensors="pt").to(model.device)
+            ids = model.generate(
+                **batch, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=new_tokens,
+                num_return_sequences=SAMPLES,
+            )  # fmt: skip
+            found += ids.tolist()
+        return found
+
+    return answer
 
 
 def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespace) -> str:
@@ -193,7 +202,7 @@ def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespa
     for kind, found in trials.items():
         peer = trials["peer_samples" if "samples" in kind else "peer"]
         speeds = [one["tokens"] / one["seconds"] for one in found]
-        ratios = [theirs["seconds"] / ours["seconds"]
+        ratios = [ours["tokens"] / ours["seconds"] / (theirs["tokens"] / theirs["seconds"])
                   for ours, theirs in zip(found, peer, strict=True)]  # fmt: skip
         rate = rates["fp32" if "peer" in kind or kind == "fp32" else "bf16"]
         share = statistics.median(one["gflop"] / one["seconds"] for one in found) / rate
@@ -214,7 +223,7 @@ def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespa
             f"whose greedy answers have {peer['tokens'] / count:.1f} tokens on average; "
             f"{arguments.rounds} rounds in turn; tokens are ready before",
             "the clock starts. Medians, with the least and the greatest in brackets; ratios are of",
-            "each round's pair. The matrix rate counts real tokens only.",
+            "each round's pair, by tokens. The matrix rate counts real tokens only.",
             "",
             "| what | seconds | tokens/s | against the usual way | of the rate | same texts |",
             "|---|---|---|---|---|---|",

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED_DATA, addition_records, make_t5
+from conftest import ALONE, SHARED_DATA, addition_records, make_t5
 from test_generate import make_spec
+from transformers import MT5Config, MT5ForConditionalGeneration
 
 from workflow.cpu import use_fast_modules
-from workflow.decoder import Decoder, moves, write_texts
+from workflow.decoder import Decoder, can_decode, moves, write_texts
 from workflow.stop import Stop
+from workflow.transformers_generate import write_by_transformers
 
 END = 1
 NEW_TOKENS = 20
@@ -47,7 +49,8 @@ def by_ourselves(model: Any, prompts: Sequence[list[int]], **settings: Any) -> l
     spec = make_spec(max_new_tokens=NEW_TOKENS, **settings)
     with torch.no_grad():
         written = write_texts(model, prompts, range(len(prompts)), spec, [5, 6], Stop())
-    return [until_end(row) for row in written.ids]
+    assert written.ended == [END in text for text in written.texts]
+    return written.texts
 
 
 def random_prompts(count: int) -> list[list[int]]:
@@ -131,4 +134,81 @@ def test_texts_end_early_where_the_process_is_asked_to_stop() -> None:
     spec = make_spec(max_new_tokens=NEW_TOKENS)
     with torch.no_grad():
         written = write_texts(make_t5(), [[5, END]], [0], spec, [], Asked())
-    assert until_end(written.ids[0])[1:] in ([], [END])
+    assert len(written.texts[0]) <= 2
+
+
+@pytest.mark.parametrize("layout", ["own head", "tied", "mt5"])
+def test_logits_are_the_model_s(layout: str) -> None:
+    """Of given texts, position by position; greedy texts do not see a wrong scale."""
+    model = make_t5(own_head=layout == "own head")
+    if layout == "mt5":
+        sizes = {"vocab_size": 1000, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2,
+                 "num_heads": 4, "decoder_start_token_id": 0}  # fmt: skip
+        model = MT5ForConditionalGeneration(MT5Config(**sizes, tie_word_embeddings=False)).eval()
+    prompts = random_prompts(7)
+    written = torch.from_numpy(np.random.default_rng(1).integers(2, 1000, (7, 40)))
+    written[:, 0] = 0
+    rows = [torch.tensor(prompt).clamp(max=999) for prompt in prompts]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    with torch.no_grad():
+        wanted = model(
+            input_ids=ids, attention_mask=(ids != 0).long(), decoder_input_ids=written
+        ).logits
+        decoder = Decoder(model, [row.tolist() for row in rows], 1, 40)
+        for position in range(40):
+            found = decoder.step(written[:, position])
+            torch.testing.assert_close(found, wanted[:, position], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_texts_in_bfloat16_do_not_depend_on_their_batch(samples: int) -> None:
+    model = ending(d_model=64, num_layers=3).to(torch.bfloat16)
+    use_fast_modules(model, attention=True)
+    prompts = random_prompts(30)
+    spec = make_spec(max_new_tokens=NEW_TOKENS, temperature=0.7, n_samples=samples)
+    if samples == 1:
+        spec = make_spec(max_new_tokens=NEW_TOKENS)
+    with torch.no_grad():
+        together = write_texts(model, prompts, range(30), spec, [], Stop()).texts
+        alone = [
+            text
+            for index, prompt in enumerate(prompts)
+            for text in write_texts(model, [prompt], [index], spec, [], Stop()).texts
+        ]
+    assert alone == together
+    assert len({tuple(text) for text in together}) > 10
+
+
+def test_samples_are_those_of_the_slow_way(tokenizer: Any) -> None:
+    model, prompts = ending(), random_prompts(30)
+    spec = make_spec(max_new_tokens=NEW_TOKENS, temperature=1.0, n_samples=3, top_k=50)
+    with torch.no_grad():
+        ours = write_texts(model, prompts, range(30), spec, [5, 6], Stop())
+        theirs = write_by_transformers(model, prompts, range(30), spec, [5, 6], ALONE)
+    assert ours.texts == theirs.texts
+    assert ours.ended == theirs.ended
+    torch.testing.assert_close(ours.first, theirs.first)
+
+
+def test_a_text_ends_where_the_model_s_end_stands(tokenizer: Any) -> None:
+    """Whatever the tokenizer's end mark is."""
+    model, prompts = ending(), random_prompts(40)
+    model.generation_config.eos_token_id = 7
+    model.lm_head.weight.data[7] *= 2.5
+    spec = make_spec(max_new_tokens=NEW_TOKENS)
+    with torch.no_grad():
+        together = write_texts(model, prompts, range(40), spec, [], Stop())
+        assert any(together.ended)
+        for text, ended in zip(together.texts, together.ended, strict=True):
+            assert text.index(7) == len(text) - 1 if ended else 7 not in text
+
+
+def test_what_our_loop_is_for() -> None:
+    model = make_t5()
+    assert can_decode(model, make_spec(temperature=1.0, n_samples=2, min_new_tokens=3))
+    for settings in ({"num_beams": 2}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}):
+        assert not can_decode(model, make_spec(**settings))
+    for name, value in (("eos_token_id", [1, 2]), ("forced_bos_token_id", 5)):
+        other = make_t5()
+        setattr(other.generation_config, name, value)
+        assert not can_decode(other, make_spec())

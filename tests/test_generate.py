@@ -12,7 +12,7 @@ from conftest import ALONE, addition_records, make_t5
 from workflow import make_job
 from workflow.config import JobSpec, complete
 from workflow.generate import Generation, cut_at_stop, generate
-from workflow.sampling import draw
+from workflow.sampling import draw, likeliest
 from workflow.tokens import CutRows, Ragged
 
 PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wrote the question?"]
@@ -81,6 +81,20 @@ def test_the_ends_of_the_interval_draw_what_can_be_drawn(size: int) -> None:
     scores[:, 1:3] = 0.0
     uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     assert draw(scores, uniforms).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("size", [1, 127, 129, 300])
+def test_the_likeliest_is_the_first_of_the_greatest(size: int) -> None:
+    scores = torch.randint(-9, -5, (50, size), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(likeliest(scores), scores.argmax(-1))
+
+
+def test_scores_that_are_no_numbers_draw_something() -> None:
+    scores = torch.randn(4, 200)
+    scores[0, 3], scores[1, 3], scores[2] = torch.nan, torch.inf, -torch.inf
+    for choose in (likeliest, lambda scores: draw(scores, torch.rand(4, dtype=torch.float64))):
+        ids = choose(scores)
+        assert ((ids >= 0) & (ids < 200)).all()
 
 
 def test_top_k_of_one_is_greedy(model: Any, tokenizer: Any) -> None:

@@ -6,6 +6,7 @@ encoder, dropout. On a CPU for `workflow.cpu`'s modules, which was measured; on 
 transformers' own, which was not.
 """
 
+from workflow.generate import LOGITS_AT_ONCE
 from workflow.sizes import Sizes
 
 
@@ -95,4 +96,6 @@ def evaluation_bytes(
     logits = rows * target_length * sizes.vocabulary * computing
     kept = generated * 2 * sizes.inner * computing * sizes.decoder_layers
     working = generated * computing * (2 * sizes.feed_forward + 4 * sizes.inner)
-    return {"evaluation": max(logits, kept + working)}
+    texts = generated / (source_length + target_length)
+    next_tokens = 8 * min(LOGITS_AT_ONCE, texts * sizes.vocabulary)  # and a copy in float32
+    return {"evaluation": max(logits, kept + working + next_tokens)}

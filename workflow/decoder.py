@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from workflow.config import JobSpec
-from workflow.dealing import cut_pieces
-from workflow.head import packs_rows
 from workflow.sampling import choice
 from workflow.stop import Stop
 from workflow.weights import Model
@@ -18,8 +15,8 @@ from workflow.weights import Model
 ENCODED_AT_ONCE = 4096
 """Padded positions that the encoder is given at once."""
 
-CALL_COST = 128
-"""What another call of the encoder is taken to cost, in positions."""
+MULTIPLE = 8
+"""Prompts are padded to multiples of so many tokens, and no further."""
 
 LEAVING = 1 / 16
 """Share of a batch's texts that are finished, at which they leave it."""
@@ -30,24 +27,33 @@ class Written:
     """What was written for some prompts.
 
     Attributes:
-        ids: of each text, sample after sample, without the start token; after the end anything.
-        first: raw logits of the words asked for at the first position, (prompts, words).
+        texts: ids of each text, sample after sample, the end mark included.
+        ended: which have one.
+        first: raw logits of the words asked for at the first position, (prompts, words), float32.
     """
 
-    ids: list[list[int]]
+    texts: list[list[int]]
+    ended: list[bool]
     first: torch.Tensor
+
+    @classmethod
+    def of(cls, ids: torch.Tensor, ends: set[int], first: torch.Tensor) -> "Written":
+        """Of rows of ids that may go on behind the first of `ends`."""
+        rows = ids.tolist()
+        lengths = [next((i for i, one in enumerate(row, 1) if one in ends), None) for row in rows]
+        texts = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        return cls(texts, [length is not None for length in lengths], first)
 
 
 def can_decode(model: Model, spec: JobSpec) -> bool:
     """Whether `write_texts` can: a model of T5's kind, neither beams nor penalties."""
     settings = model.generation_config
     return (
-        packs_rows(model)
+        model.config.model_type in ("t5", "mt5")
         and spec.num_beams == 1
         and spec.repetition_penalty == 1
         and spec.no_repeat_ngram_size == 0
         and isinstance(settings.eos_token_id, int)
-        and isinstance(settings.decoder_start_token_id, int)
         and settings.forced_bos_token_id is None
     )
 
@@ -60,13 +66,20 @@ def write_texts(
     words: list[int],
     stop: Stop,
 ) -> Written:
-    """The texts of some prompts, token by token, until each has its end or is long enough."""
-    settings = model.generation_config
-    end, start = settings.eos_token_id, settings.decoder_start_token_id
+    """The texts of some prompts, token by token, until each has its end or is long enough.
+
+    To be called without gradients, on a model in evaluation mode.
+
+    Args:
+        indexes: of the prompts' records, which decide what is drawn.
+        words: ids whose logits at the first position are wanted.
+        stop: where it is asked for, texts end early.
+    """
+    end = model.generation_config.eos_token_id
     decoder = Decoder(model, prompts, spec.n_samples, spec.max_new_tokens)
     choose = choice(spec, indexes, model.device)
     count = len(prompts) * spec.n_samples
-    ids = torch.full((count,), start, device=model.device)
+    ids = torch.full((count,), model.config.decoder_start_token_id, device=model.device)
     going = torch.ones(count, dtype=torch.bool, device=model.device)
     written = torch.full((count, spec.max_new_tokens), end, device=model.device)
     for position in range(spec.max_new_tokens):
@@ -84,15 +97,15 @@ def write_texts(
         if left <= (1 - LEAVING) * len(going):
             before = decoder.keep(going)
             ids, going = ids[before], going[before]
-    return Written(written.tolist(), first)
+    return Written.of(written, {end}, first)
 
 
 class Decoder:
     """The texts that a model of T5's kind is writing, all of them equally long so far.
 
-    Each prompt has `samples` texts, which share its encoding and the keys and values made of that.
-    A text that is finished leaves by `keep`; another moves into its place, so that little is
-    copied.
+    To be used without gradients, on a model in evaluation mode. Each prompt has `samples` texts,
+    which share its encoding and the keys and values made of that. A text that is finished leaves by
+    `keep`; another moves into its place, so that little is copied.
 
     Attributes:
         texts: for each row of `step`, which text it is: prompt × samples + sample.
@@ -106,34 +119,35 @@ class Decoder:
         self._cross = [layer.layer[1] for layer in self._layers]
         self._heads = model.config.num_heads
         self._position = 0
-        longest, texts = max(map(len, prompts)), len(prompts) * samples
+        longest, texts = padded_length(max(map(len, prompts))), len(prompts) * samples
         self.texts = torch.arange(texts, device=model.device)
         self._places = self.texts  # of each row, among the texts of the prompts that are left
         width = model.config.d_kv
         self._keys = self._room(texts, width, new_tokens)
         self._values = self._room(texts, new_tokens, width)
-        self._read_keys = self._room(len(prompts), width, longest)
-        self._read_values = self._room(len(prompts), longest, width)
-        self._hidden = torch.full((len(prompts), 1, 1, longest), -torch.inf, device=model.device)
+        # Padding is read, with weight zero, and must be finite.
+        self._read_keys = self._room(len(prompts), width, longest).zero_()
+        self._read_values = self._room(len(prompts), longest, width).zero_()
+        self._unseen = torch.full((len(prompts), 1, 1, longest), -torch.inf, device=model.device)
         for chosen, hidden, mask in encode(model, prompts):
             self._take_in(chosen, hidden, mask)
         attention = self._own[0].SelfAttention
         self._bias = attention.compute_bias(1, new_tokens, past_seen_tokens=new_tokens - 1)
 
     def _room(self, rows: int, *sizes: int) -> torch.Tensor:
-        """Zeros (layers, rows, heads, *sizes)."""
+        """An empty (layers, rows, heads, *sizes)."""
         shape = len(self._layers), rows, self._heads, *sizes
-        return torch.zeros(shape, dtype=self._model.dtype, device=self._model.device)
+        return torch.empty(shape, dtype=self._model.dtype, device=self._model.device)
 
-    def _take_in(self, prompts: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor) -> None:
+    def _take_in(self, chosen: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor) -> None:
         """Keep what the layers look back at of the encodings (prompts, length, width) of some."""
         length = hidden.shape[1]
-        self._hidden[prompts, 0, 0, :length] = torch.where(mask, 0.0, -torch.inf)
+        self._unseen[chosen, 0, 0, :length] = torch.where(mask, 0.0, -torch.inf)
         for layer, cross in enumerate(self._cross):
             attention = cross.EncDecAttention
             keys, values = self._by_head(attention.k(hidden)), self._by_head(attention.v(hidden))
-            self._read_keys[layer, prompts, ..., :length] = keys.permute(0, 2, 3, 1)
-            self._read_values[layer, prompts, :, :length] = values.transpose(1, 2)
+            self._read_keys[layer, chosen, ..., :length] = keys.permute(0, 2, 3, 1)
+            self._read_values[layer, chosen, :, :length] = values.transpose(1, 2)
 
     def _by_head(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.view(*hidden.shape[:-1], self._heads, -1)
@@ -148,7 +162,7 @@ class Decoder:
             hidden = layer.layer[2](hidden)
         self._position += 1
         hidden = model.get_decoder().final_layer_norm(hidden)
-        if getattr(model.config, "scale_decoder_outputs", False):  # mT5 has no such setting
+        if model.config.model_type == "t5" and model.config.scale_decoder_outputs:
             hidden = hidden * model.config.d_model**-0.5
         logits: torch.Tensor = model.get_output_embeddings()(hidden)
         return logits
@@ -171,15 +185,15 @@ class Decoder:
         """Attention to the encodings, from (rows, width) to the same; a prompt's texts together."""
         attention, samples = self._cross[layer].EncDecAttention, self._samples
         queries = self._by_head(attention.q(hidden))
-        if samples > 1:
+        if samples > 1:  # else rows and prompts leave alike, and lie in the same order
             asked = queries
-            queries = asked.new_zeros(len(self._hidden) * samples, *asked.shape[1:])
+            queries = asked.new_zeros(len(self._unseen) * samples, *asked.shape[1:])
             queries[self._places] = asked
         seen = attend(
             queries.unflatten(0, (-1, samples)).transpose(1, 2),
             self._read_keys[layer],
             self._read_values[layer],
-            self._hidden,
+            self._unseen,
         )
         seen = seen.transpose(1, 2).flatten(2).flatten(0, 1)
         output: torch.Tensor = attention.o(seen[self._places] if samples > 1 else seen)
@@ -205,18 +219,18 @@ class Decoder:
 
     def _keep_prompts(self) -> None:
         """Let prompts leave whose texts have all left."""
-        prompts, samples = self._places // self._samples, self._places % self._samples
-        going = torch.zeros(len(self._hidden), dtype=torch.bool, device=prompts.device)
-        going[prompts] = True
+        prompt, sample = self._places // self._samples, self._places % self._samples
+        going = torch.zeros(len(self._unseen), dtype=torch.bool, device=prompt.device)
+        going[prompt] = True
         holes, movers, left = moves(going)
         for kept in (self._read_keys, self._read_values):
             kept[:, holes] = kept[:, movers]
         self._read_keys, self._read_values = self._read_keys[:, :left], self._read_values[:, :left]
-        self._hidden[holes] = self._hidden[movers]
-        self._hidden = self._hidden[:left]
-        now = torch.arange(len(going), device=prompts.device)
+        self._unseen[holes] = self._unseen[movers]
+        self._unseen = self._unseen[:left]
+        now = torch.arange(len(going), device=prompt.device)
         now[movers] = holes
-        self._places = now[prompts] * self._samples + samples
+        self._places = now[prompt] * self._samples + sample
 
 
 def attend(
@@ -242,22 +256,32 @@ def moves(going: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
     return (~going[:left]).nonzero()[:, 0], left + going[left:].nonzero()[:, 0], left
 
 
+def padded_length(length: int) -> int:
+    return -(-length // MULTIPLE) * MULTIPLE
+
+
 def encode(
     model: Model, prompts: Sequence[Any]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Encodings of prompts of similar length together, so that little padding is computed.
+    """Encodings of prompts of like lengths together, so that little padding is computed.
+
+    A prompt's padded length depends on its own alone: in bfloat16 attention rounds another way
+    with another, and texts would depend on their batch.
 
     Yields:
         Which prompts, their encodings (prompts, length, width) and masks (prompts, length).
     """
     lengths = np.array([len(prompt) for prompt in prompts])
-    order = np.argsort(-lengths, kind="stable")
-    none = np.zeros_like(lengths)
-    for start, stop, _ in cut_pieces(lengths[order], none, ENCODED_AT_ONCE, CALL_COST):
-        chosen = order[start:stop]
-        rows = [torch.tensor(prompts[i], dtype=torch.int64) for i in chosen]
-        ids = pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)
-        mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths[chosen])[:, None]
-        ids, mask = ids.to(model.device), mask.to(model.device)
-        hidden = model.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        yield torch.from_numpy(chosen).to(model.device), hidden, mask
+    padded = np.array([padded_length(length) for length in lengths])
+    for width in np.unique(padded).tolist():
+        alike = np.flatnonzero(padded == width)
+        at_once = max(1, ENCODED_AT_ONCE // width)
+        for chosen in np.split(alike, range(at_once, len(alike), at_once)):
+            ids = torch.full((len(chosen), width), model.config.pad_token_id)
+            for row, index in zip(ids, chosen, strict=True):
+                row[: lengths[index]] = torch.tensor(prompts[index])
+            mask = torch.arange(width) < torch.from_numpy(lengths[chosen])[:, None]
+            ids, mask = ids.to(model.device), mask.to(model.device)
+            encoded = model.get_encoder()(input_ids=ids, attention_mask=mask.long())
+            which = torch.from_numpy(chosen).to(model.device)
+            yield which, encoded.last_hidden_state, mask

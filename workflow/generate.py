@@ -19,6 +19,9 @@ from workflow.weights import Model
 POSITIONS_AT_ONCE = 16_384
 """Padded positions (source + new tokens, of every sample and beam) of an automatic batch."""
 
+LOGITS_AT_ONCE = 1 << 25
+"""Logits of an automatic batch, of all its texts at a position: 128 MB in float32."""
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -45,15 +48,16 @@ def generate(
     """`spec.n_samples` completions for each row of source ids in this process's share.
 
     The encoder runs once a prompt. Batches hold prompts of similar length. How they are cut changes
-    neither greedy texts in float32 nor samples: what is drawn for a sample depends on the seed, the
-    row and the sample's number alone.
+    neither greedy texts nor samples: what is drawn for a sample depends on the seed, the row and
+    the sample's number alone. (`model.generate`, where it is used, does so in float32 only.)
 
     Yields:
         A row's index and its completions, in no order of the rows.
     """
     answer_ids = _answer_ids(tokenizer)
     lengths = sources.lengths
-    new_tokens = np.full_like(lengths, spec.max_new_tokens)
+    least = POSITIONS_AT_ONCE * model.config.vocab_size // LOGITS_AT_ONCE
+    new_tokens = np.full_like(lengths, max(spec.max_new_tokens, least))
     positions_at_once = POSITIONS_AT_ONCE // max(spec.n_samples, spec.num_beams)
     batches = batches_by_positions(
         lengths, new_tokens, positions_at_once, spec.eval_batch_size, share.world.size
@@ -104,10 +108,8 @@ def _answers(
     Args:
         known: whether the first position's logits are those of no and yes.
     """
-    end, samples = tokenizer.eos_token_id, spec.n_samples
-    generated = [_until_end(row[: spec.max_new_tokens], end) for row in written.ids]
-    texts = _texts(tokenizer, generated, skip_special_tokens=True)
-    full_texts = _texts(tokenizer, generated, skip_special_tokens=False)
+    texts = _texts(tokenizer, written.texts, skip_special_tokens=True)
+    full_texts = _texts(tokenizer, written.texts, skip_special_tokens=False)
     # JSON cannot hold what is not finite.
     finite = torch.isfinite(written.first).all(dim=-1).tolist()
     scores = [
@@ -118,18 +120,13 @@ def _answers(
         Generation(
             text=cut_at_stop(texts[i], spec.stop).strip(),
             full_text=full_texts[i],
-            scores=scores[i // samples],
-            tokens=len(generated[i]),
-            at_limit=len(generated[i]) >= spec.max_new_tokens and generated[i][-1] != end,
+            scores=scores[i // spec.n_samples],
+            tokens=len(ids),
+            at_limit=len(ids) >= spec.max_new_tokens and not written.ended[i],
         )
-        for i in range(len(generated))
+        for i, ids in enumerate(written.texts)
     ]
-    return [answers[i : i + samples] for i in range(0, len(answers), samples)]
-
-
-def _until_end(ids: list[int], end: int | None) -> list[int]:
-    """The ids up to the first end of text, that included; what follows is padding."""
-    return ids[: ids.index(end) + 1] if end in ids else ids
+    return [answers[i : i + spec.n_samples] for i in range(0, len(answers), spec.n_samples)]
 
 
 def _texts(tokenizer: Any, ids: list[list[int]], skip_special_tokens: bool) -> list[str]:

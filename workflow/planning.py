@@ -127,9 +127,10 @@ def _asked(spec: JobSpec, users: Mapping[str, Any]) -> Asked:
 
 def _work(spec: JobSpec, bf16: bool, source: int, target: int, records: int | None) -> Work:
     new_tokens = (spec.max_new_tokens or target) if spec.task == "seq2seq" else 1
-    generated = POSITIONS_AT_ONCE
+    of_record = source + max(spec.n_samples, spec.num_beams) * new_tokens
+    generated = max(of_record, POSITIONS_AT_ONCE)
     if records is not None:
-        generated = min(generated, records * (source + new_tokens))
+        generated = min(generated, records * of_record)
     return Work(
         bf16=bf16,
         source_length=source,

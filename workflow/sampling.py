@@ -74,25 +74,27 @@ def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 
     It is the one at which the cumulated probability passes the row's uniform number, so that a
     row's text does not depend on its batch. First its block of the vocabulary is found, then the
-    token in it: so only the blocks' sums need float64.
+    token in it: so only few sums need float64. Of scores that are not finite it draws anything.
 
     Args:
         scores: (rows, vocabulary), float32.
         uniforms: (rows,), float64, in [0, 1).
     """
     weights = _in_blocks(torch.exp(scores - scores.amax(-1, keepdim=True)), 0.0)
-    sums = weights.sum(-1, dtype=torch.float64).cumsum(-1)
+    sums = weights.sum(-1).double().cumsum(-1)
     wanted = uniforms[:, None] * sums[:, -1:]
     block = _first_above(sums, wanted)
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
     inside = _rows_at(weights, block[:, 0]).double().cumsum(-1)
-    return (block * BLOCK + _first_above(inside, wanted - before))[:, 0]
+    drawn = (block * BLOCK + _first_above(inside, wanted - before))[:, 0]
+    return drawn.clamp(max=scores.shape[1] - 1)
 
 
 def _in_blocks(values: torch.Tensor, padding: float) -> torch.Tensor:
     """(rows, vocabulary) as (rows, blocks, BLOCK)."""
-    missing = -values.shape[1] % BLOCK
-    return F.pad(values, (0, missing), value=padding).view(len(values), -1, BLOCK)
+    if missing := -values.shape[1] % BLOCK:
+        values = F.pad(values, (0, missing), value=padding)
+    return values.view(len(values), -1, BLOCK)
 
 
 def _rows_at(blocks: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -101,7 +103,10 @@ def _rows_at(blocks: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def _first_above(cumulated: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """The first place of each row that is greater: where it has grown, so nothing of weight 0."""
+    """The first place of each row that is greater: where it has grown, so nothing of weight 0.
+
+    The last one where sums are no numbers.
+    """
     most = cumulated[:, -1:]
     below = torch.minimum(wanted, torch.nextafter(most, torch.zeros_like(most)))
-    return torch.searchsorted(cumulated, below, right=True)
+    return torch.searchsorted(cumulated, below, right=True).clamp(max=cumulated.shape[1] - 1)

@@ -32,7 +32,7 @@ def write_by_transformers(
     share: Share,
 ) -> Written:
     """The texts of some prompts; where processes keep step, it goes on until all have theirs."""
-    rows = [torch.tensor(prompt) for prompt in prompts]
+    rows = [torch.tensor(prompt, dtype=torch.int64) for prompt in prompts]
     ids = pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(model.device)
@@ -54,7 +54,8 @@ def write_by_transformers(
             stopping_criteria=StoppingCriteriaList([EndEarly(share.stop)]),
             synced_gpus=share.in_step,
         )
-    return Written(written[:, 1:].tolist(), first)
+    ends = model.generation_config.eos_token_id
+    return Written.of(written[:, 1:], set(ends if isinstance(ends, list) else [ends]), first)
 
 
 def _settings(spec: JobSpec) -> GenerationConfig:
@@ -86,9 +87,10 @@ def _only_ids_of(model: Model) -> Iterator[None]:
     It fills in whatever the job leaves open: beams, penalties, length limits, forced tokens.
     """
     own = model.generation_config
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    ids = {name: getattr(own, name) for name in (*names, "forced_bos_token_id")}
-    model.generation_config = GenerationConfig(**ids)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_bos_token_id")
+    ids = {name: getattr(own, name) for name in names}
+    start = model.config.decoder_start_token_id  # as in training
+    model.generation_config = GenerationConfig(**ids, decoder_start_token_id=start)
     try:
         yield
     finally:
