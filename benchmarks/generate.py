@@ -157,6 +157,7 @@ def _predictor(
 
     ids = {name: getattr(model.generation_config, name)
            for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}  # fmt: skip
+    collate = DataCollatorForSeq2Seq(tokenizer, model=model)  # gives labels of None, too
     trainer = Seq2SeqTrainer(
         model=model,
         args=Seq2SeqTrainingArguments(
@@ -168,7 +169,7 @@ def _predictor(
             disable_tqdm=True,
             use_cpu=not has_cuda(),
         ),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        data_collator=lambda rows: {n: t for n, t in collate(rows).items() if t is not None},
     )
     examples = [{"input_ids": row} for row in rows]
     return lambda: trainer.predict(examples).predictions.clip(min=0)

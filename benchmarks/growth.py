@@ -1,0 +1,268 @@
+"""How time and memory grow: with records, lengths, model size and processes; and xxl on paper."""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.memory import free_port, watch
+from benchmarks.peer_defects import bare_environment
+from benchmarks.side_by_side import ROOT, machine, matrix_rates, write_section
+
+TOKENIZER = ROOT / "mount" / "models" / "t5-tiny"
+TINY = {"vocab_size": 1024, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4,
+        "num_layers": 2}  # fmt: skip
+SHAPES = {
+    "small": {"d_model": 512, "d_ff": 1024, "num_heads": 6, "num_layers": 8},
+    "base": {"d_model": 768, "d_ff": 2048, "num_heads": 12, "num_layers": 12},
+    "large": {"d_model": 1024, "d_ff": 2816, "num_heads": 16, "num_layers": 24},
+}
+"""Flan-T5's; d_kv is 64, the vocabulary 32,128."""
+SOURCE, TARGET = 43, 15
+"""Tokens of a record, without end marks."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A job: its seconds, the seconds of its last step, the peak of its greatest process."""
+
+    seconds: float
+    step: float
+    peak: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--most", type=int, default=1_000_000, help="records at most")
+    parser.add_argument("--only", help="curves whose name has this in it; writes no file")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        mount = Path(folder)
+        (mount / "data").mkdir()
+        make_model(mount, "tiny", TINY)
+        curves: dict[str, Callable[[], list[str]]] = {
+            "records": lambda: by_records(mount, arguments.most),
+            "lengths": lambda: by_lengths(mount),
+            "sizes": lambda: by_sizes(mount),
+            "processes": lambda: by_processes(mount),
+            "paper": on_paper,
+        }
+        found: list[str] = []
+        for name, curve in curves.items():
+            if (arguments.only or "") in name:
+                found += [*curve(), ""]
+                print("\n".join(found), flush=True)
+    if not arguments.only:
+        write_section("growth", "\n".join([*found, machine(matrix_rates()), ""]))
+
+
+def by_records(mount: Path, most: int) -> list[str]:
+    lines = [
+        "Records of 60 tokens, a model of 0.3 million parameters: one training step, the second "
+        "time with tokens cached; scores of all records; answers of 4 tokens to all, up "
+        "to 100,000 records.",
+        "",
+        "| records | start, tokenizing, s | again, s | GB | scoring, s | GB | answering, s | GB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for count in (1_000, 10_000, 100_000, 1_000_000):
+        if count > most:
+            break
+        write_records(mount / "data" / "sums.json", count, "prompt", "completion")
+        write_records(mount / "data" / "scored.json", count, "input", "target")
+        train: dict[str, Any] = {"data_name": "sums", "max_steps": 1, "eval_on_start": False}
+        cold, warm = measure(mount, train), measure(mount, train)
+        score = measure(mount, {"task": "clf", "data_name": "scored", "no_train": True})
+        cells = [
+            f"{count:,}",
+            f"{cold.seconds:.0f}",
+            f"{warm.seconds:.1f}",
+            f"{max(cold.peak, warm.peak):.2f}",
+            f"{score.seconds:.0f}",
+            f"{score.peak:.2f}",
+        ]
+        if count <= 100_000:
+            write_records(mount / "data" / "asked.json", count, "prompt", "completion", "eval")
+            asked = {"data_name": "asked", "no_train": True, "max_new_tokens": 4}
+            answer = measure(mount, asked)
+            cells += [f"{answer.seconds:.0f}", f"{answer.peak:.2f}"]
+        else:
+            cells += ["–", "–"]
+        lines.append(f"| {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def write_records(
+    path: Path, count: int, source: str, answer: str, only: str | None = None
+) -> None:
+    """Records of 60 tokens for training and one to evaluate; scored ones, or `only` eval, alone."""
+    rng = random.Random(0)
+
+    def records() -> Iterator[dict[str, Any]]:
+        for _ in range(count):
+            text = " ".join(rng.choices("0123456789", k=SOURCE))
+            answered = " ".join(rng.choices("0123456789", k=TARGET))
+            yield {source: text, answer: answered if source == "prompt" else rng.randrange(2)}
+
+    many = only or ("train" if source == "prompt" else "eval")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f'{{"{many}": [\n')
+        for index, record in enumerate(records()):
+            file.write(("" if index == 0 else ",\n") + json.dumps(record))
+        other = "eval" if many == "train" else "train"
+        file.write(f'], "{other}": [{json.dumps({source: "0", answer: "1"})}]}}\n')
+
+
+def by_lengths(mount: Path) -> list[str]:
+    make_model(mount, "small", SHAPES["small"] | {"vocab_size": 32128, "d_kv": 64})
+    lines = [
+        "flan-t5-small's layout, as it comes, a step of 8,192 positions in micro-batches of 2,048:",
+        "",
+        "| source + target tokens of each record | a step, s | tokens/s | GB |",
+        "|---|---|---|---|",
+    ]
+    for length in (64, 128, 256, 512, 1024):
+        batch = 8192 // length
+        write_even(mount / "data" / "even.json", length, batch)
+        flags = steps_of("small", batch) | {"micro_batch_tokens": 2048}
+        found = measure(mount, flags)
+        row = f"| {length * 3 // 4} + {length // 4} | {found.step:.2f} "
+        lines.append(f"{row}| {8192 / found.step:,.0f} | {found.peak:.2f} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def by_sizes(mount: Path) -> list[str]:
+    lines = [
+        "Steps of 2,048 positions (96 + 32 tokens a record) in one micro-batch, as it comes:",
+        "",
+        "| layout | million parameters | a step, s | tokens/s | of the matrix rate | GB |",
+        "|---|---|---|---|---|---|",
+    ]
+    write_even(mount / "data" / "even.json", 128, 16)
+    rate = matrix_rates()["bf16"]
+    for name, shape in SHAPES.items():
+        parameters = make_model(mount, name, shape | {"vocab_size": 32128, "d_kv": 64})
+        found = measure(mount, steps_of(name, 16) | {"micro_batch_tokens": 2048})
+        # Encoder blocks meet source tokens, decoder blocks and the head target tokens.
+        block = 4 * shape["d_model"] * shape["num_heads"] * 64
+        forward = 3 * shape["d_model"] * shape["d_ff"]
+        encoder = shape["num_layers"] * (block + forward)
+        decoder = shape["num_layers"] * (2 * block + forward) + 32128 * shape["d_model"]
+        work = 6 * 16 * (96 * encoder + 32 * decoder) / 1e9
+        lines.append(
+            f"| {name} | {parameters / 1e6:.0f} | {found.step:.2f} | {2048 / found.step:,.0f} "
+            f"| {work / found.step / rate:.0%} | {found.peak:.2f} |"
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
+def by_processes(mount: Path) -> list[str]:
+    lines = [
+        "flan-t5-small's layout in bf16, steps of 8,192 positions, micro-batches of at most 1,024; "
+        "all processes share the cores of one machine, so that this shows what dividing costs and "
+        "saves, not how much faster more machines are:",
+        "",
+        "| processes | setting | a step, s | GB of the greatest |",
+        "|---|---|---|---|",
+    ]
+    write_even(mount / "data" / "even.json", 128, 64)
+    for processes, stage in ((1, None), (2, 1), (2, 3), (4, 1), (4, 3)):
+        flags = steps_of("small", 64) | {"micro_batch_tokens": 1024, "zero_stage": stage}
+        found = measure(mount, flags, processes=processes)
+        setting = "plain torch" if stage is None else f"ZeRO {stage}"
+        lines.append(f"| {processes} | {setting} | {found.step:.2f} | {found.peak:.2f} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def on_paper() -> list[str]:
+    """What Flan-T5 xxl is expected to take on GPUs that were not at hand."""
+    from benchmarks.paper import expectation
+
+    return expectation()
+
+
+def make_model(mount: Path, name: str, shape: dict[str, int]) -> int:
+    """A random model in Flan-T5's layout; returns its parameters."""
+    import torch
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    from workflow.models import save_model
+
+    torch.manual_seed(0)
+    config = T5Config(
+        **shape, feed_forward_proj="gated-gelu", decoder_start_token_id=0, tie_word_embeddings=False
+    )
+    model = T5ForConditionalGeneration(config)
+    head = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
+    model.lm_head.weight = torch.nn.Parameter(head)
+    if not (mount / "models" / name).exists():
+        save_model(model, AutoTokenizer.from_pretrained(TOKENIZER), mount / "models" / name)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def write_even(path: Path, length: int, batch: int) -> None:
+    """Records of one length, three quarters of it source, end marks included."""
+    source, target = length * 3 // 4, length // 4
+    record = {"prompt": "1 " * (source - 1), "completion": "2 " * (target - 1)}
+    data = {"train": [record] * (4 * batch), "eval": [{"prompt": "1", "completion": "2"}]}
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+def steps_of(model: str, batch: int) -> dict[str, Any]:
+    return {
+        "data_name": "even", "model_init_name": model, "max_steps": 4, "train_batch_size": batch,
+        "eval_on_start": False, "logging_steps": 1,
+    }  # fmt: skip
+
+
+def measure(mount: Path, flags: dict[str, Any], processes: int = 1) -> Measured:
+    """Run a job from its start to its end; nothing of an earlier one is used but the caches."""
+    flags = {
+        "task": "seq2seq", "model_init_name": "tiny", "training_run_name": "measured",
+        "overwrite_output_dir": True,
+    } | flags  # fmt: skip
+    (mount / "jobs.json").write_text(json.dumps([flags]))
+    command = [sys.executable, str(ROOT / "benchmarks" / "several_jobs.py"), str(mount),
+               str(mount / "jobs.json")]  # fmt: skip
+    port, running = free_port(), []
+    began = time.time()
+    with (mount / "words").open("w+") as words:
+        for rank in range(processes):
+            environment = bare_environment()
+            if processes > 1:
+                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank),
+                                "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+                                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                                "OMP_NUM_THREADS": "1"}  # fmt: skip
+            running.append(
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=words, stderr=words)
+            )
+        peaks = watch(running)
+        seconds = time.time() - began
+        if any(process.wait() for process in running):
+            words.seek(0)
+            raise SystemExit(words.read()[-4000:])
+    return Measured(seconds, _last_step(mount, flags), max(peaks) / 1e9)
+
+
+def _last_step(mount: Path, flags: dict[str, Any]) -> float:
+    """Seconds a step: the median of those after the first."""
+    path = mount / "models" / "measured" / "train_log.jsonl"
+    if flags.get("no_train") or flags["max_steps"] == 1:
+        return 0.0
+    log: Sequence[dict[str, Any]] = [json.loads(line) for line in path.open()]
+    seconds = sorted(flags["train_batch_size"] / line["examples_per_second"] for line in log[1:])
+    return seconds[len(seconds) // 2]
