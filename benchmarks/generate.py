@@ -142,7 +142,9 @@ def _as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     ids = answer()
     seconds = time.perf_counter() - began
-    return _found(arguments, seconds, tokenizer.batch_decode(ids))
+    return _found(
+        arguments, seconds, tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
+    )
 
 
 def _predictor(

@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.trial is not None:
         trial = _train_peer if arguments.trial == "peer" else _train_ours
         trial(arguments)
+        print(_peak_of_gpu())
         return
     above: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
@@ -61,16 +62,25 @@ def _parameters(folder: Path) -> int:
 
 
 def _peak(mount: Path, kind: str, model: str) -> float:
-    """The most anonymous bytes that a training process held."""
+    """The most bytes that a training process held: of its GPU, else anonymous ones of the host."""
     command = [sys.executable, "-m", "benchmarks", "train_memory", "--trial", kind,
                "--folder", str(mount), "--model", model]  # fmt: skip
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         (peak,) = watch([process])
+        assert process.stdout is not None
+        told = process.stdout.read().split()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return peak
+    return float(told[-1]) or peak
+
+
+def _peak_of_gpu() -> int:
+    """0 where there is none."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
 def _train_ours(arguments: argparse.Namespace) -> None:

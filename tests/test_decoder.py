@@ -111,11 +111,11 @@ def test_rows_that_stay_go_on_as_if_none_had_left(samples: int) -> None:
         wanted = torch.stack([whole.step(ids[:, position]) for position in range(8)])
         decoder = Decoder(model, prompts, samples, 8)
         for position in range(8):
-            logits = decoder.step(ids[decoder.texts, position])
-            torch.testing.assert_close(logits, wanted[position, decoder.texts])
-            texts = decoder.texts
+            logits = decoder.step(ids[decoder.text_of_row, position])
+            torch.testing.assert_close(logits, wanted[position, decoder.text_of_row])
+            texts = decoder.text_of_row
             before = decoder.keep(torch.from_numpy(rng.random(len(texts)) < 0.8))
-            assert torch.equal(texts[before], decoder.texts)
+            assert torch.equal(texts[before], decoder.text_of_row)
 
 
 def test_rows_close_up_with_as_few_moves_as_there_are_holes() -> None:

@@ -6,7 +6,7 @@ encoder, dropout. On a CPU for `workflow.cpu`'s modules, which was measured; on 
 transformers' own, which was not.
 """
 
-from workflow.generate import LOGITS_AT_ONCE
+from workflow.batching import LOGITS_AT_ONCE
 from workflow.sizes import Sizes
 
 
@@ -53,28 +53,23 @@ def _block_bytes(sizes: Sizes, computing: int, on_gpu: bool, dropout: bool) -> f
     """Of a position in a layer, but for what grows with the length: self-attention, feed-forward.
 
     Each of both blocks: its input and the normed input (on a GPU the norm also keeps a copy in
-    float32 and the product before the weight); what dropout keeps, on a CPU input and factor.
+    float32 and the product before the weight); what dropout keeps, a byte each.
     """
     width, inner, forward = sizes.width, sizes.inner, sizes.feed_forward
-    if not on_gpu:
-        dropped = 2 if dropout else 0
-        gates = 4 if sizes.gated else 2
-        per_width = 2 * (2 + dropped)
-        return computing * (width * per_width + 4 * inner + forward * (gates + dropped))
-    norm = 3 * computing + (4 if computing == 2 else 0)
     masks = 1 if dropout else 0
-    gates = 7 if sizes.gated else 2  # transformers' gelu_new is five operations
-    return (
-        2 * width * (norm + masks) + 4 * inner * computing + forward * (gates * computing + masks)
-    )
+    norm, gates = 2 * computing, (3 if sizes.gated else 2) * computing
+    if on_gpu:
+        norm += computing + (4 if computing == 2 else 0)
+        gates = (7 if sizes.gated else 2) * computing  # transformers' gelu_new is five operations
+    return 2 * width * (norm + masks) + 4 * inner * computing + forward * (gates + masks)
 
 
 def _attention_bytes(sizes: Sizes, computing: int, on_gpu: bool, dropout: bool) -> float:
-    """Of a query for each key: on a CPU probabilities, and what dropout keeps of them.
+    """Of a query for each key: on a CPU probabilities, and a byte for which of them are dropped.
 
     On a GPU the bias of positions with the mask, which torch's fused attention keeps alone.
     """
-    return computing * sizes.heads * (1 if on_gpu or not dropout else 3)
+    return sizes.heads * (computing + (1 if dropout and not on_gpu else 0))
 
 
 def evaluation_bytes(

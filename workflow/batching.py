@@ -20,6 +20,12 @@ MICRO_BATCH_COSTS = (256, 128, 64, 32, 16, 8, 4, 2, 1, 0)
 ROW_LENGTHS = (64, 96, 128)
 """Source tokens that short examples are packed to; longer rows cost more in attention."""
 
+POSITIONS_AT_ONCE = 16_384
+"""Positions (source + new tokens, of every sample and beam) of an automatic batch of generation."""
+
+LOGITS_AT_ONCE = 1 << 25
+"""Logits of such a batch, of all its texts at a position: 128 MB in float32."""
+
 MicroBatch = tuple[Indexes, ...]
 """Rows that are computed together; each names the examples that stand in it, one after another."""
 

@@ -88,8 +88,8 @@ def write_texts(
             first = logits[:: spec.n_samples, words]
         if position < spec.min_new_tokens:
             logits[:, end] = -torch.inf
-        ids = choose(logits, decoder.texts, position)
-        written[decoder.texts, position] = ids
+        ids = choose(logits, decoder.text_of_row, position)
+        written[decoder.text_of_row, position] = ids
         going &= ids != end
         left = int(going.sum())
         if left == 0 or stop.requested():
@@ -108,30 +108,32 @@ class Decoder:
     `keep`; another moves into its place, so that little is copied.
 
     Attributes:
-        texts: for each row of `step`, which text it is: prompt × samples + sample.
+        text_of_row: for each row of `step`, which text it is: prompt × samples + sample.
     """
 
     def __init__(self, model: Model, prompts: Sequence[Any], samples: int, new_tokens: int):
         """Encode prompts, given as ids; texts may come to have `new_tokens` tokens."""
         self._model, self._samples = model, samples
         self._layers = list(model.get_decoder().block)
-        self._own = [layer.layer[0] for layer in self._layers]
-        self._cross = [layer.layer[1] for layer in self._layers]
+        self._self_layers = [layer.layer[0] for layer in self._layers]
+        self._cross_layers = [layer.layer[1] for layer in self._layers]
         self._heads = model.config.num_heads
         self._position = 0
-        longest, texts = padded_length(max(map(len, prompts))), len(prompts) * samples
-        self.texts = torch.arange(texts, device=model.device)
-        self._places = self.texts  # of each row, among the texts of the prompts that are left
+        longest, count = padded_length(max(map(len, prompts))), len(prompts) * samples
+        self.text_of_row = torch.arange(count, device=model.device)
+        self._slots = self.text_of_row  # of each row, in the grid of prompts left × samples
         width = model.config.d_kv
-        self._keys = self._room(texts, width, new_tokens)
-        self._values = self._room(texts, new_tokens, width)
+        self._keys = self._room(count, width, new_tokens)
+        self._values = self._room(count, new_tokens, width)
         # Padding is read, with weight zero, and must be finite.
-        self._read_keys = self._room(len(prompts), width, longest).zero_()
-        self._read_values = self._room(len(prompts), longest, width).zero_()
-        self._unseen = torch.full((len(prompts), 1, 1, longest), -torch.inf, device=model.device)
+        self._cross_keys = self._room(len(prompts), width, longest).zero_()
+        self._cross_values = self._room(len(prompts), longest, width).zero_()
+        self._cross_mask = torch.full(
+            (len(prompts), 1, 1, longest), -torch.inf, device=model.device
+        )
         for chosen, hidden, mask in encode(model, prompts):
-            self._take_in(chosen, hidden, mask)
-        attention = self._own[0].SelfAttention
+            self._store_encodings(chosen, hidden, mask)
+        attention = self._self_layers[0].SelfAttention
         self._bias = attention.compute_bias(1, new_tokens, past_seen_tokens=new_tokens - 1)
 
     def _room(self, rows: int, *sizes: int) -> torch.Tensor:
@@ -139,15 +141,17 @@ class Decoder:
         shape = len(self._layers), rows, self._heads, *sizes
         return torch.empty(shape, dtype=self._model.dtype, device=self._model.device)
 
-    def _take_in(self, chosen: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor) -> None:
+    def _store_encodings(
+        self, chosen: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor
+    ) -> None:
         """Keep what the layers look back at of the encodings (prompts, length, width) of some."""
         length = hidden.shape[1]
-        self._unseen[chosen, 0, 0, :length] = torch.where(mask, 0.0, -torch.inf)
-        for layer, cross in enumerate(self._cross):
+        self._cross_mask[chosen, 0, 0, :length] = torch.where(mask, 0.0, -torch.inf)
+        for layer, cross in enumerate(self._cross_layers):
             attention = cross.EncDecAttention
             keys, values = self._by_head(attention.k(hidden)), self._by_head(attention.v(hidden))
-            self._read_keys[layer, chosen, ..., :length] = keys.permute(0, 2, 3, 1)
-            self._read_values[layer, chosen, :, :length] = values.transpose(1, 2)
+            self._cross_keys[layer, chosen, ..., :length] = keys.permute(0, 2, 3, 1)
+            self._cross_values[layer, chosen, :, :length] = values.transpose(1, 2)
 
     def _by_head(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.view(*hidden.shape[:-1], self._heads, -1)
@@ -157,8 +161,12 @@ class Decoder:
         model = self._model
         hidden = model.get_input_embeddings()(ids)
         for number, layer in enumerate(self._layers):
-            hidden = hidden + self._look_at_texts(number, self._own[number].layer_norm(hidden))
-            hidden = hidden + self._look_at_prompts(number, self._cross[number].layer_norm(hidden))
+            hidden = hidden + self._self_attention(
+                number, self._self_layers[number].layer_norm(hidden)
+            )
+            hidden = hidden + self._cross_attention(
+                number, self._cross_layers[number].layer_norm(hidden)
+            )
             hidden = layer.layer[2](hidden)
         self._position += 1
         hidden = model.get_decoder().final_layer_norm(hidden)
@@ -167,9 +175,9 @@ class Decoder:
         logits: torch.Tensor = model.get_output_embeddings()(hidden)
         return logits
 
-    def _look_at_texts(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+    def _self_attention(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """Self-attention, from (rows, width) to the same."""
-        attention, position = self._own[layer].SelfAttention, self._position
+        attention, position = self._self_layers[layer].SelfAttention, self._position
         self._keys[layer, ..., position] = self._by_head(attention.k(hidden))
         self._values[layer, :, :, position] = self._by_head(attention.v(hidden))
         seen = attend(
@@ -181,22 +189,22 @@ class Decoder:
         output: torch.Tensor = attention.o(seen.flatten(1))
         return output
 
-    def _look_at_prompts(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+    def _cross_attention(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """Attention to the encodings, from (rows, width) to the same; a prompt's texts together."""
-        attention, samples = self._cross[layer].EncDecAttention, self._samples
+        attention, samples = self._cross_layers[layer].EncDecAttention, self._samples
         queries = self._by_head(attention.q(hidden))
         if samples > 1:  # else rows and prompts leave alike, and lie in the same order
             asked = queries
-            queries = asked.new_zeros(len(self._unseen) * samples, *asked.shape[1:])
-            queries[self._places] = asked
+            queries = asked.new_zeros(len(self._cross_mask) * samples, *asked.shape[1:])
+            queries[self._slots] = asked
         seen = attend(
             queries.unflatten(0, (-1, samples)).transpose(1, 2),
-            self._read_keys[layer],
-            self._read_values[layer],
-            self._unseen,
+            self._cross_keys[layer],
+            self._cross_values[layer],
+            self._cross_mask,
         )
         seen = seen.transpose(1, 2).flatten(2).flatten(0, 1)
-        output: torch.Tensor = attention.o(seen[self._places] if samples > 1 else seen)
+        output: torch.Tensor = attention.o(seen[self._slots] if samples > 1 else seen)
         return output
 
     def keep(self, going: torch.Tensor) -> torch.Tensor:
@@ -213,24 +221,27 @@ class Decoder:
         before = torch.arange(len(going), device=going.device)
         before[holes] = before[movers]
         before = before[:left]
-        self.texts, self._places = self.texts[before], self._places[before]
+        self.text_of_row, self._slots = self.text_of_row[before], self._slots[before]
         self._keep_prompts()
         return before
 
     def _keep_prompts(self) -> None:
         """Let prompts leave whose texts have all left."""
-        prompt, sample = self._places // self._samples, self._places % self._samples
-        going = torch.zeros(len(self._unseen), dtype=torch.bool, device=prompt.device)
+        prompt, sample = self._slots // self._samples, self._slots % self._samples
+        going = torch.zeros(len(self._cross_mask), dtype=torch.bool, device=prompt.device)
         going[prompt] = True
         holes, movers, left = moves(going)
-        for kept in (self._read_keys, self._read_values):
+        for kept in (self._cross_keys, self._cross_values):
             kept[:, holes] = kept[:, movers]
-        self._read_keys, self._read_values = self._read_keys[:, :left], self._read_values[:, :left]
-        self._unseen[holes] = self._unseen[movers]
-        self._unseen = self._unseen[:left]
+        self._cross_keys, self._cross_values = (
+            self._cross_keys[:, :left],
+            self._cross_values[:, :left],
+        )
+        self._cross_mask[holes] = self._cross_mask[movers]
+        self._cross_mask = self._cross_mask[:left]
         now = torch.arange(len(going), device=prompt.device)
         now[movers] = holes
-        self._places = now[prompt] * self._samples + sample
+        self._slots = now[prompt] * self._samples + sample
 
 
 def attend(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workflow.batching import batches_by_positions
+from workflow.batching import LOGITS_AT_ONCE, POSITIONS_AT_ONCE, batches_by_positions
 from workflow.config import JobSpec
 from workflow.console import progress_bar, warn_once
 from workflow.decoder import Written, can_decode, write_texts
@@ -15,12 +15,6 @@ from workflow.share import Share
 from workflow.tokens import CutRows
 from workflow.transformers_generate import write_by_transformers
 from workflow.weights import Model
-
-POSITIONS_AT_ONCE = 16_384
-"""Padded positions (source + new tokens, of every sample and beam) of an automatic batch."""
-
-LOGITS_AT_ONCE = 1 << 25
-"""Logits of an automatic batch, of all its texts at a position: 128 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +43,21 @@ def generate(
 
     The encoder runs once a prompt. Batches hold prompts of similar length. How they are cut changes
     neither greedy texts nor samples: what is drawn for a sample depends on the seed, the row and
-    the sample's number alone. (`model.generate`, where it is used, does so in float32 only.)
+    the sample's number alone. (With `model.generate`, where that is used, in float32 only.)
 
     Yields:
         A row's index and its completions, in no order of the rows.
     """
     answer_ids = _answer_ids(tokenizer)
     lengths = sources.lengths
+    # A text counts for so many positions at least that a batch's logits keep to their bound.
     least = POSITIONS_AT_ONCE * model.config.vocab_size // LOGITS_AT_ONCE
-    new_tokens = np.full_like(lengths, max(spec.max_new_tokens, least))
+    counted = np.full_like(lengths, max(spec.max_new_tokens, least))
     positions_at_once = POSITIONS_AT_ONCE // max(spec.n_samples, spec.num_beams)
     batches = batches_by_positions(
-        lengths, new_tokens, positions_at_once, spec.eval_batch_size, share.world.size
+        lengths, counted, positions_at_once, spec.eval_batch_size, share.world.size
     )
-    costs = [int((lengths[batch] + new_tokens[batch]).sum()) for batch in batches]
+    costs = [int((lengths[batch] + counted[batch]).sum()) for batch in batches]
     with progress_bar(len(sources), "generate") as bar:
         for batch, counts in share.of(batches, costs):
             prompts = [sources[i].tolist() for i in batch]

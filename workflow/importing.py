@@ -12,9 +12,12 @@ def importing() -> Iterator[None]:
     Torch and transformers make a million objects, of which none is garbage. Looking through them
     again and again takes a sixth of the import's time, and a tenth of a second each time later on.
     """
+    collects, frozen = gc.isenabled(), gc.get_freeze_count()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
-        gc.enable()
+        if not frozen:  # a second job's objects are not to be kept for good
+            gc.freeze()
+        if collects:
+            gc.enable()

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from workflow.activations import activation_bytes, evaluation_bytes
-from workflow.generate import POSITIONS_AT_ONCE
+from workflow.batching import POSITIONS_AT_ONCE
 from workflow.setting import BUCKET_ELEMENTS, Setting
 from workflow.sizes import Sizes
 

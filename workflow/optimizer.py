@@ -76,7 +76,7 @@ def at_rest(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 def go_to_step(optimizer: torch.optim.Optimizer, scheduler: Any, step: int) -> None:
     """Let an optimizer that has its state, and its fresh schedule, have done so many steps."""
-    for state in optimizer.state.values():
+    for state in filter(None, optimizer.state.values()):  # empty where a step was skipped
         if torch.is_tensor(state["step"]):
             state["step"].fill_(step)
         else:

@@ -17,7 +17,12 @@ from workflow.world import World
 
 _ASKED = re.compile(r"allocate ([\d.]+) (bytes|[KMGT]iB)")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_OF_A_CPU = "DefaultCPUAllocator: can't allocate memory"
+_TOLD = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""By what errors of no class of their own are known."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ def telling(
 
     Args:
         what: is done here, in words.
-        shape: of the micro-batch that is computed here, where there is one.
+        shape: of the micro-batch of training that is computed here, where there is one: only then
+            would a smaller one help, and its bound be halved.
         evaluates: whether this is an evaluation.
     """
     try:
@@ -61,11 +67,12 @@ def telling(
         clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
         computing = f" computing {shape}" if shape else ""
         asked = _asked(str(error))
-        positions = lower_bound(job)
-        told = (
-            f"{what}: out of memory{computing}: {asked}; {_available()}; "
-            f"{_help(job, world, positions, evaluates)}"
-        )
+        positions = halved_bound(job) if shape else None
+        if shape:
+            mends = _of_micro_batch(job, world, positions)
+        else:
+            mends = ", or ".join(_of_evaluation(job) if evaluates else _of_states(job, world))
+        told = f"{what}: out of memory{computing}: {asked}; {_available()}; {mends}"
         recorded = positions if job.asked.micro_batch_tokens is None else None
         raise OutOfMemory(told, recorded) from None
 
@@ -76,10 +83,10 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and _OF_A_CPU in str(error)
+    return isinstance(error, RuntimeError) and any(told in str(error) for told in _TOLD)
 
 
-def lower_bound(job: Job) -> int | None:
+def halved_bound(job: Job) -> int | None:
     """Half the positions of a micro-batch; None where smaller ones would not be made.
 
     An example is computed whole, and what the job chooses by itself is not below FEWEST.
@@ -122,10 +129,11 @@ def _limit() -> str:
     return f", each process at most {amount(limit)} (ulimit -v)"
 
 
-def _help(job: Job, world: World, positions: int | None, evaluates: bool) -> str:
-    """What to do, the least costly first."""
+def _of_micro_batch(job: Job, world: World, positions: int | None) -> str:
+    """What to do where a micro-batch does not fit, the least costly first."""
     spec = job.spec
-    mends = _of_evaluation(job) if evaluates else _of_training(job, world)
+    mends = [] if spec.gradient_checkpointing else ["add --gradient_checkpointing"]
+    mends += _of_states(job, world)
     bound = spec.micro_batch_tokens
     if positions is None:
         longer = "--max_source_length" + " or --max_target_length" * (spec.task == "seq2seq")
@@ -144,9 +152,9 @@ def _of_evaluation(job: Job) -> list[str]:
     return [*mends, "use a machine with more memory"]
 
 
-def _of_training(job: Job, world: World) -> list[str]:
-    spec, setting = job.spec, job.setting
-    mends = [] if spec.gradient_checkpointing else ["add --gradient_checkpointing"]
+def _of_states(job: Job, world: World) -> list[str]:
+    """What makes a process hold less of weights, gradients and the optimizer's state."""
+    setting, mends = job.setting, []
     if world.size > 1 and setting is not None and setting.stage < 3:
         mends.append("set --zero_stage 3")
     if torch.cuda.is_available() and (setting is None or setting.offload == "none"):

@@ -6,12 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from workflow.batching import POSITIONS_AT_ONCE
 from workflow.command import NO_MODEL
 from workflow.config import JobSpec, Place
 from workflow.deepspeed_file import offload_of, read_deepspeed_file
 from workflow.dry_run import render_plans
 from workflow.errors import BadInput, Problem
-from workflow.generate import POSITIONS_AT_ONCE
 from workflow.hub import fetch_settings
 from workflow.machine import fast_bf16
 from workflow.memory import Work

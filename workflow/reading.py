@@ -48,6 +48,7 @@ def read_records(
         BadInput: with all problems of all splits.
     """
     problems: dict[str, list[Problem]] = {split: [] for split in splits}
+    well_formed = True
     try:
         paths = {files.get(split) or files.get("") for split in splits}
         size = sum(path.stat().st_size for path in paths if path)
@@ -58,14 +59,16 @@ def read_records(
                 if not any(problems.values()):
                     yield split, record
     except (_NotWellFormed, OSError, RecursionError, ValueError):
+        well_formed = False
+    if not well_formed:  # here the stream and its window are gone
         found = find_problems(files, splits, schema, answers_needed)
-        raise BadInput(found or [_changed(files)]) from None
+        raise BadInput(found or [changed_meanwhile(files)])
     if any(problems.values()):
         raise BadInput([problem for split in splits for problem in problems[split]])
 
 
-def _changed(files: Mapping[str, Path]) -> Problem:
-    """For files that were not well-formed a moment ago, and are now."""
+def changed_meanwhile(files: Mapping[str, Path]) -> Problem:
+    """For files that are not what they were a moment ago."""
     found, expected = "data that change while they are read", "files that nobody writes to"
     return Problem(str(next(iter(files.values()))), found, expected, "start again")
 

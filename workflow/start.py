@@ -14,6 +14,7 @@ from workflow.head import packs_rows
 from workflow.hub import fetch_settings, fetch_weights
 from workflow.machine import pick_device
 from workflow.models import build_model, check_weight_files, load_model, weights_of
+from workflow.out_of_memory import telling
 from workflow.prepare import Job
 from workflow.tasks.task import Batch
 from workflow.vocabulary import Growth
@@ -29,7 +30,12 @@ def load_together(job: Job, world: World, checkpoint: Path | None) -> Model:
         BadInput: on all processes, where one of them cannot load it.
     """
     folder = world.together(lambda: _find_weights(job, world, checkpoint))
-    return world.together(lambda: ready_model(job, folder, checkpoint))
+
+    def load() -> Model:
+        with telling(job, world, "loading the model"):
+            return ready_model(job, folder, checkpoint)
+
+    return world.together(load)
 
 
 def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:

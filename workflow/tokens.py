@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from workflow.batching import Indexes, Lengths
 from workflow.console import log
+from workflow.errors import BadInput
 from workflow.file_array import FileArray
 from workflow.files import discard_folder, remove_partials, whole_folder, write_json
-from workflow.reading import read_records
+from workflow.reading import changed_meanwhile, read_records
 from workflow.records import Record, Schema
 
 CACHE_FORMAT = 1
@@ -143,16 +144,17 @@ def prepare_splits(
     cache.mkdir(parents=True, exist_ok=True)
     remove_partials(cache)
     fingerprint = tokenizer_fingerprint(tokenizer)
+    paths = {split: files.get(split) or files.get("") for split in splits}
+    digests = {path: _file_digest(path) for path in paths.values() if path}
     folders = {}
-    for split in splits:
-        path = files.get(split) or files.get("")
-        content = "none" if path is None else _file_digest(path)
+    for split, path in paths.items():
+        content = digests[path] if path else "none"
         key = json.dumps([CACHE_FORMAT, task.encoding, fingerprint, split, content])
         folders[split] = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = {split: _open_cached(folder) for split, folder in folders.items()}
     if not all(_serves(split, answers_needed) for split in cached.values()):
         missing = {split: folders[split] for split in splits if cached[split] is None}
-        _tokenize(files, splits, missing, task, tokenizer, answers_needed)
+        _tokenize(files, splits, missing, task, tokenizer, answers_needed, digests)
     return {split: cached[split] or TokenizedSplit(folder) for split, folder in folders.items()}
 
 
@@ -206,10 +208,11 @@ def _tokenize(
     task: Encoder,
     tokenizer: Any,
     answers_needed: bool,
+    digests: Mapping[Path, str],
 ) -> None:
     """Read and check `splits`, and write the cache of those `missing`, each into its folder.
 
-    Nothing is written where there is a problem in any of them.
+    Nothing is written where there is a problem in any of them, or files are not of these digests.
     """
     for _ in read_records(files, splits, task.schema, answers_needed, "check"):
         pass  # problems are told before minutes of tokenizing
@@ -223,6 +226,8 @@ def _tokenize(
                 writers[split].add(record)
         for writer in writers.values():
             writer.finish()
+        if any(_file_digest(path) != digest for path, digest in digests.items()):
+            raise BadInput([changed_meanwhile(files)])
 
 
 @contextmanager

@@ -260,7 +260,8 @@ def _announce(job: Job, model: Model, world: World) -> None:
         log.info("%s", job.setting)
     if job.most_positions is not None:
         log.info(
-            "micro-batches have at most %d positions, for an earlier start ran out of memory",
+            "micro-batches have at most %d positions, for an earlier start ran out of memory "
+            "(--micro_batch_tokens sets another bound)",
             spec.micro_batch_tokens,
         )  # fmt: skip
     log.info("%s", job.task.describe(spec))

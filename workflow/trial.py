@@ -19,13 +19,13 @@ from workflow.weights import Model, Named
 from workflow.world import World
 
 PLANNED_EXAMPLES = 2048
-"""Of the steps that are planned to find the largest micro-batch: about a second's work."""
+"""Steps are planned until they have so many examples: about a second's work."""
 LOOKED_AT = 20_000
-"""Steps whose lengths are looked at, in even distances: about a second's work, too."""
+"""Steps at most whose lengths are looked at, in even distances: about a second's work, too."""
 FEWEST_STEPS = 4
-"""That are planned, however large their batch is: one by each measure of what is heavy."""
-SPARED = 1.25
-"""Of a micro-batch that was found among some of the steps, for what the others may have."""
+"""At least so many steps are planned: one by each measure of what is heavy."""
+HEADROOM = 1.25
+"""Times a micro-batch that was found among some of the steps, for what the others may have."""
 CALM_SECONDS = 10.0
 """A trial that takes no longer is not worth a line of the log."""
 
@@ -136,7 +136,7 @@ def _shape_of(rows: MicroBatch, sources: Lengths, targets: Lengths) -> Shape:
 
 def filled_up(shape: Shape, max_positions: int, longest_target: int) -> Shape:
     """What a step that was not planned may have more: rows within the bound, then targets."""
-    bound = int(min(max_positions, SPARED * shape.positions))
+    bound = int(min(max_positions, HEADROOM * shape.positions))
     rows = max(shape.rows, bound // (shape.source + shape.target))
     target = min(longest_target, bound // rows - shape.source)
     return Shape(rows, shape.source, max(shape.target, target))

@@ -13,6 +13,7 @@ import torch
 
 from workflow.config import JobSpec
 from workflow.engine import Loss
+from workflow.errors import RunFailed
 from workflow.optimizer import at_rest, go_to_step, make_optimizer, make_scheduler
 from workflow.setting import Setting, zero_configuration
 from workflow.shards import Tensors, Whole
@@ -191,6 +192,8 @@ class ZeroEngine:
         with at_rest(self._zero.optimizer):
             self._rest(first)
             self._rest(first, largest)
+        if step and not self._engine.was_step_applied():  # a loss that is not finite, times zero
+            raise RunFailed("the first record's loss is not finite: the run cannot go on with it")
         self._link_moments()
         parameters = saved_names(self.model)
         for named, tensor in moments:
