@@ -11,8 +11,10 @@ from conftest import ALONE, SHARED_DATA, addition_records, make_t5
 from test_generate import make_spec
 from transformers import MT5Config, MT5ForConditionalGeneration
 
+from workflow.config import JobSpec
 from workflow.cpu import use_fast_modules
-from workflow.decoder import Decoder, can_decode, moves, write_texts
+from workflow.decoder import Decoder, moves
+from workflow.decoding import Written, can_decode, write_texts
 from workflow.stop import Stop
 from workflow.transformers_generate import write_by_transformers
 
@@ -45,10 +47,25 @@ def by_transformers(model: Any, prompts: Sequence[list[int]], **settings: Any) -
     return found
 
 
-def by_ourselves(model: Any, prompts: Sequence[list[int]], **settings: Any) -> list[list[int]]:
-    spec = make_spec(max_new_tokens=NEW_TOKENS, **settings)
+def write(
+    model: Any, prompts: Sequence[list[int]], spec: JobSpec, words: Sequence[int] = (5, 6),
+    at_once: int = 1000, first: int = 0,
+) -> Written:  # fmt: skip
+    """By our own loop; the prompts' indexes begin at `first`."""
+    indexes, told = range(first, first + len(prompts)), []
     with torch.no_grad():
-        written = write_texts(model, prompts, range(len(prompts)), spec, [5, 6], Stop())
+        written = write_texts(
+            model, prompts, indexes, spec, list(words), Stop(), at_once, told.append
+        )
+    assert sum(told) == len(prompts)
+    return written
+
+
+def by_ourselves(
+    model: Any, prompts: Sequence[list[int]], at_once: int = 1000, **settings: Any
+) -> list[list[int]]:
+    spec = make_spec(max_new_tokens=NEW_TOKENS, **settings)
+    written = write(model, prompts, spec, at_once=at_once)
     assert written.ended == [END in text for text in written.texts]
     return written.texts
 
@@ -68,7 +85,8 @@ def test_greedy_texts_are_those_of_transformers(
     wanted = by_transformers(model, prompts, **settings)
     if fast:
         use_fast_modules(model, attention=True)
-    assert by_ourselves(model, prompts, **settings) == wanted
+    for at_once in (1, 7, 150):
+        assert by_ourselves(model, prompts, at_once, **settings) == wanted
     if own_head:  # tied, such a model repeats itself
         assert len({len(text) for text in wanted}) > 10
 
@@ -84,38 +102,62 @@ def test_a_thousand_real_prompts_are_answered_as_by_transformers(own_head: bool)
     prompts = tokenizer(texts)["input_ids"]
     model = ending(own_head, vocab_size=32128, d_model=64, num_layers=2)
     wanted = by_transformers(model, prompts)
-    found = by_ourselves(model, prompts)
+    found = by_ourselves(model, prompts, at_once=200)
     assert len(prompts) == 1000
     assert sum(one != other for one, other in zip(found, wanted, strict=True)) == 0
 
 
-def test_the_first_scores_are_the_raw_logits(tokenizer: Any) -> None:
+@pytest.mark.parametrize("at_once", [2, 7])
+def test_the_first_scores_are_the_raw_logits(tokenizer: Any, at_once: int) -> None:
     model = ending()
     prompts = tokenizer([record["prompt"] for record in addition_records(7)])["input_ids"]
     spec = make_spec(max_new_tokens=4, min_new_tokens=3, temperature=1.0, n_samples=3)
+    written = write(model, prompts, spec, [END, 6], at_once)
     with torch.no_grad():
-        written = write_texts(model, prompts, range(7), spec, [END, 6], Stop())
         for prompt, first in zip(prompts, written.first, strict=True):
             logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([[0]]))
             torch.testing.assert_close(first, logits.logits[0, 0, [END, 6]])
 
 
+@pytest.mark.parametrize("at_once", [4, 9])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_rows_that_stay_go_on_as_if_none_had_left(samples: int) -> None:
-    """Logits of each text, whichever others leave, and when."""
+def test_rows_go_on_as_if_none_left_or_came(samples: int, at_once: int) -> None:
+    """Logits of each text, position by position, whichever others leave and come, and when."""
     model, prompts = make_t5(), random_prompts(9)
     rng = np.random.default_rng(samples)
     ids = torch.from_numpy(rng.integers(2, 1024, (9 * samples, 8)))
+    seen = set()
     with torch.no_grad():
-        whole = Decoder(model, prompts, samples, 8)
-        wanted = torch.stack([whole.step(ids[:, position]) for position in range(8)])
-        decoder = Decoder(model, prompts, samples, 8)
-        for position in range(8):
-            logits = decoder.step(ids[decoder.text_of_row, position])
-            torch.testing.assert_close(logits, wanted[position, decoder.text_of_row])
-            texts = decoder.text_of_row
-            before = decoder.keep(torch.from_numpy(rng.random(len(texts)) < 0.8))
-            assert torch.equal(texts[before], decoder.text_of_row)
+        wanted = [
+            model(input_ids=torch.tensor([prompts[text // samples]]),
+                  decoder_input_ids=ids[[text]]).logits[0]
+            for text in range(9 * samples)
+        ]  # fmt: skip
+        decoder = Decoder(model, prompts, samples, 8, at_once)
+        texts = positions = torch.zeros(0, dtype=torch.int64)
+        while decoder.add() + len(texts):
+            inputs = ids[decoder._texts, decoder._positions]
+            logits, texts, positions = decoder.step(inputs)
+            for row, (text, position) in enumerate(zip(texts, positions, strict=True)):
+                torch.testing.assert_close(
+                    logits[row], wanted[text][position], rtol=1e-4, atol=1e-4
+                )
+                seen.add((int(text), int(position)))
+            going = torch.from_numpy(rng.random(len(texts)) < 0.8) & (positions < 7)
+            before, _ = decoder.keep(going)
+            assert torch.equal(texts[before], decoder._texts)
+            texts = texts[before]
+    assert {text for text, _ in seen} == set(range(9 * samples))
+    assert max(position for _, position in seen) >= 5
+
+
+def test_a_text_that_is_no_number_does_not_harm_the_next_in_its_place() -> None:
+    model, prompts = make_t5(), random_prompts(12)
+    wanted = write(model, prompts, make_spec(max_new_tokens=5)).texts
+    model.shared.weight.data[7] = torch.nan
+    found = write(model, [[7, END], *prompts], make_spec(max_new_tokens=5), at_once=1).texts
+    bad = {index for index, prompt in enumerate(prompts) if 7 in prompt}
+    assert all(found[index + 1] == wanted[index] for index in set(range(12)) - bad)
 
 
 def test_rows_close_up_with_as_few_moves_as_there_are_holes() -> None:
@@ -133,8 +175,8 @@ def test_texts_end_early_where_the_process_is_asked_to_stop() -> None:
 
     spec = make_spec(max_new_tokens=NEW_TOKENS)
     with torch.no_grad():
-        written = write_texts(make_t5(), [[5, END]], [0], spec, [], Asked())
-    assert len(written.texts[0]) <= 2
+        written = write_texts(make_t5(), [[5, END]], [0], spec, [], Asked(), 1, print)
+    assert len(written.texts[0]) <= 1
 
 
 @pytest.mark.parametrize("layout", ["own head", "tied", "mt5"])
@@ -154,9 +196,10 @@ def test_logits_are_the_model_s(layout: str) -> None:
         wanted = model(
             input_ids=ids, attention_mask=(ids != 0).long(), decoder_input_ids=written
         ).logits
-        decoder = Decoder(model, [row.tolist() for row in rows], 1, 40)
+        decoder = Decoder(model, [row.tolist() for row in rows], 1, 40, at_once=7)
+        decoder.add()
         for position in range(40):
-            found = decoder.step(written[:, position])
+            found, _, _ = decoder.step(written[:, position])
             torch.testing.assert_close(found, wanted[:, position], rtol=1e-4, atol=1e-4)
 
 
@@ -168,22 +211,21 @@ def test_texts_in_bfloat16_do_not_depend_on_their_batch(samples: int) -> None:
     spec = make_spec(max_new_tokens=NEW_TOKENS, temperature=0.7, n_samples=samples)
     if samples == 1:
         spec = make_spec(max_new_tokens=NEW_TOKENS)
-    with torch.no_grad():
-        together = write_texts(model, prompts, range(30), spec, [], Stop()).texts
-        alone = [
-            text
-            for index, prompt in enumerate(prompts)
-            for text in write_texts(model, [prompt], [index], spec, [], Stop()).texts
-        ]
-    assert alone == together
+    together = write(model, prompts, spec).texts
+    alone = [
+        text
+        for index, prompt in enumerate(prompts)
+        for text in write(model, [prompt], spec, first=index).texts
+    ]
+    assert alone == together == write(model, prompts, spec, at_once=4).texts
     assert len({tuple(text) for text in together}) > 10
 
 
 def test_samples_are_those_of_the_slow_way(tokenizer: Any) -> None:
     model, prompts = ending(), random_prompts(30)
     spec = make_spec(max_new_tokens=NEW_TOKENS, temperature=1.0, n_samples=3, top_k=50)
+    ours = write(model, prompts, spec)
     with torch.no_grad():
-        ours = write_texts(model, prompts, range(30), spec, [5, 6], Stop())
         theirs = write_by_transformers(model, prompts, range(30), spec, [5, 6], ALONE)
     assert ours.texts == theirs.texts
     assert ours.ended == theirs.ended
@@ -196,11 +238,10 @@ def test_a_text_ends_where_the_model_s_end_stands(tokenizer: Any) -> None:
     model.generation_config.eos_token_id = 7
     model.lm_head.weight.data[7] *= 2.5
     spec = make_spec(max_new_tokens=NEW_TOKENS)
-    with torch.no_grad():
-        together = write_texts(model, prompts, range(40), spec, [], Stop())
-        assert any(together.ended)
-        for text, ended in zip(together.texts, together.ended, strict=True):
-            assert text.index(7) == len(text) - 1 if ended else 7 not in text
+    together = write(model, prompts, spec)
+    assert any(together.ended)
+    for text, ended in zip(together.texts, together.ended, strict=True):
+        assert text.index(7) == len(text) - 1 if ended else 7 not in text
 
 
 def test_what_our_loop_is_for() -> None:

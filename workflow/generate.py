@@ -10,11 +10,14 @@ import torch
 from workflow.batching import LOGITS_AT_ONCE, POSITIONS_AT_ONCE, batches_by_positions
 from workflow.config import JobSpec
 from workflow.console import progress_bar, warn_once
-from workflow.decoder import Written, can_decode, write_texts
+from workflow.decoding import Written, can_decode, write_texts
 from workflow.share import Share
 from workflow.tokens import CutRows
 from workflow.transformers_generate import write_by_transformers
 from workflow.weights import Model
+
+STREAMED = 8
+"""Batches of our own loop that are one: where texts end, others take their places."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +52,36 @@ def generate(
         A row's index and its completions, in no order of the rows.
     """
     answer_ids = _answer_ids(tokenizer)
+    ours = can_decode(model, spec) and not share.in_step
+    streamed = STREAMED if ours else 1
     lengths = sources.lengths
     # A text counts for so many positions at least that a batch's logits keep to their bound.
     least = POSITIONS_AT_ONCE * model.config.vocab_size // LOGITS_AT_ONCE
     counted = np.full_like(lengths, max(spec.max_new_tokens, least))
     positions_at_once = POSITIONS_AT_ONCE // max(spec.n_samples, spec.num_beams)
+    rows = None if spec.eval_batch_size is None else streamed * spec.eval_batch_size
     batches = batches_by_positions(
-        lengths, counted, positions_at_once, spec.eval_batch_size, share.world.size
+        lengths, counted, streamed * positions_at_once, rows, share.world.size
     )
     costs = [int((lengths[batch] + counted[batch]).sum()) for batch in batches]
     with progress_bar(len(sources), "generate") as bar:
         for batch, counts in share.of(batches, costs):
             prompts = [sources[i].tolist() for i in batch]
-            written = _write(model, prompts, batch.tolist(), spec, answer_ids, share)
+            words, indexes = answer_ids or [], batch.tolist()
+            with torch.no_grad():
+                if ours:
+                    longest = int((lengths[batch] + counted[batch]).max())
+                    at_once = spec.eval_batch_size or max(1, positions_at_once // longest)
+                    written = write_texts(
+                        model, prompts, indexes, spec, words, share.stop, at_once,
+                        tick=lambda finished: bar.update(finished * share.world.size),
+                    )  # fmt: skip
+                else:
+                    written = write_by_transformers(model, prompts, indexes, spec, words, share)
+                    bar.update(len(batch) * share.world.size)
             if counts:
                 answers = _answers(written, tokenizer, spec, known=answer_ids is not None)
-                yield from zip(batch.tolist(), answers, strict=True)
-            bar.update(len(batch) * share.world.size)
+                yield from zip(indexes, answers, strict=True)
 
 
 def _answer_ids(tokenizer: Any) -> list[int] | None:
@@ -75,24 +91,6 @@ def _answer_ids(tokenizer: Any) -> list[int] | None:
         warn_once("the vocabulary has no ▁yes or no ▁no: scores are null")
         return None
     return ids
-
-
-@torch.no_grad()
-def _write(
-    model: Model,
-    prompts: Sequence[Any],
-    indexes: Sequence[int],
-    spec: JobSpec,
-    words: list[int] | None,
-    share: Share,
-) -> Written:
-    """By our own loop where it can, else by transformers'.
-
-    Where the process is asked to stop texts end early; then the share's results are never used.
-    """
-    if share.in_step or not can_decode(model, spec):
-        return write_by_transformers(model, prompts, indexes, spec, words or [], share)
-    return write_texts(model, prompts, indexes, spec, words or [], share.stop)
 
 
 def _answers(

@@ -17,7 +17,7 @@ from workflow.config import JobSpec
 BLOCK = 128
 """Tokens of the vocabulary that are looked at together, before one of them is looked for."""
 
-Choice = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+Choice = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Scores (rows, vocabulary) in float32, which texts the rows are, and how many tokens they have so
 far; to the next token of each."""
 
@@ -25,14 +25,14 @@ far; to the next token of each."""
 def choice(spec: JobSpec, indexes: Sequence[int], device: torch.device) -> Choice:
     """How the job chooses tokens for the samples of these records, sample after sample."""
     if spec.greedy:
-        return lambda scores, rows, position: likeliest(scores)
+        return lambda scores, rows, positions: likeliest(scores)
     uniforms = uniform_numbers(spec, indexes).to(device)
     warpers = list(warpers_of(spec))
 
-    def drawn(scores: torch.Tensor, rows: torch.Tensor, position: int) -> torch.Tensor:
+    def drawn(scores: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         for warp in warpers:
             scores = warp(None, scores)  # they do not read the ids
-        return draw(scores, uniforms[rows, position])
+        return draw(scores, uniforms[rows, positions])
 
     return drawn
 

@@ -16,7 +16,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from workflow.config import JobSpec
-from workflow.decoder import Written
+from workflow.decoding import Written
 from workflow.sampling import draw, uniform_numbers, warpers_of
 from workflow.share import Share
 from workflow.stop import Stop
