@@ -285,7 +285,7 @@ NOTHING_FITS = [
     ),
     (
         "xl", Machine(1, 1, 8e9, 8e9, on_gpu=False), Asked(),
-        "memory: found 6.9 GB for the model of each process; expected at least 72.4 GB a process "
+        "memory: found 6.9 GB for the model of each process; expected at least 66.0 GB a process "
         "(plain torch); use a smaller model, or more memory",
     ),
 ]  # fmt: skip

@@ -188,15 +188,16 @@ def test_an_evaluation_without_memory_names_its_own_flag(
         )
 
     monkeypatch.setattr(workflow.train, "evaluate", evaluate)
-    given = {"eval_steps": 2, "micro_batch_tokens": 64}
     for rows, named in ((None, 8), (5, 2)):
-        told = failure(mount, f"by{rows}", eval_batch_size=rows, **given)
+        told = failure(mount, f"by{rows}", eval_batch_size=rows, eval_steps=2)
         assert re.fullmatch(
             rf"the evaluation at step 2: out of memory: 8.0 GB more were asked for; {LEFT}; set "
-            rf"--micro_batch_tokens 32 in place of 64, or set --eval_batch_size {named}, or use a "
-            r"machine with more memory; start again: the same command goes on from checkpoint-1",
+            rf"--eval_batch_size {named}, or use a machine with more memory; start again: the same "
+            r"command goes on from checkpoint-1",
             told,
         ), told
+        status = read_status(mount.models / f"by{rows}")
+        assert "micro_batch_tokens" not in status  # that of training would not help
 
 
 def test_other_errors_are_not_taken_for_it(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_a_job_that_does_not_fit_is_refused_before_its_folder_is_made(
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data_name", "sums"]
     assert main("seq2seq", "", [*argv, "--bf16", "false"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "memory: found 0 MB for the model of each process; expected at least 5 MB a process (plain "
+        "memory: found 0 MB for the model of each process; expected at least 4 MB a process (plain "
         "torch); use a smaller model, or more memory"
     )
     assert {path.name for path in mount.models.iterdir()} == {"small", ".cache"}

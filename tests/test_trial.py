@@ -1,5 +1,7 @@
 """The largest micro-batch of a run: that it is found, tried first, and leaves no trace."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import addition_records, write_data
+from conftest import ROOT, addition_records, make_t5, write_data, write_hub_folder
 from test_processes import job
 from test_resume import FLAGS, Lines, assert_identical
 
@@ -128,8 +130,6 @@ def test_a_loss_that_is_not_finite_in_a_trial_changes_nothing(mount: Mount) -> N
         ids, ones = torch.full((2, 3), token), torch.ones(2, 3, dtype=torch.int64)
         return Batch(ids, ones, ids, ones, torch.full((6,), token))
 
-    from conftest import make_t5
-
     model = make_t5()
     model.shared.weight.data[7] = float("inf")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -139,3 +139,19 @@ def test_a_loss_that_is_not_finite_in_a_trial_changes_nothing(mount: Mount) -> N
         assert torch.equal(tensor, before[name]), name
     assert not torch.isnan(engine.add_gradient(of(5), 1.0, last=True))
     assert np.isfinite(engine.update())
+
+
+def test_under_zero_too_a_first_loss_that_is_not_finite_is_left_to_its_step(mount: Mount) -> None:
+    """DeepSpeed skips the trial's update then, and makes no optimizer state."""
+    model = make_t5()
+    model.shared.weight.data[:] = torch.nan
+    write_hub_folder(model, mount.models / "bad", "safetensors")
+    command = [
+        sys.executable, "seq2seq.py", "--mount", str(mount.root), "--model_init_name", "bad",
+        "--data_name", "sums", "--zero_stage", "1", "--max_steps", "2", "--eval_on_start", "false",
+        "--bf16", "false",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("step 1: the loss is not finite, computing records train[")
