@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_in_a_trial_changes_nothing(mount: Mount) -> N
 def test_under_zero_too_a_first_loss_that_is_not_finite_is_left_to_its_step(mount: Mount) -> None:
     """DeepSpeed skips the trial's update then, and makes no optimizer state."""
     model = make_t5()
-    model.shared.weight.data[:] = torch.nan
+    model.lm_head.weight.data[:] = torch.nan
     write_hub_folder(model, mount.models / "bad", "safetensors")
     command = [
         sys.executable, "seq2seq.py", "--mount", str(mount.root), "--model_init_name", "bad",
