@@ -15,6 +15,7 @@ from workflow.generate import Generation, generate
 from workflow.losses import summed_cross_entropy
 from workflow.metrics import TextMetrics, perplexity
 from workflow.records import Record, Schema
+from workflow.sampling import likeliest
 from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
 from workflow.tasks.task import Batch, Tell
@@ -151,7 +152,7 @@ class Seq2Seq:
                 logits = target_logits(model, batch)
                 if counts:
                     losses += float(summed_cross_entropy(logits, batch.targets))
-                    right += int((logits.argmax(-1) == batch.targets).sum())
+                    right += int((likeliest(logits) == batch.targets).sum())
                     tokens += len(batch.targets)
                 bar.update(len(chosen) * share.world.size)
         losses, right_of_all, tokens_of_all = share.total([losses, right, tokens])
