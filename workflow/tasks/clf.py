@@ -179,7 +179,7 @@ class Classification:
             share.collect(kept, len(split), note)
         if not share.world.is_main:
             return None
-        measured = self._judge(logits, targets, split, spec.seed)
+        measured = self._judge(logits, targets, spec.seed)
         measured["eval_seconds"] = time.perf_counter() - began
         measured["score_seconds"] = scored - began
         return measured
@@ -212,7 +212,6 @@ class Classification:
         self,
         logits: npt.NDArray[np.float32],
         targets: Floats,
-        split: TokenizedSplit,
         seed: int,
     ) -> dict[str, Any]:
         """The metrics over the records with a target; errors are in the user's range.
@@ -220,7 +219,7 @@ class Classification:
         Args:
             targets: of all records, in [0, 1]; NaN where there is none.
         """
-        answered = np.flatnonzero(split.answered)
+        answered = np.flatnonzero(~np.isnan(targets))
         if len(answered) == 0:
             return {}
         scores = _scores(logits[answered])
@@ -230,7 +229,8 @@ class Classification:
             answered, scores = answered[finite], scores[finite]
         if len(answered) == 0:
             return {"loss": None}
-        losses = _losses(torch.from_numpy(logits[answered]), _targets(split, answered))
+        learned = torch.from_numpy(targets[answered].astype(np.float32))
+        losses = _losses(torch.from_numpy(logits[answered]), learned)
         measured = {
             "loss": float(losses.mean()),
             **score_metrics(scores, targets[answered], seed),
