@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.side_by_side import ROOT, make_model, spread, write_section
+from benchmarks.side_by_side import ROOT, SMALL, make_model, spread, write_section
 
 SAVES = 5
 WAYS = [
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mount = Path(folder)
-        make_model(mount, arguments.tokenizer)
+        make_model(mount / "models" / "m", SMALL, arguments.tokenizer)
         records = [{"prompt": f"add one: {' '.join(str(i))}", "completion": " ".join(str(i + 1))}
                    for i in range(1000, 1064)]  # fmt: skip
         (mount / "data").mkdir()

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.memory import free_port, watch
+from benchmarks.paper import expectation
 from benchmarks.peer_defects import bare_environment
-from benchmarks.side_by_side import ROOT, machine, matrix_rates, write_section
+from benchmarks.side_by_side import ROOT, machine, make_model, matrix_rates, write_section
 
 TOKENIZER = ROOT / "mount" / "models" / "t5-tiny"
 TINY = {"vocab_size": 1024, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4,
@@ -48,13 +49,19 @@ def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mount = Path(folder)
         (mount / "data").mkdir()
-        make_model(mount, "tiny", TINY)
+        make_model(mount / "models" / "tiny", TINY, TOKENIZER)
+        parameters = {
+            name: make_model(
+                mount / "models" / name, shape | {"vocab_size": 32128, "d_kv": 64}, TOKENIZER
+            )
+            for name, shape in SHAPES.items()
+        }
         curves: dict[str, Callable[[], list[str]]] = {
             "records": lambda: by_records(mount, arguments.most),
             "lengths": lambda: by_lengths(mount),
-            "sizes": lambda: by_sizes(mount),
+            "sizes": lambda: by_sizes(mount, parameters),
             "processes": lambda: by_processes(mount),
-            "paper": on_paper,
+            "paper": expectation,
         }
         found: list[str] = []
         for name, curve in curves.items():
@@ -124,7 +131,6 @@ def write_records(
 
 
 def by_lengths(mount: Path) -> list[str]:
-    make_model(mount, "small", SHAPES["small"] | {"vocab_size": 32128, "d_kv": 64})
     lines = [
         "flan-t5-small's layout, as it comes, a step of 8,192 positions in micro-batches of 2,048:",
         "",
@@ -142,7 +148,7 @@ def by_lengths(mount: Path) -> list[str]:
     return lines
 
 
-def by_sizes(mount: Path) -> list[str]:
+def by_sizes(mount: Path, parameters: dict[str, int]) -> list[str]:
     lines = [
         "Steps of 2,048 positions (96 + 32 tokens a record) in one micro-batch, as it comes:",
         "",
@@ -152,7 +158,6 @@ def by_sizes(mount: Path) -> list[str]:
     write_even(mount / "data" / "even.json", 128, 16)
     rate = matrix_rates()["bf16"]
     for name, shape in SHAPES.items():
-        parameters = make_model(mount, name, shape | {"vocab_size": 32128, "d_kv": 64})
         found = measure(mount, steps_of(name, 16) | {"micro_batch_tokens": 2048})
         # Encoder blocks meet source tokens, decoder blocks and the head target tokens.
         block = 4 * shape["d_model"] * shape["num_heads"] * 64
@@ -161,8 +166,8 @@ def by_sizes(mount: Path) -> list[str]:
         decoder = shape["num_layers"] * (2 * block + forward) + 32128 * shape["d_model"]
         work = 6 * 16 * (96 * encoder + 32 * decoder) / 1e9
         lines.append(
-            f"| {name} | {parameters / 1e6:.0f} | {found.step:.2f} | {2048 / found.step:,.0f} "
-            f"| {work / found.step / rate:.0%} | {found.peak:.2f} |"
+            f"| {name} | {parameters[name] / 1e6:.0f} | {found.step:.2f} "
+            f"| {2048 / found.step:,.0f} | {work / found.step / rate:.0%} | {found.peak:.2f} |"
         )
         print(lines[-1], flush=True)
     return lines
@@ -185,32 +190,6 @@ def by_processes(mount: Path) -> list[str]:
         lines.append(f"| {processes} | {setting} | {found.step:.2f} | {found.peak:.2f} |")
         print(lines[-1], flush=True)
     return lines
-
-
-def on_paper() -> list[str]:
-    """What Flan-T5 xxl is expected to take on GPUs that were not at hand."""
-    from benchmarks.paper import expectation
-
-    return expectation()
-
-
-def make_model(mount: Path, name: str, shape: dict[str, int]) -> int:
-    """A random model in Flan-T5's layout; returns its parameters."""
-    import torch
-    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
-
-    from workflow.models import save_model
-
-    torch.manual_seed(0)
-    config = T5Config(
-        **shape, feed_forward_proj="gated-gelu", decoder_start_token_id=0, tie_word_embeddings=False
-    )
-    model = T5ForConditionalGeneration(config)
-    head = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
-    model.lm_head.weight = torch.nn.Parameter(head)
-    if not (mount / "models" / name).exists():
-        save_model(model, AutoTokenizer.from_pretrained(TOKENIZER), mount / "models" / name)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def write_even(path: Path, length: int, batch: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peer_defects import bare_environment, free_port
-from benchmarks.side_by_side import ROOT, write_section
+from benchmarks.side_by_side import ROOT, make_model, write_section
 
 TOKENIZER = ROOT / "mount" / "models" / "t5-tiny"
 SOURCE, TARGET = 128, 64
@@ -96,8 +96,9 @@ def run(arguments: argparse.Namespace) -> None:
     baselines: dict[tuple[str, int], list[float]] = {}
     found = []
     with tempfile.TemporaryDirectory() as folder:
+        write_even(Path(folder) / "data")
         for shape in dict.fromkeys(["tiny", *[trial.shape for trial in chosen]]):
-            make_model(Path(folder) / "models" / shape, SHAPES[shape])
+            make_model(Path(folder) / "models" / shape, SHAPES[shape], TOKENIZER)
         for trial in chosen:
             kind = trial.precision, 2 if trial.stage else 0
             if kind not in baselines:
@@ -124,22 +125,8 @@ def trials() -> list[Trial]:
     ]
 
 
-def make_model(folder: Path, shape: dict[str, int]) -> None:
-    """A random model of this shape, and beside the models the data: records of one length."""
-    import torch
-    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
-
-    from workflow.models import save_model
-
-    torch.manual_seed(0)
-    config = T5Config(
-        **shape, feed_forward_proj="gated-gelu", decoder_start_token_id=0, tie_word_embeddings=False
-    )
-    model = T5ForConditionalGeneration(config)
-    head = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
-    model.lm_head.weight = torch.nn.Parameter(head)
-    save_model(model, AutoTokenizer.from_pretrained(TOKENIZER), folder)
-    data = folder.parent.parent / "data"
+def write_even(data: Path) -> None:
+    """Records of one length, as `even` in a mount's data folder."""
     data.mkdir(exist_ok=True)
     record = {"prompt": "1 " * SOURCE, "completion": "2 " * TARGET}
     (data / "even.json").write_text(
@@ -207,9 +194,6 @@ def peaks(mount: Path, trial: Trial) -> list[float]:
                     process.kill()
                     process.wait()
         words.seek(0)
-        if __import__("os").environ.get("SHOW"):
-            print(words.read())
-            words.seek(0)
         if any(process.returncode for process in running):
             raise SystemExit(f"{trial}: {words.read()[-4000:]}")
     return found

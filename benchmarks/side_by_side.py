@@ -54,7 +54,7 @@ def measure(
     trials: Trials = {kind: [] for kind in kinds}
     rates = []
     with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder), arguments.tokenizer)
+        make_model(Path(folder) / "models" / "m", SMALL, arguments.tokenizer)
         (Path(folder) / "data").mkdir()
         write_data(Path(folder) / "data")
         for _ in range(arguments.rounds):
@@ -85,8 +85,13 @@ def start_trial(name: str, kind: str, folder: Path, words: Sequence[str] = ()) -
     return found
 
 
-def make_model(folder: Path, tokenizer: Path) -> None:
-    """A random model in flan-t5-small's layout: `models/m` in a mount."""
+SMALL = {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6,
+         "num_layers": 8}  # fmt: skip
+"""The sizes of flan-t5-small."""
+
+
+def make_model(folder: Path, shape: dict[str, int], tokenizer: Path) -> int:
+    """Save a random model in Flan-T5's layout; returns how many parameters it has."""
     import torch
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
@@ -94,14 +99,13 @@ def make_model(folder: Path, tokenizer: Path) -> None:
 
     torch.manual_seed(0)
     config = T5Config(
-        vocab_size=32128, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8,
-        num_heads=6, feed_forward_proj="gated-gelu", decoder_start_token_id=0,
-        tie_word_embeddings=False,
-    )  # fmt: skip
+        **shape, feed_forward_proj="gated-gelu", decoder_start_token_id=0, tie_word_embeddings=False
+    )
     model = T5ForConditionalGeneration(config)
     head = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
     model.lm_head.weight = torch.nn.Parameter(head)
-    save_model(model, AutoTokenizer.from_pretrained(tokenizer), folder / "models" / "m")
+    save_model(model, AutoTokenizer.from_pretrained(tokenizer), folder)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def has_cuda() -> bool:

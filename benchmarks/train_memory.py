@@ -6,14 +6,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.memory import SHAPES, SOURCE, TARGET, make_model, watch
-from benchmarks.side_by_side import ROOT, has_cuda, spread, write_section
+from benchmarks.memory import SHAPES, SOURCE, TARGET, TOKENIZER, watch, write_even
+from benchmarks.side_by_side import ROOT, SMALL, has_cuda, make_model, spread, write_section
 
 ROWS = 8
 """Examples of a micro-batch, all of one length, so that both have the same tokens."""
 STEPS = 3
-SMALL = {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6,
-         "num_layers": 8}  # fmt: skip
 STATES = 16
 """Bytes a parameter of weights, gradients and AdamW's state in float32."""
 
@@ -42,9 +40,9 @@ def run(arguments: argparse.Namespace) -> None:
     above: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         mount = Path(folder)
-        make_model(mount / "models" / "tiny", SHAPES["tiny"])
-        make_model(mount / "models" / "small", SMALL)
-        states = STATES * _parameters(mount / "models" / "small")
+        write_even(mount / "data")
+        make_model(mount / "models" / "tiny", SHAPES["tiny"], TOKENIZER)
+        states = STATES * make_model(mount / "models" / "small", SMALL, TOKENIZER)
         for _ in range(arguments.rounds):
             for kind, found in above.items():
                 more = _peak(mount, kind, "small") - _peak(mount, kind, "tiny")
@@ -53,12 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
     text = _report(above, states)
     write_section("train_memory", text)
     print(text)
-
-
-def _parameters(folder: Path) -> int:
-    from workflow.sizes import sizes_of
-
-    return sizes_of(folder).parameters
 
 
 def _peak(mount: Path, kind: str, model: str) -> float:
