@@ -35,6 +35,7 @@ KINDS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared_arguments(parser, list(KINDS), "prompts and completions")
     parser.add_argument("--records", type=int, help="records to answer; those of eval if left out")
+    parser.add_argument("--sampled", type=int, default=96, help="of these, records to sample for")
     parser.add_argument("--steps", type=int, default=100, help="of training, so that answers end")
     parser.set_defaults(run=run)
 
@@ -49,8 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
     def write_data(folder: Path) -> None:
         data = json.loads(arguments.data.read_text(encoding="utf-8"))
         records = [*data["eval"], *data["train"]][: arguments.records or len(data["eval"])]
-        data["eval"] = records
-        (folder / "data.json").write_text(json.dumps(data), encoding="utf-8")
+        for name, asked in (("data", records), ("sampled", records[: arguments.sampled])):
+            data["eval"] = asked
+            (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
         _train(folder.parent, arguments.steps)
 
     trials, rates = measure("generate", list(KINDS), arguments, write_data)
@@ -78,8 +80,8 @@ def _ours(arguments: argparse.Namespace) -> dict[str, Any]:
 
     sampling = {"n_samples": SAMPLES, "temperature": 1.0} if arguments.trial == "samples" else {}
     job = make_job(
-        "seq2seq", model_init_name="m", data_name="data", no_train=True, overwrite_output_dir=True,
-        bf16=False if arguments.trial == "fp32" else None, **sampling,
+        "seq2seq", model_init_name="m", data_name=_data(arguments), no_train=True,
+        overwrite_output_dir=True, bf16=False if arguments.trial == "fp32" else None, **sampling,
     )  # fmt: skip
     folder = run_job(job, find_mount(str(arguments.folder)))
     metrics = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
@@ -118,8 +120,12 @@ def _clean(text: str) -> str:
     return text[: text.index("</s>") + 4] if "</s>" in text else text
 
 
+def _data(arguments: argparse.Namespace) -> str:
+    return "sampled" if "samples" in arguments.trial else "data"
+
+
 def _records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    data = json.loads((arguments.folder / "data" / "data.json").read_text())
+    data = json.loads((arguments.folder / "data" / f"{_data(arguments)}.json").read_text())
     records: list[dict[str, Any]] = data["eval"]
     return records
 
@@ -216,6 +222,7 @@ def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespa
             f"| {KINDS[kind]} | {spread(seconds)} | {spread(speeds, 0)} "
             f"| {spread(ratios, unit=' ×')} | {share:.0%} | {told} |"
         )
+    few = len(trials["samples"][0]["texts"]) // SAMPLES
     peer = trials["peer"][0]
     count = len(peer["texts"])
     return "\n".join(
@@ -225,8 +232,9 @@ def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespa
             f"{count} records of `{arguments.data.name}`, "
             f"whose greedy answers have {peer['tokens'] / count:.1f} tokens on average; "
             f"{arguments.rounds} rounds in turn; tokens are ready before",
-            "the clock starts. Medians, with the least and the greatest in brackets; ratios are of",
-            "each round's pair, by tokens. The matrix rate counts real tokens only.",
+            f"the clock starts. {SAMPLES} samples a prompt are of the first {few} records.",
+            "Medians, with the least and the greatest in brackets; ratios are of each",
+            "round's pair, by tokens. The matrix rate counts real tokens only.",
             "",
             "| what | seconds | tokens/s | against the usual way | of the rate | same texts |",
             "|---|---|---|---|---|---|",
