@@ -1,16 +1,16 @@
 """A hub's model by a real HTTP client: from a server on this machine, then from the disk."""
 
-import json
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
+import huggingface_hub
 import pytest
 import torch
 from conftest import make_t5, write_hub_folder
+from hub_server import NAME, SECOND, Hub, close, serve
 from huggingface_hub import constants
 
 from workflow.errors import BadInput
@@ -19,62 +19,6 @@ from workflow.models import load_model
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])  # and no other
 
-NAME = "google/flan-t5-xl"
-FIRST, SECOND = "0123abcd" * 5, "4567cdef" * 5
-
-
-@dataclass
-class Hub:
-    """A hub of one model, and what was asked of it.
-
-    Attributes:
-        commit: what the hub's main branch is.
-    """
-
-    folder: Path
-    commit: str = FIRST
-    asked: list[str] = field(default_factory=list)
-
-    def answer(self, path: str) -> tuple[bytes, dict[str, str]] | None:
-        """The body and the headers of an answer; None where there is no such page."""
-        files = {file.name: file for file in self.folder.iterdir()}
-        where = path.split("?")[0].removeprefix("/")
-        if where == f"api/models/{NAME}/revision/main":
-            return json.dumps({"id": NAME, "sha": self.commit}).encode(), {}
-        commit = next((known for known in (FIRST, SECOND) if f"/{known}" in where), FIRST)
-        if where == f"api/models/{NAME}/tree/{commit}":
-            listed = [
-                {"type": "file", "path": name, "size": file.stat().st_size, "oid": f"{name}-1"}
-                for name, file in files.items()
-            ]
-            return json.dumps(listed).encode(), {"Content-Type": "application/json"}
-        name = where.removeprefix(f"{NAME}/resolve/{commit}/")
-        if name in files:
-            return files[name].read_bytes(), {"ETag": f'"{name}-1"', "X-Repo-Commit": commit}
-        return None
-
-
-def serve(hub: Hub) -> ThreadingHTTPServer:
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            hub.asked.append(f"{self.command} {self.path}")
-            body, headers = hub.answer(self.path) or (b"", {"X-Error-Code": "EntryNotFound"})
-            self.send_response(200 if body else 404)
-            for name, value in (headers | {"Content-Length": str(len(body))}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_GET = do_HEAD = answer  # noqa: N815 - the names that http.server calls
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
 
 @pytest.fixture(params=["safetensors", "sharded-bin"])
 def hub(
@@ -82,20 +26,9 @@ def hub(
 ) -> Iterator[tuple[Hub, ThreadingHTTPServer]]:
     """A hub that is reached, and an empty cache; the server may be closed meanwhile."""
     made = Hub(write_hub_folder(make_t5(), tmp_path / "hub", request.param))
-    server = serve(made)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    address = f"http://127.0.0.1:{server.server_port}"
-    template = address + constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", address)
+    server = serve(made, monkeypatch, tmp_path / "cache")
     yield made, server
     close(server)
-
-
-def close(server: ThreadingHTTPServer) -> None:
-    server.shutdown()
-    server.server_close()
 
 
 def load() -> None:
@@ -110,8 +43,7 @@ def load() -> None:
 def test_what_is_on_disk_is_not_asked_for(hub: tuple[Hub, ThreadingHTTPServer]) -> None:
     made, _ = hub
     load()
-    bodies = [line for line in made.asked if line.startswith("GET") and "/resolve/" in line]
-    assert len(bodies) == len(set(bodies)) == len(list(made.folder.iterdir()))
+    assert sorted(made.fetched()) == sorted(made.files())
     made.asked.clear()
     load()
     assert made.asked == []
@@ -151,3 +83,14 @@ def test_what_is_lacking_is_fetched_and_offline_told(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(BadInput, match=f"model {NAME}: found no such local folder, and the hub"):
         fetch_weights(NAME)
+
+
+def test_a_connection_that_breaks_for_good_is_told(
+    hub: tuple[Hub, ThreadingHTTPServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise httpx2.RemoteProtocolError("peer closed connection")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(BadInput, match="the hub did not give it \\(peer closed connection\\)"):
+        fetch_settings(NAME)

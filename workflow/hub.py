@@ -6,18 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import huggingface_hub
-from huggingface_hub.errors import (
-    CachedRepoTreeNotFoundError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-)
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from workflow.errors import BadInput, Problem, shorten
 
-_SETTINGS = ["*.json", "*.model", "*.txt"]
+SETTINGS = ["*.json", "*.model", "*.txt"]
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+"""Files of weights, the preferred format first: the second is read where there is no first."""
 _VOCABULARY_FILES = (
     "tokenizer.json",
     "spiece.model",
@@ -25,6 +24,8 @@ _VOCABULARY_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
+"""What huggingface_hub raises, with the parts that it downloads by."""
 LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -48,7 +49,7 @@ def fetch_settings(model: Path | str) -> Path:
     Raises:
         BadInput: where the hub has none such, or cannot be reached.
     """
-    return model if isinstance(model, Path) else _fetch(model, _SETTINGS)
+    return model if isinstance(model, Path) else _fetch(model, SETTINGS)
 
 
 def fetch_weights(model: Path | str) -> Path:
@@ -56,9 +57,10 @@ def fetch_weights(model: Path | str) -> Path:
     folder = fetch_settings(model)
     if isinstance(model, str):
         commit = folder.name  # that of the settings: the hub may have another by now
-        _fetch(model, ["*.safetensors"], commit)
-        if not list(folder.glob("*.safetensors")):
-            _fetch(model, ["pytorch_model*.bin"], commit)
+        for pattern in WEIGHTS:
+            _fetch(model, [pattern], commit)
+            if list(folder.glob(pattern)):
+                break
     return folder
 
 
@@ -76,10 +78,10 @@ def _fetch(model: str, patterns: list[str], commit: str | None = None) -> Path:
             huggingface_hub.get_cached_repo_tree(model, revision=commit)
             return Path(find(local_files_only=True))
         return Path(find())
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except HUB_ERRORS as error:
         problem = Problem(
             f"model {model}",
-            f"no such local folder, and the hub did not give it ({_first_line(error)})",
+            f"no such local folder, and the hub did not give it ({first_line(error)})",
             "a local folder or a hub name that can be reached",
             "correct the name, or put the model's folder into mount/models",
         )
@@ -150,12 +152,12 @@ def shorten_names(names: list[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return shorten(lines[0] if lines else type(error).__name__, 160).strip("'\"")
 
 
 def unusable(folder: Path, error: BaseException, expected: str) -> Problem:
     return Problem(
-        str(folder), _first_line(error), expected, "check the folder, or get the model again"
+        str(folder), first_line(error), expected, "check the folder, or get the model again"
     )

@@ -1,0 +1,267 @@
+"""The images' files: pinned as the project is, alike, free of what the linters know, not root.
+
+No image can be built where tests run; see containers/README.md for what that leaves open.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, make_mount
+
+from workflow import __version__
+
+FOLDER = ROOT / "containers"
+TOOLS = Path(sys.executable).parent
+DOCKERFILE = (FOLDER / "Dockerfile").read_text()
+DEFINITION = (FOLDER / "workflow.def").read_text()
+INSTALL = (FOLDER / "install").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINS = dict(
+    re.split("==", line.lower().replace("_", "-"))
+    for line in (ROOT / "requirements.txt").read_text().splitlines()
+    if "==" in line
+)
+Stage = dict[str, Any]
+
+
+def lint(*command: object, text: str | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(TOOLS / str(command[0])), *map(str, command[1:])],
+        input=text, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def read_dockerfile(text: str) -> list[Stage]:
+    """What each stage begins with, copies, runs and sets."""
+    stages: list[Stage] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            base = rest.split()[0].replace("${CUDA}", "CUDA")
+            stages.append({"base": base, "copies": set(), "runs": [], "sets": {}, "user": "root"})
+        elif word == "COPY":
+            *sources, _ = rest.removeprefix("--from=build ").split()
+            stages[-1]["copies"] |= set(sources)
+        elif word == "RUN":
+            stages[-1]["runs"].append(rest)
+        elif word == "ENV":
+            stages[-1]["sets"] |= dict(pair.split("=", 1) for pair in rest.split())
+        elif word == "USER":
+            stages[-1]["user"] = rest
+    return stages
+
+
+def read_definition(text: str) -> list[Stage]:
+    stages: list[Stage] = []
+    section = ""
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if line.startswith("Bootstrap:"):
+            stages.append({"copies": set(), "runs": [], "sets": {}})
+            section = "header"
+        elif line.startswith("From:"):
+            stages[-1]["base"] = line.split(maxsplit=1)[1].replace("{{ CUDA }}", "CUDA")
+        elif line.startswith("%"):
+            section = line.split()[0]
+        elif section == "%files":
+            stages[-1]["copies"].add(line.split()[0])
+        elif section == "%post":
+            stages[-1]["runs"].append(line)
+        elif section == "%environment" and line.startswith("export "):
+            name, _, value = line.removeprefix("export ").partition("=")
+            default = re.fullmatch(r'"\$\{\w+:-(.*)\}"', value)
+            stages[-1]["sets"][name] = default[1] if default else value
+    return stages
+
+
+def test_both_images_are_made_of_the_same_in_the_same_steps() -> None:
+    docker, apptainer = read_dockerfile(DOCKERFILE), read_definition(DEFINITION)
+    assert len(docker) == len(apptainer) == 2
+    for ours, theirs in zip(docker, apptainer, strict=True):
+        assert ours["runs"]
+        assert [ours[part] for part in ("base", "copies", "runs")] == [
+            theirs[part] for part in ("base", "copies", "runs")
+        ]
+    sets = docker[-1]["sets"]
+    assert sets.pop("HOME") == "/tmp"  # under Apptainer it is the user's own
+    assert sets == apptainer[-1]["sets"]
+    steps = {step.split()[-1] for stage in docker for step in stage["runs"]}
+    assert steps == set(re.findall(r"^(\w+)\(\) \{", INSTALL, re.MULTILINE)) - {"apt_install"}
+
+
+def test_the_image_is_not_run_as_root() -> None:
+    user = read_dockerfile(DOCKERFILE)[-1]["user"]
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), "a number: Kubernetes cannot judge a name"
+
+
+def test_docker_is_given_what_is_copied_and_nothing_else() -> None:
+    allowed = [
+        line for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]  # fmt: skip
+    copied = set().union(*(stage["copies"] for stage in read_dockerfile(DOCKERFILE)))
+    copied.remove("/opt/venv")
+    assert allowed[0] == "*"
+    assert {line[1:] for line in allowed if line.startswith("!")} == copied
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+
+
+def test_versions_are_the_project_s() -> None:
+    """Packages come from pyproject.toml and requirements.txt themselves, which agree."""
+    assert "--constraint requirements.txt" in INSTALL
+    assert '["dependencies"]' in INSTALL
+    for pin in PROJECT["dependencies"]:
+        name, version = pin.lower().split("==")
+        assert PINS[name] == version
+    (python,) = set(re.findall(r"python3\.(\d+)", INSTALL))
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    assert 11 <= int(python) < 14
+    # Ubuntu 24.04 has Python 3.12; another base wants another look.
+    assert (python, DOCKERFILE.count("-ubuntu24.04")) == ("12", 2)
+
+
+def test_cuda_is_named_once_and_for_this_torch() -> None:
+    (cuda,) = re.findall(r"^ARG CUDA=(\d+\.\d+\.\d+)$", DOCKERFILE, re.MULTILINE)
+    files = [path.read_text() for path in FOLDER.iterdir() if path.suffix != ".md"]
+    assert sum(text.count(cuda) for text in files) == 1
+    told = f"torch {PINS['torch']} on PyPI is built for CUDA {cuda.rpartition('.')[0]} "
+    assert told in DOCKERFILE, "look up what the new torch is built for"
+
+
+def scripts() -> list[Path]:
+    """The bash scripts of the project."""
+    paths = [path for name in ("scripts", "containers", ".ci") for path in (ROOT / name).iterdir()]
+    return sorted(path for path in paths if path.read_bytes().startswith(b"#!/usr/bin/env bash"))
+
+
+def test_the_linters_find_nothing() -> None:
+    assert {path.name for path in scripts()} >= {"build", "install", "setup", "check", "run"}
+    done = lint("hadolint", FOLDER / "Dockerfile")
+    assert (done.returncode, done.stdout) == (0, "")
+    done = lint("shellcheck", *scripts())
+    assert (done.returncode, done.stdout) == (0, "")
+    for stage in read_definition(DEFINITION):
+        done = lint("shellcheck", "--shell=sh", "-", text="\n".join(stage["runs"]))
+        assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "rule"),
+    [
+        ("${CUDA}-base-ubuntu24.04", "latest", "DL3007"),
+        ("USER 10001:10001", "USER root", "DL3002"),
+        ('["tini", "--"]', "tini --", "DL3025"),
+        ("WORKDIR /opt/workflow", "RUN cd /opt/workflow", "DL3003"),
+    ],
+)
+def test_a_broken_dockerfile_is_rejected(right: str, wrong: str, rule: str) -> None:
+    assert right in DOCKERFILE
+    done = lint("hadolint", "-", text=DOCKERFILE.replace(right, wrong))
+    assert done.returncode != 0
+    assert rule in done.stdout
+
+
+def test_a_broken_script_is_rejected() -> None:
+    done = lint("shellcheck", "-", text=INSTALL.replace('"$packages/workflow.pth"', "$packages/x"))
+    assert done.returncode != 0
+    assert "SC2086" in done.stdout
+
+
+def run_build(
+    folder: Path, programs: dict[str, str], *words: str
+) -> "subprocess.CompletedProcess[str]":
+    """containers/build where there are these programs only, besides the shell's own."""
+    for name in ("bash", "dirname", "env", "sed"):
+        (folder / name).symlink_to(shutil.which(name) or name)
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    return subprocess.run(
+        [FOLDER / "build", *words], env={"PATH": str(folder)}, cwd=folder,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+NOTE = 'echo "${0##*/} $* in $PWD"'
+
+
+def test_both_images_are_built_from_the_root_and_named_by_version(tmp_path: Path) -> None:
+    done = run_build(tmp_path, {"docker": NOTE, "apptainer": NOTE})
+    cuda = re.findall(r"^ARG CUDA=(.*)$", DOCKERFILE, re.MULTILINE)[0]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"docker build --file containers/Dockerfile --tag workflow:{__version__} . in {ROOT}",
+        f"apptainer build --build-arg CUDA={cuda} "
+        f"workflow-{__version__}.sif containers/workflow.def in {ROOT}",
+    ]
+
+
+@pytest.mark.parametrize(("what", "last"), [("docker", "workflow:mine ."), ("apptainer", "def")])
+def test_one_image_is_built_under_another_tag(tmp_path: Path, what: str, last: str) -> None:
+    done = run_build(tmp_path, {what: NOTE}, what, "mine")
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{what} build ")
+    assert line.endswith(f"{last} in {ROOT}")
+    assert "mine" in line
+
+
+@pytest.mark.parametrize(
+    ("programs", "words", "told"),
+    [
+        ({}, ["docker"], "no docker here: install it, or build where there is one"),
+        ({"docker": NOTE}, [], "no apptainer here: install it, or build where there is one"),
+        (
+            {"docker": "[ $1 != info ]"}, ["docker"],
+            "docker is here, but its daemon does not answer; docker info says why",
+        ),
+    ],
+)  # fmt: skip
+def test_what_lacks_for_building_is_told_before_anything_is_built(
+    tmp_path: Path, programs: dict[str, str], words: list[str], told: str
+) -> None:
+    done = run_build(tmp_path, programs, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"containers/build: {told}\n"
+
+
+def test_other_words_are_answered_with_the_usage(tmp_path: Path) -> None:
+    done = run_build(tmp_path, {}, "podman")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Builds the images: containers/build [docker|apptainer|both]")
+
+
+NOTHING_COMPILED = """
+import sys
+from deepspeed.ops.op_builder.builder import OpBuilder
+from workflow.cli import main
+
+def compiled(builder, *arguments, **named):
+    raise AssertionError(f"{builder.name} would be compiled")
+
+OpBuilder.load = OpBuilder.jit_load = compiled
+sys.exit(main("seq2seq", ""))
+"""
+
+
+@pytest.mark.parametrize(("stage", "offload"), [("1", "optimizer"), ("3", "all")])
+def test_no_operation_of_deepspeed_s_own_is_compiled(
+    tmp_path: Path, stage: str, offload: str
+) -> None:
+    """So the final image needs no compiler and no nvcc."""
+    mount = make_mount(tmp_path / "mount")
+    words = ["--mount", mount.root, "--model_init_name", "small", "--data_name", "sums"]
+    words += ["--num_processes", "1", "--zero_stage", stage, "--offload", offload]
+    words += ["--max_steps", "1", "--eval_on_start", "false", "--max_new_tokens", "2"]
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", NOTHING_COMPILED, *map(str, words)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"ZeRO {stage}" in done.stderr
