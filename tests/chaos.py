@@ -28,7 +28,7 @@ from workflow.checkpoint import can_go_on, find_checkpoints
 from workflow.checksums import find_damage, has_checksums
 from workflow.lock import find_holder
 from workflow.mount import Mount
-from workflow.run_folder import read_status
+from workflow.status import read_status
 
 FLAGS = (
     "--model_init_name small --data sums --train_batch_size 6 --learning_rate 1e-3 --bf16 false "

@@ -16,7 +16,7 @@ import workflow.train
 from workflow import RunFailed, make_job, run_job
 from workflow.engine import SingleProcessEngine
 from workflow.mount import Mount
-from workflow.run_folder import read_status
+from workflow.status import read_status
 
 GPU_SAYS = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.9 GiB"
 LIMITED = """

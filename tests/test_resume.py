@@ -22,7 +22,7 @@ from workflow.memory_plan import Asked
 from workflow.mount import Mount
 from workflow.planning import _as_earlier
 from workflow.resume import HowComputed
-from workflow.run_folder import read_status
+from workflow.status import read_status
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 FLAGS = {

@@ -15,7 +15,7 @@ from test_launch import wait_for
 from test_processes import ONE_THREAD, flag_words, free_port, job
 
 from workflow.mount import Mount
-from workflow.run_folder import read_status
+from workflow.status import read_status
 
 LONG = {"max_steps": 100_000, "eval_steps": 100_000, "save_steps": 100_000, "logging_steps": 5}
 Start = Callable[..., "subprocess.Popen[str]"]

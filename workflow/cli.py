@@ -166,7 +166,7 @@ def _launch(
     """Check and tokenize everything here, then run the job in processes of its own."""
     with importing():
         from workflow.prepare import prepare
-        from workflow.run_folder import read_status
+        from workflow.status import read_status
         from workflow.train import tell_audit
         from workflow.world import World
 
@@ -189,7 +189,8 @@ def _launch(
 
 def _outcome(run: Path, launched: Launched) -> int:
     """The exit status of a job whose processes have ended."""
-    from workflow.run_folder import note_crash, read_status
+    from workflow.run_folder import note_crash
+    from workflow.status import read_status
 
     told = read_status(run)
     ours = told.get("host") == socket.gethostname() and told.get("pid") in launched.pids

@@ -1,6 +1,7 @@
 """From a command line, a job file or keyword arguments to a job, with every problem of it."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 from workflow import flags
 from workflow.config import BEST_METRICS, GREEDY_BELOW, ONLY_FOR, TASK_DEFAULTS, JobSpec, Place
 from workflow.errors import BadInput, Problem, shorten
-from workflow.kinds import choice
+from workflow.kinds import Kind, choice, mapping
 
 NO_MODEL = "?"
 """Stands for a model that was not named, so that other problems can still be found."""
 
 ALIASES = {"data": "data_name"}
+CLUSTER_PART = "cluster"
+"""The key of a job file for what `python3 -m workflow submit` reads there."""
 _ONE_OF = (("model_init_name", "model_init_path", "model_pretrain_name"),
            ("max_steps", "num_train_epochs"))  # fmt: skip
 _JOB_FIELDS = [field for field in dataclasses.fields(JobSpec) if field.name != "task"]
@@ -28,7 +31,8 @@ def parse_command_line(
 
     A flag with a problem has its default in the job, so that further checks can go on.
     """
-    parser = flags.build_parser(_ALL_FIELDS, ALIASES, description=description)
+    usage = "%(prog)s --MODEL_FLAG MODEL --data_name DATA [flags]"
+    parser = flags.build_parser(_ALL_FIELDS, ALIASES, description=description, usage=usage)
     arguments = sys.argv[1:] if argv is None else argv
     given, problems = flags.read_command_line(parser, _ALL_FIELDS, ALIASES, arguments)
     typed, more = flags.convert_values(given, _ALL_FIELDS)
@@ -49,6 +53,23 @@ def parse_command_line(
     return spec, place, problems + more
 
 
+def as_arguments(spec: JobSpec) -> tuple[str, ...]:
+    """The flags that ask for this job, and no file."""
+    words: list[str] = []
+    for field in _JOB_FIELDS:
+        value = getattr(spec, field.name)
+        default = TASK_DEFAULTS[spec.task].get(field.name, field.default)
+        if value is None or value == default:
+            continue
+        if isinstance(value, tuple) and field.metadata["kind"].words > 1:
+            words += [f"--{field.name}", *value]
+        elif isinstance(value, bool | tuple | dict):
+            words.append(f"--{field.name}={json.dumps(value)}")
+        else:
+            words.append(f"--{field.name}={value}")
+    return tuple(words)
+
+
 def make_job(task: str, **values: Any) -> JobSpec:
     """A job from flag names and values, checked as a command line is; raises BadInput."""
     known = {field.name for field in _JOB_FIELDS}
@@ -65,13 +86,19 @@ def make_job(task: str, **values: Any) -> JobSpec:
 
 
 def _read_job_file(path: Path, task: str) -> tuple[dict[str, Any], list[Problem]]:
-    task_field = dataclasses.field(metadata={"kind": choice(task)})
-    task_field.name = "task"
-    fields = [*_JOB_FIELDS, task_field]
+    beside = [_field("task", choice(task)), _field(CLUSTER_PART, mapping())]
+    fields = [*_JOB_FIELDS, *beside]
     values, problems = flags.read_job_file(path, fields, ALIASES)
     typed, more = flags.convert_values(values, fields, f"--config {path}: {{}}")
-    typed.pop("task", None)
+    for field in beside:
+        typed.pop(field.name, None)
     return typed, problems + more
+
+
+def _field(name: str, kind: Kind) -> dataclasses.Field[Any]:
+    field: dataclasses.Field[Any] = dataclasses.field(metadata={"kind": kind})
+    field.name = name
+    return field
 
 
 def _checked(

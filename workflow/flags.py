@@ -56,7 +56,6 @@ def build_parser(
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=formatter,
-        usage="%(prog)s --MODEL_FLAG MODEL --data_name DATA [flags]",
         **options,
     )
     groups: dict[str, Any] = {}
@@ -91,6 +90,9 @@ def read_command_line(
     kinds = {field.name: field.metadata["kind"] for field in fields}
     for name, given in vars(namespace).items():
         kind = kinds[name]
+        if kind.words == 0:  # any number of words, which may be given bit by bit
+            values[name] = [word for some in given for word in some]
+            continue
         if any(value != given[0] for value in given):
             problems.append(
                 Problem(f"--{name}", "several values", "one value", "give the flag once")
@@ -133,6 +135,13 @@ def read_job_file(
     path: Path, fields: Sequence[dataclasses.Field[Any]], aliases: Mapping[str, str]
 ) -> tuple[dict[str, object], list[Problem]]:
     """A job as one JSON object of flag names and values; null means: not given."""
+    parsed, problems = read_json_object(path)
+    values, more = known_values(parsed, fields, aliases, f"--config {path}")
+    return values, problems + more
+
+
+def read_json_object(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """The JSON object that a job file is; empty, with a problem, where it is none."""
     where = f"--config {path}"
     example = 'write flags as keys, like {"max_steps": 100}'
     try:
@@ -141,6 +150,16 @@ def read_job_file(
         return {}, [Problem(where, shorten(str(error)), "a readable JSON file", example)]
     if not isinstance(parsed, dict):
         return {}, [Problem(where, type(parsed).__name__, "a JSON object", example)]
+    return parsed, []
+
+
+def known_values(
+    parsed: Mapping[str, Any],
+    fields: Sequence[dataclasses.Field[Any]],
+    aliases: Mapping[str, str],
+    where: str,
+) -> tuple[dict[str, object], list[Problem]]:
+    """The values of an object whose keys are flags, with a problem for each key that is none."""
     known = {field.name for field in fields}
     values: dict[str, object] = {}
     problems = []

@@ -10,8 +10,10 @@ import sys
 PACKAGES = ("torch", "transformers", "deepspeed", "huggingface_hub", "safetensors", "numpy", "tqdm")
 
 
-def ensure_packages(script):
+def ensure_packages(script, module=None):
     """Return where the packages are at hand, else run `script` again with .venv beside it.
+
+    Where that is a `module` it is run as one: python -m module.
 
     An interpreter with other versions than the pinned ones gives way to .venv, and will do where
     there is no .venv.
@@ -23,7 +25,8 @@ def ensure_packages(script):
     if new_enough and _has_pinned(os.path.join(beside, "requirements.txt")):
         return
     if os.path.exists(python) and not inside:
-        os.execv(python, [python] + sys.argv)
+        again = sys.argv if module is None else ["-m", module] + sys.argv[1:]
+        os.execv(python, [python] + again)
     if new_enough and all(map(importlib.util.find_spec, PACKAGES)):
         return
     needs = "Python 3.11 or newer with the packages of pyproject.toml"

@@ -15,7 +15,7 @@ class Kind:
     """A kind of value: what to call it, and how to make one of text or of a JSON value.
 
     `convert` raises ValueError for anything else. On a command line it takes a text, or a list of
-    several `words`.
+    several `words`; of any number where that is 0.
     """
 
     expected: str
@@ -147,14 +147,80 @@ def mapping() -> Kind:
     return Kind("a JSON object", convert, "JSON")
 
 
-def memory() -> Kind:
-    """An amount of memory, as 80GB or 512 GB, in bytes."""
+def words(expected: str, metavar: str) -> Kind:
+    """Any number of texts."""
+
+    def convert(value: object) -> tuple[str, ...]:
+        several = [value] if isinstance(value, str) else value
+        if not isinstance(several, list | tuple) or not several:
+            raise ValueError
+        return tuple(text().convert(one) for one in several)
+
+    return Kind(expected, convert, metavar, words=0)
+
+
+def pairs(expected: str, metavar: str, may_lack_value: bool = False) -> Kind:
+    """Names with values: a JSON object, or any number of words NAME=VALUE (or NAME alone)."""
+
+    def convert(value: object) -> dict[str, Any]:
+        if isinstance(value, list | tuple) and len(value) == 1 and str(value[0]).startswith("{"):
+            value = json.loads(value[0])
+        if isinstance(value, dict):
+            found = value
+        elif isinstance(value, list | tuple) and value:
+            split = [text().convert(word).partition("=") for word in value]
+            found = {name: content if equals else None for name, equals, content in split}
+        else:
+            raise ValueError
+        if not all(found) or (None in found.values() and not may_lack_value):
+            raise ValueError
+        return found
+
+    return Kind(expected, convert, metavar, words=0)
+
+
+def duration() -> Kind:
+    """A length of time, in seconds: 90m, 12h, 2d, or as Slurm has it, minutes or D-HH:MM:SS."""
+    units = {"": 60, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def convert(value: object) -> int:
+        written = str(value).strip().lower()
+        if isinstance(value, bool):
+            raise ValueError
+        if found := re.fullmatch(r"(\d{1,9})([smhd]?)", written, re.ASCII):
+            seconds = int(found[1]) * units[found[2]]
+        elif found := re.fullmatch(
+            r"(?:(\d{1,4})-)?(\d{1,4})(?::(\d{1,2}))?(?::(\d{1,2}))?", written, re.ASCII
+        ):
+            days, *parts = found.groups()
+            numbers = [int(part) for part in parts if part is not None]
+            if days is None and len(numbers) == 2:  # minutes and seconds
+                numbers = [0, *numbers]
+            hours, minutes, rest = [*numbers, 0, 0][:3]
+            seconds = int(days or 0) * 86400 + hours * 3600 + minutes * 60 + rest
+        else:
+            raise ValueError
+        if seconds < 1:
+            raise ValueError
+        return seconds
+
+    return Kind("a length of time, as 12h, 90m or 1-00:00:00", convert, "TIME")
+
+
+def memory(with_unit: bool = False) -> Kind:
+    """An amount of memory, as 80GB or 512 GB, in bytes.
+
+    Args:
+        with_unit: whether to refuse a bare number, which means megabytes to Slurm.
+    """
 
     def convert(value: object) -> float:
         found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
         if found is None or isinstance(value, bool):
             raise ValueError
         number, prefix, binary = found.groups()
+        if with_unit and str(value).strip()[-1:].isdigit():
+            raise ValueError
         power = " KMGT".index(prefix.upper() or " ")
         size: float = float(number) * (1024 if binary else 1000) ** power
         if not 0 < size < math.inf:

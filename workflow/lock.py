@@ -84,14 +84,14 @@ def this_process() -> Owner:
         host=socket.gethostname(),
         pid_namespace=pid_namespace,
         pid=os.getpid(),
-        started=_started(os.getpid()),
+        started=start_of(os.getpid()),
         job_id=os.environ.get("SLURM_JOB_ID") or None,
         token=uuid.uuid4().hex,
         restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
     )
 
 
-def _started(pid: int) -> float:
+def start_of(pid: int) -> float:
     """When a process was started; since the boot where that is known: a clock may be set."""
     try:
         fields_of_stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
@@ -138,15 +138,28 @@ def _is_alive(owner: Owner) -> bool | None:
     if (owner.host, owner.pid_namespace) != (here.host, here.pid_namespace):
         requeued = owner.job_id is not None and owner.job_id == here.job_id
         return False if requeued and owner.restart < here.restart else None
+    live = is_live(owner.pid, owner.started)
+    return live and owner.pid != here.pid
+
+
+def is_live(pid: int, started: float) -> bool | None:
+    """Whether this very process of this machine lives; None where the system does not tell."""
     try:
-        process = psutil.Process(owner.pid)
-        is_same = _started(owner.pid) == owner.started
-        is_zombie = process.status() == psutil.STATUS_ZOMBIE
+        is_zombie = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return start_of(pid) == started and not is_zombie
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
         return None
-    return is_same and not is_zombie and owner.pid != here.pid
+
+
+def is_fresh(folder: Path) -> bool:
+    """Whether a process has touched the lock of a run's folder a moment ago."""
+    sight = _look(folder / LOCK_FILE)
+    if sight is None:
+        return False
+    age = _age(folder, sight)
+    return (time.time() - sight.changed / 1e9 if age is None else age) < STALE_SECONDS
 
 
 def _watch(folder: Path, first: _Sight, wait: float, poll: float) -> Owner | None:

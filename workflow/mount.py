@@ -31,6 +31,11 @@ class Mount:
     def cache(self) -> Path:
         return self.models / ".cache"
 
+    @property
+    def jobs(self) -> Path:
+        """What was submitted to clusters: a folder for each run."""
+        return self.models / ".jobs"
+
 
 def find_mount(asked: str | None) -> Mount:
     """The mount asked for, else $WORKFLOW_MOUNT, /model_mount, or mount/ beside the scripts."""
@@ -147,10 +152,12 @@ def find_run_folder(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
     parts = Path(name).parts
     hidden = any(part.startswith(".") for part in parts)
     long = any(len(os.fsencode(part)) > 120 for part in parts)
-    if Path(name).is_absolute() or hidden or long or models not in resolved.parents:
+    broken = not name.isprintable()  # as by a newline, which would end a line of a script
+    outside = Path(name).is_absolute() or models not in resolved.parents
+    if outside or hidden or long or broken:
         problem = Problem(
             f"--training_run_name {shorten(name)}",
-            "a name that leaves mount/models, is hidden or is longer than 120 bytes",
+            "a name that leaves mount/models, is hidden, cannot be printed or has over 120 bytes",
             f"a folder name inside {mount.models}",
             "choose another name",
         )

@@ -32,10 +32,12 @@ def plan_job(
     world: World,
     earlier: HowComputed | None = None,
     most: int | None = None,
+    machine: Machine | None = None,
 ) -> tuple[Setting | None, int]:
     """How processes divide the states, and the positions of a micro-batch: the lightest that fits.
 
     Args:
+        machine: where the job is to run, if not here.
         earlier: how the run was computed that goes on. As many processes go on like that, if it
             fits still, so that the results are the same bit for bit.
         most: positions of a micro-batch, where more were too many.
@@ -43,12 +45,8 @@ def plan_job(
     Raises:
         BadInput: where nothing does.
     """
-    splits = data.values()
-    source = max(int(split.sources.lengths(spec.max_source_length).max()) for split in splits)
-    target = max(int(split.targets.lengths(spec.max_target_length).max()) for split in splits)
-    work = _work(spec, spec.bf16, source, max(1, target), len(data["eval"]))
-    asked = _asked(spec, users)
-    machine = this_machine(world.size, world.local_size)
+    work, asked = _work_of(spec, data), _asked(spec, users)
+    machine = machine or this_machine(world.size, world.local_size)
     sizes, trains = sizes_of(folder), not spec.no_train
     plan = None
     if earlier is not None and earlier.processes == world.size:
@@ -57,6 +55,24 @@ def plan_job(
     plan = plan or choose(sizes, machine, work, asked, trains)
     assert plan.positions is not None
     return plan.setting, min(plan.positions, most or plan.positions)
+
+
+def tell_plans(
+    folder: Path, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
+) -> list[str]:
+    """What the job takes on a machine under each setting, and what fits."""
+    users, _ = own_settings(spec)
+    work, asked, trains = _work_of(spec, data), _asked(spec, users), not spec.no_train
+    sizes = sizes_of(folder)
+    return render_plans(sizes, machine, work, plans(sizes, machine, work, asked, trains), trains)
+
+
+def _work_of(spec: JobSpec, data: Mapping[str, TokenizedSplit]) -> Work:
+    """What a job computes, whose records are known."""
+    splits = data.values()
+    source = max(int(split.sources.lengths(spec.max_source_length).max()) for split in splits)
+    target = max(int(split.targets.lengths(spec.max_target_length).max()) for split in splits)
+    return _work(spec, spec.bf16, source, max(1, target), len(data["eval"]))
 
 
 def _as_earlier(asked: Asked, earlier: HowComputed) -> Asked:

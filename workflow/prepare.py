@@ -18,13 +18,14 @@ from workflow.errors import BadInput, Problem
 from workflow.files import write_json
 from workflow.hub import fetch_settings, load_config, load_tokenizer
 from workflow.machine import fast_bf16
+from workflow.memory_plan import Machine
 from workflow.mount import Mount, default_run_name, find_data, find_model, find_run_folder
 from workflow.optimizer import check_schedule
 from workflow.planning import own_settings, plan_job, problems_of_processes
 from workflow.reading import read_records
 from workflow.resume import HowComputed, find_checkpoint_to_go_on_from, read_state
-from workflow.run_folder import SPEC_FILE, is_requeued, read_status
 from workflow.setting import Setting
+from workflow.status import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit, prepare_splits
@@ -73,13 +74,18 @@ class Job:
 
 
 def prepare(
-    spec: JobSpec, mount: Mount, problems: Sequence[Problem] = (), world: World | None = None
+    spec: JobSpec,
+    mount: Mount,
+    problems: Sequence[Problem] = (),
+    world: World | None = None,
+    machine: Machine | None = None,
 ) -> Job:
     """Find and check everything, and tokenize the data.
 
     Args:
         problems: those of the command line, to be told together with the others.
         world: the processes that will run the job.
+        machine: where they will, if not here.
 
     Raises:
         BadInput: with all problems of flags, names and data together.
@@ -101,7 +107,7 @@ def prepare(
         task = task.fitted(tokenizer)
     except BadInput as error:
         raise BadInput(
-            [*error.problems, *_problems_of_records(files, splits, task, spec)]
+            [*error.problems, *problems_of_records(files, splits, task, spec)]
         ) from error
     data = prepare_splits(
         files, splits, task, tokenizer, mount.cache / "tokens", answers_needed=not spec.no_train
@@ -121,7 +127,7 @@ def prepare(
         run_name=default_run_name(spec),
         train_count=len(data["train"]) if "train" in data else 0,
         longest_target=_longest_target(data, spec, source),
-        fast_bf16=fast_bf16(),
+        fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
     asked, spec = spec, completed(spec)
     _check_lengths(spec, config)
@@ -129,7 +135,7 @@ def prepare(
         check_schedule(spec)
     most = _most_positions(asked, run_path)
     setting, positions = world.decided_by_main(
-        lambda: plan_job(folder, spec, data, users, world, _computed(checkpoint), most)
+        lambda: plan_job(folder, spec, data, users, world, _computed(checkpoint), most, machine)
     )
     spec = dataclasses.replace(spec, micro_batch_tokens=positions)
     lock = mount.cache / "claim.lock"
@@ -209,11 +215,11 @@ def _find(
     files, found = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
     problems += found
     if problems:
-        raise BadInput([*problems, *_problems_of_records(files, splits, task, spec)])
+        raise BadInput([*problems, *problems_of_records(files, splits, task, spec)])
     return files, source, run_path, checkpoint
 
 
-def _problems_of_records(
+def problems_of_records(
     files: dict[str, Path], splits: list[str], task: Task, spec: JobSpec
 ) -> list[Problem]:
     try:

@@ -1,7 +1,6 @@
 """The folder of a run: what stands in it beside the checkpoints."""
 
 import dataclasses
-import json
 import os
 import socket
 import time
@@ -25,11 +24,8 @@ from workflow.files import (
 )
 from workflow.lock import RunLock
 from workflow.progress import Progress
+from workflow.status import METRICS, STATUS_FILE, TRAIN_LOG, is_run_folder, read_status
 from workflow.world import shared
-
-SPEC_FILE = "training_args.json"
-STATUS_FILE = "status.json"
-TRAIN_LOG, METRICS = "train_log.jsonl", "metrics.jsonl"
 
 
 def written_spec(spec: JobSpec) -> dict[str, Any]:
@@ -38,26 +34,6 @@ def written_spec(spec: JobSpec) -> dict[str, Any]:
     for name in ("overwrite_output_dir", "resume_from_checkpoint", "audit"):
         del values[name]
     return values
-
-
-def is_run_folder(folder: Path) -> bool:
-    return (folder / SPEC_FILE).is_file() and (folder / STATUS_FILE).is_file()
-
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """What status.json says; empty where there is none that can be read."""
-    try:
-        status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return status if isinstance(status, dict) else {}
-
-
-def is_requeued(status: dict[str, Any]) -> bool:
-    """Whether the scheduler started this job again, whose status that is."""
-    job_id = os.environ.get("SLURM_JOB_ID")
-    again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
-    return again and job_id is not None and status.get("job_id") == job_id
 
 
 def write_refusal(folder: Path, error: BadInput) -> None:

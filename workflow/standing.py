@@ -18,15 +18,8 @@ from workflow.lock import LOCK_FILE, RunLock, find_holder
 from workflow.prepare import Job
 from workflow.progress import Progress
 from workflow.resume import State, read_state
-from workflow.run_folder import (
-    SPEC_FILE,
-    STATUS_FILE,
-    RunFolder,
-    is_requeued,
-    is_run_folder,
-    read_status,
-    written_spec,
-)
+from workflow.run_folder import RunFolder, written_spec
+from workflow.status import SPEC_FILE, STATUS_FILE, is_requeued, is_run_folder, read_status
 from workflow.stop import STOP_FILE
 
 MAY_DIFFER = frozenset(

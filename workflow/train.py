@@ -21,10 +21,11 @@ from workflow.out_of_memory import telling
 from workflow.prepare import Job, prepare
 from workflow.progress import LogWindow, Progress, peak_memory_gb
 from workflow.resume import State, moments_of
-from workflow.run_folder import SPEC_FILE, RunFolder, recording_outcome, written_spec
+from workflow.run_folder import RunFolder, recording_outcome, written_spec
 from workflow.saving import Saver, computed_now
 from workflow.standing import Standing, claim, find_standing, forget_earlier_start
 from workflow.start import load_together, make_engine
+from workflow.status import SPEC_FILE
 from workflow.stop import Stop
 from workflow.train_step import StepOutcome, train_step
 from workflow.trial import begin_trying

@@ -1,0 +1,110 @@
+#!/bin/bash
+# Written by `python3 -m workflow submit slurm`; sbatch takes it as it is.
+#SBATCH --job-name="explain: 100%"
+#SBATCH --output="/shared/mount/models/.jobs/0216 explain/log"
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=a100:4
+#SBATCH --cpus-per-task=32
+#SBATCH --mem=488281M
+#SBATCH --time=0-12:00:00
+#SBATCH --dependency=afterok:17
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@90
+#SBATCH --partition=gpu
+#SBATCH --account=me
+#SBATCH --exclusive
+#SBATCH --comment="a \"b\""
+
+# Slurm sends USR1 before the time is up, and at some sites when the job has to make room. The run
+# ends its step and saves when it sees the file `stop`; one that came before the run began does not
+# count, so the file is written until the step ends. Before there is a run, nothing would be lost.
+asked=
+step=
+stop() {
+  asked=yes
+  echo "$(date '+%F %T') Slurm asks the job to stop: it saves, and is queued again"
+  while [ -n "$step" ] && kill -0 "$step" 2>/dev/null; do
+    if [ -e "$run/training_args.json" ]; then
+      touch "$run/stop"
+    else
+      kill -TERM "$step"
+    fi
+    sleep 5
+  done
+}
+trap stop USR1
+
+cd '/home/u/my files' || exit 1
+export WORKFLOW_MOUNT=/shared/mount
+export HF_HUB_OFFLINE=1
+export NCCL_DEBUG=INFO
+export OMP_NUM_THREADS=8
+module load cuda
+ulimit -n 65536
+set +eu # whatever the lines above chose
+cd '/home/u/my files' || exit 1
+run='/shared/mount/models/0216 explain'
+folder='/shared/mount/models/.jobs/0216 explain'
+restarts=${SLURM_RESTART_COUNT:-0}
+
+# A job that was cancelled is not running any more, and stays cancelled.
+queue_again() {
+  if [ "$restarts" -ge 3 ]; then
+    echo "started again 3 times: not once more (--max_restarts)" >&2
+    return
+  fi
+  for _ in 1 2 3; do
+    case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) in
+      RUNNING | PREEMPTED) scontrol requeue "$SLURM_JOB_ID" && exit 0 ;;
+      ?*) return ;;
+    esac
+    sleep 5
+  done
+}
+
+if [ "$restarts" -gt 3 ]; then # a machine that failed counts, too
+  echo "started again 3 times: not once more (--max_restarts)" >&2
+  exit 1
+fi
+touch "$folder/started"
+address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((15000 + SLURM_JOB_ID % 15000))
+srun --kill-on-bad-exit=1 --cpu-bind=none --export=ALL \
+  apptainer exec --nv --bind '/home/u/workflow:/home/u/workflow,/shared/mount:/shared/mount,/home/u/my files:/home/u/my files,/data/big:/data/big,/a b:/c' --pwd '/home/u/my files' '/im age.sif' \
+  python3 -m torch.distributed.run --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint="$address:$port" --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" --shutdown-timeout=90 \
+  /home/u/workflow/seq2seq.py --model_init_name flan-t5-xxl --data_name 'it'"'"'s mine' &
+step=$!
+[ -z "$asked" ] || stop
+wait "$step"
+while kill -0 "$step" 2>/dev/null; do # a signal ended the waiting, not the step
+  wait "$step"
+done
+wait "$step"
+status=$?
+
+# Launchers do not pass on how a process ended; the run's folder says it.
+state=
+if [ "$run/status.json" -nt "$folder/started" ]; then
+  state=$(sed -n 's/^ *"state": *"\([a-z]*\)".*/\1/p' "$run/status.json" | head -n 1)
+  if grep -q '^ *"error": "interrupted"' "$run/status.json"; then
+    state=interrupted # while the model was loaded
+  fi
+fi
+case $state in
+  done) exit 0 ;;
+  failed) exit $((status > 0 ? status : 1)) ;;
+  saved) [ "$status" -eq 0 ] || asked=yes ;; # by SIGTERM, after which torchrun fails
+esac
+if [ -n "$asked" ]; then
+  queue_again
+elif [ "$status" -ne 0 ] &&
+  scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; then
+  queue_again # SIGTERM came before the run had begun
+fi
+if [ "$state" = saved ]; then
+  exit 75 # stopped, not done: a job that waits for this one is not to begin
+fi
+exit "$status"

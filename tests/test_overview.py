@@ -1,0 +1,173 @@
+"""Runs as they stand, from what their folders say and what their clusters add."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workflow.errors import BadInput
+from workflow.launch.overview import (
+    Overview,
+    describe,
+    in_words,
+    judge,
+    last_lines,
+    look,
+    run_names,
+    table,
+)
+from workflow.launch.record import Record, folder_of, read_record, write_record
+from workflow.launch.state import State
+from workflow.lock import LOCK_FILE
+from workflow.mount import Mount
+
+RUNNING = {"state": "running"}
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "held", "word"),
+    [
+        ({}, State("pending", "Priority"), False, "pending"),
+        ({}, State("running"), False, "starting"),
+        ({}, State("failed", "NODE_FAIL"), False, "failed"),
+        ({}, State("cancelled", "CANCELLED"), False, "cancelled"),
+        ({}, State("gone"), False, "failed"),
+        ({}, State("done"), False, "done"),  # as an audit, or where the mount is not seen
+        ({}, State("unknown", "no network"), False, "unknown"),
+        (RUNNING, State("unknown", "no network"), True, "running"),
+        (RUNNING, State("unknown", "no network"), False, "unknown"),
+        (RUNNING, State("running"), True, "running"),
+        (RUNNING, State("running"), False, "starting"),  # again, after it was killed
+        (RUNNING, State("pending", "BeginTime"), False, "pending"),
+        (RUNNING, State("failed", "NODE_FAIL"), False, "failed"),
+        (RUNNING, State("gone"), True, "running"),
+        (RUNNING, State("gone"), False, "lost"),
+        (RUNNING, None, True, "running"),
+        (RUNNING, None, False, "lost"),
+        ({"state": "saved"}, State("pending", "BeginTime"), False, "pending"),
+        ({"state": "saved"}, State("running"), False, "starting"),
+        ({"state": "saved"}, State("gone"), False, "saved"),
+        ({"state": "saved"}, State("cancelled"), False, "saved"),
+        ({"state": "done"}, None, False, "done"),
+        ({"state": "done"}, State("running"), False, "starting"),  # for more steps
+        ({"state": "failed", "error": "no room"}, State("failed"), False, "failed"),
+    ],
+)
+def test_what_a_run_is_doing(
+    status: dict[str, Any], state: State | None, held: bool, word: str
+) -> None:
+    assert judge(status, state, held)[0] == word
+
+
+def test_why() -> None:
+    assert judge({}, State("pending", "Priority"), False)[1] == "Priority"
+    assert judge({"state": "failed", "error": "no room"}, None, False)[1] == "no room"
+    assert judge(RUNNING, State("failed", "NODE_FAIL"), False)[1] == "NODE_FAIL"
+    assert judge({"state": "saved"}, State("failed", "TIMEOUT"), False) == ("saved", "TIMEOUT")
+    assert judge({}, State("gone"), False)[1] == "it ended before the run began; its log says why"
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Mount:
+    (tmp_path / "models").mkdir()
+    return Mount(tmp_path)
+
+
+def write_run(mount: Mount, name: str, held: bool = True, **status: Any) -> Path:
+    """A run as its process would have left it a moment ago."""
+    folder = mount.models / name
+    folder.mkdir(parents=True)
+    told = {"state": "running", "step": 10, "max_steps": 100, "restarts": 0, "pid": 7,
+            "host": "here", "job_id": None, "time": time.time()}  # fmt: skip
+    (folder / "status.json").write_text(json.dumps(told | status))
+    args = {"train_batch_size": 8, "gradient_accumulation_steps": 2}
+    (folder / "training_args.json").write_text(json.dumps(args))
+    line = {"step": 20, "loss": 1.23456, "examples_per_second": 4.0}
+    (folder / "train_log.jsonl").write_text(json.dumps(line) + "\n")
+    if held:
+        (folder / LOCK_FILE).write_text("{}")
+    return folder
+
+
+def test_a_run_that_runs(mount: Mount) -> None:
+    folder = write_run(mount, "a")
+    found = look(mount, "a")
+    assert (found.word, found.step, found.seconds_left) == ("running", 20, 80 * 16 / 4.0)
+    assert describe(found, mount) == [
+        "a: running, step 20 of 100",
+        "  loss 1.235, 4 examples/s, about 5 min of steps left",
+        "  pid 7 on here",
+        f"  {folder}",
+    ]
+
+
+def test_a_run_whose_process_is_gone(mount: Mount) -> None:
+    folder = write_run(mount, "a")
+    long_ago = time.time() - 3600
+    os.utime(folder / LOCK_FILE, (long_ago, long_ago))
+    assert describe(look(mount, "a"), mount)[:3] == [
+        "a: lost, step 10 of 100",
+        "  its process ended without a word; the same command goes on",
+        "  loss 1.235",
+    ]
+
+
+def test_a_table_of_runs_and_jobs(mount: Mount) -> None:
+    write_run(mount, "group/b", state="done", step=100, held=False, restarts=2, job_id="17")
+    write_run(mount, "a")
+    (mount.models / "model").mkdir()
+    (mount.models / ".cache").mkdir()
+    assert table([look(mount, name) for name in run_names(mount)]) == [
+        "run      state    step     loss   examples/s  left   restarts  job",
+        "group/b  done     100/100  1.235  -           -      2         slurm job 17",
+        "a        running  20/100   1.235  4           5 min  0         pid 7 on here",
+    ]
+
+
+def test_a_job_that_has_not_begun_is_in_the_table(mount: Mount) -> None:
+    record = Record("x/y", "local", str(os.getpid()), host="elsewhere")
+    folder_of(mount, "x/y").mkdir(parents=True)
+    write_record(folder_of(mount, "x/y"), record)
+    assert read_record(folder_of(mount, "x/y")) == record
+    assert list(run_names(mount)) == ["x/y"]
+    assert look(mount, "x/y") == Overview(
+        "x/y", "unknown", "only elsewhere can tell",
+        job=f"pid {os.getpid()} on elsewhere",
+    )  # fmt: skip
+
+
+def test_records_that_cannot_be_read_are_none(mount: Mount) -> None:
+    folder = folder_of(mount, "a")
+    folder.mkdir(parents=True)
+    for text in ("", "[]", "{}", '{"run_name": 1, "other": 2}'):
+        (folder / "job.json").write_text(text)
+        assert read_record(folder) is None
+
+
+def test_no_such_run(mount: Mount) -> None:
+    write_run(mount, "a")
+    with pytest.raises(BadInput) as caught:
+        look(mount, "b")
+    assert str(caught.value) == (
+        f"run 'b': found no run and no job of this name; expected a run in {mount.models}; one of a"
+    )
+
+
+def test_the_end_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert last_lines(log) == []
+    lines = [f"line {number}" for number in range(20_000)]
+    log.write_text("\n".join(lines) + "\n\n 10%|#  |\r 20%|## |\n")
+    assert last_lines(log, 3) == ["line 19998", "line 19999", " 20%|## |"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (29, "29 s"), (31, "1 min"), (3599, "1 h 00 min"), (7500, "2 h 05 min"),
+     (90000, "1 d 01 h")],
+)  # fmt: skip
+def test_lengths_of_time(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words

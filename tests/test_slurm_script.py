@@ -1,0 +1,223 @@
+"""The batch script as text, what Slurm says of jobs, and the containers around a step."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workflow.errors import Problem
+from workflow.launch import detached
+from workflow.launch.cluster import Cluster, Submission
+from workflow.launch.containers import Runtime, find_runtime, problems_of_sight
+from workflow.launch.slurm import problems, script
+from workflow.launch.slurm_queue import read_account, read_job
+from workflow.launch.state import State
+
+GOLDEN = Path(__file__).parent / "golden"
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
+
+
+def submission(**changes: object) -> Submission:
+    values: dict[str, object] = {
+        "task": "seq2seq",
+        "arguments": ("--model_init_name", "flan-t5-xxl", "--data_name", "it's mine"),
+        "run_name": "0216 explain",
+        "processes": 1,
+        "folder": Path("/home/u/my files"),
+        "project": Path("/home/u/workflow"),
+        "mount": Path("/shared/mount"),
+        "margin": 90,
+    }
+    return Submission(**(values | changes))  # type: ignore[arg-type]
+
+
+MUCH = Cluster(
+    name="explain: 100%",
+    num_nodes=2,
+    gpus_per_node=4,
+    gpu_type="a100",
+    cpus_per_task=32,
+    memory=512e9,
+    time=12 * 3600,
+    container="IMAGE",
+    mounts=("/data/big", "/a b:/c"),
+    envs={"HF_TOKEN": None, "NCCL_DEBUG": "INFO"},
+    setup=("module load cuda", "ulimit -n 65536"),
+    max_restarts=3,
+    dependency="afterok:17",
+    slurm={"partition": "gpu", "account": "me", "exclusive": None, "comment": 'a "b"', "x": False},
+)
+CASES = {
+    "slurm_small": (submission(), Cluster(), None),
+    "slurm_pyxis": (submission(processes=4), MUCH, Runtime("pyxis", "nvcr.io#x/y:1")),
+    "slurm_apptainer": (submission(processes=4), MUCH, Runtime("apptainer", "/im age.sif")),
+    "slurm_docker": (submission(processes=4), MUCH, Runtime("docker", "x/y:1")),
+}
+
+
+def rendered(name: str) -> str:
+    asked, cluster, runtime = CASES[name]
+    return script(asked, cluster, asked.mount / "models" / ".jobs" / asked.run_name, runtime)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_scripts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    assert rendered(name) == (GOLDEN / f"{name}.sh").read_text(encoding="utf-8")
+
+
+def complaints(text: str) -> str:
+    checked = subprocess.run(
+        [SHELLCHECK, "--exclude=SC2329", "-"],  # a trap calls the function
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return checked.stdout
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scripts_are_sound_shell(name: str) -> None:
+    assert complaints(rendered(name)) == ""
+
+
+def test_the_local_script() -> None:
+    asked, cluster = submission(processes=2), Cluster(setup=("ulimit -n 4096",), envs={"A": "b c"})
+    text = detached.script(asked, cluster)
+    assert complaints(text) == ""
+    assert text.splitlines()[2:] == [
+        "cd '/home/u/my files' || exit 1",
+        "export WORKFLOW_MOUNT=/shared/mount",
+        "export HF_HUB_OFFLINE=1",
+        "export A='b c'",
+        "ulimit -n 4096",
+        f"exec {sys.executable} /home/u/workflow/seq2seq.py --model_init_name flan-t5-xxl "
+        "--data_name 'it'\"'\"'s mine' --num_processes 2",
+    ]
+
+
+def test_unsound_shell_is_seen() -> None:
+    assert "SC2086" in complaints("#!/bin/bash\na=$1\nls $a\n")
+
+
+def test_the_job_is_told_early_enough_and_not_too_early() -> None:
+    def option(cluster: Cluster) -> str:
+        text = script(submission(margin=300), cluster, Path("/f"), None)
+        return next(line for line in text.splitlines() if "--signal" in line)
+
+    assert option(Cluster()) == "#SBATCH --signal=B:USR1@300"
+    assert option(Cluster(time=3600)) == "#SBATCH --signal=B:USR1@300"
+    assert option(Cluster(time=400)) == "#SBATCH --signal=B:USR1@200"
+
+
+@pytest.mark.parametrize("own", ["gres", "gpus", "gpus_per_task"])
+def test_own_words_for_gpus_take_the_place_of_ours(own: str) -> None:
+    text = script(
+        submission(), Cluster(gpus_per_node=4, slurm={own: "gpu:a100:4"}), Path("/f"), None
+    )
+    assert f"#SBATCH --{own.replace('_', '-')}=gpu:a100:4\n" in text
+    assert "--gpus-per-node" not in text
+
+
+def test_options_that_the_script_needs_as_they_are() -> None:
+    asked = Cluster(
+        name="a\nb",
+        slurm={"nodes": 2, "--time": "1", "requeue": True, "Partition": "x", "comment": "a\nb"},
+        kubernetes={"pvc": "x"},
+    )
+    assert [str(problem) for problem in problems(asked)] == [
+        "--slurm 'nodes': found the option --nodes; expected another option; write --num_nodes",
+        "--slurm '--time': found the option --time; expected another option; write --time",
+        "--slurm 'requeue': found the option --requeue; expected another option; leave it out: the "
+        "script needs its own",
+        "--slurm 'Partition': found no name of an option; expected an option of sbatch by its long "
+        "name, as partition; correct it",
+        "--slurm 'comment': found 'a\\nb'; expected a text, a number, true or false; write it on "
+        "one line, in quotes",
+        "--name: found 'a\\nb'; expected one line; choose another name",
+        "--kubernetes: found settings; expected none on Slurm; leave it out, or submit to "
+        "Kubernetes",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("container", "has_pyxis", "commands", "runtime"),
+    [
+        ("pyxis:a/b:1", False, [], Runtime("pyxis", "a/b:1")),
+        ("apptainer:/x.img", True, [], Runtime("apptainer", "/x.img")),
+        ("docker:a/b:1", True, ["apptainer"], Runtime("docker", "a/b:1")),
+        ("/x.sif", True, ["docker"], Runtime("apptainer", "/x.sif")),
+        ("/x.sqsh", False, ["docker"], Runtime("pyxis", "/x.sqsh")),
+        ("a/b:1", True, ["docker", "apptainer"], Runtime("pyxis", "a/b:1")),
+        ("docker://a/b:1", True, [], Runtime("pyxis", "a/b:1")),
+        ("a/b:1", False, ["docker", "apptainer"], Runtime("apptainer", "docker://a/b:1")),
+        ("docker://a/b:1", False, ["singularity"], Runtime("singularity", "docker://a/b:1")),
+        ("a/b:1", False, ["docker"], Runtime("docker", "a/b:1")),
+    ],
+)  # fmt: skip
+def test_what_runs_an_image(
+    container: str, has_pyxis: bool, commands: list[str], runtime: Runtime
+) -> None:
+    assert find_runtime(container, has_pyxis, frozenset(commands)) == runtime
+
+
+def test_an_image_that_nothing_runs() -> None:
+    found = find_runtime("a/b:1", False, frozenset())
+    assert isinstance(found, Problem)
+    assert str(found) == (
+        "--container 'a/b:1': found no Pyxis in srun, no apptainer and no docker on this machine; "
+        "expected one of them, to run the image; if the cluster's machines have one, name it: "
+        "pyxis:IMAGE, apptainer:IMAGE or docker:IMAGE"
+    )
+
+
+def test_a_link_that_leads_out_of_what_the_container_sees(tmp_path: Path) -> None:
+    for name in ("mount/models", "elsewhere/flan", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    link = tmp_path / "mount" / "models" / "flan"
+    link.symlink_to(tmp_path / "elsewhere" / "flan")
+    asked = submission(mount=tmp_path / "mount")
+    found = problems_of_sight([link, tmp_path / "mount"], asked, Cluster(container="x"))
+    assert [str(problem) for problem in found] == [
+        f"{link}: found {tmp_path}/elsewhere/flan; expected a folder that the container sees; "
+        f"add --mounts {tmp_path}/elsewhere/flan"
+    ]
+    seen = Cluster(container="x", mounts=(f"{tmp_path}/elsewhere",))
+    assert problems_of_sight([link], asked, seen) == []
+    shared = Cluster(container="x", shared_host_dir=str(tmp_path))
+    assert problems_of_sight([link], asked, shared) == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "state"),
+    [
+        ("JobId=7 JobName=x JobState=PENDING Reason=Priority Requeue=1 Restarts=0 "
+         "NodeList=(null) BatchHost=", State("pending", "Priority")),
+        ("JobId=7 JobState=RUNNING Reason=None Restarts=2 NodeList=node[1-2] BatchHost=node1",
+         State("running", "", ("node[1-2]",), 2)),
+        ("JobId=7 JobState=COMPLETED Reason=None Restarts=0 NodeList=node1", State("done", "",
+         ("node1",))),
+        ("JobId=7 JobState=NODE_FAIL Reason=NodeDown Restarts=0 NodeList=node1",
+         State("failed", "NODE_FAIL, NodeDown", ("node1",))),
+        ("JobId=7 JobState=CANCELLED Reason=None Restarts=1 NodeList=node1",
+         State("cancelled", "CANCELLED", ("node1",), 1)),
+        ("JobId=7 JobState=OUT_OF_MEMORY Reason=OutOfMemory Restarts=0 NodeList=node1",
+         State("failed", "OUT_OF_MEMORY, OutOfMemory", ("node1",))),
+    ],
+)  # fmt: skip
+def test_a_job_as_scontrol_shows_it(shown: str, state: State) -> None:
+    assert read_job(shown) == state
+
+
+@pytest.mark.parametrize(
+    ("kept", "state"),
+    [
+        ("COMPLETED|0:0|node[1-2]\n", State("done", "", ("node[1-2]",))),
+        ("CANCELLED by 1000|0:15|None assigned\n", State("cancelled", "CANCELLED by 1000")),
+        ("PREEMPTED|0:0|node1\nFAILED|1:0|node2\n", State("failed", "FAILED", ("node2",))),
+    ],
+)
+def test_a_job_as_sacct_kept_it(kept: str, state: State) -> None:
+    assert read_account(kept) == state

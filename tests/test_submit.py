@@ -1,0 +1,272 @@
+"""`python3 -m workflow submit local`: checked, started, followed, cancelled; and what is refused.
+
+What Slurm does is in test_slurm_jobs.py, for which a cluster is brought up.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, T5_TINY
+from workflow.errors import BadInput
+from workflow.launch.record import Record, folder_of, read_record, write_record
+from workflow.launch.schedulers import state_of
+from workflow.launch.submit import submit
+from workflow.launch.words import read_words
+from workflow.lock import start_of
+from workflow.mount import Mount
+
+SUMS = [{"prompt": f"add one: {n}", "completion": f"{n + 1}"} for n in range(8)]
+
+
+@pytest.fixture
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mount:
+    """A mount with the embedded model and a few sums."""
+    for name in ("data", "models"):
+        (tmp_path / name).mkdir()
+    shutil.copytree(T5_TINY, tmp_path / "models" / "t5-tiny")
+    (tmp_path / "data" / "sums.json").write_text(json.dumps({"train": SUMS, "eval": SUMS[:4]}))
+    monkeypatch.setenv("WORKFLOW_MOUNT", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    return Mount(tmp_path)
+
+
+def job(*flags: str, name: str = "run", model: str = "t5-tiny") -> list[str]:
+    return ["--", "seq2seq.py", "--model_init_name", model, "--training_run_name", name,
+            "--data", "sums", *flags]  # fmt: skip
+
+
+def told(kind: str, words: list[str]) -> list[str]:
+    """The problems of a job that is refused; nothing may be left of it."""
+    with pytest.raises(BadInput) as caught:
+        submit(read_words(kind, words), lambda line: None)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def workflow(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "workflow", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def wait_for(found: Callable[[], Any], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return value
+
+
+def status(mount: Mount, name: str = "run") -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((mount.models / name / "status.json").read_text())
+    except OSError:
+        return {}
+    return found
+
+
+def test_a_job_from_one_command_to_its_answers(mount: Mount) -> None:
+    done = workflow("submit", "local", *job("--max_steps", "2", "--train_batch_size", "4"))
+    assert done.returncode == 0, done.stderr
+    record = read_record(folder_of(mount, "run"))
+    assert record is not None
+    assert done.stderr.splitlines()[-1] == (
+        f"submitted as pid {record.identity} on {record.host}; `python3 -m workflow status run` "
+        "tells of it"
+    )
+    wait_for(lambda: status(mount).get("state") == "done")
+    wait_for(lambda: not state_of(record).may_live)
+    assert (
+        len(json.loads((mount.models / "run" / "temperature=0.00_n=1_step=2.json").read_text()))
+        == 4
+    )
+    shown = workflow("status").stdout.splitlines()
+    assert shown[0] == "run: done, step 2 of 2"
+    assert workflow("list").stdout.splitlines()[1].split()[:3] == ["run", "done", "2/2"]
+    log = workflow("logs", "run").stdout
+    assert log == (folder_of(mount, "run") / "log").read_text()
+    assert "loss" in log
+    ended = workflow("cancel", "run")
+    assert (ended.returncode, ended.stdout) == (0, "run has no live job; nothing was done\n")
+
+
+def test_cancelled_it_saves_and_the_same_command_goes_on(mount: Mount) -> None:
+    words = job("--max_steps", "100000", "--train_batch_size", "4", "--eval_steps", "100000",
+                "--save_steps", "100000", "--logging_steps", "1")  # fmt: skip
+    assert workflow("submit", "local", *words).returncode == 0
+    log = mount.models / "run" / "train_log.jsonl"
+    wait_for(lambda: log.exists() and log.read_text())
+    again = workflow("submit", "local", *words)
+    record = read_record(folder_of(mount, "run"))
+    assert record is not None
+    assert again.returncode == 2
+    assert (
+        f"run run: found a job that is running (pid {record.identity} on {record.host}); expected "
+        "a run that has no job; wait for it, `python3 -m workflow cancel run`, or choose another "
+        "name"
+    ) in again.stderr.splitlines()
+    assert workflow("status", "run").stdout.startswith("run: running, step ")
+    cancelled = workflow("cancel", "run")
+    assert cancelled.stdout == f"asked pid {record.identity} on {record.host} to end\n"
+    wait_for(lambda: status(mount).get("state") == "saved")
+    wait_for(lambda: not state_of(record).may_live)
+    assert workflow("status", "run").stdout.startswith(
+        f"run: saved, step {status(mount)['step']} of"
+    )
+
+
+def test_a_dry_run_tells_and_leaves_nothing(mount: Mount) -> None:
+    flags = ["--dry_run", "--envs", "A=b"]
+    done = workflow("submit", "local", *flags, *job("--max_steps", "2"))
+    assert done.returncode == 0, done.stderr
+    assert "export A=b\n" in done.stdout
+    assert "chosen: plain torch, micro-batches of" in done.stderr
+    assert sorted(path.name for path in mount.models.iterdir()) == [".cache", "t5-tiny"]
+
+
+def test_everything_that_keeps_a_job_from_working_at_once(mount: Mount) -> None:
+    """Each of its kinds is told, and nothing is queued or left."""
+    (mount.data / "sums.json").write_text(json.dumps({"train": SUMS, "eval": [{"prompt": 1}]}))
+    flags = ["--container", "x", "--envs", "MY_TOKEN=1", "--num_nodes", "2"]
+    found = told("local", [*flags, *job("--max_step", "2", model="t5-tiy")])
+    assert found == [
+        "--max_step: found an unknown flag; expected a known one; did you mean --max_steps?",
+        "--envs 'MY_TOKEN': found a value for what looks like a secret; expected the name alone; "
+        "export it in this shell, and write --envs MY_TOKEN",
+        "--num_nodes: found a word without meaning on this machine; expected none there; leave it "
+        "out: this is one machine",
+        "--container: found a word without meaning on this machine; expected none there; leave it "
+        "out, or start the job inside of the container",
+        f"--model_init_name t5-tiy: found no such folder; expected {mount.models}/t5-tiy; did you "
+        "mean t5-tiny?",
+        f"{mount.data}/sums.json: eval[0].prompt: found the number 1; expected a text; write it in "
+        "quotes",
+        f"{mount.data}/sums.json: eval[0]: found no key \"completion\" (keys: 'prompt'); expected "
+        '"completion": an answer to learn; add it',
+    ]
+    assert not mount.jobs.exists()
+
+
+CANNOT_WORK: dict[str, tuple[list[str], list[str], str]] = {
+    "data": (
+        [], job("--data_name=sms"),
+        "--data_name: found several values; expected one value; give the flag once",
+    ),
+    "model on the hub": (
+        [], ["--", "clf.py", "--model_pretrain_name", "google/flan-t5-xl", "--data", "sums"],
+        "model google/flan-t5-xl: found a name on the hub; expected a folder that the job can "
+        "read; "
+        "run `python3 -m workflow prefetch google/flan-t5-xl`, then name it --model_init_name "
+        "flan-t5-xl",
+    ),
+    "model that is a run": ([], job(model="earlier"), "--model_init_name earlier: found a run, "
+    "not a "
+        "model; expected one of its checkpoints; write earlier/checkpoint-2"),
+    "run name": ([], job(name="../run"), "--training_run_name '../run': found a name that leaves "
+        "mount/models, is hidden, cannot be printed or has over 120 bytes; expected a folder name "
+        "inside MODELS; choose another name"),
+    "optimizer": ([], job("--optim", "adafactor", "--num_processes", "2"),
+        "--optim: found adafactor on 2 processes; expected adamw_torch there: ZeRO flattens "
+        "tensors, "
+        "and Adafactor would lose its factors; use --optim adamw_torch, or --num_processes 1 in "
+        "plain torch"),
+    "time": (["--time", "1h"], job(), "--time: found a word without meaning on this machine; "
+        "expected none there; leave it out: nothing ends the job here"),
+    "dependency": (["--dependency", "x"], job(), "--dependency: found a word without meaning on "
+    "this "
+        "machine; expected none there; start the job when the other has ended: A && B"),
+    "variable": (["--envs", "SURELY_NOT_SET"], job(), "--envs 'SURELY_NOT_SET': found not set "
+    "here; "
+        "expected a variable to pass on; export SURELY_NOT_SET, or write SURELY_NOT_SET=VALUE if "
+        "it "
+        "is no secret"),
+    "login": (["--login"], job(), "--login: found a word without meaning on this machine; expected "
+        "none there; leave it out; `python3 -m workflow logs -f RUN` follows the job"),
+    "metric": ([], job("--metric", "none.py:f"),
+        "--metric: found no file 'none.py'; expected file.py:function; correct the path"),
+    "schedule": ([], job("--lr_scheduler_type", "constant", "--warmup_steps", "5"),
+        "--warmup_steps: found 5.0; expected nothing with the constant schedule, which ignores it; "
+        "leave it out, or choose --lr_scheduler_type constant_with_warmup or another"),
+}  # fmt: skip
+"""One reason each; the flags of the cluster and the job's own."""
+
+
+@pytest.mark.parametrize("name", CANNOT_WORK)
+def test_a_job_that_cannot_work_is_refused(mount: Mount, name: str) -> None:
+    checkpoint = mount.models / "earlier" / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    flags, words, line = CANNOT_WORK[name]
+    found = told("local", [*flags, *words])
+    assert line.replace("MODELS", str(mount.models)) in found
+    assert not mount.jobs.exists()
+    assert not (mount.models / "run").exists()
+
+
+KUBERNETES = ["--container", "x/y:1", "--apply"]
+
+
+def on_kubernetes(mount: Mount, *flags: str) -> list[str]:
+    return [*KUBERNETES, "--kubernetes", f"host_path={mount.root}", *flags]
+
+
+def test_memory_that_is_not_enough(mount: Mount) -> None:
+    flags = on_kubernetes(mount, "--gpus_per_node", "1", "--gpu_memory", "1GB")
+    found = told("kubernetes", [*flags, *job("--max_steps", "2")])
+    assert len(found) == 1
+    assert found[0].startswith("memory: found ")
+
+
+def test_a_run_of_another_job(mount: Mount) -> None:
+    words = job("--max_steps", "1", "--train_batch_size", "4")
+    assert workflow("submit", "local", *words).returncode == 0
+    wait_for(lambda: status(mount).get("state") == "done")
+    record = read_record(folder_of(mount, "run"))
+    assert record is not None
+    wait_for(lambda: not state_of(record).may_live)
+    found = told("local", [*words, "--seed", "1"])
+    assert found == [
+        f"{mount.models}/run: found a run of another job (seed: 0 there, 1 here); expected the "
+        "same job; choose another --training_run_name, or add --overwrite_output_dir to begin again"
+    ]
+    # its precision was the machine's choice, and is no difference where another machine was asked
+    assert workflow("submit", "local", "--dry_run", *words).returncode == 0
+
+
+def test_a_disk_that_is_too_small(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(mount.root)._replace(free=10_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert told("local", job("--max_steps", "2")) == [
+        f"{mount.models}: found 0.0 GB free; expected 0.1 GB: the newest checkpoint, the next one "
+        "beside it, older ones and the best; make room, or lower --save_total_limit"
+    ]
+
+
+def test_a_job_that_is_queued_already(mount: Mount) -> None:
+    record = Record("run", "local", str(os.getpid()), started=start_of(os.getpid()))
+    folder_of(mount, "run").mkdir(parents=True)
+    write_record(folder_of(mount, "run"), record)
+    assert told("local", job("--max_steps", "2")) == [
+        f"run run: found a job that is running ({record.title}); expected a run that has no job; "
+        "wait for it, `python3 -m workflow cancel run`, or choose another name"
+    ]
+
+
+def test_an_earlier_command_line(mount: Mount) -> None:
+    """--command with a shared folder, which it knows as data."""
+    command = (
+        'bash -c "cd data; python3 seq2seq.py --model_init_name t5-tiny --data_name sums '
+        '--training_run_name run --max_steps 1 --train_batch_size 4"'
+    )
+    done = workflow("submit", "local", "--name", "x", "--shared-host-dir", str(ROOT),
+                    "--command", command)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: status(mount).get("state") == "done")

@@ -1,0 +1,74 @@
+"""A job on this machine that outlives the shell it was started from."""
+
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+from workflow.errors import Problem
+from workflow.launch.cluster import (
+    Cluster,
+    Submission,
+    meaningless,
+    problems_of,
+    python_of,
+    setup_lines,
+)
+from workflow.launch.state import State
+from workflow.lock import is_live, start_of
+
+_MEANINGLESS = {
+    "num_nodes": "leave it out: this is one machine",
+    "gpu_type": "leave it out: CUDA_VISIBLE_DEVICES chooses GPUs",
+    "memory": "leave it out: the job takes what is free",
+    "time": "leave it out: nothing ends the job here",
+    "container": "leave it out, or start the job inside of the container",
+    "dependency": "start the job when the other has ended: A && B",
+    "slurm": "leave it out, or submit to Slurm",
+    "kubernetes": "leave it out, or submit to Kubernetes",
+}
+
+
+def script(submission: Submission, cluster: Cluster) -> str:
+    """The job as a shell script."""
+    processes = ["--num_processes", submission.processes]
+    words = [python_of(submission.project), submission.script, *submission.arguments, *processes]
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            "# Written by `python3 -m workflow submit local`.",
+            f"cd {shlex.quote(str(submission.folder))} || exit 1",
+            *setup_lines(submission, cluster),
+            f"exec {shlex.join(map(str, words))}",
+            "",
+        ]
+    )
+
+
+def problems(cluster: Cluster) -> list[Problem]:
+    return [*problems_of(cluster, "local"), *meaningless(cluster, "local", _MEANINGLESS)]
+
+
+def start(text: str, log: Path) -> tuple[int, float]:
+    """Run a script in a session of its own, its words going to a log; its pid and start time."""
+    with open(log, "ab") as words:
+        process = subprocess.Popen(
+            ["/bin/bash", "-c", text],
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            start_new_session=True,
+        )
+    return process.pid, start_of(process.pid)
+
+
+def state(pid: int, started: float) -> State:
+    """Whether the process of a job lives; how one ended that does not, only its run can tell."""
+    return State("running" if is_live(pid, started) else "gone")
+
+
+def cancel(pid: int, started: float) -> None:
+    """Ask a job to save and end; nothing where it has ended."""
+    if is_live(pid, started):
+        os.kill(pid, signal.SIGTERM)

@@ -1,0 +1,33 @@
+"""What a run's folder says of the run: its files' names, and its status.
+
+Read by commands that are to answer at once: nothing here imports torch.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+SPEC_FILE = "training_args.json"
+STATUS_FILE = "status.json"
+TRAIN_LOG, METRICS = "train_log.jsonl", "metrics.jsonl"
+
+
+def is_run_folder(folder: Path) -> bool:
+    return (folder / SPEC_FILE).is_file() and (folder / STATUS_FILE).is_file()
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What status.json says; empty where there is none that can be read."""
+    try:
+        status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def is_requeued(status: dict[str, Any]) -> bool:
+    """Whether the scheduler started this job again, whose status that is."""
+    job_id = os.environ.get("SLURM_JOB_ID")
+    again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+    return again and job_id is not None and status.get("job_id") == job_id
