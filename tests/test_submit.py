@@ -23,6 +23,7 @@ from workflow.launch.submit import submit
 from workflow.launch.words import read_words
 from workflow.lock import start_of
 from workflow.mount import Mount
+from workflow.train import run_job
 
 SUMS = [{"prompt": f"add one: {n}", "completion": f"{n + 1}"} for n in range(8)]
 
@@ -49,6 +50,13 @@ def told(kind: str, words: list[str]) -> list[str]:
     with pytest.raises(BadInput) as caught:
         submit(read_words(kind, words), lambda line: None)
     return [str(problem) for problem in caught.value.problems]
+
+
+def submitted(words: list[str], kind: str = "local") -> list[str]:
+    """Submit a job; what is told of it."""
+    lines: list[str] = []
+    submit(read_words(kind, words), lines.append)
+    return lines
 
 
 def workflow(*words: str) -> subprocess.CompletedProcess[str]:
@@ -102,18 +110,16 @@ def test_a_job_from_one_command_to_its_answers(mount: Mount) -> None:
 def test_cancelled_it_saves_and_the_same_command_goes_on(mount: Mount) -> None:
     words = job("--max_steps", "100000", "--train_batch_size", "4", "--eval_steps", "100000",
                 "--save_steps", "100000", "--logging_steps", "1")  # fmt: skip
-    assert workflow("submit", "local", *words).returncode == 0
+    submitted(words)
     log = mount.models / "run" / "train_log.jsonl"
     wait_for(lambda: log.exists() and log.read_text())
-    again = workflow("submit", "local", *words)
     record = read_record(folder_of(mount, "run"))
     assert record is not None
-    assert again.returncode == 2
     assert (
         f"run run: found a job that is running (pid {record.identity} on {record.host}); expected "
         "a run that has no job; wait for it, `python3 -m workflow cancel run`, or choose another "
         "name"
-    ) in again.stderr.splitlines()
+    ) in told("local", words)
     assert workflow("status", "run").stdout.startswith("run: running, step ")
     cancelled = workflow("cancel", "run")
     assert cancelled.stdout == f"asked pid {record.identity} on {record.host} to end\n"
@@ -124,12 +130,12 @@ def test_cancelled_it_saves_and_the_same_command_goes_on(mount: Mount) -> None:
     )
 
 
-def test_a_dry_run_tells_and_leaves_nothing(mount: Mount) -> None:
-    flags = ["--dry_run", "--envs", "A=b"]
-    done = workflow("submit", "local", *flags, *job("--max_steps", "2"))
-    assert done.returncode == 0, done.stderr
-    assert "export A=b\n" in done.stdout
-    assert "chosen: plain torch, micro-batches of" in done.stderr
+def test_a_dry_run_tells_and_leaves_nothing(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = submitted(["--dry_run", "--envs", "A=b", *job("--max_steps", "2")])
+    assert "export A=b\n" in capsys.readouterr().out
+    assert any(line.startswith("chosen: plain torch, micro-batches of") for line in lines)
     assert sorted(path.name for path in mount.models.iterdir()) == [".cache", "t5-tiny"]
 
 
@@ -227,18 +233,14 @@ def test_memory_that_is_not_enough(mount: Mount) -> None:
 
 def test_a_run_of_another_job(mount: Mount) -> None:
     words = job("--max_steps", "1", "--train_batch_size", "4")
-    assert workflow("submit", "local", *words).returncode == 0
-    wait_for(lambda: status(mount).get("state") == "done")
-    record = read_record(folder_of(mount, "run"))
-    assert record is not None
-    wait_for(lambda: not state_of(record).may_live)
+    run_job(read_words("local", words).spec, mount)
     found = told("local", [*words, "--seed", "1"])
     assert found == [
         f"{mount.models}/run: found a run of another job (seed: 0 there, 1 here); expected the "
         "same job; choose another --training_run_name, or add --overwrite_output_dir to begin again"
     ]
     # its precision was the machine's choice, and is no difference where another machine was asked
-    assert workflow("submit", "local", "--dry_run", *words).returncode == 0
+    submitted(["--dry_run", *words])
 
 
 def test_a_disk_that_is_too_small(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +268,5 @@ def test_an_earlier_command_line(mount: Mount) -> None:
         'bash -c "cd data; python3 seq2seq.py --model_init_name t5-tiny --data_name sums '
         '--training_run_name run --max_steps 1 --train_batch_size 4"'
     )
-    done = workflow("submit", "local", "--name", "x", "--shared-host-dir", str(ROOT),
-                    "--command", command)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    submitted(["--name", "x", "--shared-host-dir", str(ROOT), "--command", command])
     wait_for(lambda: status(mount).get("state") == "done")

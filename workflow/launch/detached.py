@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import subprocess
 from pathlib import Path
 
 from workflow.errors import Problem
@@ -52,15 +51,19 @@ def problems(cluster: Cluster) -> list[Problem]:
 
 def start(text: str, log: Path) -> tuple[int, float]:
     """Run a script in a session of its own, its words going to a log; its pid and start time."""
-    with open(log, "ab") as words:
-        process = subprocess.Popen(
-            ["/bin/bash", "-c", text],
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=words,
-            start_new_session=True,
-        )
-    return process.pid, start_of(process.pid)
+    words = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    pid = os.posix_spawn(
+        "/bin/bash",
+        ["/bin/bash", "-c", text],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, words, 0o666),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    return pid, start_of(pid)
 
 
 def state(pid: int, started: float) -> State:
