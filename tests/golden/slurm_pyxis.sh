@@ -58,7 +58,7 @@ queue_again() {
   fi
   for _ in 1 2 3; do
     case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) in
-      RUNNING | PREEMPTED) scontrol requeue "$SLURM_JOB_ID" && exit 0 ;;
+      RUNNING | SIGNALING | PREEMPTED) scontrol requeue "$SLURM_JOB_ID" && exit 0 ;;
       ?*) return ;;
     esac
     sleep 5
