@@ -1,0 +1,128 @@
+"""Jobs of a tiny real model on a throw-away Slurm, by the project's own commands."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT, T5_TINY, addition_records, write_data
+from safetensors.torch import load_file
+from slurm_cluster import SlurmCluster
+
+from workflow.launch.record import LOG, folder_of, read_record
+from workflow.mount import Mount
+from workflow.status import TRAIN_LOG, read_status
+
+TRAIN = {
+    "model_init_name": "t5-tiny", "data_name": "sums", "train_batch_size": 8, "bf16": "false",
+    "learning_rate": 1e-3, "dropout_rate": 0.1, "logging_steps": 10, "eval_steps": 100_000,
+    "max_new_tokens": 5,
+}  # fmt: skip
+PAUSE = """
+import time
+
+def pause(records, predictions):
+    time.sleep(2)
+    return 0.0
+"""
+WORLD = 240
+"""Seconds in which processes start and do a little, on two cores that all of them share."""
+
+
+def make_site_mount(root: Path) -> Mount:
+    """A mount with the embedded model and the data `sums`."""
+    made = Mount(root)
+    made.data.mkdir(parents=True)
+    made.models.mkdir()
+    (made.models / T5_TINY.name).symlink_to(T5_TINY)
+    write_data(made, "sums", addition_records(24), addition_records(7, start=5))
+    (root / "pause.py").write_text(PAUSE)
+    return made
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster, and the mount that its nodes see."""
+
+    cluster: SlurmCluster
+    mount: Mount
+
+    def run(self, name: str) -> Path:
+        return self.mount.models / name
+
+    def lasting(self, steps: int) -> dict[str, Any]:
+        """Flags of a run that takes 2 seconds for every 20 steps, and more on a slow machine.
+
+        It has an end, and yet there is time to stop it before.
+        """
+        metric = f"{self.mount.root / 'pause.py'}:pause"
+        return {"max_steps": steps, "eval_steps": 20, "save_steps": 100_000, "metric": metric}
+
+    def log(self, name: str) -> str:
+        path = folder_of(self.mount, name) / LOG
+        return path.read_text() if path.exists() else ""
+
+    def call(self, *words: str, status: int = 0) -> "subprocess.CompletedProcess[str]":
+        """`python3 -m workflow …` of this mount."""
+        environment = self.cluster.environment | {"WORKFLOW_MOUNT": str(self.mount.root)}
+        done = subprocess.run(
+            [sys.executable, "-m", "workflow", *words], cwd=ROOT, env=environment,
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    def tell(self, *words: str) -> str:
+        """What a command says that only looks."""
+        return self.call(*words).stdout
+
+    def submit(self, name: str, *of_cluster: str, **flags: Any) -> str:
+        """Submit a job, by default one that trains; returns its number."""
+        values = (flags if "no_train" in flags else TRAIN | flags) | {"training_run_name": name}
+        of_job = [word for key, value in values.items() for word in (f"--{key}", str(value))]
+        words = ("--envs", "OMP_NUM_THREADS=1", *of_cluster, "--", "seq2seq.py", *of_job)
+        done = self.call("submit", "slurm", *words)
+        record = read_record(folder_of(self.mount, name))
+        assert record is not None
+        told = f"submitted as slurm job {record.identity}; `python3 -m workflow status {name}`"
+        assert done.stderr.endswith(f"{told} tells of it\n"), done.stderr
+        return record.identity
+
+    def wait_for_steps(self, name: str) -> None:
+        """Until a run is in the middle of training."""
+        told = f"{name} does not train"
+        self.cluster.wait_for((self.run(name) / TRAIN_LOG).exists, WORLD, told)
+
+    def wait_for_end(self, name: str, number: str, state: str = "COMPLETED") -> None:
+        try:
+            self.cluster.wait_for_state(number, state, WORLD)
+        except AssertionError as error:
+            error.add_note(self.log(name))
+            raise
+
+    def assert_done(self, name: str, restarts: int) -> None:
+        status = read_status(self.run(name))
+        found = {key: status[key] for key in ("state", "restarts")}
+        assert found == {"state": "done", "restarts": restarts}, self.log(name)
+
+
+def newest(run: Path) -> Path:
+    return max(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.partition("-")[2]))
+
+
+def samples(run: Path) -> list[dict[str, Any]]:
+    """What the model answered last."""
+    last = max(run.glob("temperature=*"), key=lambda file: int(file.stem.partition("step=")[2]))
+    found: list[dict[str, Any]] = json.loads(last.read_text())
+    return found
+
+
+def assert_same_weights(run: Path, plain: Path) -> None:
+    """Bit for bit, in the last checkpoints; and so are the last answers."""
+    assert newest(run).name == newest(plain).name
+    found, wanted = (load_file(newest(one) / "model.safetensors") for one in (run, plain))
+    assert found.keys() == wanted.keys()
+    assert [name for name, tensor in wanted.items() if not found[name].equal(tensor)] == []
+    assert samples(run) == samples(plain)

@@ -1,0 +1,158 @@
+"""Jobs of one process on a real Slurm: ended early by all who can, and waiting for each other."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import addition_records
+from slurm_cluster import SlurmCluster, missing
+from slurm_site import Site, assert_same_weights, make_site_mount, samples
+
+from workflow.status import read_status
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+LONG = {"max_steps": 100_000, "save_steps": 100_000}
+BEFORE = "it ended before the run began; its log says why"
+EVALUATE = {"no_train": "true", "data_name": "sums", "max_new_tokens": 5, "bf16": "false"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    mount = make_site_mount(tmp_path_factory.mktemp("jobs") / "mount")
+    with SlurmCluster() as cluster:
+        yield Site(cluster, mount)
+
+
+def assert_saved(site: Site, name: str, by: str) -> None:
+    """The run saved at a step of its training, and nothing has gone on with it."""
+    status = read_status(site.run(name))
+    assert {key: status[key] for key in ("state", "restarts")} == {"state": "saved", "restarts": 0}
+    told = f"stopped by {by} at step {status['step']}; the same command goes on from checkpoint-"
+    assert told in site.log(name)
+
+
+def test_a_job_whose_time_is_up_goes_on(site: Site) -> None:
+    """Slurm may call half a minute before it was asked to, more than once in a run."""
+    numbers = {
+        name: site.submit(name, *words, **site.lasting(600))
+        for name, words in (("timed", ("--time", "2m")), ("plain", ()))
+    }
+    for name, number in numbers.items():
+        site.wait_for_end(name, number)
+    restarts = int(site.cluster.job(numbers["timed"])["Restarts"])
+    assert restarts > 0
+    assert site.log("timed").count("Slurm asks the job to stop") == restarts
+    site.assert_done("timed", restarts)
+    site.assert_done("plain", restarts=0)
+    assert_same_weights(site.run("timed"), site.run("plain"))
+
+
+def test_a_job_that_makes_room_before_its_run_began_is_queued_again(site: Site) -> None:
+    number = site.submit("early", max_steps=20, save_steps=100_000)
+    site.cluster.wait_for_state(number, "RUNNING", 60)
+    site.cluster.wait_for((site.mount.jobs / "early" / "started").exists, 20)
+    time.sleep(2)  # Python starts
+    site.cluster.queue("sleep 1", "--partition=high", "--nodes=2", "--exclusive")
+    site.wait_for_end("early", number)
+    assert site.cluster.job(number)["Restarts"] == "1"
+    site.assert_done("early", restarts=0)
+
+
+def test_a_cancelled_job_saves_and_stays_cancelled(site: Site) -> None:
+    number = site.submit("cancelled", **LONG)
+    site.wait_for_steps("cancelled")
+    told = site.call("cancel", "cancelled").stdout
+    assert told == f"asked slurm job {number} to end\n"
+    site.wait_for_end("cancelled", number, "CANCELLED")
+    assert_saved(site, "cancelled", "SIGTERM")
+    time.sleep(15)  # longer than a requeued job waits
+    job = site.cluster.job(number)
+    assert (job["JobState"], job["Restarts"]) == ("CANCELLED", "0")
+    assert (
+        site.call("cancel", "cancelled").stdout == "cancelled has no live job; nothing was done\n"
+    )
+    step = read_status(site.run("cancelled"))["step"]
+    told = site.call("status", "cancelled").stdout
+    assert told.startswith(f"cancelled: saved, step {step} of 100000\n")
+
+
+def test_a_stopped_job_is_not_done(site: Site) -> None:
+    """By its user's file `stop`: what waits for the job does not begin."""
+    number = site.submit("stopped", **LONG)
+    model = {"model_init_name": "stopped/checkpoint-100000"}
+    after = site.submit("after", "--dependency", "stopped", **EVALUATE, **model)
+    site.wait_for_steps("stopped")
+    (site.run("stopped") / "stop").touch()
+    site.wait_for_end("stopped", number, "FAILED")
+    assert site.cluster.job(number)["ExitCode"] == "75:0"
+    assert_saved(site, "stopped", f"the file {site.run('stopped') / 'stop'}")
+    site.wait_for_end("after", after, "CANCELLED")
+    assert site.call("status", "after").stdout == (
+        "after: cancelled\n  CANCELLED, DependencyNeverSatisfied\n"
+        f"  slurm job {after}\n  {site.run('after')}\n"
+    )
+
+
+def test_a_job_waits_for_another(site: Site) -> None:
+    job = {"max_steps": 20, "save_steps": 100_000}
+    first = site.submit("trained", **job)
+    setup = ("--gpus_per_node", "1", "--setup", "echo sees $CUDA_VISIBLE_DEVICES")
+    model = {"model_init_name": "trained/checkpoint-20"}
+    second = site.submit("judged", "--dependency", "trained", *setup, **EVALUATE, **model)
+    told = site.call("status", "judged").stdout
+    assert told.startswith("judged: pending\n  Dependency\n")
+    site.wait_for_end("trained", first)
+    site.wait_for_end("judged", second)
+    site.assert_done("judged", restarts=0)
+    answers = samples(site.run("judged"))
+    assert [item["orig_d"] for item in answers] == addition_records(7, start=5)
+    assert answers == samples(site.run("trained"))
+    assert site.log("judged").startswith("sees 0\n")
+
+
+@pytest.mark.parametrize("by", ["Slurm", "hand"])
+def test_a_job_is_not_queued_again_forever(site: Site, by: str) -> None:
+    number = site.submit(by, "--max_restarts", "0", **LONG)
+    site.wait_for_steps(by)
+    if by == "Slurm":
+        site.cluster.queue("sleep 1", "--partition=high", "--nodes=2", "--exclusive")
+    else:
+        site.cluster.run("scontrol", "requeue", number)
+    site.wait_for_end(by, number, "FAILED")
+    assert site.cluster.job(number)["Restarts"] == ("0" if by == "Slurm" else "1")
+    assert_saved(site, by, "SIGTERM")
+    assert site.log(by).endswith("started again 0 times: not once more (--max_restarts)\n")
+
+
+@pytest.mark.parametrize("accounting", [False, True])
+def test_a_job_that_the_controller_has_forgotten(tmp_path: Path, accounting: bool) -> None:
+    """One that failed before its run began, and one that was cancelled before it started."""
+    mount = make_site_mount(tmp_path / "mount")
+    with SlurmCluster(accounting, min_job_age=2) as cluster:
+        site = Site(cluster, mount)
+        failed = site.submit("failed", "--setup", "echo about to fail; exit 3", max_steps=1)
+        never = site.submit("never", "--slurm", "hold", max_steps=1)
+        site.call("cancel", "never")
+        site.cluster.wait_for(lambda: not cluster.job(failed) and not cluster.job(never), 150)
+        assert (mount.jobs / "failed" / "log").read_text() == "about to fail\n"
+        title = f"slurm job {failed}{' on node1' if accounting else ''}"
+        assert site.call("status", "failed").stdout == (
+            f"failed: failed\n  {'FAILED' if accounting else BEFORE}\n  {title}\n"
+            f"  {site.run('failed')}\n  its log ends with\n    about to fail\n"
+        )
+        told = "cancelled\n  CANCELLED by 0" if accounting else f"failed\n  {BEFORE}"
+        assert site.call("status", "never").stdout == (
+            f"never: {told}\n  slurm job {never}\n  {site.run('never')}\n"
+        )
+        assert site.call("logs", "failed").stdout == "about to fail\n"
+
+
+def test_what_a_cluster_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert missing() == missing(accounting=True) == ""
+    monkeypatch.setattr("slurm_cluster.PACKAGES", {"no-such-command": "its-package"})
+    told = "no no-such-command here: apt-get install --no-install-recommends its-package"
+    assert missing() == told
+    with pytest.raises(RuntimeError, match=told), SlurmCluster():
+        pass

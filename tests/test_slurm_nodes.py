@@ -1,0 +1,139 @@
+"""Jobs of two nodes with two processes each, on a real Slurm: left alone, and stopped by it.
+
+Whatever stops a job, it ends with the weights of the one that was left alone, bit for bit.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import addition_records
+from slurm_cluster import SlurmCluster
+from slurm_site import WORLD, Site, assert_same_weights, make_site_mount, samples
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+TWO_NODES = ("--num_nodes", "2")
+HEAD = "run    state    step"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    mount = make_site_mount(tmp_path_factory.mktemp("nodes") / "mount")
+    with SlurmCluster() as cluster:
+        yield Site(cluster, mount)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the commands say of a run at one moment."""
+
+    status: str
+    listed: str
+    logs: str
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A run that was left alone, and what was told of it on its way."""
+
+    run: Path
+    number: str
+    pending: Told
+    running: Told
+    done: Told
+
+
+def job(site: Site) -> dict[str, Any]:
+    return site.lasting(100) | {"num_processes": 2, "zero_stage": 2}
+
+
+def look(site: Site, has_log: bool = True) -> Told:
+    logs = site.call("logs", "plain", status=0 if has_log else 2)
+    said = logs.stdout if has_log else logs.stderr
+    return Told(site.call("status", "plain").stdout, site.call("list").stdout, said)
+
+
+@pytest.fixture(scope="module")
+def plain(site: Site) -> Plain:
+    number = site.submit("plain", *TWO_NODES, "--slurm", "hold", **job(site))
+    pending = look(site, has_log=False)
+    site.cluster.run("scontrol", "release", number)
+    site.wait_for_steps("plain")
+    running = look(site)
+    site.wait_for_end("plain", number)
+    return Plain(site.run("plain"), number, pending, running, look(site))
+
+
+def test_one_command_leads_from_the_queue_to_samples(site: Site, plain: Plain) -> None:
+    site.assert_done("plain", restarts=0)
+    answered = [item["orig_d"] for item in samples(plain.run)]
+    assert answered == addition_records(7, start=5)
+    told = site.cluster.job(plain.number)
+    assert {key: told[key] for key in ("NodeList", "NumTasks", "Restarts", "ExitCode")} == {
+        "NodeList": "node[1-2]", "NumTasks": "2", "Restarts": "0", "ExitCode": "0:0",
+    }  # fmt: skip
+
+
+def test_it_is_told_where_a_job_stands(plain: Plain) -> None:
+    title, run = f"slurm job {plain.number}", plain.run
+    head = "run    state    step  loss  examples/s  left  restarts  job\n"
+    assert plain.pending == Told(
+        f"plain: pending\n  JobHeldUser\n  {title}\n  {run}\n",
+        f"{head}plain  pending  -     -     -           -     0         {title}\n",
+        f"{run.parent}/.jobs/plain/log: found no log yet; expected a job that has begun; "
+        "wait until the job has begun, or follow it with -f\n",
+    )
+    number = r"[\d.e+]+"
+    assert re.fullmatch(
+        rf"plain: running, step \d+ of 100\n  loss {number}, {number} examples/s, about \d+ \w+ of "
+        rf"steps left\n  {title} on node\[1-2\]\n  {run}\n  its log ends with\n(    .+\n)+",
+        plain.running.status,
+    ), plain.running.status
+    assert re.search(
+        rf"\nplain  running  \d+/100 +{number} +{number} +\d+ \w+ +0 +{title} on node\[1-2\]\n",
+        plain.running.listed,
+    ), plain.running.listed
+    assert plain.done.status.startswith("plain: done, step 100 of 100\n  loss ")
+    assert re.search(rf"\nplain  done   100/100 +{number} +- +- +0 +{title}\n", plain.done.listed)
+    assert plain.done.logs.startswith(plain.running.logs)
+
+
+def test_a_job_that_made_room_goes_on(site: Site, plain: Plain) -> None:
+    number = site.submit("preempted", *TWO_NODES, **job(site))
+    site.wait_for_steps("preempted")
+    site.cluster.queue("sleep 1", "--partition=high", "--nodes=2", "--exclusive")
+    site.wait_for_end("preempted", number)
+    assert re.search(r"stopped by SIGTERM at step \d+", site.log("preempted"))
+    site.assert_done("preempted", restarts=1)
+    assert_same_weights(site.run("preempted"), plain.run)
+
+
+def test_a_job_that_was_requeued_by_hand_goes_on(site: Site, plain: Plain) -> None:
+    number = site.submit("requeued", *TWO_NODES, **job(site))
+    site.wait_for_steps("requeued")
+    site.cluster.run("scontrol", "requeue", number)
+    site.wait_for_end("requeued", number)
+    site.assert_done("requeued", restarts=1)
+    assert_same_weights(site.run("requeued"), plain.run)
+
+
+def test_a_job_outlives_a_node(site: Site, plain: Plain) -> None:
+    """A daemon that is away for moments does no harm; a node that is lost costs some steps."""
+    number = site.submit("lost", *TWO_NODES, **(job(site) | {"save_steps": 50}))
+    site.wait_for_steps("lost")
+    site.cluster.kill_slurmd("node2")
+    site.cluster.start_slurmd("node2")
+    checkpoint = site.run("lost") / "checkpoint-50"
+    site.cluster.wait_for(checkpoint.exists, WORLD)
+    site.cluster.lose("node2")
+    site.wait_for_end("lost", number, "PENDING")
+    site.cluster.start_slurmd("node2")
+    site.wait_for_end("lost", number)
+    assert site.cluster.job(number)["Restarts"] == "1"
+    assert f"going on from {checkpoint}, after step 50 of 100" in site.log("lost")
+    site.assert_done("lost", restarts=1)
+    assert_same_weights(site.run("lost"), plain.run)
