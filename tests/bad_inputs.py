@@ -602,8 +602,8 @@ CASES = [
     BadInput(
         "a run that leaves the mount",
         (
-            "--training_run_name '../x': found a name that leaves mount/models, is hidden or "
-            "is longer than 120 bytes; expected a folder name inside {mount}/models; "
+            "--training_run_name '../x': found a name that leaves mount/models, is hidden, "
+            "cannot be printed or has over 120 bytes; expected a folder name inside {mount}/models; "
             "choose another name"
         ),
         _train(GOOD[2]),
@@ -612,8 +612,8 @@ CASES = [
     BadInput(
         "an absolute run",
         (
-            "--training_run_name '/tmp/x': found a name that leaves mount/models, is hidden "
-            "or is longer than 120 bytes; expected a folder name inside {mount}/models; "
+            "--training_run_name '/tmp/x': found a name that leaves mount/models, is hidden, "
+            "cannot be printed or has over 120 bytes; expected a folder name inside {mount}/models; "
             "choose another name"
         ),
         _train(GOOD[2]),
@@ -680,8 +680,8 @@ CASES = [
         (
             "--bf16: found '2'; expected auto or true or false; write it as --bf16 "
             "auto|true|false\n"
-            "--training_run_name '../x': found a name that leaves mount/models, is hidden or "
-            "is longer than 120 bytes; expected a folder name inside {mount}/models; "
+            "--training_run_name '../x': found a name that leaves mount/models, is hidden, "
+            "cannot be printed or has over 120 bytes; expected a folder name inside {mount}/models; "
             "choose another name\n"
             "--model_init_name smal: found no such folder; expected {mount}/models/smal; did "
             "you mean small?\n"
