@@ -603,8 +603,8 @@ CASES = [
         "a run that leaves the mount",
         (
             "--training_run_name '../x': found a name that leaves mount/models, is hidden, "
-            "cannot be printed or has over 120 bytes; expected a folder name inside {mount}/models; "
-            "choose another name"
+            "cannot be printed or has over 120 bytes; expected a folder name inside "
+            "{mount}/models; choose another name"
         ),
         _train(GOOD[2]),
         {"training_run_name": "../x"},
@@ -613,8 +613,8 @@ CASES = [
         "an absolute run",
         (
             "--training_run_name '/tmp/x': found a name that leaves mount/models, is hidden, "
-            "cannot be printed or has over 120 bytes; expected a folder name inside {mount}/models; "
-            "choose another name"
+            "cannot be printed or has over 120 bytes; expected a folder name inside "
+            "{mount}/models; choose another name"
         ),
         _train(GOOD[2]),
         {"training_run_name": "/tmp/x"},
@@ -681,8 +681,8 @@ CASES = [
             "--bf16: found '2'; expected auto or true or false; write it as --bf16 "
             "auto|true|false\n"
             "--training_run_name '../x': found a name that leaves mount/models, is hidden, "
-            "cannot be printed or has over 120 bytes; expected a folder name inside {mount}/models; "
-            "choose another name\n"
+            "cannot be printed or has over 120 bytes; expected a folder name inside "
+            "{mount}/models; choose another name\n"
             "--model_init_name smal: found no such folder; expected {mount}/models/smal; did "
             "you mean small?\n"
             "{mount}/data/bad.json: train[1].prompt: found the number 1; expected a text; "
