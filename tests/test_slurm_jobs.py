@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import addition_records
+from conftest import ROOT, addition_records
 from slurm_cluster import SlurmCluster, missing
 from slurm_site import Site, assert_same_weights, make_site_mount, samples
 
+from workflow.launch.record import folder_of, read_record
 from workflow.status import read_status
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -110,6 +111,47 @@ def test_a_job_waits_for_another(site: Site) -> None:
     assert [item["orig_d"] for item in answers] == addition_records(7, start=5)
     assert answers == samples(site.run("trained"))
     assert site.log("judged").startswith("sees 0\n")
+
+
+def test_an_earlier_command_line(site: Site) -> None:
+    """As it was written for another tool: `data` is the shared folder, here the project's."""
+    command = (
+        f'bash -c "export OMP_NUM_THREADS=1; cd data/{ROOT.name}; python3 seq2seq.py '
+        '--model_init_name t5-tiny --data_name sums --training_run_name original --max_steps 2"'
+    )
+    site.call(
+        "submit", "slurm", "--name", "0216synexplain", "--shared-host-dir", str(ROOT.parent),
+        "--gpu", "1", "--command", command,
+    )  # fmt: skip
+    record = read_record(folder_of(site.mount, "original"))
+    assert record is not None
+    assert site.cluster.job(record.identity)["JobName"] == "0216synexplain"
+    site.wait_for_end("original", record.identity)
+    site.assert_done("original", restarts=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--slurm", "partition=nowhere"), "sbatch: found invalid partition specified: "
+         "nowhere; allocation failure: Invalid partition name specified; expected a job that "
+         "Slurm takes; correct the words of the cluster part "
+         "(sinfo lists partitions)"),
+        (("--num_nodes", "3"), "sbatch: found allocation failure: Requested node configuration is "
+         "not available; expected a job that Slurm takes; correct the words of the cluster part "
+         "(sinfo lists partitions)"),
+        (("--dependency", "99999"), "--dependency '99999': found slurm job 99999, which is not "
+         "queued and does not run (gone); expected a run whose job is queued, runs or is done; or "
+         "a job's number; submit that one again first; or leave this out, if it ended well"),
+    ],
+)  # fmt: skip
+def test_what_slurm_would_refuse_is_not_queued(
+    site: Site, words: tuple[str, ...], line: str
+) -> None:
+    job = ("--", "seq2seq.py", "--model_init_name", "t5-tiny", "--data_name", "sums")
+    done = site.call("submit", "slurm", *words, *job, status=2)
+    assert done.stderr.splitlines() == [line]
+    assert not folder_of(site.mount, "t5-tiny_sums_0").exists()
 
 
 @pytest.mark.parametrize("by", ["Slurm", "hand"])

@@ -65,7 +65,7 @@ def look(mount: Mount, run_name: str) -> Overview:
     status = read_status(folder)
     if not status and record is None:
         known = list(run_names(mount))
-        mend = f"one of {', '.join(known[:5])}" if known else "submit one"
+        mend = f"choose among {', '.join(known[:5])}" if known else "submit one"
         found = "no run and no job of this name"
         raise BadInput(
             [Problem(f"run {shorten(run_name)}", found, f"a run in {mount.models}", mend)]

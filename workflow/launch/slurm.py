@@ -163,7 +163,7 @@ def _directives(submission: Submission, cluster: Cluster, folder: Path) -> list[
         "signal": f"B:USR1@{_margin(submission, cluster)}",
     }
     own = {
-        _option(name): True if value in (None, "") else value  # --exclusive has none
+        _option(name): True if value in (None, "", "true") else value  # --exclusive has none
         for name, value in (cluster.slurm or {}).items()
     }
     if not cluster.gpus_per_node or own.keys() & _GPUS:

@@ -164,18 +164,17 @@ def _with_dependency(asked: Asked, mount: Mount) -> tuple[Asked, list[Problem]]:
     if name is None or asked.kind != "slurm" or re.match(r"after|singleton|expand", name):
         return asked, []
     record, told = read_record(folder_of(mount, name)), read_status(mount.models / name)
+    if record is None and name.isdigit():
+        record = Record(name, "slurm", name)
     state = state_of(record) if record is not None else None
-    if told.get("state") == "done" and not (state and state.may_live):
+    if state is not None and state.may_live and record is not None and record.cluster == "slurm":
+        return _waiting_for(asked, f"afterok:{record.identity}"), []
+    if told.get("state") == "done" or (state is not None and state.word == "done"):
         return _waiting_for(asked, None), []
-    if record is not None and record.cluster == "slurm" and state is not None:
-        if state.may_live:
-            return _waiting_for(asked, f"afterok:{record.identity}"), []
-        found = f"{record.title}, which has ended without being done"
-        mend = "submit that one again first"
-    elif name.isdigit():
-        return _waiting_for(asked, f"afterok:{name}"), []
-    else:
-        found, mend = "no job on Slurm that was submitted for such a run", "submit that one first"
+    found, mend = "no job on Slurm that was submitted for such a run", "submit that one first"
+    if record is not None and state is not None:  # Slurm itself takes it, and forgets to wait
+        found = f"{record.title}, which is not queued and does not run ({state.word})"
+        mend = "submit that one again first; or leave this out, if it ended well"
     expected = "a run whose job is queued, runs or is done; or a job's number"
     return asked, [Problem(f"--dependency {shorten(name)}", found, expected, mend)]
 
