@@ -97,10 +97,9 @@ def test_a_stopped_job_is_not_done(site: Site) -> None:
 
 
 def test_a_job_waits_for_another(site: Site) -> None:
-    job = {"max_steps": 20, "save_steps": 100_000}
-    first = site.submit("trained", **job)
+    first = site.submit("trained", **site.lasting(200))  # until the other one has been looked at
     setup = ("--gpus_per_node", "1", "--setup", "echo sees $CUDA_VISIBLE_DEVICES")
-    model = {"model_init_name": "trained/checkpoint-20"}
+    model = {"model_init_name": "trained/checkpoint-200"}
     second = site.submit("judged", "--dependency", "trained", *setup, **EVALUATE, **model)
     told = site.call("status", "judged").stdout
     assert told.startswith("judged: pending\n  Dependency\n")
