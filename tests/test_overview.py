@@ -139,6 +139,23 @@ def test_a_job_that_has_not_begun_is_in_the_table(mount: Mount) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("state", "submitted", "word"),
+    [
+        ("done", 3600, "done"),  # submitted again, there was nothing to do
+        ("saved", 3600, "failed"),
+        ("saved", -3600, "saved"),
+        ("running", -3600, "lost"),  # killed a moment ago
+    ],
+)
+def test_a_local_job_that_has_ended(mount: Mount, state: str, submitted: float, word: str) -> None:
+    write_run(mount, "a", state=state, step=100)
+    folder_of(mount, "a").mkdir(parents=True)
+    record = Record("a", "local", "1", started=-1.0, submitted=time.time() + submitted)
+    write_record(folder_of(mount, "a"), record)
+    assert look(mount, "a").word == word
+
+
 def test_records_that_cannot_be_read_are_none(mount: Mount) -> None:
     folder = folder_of(mount, "a")
     folder.mkdir(parents=True)

@@ -73,8 +73,7 @@ def look(mount: Mount, run_name: str) -> Overview:
     state = None
     if record is not None and not _is_over(status, record):
         state = state_of(record)
-    is_older = record is not None and float(status.get("time") or 0.0) < record.submitted
-    word, reason = judge({} if is_older else status, state, is_fresh(folder))
+    word, reason = judge(*_told(status, record, state), _is_held(folder, record, state))
     logged = _last_logged(folder / TRAIN_LOG)
     step, spec = status.get("step"), _read_object(folder / SPEC_FILE)
     if word == "running" and logged and step is not None:
@@ -92,6 +91,26 @@ def look(mount: Mount, run_name: str) -> Overview:
         state.nodes if state else (),
         max(int(status.get("restarts") or 0), state.restarts if state else 0),
     )
+
+
+def _told(
+    status: dict[str, Any], record: Record | None, state: State | None
+) -> tuple[dict[str, Any], State | None]:
+    """What counts of a run's words and its cluster's, by which of them are newer."""
+    if record is None or state is None:
+        return status, state
+    has_ended = status.get("state") in ("saved", "done", "failed")
+    if float(status.get("time") or 0.0) >= record.submitted:
+        # a process of this machine that has said so only has to end; Slurm may have begun again
+        return status, None if has_ended and record.cluster == "local" else state
+    was_done = status.get("state") == "done" and state.word in ("gone", "done")
+    return (status if was_done else {}), state  # nothing was left to do
+
+
+def _is_held(folder: Path, record: Record | None, state: State | None) -> bool:
+    """Whether a process writes the run; of this machine's that is known without waiting."""
+    is_gone = record is not None and record.cluster == "local" and state == State("gone")
+    return not is_gone and is_fresh(folder)
 
 
 def judge(status: Mapping[str, Any], state: State | None, held: bool) -> tuple[str, str]:

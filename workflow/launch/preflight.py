@@ -58,7 +58,9 @@ def look_ahead(
             raise BadInput(_each_once(problems))
         return [f"{NOT_CHECKED}the model is to come from the job that this one waits for"]
     problems += found
-    if isinstance(source, str) and source != NO_MODEL:
+    if source == NO_MODEL:  # which is told already
+        raise BadInput(_each_once([*problems, *_problems_of_data(spec, mount)]))
+    if isinstance(source, str):
         problems += [*_problems_of_hub_model(source), *_problems_of_data(spec, mount)]
         raise BadInput(_each_once(problems))
     if not found and isinstance(source, Path):

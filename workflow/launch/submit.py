@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ FIRST_SECONDS = 60
 """Of a margin: for what the job does besides saving, as ending its step."""
 
 
-NOT_SEEN = "model and data were not checked: --mount names where the claim's files are, if here"
+NOT_SEEN = "model and data were not checked: --mount, behind the --, names where they are, if here"
 UNSEEN_SECONDS = 600
 """A margin where not even the model's size is known."""
 
@@ -63,8 +64,9 @@ def submit(asked: Asked, tell: Callable[[str], None]) -> None:
             if problems := _problems_of_queue(folder):
                 raise BadInput(problems)
             record = _hand_over(asked, submission, folder, text)
-    named = "" if mount.root == find_mount(None).root.absolute() else f" --mount {mount.root}"
-    command = f"python3 -m workflow status {record.run_name}{named}"
+    usual = mount.root == find_mount(None).root.absolute()
+    words = [record.run_name, *([] if usual else ["--mount", str(mount.root)])]
+    command = f"python3 -m workflow status {shlex.join(words)}"
     tell(f"submitted as {record.title}; `{command}` tells of it")
 
 

@@ -63,11 +63,10 @@ def read_words(kind: str, words: Sequence[str]) -> Asked:
     in_file, more = _cluster_part(config)
     problems += more
     cluster = Cluster(**_merged(in_file, typed))
-    command, more = _command_of(job, config, cluster)
-    problems += more
+    command, unread = _command_of(job, config, cluster)
     with chdir(command.folder):  # where the job itself will read its flags
         spec, place, more = parse_command_line(command.task, "", command.arguments)
-    problems += [*more, *_problems_of_place(place)]
+    problems += unread or [*more, *_problems_of_place(place)]
     options = dataclasses.replace(options, dry_run=options.dry_run or place.dry_run)
     envs = {**(cluster.envs or {}), **command.envs}
     cluster = dataclasses.replace(cluster, setup=(*cluster.setup, *command.setup), envs=envs)
