@@ -19,7 +19,14 @@ from workflow.prepare import Job
 from workflow.progress import Progress
 from workflow.resume import State, read_state
 from workflow.run_folder import RunFolder, written_spec
-from workflow.status import SPEC_FILE, STATUS_FILE, is_requeued, is_run_folder, read_status
+from workflow.status import (
+    SPEC_FILE,
+    STATUS_FILE,
+    is_requeued,
+    is_run_folder,
+    read_spec,
+    read_status,
+)
 from workflow.stop import STOP_FILE
 
 MAY_DIFFER = frozenset(
@@ -64,21 +71,26 @@ def find_standing(job: Job) -> Standing:
             return _new_run(job)
         found = "something that is no run folder"
         raise _not_free(folder, found, "a free name", "choose another --training_run_name")
-    holder = find_holder(folder)
-    if holder is not None:
-        found = f"a job that is running ({holder})"
-        mend = "wait for it, end it, or choose another --training_run_name"
-        raise _not_free(folder, found, "a run that is not running", mend)
+    check_not_held(folder)
     status = read_status(folder)
     if job.spec.overwrite_output_dir and not is_requeued(status):
         return _new_run(job)
     return _earlier_run(job, status)
 
 
+def check_not_held(folder: Path) -> None:
+    """Raise BadInput where a live job holds a run's folder; may watch for a minute to find out."""
+    holder = find_holder(folder)
+    if holder is not None:
+        found = f"a job that is running ({holder})"
+        mend = "wait for it, end it, or choose another --training_run_name"
+        raise _not_free(folder, found, "a run that is not running", mend)
+
+
 def _earlier_run(job: Job, status: dict[str, Any]) -> Standing:
     """What is left to do of a run; raises BadInput where it is of another job."""
     folder = job.run_path
-    earlier = _read_spec(folder)
+    earlier = read_spec(folder)
     if not earlier or not status:
         found = f"{STATUS_FILE if earlier else SPEC_FILE} that cannot be read"
         mend = "get it back from a copy, or choose another --training_run_name"
@@ -149,14 +161,6 @@ def _from_another_run(job: Job) -> Standing:
 
 def _not_free(folder: Path, found: str, expected: str, mend: str) -> BadInput:
     return BadInput([Problem(str(folder), found, expected, mend)])
-
-
-def _read_spec(folder: Path) -> dict[str, Any]:
-    try:
-        spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return spec if isinstance(spec, dict) else {}
 
 
 def differing(job: Job, earlier: dict[str, Any]) -> list[str]:

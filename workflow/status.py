@@ -19,11 +19,21 @@ def is_run_folder(folder: Path) -> bool:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """What status.json says; empty where there is none that can be read."""
+    return _read_object(folder / STATUS_FILE)
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """The job that training_args.json holds; empty where there is none that can be read."""
+    return _read_object(folder / SPEC_FILE)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object in a file; empty where there is none that can be read."""
     try:
-        status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return status if isinstance(status, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_requeued(status: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from workflow.launch.schedulers import state_of
 from workflow.launch.state import State
 from workflow.lock import is_fresh
 from workflow.mount import Mount
-from workflow.status import SPEC_FILE, STATUS_FILE, TRAIN_LOG, read_status
+from workflow.status import STATUS_FILE, TRAIN_LOG, read_spec, read_status
 
 LINES = 10
 """Of a log, shown with a run's status."""
@@ -75,7 +75,7 @@ def look(mount: Mount, run_name: str) -> Overview:
         state = state_of(record)
     word, reason = judge(*_told(status, record, state), _is_held(folder, record, state))
     logged = _last_logged(folder / TRAIN_LOG)
-    step, spec = status.get("step"), _read_object(folder / SPEC_FILE)
+    step, spec = status.get("step"), read_spec(folder)
     if word == "running" and logged and step is not None:
         step = max(int(step), int(logged.get("step", 0)))
     sizes = [spec.get("train_batch_size"), spec.get("gradient_accumulation_steps")]
@@ -159,14 +159,6 @@ def _last_logged(path: Path) -> dict[str, Any]:
             if isinstance(found, dict):
                 return found
     return {}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def run_names(mount: Mount) -> Iterator[str]:

@@ -1,10 +1,8 @@
 """What can be known of a job before it is queued: that it can work, and what memory it takes."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from workflow.checkpoint import SETTINGS_BYTES
@@ -13,14 +11,13 @@ from workflow.config import JobSpec
 from workflow.errors import BadInput, Problem
 from workflow.hub import fetch_settings
 from workflow.launch.cluster import Cluster
-from workflow.lock import find_holder
 from workflow.memory_plan import Machine, this_machine
 from workflow.mount import Mount, default_run_name, find_data, find_model, find_run_folder
 from workflow.planning import tell_plans
 from workflow.prepare import Job, prepare, problems_of_records
 from workflow.sizes import checkpoint_bytes, sizes_of
-from workflow.standing import find_standing
-from workflow.status import SPEC_FILE
+from workflow.standing import check_not_held, find_standing
+from workflow.status import read_spec
 from workflow.tasks import TASKS
 from workflow.world import World
 
@@ -84,9 +81,7 @@ def _prepared(spec: JobSpec, mount: Mount, machine: Machine | None, world: World
     """The job as it will be, but for the precision that its machines choose by themselves."""
     run, _ = find_run_folder(mount, spec.training_run_name or default_run_name(spec))
     if spec.bf16 is None:
-        with suppress(OSError, ValueError, AttributeError):
-            earlier = json.loads((run / SPEC_FILE).read_text(encoding="utf-8")).get("bf16")
-            spec = dataclasses.replace(spec, bf16=earlier)
+        spec = dataclasses.replace(spec, bf16=read_spec(run).get("bf16"))
     return prepare(spec, mount, (), world, machine)
 
 
@@ -115,12 +110,13 @@ def _verdict(job: Job, machine: Machine) -> list[str]:
 def _problems_of_run(spec: JobSpec, mount: Mount) -> list[Problem]:
     """Whether a live job holds the run's folder; may watch for a minute to find out."""
     run, problems = find_run_folder(mount, spec.training_run_name or default_run_name(spec))
-    holder = None if problems else find_holder(run)
-    if holder is not None:
-        found = f"a job that is running ({holder})"
-        mend = "wait for it, end it, or choose another --training_run_name"
-        problems = [Problem(str(run), found, "a run that is not running", mend)]
-    return problems
+    if problems:
+        return problems
+    try:
+        check_not_held(run)
+    except BadInput as error:
+        return error.problems
+    return []
 
 
 def _problems_of_data(spec: JobSpec, mount: Mount) -> list[Problem]:
