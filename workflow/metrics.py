@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ _CORPUS_WIDTHS = {"bleu": 10, "chrf": 18}
 """The statistics of a record that sacrebleu's own bootstrap resamples."""
 
 _ROUGE_WORD = re.compile("[a-z0-9]+")
+# A character of Chinese or Japanese is a word, for such texts have no spaces between words.
+_ALONE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -53,6 +57,17 @@ def normalized(text: str) -> str:
     """
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", bare).split())
+
+
+def word_f1(text: str, reference: str) -> float:
+    """0..1, the F1 of the words that two texts share, as in SQuAD (Rajpurkar et al. 2016).
+
+    A quick score of one record. Case and punctuation do not count; texts without any word score 1
+    where they are equal.
+    """
+    words, expected = (Counter(_WORD.findall(one.lower())) for one in (text, reference))
+    total = words.total() + expected.total()
+    return 2 * (words & expected).total() / total if total else float(_same(text, reference))
 
 
 class TextMetrics:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from workflow.console import progress_bar
-from workflow.errors import BadInput, Problem
+from workflow.errors import BadInput, Problem, shorten
 from workflow.file_problems import find_problems, place_of
 from workflow.records import Record, Schema, check_record, decoder
 
@@ -65,6 +65,24 @@ def read_records(
         raise BadInput(found or [changed_meanwhile(files)])
     if any(problems.values()):
         raise BadInput([problem for split in splits for problem in problems[split]])
+
+
+def read_list(path: Path) -> Iterator[Any]:
+    """The items of a file that holds one JSON list, one at a time.
+
+    Raises:
+        BadInput: where the file is none that can be read; items before that have been given.
+    """
+    try:
+        with open(path, "rb") as file:
+            window = _Window(file, lambda size: None)
+            yield from _read_list(window)
+            if window.peek():
+                raise _NotWellFormed
+    except (_NotWellFormed, OSError, RecursionError, ValueError) as error:
+        found = "no whole JSON list" if isinstance(error, _NotWellFormed) else shorten(str(error))
+        mend = "get it back from a copy, or make it again"
+        raise BadInput([Problem(str(path), found, "a file as it was written", mend)]) from None
 
 
 def changed_meanwhile(files: Mapping[str, Path]) -> Problem:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from workflow.answers import items_files
 from workflow.batching import Indexes, MicroBatch, batches_by_positions
 from workflow.config import JobSpec
 from workflow.console import log, progress_bar
@@ -243,7 +244,7 @@ class Classification:
         return measured
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
-        return f"checkpoint-{step}-preds.json", "preds.json"
+        return items_files(vars(spec), step)
 
 
 def _bits(value: float) -> int:

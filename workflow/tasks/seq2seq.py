@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from workflow.answers import items_files
 from workflow.batching import Indexes, MicroBatch, batches_by_positions
 from workflow.config import GREEDY_BELOW, JobSpec
 from workflow.console import progress_bar
@@ -160,7 +161,7 @@ class Seq2Seq:
         return (loss if math.isfinite(loss) else None), right_of_all / tokens_of_all
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
-        return (f"temperature={spec.temperature:.2f}_n={spec.n_samples}_step={step}.json",)
+        return items_files(vars(spec), step)
 
 
 class _Judged:
