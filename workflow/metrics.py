@@ -12,6 +12,11 @@ import numpy as np
 
 from workflow.bootstrap import Columns, Floats, interval, resampled_counts, weighted_sums
 
+SHOWN = {
+    "seq2seq": ("loss", "token_accuracy", "exact_match", "rougeL", "bleu", "chrf"),
+    "clf": ("loss", "accuracy", "auc", "brier", "ece", "spearman"),
+}
+"""The metrics of each task that are told first, in this order."""
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "brier", "log_loss", "ece", "rmse", "mae"})
 
 ROUGE_WORDS = 2_000

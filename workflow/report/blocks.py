@@ -76,7 +76,7 @@ class Charts:
     charts: Sequence[Chart]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What was said to a record.
 
@@ -92,7 +92,7 @@ class Answer:
     compared: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A record in the list.
 
@@ -118,14 +118,17 @@ class Items:
 
     Attributes:
         numbers: the names of what they can be sorted by.
-        tags: of records that can be shown alone, with what each means; those with the first come
-            first.
+        begin: the order at the beginning: "TAG first" of the first tag, "NUMBER, lowest first",
+            "NUMBER, highest first" or "as in the file".
+        tags: of records that can be shown alone, with what each means; those with the first
+            can come first.
     """
 
     kind: ClassVar[str] = "items"
     items: Sequence[Item]
     numbers: Sequence[str] = ()
     tags: dict[str, str] = field(default_factory=dict)
+    begin: str = "as in the file"
     note: str = ""
 
 

@@ -64,6 +64,7 @@ def _packed(items: Items) -> str:
     content = {
         "numbers": list(items.numbers),
         "tags": list(items.tags),
+        "begin": items.begin,
         "items": [_item_json(item, items) for item in items.items],
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
