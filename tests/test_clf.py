@@ -279,7 +279,8 @@ def test_the_contract_s_command(mount: Mount, tmp_path: Path, read_lines: Lines)
     assert names == {
         "audit.json", "checkpoint-0-preds.json", "checkpoint-20-preds.json",
         "checkpoint-21-preds.json", "preds.json", "checkpoint-20", "checkpoint-21",
-        "metrics.jsonl", "status.json", "train_log.jsonl", "training_args.json",
+        "metrics.jsonl", "report.html", "starts.jsonl", "status.json", "train_log.jsonl",
+        "training_args.json",
     }  # fmt: skip
     last = json.loads((folder / "checkpoint-21-preds.json").read_text())
     assert last == json.loads((folder / "preds.json").read_text())

@@ -56,6 +56,8 @@ def test_the_contract_s_commands(mount: Mount, read_lines: Lines) -> None:
         "checkpoint-48",
         "checkpoint-61",
         "metrics.jsonl",
+        "report.html",
+        "starts.jsonl",
         "status.json",
         "temperature=0.00_n=1_step=0.json",
         "temperature=0.00_n=1_step=61.json",
@@ -94,6 +96,8 @@ def test_the_contract_s_commands(mount: Mount, read_lines: Lines) -> None:
     folder = mount.models / "0216syn_explain_checkpoint-61_synthetic_explain_eval"
     assert sorted(path.name for path in folder.iterdir()) == [
         "metrics.jsonl",
+        "report.html",
+        "starts.jsonl",
         "status.json",
         "temperature=0.00_n=1_step=61.json",
         "training_args.json",

@@ -1,15 +1,17 @@
-"""`python3 -m workflow`: submit, list, status, logs, cancel, prefetch."""
+"""`python3 -m workflow`: submit, list, status, logs, cancel, report, prefetch."""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from workflow.errors import BadInput, Problem, WorkflowError
 from workflow.launch import record as records
 from workflow.launch.overview import describe, look, run_names, table
 from workflow.launch.schedulers import SCHEDULERS, state_of
-from workflow.mount import Mount, find_mount
+from workflow.mount import Mount, find_mount, find_run_folder
+from workflow.status import is_run_folder
 
 VERBS = {
     "submit": "slurm|kubernetes|local [flags] -- seq2seq.py|clf.py [flags]: hand a job over; "
@@ -18,6 +20,7 @@ VERBS = {
     "status": "one run, with the end of its log",
     "logs": "what a job has said",
     "cancel": "end a job; one that runs saves first, as far as its cluster gives it the time",
+    "report": "make a run's report.html anew, of what its folder holds",
     "prefetch": "put a model of the hub into mount/models",
 }
 
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mount = find_mount(asked.mount)
         verbs: dict[str, Callable[[Mount, argparse.Namespace], int]] = {
             "list": _list, "status": _status, "logs": _logs, "cancel": _cancel,
-            "prefetch": _prefetch,
+            "report": _report, "prefetch": _prefetch,
         }  # fmt: skip
         return verbs[asked.verb](mount, asked)
     except WorkflowError as error:
@@ -60,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--mount", help=mount)
         if name == "logs":
             verb.add_argument("-f", "--follow", action="store_true", help="go on as it says more")
-        if name in ("status", "logs"):
+        if name in ("status", "logs", "report"):
             verb.add_argument("run", nargs="?", help="[the newest]", metavar="RUN")
         if name == "cancel":
             verb.add_argument("run", metavar="RUN")
@@ -103,6 +106,21 @@ def _cancel(mount: Mount, asked: argparse.Namespace) -> int:
         return 0
     SCHEDULERS[record.cluster].cancel(record)
     print(f"asked {record.title} to end")
+    return 0
+
+
+def _report(mount: Mount, asked: argparse.Namespace) -> int:
+    from workflow.report.run import write_report
+
+    name = asked.run or _newest(mount)
+    run, problems = find_run_folder(mount, name)
+    if problems:
+        raise BadInput([replace(problem, where=f"run {name}") for problem in problems])
+    if not is_run_folder(run):
+        look(mount, name)  # says so where there is no such run
+        mend = "wait until it has begun"
+        raise BadInput([Problem(f"run {run.name}", "no folder of its own", "a run", mend)])
+    print(write_report(run))
     return 0
 
 

@@ -345,9 +345,12 @@ async function drawItems(box) {
   const count = element("span", controls, "", { class: "note", role: "status" });
   const list = element("div", box);
   const more = element("button", box, `${AT_ONCE} more`);
-  const texts = items.map((item) =>
-    [item[1], item[2] ?? "", ...item[3].map((one) => one[1]), ...item[4]].join("\n").toLowerCase());
-  const places = new Map(items.map((item, i) => [item, i]));
+  let texts = null; // of each item, made when they are first searched
+  const holds = (item, wanted) => {
+    texts ??= new Map(items.map((one) => [one,
+      [one[1], one[2] ?? "", ...one[3].map((a) => a[1]), ...one[4]].join("\n").toLowerCase()]));
+    return texts.get(item).includes(wanted);
+  };
   let found = [];
   let shown = 0;
   const showMore = () => {
@@ -361,7 +364,7 @@ async function drawItems(box) {
     const wanted = search.value.toLowerCase();
     const tag = chosen ? Number(chosen.value) - 1 : -1;
     found = items.filter((item) =>
-      (tag < 0 || item[6].includes(tag)) && texts[places.get(item)].includes(wanted));
+      (tag < 0 || item[6].includes(tag)) && (!wanted || holds(item, wanted)));
     found.sort(ways[order.value][1]);
     list.replaceChildren();
     shown = 0;

@@ -12,8 +12,8 @@ from workflow.report.blocks import Answer, Item, Items
 
 MOST_RECORDS = 10_000
 """Records of a page; of more, it shows every second, fourth and so on."""
-MOST_CHARACTERS = 12_000_000
-"""Characters of all texts of a page: some 4 MB of it."""
+MOST_CHARACTERS = 32_000_000
+"""Characters of all texts of a page: some 11 MB of it."""
 _CUTS = (20_000, 8_000, 4_000, 2_000, 1_000, 500, 250, 100)
 
 Read = Callable[[int, dict[str, Any], dict[str, Any] | None], Item]

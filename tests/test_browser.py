@@ -1,0 +1,171 @@
+"""The report of a run in a browser, as a person sees it: headless Chromium, by Playwright."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import answered, scored, write_run
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from workflow.report.run import write_report
+
+EVIL = "</script><script>document.title = 'run'</script><img src=x onerror=alert(1)>\u2028<!--"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATH = next(filter(None, map(shutil.which, NAMES)), None)
+ROOM = "svg => svg.parentNode.clientWidth"
+WIDTHS = {"desktop": 1280, "phone": 390}
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(PATH is None, reason="no Chromium on the path"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as started:
+        # Its own sandbox wants rights that containers lack; the pages are ours.
+        opened = started.chromium.launch(executable_path=PATH, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Opened:
+    """A page, with all that it says and asks for besides."""
+
+    def __init__(self, browser: Browser, path: Path, width: int):
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900})
+        self.page.set_default_timeout(10_000)
+        self.said: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        self.page.on("request", lambda request: self.said.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("article")
+
+    def texts(self, selector: str) -> list[str]:
+        return self.page.locator(selector).all_inner_texts()
+
+
+@pytest.fixture(scope="module")
+def seq2seq_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty records: one is evil, one is long, and every third answer has changed."""
+    spec = {"task": "seq2seq", "temperature": 0.7, "n_samples": 2, "model_init_name": EVIL}
+    items: dict[int, list[dict[str, Any]]] = {
+        step: [
+            answered(f"what is {i}?", f"it is {i} now", f"it is {i + (i % 3 and step)} now", "no")
+            for i in range(60)
+        ]
+        for step in (0, 4)
+    }
+    for found in items.values():
+        found[7] = answered(EVIL, EVIL, f"{EVIL} more", EVIL)
+        found[8] = answered("long " + "x" * 100_000, "z", "long", "z")
+        found[9] = answered("mixed", "so " * 99, f"{'so ' * 50}{EVIL} {'so ' * 49}", EVIL)
+    metrics = [{"loss": loss, EVIL: loss, "rougeL": 1 / loss, "rougeL_ci95": [0.1, 1.0]}
+               for loss in (2.0, 1.0)]  # fmt: skip
+    evaluations = {step: (metrics[i], items[step]) for i, step in enumerate(items)}
+    run = write_run(
+        tmp_path_factory.mktemp("runs") / "run", spec, evaluations, losses=[9.0, 5.0, 2.0, 1.0] * 9
+    )
+    return write_report(run)
+
+
+@pytest.fixture(scope="module")
+def clf_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = {"task": "clf", "target_min": 0.0, "target_max": 1.0}
+    items = [scored(f"{i} {EVIL}", float(i % 2), i / 40) for i in range(40)]
+    evaluations = {step: ({"loss": 1.0 + step, "auc": 0.5}, items) for step in (0, 4)}
+    return write_report(write_run(tmp_path_factory.mktemp("runs") / "run", spec, evaluations))
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("task", ["seq2seq", "clf"])
+def test_a_page_says_nothing_and_asks_for_nothing(
+    browser: Browser, task: str, width: int, request: pytest.FixtureRequest
+) -> None:
+    """No error, no warning, no dialog, no request but for itself; it is no wider than a phone."""
+    path = request.getfixturevalue(f"{task}_page")
+    opened = Opened(browser, path, width)
+    assert opened.said == [path.as_uri()]
+    assert opened.page.title() == "run"
+    assert opened.page.locator("img").count() == 0
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+    charts = opened.page.locator("figure").count()
+    assert charts == opened.page.locator("figure svg").count() > 3
+    everything = opened.page.locator("details").all()
+    for folded in everything:
+        folded.locator("summary").click()
+    assert opened.page.locator("figure svg:visible").count() == charts
+    opened.page.set_viewport_size({"width": width - 50, "height": 900})
+    for drawn in opened.page.locator("figure svg").all():  # as wide as there is room, not stretched
+        expect(drawn).to_have_attribute("viewBox", re.compile(f"^0 0 {drawn.evaluate(ROOM)} "))
+    assert opened.page.locator("svg [d*=NaN], svg [d*=Infinity]").count() == 0
+    assert opened.said == [path.as_uri()]
+    opened.page.close()
+
+
+def test_the_records_can_be_searched_sorted_and_chosen(
+    browser: Browser, seq2seq_page: Path
+) -> None:
+    opened = Opened(browser, seq2seq_page, WIDTHS["desktop"])
+    page, count = opened.page, ".controls [role=status]"
+    assert opened.texts(count) == ["60 of 60 records"]
+    heads = opened.texts("article h3")
+    assert len(heads) == 25
+    assert heads[0] == "changedwrongrecord 2 · no -1.00, yes 0.50"
+    page.get_by_role("button", name="25 more").click()
+    assert page.locator("article").count() == 50
+    page.get_by_label("shown").select_option("right")
+    assert opened.texts(count) == ["19 of 60 records"]
+    page.get_by_label("shown").select_option("all")
+    page.get_by_label("order").select_option("word F1, lowest first")
+    assert "record 9" in opened.texts("article h3")[0]
+    page.get_by_label("search").fill("IS 42?")
+    page.get_by_text("1 of 60 records").wait_for()
+    assert opened.texts("article dd") == ["what is 42?", "it is 42 now", "it is 42 now  1.00",
+                                          "no  0.00"]  # fmt: skip
+    page.close()
+
+
+def test_differences_are_marked_and_long_texts_are_folded(
+    browser: Browser, seq2seq_page: Path
+) -> None:
+    opened = Opened(browser, seq2seq_page, WIDTHS["phone"])
+    page = opened.page
+    article = page.locator("article", has_text="record 2 ")
+    assert article.locator("dd").nth(2).inner_text() == "it is 15 now  0.75"
+    assert article.locator("del").first.inner_text() == "1"
+    assert article.locator("ins").first.inner_text() == "5"
+    page.get_by_label("order").select_option("as in the file")
+    long = page.locator("article", has_text="record 9 ")
+    prompt = long.locator("dd").first
+    assert len(prompt.inner_text()) < 800
+    prompt.get_by_role("button").click()
+    assert prompt.inner_text() == f"long {'x' * 19_995}… (80,005 more characters)"
+    evil = page.locator("article", has_text="record 8 ")
+    assert evil.locator("dd").first.inner_text() == EVIL
+    assert page.evaluate("document.documentElement.scrollWidth") == WIDTHS["phone"]
+    assert (page.title(), opened.said) == ("run", [seq2seq_page.as_uri()])
+    page.close()
+
+
+def test_a_chart_tells_what_the_pointer_is_at(browser: Browser, seq2seq_page: Path) -> None:
+    opened = Opened(browser, seq2seq_page, WIDTHS["desktop"])
+    chart = opened.page.locator("figure", has_text="ROUGE")
+    box = chart.locator("svg").bounding_box()
+    assert box is not None
+    opened.page.mouse.move(box["x"] + box["width"] - 15, box["y"] + 50)
+    assert chart.locator(".read").inner_text() == "step 4 · rougeL 1 (0.1 to 1)"
+    opened.page.close()
+
+
+def test_a_page_prints_with_everything_open(browser: Browser, clf_page: Path) -> None:
+    opened = Opened(browser, clf_page, WIDTHS["desktop"])
+    assert len(opened.page.pdf()) > 20_000
+    assert opened.page.locator("details:not([open])").count() == 0
+    opened.page.close()
