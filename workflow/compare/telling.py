@@ -1,0 +1,185 @@
+"""A comparison as lines of a terminal."""
+
+from collections.abc import Iterator, Sequence
+
+from workflow.bootstrap import RESAMPLES
+from workflow.compare.comparison import Comparison
+from workflow.compare.measuring import Interval
+from workflow.compare.outcomes import EVEN, LOST, WON, Outcome, clearest
+from workflow.compare.sparkline import sparklines
+from workflow.compare.verdict import is_clear
+from workflow.errors import shorten
+
+SHOWN = 3
+"""Records of each result."""
+TEXT = 72
+"""Characters of a text that are shown."""
+
+
+def tell(found: Comparison, draws: bool) -> list[str]:
+    """The lines.
+
+    Args:
+        draws: whether block characters can be shown.
+    """
+    parts = [
+        found.verdicts(),
+        list(_records(found)),
+        list(_metrics(found)),
+        *(list(_won_and_lost(found, index)) for index in range(1, len(found.named))),
+        list(_fields(found)),
+        list(_curves(found, draws)),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part).split("\n")
+
+
+def figure(value: float | None, sign: str = "") -> str:
+    """A number with as many digits as tell something."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}"
+
+
+def in_columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Rows with their cells one below the other.
+
+    Args:
+        left: how many columns stand to the left; the others, of numbers, to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def records_told(found: Comparison) -> list[str]:
+    """What was compared: steps and records."""
+    steps = ", ".join(f"{one.run} at step {one.step}" for one in found.named)
+    count = len(found.outcomes)
+    records = f"{count} record{'s' * (count != 1)}"
+    left_out = [
+        f"{number} of {label}"
+        for label, number in zip(found.labels, found.pairs.left_out, strict=True)
+        if number
+    ]
+    if not left_out:
+        return [f"{steps}; {records}"]
+    answered = "targets and scores" if found.is_scored else "completions"
+    lines = [f"{steps}; on the {records} that all have", f"left out: {', '.join(left_out)}"]
+    if not found.pairs.alike:
+        lines[-1] += "; so are metrics that only the runs themselves could tell, as the loss"
+    else:
+        lines[-1] += f", which lack {answered}"
+    return lines
+
+
+def _records(found: Comparison) -> Iterator[str]:
+    yield from records_told(found)
+
+
+def metric_rows(found: Comparison) -> list[list[str]]:
+    """A table of the metrics: a head, and a row each."""
+    base, *others = found.labels
+    rows = [["metric", base, *(word for label in others for word in (label, "difference", "95%"))]]
+    for metric in found.metrics:
+        row = [metric.name, figure(metric.values[0])]
+        for value, difference, interval in zip(
+            metric.values[1:], metric.differences, metric.intervals, strict=True
+        ):
+            row += [figure(value), figure(difference, "+"), _interval(interval)]
+        rows.append(row)
+    return rows
+
+
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    low, high = (figure(value, "+") for value in interval)
+    return f"{low} to {high} {'*' if is_clear(interval) else ' '}"
+
+
+def legend() -> str:
+    return (
+        f"95%: of the difference, from {RESAMPLES:,} paired resamples of the records; "
+        "*: zero is not in it"
+    )
+
+
+def _metrics(found: Comparison) -> Iterator[str]:
+    yield from in_columns(metric_rows(found))
+    yield legend()
+
+
+def judged_by(found: Comparison) -> str:
+    """What a record is won by."""
+    if found.is_scored:
+        return "nearer to the target by more than a hundredth of the range"
+    return "more words in common with the expected text; of as many, the very text"
+
+
+def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
+    base, label = found.labels[0], found.labels[index]
+    counts = found.counted(index)
+    yield (
+        f"records of {label} against {base}: {counts[WON]} won, {counts[LOST]} lost, "
+        f"{counts[EVEN]} even"
+    )
+    yield f"  won: {judged_by(found)}"
+    for result in (WON, LOST):
+        shown = clearest(found.outcomes, index, result, SHOWN)
+        if shown:
+            yield f"  clearest {result}:"
+        for outcome in shown:
+            yield from (f"    {line}" for line in _record(found, outcome, index))
+
+
+def _record(found: Comparison, outcome: Outcome, index: int) -> Iterator[str]:
+    pair = outcome.pair
+    yield f"{pair.place}. {shorten(pair.prompt, TEXT)}"
+    rows = [["expected", _answer(pair.expected), ""]]
+    for i in (0, index):
+        rows.append([found.labels[i], _answer(pair.answers[i]), f"{outcome.scores[i]:.2f}"])
+    yield from (f"   {line}" for line in in_columns(rows, left=2))
+
+
+def _answer(told: str | float) -> str:
+    return shorten(told, TEXT) if isinstance(told, str) else f"{told:.4g}"
+
+
+def _fields(found: Comparison) -> Iterator[str]:
+    if len({one.run for one in found.named}) == 1:
+        return
+    if not found.fields:
+        yield "the jobs do not differ"
+        return
+    yield "the jobs differ in"
+    runs = {one.run: place for place, one in enumerate(found.named)}
+    rows = [["field", *runs]]
+    for name, values in found.fields.items():
+        rows.append([name, *(shorten_json(values[place]) for place in runs.values())])
+    yield from (f"  {line}" for line in in_columns(rows, left=len(rows[0])))
+
+
+def shorten_json(text: str) -> str:
+    return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
+
+
+def _curves(found: Comparison, draws: bool) -> Iterator[str]:
+    chosen = ("train_loss", "loss", found.main.name)
+    for curves in found.curves:
+        if curves.name not in chosen:
+            continue
+        yield f"{curves.name.replace('_', ' ', 1)} by step"
+        lines = sparklines(curves)
+        rows = []
+        for run, points in curves.by_run.items():
+            if points:
+                (first, start), (last, end) = points[0], points[-1]
+                told = f"{figure(start)} at {first:g}, {figure(end)} at {last:g}"
+                rows.append([run, *([lines[run]] if draws else []), told])
+        yield from (f"  {line}" for line in in_columns(rows, left=3))
