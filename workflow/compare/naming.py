@@ -13,6 +13,8 @@ from workflow.metrics import is_better
 from workflow.mount import Mount, nearest
 from workflow.status import STATUS_FILE, is_run_folder, read_spec
 
+STEPS_SHOWN = 20
+
 
 @dataclass(frozen=True)
 class Named:
@@ -77,8 +79,8 @@ def _find(mount: Mount, word: str, alone: bool, problems: list[Problem]) -> list
             return []
         chosen = [of_run[0], of_run[-1]]
     elif alone:
-        mend = f"name another step of it, as {run}@last, or another run"
-        problems.append(Problem(word, "nothing to compare it with", "two of them", mend))
+        mend = f"name another, or {run} alone: its first against its last"
+        problems.append(Problem(word, "one evaluation", "two to compare", mend))
         return []
     else:
         chosen = _choose(of_run, which, str(spec.get("metric_for_best_model", "loss")))
@@ -117,7 +119,8 @@ def _choose(of_run: Sequence[Evaluation], which: str, metric: str) -> list[Evalu
 def _no_such_step(word: str, run: str, which: str, of_run: Sequence[Evaluation]) -> Problem:
     if not of_run:
         return Problem(f"run {run}", "no evaluation", "one at least", "wait for its first")
-    steps = ", ".join(str(one.step) for one in of_run)
+    steps = ", ".join(str(one.step) for one in of_run[:STEPS_SHOWN])
+    steps += f" … {of_run[-1].step}" if len(of_run) > STEPS_SHOWN else ""
     found = f"no evaluation of step {shorten(which)}"
     if which == "best":
         found = "no evaluation with a value of its metric_for_best_model"

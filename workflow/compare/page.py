@@ -3,8 +3,8 @@
 from workflow.compare.comparison import Comparison
 from workflow.compare.jobs import TRAIN_LOSS
 from workflow.compare.outcomes import EVEN, LOST, WON, Outcome
-from workflow.compare.telling import judged_by, legend, metric_rows, records_told
-from workflow.compare.verdict import is_clear
+from workflow.compare.telling import judged_by, legend, metric_rows, records_told, title
+from workflow.compare.verdict import judged
 from workflow.report.blocks import (
     Answer,
     Block,
@@ -28,13 +28,17 @@ def page(found: Comparison) -> Page:
         sections.append(Section("Curves", [_curves(found)]))
     sections.append(Section("Records", [_counts(found), _items(found)]))
     sections.append(Section("What differs in the jobs", [_jobs(found)]))
-    title = " against ".join([", ".join(found.labels[1:]), found.labels[0]])
-    return Page(title, "; ".join(records_told(found)), found.verdicts(), sections)
+    heading = " against ".join([", ".join(found.labels[1:]), found.labels[0]])
+    return Page(heading, "; ".join(records_told(found)), found.verdicts(), sections)
 
 
 def _metrics(found: Comparison) -> Table:
     head, *rows = metric_rows(found)
-    clear = {place for place, one in enumerate(found.metrics) if any(map(is_clear, one.intervals))}
+    clear = {
+        place
+        for place, metric in enumerate(found.metrics)
+        if any(judged(metric.name, interval) for interval in metric.intervals)
+    }
     return Table(head, rows, legend(), frozenset(clear))
 
 
@@ -43,8 +47,7 @@ def _curves(found: Comparison) -> Charts:
     for curves in found.curves:
         style = "line" if curves.name == TRAIN_LOSS else "dots"
         series = [Series(run, points, style) for run, points in curves.by_run.items() if points]
-        title = curves.name.replace("_", " ") if curves.name == TRAIN_LOSS else curves.name
-        charts.append(Chart(title, "step", series, log=curves.name in _LOGARITHMIC))
+        charts.append(Chart(title(curves.name), "step", series, log=curves.name in _LOGARITHMIC))
     return Charts(charts)
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from workflow.bootstrap import Floats
 from workflow.compare.jobs import Curves, Points
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -30,13 +31,12 @@ def _height(value: float, steep: bool) -> float:
     return math.log(value) if steep else value
 
 
-def _line(points: Points, columns: "np.ndarray[object, np.dtype[np.float64]]",
-          low: float, high: float, steep: bool) -> str:  # fmt: skip
+def _line(points: Points, columns: Floats, low: float, high: float, steep: bool) -> str:
     steps = [step for step, _ in points]
     heights = np.interp(columns, steps, [_height(value, steep) for _, value in points])
-    half = (columns[1] - columns[0]) / 2 if len(columns) > 1 else 0.0
+    half = float(columns[1] - columns[0]) / 2 if len(columns) > 1 else 0.0
     line = ""
-    for column, height in zip(columns, heights, strict=True):
+    for column, height in zip(columns.tolist(), heights.tolist(), strict=True):
         share = (height - low) / (high - low) if high > low else 0.0
         there = steps[0] - half <= column <= steps[-1] + half
         line += BLOCKS[min(int(share * len(BLOCKS)), len(BLOCKS) - 1)] if there else " "

@@ -1,13 +1,15 @@
 """A comparison as lines of a terminal."""
 
+import os
 from collections.abc import Iterator, Sequence
 
 from workflow.bootstrap import RESAMPLES
 from workflow.compare.comparison import Comparison
-from workflow.compare.measuring import Interval
+from workflow.compare.jobs import TRAIN_LOSS
+from workflow.compare.measuring import Interval, Metric
 from workflow.compare.outcomes import EVEN, LOST, WON, Outcome, clearest
 from workflow.compare.sparkline import sparklines
-from workflow.compare.verdict import is_clear
+from workflow.compare.verdict import judged
 from workflow.errors import shorten
 
 SHOWN = 3
@@ -85,28 +87,31 @@ def _records(found: Comparison) -> Iterator[str]:
 def metric_rows(found: Comparison) -> list[list[str]]:
     """A table of the metrics: a head, and a row each."""
     base, *others = found.labels
-    rows = [["metric", base, *(word for label in others for word in (label, "difference", "95%"))]]
+    rows = [
+        ["metric", base, *(word for label in others for word in (label, "difference", "95%", ""))]
+    ]
     for metric in found.metrics:
         row = [metric.name, figure(metric.values[0])]
         for value, difference, interval in zip(
             metric.values[1:], metric.differences, metric.intervals, strict=True
         ):
-            row += [figure(value), figure(difference, "+"), _interval(interval)]
+            row += [figure(value), figure(difference, "+"), *_judged(metric, interval)]
         rows.append(row)
     return rows
 
 
-def _interval(interval: Interval | None) -> str:
+def _judged(metric: Metric, interval: Interval | None) -> tuple[str, str]:
+    """An interval, and what it means."""
     if interval is None:
-        return ""
+        return "", ""
     low, high = (figure(value, "+") for value in interval)
-    return f"{low} to {high} {'*' if is_clear(interval) else ' '}"
+    return f"{low} to {high}", judged(metric.name, interval)
 
 
 def legend() -> str:
     return (
-        f"95%: of the difference, from {RESAMPLES:,} paired resamples of the records; "
-        "*: zero is not in it"
+        f"95%: of the difference, in {RESAMPLES:,} paired resamples of the records; "
+        "better, worse: zero is not in it"
     )
 
 
@@ -119,7 +124,7 @@ def judged_by(found: Comparison) -> str:
     """What a record is won by."""
     if found.is_scored:
         return "nearer to the target by more than a hundredth of the range"
-    return "more words in common with the expected text; of as many, the very text"
+    return "more words shared with the expected text; of as many, the very text"
 
 
 def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
@@ -130,25 +135,39 @@ def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
         f"{counts[EVEN]} even"
     )
     yield f"  won: {judged_by(found)}"
+    skipped = _beginning_of_all(found)
     for result in (WON, LOST):
         shown = clearest(found.outcomes, index, result, SHOWN)
         if shown:
             yield f"  clearest {result}:"
         for outcome in shown:
-            yield from (f"    {line}" for line in _record(found, outcome, index))
+            yield from (f"    {line}" for line in _record(found, outcome, index, skipped))
 
 
-def _record(found: Comparison, outcome: Outcome, index: int) -> Iterator[str]:
+def _record(found: Comparison, outcome: Outcome, index: int, skipped: int) -> Iterator[str]:
     pair = outcome.pair
-    yield f"{pair.place}. {shorten(pair.prompt, TEXT)}"
+    yield f"{pair.place}. {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
     rows = [["expected", _answer(pair.expected), ""]]
     for i in (0, index):
         rows.append([found.labels[i], _answer(pair.answers[i]), f"{outcome.scores[i]:.2f}"])
     yield from (f"   {line}" for line in in_columns(rows, left=2))
 
 
+def _beginning_of_all(found: Comparison) -> int:
+    """How long a beginning all prompts have, up to its last blank; 0 where it is short."""
+    prompts = [one.pair.prompt for one in found.outcomes]
+    common = os.path.commonprefix([min(prompts), max(prompts)])  # noqa: RUF071 (of texts)
+    end = max(common.rfind(blank) for blank in " \n\t") + 1 if min(prompts) < max(prompts) else 0
+    return end if end > TEXT // 4 else 0
+
+
 def _answer(told: str | float) -> str:
-    return shorten(told, TEXT) if isinstance(told, str) else f"{told:.4g}"
+    return _text(told) if isinstance(told, str) else f"{told:.4g}"
+
+
+def _text(text: str) -> str:
+    """A text on one line, as far as there is room."""
+    return shorten(" ".join(text.split()), TEXT)
 
 
 def _fields(found: Comparison) -> Iterator[str]:
@@ -169,12 +188,17 @@ def shorten_json(text: str) -> str:
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
 
 
+def title(name: str) -> str:
+    """What a curve is called."""
+    return {TRAIN_LOSS: "loss in training", "loss": "loss in evaluations"}.get(name, name)
+
+
 def _curves(found: Comparison, draws: bool) -> Iterator[str]:
-    chosen = ("train_loss", "loss", found.main.name)
+    chosen = (TRAIN_LOSS, "loss", found.main.name)
     for curves in found.curves:
         if curves.name not in chosen:
             continue
-        yield f"{curves.name.replace('_', ' ', 1)} by step"
+        yield f"{title(curves.name)} by step"
         lines = sparklines(curves)
         rows = []
         for run, points in curves.by_run.items():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from workflow.compare.measuring import Metric
+from workflow.compare.measuring import Interval, Metric
 from workflow.metrics import LOWER_IS_BETTER
 
 _SHARES = frozenset({
@@ -28,15 +28,15 @@ def sentence(metric: Metric, index: int, labels: Sequence[str], alike: bool) -> 
     if difference is None or interval is None:
         return f"{other} against {base}: {metric.name} is undefined on these records"
     low, high = interval
-    if low <= 0 <= high:
+    result = judged(metric.name, interval)
+    if not result:
         told = (_told(metric.name, value, "+") for value in (difference, low, high))
         difference_told, low_told, high_told = told
         return (
             f"no difference between {other} and {base} that these records could show: "
             f"{metric.name} {difference_told}{_unit(metric.name)}, 95% {low_told} to {high_told}"
         )
-    is_lower = high < 0
-    verb = "beats" if is_lower == (metric.name in LOWER_IS_BETTER) else "loses to"
+    verb = "beats" if result == "better" else "loses to"
     least, most = sorted((abs(low), abs(high)))
     by = _told(metric.name, abs(difference)) + _unit(metric.name)
     lower = " (lower is better)" if metric.name in LOWER_IS_BETTER else ""
@@ -46,9 +46,11 @@ def sentence(metric: Metric, index: int, labels: Sequence[str], alike: bool) -> 
     )
 
 
-def is_clear(interval: tuple[float, float] | None) -> bool:
-    """Whether a difference is one that the records could show."""
-    return interval is not None and not interval[0] <= 0 <= interval[1]
+def judged(name: str, interval: Interval | None) -> str:
+    """Better or worse, where the records could show a difference."""
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return ""
+    return "better" if (interval[1] < 0) == (name in LOWER_IS_BETTER) else "worse"
 
 
 def _unit(name: str) -> str:
