@@ -75,6 +75,7 @@ def _told(
     ]
     told = "  ".join(shown) or "no answers to compare with, so no metrics"
     log.info("step %d: %s", step, told)
+    run.keep_report()
     return metrics
 
 

@@ -24,7 +24,8 @@ from workflow.files import (
 )
 from workflow.lock import RunLock
 from workflow.progress import Progress
-from workflow.status import METRICS, STATUS_FILE, TRAIN_LOG, is_run_folder, read_status
+from workflow.report.run import keep_report
+from workflow.status import METRICS, STARTS, STATUS_FILE, TRAIN_LOG, is_run_folder, read_status
 from workflow.world import shared
 
 
@@ -127,6 +128,10 @@ class RunFolder:
         else:
             note_crash(self.path, str(error))
 
+    def append_start(self, line: dict[str, Any]) -> None:
+        if self.writes:
+            append_json_line(self.path / STARTS, line)
+
     def append_train_log(self, line: dict[str, Any]) -> None:
         if self.writes:
             append_json_line(self.path / TRAIN_LOG, line)
@@ -134,6 +139,11 @@ class RunFolder:
     def append_metrics(self, line: dict[str, Any]) -> None:
         if self.writes:
             append_json_line(self.path / METRICS, line)
+
+    def keep_report(self) -> None:
+        """Bring report.html up to date with what stands in the folder."""
+        if self.writes:
+            keep_report(self.path)
 
     def write_json(self, name: str, value: Any) -> None:
         if self.writes:
@@ -230,6 +240,7 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
         _note_failure(run, progress, reason)
         raise
     run.write_status("done", progress)
+    run.keep_report()
 
 
 def _next(run: RunFolder, spec: JobSpec) -> str:

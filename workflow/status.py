@@ -11,6 +11,9 @@ from typing import Any
 SPEC_FILE = "training_args.json"
 STATUS_FILE = "status.json"
 TRAIN_LOG, METRICS = "train_log.jsonl", "metrics.jsonl"
+STARTS = "starts.jsonl"
+AUDIT = "audit.json"
+REPORT = "report.html"
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -19,15 +22,15 @@ def is_run_folder(folder: Path) -> bool:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """What status.json says; empty where there is none that can be read."""
-    return _read_object(folder / STATUS_FILE)
+    return read_object(folder / STATUS_FILE)
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
     """The job that training_args.json holds; empty where there is none that can be read."""
-    return _read_object(folder / SPEC_FILE)
+    return read_object(folder / SPEC_FILE)
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object in a file; empty where there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

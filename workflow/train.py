@@ -11,6 +11,7 @@ from workflow.checkpoint import reading
 from workflow.config import JobSpec
 from workflow.console import log, progress_bar
 from workflow.engine import Engine
+from workflow.environment import describe_start
 from workflow.errors import Problem, Stopped
 from workflow.evaluate import evaluate
 from workflow.head import packs_rows
@@ -25,7 +26,7 @@ from workflow.run_folder import RunFolder, recording_outcome, written_spec
 from workflow.saving import Saver, computed_now
 from workflow.standing import Standing, claim, find_standing, forget_earlier_start
 from workflow.start import load_together, make_engine
-from workflow.status import SPEC_FILE
+from workflow.status import AUDIT, SPEC_FILE
 from workflow.stop import Stop
 from workflow.train_step import StepOutcome, train_step
 from workflow.trial import begin_trying
@@ -91,7 +92,8 @@ def _run(
         job.most_positions,
     )  # fmt: skip
     state = standing.state
-    progress = world.by_main(lambda: _begin(job, run, state.progress if state else Progress()))
+    so_far = state.progress if state else Progress()
+    progress = world.by_main(lambda: _begin(job, run, so_far, world.size))
     stop.defer(run.path, world, lock)
     with recording_outcome(run, progress, job.spec):
         if job.spec.no_train:
@@ -108,7 +110,7 @@ def _run(
         train(job, engine, run, progress, saver, world, stop)
 
 
-def _begin(job: Job, run: RunFolder, progress: Progress) -> Progress:
+def _begin(job: Job, run: RunFolder, progress: Progress, processes: int) -> Progress:
     """Let the run's folder be that of a run that begins, or goes on from its progress.
 
     Returns:
@@ -120,7 +122,8 @@ def _begin(job: Job, run: RunFolder, progress: Progress) -> Progress:
     run.write_status("running", progress)
     run.write_json(SPEC_FILE, written_spec(job.spec))
     if job.audit:
-        run.write_json("audit.json", job.audit)
+        run.write_json(AUDIT, job.audit)
+    run.append_start(describe_start(progress.step, processes))
     return progress
 
 

@@ -11,10 +11,12 @@ Point = tuple[float, float]
 class Table:
     """Rows of texts under a head; a first column of names, the others are numbers.
 
+    Further lines of a cell are set smaller.
+
     Attributes:
         note: a line below.
         strong: the numbers of rows to stand out.
-        folded: whether it is opened by a click.
+        folded: what is to be clicked on to see it; seen at once where empty.
     """
 
     kind: ClassVar[str] = "table"
@@ -39,8 +41,9 @@ class Series:
     """Points of a chart, by x.
 
     Attributes:
-        style: line, dots (a line through marked points), faint, bars (each as wide as to the next
-            x), or guide (dashed, without a name).
+        style: line, dots (a line through marked points), faint (of the color of an earlier series
+            of the same name), bars (each as wide as to the next x), or guide (dashed, without a
+            name).
         low_high: an interval around each point.
     """
 
@@ -70,13 +73,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Charts:
-    """Charts side by side, as many as have room."""
+    """Charts side by side, as many as have room; `folded` as in a table."""
 
     kind: ClassVar[str] = "charts"
     charts: Sequence[Chart]
+    folded: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What was said to a record.
 
@@ -92,7 +96,7 @@ class Answer:
     compared: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A record in the list.
 
@@ -118,14 +122,17 @@ class Items:
 
     Attributes:
         numbers: the names of what they can be sorted by.
-        tags: of records that can be shown alone, with what each means; those with the first come
-            first.
+        begin: the order at the beginning: "TAG first" of the first tag, "NUMBER, lowest first",
+            "NUMBER, highest first" or "as in the file".
+        tags: of records that can be shown alone, with what each means; those with the first
+            can come first.
     """
 
     kind: ClassVar[str] = "items"
     items: Sequence[Item]
     numbers: Sequence[str] = ()
     tags: dict[str, str] = field(default_factory=dict)
+    begin: str = "as in the file"
     note: str = ""
 
 

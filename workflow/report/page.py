@@ -29,7 +29,7 @@ def render(page: Page) -> str:
     script, style = (_asset(name) for name in ("page.js", "page.css"))
     policy = (
         f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; "
-        "base-uri 'none'; form-action 'none'"
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
     return environment.get_template("page.html").render(
         page=page, script=script, style=style, policy=policy, chart=_chart_json, packed=_packed
@@ -64,6 +64,7 @@ def _packed(items: Items) -> str:
     content = {
         "numbers": list(items.numbers),
         "tags": list(items.tags),
+        "begin": items.begin,
         "items": [_item_json(item, items) for item in items.items],
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

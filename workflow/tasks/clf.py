@@ -18,6 +18,7 @@ from workflow.config import JobSpec
 from workflow.console import log, progress_bar
 from workflow.errors import BadInput, Problem, shorten
 from workflow.folding import fold_cross_attention
+from workflow.metrics import SHOWN
 from workflow.records import Record, Schema
 from workflow.score_metrics import in_range, score_metrics
 from workflow.share import Share
@@ -48,7 +49,7 @@ class Classification:
     target_max: float
     label_ids: tuple[int, ...] = ()
 
-    shown = ("loss", "accuracy", "auc", "brier", "ece", "spearman")
+    shown = SHOWN["clf"]
 
     @classmethod
     def of(cls, spec: JobSpec) -> "Classification":

@@ -14,7 +14,7 @@ from workflow.config import GREEDY_BELOW, JobSpec
 from workflow.console import progress_bar
 from workflow.generate import Generation, generate
 from workflow.losses import summed_cross_entropy
-from workflow.metrics import TextMetrics, perplexity
+from workflow.metrics import SHOWN, TextMetrics, perplexity
 from workflow.records import Record, Schema
 from workflow.sampling import likeliest
 from workflow.share import Share
@@ -37,7 +37,7 @@ class Seq2Seq:
 
     encoding = "seq2seq"
     schema = Schema("prompt", "completion", _check_completion)
-    shown: tuple[str, ...] = ("loss", "token_accuracy", "exact_match", "rougeL", "bleu", "chrf")
+    shown = SHOWN["seq2seq"]
 
     @classmethod
     def of(cls, spec: JobSpec) -> "Seq2Seq":

@@ -1,0 +1,60 @@
+"""On what a run was started: machine, versions, and the command."""
+
+import os
+import platform
+import socket
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from workflow import __version__
+
+PACKAGES = ("torch", "transformers", "deepspeed", "tokenizers", "numpy")
+
+
+def describe_start(step: int, processes: int) -> dict[str, Any]:
+    """A line of starts.jsonl, for a start that goes on after `step`."""
+    return {
+        "step": step,
+        "time": time.time(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "host": socket.gethostname(),
+        "job_id": os.environ.get("SLURM_JOB_ID"),
+        "processes": processes,
+        "device": _device(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "workflow": __version__,
+        **{name: _version_of(name) for name in PACKAGES},
+    }
+
+
+def _device() -> str:
+    """The GPUs of this machine, as 8 × NVIDIA H100, else its processor."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
+    return _processor() or platform.machine()
+
+
+def _processor() -> str | None:
+    """What Linux calls the processor; None elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, None)
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,123 @@
+"""The figures of a run by step, as charts."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from workflow.answers import Evaluation
+from workflow.metrics import SHOWN
+from workflow.report.blocks import Chart, Charts, Point, Series
+from workflow.report.verdict import metric_names
+
+MOST_POINTS = 400
+"""Points of a curve: of more, neighbours are put together."""
+SMOOTHED_FROM = 20
+"""Logged steps from which on a smoothed curve says more than the curve itself."""
+
+_TOGETHER = (
+    ("loss", ("loss",)),
+    ("exact match", ("exact_match", "normalized_exact_match")),
+    ("ROUGE", ("rougeL", "rouge1", "rouge2", "rougeLsum")),
+    ("BLEU and chrF", ("bleu", "chrf")),
+    ("accuracy", ("accuracy", "balanced_accuracy", "f1")),
+    ("ranking", ("auc", "average_precision")),
+    ("calibration", ("brier", "ece")),
+    ("error", ("rmse", "mae")),
+    ("correlation", ("spearman", "pearson")),
+    ("answers", ("empty", "at_limit", "distinct_samples")),
+    ("seconds", ("eval_seconds", "generate_seconds", "score_seconds")),
+)
+"""Metrics that share a chart, and its title."""
+_OF_SAMPLES = re.compile("_(best|mean)_of_n$")
+_LOGGED = (
+    ("learning rate", "learning_rate", False),
+    ("gradient norm", "grad_norm", True),
+    ("examples a second", "examples_per_second", False),
+    ("memory of a process, GB", "memory_gb", False),
+)
+
+
+def curves(
+    task: str, logged: Sequence[dict[str, Any]], evals: Sequence[Evaluation]
+) -> list[Charts]:
+    """Loss, the metrics told first and how training went; the other metrics to be opened.
+
+    Args:
+        logged: the lines of train_log.jsonl.
+    """
+    first = [_loss_chart(points_of(logged, "loss"), evals)] if logged else []
+    others = []
+    # One evaluation is no curve: its metrics stand in a table.
+    for title, series in _metrics_together(task, evals).items() if len(evals) > 1 else ():
+        chart = Chart(title, "step", series, log=title in ("loss", "perplexity"))
+        if not any(one.name in SHOWN.get(task, ()) for one in series):
+            others.append(chart)
+        elif title != "loss" or not logged:
+            first.append(chart)
+    for title, name, log in _LOGGED:
+        points = points_of(logged, name)
+        if points:
+            first.append(Chart(title, "step", [Series(name, thinned(points))], log=log))
+    blocks = [Charts(first), Charts(others, folded="curves of the other metrics")]
+    return [block for block in blocks if block.charts]
+
+
+def _loss_chart(losses: Sequence[Point], evals: Sequence[Evaluation]) -> Chart:
+    curves = [Series("train", thinned(losses))]
+    if len(losses) >= SMOOTHED_FROM:
+        curves = [Series("train", thinned(smoothed(losses)))]
+        curves.append(Series("train", thinned(losses), "faint"))
+    curves.append(Series("eval", points_of([one.metrics for one in evals], "loss"), "dots"))
+    return Chart("loss", "step", curves, log=True)
+
+
+def _metrics_together(task: str, evals: Sequence[Evaluation]) -> dict[str, list[Series]]:
+    """Every metric by step, with its interval; those of a kind together, under their title."""
+    lines = [one.metrics for one in evals]
+    titles = {name: title for title, members in _TOGETHER for name in members}
+    found: dict[str, list[Series]] = {}
+    for name in metric_names(task, evals):
+        series = Series(name, points_of(lines, name), "dots", intervals_of(lines, name))
+        of_samples = _OF_SAMPLES.sub("", name)
+        title = titles.get(of_samples, of_samples)
+        title += " of several samples" if name != of_samples else ""
+        found.setdefault(title, []).append(series)
+    return found
+
+
+def points_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
+    """A figure by step, where it is a finite number."""
+    return [(line["step"], float(line[name])) for line in lines if _is_finite(line.get(name))]
+
+
+def intervals_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
+    """The interval at each of `points_of`; none where one of them lacks it."""
+    shown = [line.get(f"{name}_ci95") for line in lines if _is_finite(line.get(name))]
+    return [] if None in shown else [(one[0], one[1]) for one in shown if one]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most so many points: means of neighbours, as many in each."""
+    size = -(-len(points) // most)
+    if size <= 1:
+        return list(points)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """A mean in which points count the less the longer ago they are, half after a fortieth of all.
+
+    Without the pull to zero at the beginning (as Adam corrects its moments: Kingma and Ba 2015).
+    """
+    kept = 0.5 ** (1 / max(1.0, len(points) / 40))
+    mean, weight, found = 0.0, 0.0, []
+    for x, y in points:
+        mean, weight = kept * mean + (1 - kept) * y, kept * weight + (1 - kept)
+        found.append((x, mean / weight))
+    return found
