@@ -19,7 +19,7 @@ class Comparison:
 
     Attributes:
         main: the metric that the verdicts are of.
-        fields: of the jobs, those that differ, as JSON.
+        fields: of the jobs, those that differ.
     """
 
     named: Sequence[Named]
@@ -27,7 +27,7 @@ class Comparison:
     metrics: Sequence[Metric]
     main: Metric
     outcomes: Sequence[Outcome]
-    fields: dict[str, tuple[str, ...]]
+    fields: dict[str, tuple[Any, ...]]
     curves: Sequence[Curves]
 
     @property

@@ -9,8 +9,8 @@ from typing import Any
 
 from workflow.answers import Evaluation, evaluations
 from workflow.errors import BadInput, Problem, shorten
-from workflow.metrics import is_better
 from workflow.mount import Mount, nearest
+from workflow.report.verdict import best_of
 from workflow.status import STATUS_FILE, is_run_folder, read_spec
 
 STEPS_SHOWN = 20
@@ -107,11 +107,7 @@ def _choose(of_run: Sequence[Evaluation], which: str, metric: str) -> list[Evalu
     if which in ("", "last"):
         return list(of_run[-1:])
     if which == "best":
-        best: Evaluation | None = None
-        for one in of_run:
-            value = one.metrics.get(metric)
-            if is_better(metric, value, best.metrics.get(metric) if best else None):
-                best = one
+        best = best_of(metric, of_run)
         return [best] if best else []
     return [one for one in of_run if str(one.step) == which]
 

@@ -21,8 +21,8 @@ class Outcome:
     """A record and how good each evaluation's answer is.
 
     Attributes:
-        scores: 0..1, of each evaluation: the words shared with the expected text (`word_f1`), or
-            1 less the distance of a score from its target.
+        scores: 0..1, of each evaluation: the expected words in their order (`word_f1`), or 1 less
+            the distance of a score from its target.
         right: whether each is the very text; all false for scores.
         margin: how far scores have to be apart.
     """

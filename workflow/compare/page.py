@@ -1,10 +1,10 @@
 """A comparison as a page."""
 
 from workflow.compare.comparison import Comparison
-from workflow.compare.jobs import TRAIN_LOSS
+from workflow.compare.jobs import TRAIN_LOSS, field_rows
 from workflow.compare.outcomes import EVEN, LOST, WON, Outcome
 from workflow.compare.telling import judged_by, legend, metric_rows, records_told, title
-from workflow.compare.verdict import judged
+from workflow.metrics import SHOWN
 from workflow.report.blocks import (
     Answer,
     Block,
@@ -18,37 +18,42 @@ from workflow.report.blocks import (
     Table,
     Text,
 )
+from workflow.report.records import MOST_RECORDS, fit
 
 _LOGARITHMIC = frozenset({TRAIN_LOSS, "loss", "perplexity"})
 
 
 def page(found: Comparison) -> Page:
-    sections = [Section("Metrics", [_metrics(found)])]
-    if found.curves:
-        sections.append(Section("Curves", [_curves(found)]))
-    sections.append(Section("Records", [_counts(found), _items(found)]))
-    sections.append(Section("What differs in the jobs", [_jobs(found)]))
+    sections = [
+        Section("Metrics", [_metrics(found)]),
+        Section("What differs in the jobs", [_jobs(found)]),
+        Section("Curves", _curves(found)),
+        Section("Records", [_counts(found), _items(found)]),
+    ]
     heading = " against ".join([", ".join(found.labels[1:]), found.labels[0]])
     return Page(heading, "; ".join(records_told(found)), found.verdicts(), sections)
 
 
 def _metrics(found: Comparison) -> Table:
-    head, *rows = metric_rows(found)
-    clear = {
-        place
-        for place, metric in enumerate(found.metrics)
-        if any(judged(metric.name, interval) for interval in metric.intervals)
-    }
-    return Table(head, rows, legend(), frozenset(clear))
+    head, *rows = metric_rows(found, range(1, len(found.named)))
+    chief = found.metrics.index(found.main)
+    return Table(head, rows, legend(), frozenset({chief}))
 
 
-def _curves(found: Comparison) -> Charts:
-    charts = []
+def _curves(found: Comparison) -> list[Block]:
+    """Those told first, and the others to be opened."""
+    first = (TRAIN_LOSS, *SHOWN["clf" if found.is_scored else "seq2seq"], found.main.name)
+    charts: dict[bool, list[Chart]] = {True: [], False: []}
     for curves in found.curves:
         style = "line" if curves.name == TRAIN_LOSS else "dots"
-        series = [Series(run, points, style) for run, points in curves.by_run.items() if points]
-        charts.append(Chart(title(curves.name), "step", series, log=curves.name in _LOGARITHMIC))
-    return Charts(charts)
+        series = [
+            Series(run, points, style, curves.intervals.get(run, ()))
+            for run, points in curves.by_run.items()
+            if points
+        ]
+        chart = Chart(title(curves.name), "step", series, log=curves.name in _LOGARITHMIC)
+        charts[curves.name in first].append(chart)
+    return [Charts(charts[True]), Charts(charts[False], folded="curves of the other metrics")]
 
 
 def _counts(found: Comparison) -> Block:
@@ -61,14 +66,19 @@ def _counts(found: Comparison) -> Block:
 
 
 def _items(found: Comparison) -> Items:
-    others = found.labels[1:]
-    numbers = [f"{label} - {found.labels[0]}" for label in others]
+    base, *others = found.labels
+    indexes = range(1, len(found.named))
+    numbers = [f"{label} - {base}" for label in others]
     tags = {
-        _tag(found, index, result): f"{label}: {result} against {found.labels[0]}"
+        _tag(found, index, result): f"{label}: {result} against {base}"
         for result in (WON, LOST, EVEN)
         for index, label in enumerate(others, 1)
     }
-    return Items([_item(found, one) for one in found.outcomes], numbers, tags)
+    ranked = sorted(found.outcomes, key=lambda one: -max(abs(one.gain(i)) for i in indexes))
+    shown = sorted(ranked[:MOST_RECORDS], key=lambda one: one.pair.place)
+    note = f"The {len(shown):,} clearest of {len(ranked):,} records." * (len(shown) < len(ranked))
+    items = [_item(found, one) for one in shown]
+    return fit(Items(items, numbers, tags, f"{numbers[0]}, highest first", note))
 
 
 def _tag(found: Comparison, index: int, result: str) -> str:
@@ -97,10 +107,7 @@ def _told(answer: str | float) -> str:
 
 
 def _jobs(found: Comparison) -> Block:
-    runs = {one.run: place for place, one in enumerate(found.named)}
-    if len(runs) == 1:
+    rows = field_rows(found.fields, found.named)
+    if not rows:
         return Text(["All are steps of one run."])
-    if not found.fields:
-        return Text(["The jobs do not differ."])
-    rows = [[n, *(values[place] for place in runs.values())] for n, values in found.fields.items()]
-    return Table(["field", *runs], rows)
+    return Table(rows[0], rows[1:]) if len(rows) > 1 else Text(["The jobs do not differ."])

@@ -1,11 +1,13 @@
 """Curves as lines of block characters."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from workflow.bootstrap import Floats
-from workflow.compare.jobs import Curves, Points
+from workflow.compare.jobs import Curves
+from workflow.report.blocks import Point
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDEST = 40
@@ -31,7 +33,7 @@ def _height(value: float, steep: bool) -> float:
     return math.log(value) if steep else value
 
 
-def _line(points: Points, columns: Floats, low: float, high: float, steep: bool) -> str:
+def _line(points: Sequence[Point], columns: Floats, low: float, high: float, steep: bool) -> str:
     steps = [step for step, _ in points]
     heights = np.interp(columns, steps, [_height(value, steep) for _, value in points])
     half = float(columns[1] - columns[0]) / 2 if len(columns) > 1 else 0.0

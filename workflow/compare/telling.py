@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from workflow.bootstrap import RESAMPLES
 from workflow.compare.comparison import Comparison
-from workflow.compare.jobs import TRAIN_LOSS
+from workflow.compare.jobs import TRAIN_LOSS, field_rows
 from workflow.compare.measuring import Interval, Metric
 from workflow.compare.outcomes import EVEN, LOST, WON, Outcome, clearest
 from workflow.compare.sparkline import sparklines
@@ -24,11 +24,12 @@ def tell(found: Comparison, draws: bool) -> list[str]:
     Args:
         draws: whether block characters can be shown.
     """
+    others = range(1, len(found.named))
     parts = [
         found.verdicts(),
         list(_records(found)),
-        list(_metrics(found)),
-        *(list(_won_and_lost(found, index)) for index in range(1, len(found.named))),
+        *(list(_metrics(found, index)) for index in others),
+        *(list(_won_and_lost(found, index)) for index in others),
         list(_fields(found)),
         list(_curves(found, draws)),
     ]
@@ -84,18 +85,18 @@ def _records(found: Comparison) -> Iterator[str]:
     yield from records_told(found)
 
 
-def metric_rows(found: Comparison) -> list[list[str]]:
-    """A table of the metrics: a head, and a row each."""
-    base, *others = found.labels
-    rows = [
-        ["metric", base, *(word for label in others for word in (label, "difference", "95%", ""))]
-    ]
+def metric_rows(found: Comparison, indexes: Sequence[int]) -> list[list[str]]:
+    """A table of the metrics of the first evaluation and of some others: a head, and a row each."""
+    head = ["metric", found.labels[0]]
+    for index in indexes:
+        head += [found.labels[index], "difference", "95%", ""]
+    rows = [head]
     for metric in found.metrics:
         row = [metric.name, figure(metric.values[0])]
-        for value, difference, interval in zip(
-            metric.values[1:], metric.differences, metric.intervals, strict=True
-        ):
-            row += [figure(value), figure(difference, "+"), *_judged(metric, interval)]
+        for index in indexes:
+            difference, interval = metric.differences[index - 1], metric.intervals[index - 1]
+            row += [figure(metric.values[index]), figure(difference, "+")]
+            row += _judged(metric, interval)
         rows.append(row)
     return rows
 
@@ -115,16 +116,17 @@ def legend() -> str:
     )
 
 
-def _metrics(found: Comparison) -> Iterator[str]:
-    yield from in_columns(metric_rows(found))
-    yield legend()
+def _metrics(found: Comparison, index: int) -> Iterator[str]:
+    yield from in_columns(metric_rows(found, [index]))
+    if index == len(found.named) - 1:
+        yield legend()
 
 
 def judged_by(found: Comparison) -> str:
     """What a record is won by."""
     if found.is_scored:
         return "nearer to the target by more than a hundredth of the range"
-    return "more words shared with the expected text; of as many, the very text"
+    return "more of the expected words in their order; of as many, the very text"
 
 
 def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
@@ -134,7 +136,8 @@ def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
         f"records of {label} against {base}: {counts[WON]} won, {counts[LOST]} lost, "
         f"{counts[EVEN]} even"
     )
-    yield f"  won: {judged_by(found)}"
+    if index == 1:
+        yield f"  won: {judged_by(found)}"
     skipped = _beginning_of_all(found)
     for result in (WON, LOST):
         shown = clearest(found.outcomes, index, result, SHOWN)
@@ -171,20 +174,16 @@ def _text(text: str) -> str:
 
 
 def _fields(found: Comparison) -> Iterator[str]:
-    if len({one.run for one in found.named}) == 1:
-        return
-    if not found.fields:
+    rows = field_rows(found.fields, found.named)
+    if len(rows) == 1:
         yield "the jobs do not differ"
-        return
-    yield "the jobs differ in"
-    runs = {one.run: place for place, one in enumerate(found.named)}
-    rows = [["field", *runs]]
-    for name, values in found.fields.items():
-        rows.append([name, *(shorten_json(values[place]) for place in runs.values())])
-    yield from (f"  {line}" for line in in_columns(rows, left=len(rows[0])))
+    elif rows:
+        yield "the jobs differ in"
+        shown = [[_cut(cell) for cell in row] for row in rows]
+        yield from (f"  {line}" for line in in_columns(shown, left=len(rows[0])))
 
 
-def shorten_json(text: str) -> str:
+def _cut(text: str) -> str:
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
 
 
