@@ -20,6 +20,7 @@ from workflow.report.blocks import (
 )
 from workflow.report.records import MOST_RECORDS, fit
 
+_MEANINGS = {WON: "better than", LOST: "worse than", EVEN: "as good as"}
 _LOGARITHMIC = frozenset({TRAIN_LOSS, "loss", "perplexity"})
 
 
@@ -27,7 +28,7 @@ def page(found: Comparison) -> Page:
     sections = [
         Section("Metrics", [_metrics(found)]),
         Section("What differs in the jobs", [_jobs(found)]),
-        Section("Curves", _curves(found)),
+        *([Section("Curves", _curves(found))] if found.curves else []),
         Section("Records", [_counts(found), _items(found)]),
     ]
     heading = " against ".join([", ".join(found.labels[1:]), found.labels[0]])
@@ -53,7 +54,8 @@ def _curves(found: Comparison) -> list[Block]:
         ]
         chart = Chart(title(curves.name), "step", series, log=curves.name in _LOGARITHMIC)
         charts[curves.name in first].append(chart)
-    return [Charts(charts[True]), Charts(charts[False], folded="curves of the other metrics")]
+    blocks = [Charts(charts[True]), Charts(charts[False], folded="curves of the other metrics")]
+    return [block for block in blocks if block.charts]
 
 
 def _counts(found: Comparison) -> Block:
@@ -70,7 +72,7 @@ def _items(found: Comparison) -> Items:
     indexes = range(1, len(found.named))
     numbers = [f"{label} - {base}" for label in others]
     tags = {
-        _tag(found, index, result): f"{label}: {result} against {base}"
+        _tag(found, index, result): f"{label} is {_MEANINGS[result]} {base}"
         for result in (WON, LOST, EVEN)
         for index, label in enumerate(others, 1)
     }

@@ -72,7 +72,7 @@ def records_told(found: Comparison) -> list[str]:
     ]
     if not left_out:
         return [f"{steps}; {records}"]
-    answered = "targets and scores" if found.is_scored else "completions"
+    answered = "targets or scores" if found.is_scored else "completions"
     lines = [f"{steps}; on the {records} that all have", f"left out: {', '.join(left_out)}"]
     if not found.pairs.alike:
         lines[-1] += "; so are metrics that only the runs themselves could tell, as the loss"
@@ -195,7 +195,8 @@ def title(name: str) -> str:
 def _curves(found: Comparison, draws: bool) -> Iterator[str]:
     chosen = (TRAIN_LOSS, "loss", found.main.name)
     for curves in found.curves:
-        if curves.name not in chosen:
+        several = any(len(points) > 1 for points in curves.by_run.values())
+        if curves.name not in chosen or not several:
             continue
         yield f"{title(curves.name)} by step"
         lines = sparklines(curves)
