@@ -425,12 +425,15 @@ def test_files_that_cannot_be_written_are_told_first(
 ) -> None:
     write_both(mount)
     words = ["compare", "--mount", str(mount.root), "a", "nobody", "--html", "/no/where.html"]
+    words += ["--json", str(mount.models)]
     assert main(words) == 2
     assert capsys.readouterr().err == (
         f"run 'nobody': found no run of this name; expected a run in {mount.models}; "
         "python3 -m workflow list tells all\n"
         "--html /no/where.html: found no such folder; expected a file in one that exists; "
-        "correct the path\n(2 problems in all)\n"
+        "correct the path\n"
+        f"--json {mount.models}: found a folder; expected a file in one that exists; "
+        "correct the path\n(3 problems in all)\n"
     )
 
 

@@ -48,11 +48,14 @@ def compare(mount: Mount, words: Sequence[str], html: str | None, as_json: str |
 
 
 def _problems_of_files(files: Mapping[str, str | None]) -> list[Problem]:
-    return [
-        Problem(f"{flag} {name}", "no such folder", "a file in one that exists", "correct the path")
-        for flag, name in files.items()
-        if name and not Path(name).expanduser().parent.is_dir()
-    ]
+    problems = []
+    for flag, name in files.items():
+        path = Path(name).expanduser() if name else None
+        if path and (path.is_dir() or not path.parent.is_dir()):
+            found = "a folder" if path.is_dir() else "no such folder"
+            expected = "a file in one that exists"
+            problems.append(Problem(f"{flag} {name}", found, expected, "correct the path"))
+    return problems
 
 
 def _write(name: str, text: str) -> None:
