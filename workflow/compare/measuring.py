@@ -77,7 +77,11 @@ def _of_texts(
     with progress_bar(len(pairs), "judge") as bar:
         for pair in pairs:
             for answer, of_one in zip(pair.answers, judged, strict=True):
-                of_one.add([str(answer)], str(pair.expected))
+                same = judged[pair.answers.index(answer)]
+                if same is of_one:
+                    of_one.add([str(answer)], str(pair.expected))
+                else:  # judged already: ROUGE takes its time
+                    of_one.add_like(same)
             bar.update()
     return [(dict(of_one.points()), of_one.resampled()) for of_one in judged]
 

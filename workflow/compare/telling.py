@@ -27,7 +27,7 @@ def tell(found: Comparison, draws: bool) -> list[str]:
     others = range(1, len(found.named))
     parts = [
         found.verdicts(),
-        list(_records(found)),
+        records_told(found),
         *(list(_metrics(found, index)) for index in others),
         *(list(_won_and_lost(found, index)) for index in others),
         list(_fields(found)),
@@ -79,10 +79,6 @@ def records_told(found: Comparison) -> list[str]:
     else:
         lines[-1] += f", which lack {answered}"
     return lines
-
-
-def _records(found: Comparison) -> Iterator[str]:
-    yield from records_told(found)
 
 
 def metric_rows(found: Comparison, indexes: Sequence[int]) -> list[list[str]]:
