@@ -91,7 +91,7 @@ def _item(found: Comparison, outcome: Outcome) -> Item:
     others = range(1, len(found.named))
     pair = outcome.pair
     answers = [
-        Answer(label, _told(answer), score, compared=not found.is_scored)
+        Answer(label, _told(answer), None if found.is_scored else score, not found.is_scored)
         for label, answer, score in zip(found.labels, pair.answers, outcome.scores, strict=True)
     ]
     return Item(

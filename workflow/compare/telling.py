@@ -148,7 +148,8 @@ def _record(found: Comparison, outcome: Outcome, index: int, skipped: int) -> It
     yield f"{pair.place}. {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
     rows = [["expected", _answer(pair.expected), ""]]
     for i in (0, index):
-        rows.append([found.labels[i], _answer(pair.answers[i]), f"{outcome.scores[i]:.2f}"])
+        how_good = "" if found.is_scored else f"{outcome.scores[i]:.2f}"
+        rows.append([found.labels[i], _answer(pair.answers[i]), how_good])
     yield from (f"   {line}" for line in in_columns(rows, left=2))
 
 
