@@ -10,8 +10,7 @@ import pytest
 import sklearn.metrics as sk
 from scipy import stats
 
-from workflow import bootstrap
-from workflow import score_metrics as score_metrics_module
+from workflow import bootstrap, ranked
 from workflow.bootstrap import Floats, resampled_counts
 from workflow.score_metrics import score_metrics
 
@@ -404,7 +403,7 @@ def test_blocks_of_records_and_scores_change_nothing(monkeypatch: pytest.MonkeyP
     for digits in (1, 9):
         scores, targets = drawn(300, 2, digits=digits)
         whole = score_metrics(scores, targets)
-        monkeypatch.setattr(score_metrics_module, "LEVELS_AT_ONCE", 7)
+        monkeypatch.setattr(ranked, "LEVELS_AT_ONCE", 7)
         in_blocks = score_metrics(scores, targets)
         monkeypatch.undo()
         monkeypatch.setattr(bootstrap, "RESAMPLES", 50)
@@ -414,7 +413,7 @@ def test_blocks_of_records_and_scores_change_nothing(monkeypatch: pytest.MonkeyP
 
 def test_a_score_takes_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
-    monkeypatch.setattr(score_metrics_module, "LEVELS_AT_ONCE", 1_000)
+    monkeypatch.setattr(ranked, "LEVELS_AT_ONCE", 1_000)
     peaks = []
     for records in (2_000, 20_000):
         scores, targets = drawn(records, 0)

@@ -37,6 +37,11 @@ class Columns:
         if place == len(self._last) - 1:
             self._blocks.append([_narrowed(column) for column in self._last.T])
 
+    def latest(self) -> Floats:
+        """The row that was added last, (width,); there must be one."""
+        row: Floats = self._last[(self.rows - 1) % len(self._last)]
+        return row
+
     def blocks(self) -> Iterator[Floats]:
         """All rows in order, (rows of this block, width)."""
         for block in self._blocks:

@@ -141,6 +141,11 @@ class TextMetrics:
         if self._first.rows % TEXTS_REMEMBERED == 0:
             _forget_tokenized_texts()
 
+    def add_like(self, other: "TextMetrics") -> None:
+        """Take the record that `other` took last, of one sample, with the same text."""
+        self._samples = 1
+        self._first.add(other._first.latest())
+
     def result(self) -> dict[str, Any]:
         """The metrics of all records so far; {} for none."""
         records = self._first.rows
@@ -175,37 +180,42 @@ class TextMetrics:
         for metric in self._corpus.values():
             yield from metric._extract_corpus_statistics([text], [[reference]])[0]
 
+    def points(self) -> dict[str, float]:
+        """The value of each metric of the first answers; there must be a record."""
+        return {name: value for name, (value,) in self._values(np.array([self._first.sums()]))}
+
+    def resampled(self) -> dict[str, Floats]:
+        """Each of `points` in every resample, (resamples,).
+
+        As many records draw the same resamples from the same seed, whatever is answered: of the
+        same records in the same order, the values of two models can be subtracted.
+        """
+        counted = resampled_counts(self._first.rows, self._seed)
+        sums = [weighted_sums(counts, self._first.blocks()) for counts in counted]
+        return {name: np.array(values) for name, values in self._values(np.vstack(sums))}
+
     def _with_intervals(self) -> dict[str, Any]:
         """Each metric's value, and as "<name>_ci95" its interval."""
-        points = np.array([self._first.sums()])
-        resampled = np.vstack(
-            [
-                weighted_sums(counts, self._first.blocks())
-                for counts in resampled_counts(self._first.rows, self._seed)
-            ]
-        )
-        of_resamples = self._values(resampled)
         measured: dict[str, Any] = {}
-        for name, (value,) in self._values(points).items():
+        resampled = self.resampled()
+        for name, value in self.points().items():
             measured[name] = value
-            measured[f"{name}_ci95"] = interval(of_resamples[name])
+            measured[f"{name}_ci95"] = interval(resampled[name])
         return measured
 
-    def _values(self, sums: Floats) -> dict[str, list[float]]:
-        """Each metric, a value for each row of sums over records."""
+    def _values(self, sums: Floats) -> Iterator[tuple[str, list[float]]]:
+        """Each metric, with a value for each row of sums over records."""
         names = [*_MEANS, *_CORPUS_WIDTHS]
         widths = [1] * len(_MEANS) + [*_CORPUS_WIDTHS.values()]
-        values = {}
         for name, of_metric in zip(
             names, np.split(sums, np.cumsum(widths)[:-1], axis=1), strict=True
         ):
             rows = of_metric.tolist()
             if name in _MEANS:
-                values[name] = [total / self._first.rows for (total,) in rows]
+                yield name, [total / self._first.rows for (total,) in rows]
             else:
                 score = self._corpus[name]._compute_score_from_stats
-                values[name] = [float(score(row).score) for row in rows]
-        return values
+                yield name, [float(score(row).score) for row in rows]
 
 
 def _forget_tokenized_texts() -> None:

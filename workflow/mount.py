@@ -62,7 +62,7 @@ def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
         if os.path.isdir(path):  # noqa: PTH112
             return _split_files(path)
     tried = ", ".join(str(path) for path in candidates)
-    mend = _nearest(name, _data_names(mount), f"put {Path(name).name}.json into {mount.data}")
+    mend = nearest(name, _data_names(mount), f"put {Path(name).name}.json into {mount.data}")
     return {}, [Problem(f"--data_name {name}", "no such data", f"one of {tried}", mend)]
 
 
@@ -90,7 +90,8 @@ def _data_names(mount: Mount) -> list[str]:
     ]
 
 
-def _nearest(name: str, known: list[str], otherwise: str) -> str:
+def nearest(name: str, known: list[str], otherwise: str) -> str:
+    """How to mend a name that there is not."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
@@ -111,7 +112,7 @@ def find_model(mount: Mount, spec: JobSpec) -> tuple[Path | str, list[Problem]]:
             parent = Path(spec.model_init_name).parent
             known = [str(parent / path.name) for path in folder.parent.iterdir()]
         known = [name for name in known if not Path(name).name.startswith(".")]
-        mend = _nearest(spec.model_init_name, known, f"put the model's folder into {mount.models}")
+        mend = nearest(spec.model_init_name, known, f"put the model's folder into {mount.models}")
         return folder, [Problem(where, "no such folder", str(folder), mend)]
     folder = Path(spec.model).expanduser()
     if folder.is_dir():

@@ -12,24 +12,15 @@ yes, such as the share of votes for it. Of soft targets
 
 import math
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from workflow.bootstrap import Counts, Floats, interval, resampled_counts, weighted_sums
+from workflow.bootstrap import Floats, interval, resampled_counts
+from workflow.ranked import Ranked, found_and_wrong, of_resamples, rank
 
-ECE_BINS = 15
-"""Equally wide bins of the score, closed at their upper ends."""
-NUMBERS_AT_ONCE = 4_000_000
-"""Numbers held at once while sums are made (32 MB)."""
-LEVELS_AT_ONCE = 65_536
-"""Different scores, or records, looked at at once: they stay in the processor's cache."""
-
-Bools = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int32]
+_IN_THE_RANGE = frozenset({"rmse", "rmse_ci95", "mae"})
 
 
 def score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, Any]:
@@ -74,149 +65,77 @@ def score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, A
     Raises:
         ValueError: scores and targets do not pair up, or one of them is no number in 0..1.
     """
+    _check(scores, targets)
+    if not scores.size:
+        return {}
+    points = score_points(scores, targets)
+    ranked = rank(scores, targets)[0]
+    resampled = of_resamples(ranked, resampled_counts(scores.size, seed))
+    measured: dict[str, Any] = {}
+    for name, value in points.items():
+        measured[name] = value
+        if name in resampled:
+            defined = resampled[name][~np.isnan(resampled[name])]
+            measured[f"{name}_ci95"] = interval(defined) if defined.size else None
+    return measured
+
+
+def score_points(scores: Floats, targets: Floats) -> dict[str, float | None]:
+    """The metrics of `score_metrics` without their intervals; there must be a record."""
+    _check(scores, targets)
+    ranked = rank(scores, targets)[0]
+    values = of_resamples(ranked, [np.ones((1, scores.size), np.uint8)])
+    points = {
+        name: None if np.isnan(value[0]) else float(value[0]) for name, value in values.items()
+    }
+    return points | _without_interval(ranked)
+
+
+def resampled_score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, Floats]:
+    """Each metric that has an interval in every resample, (resamples,), NaN where undefined.
+
+    A resample draws of these records as they come, not as the scores rank them: of the same
+    records in the same order, the values of two models can be subtracted.
+    """
+    _check(scores, targets)
+    ranked, order = rank(scores, targets)
+    drawn = resampled_counts(scores.size, seed)
+    return of_resamples(ranked, (counts[:, order] for counts in drawn))
+
+
+def in_range(measured: dict[str, Any], target_min: float, target_max: float) -> dict[str, Any]:
+    """Metrics of targets in 0..1 as those of targets in another range; None stays."""
+    width = target_max - target_min
+    scaled = {
+        name: (np.array(measured[name]) * width).tolist()
+        for name in _IN_THE_RANGE & measured.keys()
+        if measured[name] is not None
+    }
+    if measured.get("best_threshold") is not None:
+        scaled["best_threshold"] = target_min + measured["best_threshold"] * width
+    return measured | scaled
+
+
+def _check(scores: Floats, targets: Floats) -> None:
     if scores.ndim != 1 or scores.shape != targets.shape:
         raise ValueError("each score needs one target")
     for values in (scores, targets):
         if not np.all((values >= 0) & (values <= 1)):
             raise ValueError("scores and targets are numbers from 0 to 1")
-    if not scores.size:
-        return {}
-    # Sorted by both, so that the order in which records come changes no result.
-    order = np.lexsort((targets, scores))[::-1]
-    scores, targets = scores[order], targets[order]
-    del order  # as long as the scores
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)).astype(np.int32)
-    ranked = _Ranked(scores, targets, targets >= 0.5, ends)
-    blocks = [_resampled(ranked, counts) for counts in resampled_counts(scores.size, seed)]
-    measured: dict[str, Any] = {}
-    for name, (value,) in _resampled(ranked, np.ones((1, scores.size), np.uint8)).items():
-        values = np.concatenate([block[name] for block in blocks])
-        defined = values[~np.isnan(values)]
-        measured[name] = None if math.isnan(value) else float(value)
-        measured[f"{name}_ci95"] = interval(defined) if defined.size else None
-    measured |= _points(targets >= 0.5, scores)
-    measured["mae"] = float(np.abs(scores - targets).mean())
-    return measured | _correlations(scores, targets) | _best_threshold(ranked)
 
 
-@dataclass(frozen=True)
-class _Ranked:
-    """Records from the greatest score to the lowest.
-
-    Attributes:
-        scores, targets: (records,).
-        yes: whether the target is at least 0.5, (records,).
-        ends: index of the last record of each level, that is of each different score, (levels,).
-    """
-
-    scores: Floats
-    targets: Floats
-    yes: Bools
-    ends: Integers
-
-    def statistics(self, rows: int) -> Iterator[Floats]:
-        """What each record adds to sums over records, block by block of so many rows.
-
-        It is computed whenever it is asked for: kept, it would take 11 times as much as the scores.
-        """
-        for start in range(0, len(self.scores), rows):
-            part = slice(start, start + rows)
-            yield _statistics(self.scores[part], self.targets[part])
-
-
-def _statistics(scores: Floats, targets: Floats) -> Floats:
-    """What these records add to sums over records, (records, 7 + bins)."""
-    yes, chosen = targets >= 0.5, scores >= 0.5
-    eps = np.finfo(np.float64).eps
-    clipped = np.clip(scores, eps, 1 - eps)
-    squared = (scores - targets) ** 2
-    bins = np.digitize(scores, np.arange(1, ECE_BINS) / ECE_BINS, right=True)
-    gaps = np.zeros((len(scores), ECE_BINS))
-    gaps[np.arange(len(scores)), bins] = scores - targets
-    statistics = [
-        yes == chosen,
-        yes & chosen,
-        yes,
-        chosen,
-        squared + targets * (1 - targets),
-        -targets * np.log(clipped) - (1 - targets) * np.log1p(-clipped),
-        squared,
-        gaps,
-    ]
-    return np.column_stack(statistics)
-
-
-def _resampled(ranked: _Ranked, counts: Counts) -> dict[str, Floats]:
-    """Each metric of each resample, (resamples,), NaN where undefined.
-
-    Args:
-        counts: how often each record is drawn, (resamples, records).
-    """
-    records = len(ranked.yes)
-    rows = min(LEVELS_AT_ONCE, NUMBERS_AT_ONCE // len(counts))
-    sums = weighted_sums(counts, ranked.statistics(rows))
-    right, hits, yes, chosen, brier, log_loss, squared, *gaps = sums.T
-    no = _positive(records - yes)
-    yes = _positive(yes)
-    # One resample at a time, as that stays in the processor's cache.
-    pairs, precisions = np.array([_ranking(ranked, row) for row in counts]).T
-    return {
-        "accuracy": right / records,
-        "balanced_accuracy": (hits / yes + (right - hits) / no) / 2,
-        "f1": 2 * hits / (yes + chosen),
-        "auc": pairs / (yes * no),
-        "average_precision": precisions / yes,
-        "brier": brier / records,
-        "log_loss": log_loss / records,
-        "ece": np.abs(gaps).sum(axis=0) / records,
-        "rmse": np.sqrt(squared / records),
-    }
-
-
-def _positive(numbers: Floats) -> Floats:
-    """The numbers, NaN for 0: what is divided by it becomes NaN without a warning."""
-    return np.where(numbers > 0, numbers, np.nan)
-
-
-def _ranking(ranked: _Ranked, counts: Counts) -> tuple[float, float]:
-    """How many pairs of a yes and a no are in order, ties half; the precisions of all yes, summed.
-
-    Args:
-        counts: of one resample, (records,).
-    """
-    pairs = precisions = 0.0
-    all_found, all_wrong = _found_and_wrong(ranked, counts)
-    before = (0, 0)
-    for start in range(0, len(all_found), LEVELS_AT_ONCE):
-        part = slice(start, start + LEVELS_AT_ONCE)
-        found, wrong = all_found[part].astype(np.float64), all_wrong[part].astype(np.float64)
-        newly_found, newly_wrong = (
-            np.diff(found, prepend=before[0]),
-            np.diff(wrong, prepend=before[1]),
-        )
-        precision = found / np.maximum(found + wrong, 1)
-        # Not "@": where other processes keep the machine busy, BLAS's threads wait for each other.
-        pairs += float((newly_wrong * (found - newly_found / 2)).sum())
-        precisions += float((newly_found * precision).sum())
-        before = found[-1], wrong[-1]
-    return pairs, precisions
-
-
-def _found_and_wrong(ranked: _Ranked, counts: Counts) -> tuple[Integers, Integers]:
-    """How many yes and how many no score at least as high as each level, (levels,).
-
-    Args:
-        counts: of one resample, (records,).
-    """
-    found = np.cumsum(counts * ranked.yes, dtype=np.int32)[ranked.ends]
-    wrong = np.cumsum(counts * ~ranked.yes, dtype=np.int32)[ranked.ends]
-    return found, wrong
+def _without_interval(ranked: Ranked) -> dict[str, Any]:
+    """What the libraries compute of all records, and the best threshold."""
+    scores, targets = ranked.scores, ranked.targets
+    mae = {"mae": float(np.abs(scores - targets).mean())}
+    points = _points(ranked.yes, scores) | mae | _correlations(scores, targets)
+    return points | _best_threshold(ranked)
 
 
 def _points(yes: npt.NDArray[np.bool_], scores: Floats) -> dict[str, float]:
     """What scikit-learn computes of all records, where it is defined.
 
-    The formulas above give the same; they are there for resamples, of which there are many.
+    The formulas of `ranked` give the same; they are there for resamples, of which there are many.
     """
     from sklearn import metrics  # type: ignore[import-untyped]  # here, as the import takes long
 
@@ -245,9 +164,9 @@ def _correlations(scores: Floats, targets: Floats) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
-def _best_threshold(ranked: _Ranked) -> dict[str, float]:
+def _best_threshold(ranked: Ranked) -> dict[str, float]:
     records, levels = len(ranked.yes), ranked.scores[ranked.ends]
-    found, wrong = _found_and_wrong(ranked, np.ones(records, np.uint8))
+    found, wrong = found_and_wrong(ranked, np.ones(records, np.uint8))
     right = np.append(0, found - wrong) + np.count_nonzero(~ranked.yes)
     midpoints = (levels[:-1] + levels[1:]) / 2
     # The midpoint of neighbouring floats may round to the lower one, which is no longer below it.

@@ -20,6 +20,13 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / SPEC_FILE).is_file() and (folder / STATUS_FILE).is_file()
 
 
+def status_files(models: Path) -> dict[str, Path]:
+    """status.json of every run of mount/models, by the run's name."""
+    found = [*models.glob(f"*/{STATUS_FILE}"), *models.glob(f"*/*/{STATUS_FILE}")]
+    names = {str(path.parent.relative_to(models)): path for path in found}
+    return {name: path for name, path in names.items() if not name.startswith(".")}
+
+
 def read_status(folder: Path) -> dict[str, Any]:
     """What status.json says; empty where there is none that can be read."""
     return read_object(folder / STATUS_FILE)

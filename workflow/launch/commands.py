@@ -1,4 +1,4 @@
-"""`python3 -m workflow`: submit, list, status, logs, cancel, report, prefetch."""
+"""`python3 -m workflow`: submit, list, status, logs, cancel, report, compare, prefetch."""
 
 import argparse
 import os
@@ -21,6 +21,7 @@ VERBS = {
     "logs": "what a job has said",
     "cancel": "end a job; one that runs saves first, as far as its cluster gives it the time",
     "report": "make a run's report.html anew, of what its folder holds",
+    "compare": "runs, or steps of runs, against the first named, with paired intervals",
     "prefetch": "put a model of the hub into mount/models",
 }
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mount = find_mount(asked.mount)
         verbs: dict[str, Callable[[Mount, argparse.Namespace], int]] = {
             "list": _list, "status": _status, "logs": _logs, "cancel": _cancel,
-            "report": _report, "prefetch": _prefetch,
+            "report": _report, "compare": _compare, "prefetch": _prefetch,
         }  # fmt: skip
         return verbs[asked.verb](mount, asked)
     except WorkflowError as error:
@@ -67,9 +68,20 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("run", nargs="?", help="[the newest]", metavar="RUN")
         if name == "cancel":
             verb.add_argument("run", metavar="RUN")
+        if name == "compare":
+            _add_comparison(verb)
         if name == "prefetch":
             verb.add_argument("model", help="as google/flan-t5-xl", metavar="MODEL")
     return parser
+
+
+def _add_comparison(verb: argparse.ArgumentParser) -> None:
+    named = (
+        "RUN (its last evaluation), RUN@STEP, RUN@best or RUN@last; one RUN alone: first and last"
+    )
+    verb.add_argument("runs", nargs="+", help=named, metavar="RUN")
+    verb.add_argument("--html", help="write a page with all records too", metavar="FILE")
+    verb.add_argument("--json", help="write the numbers too; - for nothing else", metavar="FILE")
 
 
 def _list(mount: Mount, asked: argparse.Namespace) -> int:
@@ -122,6 +134,12 @@ def _report(mount: Mount, asked: argparse.Namespace) -> int:
         raise BadInput([Problem(f"run {run.name}", "no folder of its own", "a run", mend)])
     print(write_report(run))
     return 0
+
+
+def _compare(mount: Mount, asked: argparse.Namespace) -> int:
+    from workflow.compare import compare
+
+    return compare(mount, asked.runs, asked.html, asked.json)
 
 
 def _prefetch(mount: Mount, asked: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from workflow.launch.schedulers import state_of
 from workflow.launch.state import State
 from workflow.lock import is_fresh
 from workflow.mount import Mount
-from workflow.status import STATUS_FILE, TRAIN_LOG, read_spec, read_status
+from workflow.status import TRAIN_LOG, read_spec, read_status, status_files
 
 LINES = 10
 """Of a log, shown with a run's status."""
@@ -164,10 +164,8 @@ def _last_logged(path: Path) -> dict[str, Any]:
 def run_names(mount: Mount) -> Iterator[str]:
     """All runs, and all jobs that are no runs yet; the newest last."""
     found = {name: record.submitted for name, record in read_records(mount).items()}
-    for path in [*mount.models.glob(f"*/{STATUS_FILE}"), *mount.models.glob(f"*/*/{STATUS_FILE}")]:
-        name = str(path.parent.relative_to(mount.models))
-        if not name.startswith("."):
-            found[name] = max(found.get(name, 0.0), path.stat().st_mtime)
+    for name, path in status_files(mount.models).items():
+        found[name] = max(found.get(name, 0.0), path.stat().st_mtime)
     return iter(sorted(found, key=lambda name: found[name]))
 
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from workflow.answers import Evaluation
 from workflow.bootstrap import Floats
+from workflow.ranked import ECE_BINS, Bools
 from workflow.report.blocks import Chart, Point, Series
-from workflow.score_metrics import ECE_BINS, Bools
 
 HISTOGRAM_BINS = 20
 CURVE_POINTS = 300

@@ -20,7 +20,7 @@ from workflow.errors import BadInput, Problem, shorten
 from workflow.folding import fold_cross_attention
 from workflow.metrics import SHOWN
 from workflow.records import Record, Schema
-from workflow.score_metrics import score_metrics
+from workflow.score_metrics import in_range, score_metrics
 from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
 from workflow.tasks.task import Batch, Tell
@@ -30,8 +30,6 @@ from workflow.weights import Model
 Floats = npt.NDArray[np.float64]
 SCORED_AT_ONCE = 2
 """Positions scored at once over those trained at once: of most layers nothing is kept."""
-
-_IN_THE_RANGE = frozenset({"rmse", "rmse_ci95", "mae"})
 
 
 @dataclass(frozen=True)
@@ -237,12 +235,7 @@ class Classification:
             "loss": float(losses.mean()),
             **score_metrics(scores, targets[answered], seed),
         }
-        width = self.target_max - self.target_min
-        for name in _IN_THE_RANGE & {name for name, value in measured.items() if value is not None}:
-            measured[name] = (np.array(measured[name]) * width).tolist()
-        if measured.get("best_threshold") is not None:
-            measured["best_threshold"] = self.target_min + measured["best_threshold"] * width
-        return measured
+        return in_range(measured, self.target_min, self.target_max)
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         return items_files(vars(spec), step)

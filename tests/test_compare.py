@@ -1,0 +1,467 @@
+"""Runs set against each other: the same records, the same resamples, whole messages."""
+
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from workflow import bootstrap
+from workflow.compare import compare
+from workflow.compare.comparison import Comparison, compare_named
+from workflow.compare.jobs import Curves
+from workflow.compare.naming import find_named
+from workflow.compare.outcomes import EVEN, LOST, WON
+from workflow.compare.page import page
+from workflow.compare.sparkline import sparklines
+from workflow.compare.telling import tell
+from workflow.errors import BadInput
+from workflow.launch.commands import main
+from workflow.metrics import TextMetrics
+from workflow.mount import Mount
+from workflow.report.blocks import Items, Table
+from workflow.report.page import render
+from workflow.score_metrics import in_range, score_metrics
+
+GOLDEN = Path(__file__).parent / "golden"
+REFERENCES = ["the cat sat", "two plus two is four", "Paris", "a b c d", "so be it", "x y z", "no"]
+NEAR = ["the cat sat", "two and two is four", "Paris", "a b d", "so it be", "x y z", "yes"]
+FAR = ["a cat sits", "two plus two is four", "London", "a b c d e", "it", "z", "yes"]
+TARGETS = [0.0, 1.0, 1.0, 0.0, 0.75, 0.25, 1.0, 0.0]
+SURE = [0.1, 0.9, 0.8, 0.3, 0.7, 0.2, 0.95, 0.05]
+UNSURE = [0.4, 0.6, 0.3, 0.5, 0.7, 0.205, 0.6, 0.45]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Mount:
+    return Mount(tmp_path)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Fewer resamples, in several blocks."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 40)
+    monkeypatch.setattr(bootstrap, "COUNTS_AT_ONCE", 70)
+    return 40
+
+
+def write_run(
+    mount: Mount, name: str, items: dict[int, list[Any]], task: str = "seq2seq", **spec: Any
+) -> Path:
+    """A run as its job would have left it, with the items of each evaluated step."""
+    folder = mount.models / name
+    folder.mkdir(parents=True)
+    job = {"task": task, "training_run_name": name, "seed": 0, "learning_rate": 1e-3}
+    job |= {"metric_for_best_model": "loss", **spec}
+    (folder / "training_args.json").write_text(json.dumps(job))
+    (folder / "status.json").write_text('{"state": "done", "data": {"eval": "e1"}}')
+    logged = [{"step": step, "loss": 4 / (step + 1)} for step in (1, 2, 3, 4)]
+    (folder / "train_log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in logged))
+    lines = ""
+    for step, found in items.items():
+        pattern = (
+            "checkpoint-{}-preds.json" if task == "clf" else "temperature=0.00_n=1_step={}.json"
+        )
+        (folder / pattern.format(step)).write_text(json.dumps(found))
+        lines += json.dumps({"step": step, "loss": 2 / (step + 1), "eval_seconds": 1.0}) + "\n"
+    (folder / "metrics.jsonl").write_text(lines)
+    return folder
+
+
+def answered(answers: Sequence[str], references: Sequence[str | None] = REFERENCES) -> list[Any]:
+    return [
+        {
+            "prompt": f"say {reference}",
+            "generations": [{"lm_postprocess": answer, "full_generated": answer, "scores": [0, 0]}],
+            "demonstration": reference,
+            "orig_d": {"id": place},
+        }
+        for place, (answer, reference) in enumerate(zip(answers, references, strict=True))
+    ]
+
+
+def scored(scores: Sequence[float | None], targets: Sequence[float] = TARGETS) -> list[Any]:
+    return [
+        {"orig_d": {"input": f"input {i}", "target": target}, "pred_score": score, "logits": [0, 0]}
+        for i, (score, target) in enumerate(zip(scores, targets, strict=True))
+    ]
+
+
+def compared(mount: Mount, *words: str) -> Comparison:
+    return compare_named(find_named(mount, words))
+
+
+def in_json(found: Comparison) -> Any:
+    return json.loads(json.dumps(found.as_json(), allow_nan=False))
+
+
+def naive_intervals(
+    found: Comparison,
+    resamples: int,
+    judge: Callable[[Sequence[Any], Sequence[Any]], dict[str, Any]],
+) -> dict[str, list[float]]:
+    """Both evaluations judged anew on every resample: the percentiles of their difference."""
+    pairs = sorted(found.pairs.pairs, key=lambda pair: pair.key)
+    generator = np.random.default_rng(0)
+    differences: dict[str, list[float]] = {}
+    for _ in range(resamples):
+        drawn = [pairs[i] for i in generator.integers(len(pairs), size=len(pairs))]
+        expected = [pair.expected for pair in drawn]
+        base, other = (judge([pair.answers[i] for pair in drawn], expected) for i in (0, 1))
+        for name, value in other.items():
+            if value is not None and base[name] is not None:
+                differences.setdefault(name, []).append(value - base[name])
+    return {name: np.percentile(of, [2.5, 97.5]).tolist() for name, of in differences.items()}
+
+
+def text_points(answers: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
+    judged = TextMetrics()
+    for answer, reference in zip(answers, references, strict=True):
+        judged.add([answer], reference)
+    return dict(judged.points())
+
+
+def score_points(scores: Sequence[Any], targets: Sequence[Any]) -> dict[str, Any]:
+    unit = [(np.array(values, np.float64) - 1) / 4 for values in (scores, targets)]
+    measured = in_range(score_metrics(*unit), 1, 5)
+    return {name: value for name, value in measured.items() if not name.endswith("_ci95")}
+
+
+def test_intervals_of_texts_are_those_of_judging_each_resample(mount: Mount, few: int) -> None:
+    write_run(mount, "a", {9: answered(NEAR)})
+    write_run(mount, "b", {9: answered(FAR)}, seed=3)
+    found = compared(mount, "a", "b")
+    expected = naive_intervals(found, few, text_points)
+    assert set(expected) == {metric.name for metric in found.metrics if metric.has_intervals}
+    for metric in found.metrics:
+        if metric.has_intervals:
+            assert metric.intervals[0] == pytest.approx(expected[metric.name], rel=1e-9), (
+                metric.name
+            )
+            values = [text_points(texts, REFERENCES)[metric.name] for texts in (NEAR, FAR)]
+            assert metric.values == pytest.approx(values)
+            assert metric.differences == pytest.approx([values[1] - values[0]])
+
+
+def test_intervals_of_scores_are_those_of_judging_each_resample(mount: Mount, few: int) -> None:
+    stars = [[1 + 4 * value for value in values] for values in (SURE, UNSURE, TARGETS)]
+    of_range = {"target_min": 1, "target_max": 5}
+    write_run(mount, "a", {9: scored(stars[0], stars[2])}, "clf", **of_range)
+    write_run(mount, "b", {9: scored(stars[1], stars[2])}, "clf", **of_range)
+    found = compared(mount, "a", "b")
+    with pytest.MonkeyPatch.context() as once:
+        once.setattr(bootstrap, "RESAMPLES", 1)
+        expected = naive_intervals(found, few, score_points)
+        values = [score_points(scores, stars[2]) for scores in stars[:2]]
+    judged = {metric.name: metric for metric in found.metrics if metric.has_intervals}
+    assert set(judged) == set(expected) - {"best_threshold", "best_threshold_accuracy"}
+    for name, metric in judged.items():
+        assert metric.intervals[0] == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
+        assert metric.values == pytest.approx([one[name] for one in values]), name
+
+
+def test_a_run_against_itself_differs_in_nothing(mount: Mount, few: int) -> None:
+    for task, items in (("seq2seq", answered(NEAR)), ("clf", scored(SURE))):
+        write_run(mount, f"{task}1", {9: items}, task)
+        shutil.copytree(mount.models / f"{task}1", mount.models / f"{task}2")
+        found = compared(mount, f"{task}1", f"{task}2")
+        assert all(metric.differences == (0,) for metric in found.metrics)
+        assert {m.intervals[0] for m in found.metrics if m.has_intervals} == {(0, 0)}
+        assert found.counted(1) == {WON: 0, LOST: 0, EVEN: len(items)}
+        assert found.verdicts() == [f"{task}2 and {task}1 gave the same answer to every record"]
+        assert found.fields == {}
+
+
+def test_changing_sides_negates(mount: Mount, few: int) -> None:
+    write_run(mount, "a", {9: answered(NEAR)}, seed=5)
+    write_run(mount, "b", {9: answered(FAR)}, seed=2)
+    one, other = compared(mount, "a", "b"), compared(mount, "b", "a")
+    for metric, negated in zip(one.metrics, other.metrics, strict=True):
+        assert metric.differences[0] == -(negated.differences[0] or 0.0)
+        if metric.has_intervals:
+            low, high = metric.intervals[0] or (math.nan, math.nan)
+            assert negated.intervals[0] == pytest.approx((-high, -low))
+    assert one.counted(1) == {WON: 2, LOST: 4, EVEN: 1}
+    assert other.counted(1) == {WON: 4, LOST: 2, EVEN: 1}
+
+
+def test_records_are_found_in_any_order_and_as_often_as_they_occur(mount: Mount, few: int) -> None:
+    references = [*REFERENCES, "again", "again"]
+    write_run(mount, "a", {9: answered([*NEAR, "again", "agen"], references)})
+    there = answered([*FAR, "no", "again"], references)
+    write_run(mount, "b", {9: there})
+    order = [8, 3, 0, 7, 1, 6, 2, 5, 4]  # of equal records the first is another
+    there[7], there[8] = there[8], there[7]
+    write_run(mount, "c", {9: [there[i] for i in order]})
+    straight, shuffled = compared(mount, "a", "b"), compared(mount, "a", "c")
+    assert shuffled.pairs == straight.pairs
+    assert shuffled.metrics == straight.metrics
+    assert [p.answers for p in straight.pairs.pairs][-2:] == [("again", "no"), ("agen", "again")]
+
+
+def test_what_only_some_have_is_left_out_and_said(mount: Mount, few: int) -> None:
+    write_run(mount, "a", {9: answered([*NEAR, "?"], [*REFERENCES, None])})
+    write_run(mount, "b", {9: answered(FAR[2:], REFERENCES[2:])})
+    found = compared(mount, "a", "b")
+    assert found.pairs.left_out == (3, 0)
+    assert [metric.name for metric in found.metrics if not metric.has_intervals] == []
+    lines = tell(found, True)
+    start = lines.index("a at step 9, b at step 9; on the 5 records that all have")
+    assert lines[start + 1] == (
+        "left out: 3 of a; so are metrics that only the runs themselves could tell, as the loss"
+    )
+    write_run(mount, "c", {9: scored(SURE)}, "clf")
+    write_run(mount, "d", {9: scored([None, *UNSURE[1:]])}, "clf")
+    found = compared(mount, "c", "d")
+    assert found.metrics[-1].name == "loss"
+    assert "left out: 1 of c, 1 of d, which lack targets or scores" in tell(found, True)
+
+
+def test_lower_is_better_where_it_is(mount: Mount, few: int) -> None:
+    for name, scores in (("sure", SURE), ("unsure", UNSURE)):
+        write_run(mount, name, {9: scored(scores)}, "clf", metric_for_best_model="brier")
+    (sentence,) = compared(mount, "sure", "unsure").verdicts()
+    assert sentence.startswith("unsure loses to sure in brier (lower is better) by ")
+    (sentence,) = compared(mount, "unsure", "sure").verdicts()
+    assert sentence.startswith("sure beats unsure in brier (lower is better) by ")
+
+
+@pytest.mark.parametrize(
+    ("metric", "answers", "expected"),
+    [("chrf", NEAR, "chrf"), ("loss", NEAR, "exact_match"), ("loss", ["?"] * 7, "rougeL")],
+)
+def test_the_metric_of_the_verdict(
+    mount: Mount, few: int, metric: str, answers: list[str], expected: str
+) -> None:
+    write_run(mount, "a", {1: answered(["!"] * 7), 2: answered(answers)},
+              metric_for_best_model=metric)  # fmt: skip
+    assert compared(mount, "a").main.name == expected
+
+
+def test_samples_are_compared_where_there_are_as_many(mount: Mount, few: int) -> None:
+    for name, samples in (("a", 4), ("b", 4), ("c", 2)):
+        folder = write_run(mount, name, {9: answered(NEAR)}, n_samples=samples)
+        made = folder / "temperature=0.00_n=1_step=9.json"
+        made.rename(folder / f"temperature=0.00_n={samples}_step=9.json")
+        line = {"step": 9, "exact_match": 0.4, "exact_match_best_of_n": 0.5, "mine": 2}
+        (folder / "metrics.jsonl").write_text(json.dumps(line))
+    names = [[m.name for m in compared(mount, "a", o).metrics][-2:] for o in ("b", "c")]
+    assert names == [["exact_match_best_of_n", "mine"], ["chrf", "mine"]]
+
+
+def test_the_steps_that_are_named(mount: Mount) -> None:
+    write_run(mount, "a", {0: [], 50: [], 100: []}, metric_for_best_model="chrf")
+    write_run(mount, "group/b@c", {5: []})
+    write_run(mount, "a@100", {7: []})
+    values = {0: 3.0, 50: 9.0, 100: 4.0}
+    lines = [json.dumps({"step": step, "chrf": value}) for step, value in values.items()]
+    (mount.models / "a" / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 15')
+
+    def labels(*words: str) -> list[str]:
+        return [f"{one.label} {one.step}" for one in find_named(mount, words)]
+
+    assert labels("a", "group/b@c") == ["a 100", "group/b@c 5"]
+    assert labels("a@best", "group/b@c@5") == ["a 50", "group/b@c 5"]
+    assert labels("a@last", "a@0", "a@100") == ["a@100 100", "a@0 0", "a@100 7"]
+    assert labels("a/") == ["a@0 0", "a@100 100"]
+
+
+def refusal(mount: Mount, *words: str) -> str:
+    with pytest.raises(BadInput) as caught:
+        compared(mount, *words)
+    return str(caught.value)
+
+
+def test_what_cannot_be_found(mount: Mount) -> None:
+    write_run(mount, "seed1", {0: answered(NEAR), 50: answered(NEAR)})
+    write_run(mount, "seed2", {})
+    write_run(mount, "seed3", {4: answered(NEAR)})
+    assert refusal(mount, "sed1", "seed1@7", "what", "seed2", "seed3@best@x", "") == "\n".join(
+        [
+            f"run 'sed1': found no run of this name; expected a run in {mount.models}; "
+            "did you mean seed1 or seed3 or seed2?",
+            "seed1@7: found no evaluation of step '7'; expected best, last or one of 0, 50; "
+            "name one of these behind the @",
+            f"run 'what': found no run of this name; expected a run in {mount.models}; "
+            "python3 -m workflow list tells all",
+            "run seed2: found no evaluation; expected one at least; wait for its first",
+            "run 'seed3@best': found no run of this name; expected a run in "
+            f"{mount.models}; did you mean seed3 or seed2 or seed1?",
+            f"run '': found no run of this name; expected a run in {mount.models}; "
+            "python3 -m workflow list tells all",
+            "(6 problems in all)",
+        ]
+    )
+    assert refusal(mount, "seed3") == (
+        "run seed3: found one evaluation, of step 4; expected two to compare; name another run too"
+    )
+    assert refusal(mount, "seed3@last") == (
+        "seed3@last: found one evaluation; expected two to compare; "
+        "name another, or seed3 alone: its first against its last"
+    )
+    assert refusal(mount, "seed1", "seed1@50") == (
+        "seed1@50: found the same evaluation twice; expected different ones; leave one of them out"
+    )
+
+
+def test_what_cannot_be_compared(mount: Mount) -> None:
+    write_run(mount, "a", {4: answered(NEAR)})
+    write_run(mount, "b", {4: answered(["?"], ["other"])})
+    write_run(mount, "mute", {4: answered(["?"], [None]), 5: answered(["!"], [None])})
+    write_run(mount, "unit", {4: scored(SURE)}, "clf")
+    write_run(mount, "stars", {4: scored(SURE)}, "clf", target_min=1, target_max=5)
+    gone = write_run(mount, "gone", {4: answered(NEAR)})
+    (gone / "temperature=0.00_n=1_step=4.json").unlink()
+    cut = write_run(mount, "cut", {4: answered(NEAR)})
+    (cut / "temperature=0.00_n=1_step=4.json").write_text("[{")
+    odd = write_run(mount, "odd", {4: [{"prompt": "x"}]})
+    assert refusal(mount, "a", "unit", "stars") == (
+        "run unit: found a run of clf; expected seq2seq, as of a; compare runs of one task\n"
+        "run stars: found a run of clf; expected seq2seq, as of a; compare runs of one task\n"
+        "(2 problems in all)"
+    )
+    assert refusal(mount, "unit", "stars") == (
+        "run stars: found targets from 1 to 5; expected targets from 0 to 1, as of unit; "
+        "compare runs of the same --target_min and --target_max"
+    )
+    assert refusal(mount, "a", "b") == (
+        "a and b: found no record that all have (7 of a, 1 of b); expected the same records; "
+        "evaluate them on the same data (--no_train with a checkpoint)"
+    )
+    assert refusal(mount, "mute") == (
+        "mute@4 and mute@5: found no record with an expected answer that all have answered; "
+        "expected completions to judge by; evaluate them on data with completions"
+    )
+    assert refusal(mount, "a", "gone", "cut", "odd") == (
+        "gone@4: found no temperature=0.00_n=1_step=4.json; expected what was answered then; "
+        "name another step, or evaluate its checkpoint again (--no_train)\n"
+        f"{cut}/temperature=0.00_n=1_step=4.json: found no whole JSON list; expected a file as it "
+        "was written; get it back from a copy, or make it again\n"
+        f"{odd}/temperature=0.00_n=1_step=4.json: found an item of another form; expected what a "
+        "run writes; get it back from a copy, or evaluate again\n"
+        "(3 problems in all)"
+    )
+
+
+def write_both(mount: Mount) -> None:
+    write_run(mount, "a", {0: answered(["?"] * 7), 9: answered(NEAR)})
+    write_run(mount, "b", {0: answered(["?"] * 7), 9: answered(FAR)}, learning_rate=1e-4)
+    write_run(mount, "c", {9: scored(SURE)}, "clf")
+    write_run(mount, "d", {9: scored(UNSURE)}, "clf", template="Is it? {input}")
+
+
+def said(mount: Mount, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["compare", "--mount", str(mount.root), *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_all_that_is_told(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
+    write_both(mount)
+    assert said(mount, capsys, "a", "b") == (GOLDEN / "compare_texts.txt").read_text()
+    assert said(mount, capsys, "c", "d") == (GOLDEN / "compare_scores.txt").read_text()
+
+
+def test_the_numbers_are_those_that_are_told(
+    mount: Mount, capsys: pytest.CaptureFixture[str], few: int
+) -> None:
+    write_both(mount)
+    file = mount.root / "numbers.json"
+    told = said(mount, capsys, "a", "b", "--json", str(file))
+    numbers = json.loads(said(mount, capsys, "a", "b", "--json", "-"))
+    assert json.loads(file.read_text()) == numbers
+    assert numbers["verdicts"][0] in told
+    for name, metric in numbers["metrics"].items():
+        row = next(line.split() for line in told.splitlines() if line.startswith(f"{name} "))
+        values = [metric["values"]["a"], metric["values"]["b"]]
+        ends = metric["differences"]["b"]["ci95"] or []
+        shown = [float(cell) for cell in row[1:] if cell not in ("to", "better", "worse")]
+        difference = metric["differences"]["b"]["difference"]
+        assert shown == pytest.approx([*values, difference, *ends], abs=6e-3), name
+    assert numbers["records_against_the_first"] == {"b": {"won": 2, "lost": 4, "even": 1}}
+    assert numbers["job_fields"] == {"learning_rate": {"a": 1e-3, "b": 1e-4}}
+    assert numbers["curves"]["train_loss"]["a"] == [[1, 2.0], [2, 4 / 3], [3, 1.0], [4, 0.8]]
+    assert str(mount.root) not in json.dumps(numbers)
+
+
+def test_the_page_has_every_record(mount: Mount, few: int) -> None:
+    write_both(mount)
+    made = page(compared(mount, "a", "b", "b@0"))
+    tables = [b for section in made.sections for b in section.blocks if isinstance(b, Table)]
+    assert tables[1].rows == [["learning_rate", "0.001", "0.0001"]]
+    (items,) = (b for section in made.sections for b in section.blocks if isinstance(b, Items))
+    assert items.numbers == ["b@9 - a", "b@0 - a"]
+    assert len(items.items) == 7
+    london = items.items[2]
+    assert [(one.by, one.text) for one in london.answers] == [
+        ("a", "Paris"), ("b@9", "London"), ("b@0", "?"),
+    ]  # fmt: skip
+    assert (london.numbers, london.tags) == ([-1, -1], ["b@9 lost", "b@0 lost"])
+    assert "b@9, b@0 against a" in render(made)
+    file = mount.root / "page.html"
+    assert main(["compare", "--mount", str(mount.root), "c", "d", "--html", str(file)]) == 0
+    assert "d against c" in file.read_text()
+
+
+def test_a_terminal_that_is_no_utf_8(mount: Mount, few: int, monkeypatch: Any) -> None:
+    write_run(mount, "a", {1: answered(["é"] * 7), 2: answered(["\ud800"] * 7)})
+    for encoding, drawn in (("ascii", False), ("utf-8", True)):
+        bytes_written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_written, encoding))
+        compare(mount, ["a"], None, None)
+        sys.stdout.flush()
+        assert ("█" in bytes_written.getvalue().decode(encoding)) is drawn
+
+
+def test_files_that_cannot_be_written_are_told_first(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_both(mount)
+    words = ["compare", "--mount", str(mount.root), "a", "nobody", "--html", "/no/where.html"]
+    words += ["--json", str(mount.models)]
+    assert main(words) == 2
+    assert capsys.readouterr().err == (
+        f"run 'nobody': found no run of this name; expected a run in {mount.models}; "
+        "python3 -m workflow list tells all\n"
+        "--html /no/where.html: found no such folder; expected a file in one that exists; "
+        "correct the path\n"
+        f"--json {mount.models}: found a folder; expected a file in one that exists; "
+        "correct the path\n(3 problems in all)\n"
+    )
+
+
+def test_lines_of_blocks() -> None:
+    falling = [(float(step), 8.0 - step) for step in range(8)]
+    assert sparklines(Curves("loss", {"a": falling[::7], "b": falling[:4], "c": []})) == {
+        "a": "█▇▆▅▄▃▂▁", "b": "█▇▆▅    ",
+    }  # fmt: skip
+    steep = [(0, 1000.0), (1, 1.0)]
+    assert sparklines(Curves("loss", {"a": steep}))["a"] == "█▆▃▁"
+    assert sparklines(Curves("loss", {"a": [(3, 1.0)]})) == {"a": "▁▁"}
+
+
+LIGHT = """
+import json, sys
+from workflow.launch.commands import main
+try:
+    main(["compare", "-h"])
+except SystemExit:
+    print(json.dumps(sorted({"numpy", "torch"} & set(sys.modules))))
+main(["compare", "--mount", sys.argv[1], "c", "d", "--html", sys.argv[1] + "/page.html"])
+print(json.dumps(sorted({"torch", "transformers"} & set(sys.modules))))
+"""
+
+
+def test_it_begins_soon(mount: Mount) -> None:
+    write_both(mount)
+    command = [sys.executable, "-c", LIGHT, str(mount.root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.count("[]\n") == 2
+    assert done.stdout.endswith("[]\n")

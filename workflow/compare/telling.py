@@ -1,0 +1,206 @@
+"""A comparison as lines of a terminal."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+from workflow.bootstrap import RESAMPLES
+from workflow.compare.comparison import Comparison
+from workflow.compare.jobs import TRAIN_LOSS, field_rows
+from workflow.compare.measuring import Interval, Metric
+from workflow.compare.outcomes import EVEN, LOST, WON, Outcome, clearest
+from workflow.compare.sparkline import sparklines
+from workflow.compare.verdict import judged
+from workflow.errors import shorten
+
+SHOWN = 3
+"""Records of each result."""
+TEXT = 72
+"""Characters of a text that are shown."""
+
+
+def tell(found: Comparison, draws: bool) -> list[str]:
+    """The lines.
+
+    Args:
+        draws: whether block characters can be shown.
+    """
+    others = range(1, len(found.named))
+    parts = [
+        found.verdicts(),
+        records_told(found),
+        *(list(_metrics(found, index)) for index in others),
+        *(list(_won_and_lost(found, index)) for index in others),
+        list(_fields(found)),
+        list(_curves(found, draws)),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part).split("\n")
+
+
+def figure(value: float | None, sign: str = "") -> str:
+    """A number with as many digits as tell something."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}"
+
+
+def in_columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Rows with their cells one below the other.
+
+    Args:
+        left: how many columns stand to the left; the others, of numbers, to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def records_told(found: Comparison) -> list[str]:
+    """What was compared: steps and records."""
+    steps = ", ".join(f"{one.run} at step {one.step}" for one in found.named)
+    count = len(found.outcomes)
+    records = f"{count} record{'s' * (count != 1)}"
+    left_out = [
+        f"{number} of {label}"
+        for label, number in zip(found.labels, found.pairs.left_out, strict=True)
+        if number
+    ]
+    if not left_out:
+        return [f"{steps}; {records}"]
+    answered = "targets or scores" if found.is_scored else "completions"
+    lines = [f"{steps}; on the {records} that all have", f"left out: {', '.join(left_out)}"]
+    if not found.pairs.alike:
+        lines[-1] += "; so are metrics that only the runs themselves could tell, as the loss"
+    else:
+        lines[-1] += f", which lack {answered}"
+    return lines
+
+
+def metric_rows(found: Comparison, indexes: Sequence[int]) -> list[list[str]]:
+    """A table of the metrics of the first evaluation and of some others: a head, and a row each."""
+    head = ["metric", found.labels[0]]
+    for index in indexes:
+        head += [found.labels[index], "difference", "95%", ""]
+    rows = [head]
+    for metric in found.metrics:
+        row = [metric.name, figure(metric.values[0])]
+        for index in indexes:
+            difference, interval = metric.differences[index - 1], metric.intervals[index - 1]
+            row += [figure(metric.values[index]), figure(difference, "+")]
+            row += _judged(metric, interval)
+        rows.append(row)
+    return rows
+
+
+def _judged(metric: Metric, interval: Interval | None) -> tuple[str, str]:
+    """An interval, and what it means."""
+    if interval is None:
+        return "", ""
+    low, high = (figure(value, "+") for value in interval)
+    return f"{low} to {high}", judged(metric.name, interval)
+
+
+def legend() -> str:
+    return (
+        f"95%: of the difference, in {RESAMPLES:,} paired resamples of the records; "
+        "better, worse: zero is not in it"
+    )
+
+
+def _metrics(found: Comparison, index: int) -> Iterator[str]:
+    yield from in_columns(metric_rows(found, [index]))
+    if index == len(found.named) - 1:
+        yield legend()
+
+
+def judged_by(found: Comparison) -> str:
+    """What a record is won by."""
+    if found.is_scored:
+        return "nearer to the target by more than a hundredth of the range"
+    return "more of the expected words in their order; of as many, the very text"
+
+
+def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
+    base, label = found.labels[0], found.labels[index]
+    counts = found.counted(index)
+    yield (
+        f"records of {label} against {base}: {counts[WON]} won, {counts[LOST]} lost, "
+        f"{counts[EVEN]} even"
+    )
+    if index == 1:
+        yield f"  won: {judged_by(found)}"
+    skipped = _beginning_of_all(found)
+    for result in (WON, LOST):
+        shown = clearest(found.outcomes, index, result, SHOWN)
+        if shown:
+            yield f"  clearest {result}:"
+        for outcome in shown:
+            yield from (f"    {line}" for line in _record(found, outcome, index, skipped))
+
+
+def _record(found: Comparison, outcome: Outcome, index: int, skipped: int) -> Iterator[str]:
+    pair = outcome.pair
+    yield f"{pair.place}. {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
+    rows = [["expected", _answer(pair.expected), ""]]
+    for i in (0, index):
+        how_good = "" if found.is_scored else f"{outcome.scores[i]:.2f}"
+        rows.append([found.labels[i], _answer(pair.answers[i]), how_good])
+    yield from (f"   {line}" for line in in_columns(rows, left=2))
+
+
+def _beginning_of_all(found: Comparison) -> int:
+    """How long a beginning all prompts have, up to its last blank; 0 where it is short."""
+    prompts = [one.pair.prompt for one in found.outcomes]
+    common = os.path.commonprefix([min(prompts), max(prompts)])  # noqa: RUF071 (of texts)
+    end = max(common.rfind(blank) for blank in " \n\t") + 1 if min(prompts) < max(prompts) else 0
+    return end if end > TEXT // 4 else 0
+
+
+def _answer(told: str | float) -> str:
+    return _text(told) if isinstance(told, str) else f"{told:.4g}"
+
+
+def _text(text: str) -> str:
+    """A text on one line, as far as there is room."""
+    return shorten(" ".join(text.split()), TEXT)
+
+
+def _fields(found: Comparison) -> Iterator[str]:
+    rows = field_rows(found.fields, found.named)
+    if len(rows) == 1:
+        yield "the jobs do not differ"
+    elif rows:
+        yield "the jobs differ in"
+        shown = [[_cut(cell) for cell in row] for row in rows]
+        yield from (f"  {line}" for line in in_columns(shown, left=len(rows[0])))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
+
+
+def title(name: str) -> str:
+    """What a curve is called."""
+    return {TRAIN_LOSS: "loss in training", "loss": "loss in evaluations"}.get(name, name)
+
+
+def _curves(found: Comparison, draws: bool) -> Iterator[str]:
+    chosen = (TRAIN_LOSS, "loss", found.main.name)
+    for curves in found.curves:
+        several = any(len(points) > 1 for points in curves.by_run.values())
+        if curves.name not in chosen or not several:
+            continue
+        yield f"{title(curves.name)} by step"
+        lines = sparklines(curves)
+        rows = []
+        for run, points in curves.by_run.items():
+            if points:
+                (first, start), (last, end) = points[0], points[-1]
+                told = f"{figure(start)} at {first:g}, {figure(end)} at {last:g}"
+                rows.append([run, *([lines[run]] if draws else []), told])
+        yield from (f"  {line}" for line in in_columns(rows, left=3))
