@@ -10,6 +10,8 @@ import pytest
 from made_runs import answered, scored, write_run
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from workflow.compare import compare
+from workflow.mount import Mount
 from workflow.report.run import write_report
 
 EVIL = "</script><script>document.title = 'run'</script><img src=x onerror=alert(1)>\u2028<!--"
@@ -70,7 +72,10 @@ def seq2seq_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
                for loss in (2.0, 1.0)]  # fmt: skip
     evaluations = {step: (metrics[i], items[step]) for i, step in enumerate(items)}
     run = write_run(
-        tmp_path_factory.mktemp("runs") / "run", spec, evaluations, losses=[9.0, 5.0, 2.0, 1.0] * 9
+        tmp_path_factory.mktemp("mount") / "models" / "run",
+        spec,
+        evaluations,
+        losses=[9.0, 5.0, 2.0, 1.0] * 9,
     )
     return write_report(run)
 
@@ -83,16 +88,27 @@ def clf_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(write_run(tmp_path_factory.mktemp("runs") / "run", spec, evaluations))
 
 
+@pytest.fixture(scope="module")
+def comparison_page(seq2seq_page: Path) -> Path:
+    """Of the two evaluations of the run above."""
+    page = seq2seq_page.parent / "comparison.html"
+    assert compare(Mount(seq2seq_page.parents[2]), ["run"], str(page), "-") == 0
+    return page
+
+
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-@pytest.mark.parametrize("task", ["seq2seq", "clf"])
+@pytest.mark.parametrize(
+    ("page", "title"),
+    [("seq2seq", "run"), ("clf", "run"), ("comparison", "run@4 against run@0")],
+)
 def test_a_page_says_nothing_and_asks_for_nothing(
-    browser: Browser, task: str, width: int, request: pytest.FixtureRequest
+    browser: Browser, page: str, title: str, width: int, request: pytest.FixtureRequest
 ) -> None:
     """No error, no warning, no dialog, no request but for itself; it is no wider than a phone."""
-    path = request.getfixturevalue(f"{task}_page")
+    path = request.getfixturevalue(f"{page}_page")
     opened = Opened(browser, path, width)
     assert opened.said == [path.as_uri()]
-    assert opened.page.title() == "run"
+    assert opened.page.title() == title
     assert opened.page.locator("img").count() == 0
     assert opened.page.evaluate("document.documentElement.scrollWidth") == width
     charts = opened.page.locator("figure").count()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import made_runs
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -57,40 +58,29 @@ def write_run(
     mount: Mount, name: str, items: dict[int, list[Any]], task: str = "seq2seq", **spec: Any
 ) -> Path:
     """A run as its job would have left it, with the items of each evaluated step."""
-    folder = mount.models / name
-    folder.mkdir(parents=True)
-    job = {"task": task, "training_run_name": name, "seed": 0, "learning_rate": 1e-3}
-    job |= {"metric_for_best_model": "loss", **spec}
-    (folder / "training_args.json").write_text(json.dumps(job))
-    (folder / "status.json").write_text('{"state": "done", "data": {"eval": "e1"}}')
-    logged = [{"step": step, "loss": 4 / (step + 1)} for step in (1, 2, 3, 4)]
-    (folder / "train_log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in logged))
-    lines = ""
-    for step, found in items.items():
-        pattern = (
-            "checkpoint-{}-preds.json" if task == "clf" else "temperature=0.00_n=1_step={}.json"
-        )
-        (folder / pattern.format(step)).write_text(json.dumps(found))
-        lines += json.dumps({"step": step, "loss": 2 / (step + 1), "eval_seconds": 1.0}) + "\n"
-    (folder / "metrics.jsonl").write_text(lines)
+    job = {"task": task, "learning_rate": 1e-3, **spec}
+    evaluations = {
+        step: ({"loss": 2 / (step + 1), "eval_seconds": 1.0}, found)
+        for step, found in items.items()
+    }
+    folder = made_runs.write_run(
+        mount.models / name, job, evaluations, [4 / (step + 1) for step in (1, 2, 3, 4)]
+    )
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps(status | {"data": {"eval": "e1"}}))
     return folder
 
 
 def answered(answers: Sequence[str], references: Sequence[str | None] = REFERENCES) -> list[Any]:
     return [
-        {
-            "prompt": f"say {reference}",
-            "generations": [{"lm_postprocess": answer, "full_generated": answer, "scores": [0, 0]}],
-            "demonstration": reference,
-            "orig_d": {"id": place},
-        }
-        for place, (answer, reference) in enumerate(zip(answers, references, strict=True))
+        made_runs.answered(f"say {reference}", reference, answer)
+        for answer, reference in zip(answers, references, strict=True)
     ]
 
 
 def scored(scores: Sequence[float | None], targets: Sequence[float] = TARGETS) -> list[Any]:
     return [
-        {"orig_d": {"input": f"input {i}", "target": target}, "pred_score": score, "logits": [0, 0]}
+        made_runs.scored(f"input {i}", target, score)
         for i, (score, target) in enumerate(zip(scores, targets, strict=True))
     ]
 
@@ -249,8 +239,6 @@ def test_the_metric_of_the_verdict(
 def test_samples_are_compared_where_there_are_as_many(mount: Mount, few: int) -> None:
     for name, samples in (("a", 4), ("b", 4), ("c", 2)):
         folder = write_run(mount, name, {9: answered(NEAR)}, n_samples=samples)
-        made = folder / "temperature=0.00_n=1_step=9.json"
-        made.rename(folder / f"temperature=0.00_n={samples}_step=9.json")
         line = {"step": 9, "exact_match": 0.4, "exact_match_best_of_n": 0.5, "mine": 2}
         (folder / "metrics.jsonl").write_text(json.dumps(line))
     names = [[m.name for m in compared(mount, "a", o).metrics][-2:] for o in ("b", "c")]
