@@ -191,7 +191,7 @@ def test_texts_are_cut_so_that_a_page_stays_small(monkeypatch: pytest.MonkeyPatc
     long = Item(1, "p" * 100_000, "e", [Answer("answer", "a" * 600, 0.5)])
     found = records.fit(Items([long], note="All."))
     (item,) = found.items
-    assert item.prompt == "p" * 1_000 + "… (99,000 more characters)"
+    assert item.prompt == "p" * 1_000 + "… (cut here)"
     assert (item.expected, item.answers) == ("e", long.answers)
     assert found.note == "All. Texts are cut after 1,000 characters."
     short = Items([Item(1, "p", "e")])
@@ -288,12 +288,12 @@ def test_a_report_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
 def test_a_report_has_all_parts_that_there_is_something_to_say_of(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     titles = [section.title for section in page_of(run).sections]
-    assert titles == ["Verdict", "Curves", "Answers", "Job"]
+    assert titles == ["Verdict", "Curves", "Metrics", "Answers", "Job"]
     (run / "temperature=0.00_n=1_step=4.json").unlink()
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "loss"')  # only being written
     titles = [section.title for section in page_of(run).sections]
-    assert titles == ["Verdict", "Curves", "Job"]
+    assert titles == ["Verdict", "Curves", "Metrics", "Job"]
 
 
 def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(

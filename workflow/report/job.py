@@ -8,22 +8,20 @@ from typing import Any
 
 from workflow.audit import render
 from workflow.command import as_arguments, make_job
-from workflow.report.blocks import Section, Table, Text
+from workflow.report.blocks import Block, Table, Text
 
 _VERSIONS = ("workflow", "python", "torch", "transformers", "deepspeed", "tokenizers", "numpy")
 
 
-def data_section(audit: dict[str, Any]) -> list[Section]:
+def data_blocks(audit: dict[str, Any]) -> list[Block]:
     """What the data audit found; nothing where there was none."""
-    if not audit:
-        return []
-    return [Section("Data", [Text(render(audit), code=True)])]
+    return [Text(render(audit), code=True)] if audit else []
 
 
-def job_section(spec: dict[str, Any], starts: Sequence[dict[str, Any]]) -> Section:
+def job_blocks(spec: dict[str, Any], starts: Sequence[dict[str, Any]]) -> list[Block]:
     """How to do the run again, and every flag as it was resolved."""
     rows = [[name, _shown(value)] for name, value in sorted(spec.items()) if value is not None]
-    blocks = [
+    blocks: list[Block] = [
         Text(["The same job under another name, with all that machine and data decided:"]),
         Text([command_again(spec)], code=True),
     ]  # fmt: skip
@@ -32,7 +30,7 @@ def job_section(spec: dict[str, Any], starts: Sequence[dict[str, Any]]) -> Secti
             Text(["As it was asked for:"]),
             Text([shlex.join(["python3", *starts[-1].get("command", [])])], code=True),
         ]
-    return Section("Job", [*blocks, Table(["flag", ""], rows, folded="every flag of the job")])
+    return [*blocks, Table(["flag", ""], rows, folded="every flag of the job")]
 
 
 def command_again(spec: dict[str, Any]) -> str:
@@ -46,7 +44,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def starts_section(starts: Sequence[dict[str, Any]]) -> list[Section]:
+def starts_blocks(starts: Sequence[dict[str, Any]]) -> list[Block]:
     """Every start of the run, the newest last; nothing of a run that did not note them."""
     if not starts:
         return []
@@ -66,5 +64,4 @@ def starts_section(starts: Sequence[dict[str, Any]]) -> list[Section]:
         *([name, f"{last[name]}"] for name in _VERSIONS if last.get(name)),
     ]
     table = Table(["started", "after step", "host", "Slurm job", "processes"], rows)
-    title = f"Starts ({len(starts)}) and machine" if len(starts) > 1 else "Start and machine"
-    return [Section(title, [table, Table(["", "at the last start"], machine)])]
+    return [table, Table(["", "at the last start"], machine)]

@@ -33,7 +33,7 @@ def listed(last: Evaluation, before: Evaluation | None, read: Read) -> tuple[lis
         count += 1
         if (count - 1) % every:
             continue
-        found.append(read(count, item, former))
+        found.append(_cut_item(read(count, item, former), _CUTS[0]))
         if len(found) > MOST_RECORDS:
             found, every = found[::2], every * 2
     return found, every, count
@@ -58,15 +58,15 @@ def _texts(item: Item) -> Iterator[str]:
 
 
 def _cut_item(item: Item, longest: int) -> Item:
+    if max(map(len, _texts(item))) <= longest:
+        return item
     answers = [replace(one, text=_cut(one.text, longest)) for one in item.answers]
     expected = None if item.expected is None else _cut(item.expected, longest)
     return replace(item, prompt=_cut(item.prompt, longest), expected=expected, answers=answers)
 
 
 def _cut(text: str, longest: int) -> str:
-    if len(text) <= longest:
-        return text
-    return f"{text[:longest]}… ({len(text) - longest:,} more characters)"
+    return text if len(text) <= longest else f"{text[:longest]}… (cut here)"
 
 
 def sampled(last: Evaluation, before: Evaluation | None) -> Items:

@@ -1,5 +1,6 @@
 """A run's report: everything of its folder that is worth a look, as one page."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +39,24 @@ def write_report(run: Path) -> Path:
 
 
 def page_of(run: Path) -> Page:
+    """A run's page, of the parts that there is something to say of."""
     spec, status, evals = read_spec(run), read_status(run), evaluations(run)
     task, starts = spec.get("task", ""), list(read_lines(run / STARTS))
-    logged = list(read_lines(run / TRAIN_LOG))
-    summary = [verdict.summary(spec, evals)] if evals else []
-    charts = curves(task, logged, evals)
-    table = [verdict.all_metrics(task, evals)] if evals else []
+    charts = curves(task, list(read_lines(run / TRAIN_LOG)), evals)
+    parts: list[tuple[str, Sequence[Block]]] = [
+        ("Verdict", [verdict.summary(spec, evals)] if evals else []),
+        ("Curves", charts),
+        ("Metrics", [verdict.all_metrics(task, evals)] if evals else []),
+        ("Scores" if task == "clf" else "Answers", _of_records(spec, evals)),
+        ("Data", job.data_blocks(read_object(run / AUDIT))),
+        ("Job", job.job_blocks(spec, starts)),
+        ("Starts and machine", job.starts_blocks(starts)),
+    ]
     return Page(
         title=str(spec.get("training_run_name") or run.name),
         subtitle=f"{task}: {_model(spec)} on {spec.get('data_name')}; {verdict.standing(status)}",
         verdict=verdict.sentences(spec, evals),
-        sections=[
-            *([Section("Verdict", summary)] if summary else []),
-            *([Section("Curves", [*charts, *table])] if charts or table else []),
-            *_answers_section(spec, evals),
-            *job.data_section(read_object(run / AUDIT)),
-            job.job_section(spec, starts),
-            *job.starts_section(starts),
-        ],
+        sections=[Section(title, blocks) for title, blocks in parts if blocks],
     )
 
 
@@ -64,16 +65,15 @@ def _model(spec: dict[str, Any]) -> str:
     return str(next(filter(None, names), None))
 
 
-def _answers_section(spec: dict[str, Any], evals: list[Evaluation]) -> list[Section]:
+def _of_records(spec: dict[str, Any], evals: Sequence[Evaluation]) -> list[Block]:
     """The records of the last evaluation, and for clf what their scores show together."""
     if not evals or not evals[-1].items.exists():
         return []
     last, before = evals[-1], evals[-2] if len(evals) > 1 else None
     if spec.get("task") != "clf":
-        return [Section("Answers", [sampled(last, before)])]
+        return [sampled(last, before)]
     from workflow.report import scores  # here, as scikit-learn's import takes long
 
     unit = scores.unit_of(spec)
     charts = scores.score_charts(scores.scores_of(last, unit))
-    blocks: list[Block] = [Charts(charts)] if charts else []
-    return [Section("Scores", [*blocks, scored(last, before, unit)])]
+    return [*([Charts(charts)] if charts else []), scored(last, before, unit)]
