@@ -38,12 +38,12 @@ def unit_of(spec: dict[str, Any]) -> Unit:
 
 def scores_of(evaluation: Evaluation, unit: Unit) -> Scores:
     """What an evaluation found, where there is a target."""
-    found = [
+    found = (
         (unit(item["pred_score"]), unit(item["orig_d"]["target"]))
         for item in evaluation.answers()
         if item["pred_score"] is not None and "target" in item["orig_d"]
-    ]
-    pairs = np.array(found, np.float64).reshape(-1, 2)
+    )
+    pairs = np.fromiter(found, np.dtype((np.float64, 2)))
     return Scores(pairs[:, 0], pairs[:, 1])
 
 
