@@ -26,7 +26,7 @@ def render(page: Page) -> str:
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    script, style = (_asset(name) for name in ("page.js", "page.css"))
+    script, style = _joined("page.js", "charts.js", "records.js"), _joined("page.css")
     policy = (
         f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
@@ -36,8 +36,8 @@ def render(page: Page) -> str:
     )
 
 
-def _asset(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8").strip()
+def _joined(*names: str) -> str:
+    return "\n".join((_HERE / name).read_text(encoding="utf-8").strip() for name in names)
 
 
 def _source(text: str) -> str:
