@@ -137,12 +137,12 @@ def keep_json_lines(path: Path, keep: Callable[[Any], bool]) -> None:
             partial.write_bytes(b"".join(kept))
 
 
-def last_json_line(path: Path, chosen: Callable[[Any], bool]) -> Any:
-    """The last of the chosen lines of a JSON Lines file; None where there is none."""
+def json_lines(path: Path, chosen: Callable[[Any], bool]) -> list[Any]:
+    """The chosen lines of a JSON Lines file; none where it is not there."""
     if not path.exists():
-        return None
-    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return next(filter(chosen, reversed(list(lines))), None)
+        return []
+    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+    return list(filter(chosen, lines))
 
 
 def remove_partials(folder: Path, older_than: float = STALE_AFTER_SECONDS) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,6 +241,9 @@ class Classification:
         if measured.get("best_threshold") is not None:
             measured["best_threshold"] = self.target_min + measured["best_threshold"] * width
         return measured
+
+    def sample(self, record: Record, prediction: float | None) -> Mapping[str, Any]:
+        return {"input": record["input"], "target": record.get("target"), "score": prediction}
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         return f"checkpoint-{step}-preds.json", "preds.json"

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,12 @@ def _check_completion(value: object) -> tuple[str, str, str] | None:
     return None
 
 
+ANSWERS_SHOWN = 8
+"""Of the samples of a record, where a person is to look at them."""
+
+
 class Seq2Seq:
-    """The task of seq2seq.py."""
+    """ ""The task of seq2seq.py."""
 
     encoding = "seq2seq"
     schema = Schema("prompt", "completion", _check_completion)
@@ -158,6 +162,12 @@ class Seq2Seq:
         losses, right_of_all, tokens_of_all = share.total([losses, right, tokens])
         loss = losses / tokens_of_all
         return (loss if math.isfinite(loss) else None), right_of_all / tokens_of_all
+
+    def sample(self, record: Record, prediction: Sequence[str]) -> Mapping[str, Any]:
+        first, *others = prediction[:ANSWERS_SHOWN]
+        of_others = {f"answer {number}": text for number, text in enumerate(others, start=2)}
+        shown = {"prompt": record["prompt"], "expected": record.get("completion")}
+        return shown | {"answer": first} | of_others
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         return (f"temperature={spec.temperature:.2f}_n={spec.n_samples}_step={step}.json",)
