@@ -27,6 +27,7 @@ LONGEST_TEXT = 1_000
 OPEN_SECONDS = 30.0
 """What a run waits for at its begin. (Imports of two threads at a time can fail in either.)"""
 CLOSE_SECONDS = 15.0
+ABANDON_SECONDS = 2.0
 MOST_WAITING = 10_000
 """Calls that a tracker may lag behind."""
 
@@ -153,7 +154,9 @@ class Shielded:
         if self._thread.is_alive():
             self._leave(f"it did not end within {CLOSE_SECONDS:g} seconds")
             with suppress(Exception):
-                _ABANDONED_BY.get(self._name, lambda: None)()
+                if abandon := _ABANDONED_BY.get(self._name):
+                    abandon()
+                    self._thread.join(ABANDON_SECONDS)  # it notices, and tidies up
 
     def _work(self, make: Callable[[], Tracker]) -> None:
         tracker = None
@@ -164,7 +167,7 @@ class Shielded:
                 call(tracker)
             tracker.close()
         except BaseException as error:  # libraries may exit, too
-            self._leave(f"{type(error).__name__}: {error}")
+            self._leave(f"{type(error).__name__}: {error}".rstrip(": "))
             with suppress(BaseException):
                 if tracker is not None:
                     tracker.close()

@@ -26,6 +26,8 @@ PROJECT = "workflow"
 REACH_SECONDS = 3.0
 INIT_SECONDS = 10.0
 FINISH_SECONDS = 10.0
+FLUSH_SECONDS = 1.0
+"""What is lost at most where a job is killed, and not done again after its checkpoint."""
 _ONLINE = ("online", "run", "shared")
 
 
@@ -46,13 +48,14 @@ class WeightsAndBiases:
             if mode not in _ONLINE:
                 raise
             mode, reason = "offline", f"{type(error).__name__}: {error}"
+            _end_session()  # which still holds the run's id
             self._run = _begin(start, mode, settings.project)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         if mode in ("offline", "dryrun"):
             command = Path(sys.executable).with_name("wandb")
             because = f" ({' '.join(reason.split())})" if reason else ""
-            log.info("wandb is offline%s; where there is a network, WANDB_RESUME=allow %s sync %s",
+            log.info("wandb is offline%s; where there is a network, %s sync %s",
                      because, command, start.folder / FOLDER)  # fmt: skip
 
     def log_step(self, line: Mapping[str, Any]) -> None:
@@ -62,16 +65,18 @@ class WeightsAndBiases:
         self, step: int, metrics: Mapping[str, Any], samples: Sequence[Sample]
     ) -> None:
         row: dict[str, Any] = {"step": step, **numbers_of(metrics, "eval")}
-        if samples:
+        self._run.log(row)
+        if samples:  # in a row of their own, for more can go wrong with them
             columns = list(samples[0])
             cells = [[sample[name] for name in columns] for sample in samples]
-            row["eval/samples"] = wandb.Table([*columns], cells, allow_mixed_types=True)
-        self._run.log(row)
+            table = wandb.Table([*columns], cells, allow_mixed_types=True)
+            self._run.log({"step": step, "eval/samples": table})
 
     def close(self) -> None:
-        self._run.finish()
-        if wandb_setup.singleton().most_recent_active_run is None:  # nor one of the user's own
-            wandb.teardown()
+        try:
+            self._run.finish()
+        finally:
+            _end_session(self._run)
 
 
 def choose_mode(asked: str, url: str) -> tuple[str, str | None]:
@@ -134,6 +139,7 @@ def _begin(start: Start, mode: str, project: str | None) -> "wandb.Run":
         x_disable_stats=True,
         x_save_requirements=False,
         x_service_wait=INIT_SECONDS,
+        x_transaction_log_flush_interval=FLUSH_SECONDS,
     )
     return wandb.init(
         project=project or PROJECT,
@@ -154,6 +160,17 @@ def _id_of(folder: Path) -> str:
         folder.mkdir(exist_ok=True)
         file.write_text(secrets.token_hex(8))
     return file.read_text()
+
+
+def _end_session(run: "wandb.Run | None" = None) -> None:
+    """End wandb's own process now, and not as this one ends; but for a run of the user's own.
+
+    Args:
+        run: of ours, which may not have ended well.
+    """
+    active = wandb_setup.singleton().most_recent_active_run
+    if active is None or active is run:
+        wandb.teardown()
 
 
 def end_service() -> None:
