@@ -57,6 +57,8 @@ def lines_on(stream: Any, mount: Mount, name: str, monkeypatch: pytest.MonkeyPat
     """Run a job whose standard error is this."""
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
     argv += ["--max_steps", "2", "--eval_steps", "1", "--max_new_tokens", "2"]
+    (mount.root / "mine.py").write_text("def mine(records, predictions):\n    return 7\n")
+    argv += ["--metric", f"{mount.root / 'mine.py'}:mine"]
     with monkeypatch.context() as patch:
         patch.setattr("sys.stderr", stream)
         assert main("seq2seq", "", [*argv, "--training_run_name", name]) == 0
@@ -88,7 +90,7 @@ def test_a_terminal_shows_the_table_and_a_file_a_line(
         json.loads(line)
         for line in (mount.models / "terminal" / "metrics.jsonl").read_text().splitlines()
     ]
-    table = metrics_table(metrics[:2], metrics[2], Seq2Seq.shown, 2)
+    table = metrics_table(metrics[:2], metrics[2], Seq2Seq.shown, 2, ["mine"])
     assert table[0] == "step 2 of 2"
     begins = said.index(table[0])
     assert said[begins : begins + len(table)] == table

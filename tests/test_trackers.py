@@ -33,6 +33,7 @@ FLAGS = {
     "model_init_name": "small", "data_name": "nasty", "max_steps": 9, "eval_steps": 4,
     "save_steps": 4, "logging_steps": 1, "train_batch_size": 4, "max_new_tokens": 4,
 }  # fmt: skip
+METRIC = "def mine(records, predictions):\n    return len(records)\n"
 TIMES = {"time", "examples_per_second", "tokens_per_second", "memory_gb", "eval_seconds",
          "generate_seconds"}  # fmt: skip
 
@@ -53,11 +54,13 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Mount:
     made = make_mount(tmp_path_factory.mktemp("trackers") / "mount")
     nasty = [{"prompt": f"add {text}", "completion": text * 40} for text in NASTY]
     write_data(made, "nasty", addition_records(24), [*nasty, *addition_records(3)])
+    (made.root / "mine.py").write_text(METRIC)
     return made
 
 
 def run(mount: Mount, name: str, **flags: Any) -> Path:
-    return run_job(make_job("seq2seq", **(FLAGS | {"training_run_name": name} | flags)), mount)
+    named = {"training_run_name": name, "metric": f"{mount.root / 'mine.py'}:mine"}
+    return run_job(make_job("seq2seq", **(FLAGS | named | flags)), mount)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +135,7 @@ def test_trackers_change_nothing_in_what_comes_out(mount: Mount, told: tuple[Pat
     assert weights == wanted_weights
     names, wanted_names = ({path.name for path in r.iterdir()} for r in (folder, plain))
     assert names == wanted_names | {"tensorboard", "wandb"}
+    assert run(mount, "plain", report_to=["wandb"]) == plain  # the same job, which is done
 
 
 # --- TensorBoard ---------------------------------------------------------------------------------
