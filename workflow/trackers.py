@@ -112,7 +112,8 @@ def numbers_of(line: Mapping[str, Any], group: str) -> dict[str, float]:
             continue
         if name.endswith("_ci95") and isinstance(value, list):
             bare = name.removesuffix("_ci95")
-            found |= {f"{group}/{bare}_low": value[0], f"{group}/{bare}_high": value[1]}
+            ends = zip(("low", "high"), value, strict=True)
+            found |= {f"{group}/{bare}_{end}": number for end, number in ends if number is not None}
         elif isinstance(value, int | float):
             found[f"{group}/{name}"] = value
     return found

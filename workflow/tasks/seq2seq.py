@@ -164,10 +164,11 @@ class Seq2Seq:
         return (loss if math.isfinite(loss) else None), right_of_all / tokens_of_all
 
     def sample(self, record: Record, prediction: Sequence[str]) -> Mapping[str, Any]:
-        first, *others = prediction[:ANSWERS_SHOWN]
-        of_others = {f"answer {number}": text for number, text in enumerate(others, start=2)}
         shown = {"prompt": record["prompt"], "expected": record.get("completion")}
-        return shown | {"answer": first} | of_others
+        return shown | {
+            f"answer {number}" if number > 1 else "answer": text
+            for number, text in enumerate(prediction[:ANSWERS_SHOWN], start=1)
+        }
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         return (f"temperature={spec.temperature:.2f}_n={spec.n_samples}_step={step}.json",)
