@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from workflow import BadInput, make_job
-from workflow.command import parse_command_line
+from workflow.command import as_arguments, parse_command_line
 from workflow.config import SCHEDULES, JobSpec, Place, complete
 
 BASE = ["--model_init_name", "m", "--data_name", "d"]
@@ -73,6 +73,7 @@ DEFAULTS = {
     "save_total_limit": 2,
     "metric_for_best_model": "loss",
     "logging_steps": 10,
+    "report_to": (),
 }
 
 PLACE = {
@@ -135,7 +136,7 @@ def test_names_are_those_of_training_arguments() -> None:
         "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "gradient_checkpointing", "seed",
         "logging_steps", "save_total_limit", "label_smoothing_factor", "eval_on_start",
         "eval_steps", "save_steps", "metric_for_best_model", "gradient_accumulation_steps",
-        "lr_scheduler_kwargs",
+        "lr_scheduler_kwargs", "report_to",
     }  # fmt: skip
     assert set(SCHEDULES) == {s.value for s in SchedulerType} - {"reduce_lr_on_plateau", "greedy"}
 
@@ -147,6 +148,31 @@ def test_true_false_flags_stand_alone_or_take_a_word() -> None:
     assert parse(*BASE, "--bf16")[0].bf16 is True
     assert parse(*BASE, "--bf16", "auto")[0].bf16 is None
     assert parse(*BASE, "--bf16=False")[0].bf16 is False
+
+
+def test_trackers_are_words_or_a_json_list(tmp_path: Path) -> None:
+    both = ("tensorboard", "wandb")
+    path = tmp_path / "job.json"
+    for words, wanted in (
+        (("none",), ()),
+        (("wandb",), ("wandb",)),
+        (("wandb", "tensorboard"), both),
+        (("wandb", "--report_to", "tensorboard"), both),
+    ):
+        spec, problems = parse(*BASE, "--report_to", *words)
+        assert (problems, spec.report_to) == ([], wanted)
+        assert parse(*as_arguments(spec)) == (spec, [])
+        path.write_text(json.dumps({"report_to": wanted}))
+        assert parse(*BASE, "--config", str(path)) == (spec, [])
+    for words, found in (
+        ((), "no value"),
+        (("tensorboards",), "['tensorboards']"),
+        (("none", "wandb"), "['none', 'wandb']"),
+    ):
+        assert parse(*BASE, "--report_to", *words)[1] == [
+            f"--report_to: found {found}; expected none, or some of tensorboard, wandb; choose one "
+            "of them"
+        ]
 
 
 def test_data_is_a_spelling_of_data_name() -> None:

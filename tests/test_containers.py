@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, make_mount
 
-from workflow import __version__
+from workflow import __version__, trackers
 
 FOLDER = ROOT / "containers"
 TOOLS = Path(sys.executable).parent
@@ -115,8 +115,8 @@ def test_docker_is_given_what_is_copied_and_nothing_else() -> None:
 def test_versions_are_the_project_s() -> None:
     """Packages come from pyproject.toml and requirements.txt themselves, which agree."""
     assert "--constraint requirements.txt" in INSTALL
-    assert '["dependencies"]' in INSTALL
-    for pin in PROJECT["dependencies"]:
+    extras = PROJECT["optional-dependencies"]
+    for pin in [*PROJECT["dependencies"], *extras["tensorboard"], *extras["wandb"]]:
         name, version = pin.lower().split("==")
         assert PINS[name] == version
     (python,) = set(re.findall(r"python3\.(\d+)", INSTALL))
@@ -124,6 +124,18 @@ def test_versions_are_the_project_s() -> None:
     assert 11 <= int(python) < 14
     # Ubuntu 24.04 has Python 3.12; another base wants another look.
     assert (python, DOCKERFILE.count("-ubuntu24.04")) == ("12", 2)
+
+
+def test_the_image_has_what_a_job_may_need_and_no_tools() -> None:
+    """The lines of `packages` that list what is installed, run as they stand."""
+    found = re.search(r"python3\.12 -c '(.*?)' >/tmp/needed\.txt", INSTALL, re.DOTALL)
+    assert found
+    command = [sys.executable, "-c", found[1]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    extras = PROJECT["optional-dependencies"]
+    reported = [*extras["tensorboard"], *extras["wandb"]]
+    assert set(trackers.OPENED_BY) == {pin.split("==")[0] for pin in reported}
+    assert done.stdout.splitlines() == [*PROJECT["dependencies"], *reported]
 
 
 def test_cuda_is_named_once_and_for_this_torch() -> None:

@@ -124,10 +124,12 @@ def test_a_run_moves_between_worlds_and_stages(mount: Mount, read_lines: Lines) 
     assert start(mount, "plain", **flags)
     moved = job("seq2seq", "moved", **(FLAGS | flags))
     assert not start(mount, "moved", stop_after=2, **flags)
-    run_world(mount, 2, [moved | {"zero_stage": 3, "stop_after": 3}])
+    heard = {"report_to": ["tensorboard"]}
+    run_world(mount, 2, [moved | {"zero_stage": 3, "stop_after": 3} | heard])
     assert not start(mount, "moved", stop_after=2, **flags)
     run_world(mount, 4, [moved | {"zero_stage": 1}])
     run, plain = mount.models / "moved", mount.models / "plain"
+    assert len(list((run / "tensorboard").iterdir())) == 1  # one process of two, one start of four
     for name in ("loss", "grad_norm", "learning_rate"):
         found, wanted = (
             [line[name] for line in read_lines(r / "train_log.jsonl")] for r in (run, plain)

@@ -8,7 +8,8 @@ from conftest import ROOT
 
 from workflow.mount import Mount
 
-LATER = {"deepspeed", "sklearn", "sacrebleu", "rouge_score", "nltk", "pandas", "accelerate"}
+LATER = {"deepspeed", "sklearn", "sacrebleu", "rouge_score", "nltk", "pandas", "accelerate",
+         "tensorboard", "wandb"}  # fmt: skip
 """Of scipy and torch._dynamo, transformers' modeling_utils imports some itself."""
 
 JOB = """

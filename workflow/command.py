@@ -61,7 +61,7 @@ def as_arguments(spec: JobSpec) -> tuple[str, ...]:
         default = TASK_DEFAULTS[spec.task].get(field.name, field.default)
         if value is None or value == default:
             continue
-        if isinstance(value, tuple) and field.metadata["kind"].words > 1:
+        if isinstance(value, tuple) and field.metadata["kind"].words != 1:
             words += [f"--{field.name}", *value]
         elif isinstance(value, bool | tuple | dict):
             words.append(f"--{field.name}={json.dumps(value)}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from workflow.flags import flag
 from workflow.kinds import (
+    any_of,
     boolean,
     choice,
     integer,
@@ -298,6 +299,13 @@ class JobSpec:
         f"in clf {', '.join(BEST_METRICS['clf'])}",
     )
     logging_steps: int = flag(integer(1), 10, _SAVE, "log every N steps")
+    report_to: tuple[str, ...] = flag(
+        any_of("tensorboard", "wandb"),
+        (),
+        _SAVE,
+        "tell the numbers to tensorboard, wandb, or both; changes no result",
+        "none",
+    )
 
     @property
     def batch_size(self) -> int:

@@ -39,6 +39,11 @@ def start_log(silent: bool = False) -> None:
         log.propagate = False
 
 
+def on_terminal() -> bool:
+    """Whether standard error is a terminal, where bars and tables are shown."""
+    return not _silent and sys.stderr.isatty()
+
+
 @cache
 def warn_once(message: str) -> None:
     """Log a warning the first time it is given."""

@@ -1,16 +1,19 @@
 """An evaluation: every record answered once, and what it found written down."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from workflow.console import log
+from workflow.console import log, on_terminal
+from workflow.metrics_table import metrics_table
 from workflow.prepare import Job
 from workflow.records import Record
 from workflow.run_folder import ItemsFiles, RunFolder
 from workflow.share import Share
 from workflow.stop import Stop
+from workflow.trackers import SAMPLES
 from workflow.user_metric import apply_user_metric, load_user_metric
 from workflow.weights import Model
 from workflow.world import World
@@ -47,7 +50,10 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Heard:
-    """What a task tells of each record: written at once, and kept for a user's own metric alone."""
+    """What a task tells of each record: written at once.
+
+    The first few are kept for trackers, all only for a user's own metric.
+    """
 
     items: ItemsFiles
     keeps: bool
@@ -56,9 +62,14 @@ class _Heard:
 
     def hear(self, record: Record, prediction: Any, item: dict[str, Any]) -> None:
         self.items.add(item)
-        if self.keeps:
+        if self.keeps or len(self.records) < SAMPLES:
             self.records.append(record)
             self.predictions.append(prediction)
+
+    @property
+    def first(self) -> Iterable[tuple[Record, Any]]:
+        """The records that trackers are shown, each with its prediction."""
+        return zip(self.records[:SAMPLES], self.predictions, strict=False)
 
 
 def _told(
@@ -66,17 +77,31 @@ def _told(
 ) -> dict[str, Any]:
     """Write and log what an evaluation found, and return its metrics."""
     assert metrics is not None
-    if job.spec.metric is not None:
-        metrics |= _users_own(job.spec.metric, heard, metrics)
+    own = {} if job.spec.metric is None else _users_own(job.spec.metric, heard, metrics)
+    metrics |= own
     heard.items.finish()
-    run.append_metrics({"step": step, **metrics, "time": time.time()})
+    samples = [job.task.sample(*one) for one in heard.first] if run.trackers else []
+    run.append_metrics({"step": step, **metrics, "time": time.time()}, samples)
+    for line in _lines(job, metrics, list(own), step, run):
+        log.info("%s", line)
+    run.keep_report()
+    return metrics
+
+
+def _lines(
+    job: Job, metrics: dict[str, Any], own: list[str], step: int, run: RunFolder
+) -> list[str]:
+    """What the log says of an evaluation: a table on a terminal, a line elsewhere."""
+    if on_terminal():
+        earlier, now = run.metrics_before(step), {"step": step, **metrics}
+        table = metrics_table(earlier, now, job.task.shown, job.spec.max_steps, own)
+        if table:
+            return table
     shown = [
         f"{name} {metrics[name]:.4g}" for name in job.task.shown if metrics.get(name) is not None
     ]
     told = "  ".join(shown) or "no answers to compare with, so no metrics"
-    log.info("step %d: %s", step, told)
-    run.keep_report()
-    return metrics
+    return [f"step {step}: {told}"]
 
 
 def _users_own(metric: str, heard: _Heard, metrics: dict[str, Any]) -> dict[str, float | None]:

@@ -137,14 +137,6 @@ def keep_json_lines(path: Path, keep: Callable[[Any], bool]) -> None:
             partial.write_bytes(b"".join(kept))
 
 
-def last_json_line(path: Path, chosen: Callable[[Any], bool]) -> Any:
-    """The last of the chosen lines of a JSON Lines file; None where there is none."""
-    if not path.exists():
-        return None
-    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return next(filter(chosen, reversed(list(lines))), None)
-
-
 def remove_partials(folder: Path, older_than: float = STALE_AFTER_SECONDS) -> None:
     """Remove what killed jobs left half-written in `folder` more than `older_than` seconds ago.
 

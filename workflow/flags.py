@@ -91,7 +91,7 @@ def read_command_line(
     for name, given in vars(namespace).items():
         kind = kinds[name]
         if kind.words == 0:  # any number of words, which may be given bit by bit
-            values[name] = [word for some in given for word in some]
+            values[name] = [word for some in given for word in some] or _NO_VALUE
             continue
         if any(value != given[0] for value in given):
             problems.append(

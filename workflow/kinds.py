@@ -159,6 +159,22 @@ def words(expected: str, metavar: str) -> Kind:
     return Kind(expected, convert, metavar, words=0)
 
 
+def any_of(*options: str) -> Kind:
+    """Some of these names, in this order, or the word none."""
+
+    def convert(value: object) -> tuple[str, ...]:
+        chosen = [value] if isinstance(value, str) else value
+        if not isinstance(chosen, list | tuple):
+            raise ValueError
+        if any(one not in (*options, "none") for one in chosen) or (
+            "none" in chosen and len(chosen) > 1
+        ):
+            raise ValueError
+        return tuple(option for option in options if option in chosen)
+
+    return Kind(f"none, or some of {', '.join(options)}", convert, "NAME", words=0)
+
+
 def pairs(expected: str, metavar: str, may_lack_value: bool = False) -> Kind:
     """Names with values: a JSON object, or any number of words NAME=VALUE (or NAME alone)."""
 

@@ -29,6 +29,7 @@ from workflow.status import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit, prepare_splits
+from workflow.trackers import problems_of_trackers
 from workflow.user_metric import load_user_metric
 from workflow.vocabulary import grow_tokenizer
 from workflow.world import World
@@ -207,6 +208,7 @@ def _find(
         own = requeued or not spec.overwrite_output_dir
         checkpoint, found = find_checkpoint_to_go_on_from(run_path, own, asked, mount)
         problems += found
+    problems += problems_of_trackers(spec.report_to)
     if spec.metric is not None:
         try:
             load_user_metric(spec.metric)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from workflow.answers import read_lines
 from workflow.checkpoint import what_is_left
 from workflow.config import JobSpec
 from workflow.console import log
@@ -18,7 +19,6 @@ from workflow.files import (
     append_json_line,
     json_item,
     keep_json_lines,
-    last_json_line,
     sync,
     write_json,
 )
@@ -26,6 +26,7 @@ from workflow.lock import RunLock
 from workflow.progress import Progress
 from workflow.report.run import keep_report
 from workflow.status import METRICS, STARTS, STATUS_FILE, TRAIN_LOG, is_run_folder, read_status
+from workflow.trackers import NO_TRACKERS, Sample, Trackers
 from workflow.world import shared
 
 
@@ -75,14 +76,17 @@ class RunFolder:
         lock: RunLock | None = None,
         writes: bool = True,
         most_positions: int | None = None,
+        trackers: Trackers = NO_TRACKERS,
     ):
         """Stand for the folder at `path`.
 
         Args:
             writes: false in all processes but the main one.
             most_positions: of a micro-batch, where an earlier start ran out of memory.
+            trackers: what else hears of steps and evaluations.
         """
         self.path = path
+        self.trackers = trackers
         self._main = writes
         self._lock = lock
         self._max_steps = max_steps
@@ -135,10 +139,12 @@ class RunFolder:
     def append_train_log(self, line: dict[str, Any]) -> None:
         if self.writes:
             append_json_line(self.path / TRAIN_LOG, line)
+            self.trackers.log_step(line)
 
-    def append_metrics(self, line: dict[str, Any]) -> None:
+    def append_metrics(self, line: dict[str, Any], samples: Sequence[Sample] = ()) -> None:
         if self.writes:
             append_json_line(self.path / METRICS, line)
+            self.trackers.log_evaluation(line["step"], line, samples)
 
     def keep_report(self) -> None:
         """Bring report.html up to date with what stands in the folder."""
@@ -158,6 +164,10 @@ class RunFolder:
         finally:
             files.discard()
 
+    def metrics_before(self, step: int) -> list[dict[str, Any]]:
+        """The lines of the evaluations of earlier steps."""
+        return [line for line in read_lines(self.path / METRICS) if line["step"] < step]
+
     def sync_logs(self) -> None:
         """Let the logs be on the disk as surely as the checkpoint that is written next."""
         for name in (TRAIN_LOG, METRICS):
@@ -172,10 +182,8 @@ class RunFolder:
         """
         for name in (TRAIN_LOG, METRICS):
             keep_json_lines(self.path / name, lambda line: line["step"] <= step)
-        metrics: dict[str, Any] | None = last_json_line(
-            self.path / METRICS, lambda line: line["step"] == step
-        )
-        return metrics
+        of_step = [line for line in read_lines(self.path / METRICS) if line["step"] == step]
+        return of_step[-1] if of_step else None
 
 
 class ItemsFiles:

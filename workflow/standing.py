@@ -34,6 +34,7 @@ MAY_DIFFER = frozenset(
         "training_run_name",
         "micro_batch_tokens", "eval_batch_size", "gradient_checkpointing", "zero_stage", "offload",
         "deepspeed", "logging_steps", "save_steps", "save_seconds", "save_total_limit",
+        "report_to",
     }
 )  # fmt: skip
 """These change where and how a job is computed and how often it is saved, not what comes out."""
@@ -55,6 +56,11 @@ class Standing:
     state: State | None = None
     restarts: int = 0
     steps: tuple[int, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """After which the run begins or goes on."""
+        return self.state.progress.step if self.state is not None else 0
 
     def foreign_checkpoint(self, job: Job) -> Path | None:
         """The checkpoint, where it is another run's, which may want to remove it."""

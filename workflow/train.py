@@ -28,6 +28,7 @@ from workflow.standing import Standing, claim, find_standing, forget_earlier_sta
 from workflow.start import load_together, make_engine
 from workflow.status import AUDIT, SPEC_FILE
 from workflow.stop import Stop
+from workflow.trackers import Start, Trackers, tracking
 from workflow.train_step import StepOutcome, train_step
 from workflow.trial import begin_trying
 from workflow.weights import Model, Named, whole_shape
@@ -71,7 +72,10 @@ def run_job(
         _announce(job, model, world)
         with RunLock(job.run_path) as lock:
             if world.by_main(lambda: claim(job, standing, lock)):
-                _run(job, model, standing, lock, world, stop)
+                told = job.spec.report_to if world.is_main else ()
+                start = Start(job.run_path, written_spec(job.spec), standing.step)
+                with tracking(told, start) as trackers:
+                    _run(job, model, standing, lock, world, stop, trackers)
             else:
                 log.info("another process has just done this job")
     log.info("results are in %s", job.run_path)
@@ -84,12 +88,18 @@ def tell_audit(job: Job) -> None:
 
 
 def _run(
-    job: Job, model: Model, standing: Standing, lock: RunLock, world: World, stop: Stop
+    job: Job,
+    model: Model,
+    standing: Standing,
+    lock: RunLock,
+    world: World,
+    stop: Stop,
+    trackers: Trackers,
 ) -> None:
     """Do what is left of a run whose folder is ours."""
     run = RunFolder(
         job.run_path, job.spec.max_steps, job.data_keys, standing.restarts, lock, world.is_main,
-        job.most_positions,
+        job.most_positions, trackers,
     )  # fmt: skip
     state = standing.state
     so_far = state.progress if state else Progress()

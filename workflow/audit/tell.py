@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from workflow.audit.gather import Report
 from workflow.errors import shorten
+from workflow.table import aligned
 
 CHARACTERS_SHOWN = 8
 LONGEST_LINE = 200
@@ -145,10 +146,7 @@ def render(report: Report) -> list[str]:
         cut = " / ".join(f"{part['cut']['count']:,}" for part in parts)
         lost = " / ".join(f"{sum(part['lost']['characters'].values()):,}" for part in parts)
         rows.append([name, f"{split['records']:,}", *lengths, cut, lost])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
+    lines = aligned(rows, to_the_right=True)
     lines += [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
     return lines + [_line(warning) for warning in warnings_of(report)]
 

@@ -16,6 +16,7 @@ from workflow.launch.state import State
 from workflow.lock import is_fresh
 from workflow.mount import Mount
 from workflow.status import TRAIN_LOG, read_spec, read_status, status_files
+from workflow.table import aligned
 
 LINES = 10
 """Of a log, shown with a run's status."""
@@ -172,9 +173,7 @@ def run_names(mount: Mount) -> Iterator[str]:
 def table(overviews: Sequence[Overview]) -> list[str]:
     """A line a run."""
     head = ("run", "state", "step", "loss", "examples/s", "left", "restarts", "job")
-    rows = [head, *(_cells(one) for one in overviews)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    return aligned([head, *(_cells(one) for one in overviews)])
 
 
 def _cells(one: Overview) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def scores_of(evaluation: Evaluation, unit: Unit) -> Scores:
         for item in evaluation.answers()
         if item["pred_score"] is not None and "target" in item["orig_d"]
     )
-    pairs = np.fromiter(found, np.dtype((np.float64, 2)))
+    pairs = np.fromiter(chain.from_iterable(found), np.float64).reshape(-1, 2)
     return Scores(pairs[:, 0], pairs[:, 1])
 
 

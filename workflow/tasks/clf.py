@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,6 +236,9 @@ class Classification:
             **score_metrics(scores, targets[answered], seed),
         }
         return in_range(measured, self.target_min, self.target_max)
+
+    def sample(self, record: Record, prediction: float | None) -> Mapping[str, Any]:
+        return {"input": record["input"], "target": record.get("target"), "score": prediction}
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         return items_files(vars(spec), step)

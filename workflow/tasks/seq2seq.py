@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,10 @@ def _check_completion(value: object) -> tuple[str, str, str] | None:
     if not value.strip():
         return "an empty completion", "a text to learn", "write what the model should answer"
     return None
+
+
+ANSWERS_SHOWN = 8
+"""Of the samples of a record, where a person is to look at them."""
 
 
 class Seq2Seq:
@@ -159,6 +163,13 @@ class Seq2Seq:
         losses, right_of_all, tokens_of_all = share.total([losses, right, tokens])
         loss = losses / tokens_of_all
         return (loss if math.isfinite(loss) else None), right_of_all / tokens_of_all
+
+    def sample(self, record: Record, prediction: Sequence[str]) -> Mapping[str, Any]:
+        shown = {"prompt": record["prompt"], "expected": record.get("completion")}
+        return shown | {
+            f"answer {number}" if number > 1 else "answer": text
+            for number, text in enumerate(prediction[:ANSWERS_SHOWN], start=1)
+        }
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         return items_files(vars(spec), step)

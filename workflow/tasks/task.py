@@ -1,7 +1,7 @@
 """What every task is: what training and evaluation ask of it, and what they hand over."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -78,6 +78,13 @@ class Task(Encoder, Protocol):
 
         They come on the main process, None on the others; there `tell` hears of every record once,
         in the order of the data file.
+        """
+
+    def sample(self, record: Record, prediction: Any) -> Mapping[str, Any]:
+        """What a person is shown of a record: texts and numbers, by the names of columns.
+
+        Args:
+            prediction: what a user's own metric is given for it.
         """
 
     def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:

@@ -1,0 +1,102 @@
+"""What a terminal shows of an evaluation, and what a file does."""
+
+import json
+import os
+import pty
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workflow.cli import main
+from workflow.metrics_table import metrics_table
+from workflow.mount import Mount
+from workflow.tasks.seq2seq import Seq2Seq
+
+NAMES = ("loss", "token_accuracy", "exact_match", "bleu")
+LINES: list[dict[str, Any]] = [
+    {"step": 0, "loss": 7.52589, "token_accuracy": 0.0, "exact_match": 0.0,
+     "exact_match_ci95": [0.0, 0.0], "bleu": None, "mine": 3.0, "time": 1.0},
+    {"step": 200, "loss": 0.9714, "token_accuracy": 0.62134, "exact_match": 0.125,
+     "exact_match_ci95": [0.0851, 0.165], "bleu": 12.5, "bleu_ci95": [1.0, 20.25], "mine": None},
+    {"step": 400, "loss": 1.02701, "token_accuracy": 0.62134, "exact_match": 0.115,
+     "exact_match_ci95": [0.075, 0.155], "bleu": 14.0, "bleu_ci95": None, "mine": 4.0},
+]  # fmt: skip
+
+
+def test_the_table_is_this() -> None:
+    assert metrics_table(LINES[:2], LINES[2], NAMES, 800, ["mine"]) == [
+        "step 400 of 800",
+        "                   now    95% interval  before    best  at step",
+        "loss             1.027                  0.9714  0.9714      200",
+        "token_accuracy  0.6213                  0.6213  0.6213      200",
+        "exact_match      0.115  0.075 to 0.155   0.125   0.125      200",
+        "bleu                14                    12.5      14      400",
+        "mine                 4",
+    ]
+
+
+def test_the_first_evaluation_is_compared_with_none() -> None:
+    assert metrics_table([], LINES[0], NAMES, 800, ["mine"]) == [
+        "step 0 of 800",
+        "                  now  95% interval",
+        "loss            7.526",
+        "token_accuracy      0",
+        "exact_match         0        0 to 0",
+        "mine                3",
+    ]
+    assert metrics_table([], {"step": 61, "loss": 1.5}, NAMES, None) == [
+        "step 61", "      now", "loss  1.5",
+    ]  # fmt: skip
+    assert metrics_table(LINES[:1], {"step": 61, "loss": None}, NAMES, None) == []
+
+
+def lines_on(stream: Any, mount: Mount, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a job whose standard error is this."""
+    argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
+    argv += ["--max_steps", "2", "--eval_steps", "1", "--max_new_tokens", "2"]
+    (mount.root / "mine.py").write_text("def mine(records, predictions):\n    return 7\n")
+    argv += ["--metric", f"{mount.root / 'mine.py'}:mine"]
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", stream)
+        assert main("seq2seq", "", [*argv, "--training_run_name", name]) == 0
+
+
+def test_a_terminal_shows_the_table_and_a_file_a_line(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    shown: list[bytes] = []
+
+    def read() -> None:
+        with suppress(OSError):  # when no one writes any more
+            while some := os.read(ours, 65536):
+                shown.append(some)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(theirs, "w") as terminal:
+        lines_on(terminal, mount, "terminal", monkeypatch)
+    reader.join(10)
+    os.close(ours)
+    with open(tmp_path / "log", "w") as file:
+        lines_on(file, mount, "file", monkeypatch)
+
+    screen = b"".join(shown).decode().split("\r\n")
+    said = [line.rpartition("\r")[2][len("12:34:56 ") :] for line in screen]  # before it: the bar
+    metrics = [
+        json.loads(line)
+        for line in (mount.models / "terminal" / "metrics.jsonl").read_text().splitlines()
+    ]
+    table = metrics_table(metrics[:2], metrics[2], Seq2Seq.shown, 2, ["mine"])
+    assert table[0] == "step 2 of 2"
+    begins = said.index(table[0])
+    assert said[begins : begins + len(table)] == table
+    assert not [line for line in said if line.startswith("step 2: loss")]
+
+    said = [line[len("12:34:56 ") :] for line in (tmp_path / "log").read_text().splitlines()]
+    told = "  ".join(f"{name} {metrics[2][name]:.4g}" for name in Seq2Seq.shown)
+    assert said.count(f"step 2: {told}") == 1
+    assert not [line for line in said if " of 2" in line or "95% interval" in line]

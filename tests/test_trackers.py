@@ -1,0 +1,461 @@
+"""What trackers are told is what the run's files say; and they can do it no harm."""
+
+import json
+import logging
+import re
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import addition_records, make_mount, write_data
+
+import workflow.train
+from workflow import BadInput, make_job, run_job, trackers
+from workflow.console import log
+from workflow.mount import Mount
+from workflow.tasks import TASKS
+from workflow.trackers import SAMPLES, Shielded, Start, Trackers
+
+pytestmark = pytest.mark.filterwarnings("ignore:html5lib:DeprecationWarning")  # TensorBoard's
+Numbers = dict[str, dict[int, float]]
+NASTY = [
+    "<script>alert('|')</script>", "| --- | a\n| b", "**bold** _it_ `code` [a](b) ![x](y)",
+    "&lt;b&gt; &#60; \\| \\", "# a\n\n- b\n\n<img src=x onerror=y>", "~~~\nü | …", "\t* 1. two\r\n",
+]  # fmt: skip
+FLAGS = {
+    "model_init_name": "small", "data_name": "nasty", "max_steps": 9, "eval_steps": 4,
+    "save_steps": 4, "logging_steps": 1, "train_batch_size": 4, "max_new_tokens": 4,
+}  # fmt: skip
+METRIC = "def mine(records, predictions):\n    return len(records)\n"
+TIMES = {"time", "examples_per_second", "tokens_per_second", "memory_gb", "eval_seconds",
+         "generate_seconds"}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever runs the tests has no account of W&B here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT"):
+            patch.delenv(name, raising=False)
+        patch.setenv("NETRC", str(tmp_path_factory.getbasetemp() / "netrc"))
+        patch.setenv("WANDB_CONFIG_DIR", str(tmp_path_factory.getbasetemp()))
+        yield
+
+
+@pytest.fixture(scope="module")
+def mount(tmp_path_factory: pytest.TempPathFactory) -> Mount:
+    made = make_mount(tmp_path_factory.mktemp("trackers") / "mount")
+    nasty = [{"prompt": f"add {text}", "completion": text * 40} for text in NASTY]
+    write_data(made, "nasty", addition_records(24), [*nasty, *addition_records(3)])
+    (made.root / "mine.py").write_text(METRIC)
+    return made
+
+
+def run(mount: Mount, name: str, **flags: Any) -> Path:
+    named = {"training_run_name": name, "metric": f"{mount.root / 'mine.py'}:mine"}
+    return run_job(make_job("seq2seq", **(FLAGS | named | flags)), mount)
+
+
+@pytest.fixture(scope="module")
+def told(mount: Mount) -> tuple[Path, list[str]]:
+    """A run that broke after step 6 and went on from step 4, and what was logged."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    both = {"report_to": ["tensorboard", "wandb"]}
+    step_of = workflow.train.train_step
+
+    def breaking(job: Any, engine: Any, plan: Any, step: int, world: Any) -> Any:
+        if step == 7:
+            raise RuntimeError("broken")
+        return step_of(job, engine, plan, step, world)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workflow.train, "train_step", breaking)
+        with pytest.raises(RuntimeError, match="broken"):
+            run(mount, "told", **both)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        folder = run(mount, "told", **both)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    return folder, lines
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def written(folder: Path) -> Numbers:
+    """Every number of the run's files, by the name that trackers know it by, and by step."""
+    found: Numbers = {}
+    for file, group in (("train_log.jsonl", "train"), ("metrics.jsonl", "eval")):
+        for line in lines_of(folder / file):
+            for name, value in line.items():
+                if isinstance(value, list):
+                    bare = f"{group}/{name.replace('_ci95', '')}"
+                    found.setdefault(f"{bare}_low", {})[line["step"]] = value[0]
+                    found.setdefault(f"{bare}_high", {})[line["step"]] = value[1]
+                elif isinstance(value, int | float) and name not in ("step", "time"):
+                    found.setdefault(f"{group}/{name}", {})[line["step"]] = value
+    return found
+
+
+def shown_records(folder: Path, step: int) -> list[list[str | None]]:
+    """Prompt, expected and answer of the first records, by the run's own file."""
+    items = json.loads((folder / f"temperature=0.00_n=1_step={step}.json").read_text())
+    rows = [
+        [item["prompt"], item["demonstration"], item["generations"][0]["lm_postprocess"]]
+        for item in items[:8]
+    ]
+    return [[text if len(text) <= 1000 else text[:999] + "…" for text in row] for row in rows]
+
+
+def test_trackers_change_nothing_in_what_comes_out(mount: Mount, told: tuple[Path, Any]) -> None:
+    plain, (folder, _) = run(mount, "plain"), told
+    for file in ("train_log.jsonl", "metrics.jsonl"):
+        found, wanted = (
+            [{k: v for k, v in line.items() if k not in TIMES} for line in lines_of(r / file)]
+            for r in (folder, plain)
+        )
+        assert found == wanted
+    weights, wanted_weights = (
+        (r / "checkpoint-9" / "model.safetensors").read_bytes() for r in (folder, plain)
+    )
+    assert weights == wanted_weights
+    names, wanted_names = ({path.name for path in r.iterdir()} for r in (folder, plain))
+    assert names == wanted_names | {"tensorboard", "wandb"}
+    assert run(mount, "plain", report_to=["wandb"]) == plain  # the same job, which is done
+
+
+# --- TensorBoard ---------------------------------------------------------------------------------
+
+
+class Cells(HTMLParser):
+    """The texts of a page's cells, and its tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.tags: set[str] = set()
+        self._in_cell = False
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+
+def rendered(markdown: str) -> Cells:
+    """What TensorBoard makes of a text."""
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    cells = Cells()
+    cells.feed(markdown_to_safe_html(markdown))
+    return cells
+
+
+TABLE = {"table", "thead", "tbody", "tr", "th", "td"}
+
+
+def test_tensorboard_has_every_number_and_sample_once(told: tuple[Path, Any]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = told
+    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "tensors": 0}).Reload()
+    wanted = written(folder)
+    assert set(events.Tags()["scalars"]) == wanted.keys()
+    for name, values in wanted.items():
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert found == [(step, pytest.approx(value, rel=1e-6)) for step, value in values.items()]
+    logged = lines_of(folder / "train_log.jsonl")
+    times = [event.wall_time for event in events.Scalars("train/loss")]
+    assert times == [line["time"] for line in logged]
+    texts = events.Tensors("eval/samples/text_summary")
+    assert [event.step for event in texts] == [0, 4, 8, 9]
+    for event in texts:
+        page = rendered(event.tensor_proto.string_val[0].decode())
+        assert page.rows == [
+            ["prompt", "expected", "answer"],
+            *shown_records(folder, event.step),
+        ]
+        assert page.tags == TABLE
+    first, second = events.Tensors("config/text_summary")
+    assert (first.step, second.step) == (0, 4)
+    job = rendered(second.tensor_proto.string_val[0].decode())
+    spec = json.loads((folder / "training_args.json").read_text())
+    assert {row[0]: json.loads(row[1]) for row in job.rows[1:]} == spec
+
+
+@pytest.mark.parametrize("text", [*NASTY, "", "x" * 3000, None, 0.25, True])
+def test_no_text_breaks_a_table_or_runs(text: object) -> None:
+    from workflow.tensorboard_tracker import markdown_table
+
+    page = rendered(markdown_table([{"a": text, "b|": "end"}, {"a": "next", "b|": text}]))
+    shown = "" if text is None else str(text)
+    shown = shown if len(shown) <= 1000 else shown[:999] + "…"
+    assert page.rows == [["a", "b|"], [shown, "end"], ["next", shown]]
+    assert page.tags == TABLE
+
+
+# --- Weights & Biases ----------------------------------------------------------------------------
+
+
+def read_wandb(path: Path) -> Iterator[Any]:
+    """The records of a .wandb file: LevelDB's log behind a header of seven bytes.
+
+    wandb itself reads it in Go alone.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, parts = path.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while place < len(data):
+        left = 32768 - place % 32768
+        if left < 7:  # padding
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        parts += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            yield Record.FromString(parts)
+            parts = b""
+
+
+def test_wandb_has_every_number_and_sample(told: tuple[Path, Any]) -> None:
+    folder, _ = told
+    files = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    run_id = (folder / "wandb" / "run_id").read_text()
+    assert [file.name for file in files] == [f"run-{run_id}.wandb"] * 2
+    found: Numbers = {}
+    tables: dict[int, list[Any]] = {}
+    steps = []
+    for file in files:
+        records = list(read_wandb(file))
+        (first, *_) = (record.run for record in records if record.HasField("run"))
+        assert (first.run_id, first.display_name, first.project) == (run_id, "told", "workflow")
+        config = {item.key: json.loads(item.value_json) for item in first.config.update}
+        spec = json.loads((folder / "training_args.json").read_text())
+        assert {name: config[name] for name in spec} == spec
+        (metric,) = [r.metric for r in records if r.metric.glob_name]
+        assert (metric.glob_name, metric.step_metric) == ("*", "step")
+        for record in records:
+            row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json)
+                   for item in record.history.item}  # fmt: skip
+            if "step" not in row:
+                continue
+            if "eval/samples/path" not in row:
+                steps.append(row["step"])
+            else:
+                table = file.parent / "files" / row["eval/samples/path"]
+                tables[row["step"]] = json.loads(table.read_text())["data"]
+            for name, value in row.items():
+                if re.match(r"(train|eval)/(?!samples)", name):
+                    found.setdefault(name, {})[row["step"]] = value
+    again = [5, 6]  # what was done again is there too
+    assert steps == [0, 1, 2, 3, 4, 4, *again, 5, 6, 7, 8, 8, 9, 9]
+    assert found == written(folder)
+    assert tables == {step: shown_records(folder, step) for step in (0, 4, 8, 9)}
+
+
+def test_where_it_lies_and_how_to_send_it_is_told(told: tuple[Path, list[str]]) -> None:
+    folder, lines = told
+    command = f"{Path(sys.executable).parent}/wandb"
+    assert (
+        "wandb is offline (no API key is configured); where there is a network, "
+        f"{command} sync {folder}/wandb"
+    ) in lines
+
+
+def test_a_run_that_begins_again_is_another_run_of_wandb(mount: Mount) -> None:
+    short = {"report_to": ["wandb"], "max_steps": 1, "eval_on_start": False}
+    ids = [
+        (run(mount, "again", overwrite_output_dir=True, **short) / "wandb" / "run_id").read_text()
+        for _ in range(2)
+    ]
+    assert ids[0] != ids[1]
+    (left,) = (mount.models / "again" / "wandb").glob("offline-run-*")
+    assert left.name.endswith(ids[1])
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_a_server_that_cannot_be_reached_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from workflow.wandb_tracker import choose_mode
+
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert choose_mode("online", url) == ("online", None)
+        monkeypatch.setenv("http_proxy", "127.0.0.1:1")
+        assert choose_mode("online", url.replace("127.0.0.1", "host.invalid"))[0] == "offline"
+        monkeypatch.delenv("http_proxy")
+    began = time.monotonic()
+    assert choose_mode("online", url) == ("offline", f"{url} cannot be reached")
+    assert time.monotonic() - began < 1
+    assert choose_mode("disabled", url) == ("disabled", None)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert choose_mode("online", url) == ("online", None)
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert choose_mode("online", url) == ("offline", "no API key is configured")
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+class Recording:
+    """A tracker that notes what it is told, and does what it must not at one point."""
+
+    def __init__(self, at: str = "", harm: Callable[[], object] = lambda: None):
+        self.at, self.harm = at, harm
+        self.calls: list[str] = []
+        self._note("open")
+
+    def log_step(self, line: Mapping[str, Any]) -> None:
+        self._note(f"step {line['step']}")
+
+    def log_evaluation(
+        self, step: int, metrics: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self._note(f"evaluation {step}")
+
+    def close(self) -> None:
+        self._note("close")
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if call == self.at:
+            self.harm()
+
+
+def fail() -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_tracker_that_fails_is_left_alone_and_the_run_goes_on(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[Recording] = []
+
+    def opened(at: str) -> Callable[[Start], Recording]:
+        def make(start: Start) -> Recording:
+            made.append(Recording(at, fail))
+            return made[-1]
+
+        return make
+
+    monkeypatch.setattr(log, "propagate", True)
+    opened_by = {"tensorboard": opened("step 2"), "wandb": opened("open")}
+    monkeypatch.setattr(trackers, "OPENED_BY", opened_by)
+    folder = run(mount, "harmed", report_to=["tensorboard", "wandb"])
+    assert json.loads((folder / "status.json").read_text())["state"] == "done"
+    warnings = [m for m in caplog.messages if "told nothing" in m]
+    assert sorted(warnings) == [
+        f"{name} is told nothing from here on, and the run goes on: OSError: [Errno 28] No space "
+        "left on device" for name in ("tensorboard", "wandb")
+    ]  # fmt: skip
+    assert [tracker.calls for tracker in made] == [
+        ["open", "evaluation 0", "step 1", "step 2", "close"]
+    ]
+
+
+@pytest.mark.parametrize("harm", [SystemExit, KeyboardInterrupt, MemoryError])
+def test_whatever_a_library_does_at_the_end_is_told_alone(
+    harm: type[BaseException], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def raise_it() -> None:
+        raise harm("so it is")
+
+    monkeypatch.setattr(log, "propagate", True)
+    Trackers([Shielded("wandb", lambda: Recording("close", raise_it))]).close()
+    assert caplog.messages == [
+        f"wandb is told nothing from here on, and the run goes on: {harm.__name__}: so it is"
+    ]
+
+
+def test_a_tracker_that_hangs_delays_no_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "propagate", True)
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(trackers, "MOST_WAITING", 3)
+    ends = threading.Event()
+    hanging = [Recording(at, ends.wait) for at in ("step 1", "close")]
+    began = time.monotonic()
+    told = Trackers([Shielded(name, lambda kept=kept: kept)  # type: ignore[misc]
+                     for name, kept in zip(("first", "second"), hanging, strict=True)])  # fmt: skip
+    told.log_step({"step": 1})
+    told.close()
+    assert time.monotonic() - began < 1
+    behind = Trackers([Shielded("third", lambda: Recording("step 1", ends.wait))])
+    for step in range(1, 9):
+        behind.log_step({"step": step})
+    assert time.monotonic() - began < 1
+    assert caplog.messages == [
+        "first is told nothing from here on, and the run goes on: it did not end within 0.2 "
+        "seconds",
+        "second is told nothing from here on, and the run goes on: it did not end within 0.2 "
+        "seconds",
+        "third is told nothing from here on, and the run goes on: it is 3 calls behind",
+    ]
+    ends.set()
+    behind.close()
+
+
+def test_a_tracker_that_is_not_installed_is_told_with_all_the_rest(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder `wandb` in reach, as wandb itself leaves it, is no package."""
+    (tmp_path / "wandb").mkdir()
+    loaded = [name for name in sys.modules if re.match(r"(wandb|tensorboard)(\.|$)", name)]
+    for name in loaded:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(BadInput) as raised:
+        run(mount, "refused", report_to=["tensorboard", "wandb"], metric="none.py:f")
+    expected = [
+        f"--report_to {name}: found no package {name}; expected {name}, installed; run "
+        "scripts/setup, which installs it, or leave it out" for name in ("tensorboard", "wandb")
+    ]  # fmt: skip
+    of_metric = "--metric: found no file 'none.py'; expected file.py:function; correct the path"
+    assert str(raised.value).splitlines() == [*expected, of_metric, "(3 problems in all)"]
+    assert not (mount.models / "refused").exists()
+
+
+def test_a_sample_is_what_a_person_wants_to_see() -> None:
+    clf = make_job("clf", model_init_name="m", data_name="d")
+    assert TASKS["clf"](clf).sample({"input": "a", "target": True, "id": 1}, 0.75) == {
+        "input": "a", "target": True, "score": 0.75,
+    }  # fmt: skip
+    assert TASKS["clf"](clf).sample({"input": "a"}, None) == {
+        "input": "a", "target": None, "score": None,
+    }  # fmt: skip
+    seq2seq = make_job("seq2seq", model_init_name="m", data_name="d")
+    many = [str(n) for n in range(20)]
+    shown = TASKS["seq2seq"](seq2seq).sample({"prompt": "a"}, many)
+    assert list(shown.items())[:4] == [
+        ("prompt", "a"), ("expected", None), ("answer", "0"), ("answer 2", "1"),
+    ]  # fmt: skip
+    assert len(shown) == 2 + SAMPLES
