@@ -33,7 +33,7 @@ def metrics_table(
     rows = [HEAD, *(_cells(earlier, now, name, name in own) for name in there)]
     kept = [i for i in range(len(HEAD)) if i == 0 or any(row[i] for row in rows[1:])]
     head = f"step {now['step']}" + (f" of {max_steps}" if max_steps else "")
-    return [head, *aligned([[row[i] for i in kept] for row in rows], to_the_right=True)]
+    return [head, *aligned([[row[i] for i in kept] for row in rows], left=1)]
 
 
 def _cells(earlier: Sequence[Line], now: Line, name: str, own: bool) -> tuple[str, ...]:

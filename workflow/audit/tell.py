@@ -146,7 +146,7 @@ def render(report: Report) -> list[str]:
         cut = " / ".join(f"{part['cut']['count']:,}" for part in parts)
         lost = " / ".join(f"{sum(part['lost']['characters'].values()):,}" for part in parts)
         rows.append([name, f"{split['records']:,}", *lengths, cut, lost])
-    lines = aligned(rows, to_the_right=True)
+    lines = aligned(rows, left=1)
     lines += [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
     return lines + [_line(warning) for warning in warnings_of(report)]
 

@@ -11,6 +11,7 @@ from workflow.compare.outcomes import EVEN, LOST, WON, Outcome, clearest
 from workflow.compare.sparkline import sparklines
 from workflow.compare.verdict import judged
 from workflow.errors import shorten
+from workflow.table import aligned
 
 SHOWN = 3
 """Records of each result."""
@@ -41,23 +42,6 @@ def figure(value: float | None, sign: str = "") -> str:
     if value is None:
         return "-"
     return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}"
-
-
-def in_columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows with their cells one below the other.
-
-    Args:
-        left: how many columns stand to the left; the others, of numbers, to the right.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
 
 
 def records_told(found: Comparison) -> list[str]:
@@ -113,7 +97,7 @@ def legend() -> str:
 
 
 def _metrics(found: Comparison, index: int) -> Iterator[str]:
-    yield from in_columns(metric_rows(found, [index]))
+    yield from aligned(metric_rows(found, [index]), left=1)
     if index == len(found.named) - 1:
         yield legend()
 
@@ -150,7 +134,7 @@ def _record(found: Comparison, outcome: Outcome, index: int, skipped: int) -> It
     for i in (0, index):
         how_good = "" if found.is_scored else f"{outcome.scores[i]:.2f}"
         rows.append([found.labels[i], _answer(pair.answers[i]), how_good])
-    yield from (f"   {line}" for line in in_columns(rows, left=2))
+    yield from (f"   {line}" for line in aligned(rows, left=2))
 
 
 def _beginning_of_all(found: Comparison) -> int:
@@ -177,7 +161,7 @@ def _fields(found: Comparison) -> Iterator[str]:
     elif rows:
         yield "the jobs differ in"
         shown = [[_cut(cell) for cell in row] for row in rows]
-        yield from (f"  {line}" for line in in_columns(shown, left=len(rows[0])))
+        yield from (f"  {line}" for line in aligned(shown))
 
 
 def _cut(text: str) -> str:
@@ -203,4 +187,4 @@ def _curves(found: Comparison, draws: bool) -> Iterator[str]:
                 (first, start), (last, end) = points[0], points[-1]
                 told = f"{figure(start)} at {first:g}, {figure(end)} at {last:g}"
                 rows.append([run, *([lines[run]] if draws else []), told])
-        yield from (f"  {line}" for line in in_columns(rows, left=3))
+        yield from (f"  {line}" for line in aligned(rows, left=3))
