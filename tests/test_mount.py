@@ -11,11 +11,11 @@ from workflow import mount as mount_module
 from workflow.config import JobSpec
 from workflow.mount import (
     Mount,
-    default_run_name,
     evaluated_step,
     find_data,
     find_model,
     find_run_folder,
+    run_name_of,
 )
 
 
@@ -80,7 +80,7 @@ def test_a_model_is_a_folder_of_the_mount_a_path_or_a_hub_name(tmp_path: Path) -
 def test_a_run_without_a_name_is_called_by_model_data_and_seed(
     tmp_path: Path, values: dict[str, object], name: str
 ) -> None:
-    found = default_run_name(job(**values))
+    found = run_name_of(job(**values))
     folder, problems = find_run_folder(Mount(tmp_path / "mount"), found)
     assert problems == []
     assert folder.parent == tmp_path / "mount" / "models"

@@ -24,7 +24,7 @@ from workflow.launch.local import (
     launch_local,
     name_signal,
 )
-from workflow.mount import default_run_name, find_mount, find_run_folder
+from workflow.mount import find_mount, find_run_folder, run_name_of
 from workflow.stop import SIGNALS, Stop
 
 EARLY = "stopped before the run began; nothing is lost"
@@ -240,7 +240,7 @@ def _tell_in_status(spec: JobSpec, place: Place, error: BadInput, membership: Me
 
     mount = find_mount(place.mount)
     if mount.root.is_dir():
-        folder, found = find_run_folder(mount, spec.training_run_name or default_run_name(spec))
+        folder, found = find_run_folder(mount, run_name_of(spec))
         with suppress(OSError):
             if not found:
                 write_refusal(folder, error)

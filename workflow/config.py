@@ -377,7 +377,7 @@ def complete(
     Every other field that the job uses is then a plain value, and the same for the same command.
 
     Args:
-        run_name: the run's name where the user gave none.
+        run_name: the user's, or what the run is called without one.
         train_count: number of train records (0 where the job only evaluates).
         longest_target: tokens of the longest completion, after the cut.
         fast_bf16: whether the hardware multiplies bfloat16 matrices fast.
@@ -387,7 +387,7 @@ def complete(
         spec = dataclasses.replace(spec, max_new_tokens=new_tokens)
     spec = dataclasses.replace(
         spec,
-        training_run_name=spec.training_run_name or run_name,
+        training_run_name=run_name,
         bf16=fast_bf16 if spec.bf16 is None else spec.bf16,
     )
     if spec.no_train:

@@ -129,8 +129,13 @@ def find_model(mount: Mount, spec: JobSpec) -> tuple[Path | str, list[Problem]]:
     return spec.model, [problem]
 
 
-def default_run_name(spec: JobSpec) -> str:
-    """MODEL_DATA_SEED, or MODEL_DATA_eval where the job only evaluates."""
+def run_name_of(spec: JobSpec) -> str:
+    """The name of the job's run: MODEL_DATA_SEED where the user gave none, or MODEL_DATA_eval.
+
+    The latter where the job only evaluates.
+    """
+    if spec.training_run_name:
+        return spec.training_run_name
     last = "eval" if spec.no_train else str(spec.seed)
     data = spec.data_name.removesuffix(".json")
     return "_".join(_flat(part) for part in (spec.model, data, last))

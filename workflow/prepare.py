@@ -19,7 +19,7 @@ from workflow.files import write_json
 from workflow.hub import fetch_settings, load_config, load_tokenizer
 from workflow.machine import fast_bf16
 from workflow.memory_plan import Machine
-from workflow.mount import Mount, default_run_name, find_data, find_model, find_run_folder
+from workflow.mount import Mount, find_data, find_model, find_run_folder, run_name_of
 from workflow.optimizer import check_schedule
 from workflow.planning import own_settings, plan_job, problems_of_processes
 from workflow.reading import read_records
@@ -125,7 +125,7 @@ def prepare(
             data = prepare_splits(files, splits, task, tokenizer, mount.cache / "tokens", True)
     completed = partial(
         complete,
-        run_name=default_run_name(spec),
+        run_name=run_name_of(spec),
         train_count=len(data["train"]) if "train" in data else 0,
         longest_target=_longest_target(data, spec, source),
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
@@ -192,7 +192,7 @@ def _find(
         expected = "a folder with data/ and models/"
         mend = "make it, or name another with --mount or $WORKFLOW_MOUNT"
         raise BadInput([*problems, Problem(str(mount.root), "no such mount", expected, mend)])
-    run_path, found = find_run_folder(mount, spec.training_run_name or default_run_name(spec))
+    run_path, found = find_run_folder(mount, run_name_of(spec))
     problems += found
     source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
     problems += found

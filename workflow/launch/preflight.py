@@ -12,7 +12,7 @@ from workflow.errors import BadInput, Problem
 from workflow.hub import fetch_settings
 from workflow.launch.cluster import Cluster
 from workflow.memory_plan import Machine, this_machine
-from workflow.mount import Mount, default_run_name, find_data, find_model, find_run_folder
+from workflow.mount import Mount, find_data, find_model, find_run_folder, run_name_of
 from workflow.planning import tell_plans
 from workflow.prepare import Job, prepare, problems_of_records
 from workflow.sizes import checkpoint_bytes, sizes_of
@@ -79,7 +79,7 @@ def _each_once(problems: Sequence[Problem]) -> list[Problem]:
 
 def _prepared(spec: JobSpec, mount: Mount, machine: Machine | None, world: World) -> Job:
     """The job as it will be, but for the precision that its machines choose by themselves."""
-    run, _ = find_run_folder(mount, spec.training_run_name or default_run_name(spec))
+    run, _ = find_run_folder(mount, run_name_of(spec))
     if spec.bf16 is None:
         spec = dataclasses.replace(spec, bf16=read_spec(run).get("bf16"))
     return prepare(spec, mount, (), world, machine)
@@ -109,7 +109,7 @@ def _verdict(job: Job, machine: Machine) -> list[str]:
 
 def _problems_of_run(spec: JobSpec, mount: Mount) -> list[Problem]:
     """Whether a live job holds the run's folder; may watch for a minute to find out."""
-    run, problems = find_run_folder(mount, spec.training_run_name or default_run_name(spec))
+    run, problems = find_run_folder(mount, run_name_of(spec))
     if problems:
         return problems
     try:
@@ -142,7 +142,7 @@ def _problems_of_disk(spec: JobSpec, mount: Mount, model: Path) -> list[Problem]
         return []
     # the newest, the next one beside it, older ones, and the best
     needed = 2 * with_state + spec.save_total_limit * weights + SETTINGS_BYTES
-    run, _ = find_run_folder(mount, spec.training_run_name or default_run_name(spec))
+    run, _ = find_run_folder(mount, run_name_of(spec))
     needed -= sum(path.stat().st_size for path in run.glob("checkpoint-*/**/*") if path.is_file())
     folder = mount.models if mount.models.is_dir() else mount.root
     free = shutil.disk_usage(folder).free if folder.is_dir() else needed

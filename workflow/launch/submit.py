@@ -18,7 +18,7 @@ from workflow.launch.cluster import Submission
 from workflow.launch.record import TEXT, Record, folder_of, read_record, write_record
 from workflow.launch.schedulers import SCHEDULERS, state_of
 from workflow.launch.words import PROJECT, Asked, read_words
-from workflow.mount import Mount, default_run_name, find_data, find_model, find_mount
+from workflow.mount import Mount, find_data, find_model, find_mount, run_name_of
 from workflow.status import read_status
 
 SLOWEST_DISK = 100e6
@@ -110,7 +110,7 @@ def _mount(asked: Asked) -> tuple[Mount, bool]:
 
 def _submission(asked: Asked, mount: Mount, seen: bool) -> Submission:
     spec, command = asked.spec, asked.command
-    run_name = spec.training_run_name or default_run_name(spec)
+    run_name = run_name_of(spec)
     return Submission(
         task=command.task,
         arguments=as_arguments(spec),  # as checked: a job file may change while the job waits
