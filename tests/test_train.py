@@ -210,8 +210,11 @@ def test_the_model_to_begin_with_is_not_overwritten(mount: Mount) -> None:
 
 
 def test_two_jobs_that_claim_one_name_at_once_do_not_share_it(mount: Mount) -> None:
-    words = f"--model_init_name small --data sums --max_steps 300 --mount {mount.root}".split()
-    jobs = finish([Fork(run_script, ROOT / "seq2seq.py", *words) for _ in range(2)])
+    words = (
+        f"--mount {mount.root} --model_init_name small --data sums --max_steps 300 "
+        "--train_batch_size 4 --eval_steps 300 --max_new_tokens 4"
+    )
+    jobs = finish([Fork(run_script, ROOT / "seq2seq.py", *words.split()) for _ in range(2)])
     told = [job.stderr for job in jobs]
     statuses = [job.returncode for job in jobs]
     assert sorted(statuses) in ([0, 2], [0, 0])  # the second refused, or just too late
