@@ -54,7 +54,7 @@ def _import_muon() -> None:
     To import torch's compiler would take each process another second, for functions never called.
     """
     compiling = torch.compile
-    torch.compile = lambda function: function
+    torch.compile = lambda function: function  # type: ignore[assignment]
     try:
         import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
     finally:
