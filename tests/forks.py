@@ -128,8 +128,9 @@ def run_script(path: Path | str, *words: str) -> None:
 
 
 def start_server() -> None:
-    """Start the process that forks, where there is none yet."""
+    """Start the process that forks, where there is none yet; on a CPU, for CUDA does not fork."""
     with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CUDA_VISIBLE_DEVICES", "")
         patched.setenv("OMP_NUM_THREADS", "1")
         patched.setenv("PYTHONPATH", os.pathsep.join((str(TESTS), str(TESTS.parent))))
         CONTEXT.set_forkserver_preload(["forks_imports"])
