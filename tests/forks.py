@@ -50,7 +50,7 @@ class Fork:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        self.wait()
+        self.communicate()
 
     @property
     def pid(self) -> int:
