@@ -25,6 +25,7 @@ from workflow.world import World
 
 
 def main() -> None:
+    """Run the jobs of the command line, alone or in the world that a launcher made."""
     die_with_parent()
     membership = find_world(os.environ)
     world = World.alone()

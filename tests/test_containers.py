@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, make_mount
+from forks import Fork, finish, run_script
 
 from workflow import __version__, trackers
 
@@ -270,10 +271,9 @@ def test_no_operation_of_deepspeed_s_own_is_compiled(
     words = ["--mount", mount.root, "--model_init_name", "small", "--data_name", "sums"]
     words += ["--num_processes", "1", "--zero_stage", stage, "--offload", offload]
     words += ["--max_steps", "1", "--eval_on_start", "false", "--max_new_tokens", "2"]
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", NOTHING_COMPILED, *map(str, words)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    script = tmp_path / "nothing_compiled.py"
+    script.write_text(NOTHING_COMPILED)
+    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
+    (done,) = finish([Fork(run_script, script, *map(str, words), environment=environment)])
     assert done.returncode == 0, done.stderr
     assert f"ZeRO {stage}" in done.stderr

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, make_mount
-from test_processes import ONE_THREAD, flag_words, job
+from forks import Fork, run_script
+from test_processes import flag_words, job
 
 from workflow.checksums import find_damage
 from workflow.mount import Mount
@@ -40,13 +41,12 @@ def small_disk(tmp_path: Path) -> Iterator[Mount]:
     subprocess.run(["umount", "-l", str(made.models)], check=True)
 
 
-def start(mount: Mount, **flags: object) -> "subprocess.Popen[str]":
+def start(mount: Mount, **flags: object) -> Fork:
     words = flag_words(job("seq2seq", "full", **(FLAGS | flags)))
-    command = [sys.executable, str(ROOT / "seq2seq.py"), "--mount", str(mount.root), *words]
-    return subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    return Fork(run_script, ROOT / "seq2seq.py", "--mount", str(mount.root), *words)
 
 
-def wait_for_checkpoint(run: Path, process: "subprocess.Popen[str]") -> None:
+def wait_for_checkpoint(run: Path, process: Fork) -> None:
     last = time.monotonic() + 60
     while not list(run.glob("checkpoint-*")):
         assert time.monotonic() < last

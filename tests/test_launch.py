@@ -12,14 +12,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from forks import Fork
 
-from workflow.launch.local import Ending, find_cause, tell_signal
+from workflow.launch.local import Ending, find_cause, launch_local, tell_signal
 
-LAUNCH = """
-import sys
-from workflow.launch.local import launch_local
-sys.exit(launch_local(sys.argv[2], sys.argv[3:], int(sys.argv[1])).status)
-"""
 START = """
 import ctypes, json, os, signal, sys, time
 from pathlib import Path
@@ -33,17 +29,15 @@ SIGNALS_HANDLED_IN_C = """
 signal.signal(signal.SIGTERM, lambda *_: None)
 while block(): pass
 """
-Launch = Callable[..., "subprocess.Popen[str]"]
+Launch = Callable[..., Fork]
 
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
     """Launches a body of Python in so many processes, in tmp_path; ends all that it started."""
-    launchers: list[subprocess.Popen[str]] = []
+    launchers: list[Fork] = []
 
-    def start(
-        body: str, *arguments: str, processes: int = 2, **environment: str
-    ) -> "subprocess.Popen[str]":
+    def start(body: str, *arguments: str, processes: int = 2, **environment: str) -> Fork:
         script = tmp_path / f"script{len(launchers)}.py"
         script.write_text(START + body)
         unset = ("OMP_NUM_THREADS", "PYTHONUNBUFFERED")  # unbuffered lines would be torn
@@ -52,25 +46,22 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         temporary.mkdir(exist_ok=True)
         names |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)} | environment
         launchers.append(
-            subprocess.Popen(
-                [sys.executable, "-c", LAUNCH, str(processes), str(script), *arguments],
-                cwd=tmp_path,
-                env=names,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            Fork(_launch, str(script), arguments, processes, folder=tmp_path, environment=names)
         )
         return launchers[-1]
 
     yield start
     for launcher in launchers:
         launcher.kill()
-    for file in tmp_path.glob("pid?"):  # before the pipes are read, which workers would hold
+    for file in tmp_path.glob("pid?"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(file.read_text()), signal.SIGKILL)
     for launcher in launchers:
         launcher.communicate()
+
+
+def _launch(script: str, arguments: tuple[str, ...], processes: int) -> None:
+    sys.exit(launch_local(script, arguments, processes).status)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, addition_records, make_t5, write_data, write_hub_folder
+from forks import Fork, finish, run_script
 from test_processes import ONE_THREAD, flag_words, job
 
 import workflow.train
@@ -98,10 +99,7 @@ def test_memory_that_is_really_short_is_told_and_the_next_start_takes_less(mount
         "max_source_length": 400, "eval_steps": 2, "max_new_tokens": 2,
     }  # fmt: skip
     words = flag_words(job("seq2seq", "auto", **flags))
-    done = subprocess.run(
-        [sys.executable, str(script), "--mount", str(mount.root), *words],
-        check=False, env=ONE_THREAD, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    (done,) = finish([Fork(run_script, script, "--mount", str(mount.root), *words)])
     assert done.returncode == 1, done.stderr[-5000:]
     assert "Traceback" not in done.stderr
     told = done.stderr.splitlines()[-1]

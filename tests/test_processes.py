@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT, make_mount, make_t5, write_data, write_hub_folder
+from forks import Fork, finish, free_port, places, run_script
 from safetensors.torch import load_file
 
 from workflow.mount import Mount
@@ -22,20 +23,17 @@ Lines = Callable[[Path], list[dict[str, Any]]]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 BASE = {
     "model_init_name": "small", "max_steps": 4, "train_batch_size": 6, "learning_rate": 1e-3,
-    "bf16": False, "logging_steps": 1, "eval_steps": 4, "max_new_tokens": 5,
+    "bf16": False, "logging_steps": 1, "eval_steps": 4, "save_steps": 4, "max_new_tokens": 5,
 }  # fmt: skip
 
 
 def run_world(mount: Mount, processes: int, jobs: list[dict[str, Any]]) -> None:
-    """Run jobs, one after the other, in one world: plainly, or under torchrun."""
+    """Run jobs, one after the other, in one world of forks: plainly, or in several processes."""
     (mount.root / "jobs.json").write_text(json.dumps(jobs))
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    script = [ROOT / "benchmarks" / "several_jobs.py", mount.root, mount.root / "jobs.json"]
-    command = [sys.executable, *(launcher if processes > 1 else []), *map(str, script)]
-    done = subprocess.run(
-        command, check=False, env=ONE_THREAD, stderr=subprocess.PIPE, text=True, timeout=250
-    )
-    assert done.returncode == 0, done.stderr[-9000:]
+    script = [ROOT / "benchmarks" / "several_jobs.py", str(mount.root), f"{mount.root}/jobs.json"]
+    world = places(processes) if processes > 1 else [None]
+    for done in finish([Fork(run_script, *script, environment=place) for place in world]):
+        assert done.returncode == 0, done.stderr[-9000:]
 
 
 def job(task: str, name: str, **flags: Any) -> dict[str, Any]:
@@ -129,7 +127,7 @@ def test_any_world_gives_the_run_of_one_process(
 def test_bf16_and_dropout_learn_in_every_stage(mount: Mount, read_lines: Lines) -> None:
     jobs = [
         job("seq2seq", f"bf16-{stage}", zero_stage=stage, bf16=True, dropout_rate=0.1, max_steps=12,
-            gradient_checkpointing=stage > 1, learning_rate=5e-3, eval_steps=12)
+            gradient_checkpointing=stage > 1, learning_rate=5e-3, eval_steps=12, save_steps=12)
         for stage in (1, 2, 3)
     ]  # fmt: skip
     run_world(mount, 2, jobs)
@@ -144,21 +142,29 @@ def test_bf16_and_dropout_learn_in_every_stage(mount: Mount, read_lines: Lines) 
         assert len(answers(run, 12)) == 7
 
 
-def test_a_step_that_is_not_finite_changes_nothing(mount: Mount) -> None:
-    for stage in (1, 3):
-        flags = job("seq2seq", "wild", zero_stage=stage, learning_rate=1e30, max_grad_norm=0,
-                    warmup_steps=0, overwrite_output_dir=True)  # fmt: skip
-        (mount.root / "jobs.json").write_text(json.dumps([flags]))
-        words = flag_words(flags)
+@pytest.mark.parametrize(("stage", "launched"), [(1, True), (3, False)])
+def test_a_step_that_is_not_finite_changes_nothing(
+    mount: Mount, stage: int, launched: bool
+) -> None:
+    """Told once, by the command that starts its own processes and in a world of others."""
+    words = flag_words(
+        job("seq2seq", "wild", zero_stage=stage, learning_rate=1e30, max_grad_norm=0,
+            warmup_steps=0)
+    )  # fmt: skip
+    if launched:
         done = run_command(mount, "seq2seq", *words, "--num_processes", "2")
-        assert done.returncode == 1
-        (line,) = [line for line in done.stderr.splitlines() if line.startswith("step ")]
-        assert "is not finite, computing records train[" in line
-        assert "the model was not changed by this step" in line
-        assert "process 2 of 2" not in done.stderr  # told once
-        assert "Traceback" not in done.stderr
-        status = json.loads((mount.models / "wild" / "status.json").read_text())
-        assert status["state"] == "failed"
+        status, told = done.returncode, done.stderr
+    else:
+        ranks = start_ranks([["--mount", str(mount.root), *words]] * 2)
+        (status,) = {rank.returncode for rank in ranks}
+        told = "".join(rank.stderr for rank in ranks)
+    assert status == 1
+    (line,) = [line for line in told.splitlines() if line.startswith("step ")]
+    assert "is not finite, computing records train[" in line
+    assert "the model was not changed by this step" in line
+    assert "process 2 of 2" not in told
+    assert "Traceback" not in told
+    assert json.loads((mount.models / "wild" / "status.json").read_text())["state"] == "failed"
 
 
 def flag_words(flags: dict[str, Any]) -> list[str]:
@@ -232,11 +238,6 @@ def _world_info(processes: int) -> str:
     ).decode()
 
 
-def free_port() -> int:
-    code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])"
-    return int(subprocess.check_output([sys.executable, "-c", code]))
-
-
 def test_bad_input_ends_before_a_process_is_started(more: Mount) -> None:
     words = flag_words(job("seq2seq", "bad", optim="adafactor"))
     done = run_command(more, "seq2seq", *words, "--num_processes", "2")
@@ -298,26 +299,11 @@ def test_a_killed_process_brings_the_job_down(mount: Mount) -> None:
 def start_ranks(
     words: list[list[str]], task: str = "seq2seq"
 ) -> list[subprocess.CompletedProcess[str]]:
-    """One process for each list of words, in a world that only its environment makes."""
-    port = str(free_port())
-    started = []
-    for rank, of_rank in enumerate(words):
-        place = {
-            "RANK": str(rank), "WORLD_SIZE": str(len(words)), "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": str(len(words)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-        }  # fmt: skip
-        command = [sys.executable, str(ROOT / f"{task}.py"), *of_rank]
-        started.append(
-            subprocess.Popen(
-                command, env=ONE_THREAD | place, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                text=True,
-            )
-        )  # fmt: skip
-    told = [process.communicate(timeout=120) for process in started]
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *of_one)
-        for process, of_one in zip(started, told, strict=True)
-    ]
+    """One fork for each list of words, in a world that only its environment makes."""
+    return finish(
+        Fork(run_script, ROOT / f"{task}.py", *of_rank, environment=place)
+        for of_rank, place in zip(words, places(len(words)), strict=True)
+    )
 
 
 def test_an_audit_and_a_dry_run_are_told_once_and_train_nothing(mount: Mount) -> None:

@@ -11,33 +11,37 @@ from typing import Any
 import psutil
 import pytest
 from conftest import ROOT
+from forks import Fork, finish, places, run_script
 from test_launch import wait_for
-from test_processes import ONE_THREAD, flag_words, free_port, job
+from test_processes import ONE_THREAD, flag_words, job
 
 from workflow.mount import Mount
 from workflow.status import read_status
 
 LONG = {"max_steps": 100_000, "eval_steps": 100_000, "save_steps": 100_000, "logging_steps": 5}
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., Any]
 
 
 @pytest.fixture
 def start(mount: Mount) -> Iterator[Start]:
-    """Starts a job of the mount; ends what is left of it."""
-    started: list[subprocess.Popen[str]] = []
+    """Starts a job of the mount, as a command or, sooner, as a fork; ends what is left of it."""
+    started: list[subprocess.Popen[str] | Fork] = []
 
     def begin(
-        name: str, *words: str, launcher: tuple[str, ...] = (), place: Any = None, **flags: Any
-    ) -> "subprocess.Popen[str]":
+        name: str, *words: str, launcher: tuple[str, ...] = (), fork: bool = False,
+        place: dict[str, str] | None = None, **flags: Any,
+    ) -> "subprocess.Popen[str] | Fork":  # fmt: skip
         of_job = flag_words(job("seq2seq", name, **(LONG | flags)))
-        script = [str(ROOT / "seq2seq.py"), "--mount", str(mount.root)]
-        command = [sys.executable, *launcher, *script, *of_job, *words]
-        environment = ONE_THREAD | (place or {})
-        started.append(
-            subprocess.Popen(
-                command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        )
+        script = [str(ROOT / "seq2seq.py"), "--mount", str(mount.root), *of_job, *words]
+        if fork:
+            started.append(Fork(run_script, *script, environment=place))
+        else:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, *launcher, *script], env=ONE_THREAD, text=True,
+                    stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                )
+            )  # fmt: skip
         return started[-1]
 
     yield begin
@@ -73,7 +77,7 @@ def test_a_terminated_job_saves_and_goes_on(mount: Mount, start: Start) -> None:
     assert process.returncode == 75
     assert_saved(run, told, "SIGTERM")
     stopped_at = read_status(run)["step"]
-    process = start("one", save_seconds=0.5)
+    process = start("one", fork=True, save_seconds=0.5)
     wait_for(lambda: read_status(run).get("step", 0) > stopped_at, seconds=90)
     assert read_status(run) | {"state": "running", "restarts": 1} == read_status(run)
     process.send_signal(signal.SIGINT)
@@ -97,9 +101,9 @@ def test_a_launched_job_saves_with_all_its_processes(mount: Mount, start: Start)
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     """The first is noted, for the run asks at every step; two other signals are one."""
-    body = f"""
+    script = tmp_path / "script.py"
+    script.write_text("""
 import os, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from workflow.lock import RunLock
 from workflow.stop import Stop
@@ -111,15 +115,15 @@ for name in sys.argv[1].split():
     print(stop.requested(), flush=True)
     os.kill(os.getpid(), getattr(signal, name))
 print(stop.requested())
-"""
-    for names, told, ending in (
+""")
+    cases = (
         ("SIGTERM SIGTERM SIGUSR1", "None SIGTERM SIGTERM SIGTERM", ""),
         ("SIGINT SIGTERM SIGHUP", "None SIGINT SIGINT SIGINT", ""),
         ("SIGTERM SIGINT", "None SIGTERM SIGTERM", ""),
         ("SIGINT SIGINT", "None SIGINT", "KeyboardInterrupt"),
-    ):
-        command = [sys.executable, "-c", body, names]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    )
+    ended = finish(Fork(run_script, script, names, folder=tmp_path) for names, _, _ in cases)
+    for done, (_, told, ending) in zip(ended, cases, strict=True):
         assert done.stdout.split() == told.split()
         assert done.stderr.strip().endswith(ending or "(a second Ctrl-C ends it)")
 
@@ -127,7 +131,7 @@ print(stop.requested())
 def test_a_stop_in_an_evaluation_ends_it(mount: Mount, start: Start) -> None:
     """In the middle of a text that would take hours; nothing half-written is left."""
     run = mount.models / "one"
-    process = start("one", max_new_tokens=100_000)
+    process = start("one", fork=True, max_new_tokens=100_000)
     wait_for(lambda: read_status(run).get("state") == "running", seconds=90)
     time.sleep(1)
     began = time.monotonic()
@@ -166,17 +170,10 @@ def test_a_stop_file_stops_a_world_of_others(mount: Mount, start: Start) -> None
 
 def test_one_rank_that_is_asked_stops_all(mount: Mount, start: Start) -> None:
     """In an evaluation that the others would go on with for hours."""
-    run, port = mount.models / "evaluating", str(free_port())
+    run = mount.models / "evaluating"
     ranks = [
-        start(
-            "evaluating", max_new_tokens=100_000,
-            place={
-                "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
-                "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-            },
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+        start("evaluating", fork=True, place=place, max_new_tokens=100_000) for place in places(2)
+    ]
     wait_for(lambda: read_status(run).get("state") == "running", seconds=90)
     time.sleep(1)
     ranks[1].send_signal(signal.SIGUSR1)

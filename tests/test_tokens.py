@@ -1,7 +1,6 @@
 """Records are tokenized once; the cache is shared, safe, and never taken for another's."""
 
 import json
-import multiprocessing
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import T5_TINY, addition_records
+from forks import CONTEXT, Fork, finish
 from transformers import AutoTokenizer
 
 import workflow.reading
@@ -175,14 +175,9 @@ def _prepare_many(folder: Path, barrier: Any) -> None:
 def test_several_jobs_may_start_at_once(tmp_path: Path) -> None:
     data = {"train": addition_records(3000), "eval": addition_records(1)}
     (tmp_path / "data.json").write_text(json.dumps(data))
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(3)
-    processes = [context.Process(target=_prepare_many, args=(tmp_path, barrier)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    barrier = CONTEXT.Barrier(3)
+    done = finish(Fork(_prepare_many, tmp_path, barrier) for _ in range(3))
+    assert [one.returncode for one in done] == [0, 0, 0], done
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 

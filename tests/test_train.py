@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, addition_records, make_t5, write_data, write_hub_folder
+from forks import Fork, finish, run_script
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import workflow.engine
@@ -213,10 +214,12 @@ def test_the_model_to_begin_with_is_not_overwritten(mount: Mount) -> None:
 
 
 def test_two_jobs_that_claim_one_name_at_once_do_not_share_it(mount: Mount) -> None:
-    command = "python3 seq2seq.py --model_init_name small --data sums --max_steps 300"
-    words = [sys.executable, *command.split()[1:], "--mount", str(mount.root)]
-    jobs = [subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
-    told = [job.communicate()[1].decode() for job in jobs]
+    words = (
+        f"--mount {mount.root} --model_init_name small --data sums --max_steps 300 "
+        "--train_batch_size 4 --eval_steps 300 --max_new_tokens 4"
+    )
+    jobs = finish([Fork(run_script, ROOT / "seq2seq.py", *words.split()) for _ in range(2)])
+    told = [job.stderr for job in jobs]
     statuses = [job.returncode for job in jobs]
     assert sorted(statuses) in ([0, 2], [0, 0])  # the second refused, or just too late
     if 2 in statuses:

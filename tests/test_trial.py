@@ -1,7 +1,5 @@
 """The largest micro-batch of a run: that it is found, tried first, and leaves no trace."""
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, addition_records, make_t5, write_data, write_hub_folder
+from forks import Fork, finish, run_script
 from test_processes import job
 from test_resume import FLAGS, Lines, assert_identical
 
@@ -146,12 +145,11 @@ def test_under_zero_too_a_first_loss_that_is_not_finite_is_left_to_its_step(moun
     model = make_t5()
     model.lm_head.weight.data[:] = torch.nan
     write_hub_folder(model, mount.models / "bad", "safetensors")
-    command = [
-        sys.executable, "seq2seq.py", "--mount", str(mount.root), "--model_init_name", "bad",
-        "--data_name", "sums", "--zero_stage", "1", "--max_steps", "2", "--eval_on_start", "false",
-        "--bf16", "false",
+    words = [
+        "--mount", str(mount.root), "--model_init_name", "bad", "--data_name", "sums",
+        "--zero_stage", "1", "--max_steps", "2", "--eval_on_start", "false", "--bf16", "false",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    (done,) = finish([Fork(run_script, ROOT / "seq2seq.py", *words)])
     assert done.returncode == 1
     told = done.stderr.splitlines()[-1]
     assert told.startswith("step 1: the loss is not finite, computing records train[")

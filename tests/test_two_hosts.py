@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from test_processes import job
+from test_processes import job, run_world
 
 from workflow.mount import Mount
 
@@ -75,9 +75,7 @@ def test_two_hosts_learn_what_one_process_learns(
         )  # fmt: skip
     told = [process.communicate(timeout=250)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], told
-    plain = mount.root / "plain.json"
-    plain.write_text(json.dumps([job("seq2seq", "plain")]))
-    subprocess.run([sys.executable, *script, str(plain)], check=True, capture_output=True)
+    run_world(mount, 1, [job("seq2seq", "plain")])
     wanted = read_lines(mount.models / "plain" / "train_log.jsonl")
     for name in names.values():
         found = read_lines(mount.models / name / "train_log.jsonl")

@@ -103,14 +103,14 @@ def test_completions_that_could_not_be_written_are_learned_exactly(tmp_path: Pat
             "prompt": f"write this: {a} {b}",
             "completion": f"{{\n\t数: {a}\n\tдва: {b}\n}}" if a % 2 else f"[{b}]  ~{a}^2 \\ é",
         }
-        for a in range(10)
-        for b in range(10)
+        for a in range(6)
+        for b in range(6)
     ]
     write_data(mount, "code", records, records[::3])
     job = make_job(
         "seq2seq", model_init_name="t5-tiny", data_name="code", add_missing_tokens=True,
-        max_steps=450, train_batch_size=32, learning_rate=2e-3, dropout_rate=0, bf16=False,
-        eval_steps=450, eval_on_start=False,
+        max_steps=300, train_batch_size=18, learning_rate=2e-3, dropout_rate=0, bf16=False,
+        eval_steps=300, eval_on_start=False,
     )  # fmt: skip
     run = run_job(job, mount)
     (line,) = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
@@ -119,12 +119,12 @@ def test_completions_that_could_not_be_written_are_learned_exactly(tmp_path: Pat
     assert set(audit["added_tokens"]) >= set("\n\t{}~^\\数два") - {"а"}
     evaluated = run_job(
         make_job(
-            "seq2seq", model_init_name=f"{run.name}/checkpoint-450", data_name="code",
+            "seq2seq", model_init_name=f"{run.name}/checkpoint-300", data_name="code",
             no_train=True, bf16=False,
         ),
         mount,
     )  # fmt: skip
-    name = "temperature=0.00_n=1_step=450.json"
+    name = "temperature=0.00_n=1_step=300.json"
     assert (evaluated / name).read_text() == (run / name).read_text()
 
 

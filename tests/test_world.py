@@ -1,15 +1,12 @@
 """Processes that talk: alone without torch.distributed, and really, over gloo."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from forks import Fork, finish, run_script
 
 from workflow.errors import BadInput, Problem, RunFailed
 from workflow.world import World
@@ -82,23 +79,13 @@ print(json.dumps(found))
 
 def run_world(body: str, size: int, folder: Path) -> list[Any]:
     """What each process of a world of `size` prints last, by rank."""
-    (folder / "member.py").write_text(body)
-    names = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    members = [
-        subprocess.Popen(
-            [sys.executable, str(folder / "member.py"), str(rank), str(size), str(folder)],
-            env=names, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(size)
-    ]  # fmt: skip
-    try:
-        told = [member.communicate(timeout=100) for member in members]
-    finally:
-        for member in members:
-            member.kill()
-            member.communicate()
-    assert [member.returncode for member in members] == [0] * size, [error for _, error in told]
-    return [json.loads(out.splitlines()[-1]) for out, _ in told]
+    script = folder / "member.py"
+    script.write_text(body)
+    members = finish(
+        Fork(run_script, script, str(rank), str(size), str(folder)) for rank in range(size)
+    )
+    assert [member.returncode for member in members] == [0] * size, members
+    return [json.loads(member.stdout.splitlines()[-1]) for member in members]
 
 
 @pytest.mark.parametrize("size", [2, 3])

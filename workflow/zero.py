@@ -44,7 +44,21 @@ def import_deepspeed() -> Any:
     if not torch.cuda.is_available():
         # Its reduction in shared memory is compiled at the first start; gloo needs no compiler.
         deepspeed.ops.__compatible_ops__ = {}
+    _import_muon()
     return deepspeed
+
+
+def _import_muon() -> None:
+    """The optimizer that DeepSpeed looks for in any other, without the compiler it is meant for.
+
+    To import torch's compiler would take each process another second, for functions never called.
+    """
+    compiling = torch.compile
+    torch.compile = lambda function: function  # type: ignore[assignment]
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        torch.compile = compiling
 
 
 def partitioning(spec: JobSpec, setting: Setting) -> AbstractContextManager[None]:

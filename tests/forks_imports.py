@@ -1,0 +1,25 @@
+"""What the process imports that forks.py forks: all that a job imports, soon or late."""
+
+from importlib import import_module
+
+from workflow.importing import importing
+
+with importing():
+    for name in (
+        "pytest",  # for multiprocessing imports the main module in each fork
+        "rouge_score.rouge_scorer",
+        "sacrebleu",
+        "scipy.stats",
+        "sklearn.metrics",
+        "torch.distributed.run",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.t5.modeling_t5",
+        "workflow.cli",
+        "workflow.planning",
+        "workflow.train",
+    ):
+        import_module(name)
+    from workflow.zero import import_deepspeed
+
+    import_deepspeed()
