@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 import re
+import shutil
 import socket
-import struct
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import addition_records, make_mount, write_data
+from wandb_server import WandbServer, serving
 
 import workflow.train
 from workflow import BadInput, make_job, run_job, trackers
@@ -40,12 +43,14 @@ TIMES = {"time", "examples_per_second", "tokens_per_second", "memory_gb", "eval_
 
 @pytest.fixture(scope="module", autouse=True)
 def no_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Whoever runs the tests has no account of W&B here."""
+    """Whoever runs the tests has no account of W&B here, and no folder of theirs is written to."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT"):
             patch.delenv(name, raising=False)
         patch.setenv("NETRC", str(tmp_path_factory.getbasetemp() / "netrc"))
-        patch.setenv("WANDB_CONFIG_DIR", str(tmp_path_factory.getbasetemp()))
+        for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+            patch.setenv(name, str(tmp_path_factory.getbasetemp()))
+        patch.setenv("WANDB_ERROR_REPORTING", "false")
         yield
 
 
@@ -221,62 +226,63 @@ def test_no_text_breaks_a_table_or_runs(text: object) -> None:
 # --- Weights & Biases ----------------------------------------------------------------------------
 
 
-def read_wandb(path: Path) -> Iterator[Any]:
-    """The records of a .wandb file: LevelDB's log behind a header of seven bytes.
-
-    wandb itself reads it in Go alone.
-    """
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, place, parts = path.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while place < len(data):
-        left = 32768 - place % 32768
-        if left < 7:  # padding
-            place += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        parts += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or its last part
-            yield Record.FromString(parts)
-            parts = b""
+@pytest.fixture(scope="module")
+def sent(told: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> WandbServer:
+    """What the real `wandb sync` finds of the run: to read it is left to W&B's own wandb-core."""
+    cwd = tmp_path_factory.mktemp("sync")
+    copied = shutil.copytree(told[0] / "wandb", cwd / "offline")  # for marks are left there
+    command = [str(Path(sys.executable).with_name("wandb")), "sync", str(copied)]
+    with serving() as server:
+        own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "a" * 40}
+        done = subprocess.run(
+            command, env=os.environ | own, cwd=cwd, timeout=60, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+    assert (done.returncode, server.unknown, server.complete) == (0, [], 2), done.stdout
+    assert done.stdout.count("Finished syncing") == 2  # it may fail with status 0
+    return server
 
 
-def test_wandb_has_every_number_and_sample(told: tuple[Path, Any]) -> None:
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_wandb_sync_sends_every_number(told: tuple[Path, Any], sent: WandbServer) -> None:
     folder, _ = told
-    files = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
-    run_id = (folder / "wandb" / "run_id").read_text()
-    assert [file.name for file in files] == [f"run-{run_id}.wandb"] * 2
-    found: Numbers = {}
-    tables: dict[int, list[Any]] = {}
-    steps = []
-    for file in files:
-        records = list(read_wandb(file))
-        (first, *_) = (record.run for record in records if record.HasField("run"))
-        assert (first.run_id, first.display_name, first.project) == (run_id, "told", "workflow")
-        config = {item.key: json.loads(item.value_json) for item in first.config.update}
-        spec = json.loads((folder / "training_args.json").read_text())
-        assert {name: config[name] for name in spec} == spec
-        (metric,) = [r.metric for r in records if r.metric.glob_name]
-        assert (metric.glob_name, metric.step_metric) == ("*", "step")
-        for record in records:
-            row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json)
-                   for item in record.history.item}  # fmt: skip
-            if "step" not in row:
-                continue
-            if "eval/samples/path" not in row:
-                steps.append(row["step"])
-            else:
-                table = file.parent / "files" / row["eval/samples/path"]
-                tables[row["step"]] = json.loads(table.read_text())["data"]
-            for name, value in row.items():
-                if re.match(r"(train|eval)/(?!samples)", name):
-                    found.setdefault(name, {})[row["step"]] = value
+    rows = [json.loads(line) for line in sent.lines]
     again = [5, 6]  # what was done again is there too
-    assert steps == [0, 1, 2, 3, 4, 4, *again, 5, 6, 7, 8, 8, 9, 9]
+    assert [row["step"] for row in rows if "eval/samples" not in row] == [
+        0, 1, 2, 3, 4, 4, *again, 5, 6, 7, 8, 8, 9, 9,
+    ]  # fmt: skip
+    assert [row["_step"] for row in rows] == list(range(len(rows)))  # no row replaces another
+    found: Numbers = {}
+    for row in rows:
+        for name, value in row.items():
+            if re.match(r"(train|eval)/(?!samples)", name):
+                found.setdefault(name, {})[row["step"]] = value
     assert found == written(folder)
-    assert tables == {step: shown_records(folder, step) for step in (0, 4, 8, 9)}
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_wandb_sync_sends_one_run_with_its_job(told: tuple[Path, Any], sent: WandbServer) -> None:
+    folder, _ = told
+    run_id = (folder / "wandb" / "run_id").read_text()
+    assert sent.run | {"name": run_id, "displayName": "told", "project": "workflow"} == sent.run
+    config = {name: item["value"] for name, item in json.loads(sent.run["config"]).items()}
+    spec = json.loads((folder / "training_args.json").read_text())
+    assert {name: config[name] for name in spec} == spec
+    first, every = config["_wandb"]["m"]  # by the numbers of protobuf's fields
+    assert (first["1"], every["2"], every["5"]) == ("step", "*", 1)  # 1: by the first one's steps
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_wandb_sync_sends_every_sample(told: tuple[Path, Any], sent: WandbServer) -> None:
+    """As files of the run, and as artifacts."""
+    rows = [json.loads(line) for line in sent.lines]
+    tables = {row["step"]: row["eval/samples"] for row in rows if "eval/samples" in row}
+    assert list(tables) == [0, 4, 8, 9]
+    for step, table in tables.items():
+        artifact = table["artifact_path"].removeprefix("wandb-client-artifact://")
+        for path in (table["path"], artifact):
+            assert json.loads(sent.files[path])["data"] == shown_records(told[0], step)
+        assert artifact.partition("/")[0] in sent.committed
 
 
 def test_where_it_lies_and_how_to_send_it_is_told(told: tuple[Path, list[str]]) -> None:
