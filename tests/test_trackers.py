@@ -45,10 +45,11 @@ TIMES = {"time", "examples_per_second", "tokens_per_second", "memory_gb", "eval_
 def no_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whoever runs the tests has no account of W&B here, and no folder of theirs is written to."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT"):
-            patch.delenv(name, raising=False)
+        for name in ("API_KEY", "MODE", "BASE_URL", "PROJECT", "DATA_DIR"):
+            patch.delenv(f"WANDB_{name}", raising=False)
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "home"))
         patch.setenv("NETRC", str(tmp_path_factory.getbasetemp() / "netrc"))
-        for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
             patch.setenv(name, str(tmp_path_factory.getbasetemp()))
         patch.setenv("WANDB_ERROR_REPORTING", "false")
         yield
@@ -241,6 +242,14 @@ def sent(told: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Wa
     assert (done.returncode, server.unknown, server.complete) == (0, [], 2), done.stdout
     assert done.stdout.count("Finished syncing") == 2  # it may fail with status 0
     return server
+
+
+def test_tables_wait_for_being_sent_in_the_folder_of_the_run(
+    told: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    waiting = told[0] / "wandb" / "artifacts" / "staging"
+    assert len([path for path in waiting.rglob("*") if path.is_file()]) >= 4
+    assert not (tmp_path_factory.getbasetemp() / "home").exists()
 
 
 @pytest.mark.allow_hosts(["127.0.0.1"])

@@ -7,8 +7,8 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class WeightsAndBiases:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         settings = wandb.setup().settings
         mode, reason = choose_mode(settings.mode, settings.base_url)
+        self._folder = start.folder / FOLDER
         try:
             self._run = _begin(start, mode, settings.project)
         except Exception as error:
@@ -56,7 +57,7 @@ class WeightsAndBiases:
             command = Path(sys.executable).with_name("wandb")
             because = f" ({' '.join(reason.split())})" if reason else ""
             log.info("wandb is offline%s; where there is a network, %s sync %s",
-                     because, command, start.folder / FOLDER)  # fmt: skip
+                     because, command, self._folder)  # fmt: skip
 
     def log_step(self, line: Mapping[str, Any]) -> None:
         self._run.log({"step": line["step"], **numbers_of(line, "train")})
@@ -70,7 +71,8 @@ class WeightsAndBiases:
             columns = list(samples[0])
             cells = [[sample[name] for name in columns] for sample in samples]
             table = wandb.Table([*columns], cells, allow_mixed_types=True)
-            self._run.log({"step": step, "eval/samples": table})
+            with _staging_in(self._folder):
+                self._run.log({"step": step, "eval/samples": table})
 
     def close(self) -> None:
         try:
@@ -151,6 +153,18 @@ def _begin(start: Start, mode: str, project: str | None) -> "wandb.Run":
         resume="allow",
         settings=quiet,
     )
+
+
+@contextmanager
+def _staging_in(folder: Path) -> Iterator[None]:
+    """Let tables wait in a folder until they are sent: who sends them may not have this home."""
+    unset = "WANDB_DATA_DIR" not in os.environ
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder))
+    try:
+        yield
+    finally:
+        if unset:
+            del os.environ["WANDB_DATA_DIR"]
 
 
 def _id_of(folder: Path) -> str:
