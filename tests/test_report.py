@@ -262,10 +262,10 @@ def test_no_text_can_run_as_a_script() -> None:
         Text([EVIL]),
         Text([EVIL], code=True),
         *curves("seq2seq", [], made(1.0, 2.0, name=EVIL)),
-        Items([Item(1, EVIL, EVIL, answers, [EVIL], [1.0], [EVIL])], [EVIL], {EVIL: EVIL}, EVIL,
-              note=EVIL),
+        Items([Item(1, EVIL, EVIL, answers, [EVIL], [1.0], [EVIL])], EVIL, EVIL, [EVIL],
+              {EVIL: EVIL}, EVIL, EVIL),
     ]  # fmt: skip
-    html = render(Page(EVIL, EVIL, [EVIL], [Section(EVIL, blocks)]))
+    html = render(Page(EVIL, EVIL, [EVIL], [Section(EVIL, blocks)], [EVIL]))
     opened = re.findall(r"<script[^>]*>", html)
     assert len(opened) == html.count("</script>") == 3
     assert "<img" not in html

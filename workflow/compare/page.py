@@ -80,7 +80,8 @@ def _items(found: Comparison) -> Items:
     shown = sorted(ranked[:MOST_RECORDS], key=lambda one: one.pair.place)
     note = f"The {len(shown):,} clearest of {len(ranked):,} records." * (len(shown) < len(ranked))
     items = [_item(found, one) for one in shown]
-    return fit(Items(items, numbers, tags, f"{numbers[0]}, highest first", note))
+    begin = f"{numbers[0]}, highest first"
+    return fit(Items(items, numbers=numbers, tags=tags, begin=begin, note=note))
 
 
 def _tag(found: Comparison, index: int, result: str) -> str:

@@ -101,7 +101,7 @@ class Item:
     """A record in the list.
 
     Attributes:
-        place: its number in the data file, from 1 on.
+        place: its index in the data file, from 0 on, as eval[0].
         facts: more about it, in a few words each.
         numbers: what it can be sorted by, one for each of `Items.numbers`.
         tags: what it can be chosen by.
@@ -121,6 +121,8 @@ class Items:
     """Records to search and to sort.
 
     Attributes:
+        asked: what a prompt is called.
+        score: what the score of an answer is called.
         numbers: the names of what they can be sorted by.
         begin: the order at the beginning: "TAG first" of the first tag, "NUMBER, lowest first",
             "NUMBER, highest first" or "as in the file".
@@ -130,6 +132,8 @@ class Items:
 
     kind: ClassVar[str] = "items"
     items: Sequence[Item]
+    asked: str = "prompt"
+    score: str = "word F1"
     numbers: Sequence[str] = ()
     tags: dict[str, str] = field(default_factory=dict)
     begin: str = "as in the file"
@@ -149,12 +153,19 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: its title, a line under it, the verdict in sentences, and parts."""
+    """A page.
+
+    Attributes:
+        subtitle: a line under the title.
+        verdict: sentences that say what came of it.
+        warnings: what is to be minded of the verdict.
+    """
 
     title: str
     subtitle: str
     verdict: Sequence[str]
     sections: Sequence[Section]
+    warnings: Sequence[str] = ()
 
 
 def rounded(value: float | None, digits: int = 4) -> Any:

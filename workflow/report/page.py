@@ -62,6 +62,8 @@ def _series_json(series: Series) -> dict[str, Any]:
 def _packed(items: Items) -> str:
     """The records for the page's script: JSON, gzip, base64."""
     content = {
+        "asked": items.asked,
+        "score": items.score,
         "numbers": list(items.numbers),
         "tags": list(items.tags),
         "begin": items.begin,
