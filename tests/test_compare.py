@@ -215,6 +215,25 @@ def test_what_only_some_have_is_left_out_and_said(mount: Mount, few: int) -> Non
     assert "left out: 1 of c, 1 of d, which lack targets or scores" in tell(found, True)
 
 
+def test_what_differs_in_the_jobs(mount: Mount, few: int) -> None:
+    for name, keys, of_job in (
+        ("a", {"train": "1111111122", "eval": "3" * 32}, {"report_to": ["wandb"], "seed": 1}),
+        ("b", {"train": "2222222222", "eval": "3" * 32}, {"report_to": [], "seed": 2}),
+        ("c", {"eval": "4" * 32}, {"seed": 1}),
+        ("d", None, {"seed": 1}),
+    ):
+        folder = write_run(mount, name, {9: answered(NEAR)}, **of_job)
+        status = json.loads((folder / "status.json").read_text())
+        (folder / "status.json").write_text(json.dumps(status | {"data": keys}))
+    assert compared(mount, "a", "b").fields == {
+        "seed": (1, 2), "data file or tokenizer (train)": ("11111111", "22222222"),
+    }  # fmt: skip
+    assert compared(mount, "a", "c").fields == {
+        "data file or tokenizer (train)": ("11111111", None),
+        "data file or tokenizer (eval)": ("33333333", "44444444"),
+    }
+
+
 def test_lower_is_better_where_it_is(mount: Mount, few: int) -> None:
     for name, scores in (("sure", SURE), ("unsure", UNSURE)):
         write_run(mount, name, {9: scored(scores)}, "clf", metric_for_best_model="brier")

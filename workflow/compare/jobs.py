@@ -13,8 +13,8 @@ from workflow.status import TRAIN_LOG, read_status
 
 TRAIN_LOSS = "train_loss"
 
-_NAMES = frozenset({"training_run_name"})
-"""Fields that differ in all runs, and change nothing."""
+_CHANGE_NOTHING = frozenset({"training_run_name", "report_to"})
+"""Fields that say what a run is called, and whom it tells."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,17 @@ class Curves:
 
 
 def differing_fields(named: Sequence[Named]) -> dict[str, tuple[Any, ...]]:
-    """The fields of the jobs that differ, and the data where their digests do."""
+    """The fields of the jobs that differ, and what was read where its keys do.
+
+    Such a key differs where the whole file does, the tokenizer or the task, not the split alone.
+    """
     jobs = []
     for one in named:
         data = read_status(one.folder).get("data")
-        digests = data.items() if isinstance(data, dict) else ()
-        jobs.append(
-            one.spec | {f"content of {split}": str(digest)[:8] for split, digest in digests}
-        )
-    fields = dict.fromkeys(field for job in jobs for field in job if field not in _NAMES)
+        keys = data.items() if isinstance(data, dict) else ()
+        read = {f"data file or tokenizer ({split})": str(key)[:8] for split, key in keys}
+        jobs.append(one.spec | read)
+    fields = dict.fromkeys(field for job in jobs for field in job if field not in _CHANGE_NOTHING)
     values = {field: tuple(job.get(field) for job in jobs) for field in fields}
     return {
         field: of_all
