@@ -276,9 +276,24 @@ def test_the_steps_that_are_named(mount: Mount) -> None:
         return [f"{one.label} {one.step}" for one in find_named(mount, words)]
 
     assert labels("a", "group/b@c") == ["a 100", "group/b@c 5"]
-    assert labels("a@best", "group/b@c@5") == ["a 50", "group/b@c 5"]
-    assert labels("a@last", "a@0", "a@100") == ["a@100 100", "a@0 0", "a@100 7"]
-    assert labels("a/") == ["a@0 0", "a@100 100"]
+    assert labels("a@best", "group/b@c@5") == ["a@50 50", "group/b@c@5 5"]
+    assert labels("a", "group/b@c@last") == ["a 100", "group/b@c@5 5"]
+    assert labels("a@last", "a@0", "a@100") == ["a@100 100", "a@0 0", "a@100@7 7"]
+    assert labels("a@last", "a@100") == ["a@100 100", "a@100@7 7"]
+    assert labels("a/") == labels(".//a") == ["a@0 0", "a@100 100"]
+    assert labels("./group//b@c/", "./a/@0") == ["group/b@c 5", "a@0 0"]
+
+
+def test_what_is_said_where_steps_are_named(mount: Mount, few: int) -> None:
+    for name, best in (("k1", 400), ("k2", 350)):
+        folder = write_run(mount, name, {best: answered(NEAR), 500: answered(FAR)})
+        lines = [{"step": best, "loss": 1.0}, {"step": 500, "loss": 2.0}]
+        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = compared(mount, "k1@best", "k2@best", "k2")
+    assert found.labels == ["k1@400", "k2@350", "k2@500"]
+    assert [one["name"] for one in in_json(found)["runs"]] == found.labels
+    assert found.verdicts()[0] == "k2@350 and k1@400 gave the same answer to every record"
+    assert compared(mount, "k1", "k2@last").labels == ["k1", "k2@500"]
 
 
 def refusal(mount: Mount, *words: str) -> str:
@@ -298,12 +313,12 @@ def test_what_cannot_be_found(mount: Mount) -> None:
             "seed1@7: found no evaluation of step '7'; expected best, last or one of 0, 50; "
             "name one of these behind the @",
             f"run 'what': found no run of this name; expected a run in {mount.models}; "
-            "python3 -m workflow list tells all",
+            "choose among seed1, seed2, seed3",
             "run seed2: found no evaluation; expected one at least; wait for its first",
             "run 'seed3@best': found no run of this name; expected a run in "
             f"{mount.models}; did you mean seed3 or seed2 or seed1?",
             f"run '': found no run of this name; expected a run in {mount.models}; "
-            "python3 -m workflow list tells all",
+            "choose among seed1, seed2, seed3",
             "(6 problems in all)",
         ]
     )
@@ -314,8 +329,49 @@ def test_what_cannot_be_found(mount: Mount) -> None:
         "seed3@last: found one evaluation; expected two to compare; "
         "name another, or seed3 alone: its first against its last"
     )
-    assert refusal(mount, "seed1", "seed1@50") == (
+    twice = (
         "seed1@50: found the same evaluation twice; expected different ones; leave one of them out"
+    )
+    for again in ("seed1@50", "./seed1", "seed1/@last"):
+        assert refusal(mount, "seed1", again) == twice
+    (mount.models / "linked").symlink_to(mount.models / "seed1")
+    assert refusal(mount, "seed1", "linked") == twice.replace("seed1", "linked")
+
+
+def test_names_stay_in_the_mount(mount: Mount) -> None:
+    for place in ("../a", ".jobs/a"):
+        write_run(mount, place, {4: answered(NEAR)})
+    (mount.models / "group").mkdir()
+    outside = (
+        "found a name that leaves mount/models, is hidden, cannot be printed or has over 120 "
+        f"bytes; expected a folder name inside {mount.models}; choose another name"
+    )
+    names = ("../a", "/models/a", ".jobs/a", "group/../a")
+    assert refusal(mount, *names[:3], "group/../a@last") == "\n".join(
+        [*(f"run '{name}': {outside}" for name in names), "(4 problems in all)"]
+    )
+    assert refusal(mount, "x\x1b[31m", "y\0", "z/" * 3000, "y\n@2") == "\n".join(
+        [
+            f"run 'x\\x1b[31m': {outside}",
+            f"run 'y\\x00': found no run of this name; expected a run in {mount.models}; train one",
+            f"run '{'z/' * 29}…: found no run of this name; expected a run in {mount.models}; "
+            "train one",
+            f"run 'y\\n': {outside}",
+            "(4 problems in all)",
+        ]
+    )
+    write_run(mount, "a", {4: answered(NEAR)})
+    assert refusal(mount, "a", "a/checkpoint-4", "a@\x1b[31m") == (
+        f"run 'a/checkpoint-4': found a name inside {mount.models}/a, which is a model or a run; "
+        "expected a folder of its own; choose another name\n"
+        "'a@\\x1b[31m': found no evaluation of step '\\x1b[31m'; expected best, last or one of "
+        "4; name one of these behind the @\n(2 problems in all)"
+    )
+    for number in range(6):
+        write_run(mount, f"run{number}", {})
+    assert refusal(mount, "a", "zzz") == (
+        f"run 'zzz': found no run of this name; expected a run in {mount.models}; "
+        "choose among a, run0, run1, run2, run3"
     )
 
 
@@ -436,7 +492,7 @@ def test_files_that_cannot_be_written_are_told_first(
     assert main(words) == 2
     assert capsys.readouterr().err == (
         f"run 'nobody': found no run of this name; expected a run in {mount.models}; "
-        "python3 -m workflow list tells all\n"
+        "choose among a, b, c, d\n"
         "--html /no/where.html: found no such folder; expected a file in one that exists; "
         "correct the path\n"
         f"--json {mount.models}: found a folder; expected a file in one that exists; "

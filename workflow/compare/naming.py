@@ -3,17 +3,19 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workflow.answers import Evaluation, evaluations
 from workflow.errors import BadInput, Problem, shorten
-from workflow.mount import Mount, nearest
+from workflow.mount import Mount, find_run_folder, nearest
 from workflow.report.verdict import best_of
 from workflow.status import is_run_folder, read_spec, status_files
 
 STEPS_SHOWN = 20
+RUNS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class Named:
     """An evaluation of a run.
 
     Attributes:
-        label: what it is called beside the others: the run's name, with the step where needed.
-        run: the run's name.
+        label: what it is called beside the others: the run's name, with the step where one was
+            named or the run occurs twice.
+        run: the run's name, as its folder is called.
         spec: the job, as training_args.json holds it.
     """
 
@@ -52,11 +55,12 @@ def find_named(mount: Mount, words: Sequence[str]) -> list[Named]:
     problems = problems or _do_not_go_together(found)
     if problems:
         raise BadInput(problems)
-    counts = Counter(one.run for one in found)
-    return [
-        dataclasses.replace(one, label=f"{one.run}@{one.step}") if counts[one.run] > 1 else one
-        for one in found
-    ]
+    runs, labels = Counter(one.run for one in found), Counter(one.label for one in found)
+    return [_with_step(one) if runs[one.run] > 1 or labels[one.label] > 1 else one for one in found]
+
+
+def _with_step(named: Named) -> Named:
+    return dataclasses.replace(named, label=f"{named.run}@{named.step}")
 
 
 def _find(mount: Mount, word: str, alone: bool, problems: list[Problem]) -> list[Named]:
@@ -64,14 +68,10 @@ def _find(mount: Mount, word: str, alone: bool, problems: list[Problem]) -> list
     run, _, which = word.rpartition("@")
     if _is_run(mount, word) or not run:
         run, which = word, ""
-    run = run.rstrip("/")
     if not _is_run(mount, run):
-        mend = nearest(
-            run, sorted(status_files(mount.models)), "python3 -m workflow list tells all"
-        )
-        expected = f"a run in {mount.models}"
-        problems.append(Problem(f"run {shorten(run)}", "no run of this name", expected, mend))
+        problems.append(_no_such_run(mount, run))
         return []
+    run = str(Path(run))  # ./RUN/ is RUN
     folder = mount.models / run
     spec, of_run = read_spec(folder), evaluations(folder)
     if alone and not which:
@@ -82,20 +82,38 @@ def _find(mount: Mount, word: str, alone: bool, problems: list[Problem]) -> list
         chosen = [of_run[0], of_run[-1]]
     elif alone:
         mend = f"name another, or {run} alone: its first against its last"
-        problems.append(Problem(word, "one evaluation", "two to compare", mend))
+        problems.append(Problem(_printable(word), "one evaluation", "two to compare", mend))
         return []
     else:
         chosen = _choose(of_run, which, str(spec.get("metric_for_best_model", "loss")))
     if not chosen:
         problems.append(_no_such_step(word, run, which, of_run))
-    return [Named(run, run, folder, spec, one) for one in chosen]
+    named = [Named(run, run, folder, spec, one) for one in chosen]
+    return [_with_step(one) for one in named] if which else named
 
 
 def _is_run(mount: Mount, name: str) -> bool:
     try:
-        return bool(name) and is_run_folder(mount.models / name)
+        folder, problems = find_run_folder(mount, name)
+        return not problems and is_run_folder(folder)
     except (OSError, ValueError):  # a name that no folder can have
         return False
+
+
+def _no_such_run(mount: Mount, name: str) -> Problem:
+    where = f"run {shorten(name)}"
+    with suppress(OSError, ValueError):  # a name that no folder can have
+        _, problems = find_run_folder(mount, name)
+        if name and problems:
+            return dataclasses.replace(problems[0], where=where)
+    known = [run for run in sorted(status_files(mount.models)) if run.isprintable()]
+    some = ", ".join(known[:RUNS_SHOWN])
+    mend = nearest(name, known, f"choose among {some}" if known else "train one")
+    return Problem(where, "no run of this name", f"a run in {mount.models}", mend)
+
+
+def _printable(word: str) -> str:
+    return word if word.isprintable() else shorten(word)
 
 
 def _choose(of_run: Sequence[Evaluation], which: str, metric: str) -> list[Evaluation]:
@@ -116,7 +134,8 @@ def _no_such_step(word: str, run: str, which: str, of_run: Sequence[Evaluation])
     found = f"no evaluation of step {shorten(which)}"
     if which == "best":
         found = "no evaluation with a value of its metric_for_best_model"
-    return Problem(word, found, f"best, last or one of {steps}", "name one of these behind the @")
+    expected = f"best, last or one of {steps}"
+    return Problem(_printable(word), found, expected, "name one of these behind the @")
 
 
 def _counted(of_run: Sequence[Evaluation]) -> str:
@@ -127,11 +146,11 @@ def _do_not_go_together(found: Sequence[Named]) -> list[Problem]:
     """What keeps evaluations from being compared, as far as jobs tell."""
     base, problems, seen = found[0], [], set()
     for one in found:
-        name = f"{one.run}@{one.step}"
-        if name in seen:
-            what = "the same evaluation twice"
+        evaluation = one.folder.resolve(), one.step  # one folder may be linked to another
+        if evaluation in seen:
+            name, what = f"{one.run}@{one.step}", "the same evaluation twice"
             problems.append(Problem(name, what, "different ones", "leave one of them out"))
-        seen.add(name)
+        seen.add(evaluation)
         tasks = str(one.spec.get("task")), str(base.spec.get("task"))
         if tasks[0] != tasks[1]:
             expected = f"{tasks[1]}, as of {base.run}"
