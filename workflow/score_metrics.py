@@ -103,13 +103,22 @@ def resampled_score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> d
     return of_resamples(ranked, (counts[:, order] for counts in drawn))
 
 
+def to_unit(values: Floats, target_min: float, target_max: float) -> Floats:
+    """Scores or targets of a range as numbers from 0 to 1; those outside it as its ends."""
+    return np.clip((values - target_min) / (target_max - target_min), 0.0, 1.0)
+
+
 def in_range(measured: dict[str, Any], target_min: float, target_max: float) -> dict[str, Any]:
-    """Metrics of targets in 0..1 as those of targets in another range; None stays."""
+    """Metrics of targets in 0..1 as those of targets in another range; None stays.
+
+    Args:
+        measured: numbers, intervals as lists, or arrays of a number in each resample.
+    """
     width = target_max - target_min
     scaled = {
-        name: (np.array(measured[name]) * width).tolist()
-        for name in _IN_THE_RANGE & measured.keys()
-        if measured[name] is not None
+        name: [end * width for end in value] if isinstance(value, list) else value * width
+        for name, value in measured.items()
+        if name in _IN_THE_RANGE and value is not None
     }
     if measured.get("best_threshold") is not None:
         scaled["best_threshold"] = target_min + measured["best_threshold"] * width

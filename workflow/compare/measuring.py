@@ -12,7 +12,7 @@ from workflow.compare.naming import Named
 from workflow.compare.pairing import Pair, Pairs
 from workflow.console import progress_bar
 from workflow.metrics import TextMetrics
-from workflow.score_metrics import in_range, resampled_score_metrics, score_points
+from workflow.score_metrics import in_range, resampled_score_metrics, score_points, to_unit
 
 Interval = tuple[float, float]
 Points = dict[str, float | None]
@@ -91,21 +91,15 @@ def _of_scores(
 ) -> tuple[Points, dict[str, Floats]]:
     """The metrics of one evaluation, and these in every resample."""
     scores, targets = (
-        to_unit(named, np.array(of_all, np.float64))
+        to_unit(np.array(of_all, np.float64), *named.target_range)
         for of_all in ([p.answers[index] for p in pairs], [p.expected for p in pairs])
     )
     resampled = resampled_score_metrics(scores, targets, seed)
     resampled |= resampled_correlations(scores, targets, seed)
     return (
         in_range(score_points(scores, targets), *named.target_range),
-        {n: np.array(v) for n, v in in_range(resampled, *named.target_range).items()},
+        in_range(resampled, *named.target_range),
     )
-
-
-def to_unit(named: Named, values: Floats) -> Floats:
-    """Scores or targets of the run's range as numbers from 0 to 1."""
-    low, high = named.target_range
-    return np.clip((values - low) / (high - low), 0.0, 1.0)
 
 
 def _metric(name: str, measured: Sequence[tuple[Points, dict[str, Floats]]]) -> Metric:

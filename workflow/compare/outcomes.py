@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workflow.compare.measuring import to_unit
 from workflow.compare.naming import Named
 from workflow.compare.pairing import Pair
 from workflow.metrics import word_f1
+from workflow.score_metrics import to_unit
 
 WON, LOST, EVEN = "won", "lost", "even"
 
@@ -57,8 +57,10 @@ def _of_texts(pair: Pair) -> Outcome:
 
 
 def _of_scores(base: Named, pairs: Sequence[Pair]) -> list[Outcome]:
-    answers = to_unit(base, np.array([pair.answers for pair in pairs], np.float64))
-    targets = to_unit(base, np.array([[pair.expected] for pair in pairs], np.float64))
+    answers, targets = (
+        to_unit(np.array(of_all, np.float64), *base.target_range)
+        for of_all in ([pair.answers for pair in pairs], [[pair.expected] for pair in pairs])
+    )
     scores = (1 - np.abs(answers - targets)).tolist()
     return [
         Outcome(pair, tuple(of_record), (False,) * len(of_record), HARDLY_APART)
