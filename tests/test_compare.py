@@ -19,9 +19,11 @@ from workflow import bootstrap
 from workflow.compare import compare
 from workflow.compare.comparison import Comparison, compare_named
 from workflow.compare.jobs import Curves
+from workflow.compare.measuring import measure
 from workflow.compare.naming import find_named
 from workflow.compare.outcomes import EVEN, LOST, WON
 from workflow.compare.page import page
+from workflow.compare.pairing import pair
 from workflow.compare.sparkline import sparklines
 from workflow.compare.telling import tell
 from workflow.errors import BadInput
@@ -33,12 +35,21 @@ from workflow.report.page import render
 from workflow.score_metrics import in_range, score_metrics
 
 GOLDEN = Path(__file__).parent / "golden"
-REFERENCES = ["the cat sat", "two plus two is four", "Paris", "a b c d", "so be it", "x y z", "no"]
-NEAR = ["the cat sat", "two and two is four", "Paris", "a b d", "so it be", "x y z", "yes"]
-FAR = ["a cat sits", "two plus two is four", "London", "a b c d e", "it", "z", "yes"]
-TARGETS = [0.0, 1.0, 1.0, 0.0, 0.75, 0.25, 1.0, 0.0]
-SURE = [0.1, 0.9, 0.8, 0.3, 0.7, 0.2, 0.95, 0.05]
-UNSURE = [0.4, 0.6, 0.3, 0.5, 0.7, 0.205, 0.6, 0.45]
+REFERENCES = [
+    "the cat sat", "two plus two is four", "Paris", "a b c d", "so be it", "x y z", "no",
+    "one two three", "red green blue", "go west", "left or right", "up and down",
+]  # fmt: skip
+NEAR = [
+    "the cat sat", "two and two is four", "Paris", "a b d", "so it be", "x y z", "yes",
+    "one two three", "red green blue", "go east", "left or right", "up and down",
+]  # fmt: skip
+FAR = [
+    "a cat sits", "two plus two is four", "London", "a b c d e", "it", "z", "yes",
+    "one", "blue green red", "go west", "left", "up",
+]  # fmt: skip
+TARGETS = [0.0, 1.0, 1.0, 0.0, 0.75, 0.25, 1.0, 0.0, 1.0, 0.0, 0.5, 1.0]
+SURE = [0.1, 0.9, 0.8, 0.3, 0.7, 0.2, 0.95, 0.05, 0.85, 0.15, 0.55, 0.9]
+UNSURE = [0.4, 0.6, 0.3, 0.5, 0.7, 0.205, 0.6, 0.45, 0.55, 0.4, 0.55, 0.3]
 
 
 @pytest.fixture
@@ -179,8 +190,8 @@ def test_changing_sides_negates(mount: Mount, few: int) -> None:
         if metric.has_intervals:
             low, high = metric.intervals[0] or (math.nan, math.nan)
             assert negated.intervals[0] == pytest.approx((-high, -low))
-    assert one.counted(1) == {WON: 2, LOST: 4, EVEN: 1}
-    assert other.counted(1) == {WON: 4, LOST: 2, EVEN: 1}
+    assert one.counted(1) == {WON: 3, LOST: 8, EVEN: 1}
+    assert other.counted(1) == {WON: 8, LOST: 3, EVEN: 1}
 
 
 def test_records_are_found_in_any_order_and_as_often_as_they_occur(mount: Mount, few: int) -> None:
@@ -188,8 +199,9 @@ def test_records_are_found_in_any_order_and_as_often_as_they_occur(mount: Mount,
     write_run(mount, "a", {9: answered([*NEAR, "again", "agen"], references)})
     there = answered([*FAR, "no", "again"], references)
     write_run(mount, "b", {9: there})
-    order = [8, 3, 0, 7, 1, 6, 2, 5, 4]  # of equal records the first is another
-    there[7], there[8] = there[8], there[7]
+    # Of equal records the first is another.
+    order = [13, 3, 0, 12, 1, 6, 11, 2, 9, 5, 8, 4, 10, 7]
+    there[12], there[13] = there[13], there[12]
     write_run(mount, "c", {9: [there[i] for i in order]})
     straight, shuffled = compared(mount, "a", "b"), compared(mount, "a", "c")
     assert shuffled.pairs == straight.pairs
@@ -204,7 +216,7 @@ def test_what_only_some_have_is_left_out_and_said(mount: Mount, few: int) -> Non
     assert found.pairs.left_out == (3, 0)
     assert [metric.name for metric in found.metrics if not metric.has_intervals] == []
     lines = tell(found, True)
-    start = lines.index("a at step 9, b at step 9; on the 5 records that all have")
+    start = lines.index("a at step 9, b at step 9; on the 10 records that both have")
     assert lines[start + 1] == (
         "left out: 3 of a; so are metrics that only the runs themselves could tell, as the loss"
     )
@@ -212,7 +224,110 @@ def test_what_only_some_have_is_left_out_and_said(mount: Mount, few: int) -> Non
     write_run(mount, "d", {9: scored([None, *UNSURE[1:]])}, "clf")
     found = compared(mount, "c", "d")
     assert found.metrics[-1].name == "loss"
-    assert "left out: 1 of c, 1 of d, which lack targets or scores" in tell(found, True)
+    assert tell(found, True)[2:4] == [
+        "c at step 9, d at step 9; on the 11 records with targets and scores",
+        "left out: 1 of c, 1 of d",
+    ]
+
+
+def test_the_verdict_says_on_which_records(mount: Mount, few: int) -> None:
+    write_run(mount, "right", {9: answered(REFERENCES)})
+    write_run(mount, "near", {9: answered(NEAR[1:], REFERENCES[1:])})
+    write_run(mount, "far", {9: answered(FAR)}, metric_for_best_model="rougeL")
+    on = "on the 11 records that both have"
+    found = compared(mount, "right", "near")
+    assert found.verdicts() == [
+        f"near loses to right in exact_match by 45.5 points, 95% 18.0 to 73.0, {on}"
+    ]
+    assert in_json(found)["verdicts"] == found.verdicts()
+    assert f", {on}" in render(page(found))
+    write_run(mount, "other", {9: answered(["a", *FAR[1:2], *NEAR[2:]])})
+    (sentence,) = compared(mount, "near", "other").verdicts()
+    assert sentence.startswith("no difference between other and near that these records could show")
+    assert sentence.endswith(f", {on}")
+    sentences = compared(mount, "near", "right", "far").verdicts()
+    assert all(one.endswith(", on the 11 records that all have") for one in sentences)
+    write_run(mount, "same", {9: answered([*NEAR[1:], "?"], [*REFERENCES[1:], None])})
+    assert compared(mount, "near", "same").verdicts() == [
+        "same and near gave the same answer to each of the 11 records that both have"
+    ]
+    write_run(mount, "unjudged", {9: answered([*REFERENCES, "!"], [*REFERENCES, None])})
+    write_run(mount, "wrong", {9: answered([*NEAR, "?"], [*REFERENCES, None])})
+    (sentence,) = compared(mount, "unjudged", "wrong").verdicts()
+    assert sentence.endswith(", on the 12 records with completions")
+
+
+def test_few_records_tell_of_nobody_that_is_better(mount: Mount, few: int) -> None:
+    for count in (1, 9, 10):
+        write_run(mount, f"wrong{count}", {9: answered(["?"] * count, REFERENCES[:count])})
+        write_run(mount, f"right{count}", {9: answered(REFERENCES[:count], REFERENCES[:count])})
+    few_told = "10 records at least are needed to tell which is better"
+    for count in (1, 9):
+        found = compared(mount, f"wrong{count}", f"right{count}")
+        assert found.verdicts() == [
+            f"right{count} against wrong{count}: exact_match +100.0 points; {few_told}"
+        ]
+        lines = tell(found, True)
+        assert not any(line.endswith(("  better", "  worse")) for line in lines)
+        legend = "95%: of the difference, in 1,000 paired resamples of the records"
+        assert f"{legend}, too few for better and worse" in lines
+        (row,) = (line.split() for line in lines if line.startswith("exact_match "))
+        assert row == ["exact_match", "0.0000", "1.0000", "+1.0000", "+1.0000", "to", "+1.0000"]
+    found = compared(mount, "right10", "wrong10")
+    assert found.verdicts() == [
+        "wrong10 loses to right10 in exact_match by 100.0 points; "
+        "all resamples of these records agree, so there is no interval"
+    ]
+    assert sum(line.endswith("  worse") for line in tell(found, True)) >= 4
+    found = compared(mount, "right9", "wrong10")
+    assert found.verdicts() == [
+        "wrong10 against right9: exact_match -100.0 points, on the 9 records that both have; "
+        f"{few_told}"
+    ]
+
+
+def test_metrics_that_are_the_same(mount: Mount, few: int) -> None:
+    for count in (9, 10):
+        for name in "ab":
+            items = answered([name * 3] * count, REFERENCES[:count])
+            write_run(mount, f"{name}{count}", {9: items}, metric_for_best_model="exact_match")
+    assert compared(mount, "a10", "b10").verdicts() == ["b10 and a10 have the same exact_match"]
+    few_told = "10 records at least are needed to tell which is better"
+    assert compared(mount, "a9", "b9").verdicts() == [
+        f"b9 and a9 have the same exact_match; {few_told}"
+    ]
+    assert compared(mount, "a9", "b10").verdicts() == [
+        f"b10 and a9 have the same exact_match, on the 9 records that both have; {few_told}"
+    ]
+
+
+def test_a_metric_that_few_records_decide(mount: Mount) -> None:
+    """One yes of 40: resamples in which it is judge f1 the same, the others leave it undefined."""
+    targets = [1.0] + [0.0] * 39
+    for name, first in (("a", 0.4), ("b", 0.6)):
+        items = scored([first] + [0.1] * 39, targets)
+        write_run(mount, name, {9: items}, "clf", metric_for_best_model="f1")
+    found = compared(mount, "a", "b")
+    assert found.verdicts() == [
+        "b against a: f1 +100.0 points; it is undefined in many resamples: "
+        "too few records decide it to tell which is better"
+    ]
+    (row,) = (line for line in tell(found, True) if line.startswith("f1 "))
+    assert row.endswith("+1.0000 to +1.0000")
+
+
+def test_what_reaches_a_terminal_can_be_printed(mount: Mount, few: int) -> None:
+    nasty = "red\x1b[31m\nline\u202e"
+    items = [made_runs.answered(f"{text} {nasty}", text + nasty, nasty) for text in REFERENCES]
+    others = [made_runs.answered(f"{text} {nasty}", text + nasty, text) for text in REFERENCES]
+    write_run(mount, "a", {9: items}, template=nasty, **{nasty: 1})
+    folder = write_run(mount, "b", {9: others}, template="plain {input}")
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 9, "loss": 0.5, nasty: 1.0}))
+    lines = tell(compared(mount, "a", "b"), True)
+    assert all(line.isprintable() for line in lines)
+    told = "'red\\x1b[31m\\nline\\u202e'"
+    assert f"  template                   {told}  plain {{input}}" in lines
+    assert any(line.startswith(f"{told} ") for line in lines)
 
 
 def test_what_differs_in_the_jobs(mount: Mount, few: int) -> None:
@@ -234,6 +349,18 @@ def test_what_differs_in_the_jobs(mount: Mount, few: int) -> None:
     }
 
 
+def test_a_users_metric_may_have_any_name(mount: Mount, few: int) -> None:
+    noted = {"step": 9, "own": 1, "own_ci95": 0.5, "f_ci95": 2.0, "g_ci95": "x", "step_ci95": None}
+    for name in "ab":
+        folder = write_run(mount, name, {9: answered(NEAR if name == "a" else FAR)})
+        (folder / "metrics.jsonl").write_text(json.dumps(noted))
+    named = find_named(mount, ["a", "b"])
+    metrics = {metric.name: metric for metric in measure(named, pair(named))}
+    assert [*metrics][-3:] == ["own", "own_ci95", "f_ci95"]
+    assert metrics["own"].values == (1, 1)
+    assert metrics["own"].intervals == (None,)
+
+
 def test_lower_is_better_where_it_is(mount: Mount, few: int) -> None:
     for name, scores in (("sure", SURE), ("unsure", UNSURE)):
         write_run(mount, name, {9: scored(scores)}, "clf", metric_for_best_model="brier")
@@ -245,12 +372,12 @@ def test_lower_is_better_where_it_is(mount: Mount, few: int) -> None:
 
 @pytest.mark.parametrize(
     ("metric", "answers", "expected"),
-    [("chrf", NEAR, "chrf"), ("loss", NEAR, "exact_match"), ("loss", ["?"] * 7, "rougeL")],
+    [("chrf", NEAR, "chrf"), ("loss", NEAR, "exact_match"), ("loss", ["?"] * 12, "rougeL")],
 )
 def test_the_metric_of_the_verdict(
     mount: Mount, few: int, metric: str, answers: list[str], expected: str
 ) -> None:
-    write_run(mount, "a", {1: answered(["!"] * 7), 2: answered(answers)},
+    write_run(mount, "a", {1: answered(["!"] * 12), 2: answered(answers)},
               metric_for_best_model=metric)  # fmt: skip
     assert compared(mount, "a").main.name == expected
 
@@ -381,6 +508,13 @@ def test_what_cannot_be_compared(mount: Mount) -> None:
     write_run(mount, "mute", {4: answered(["?"], [None]), 5: answered(["!"], [None])})
     write_run(mount, "unit", {4: scored(SURE)}, "clf")
     write_run(mount, "stars", {4: scored(SURE)}, "clf", target_min=1, target_max=5)
+    unsaid = [made_runs.answered(f"say {text}", None, "?") for text in REFERENCES]
+    write_run(mount, "unsaid", {4: unsaid})
+    write_run(mount, "part", {4: unsaid[:3]})
+    write_run(mount, "other", {4: [made_runs.answered(f"say {REFERENCES[0]}", "dog", "?")]})
+    untold = [made_runs.scored(f"input {i}", None, 0.5) for i in range(12)]
+    write_run(mount, "untold", {4: untold}, "clf")
+    write_run(mount, "diverged", {4: scored([None] * 12)}, "clf")
     gone = write_run(mount, "gone", {4: answered(NEAR)})
     (gone / "temperature=0.00_n=1_step=4.json").unlink()
     cut = write_run(mount, "cut", {4: answered(NEAR)})
@@ -396,12 +530,34 @@ def test_what_cannot_be_compared(mount: Mount) -> None:
         "compare runs of the same --target_min and --target_max"
     )
     assert refusal(mount, "a", "b") == (
-        "a and b: found no record that all have (7 of a, 1 of b); expected the same records; "
+        "a and b: found no record that all have (12 of a, 1 of b); expected the same records; "
         "evaluate them on the same data (--no_train with a checkpoint)"
     )
     assert refusal(mount, "mute") == (
-        "mute@4 and mute@5: found no record with an expected answer that all have answered; "
+        "mute@4 and mute@5: found no record that all have with completions; "
         "expected completions to judge by; evaluate them on data with completions"
+    )
+    assert refusal(mount, "unsaid", "a", "mute@4") == (
+        "unsaid and a and mute@4: found no record that all have (12 of unsaid, 12 of a, 1 of "
+        "mute@4); expected the same records; "
+        "evaluate them on the same data (--no_train with a checkpoint)"
+    )
+    assert refusal(mount, "a", "unsaid", "part") == (
+        "a and unsaid and part: found the same prompts, but no completions in unsaid and part; "
+        "expected the same completions in all; "
+        "evaluate unsaid and part on data with completions (--no_train with a checkpoint)"
+    )
+    assert refusal(mount, "a", "other") == (
+        "a and other: found the same prompts, but other completions; expected the same "
+        "completions in all; evaluate a and other on the same data (--no_train with a checkpoint)"
+    )
+    assert refusal(mount, "unit", "untold") == (
+        "unit and untold: found the same inputs, but no targets in untold; expected the same "
+        "targets in all; evaluate untold on data with targets (--no_train with a checkpoint)"
+    )
+    assert refusal(mount, "unit", "diverged") == (
+        "unit and diverged: found no record to which all gave a score; "
+        "expected scores that are numbers; name other steps: these have diverged"
     )
     assert refusal(mount, "a", "gone", "cut", "odd") == (
         "gone@4: found no temperature=0.00_n=1_step=4.json; expected what was answered then; "
@@ -414,9 +570,37 @@ def test_what_cannot_be_compared(mount: Mount) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("task", "damage"),
+    [
+        ("clf", {"orig_d": {"input": "x", "target": "seven"}}),
+        ("clf", {"orig_d": {"input": "x", "target": math.nan}}),
+        ("clf", {"orig_d": {"input": "x", "target": 10**400}}),
+        ("clf", {"orig_d": {"input": 3, "target": 1}}),
+        ("clf", {"pred_score": "high"}),
+        ("clf", {"pred_score": [0.5]}),
+        ("seq2seq", {"prompt": ["x"]}),
+        ("seq2seq", {"demonstration": 7}),
+        ("seq2seq", {"generations": []}),
+        ("seq2seq", {"generations": [{"lm_postprocess": None}]}),
+    ],
+)
+def test_a_damaged_item_is_told(mount: Mount, task: str, damage: dict[str, Any]) -> None:
+    items = scored(SURE) if task == "clf" else answered(NEAR)
+    write_run(mount, "a", {4: items}, task)
+    folder = write_run(mount, "b", {4: [items[0] | damage]}, task)
+    (path,) = [
+        path for path in folder.glob("*.json") if "step=4" in path.name or "-4-" in path.name
+    ]
+    assert refusal(mount, "a", "b") == (
+        f"{path}: found an item of another form; expected what a run writes; "
+        "get it back from a copy, or evaluate again"
+    )
+
+
 def write_both(mount: Mount) -> None:
-    write_run(mount, "a", {0: answered(["?"] * 7), 9: answered(NEAR)})
-    write_run(mount, "b", {0: answered(["?"] * 7), 9: answered(FAR)}, learning_rate=1e-4)
+    write_run(mount, "a", {0: answered(["?"] * 12), 9: answered(NEAR)})
+    write_run(mount, "b", {0: answered(["?"] * 12), 9: answered(FAR)}, learning_rate=1e-4)
     write_run(mount, "c", {9: scored(SURE)}, "clf")
     write_run(mount, "d", {9: scored(UNSURE)}, "clf", template="Is it? {input}")
 
@@ -448,7 +632,7 @@ def test_the_numbers_are_those_that_are_told(
         shown = [float(cell) for cell in row[1:] if cell not in ("to", "better", "worse")]
         difference = metric["differences"]["b"]["difference"]
         assert shown == pytest.approx([*values, difference, *ends], abs=6e-3), name
-    assert numbers["records_against_the_first"] == {"b": {"won": 2, "lost": 4, "even": 1}}
+    assert numbers["records_against_the_first"] == {"b": {"won": 3, "lost": 8, "even": 1}}
     assert numbers["job_fields"] == {"learning_rate": {"a": 1e-3, "b": 1e-4}}
     assert numbers["curves"]["train_loss"]["a"] == [[1, 2.0], [2, 4 / 3], [3, 1.0], [4, 0.8]]
     assert str(mount.root) not in json.dumps(numbers)
@@ -461,7 +645,7 @@ def test_the_page_has_every_record(mount: Mount, few: int) -> None:
     assert tables[1].rows == [["learning_rate", "0.001", "0.0001"]]
     (items,) = (b for section in made.sections for b in section.blocks if isinstance(b, Items))
     assert items.numbers == ["b@9 - a", "b@0 - a"]
-    assert len(items.items) == 7
+    assert [item.place for item in items.items] == list(range(12))
     london = items.items[2]
     assert [(one.by, one.text) for one in london.answers] == [
         ("a", "Paris"), ("b@9", "London"), ("b@0", "?"),
@@ -474,7 +658,7 @@ def test_the_page_has_every_record(mount: Mount, few: int) -> None:
 
 
 def test_a_terminal_that_is_no_utf_8(mount: Mount, few: int, monkeypatch: Any) -> None:
-    write_run(mount, "a", {1: answered(["é"] * 7), 2: answered(["\ud800"] * 7)})
+    write_run(mount, "a", {1: answered(["é"] * 12), 2: answered(["\ud800"] * 12)})
     for encoding, drawn in (("ascii", False), ("utf-8", True)):
         bytes_written = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_written, encoding))

@@ -8,7 +8,7 @@ from workflow.compare.jobs import Curves, curves, differing_fields
 from workflow.compare.measuring import Metric, main_metric, measure
 from workflow.compare.naming import Named
 from workflow.compare.outcomes import EVEN, LOST, WON, Outcome, outcomes
-from workflow.compare.pairing import Pairs, pair
+from workflow.compare.pairing import Pairs, Told, pair
 from workflow.compare.verdict import sentence
 from workflow.metrics import LOWER_IS_BETTER
 
@@ -43,9 +43,19 @@ class Comparison:
         """A sentence for each evaluation but the first."""
         answers = [one.pair.answers for one in self.outcomes]
         return [
-            sentence(self.main, index, self.labels, all(told[0] == told[index] for told in answers))
+            sentence(self.main, index, self.labels, _are_alike(answers, index), self.some)
             for index in range(1, len(self.named))
         ]
+
+    @property
+    def some(self) -> str:
+        """Which records are compared; empty where they are all that each evaluation has."""
+        if not any(self.pairs.left_out):
+            return ""
+        records = how_many(len(self.outcomes))
+        if not self.pairs.alike:
+            return f"the {records} that {'both' if len(self.named) == 2 else 'all'} have"
+        return f"the {records} with {'targets and scores' if self.is_scored else 'completions'}"
 
     def counted(self, index: int) -> dict[str, int]:
         """How many records were won, lost and even."""
@@ -83,6 +93,14 @@ class Comparison:
                 for label, difference, interval in others
             },
         }
+
+
+def how_many(records: int) -> str:
+    return f"{records:,} record{'s' * (records != 1)}"
+
+
+def _are_alike(answers: Sequence[tuple[Told, ...]], index: int) -> bool:
+    return all(told[0] == told[index] for told in answers)
 
 
 def compare_named(named: Sequence[Named]) -> Comparison:

@@ -1,7 +1,7 @@
 """The metrics of several evaluations on the same records, and how far they are apart."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,17 @@ from workflow.compare.naming import Named
 from workflow.compare.pairing import Pair, Pairs
 from workflow.console import progress_bar
 from workflow.metrics import TextMetrics
+from workflow.report.verdict import metric_names
 from workflow.score_metrics import in_range, resampled_score_metrics, score_points, to_unit
 
 Interval = tuple[float, float]
 Points = dict[str, float | None]
 
-_NO_METRICS = frozenset({"step", "time", "eval_seconds", "generate_seconds", "score_seconds"})
+RECORDS_NEEDED = 10
+"""Of fewer records the resamples are too much alike for their percentiles to tell who is better."""
+_MANY = 0.01
+"""Of resamples: a metric is undefined in more where fewer than five records are of a class."""
+_SECONDS = frozenset({"eval_seconds", "generate_seconds", "score_seconds"})
 _OF_SAMPLES = ("_best_of_n", "_mean_of_n", "distinct_samples")
 _MOSTLY_WRONG = 0.05
 """Where no more answers than this are exactly right, rougeL says more."""
@@ -31,16 +36,24 @@ class Metric:
         values: of each evaluation.
         differences: of each but the first, to the first.
         intervals: 95% of each difference; None where the records do not tell.
+        undefined: whether each difference is so in many resamples: few records bear on it.
+        records: how many it is of.
     """
 
     name: str
     values: tuple[float | None, ...]
     differences: tuple[float | None, ...]
     intervals: tuple[Interval | None, ...]
+    undefined: tuple[bool, ...]
+    records: int
 
     @property
     def has_intervals(self) -> bool:
         return any(one is not None for one in self.intervals)
+
+    def can_tell(self, index: int) -> bool:
+        """Whether there are records enough to tell who is better, the base or this one."""
+        return self.records >= RECORDS_NEEDED and not self.undefined[index - 1]
 
 
 def measure(named: Sequence[Named], pairs: Pairs) -> list[Metric]:
@@ -53,8 +66,8 @@ def measure(named: Sequence[Named], pairs: Pairs) -> list[Metric]:
     else:
         measured = _of_texts(ordered, len(named), seed)
     names = dict.fromkeys(name for points, _ in measured for name in points)
-    metrics = [_metric(name, measured) for name in names]
-    return metrics + (_noted(named, names.keys()) if pairs.alike else [])
+    metrics = [_metric(name, measured, len(ordered)) for name in names]
+    return metrics + (_noted(named, names.keys(), len(ordered)) if pairs.alike else [])
 
 
 def main_metric(metrics: Sequence[Metric], named: Sequence[Named]) -> Metric:
@@ -102,13 +115,17 @@ def _of_scores(
     )
 
 
-def _metric(name: str, measured: Sequence[tuple[Points, dict[str, Floats]]]) -> Metric:
+def _metric(
+    name: str, measured: Sequence[tuple[Points, dict[str, Floats]]], records: int
+) -> Metric:
     values = tuple(points.get(name) for points, _ in measured)
-    intervals = tuple(
-        _interval(resampled[name] - measured[0][1][name]) if name in resampled else None
+    differences = [
+        resampled[name] - measured[0][1][name] if name in resampled else np.empty(0)
         for _, resampled in measured[1:]
-    )
-    return Metric(name, values, _differences(values), intervals)
+    ]
+    intervals = tuple(map(_interval, differences))
+    undefined = tuple(bool(np.isnan(of_one).sum() > _MANY * len(of_one)) for of_one in differences)
+    return Metric(name, values, _differences(values), intervals, undefined, records)
 
 
 def _interval(differences: Floats) -> Interval | None:
@@ -124,19 +141,20 @@ def _differences(values: Sequence[float | None]) -> tuple[float | None, ...]:
     return tuple(None if base is None or v is None else v - base for v in values[1:])
 
 
-def _noted(named: Sequence[Named], known: object) -> list[Metric]:
+def _noted(named: Sequence[Named], known: Collection[str], records: int) -> list[Metric]:
     """The other numbers that the runs noted of these evaluations, which no answers tell."""
-    lines = [one.evaluation.metrics for one in named]
-    names = dict.fromkeys(name for line in lines for name in line if name not in known)  # type: ignore[operator]
+    evaluations = [one.evaluation for one in named]
     samples = {one.spec.get("n_samples") for one in named}
     found = []
-    for name in names:
-        if name in _NO_METRICS or (len(samples) > 1 and name.endswith(_OF_SAMPLES)):
+    for name in metric_names(str(named[0].spec.get("task")), evaluations):
+        of_samples = name.endswith(_OF_SAMPLES)
+        if name in known or name in _SECONDS or (len(samples) > 1 and of_samples):
             continue
-        values = tuple(_number(line.get(name)) for line in lines)
+        values = tuple(_number(one.metrics.get(name)) for one in evaluations)
         if any(value is not None for value in values):
-            nothing = (None,) * (len(values) - 1)
-            found.append(Metric(name, values, _differences(values), nothing))
+            intervals, undefined = (None,) * (len(values) - 1), (False,) * (len(values) - 1)
+            differences = _differences(values)
+            found.append(Metric(name, values, differences, intervals, undefined, records))
     return found
 
 

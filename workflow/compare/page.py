@@ -3,6 +3,7 @@
 from workflow.compare.comparison import Comparison
 from workflow.compare.jobs import TRAIN_LOSS, field_rows
 from workflow.compare.outcomes import EVEN, LOST, WON, Outcome
+from workflow.compare.pairing import as_text
 from workflow.compare.telling import judged_by, legend, metric_rows, records_told, title
 from workflow.metrics import SHOWN
 from workflow.report.blocks import (
@@ -38,7 +39,7 @@ def page(found: Comparison) -> Page:
 def _metrics(found: Comparison) -> Table:
     head, *rows = metric_rows(found, range(1, len(found.named)))
     chief = found.metrics.index(found.main)
-    return Table(head, rows, legend(), frozenset({chief}))
+    return Table(head, rows, legend(found), frozenset({chief}))
 
 
 def _curves(found: Comparison) -> list[Block]:
@@ -92,21 +93,17 @@ def _item(found: Comparison, outcome: Outcome) -> Item:
     others = range(1, len(found.named))
     pair = outcome.pair
     answers = [
-        Answer(label, _told(answer), None if found.is_scored else score, not found.is_scored)
+        Answer(label, as_text(answer), None if found.is_scored else score, not found.is_scored)
         for label, answer, score in zip(found.labels, pair.answers, outcome.scores, strict=True)
     ]
     return Item(
         pair.place,
         pair.prompt,
-        _told(pair.expected),
+        as_text(pair.expected),
         answers,
         numbers=[outcome.gain(index) for index in others],
         tags=[_tag(found, index, outcome.result(index)) for index in others],
     )
-
-
-def _told(answer: str | float) -> str:
-    return answer if isinstance(answer, str) else f"{answer:.4g}"
 
 
 def _jobs(found: Comparison) -> Block:

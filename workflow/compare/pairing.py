@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,17 @@ Told = str | float
 """What is answered: a text, or a score in the range of the targets."""
 
 
+def as_text(told: Told) -> str:
+    return told if isinstance(told, str) else f"{told:.4g}"
+
+
 @dataclass(frozen=True)
 class Pair:
     """A record, and what each evaluation answered to it first.
 
     Attributes:
         key: tells it from all others, whatever else stands beside it in the data.
-        place: its number in the first evaluation's data, from 1 on.
+        place: its index in the first evaluation's data, from 0 on.
         expected: a completion or a target.
         answers: one for each evaluation.
     """
@@ -76,7 +81,8 @@ def pair(named: Sequence[Named]) -> Pairs:
         raise BadInput([_nothing_common(named, of_all)])
     pairs = list(_judged(common, of_all))
     if not pairs:
-        raise BadInput([_nothing_judged(named)])
+        expected = any(base[key].expected is not None for key in common)
+        raise BadInput([_nothing_answered(named) if expected else _nothing_judged(named)])
     left_out = tuple(len(items) - len(pairs) for items in of_all)
     return Pairs(pairs, left_out, all(items.keys() == base.keys() for items in of_all))
 
@@ -92,12 +98,12 @@ def _items(named: Named) -> dict[bytes, _Item]:
     items: dict[bytes, _Item] = {}
     seen: Counter[bytes] = Counter()
     try:
-        for place, raw in enumerate(named.evaluation.answers(), 1):
+        for place, raw in enumerate(named.evaluation.answers()):
             item = read(place, raw)
             digest = _digest([item.prompt, item.expected])
             items[_digest([digest.hex(), seen[digest]])] = item
             seen[digest] += 1
-    except (KeyError, TypeError, IndexError, AttributeError):
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError):
         found, mend = "an item of another form", "get it back from a copy, or evaluate again"
         raise BadInput([Problem(str(path), found, "what a run writes", mend)]) from None
     return items
@@ -109,16 +115,31 @@ def _digest(value: object) -> bytes:
 
 
 def _read_answered(place: int, raw: dict[str, Any]) -> _Item:
+    answer, expected = raw["generations"][0]["lm_postprocess"], raw["demonstration"]
     return _Item(
-        place, raw["prompt"], raw["demonstration"], raw["generations"][0]["lm_postprocess"]
+        place, _text(raw["prompt"]), None if expected is None else _text(expected), _text(answer)
     )
 
 
 def _read_scored(place: int, raw: dict[str, Any]) -> _Item:
     record = raw["orig_d"]
-    target = record.get("target")
-    expected = None if target is None else float(target)
-    return _Item(place, record["input"], expected, raw["pred_score"])
+    return _Item(
+        place, _text(record["input"]), _number(record.get("target")), _number(raw["pred_score"])
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; None where there is none."""
+    number = None if value is None else float(value)
+    if number is not None and not math.isfinite(number):
+        raise ValueError("no finite number")
+    return number
 
 
 def _judged(common: Sequence[bytes], of_all: Sequence[dict[bytes, _Item]]) -> Iterator[Pair]:
@@ -131,17 +152,51 @@ def _judged(common: Sequence[bytes], of_all: Sequence[dict[bytes, _Item]]) -> It
 
 
 def _nothing_common(named: Sequence[Named], of_all: Sequence[dict[bytes, _Item]]) -> Problem:
+    shared = set.intersection(*({item.prompt for item in items.values()} for items in of_all))
+    if shared:
+        return _other_expected(named, of_all, shared)
     counted = ", ".join(
         f"{len(items)} of {one.label}" for one, items in zip(named, of_all, strict=True)
     )
-    where = " and ".join(one.label for one in named)
     mend = "evaluate them on the same data (--no_train with a checkpoint)"
-    return Problem(where, f"no record that all have ({counted})", "the same records", mend)
+    found = f"no record that all have ({counted})"
+    return Problem(_names(named), found, "the same records", mend)
+
+
+def _other_expected(
+    named: Sequence[Named], of_all: Sequence[dict[bytes, _Item]], prompts: set[str]
+) -> Problem:
+    """For records that ask the same, and of which no two expect the same."""
+    asks, tells = _told_in_data(named)
+    lacking = [
+        one
+        for one, items in zip(named, of_all, strict=True)
+        if all(item.expected is None for item in items.values() if item.prompt in prompts)
+    ]
+    which, found = _names(lacking or named), f"the same {asks}s, but other {tells}s"
+    mend = f"evaluate {which} on the same data (--no_train with a checkpoint)"
+    if lacking:
+        found = f"the same {asks}s, but no {tells}s in {which}"
+        mend = f"evaluate {which} on data with {tells}s (--no_train with a checkpoint)"
+    return Problem(_names(named), found, f"the same {tells}s in all", mend)
+
+
+def _names(named: Sequence[Named]) -> str:
+    return " and ".join(one.label for one in named)
+
+
+def _told_in_data(named: Sequence[Named]) -> tuple[str, str]:
+    """What of a record is called that asks, and what that answers."""
+    return ("input", "target") if named[0].spec.get("task") == "clf" else ("prompt", "completion")
+
+
+def _nothing_answered(named: Sequence[Named]) -> Problem:
+    found, expected = "no record to which all gave a score", "scores that are numbers"
+    return Problem(_names(named), found, expected, "name other steps: these have diverged")
 
 
 def _nothing_judged(named: Sequence[Named]) -> Problem:
-    where = " and ".join(one.label for one in named)
-    expected = "targets" if named[0].spec.get("task") == "clf" else "completions"
-    found = "no record with an expected answer that all have answered"
+    where, expected = _names(named), f"{_told_in_data(named)[1]}s"
+    found = f"no record that all have with {expected}"
     mend = f"evaluate them on data with {expected}"
     return Problem(where, found, f"{expected} to judge by", mend)

@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator, Sequence
 
 from workflow.bootstrap import RESAMPLES
-from workflow.compare.comparison import Comparison
+from workflow.compare.comparison import Comparison, how_many
 from workflow.compare.jobs import TRAIN_LOSS, field_rows
-from workflow.compare.measuring import Interval, Metric
+from workflow.compare.measuring import RECORDS_NEEDED, Metric
 from workflow.compare.outcomes import EVEN, LOST, WON, Outcome, clearest
+from workflow.compare.pairing import Told, as_text
 from workflow.compare.sparkline import sparklines
 from workflow.compare.verdict import judged
 from workflow.errors import shorten
@@ -47,21 +48,16 @@ def figure(value: float | None, sign: str = "") -> str:
 def records_told(found: Comparison) -> list[str]:
     """What was compared: steps and records."""
     steps = ", ".join(f"{one.run} at step {one.step}" for one in found.named)
-    count = len(found.outcomes)
-    records = f"{count} record{'s' * (count != 1)}"
     left_out = [
         f"{number} of {label}"
         for label, number in zip(found.labels, found.pairs.left_out, strict=True)
         if number
     ]
     if not left_out:
-        return [f"{steps}; {records}"]
-    answered = "targets or scores" if found.is_scored else "completions"
-    lines = [f"{steps}; on the {records} that all have", f"left out: {', '.join(left_out)}"]
+        return [f"{steps}; {how_many(len(found.outcomes))}"]
+    lines = [f"{steps}; on {found.some}", f"left out: {', '.join(left_out)}"]
     if not found.pairs.alike:
         lines[-1] += "; so are metrics that only the runs themselves could tell, as the loss"
-    else:
-        lines[-1] += f", which lack {answered}"
     return lines
 
 
@@ -74,39 +70,43 @@ def metric_rows(found: Comparison, indexes: Sequence[int]) -> list[list[str]]:
     for metric in found.metrics:
         row = [metric.name, figure(metric.values[0])]
         for index in indexes:
-            difference, interval = metric.differences[index - 1], metric.intervals[index - 1]
-            row += [figure(metric.values[index]), figure(difference, "+")]
-            row += _judged(metric, interval)
+            row += [figure(metric.values[index]), figure(metric.differences[index - 1], "+")]
+            row += _judged(metric, index)
         rows.append(row)
     return rows
 
 
-def _judged(metric: Metric, interval: Interval | None) -> tuple[str, str]:
-    """An interval, and what it means."""
+def _judged(metric: Metric, index: int) -> tuple[str, str]:
+    """The interval of a difference, and what it means."""
+    interval = metric.intervals[index - 1]
     if interval is None:
         return "", ""
     low, high = (figure(value, "+") for value in interval)
-    return f"{low} to {high}", judged(metric.name, interval)
+    return f"{low} to {high}", judged(metric, index)
 
 
-def legend() -> str:
-    return (
-        f"95%: of the difference, in {RESAMPLES:,} paired resamples of the records; "
-        "better, worse: zero is not in it"
-    )
+def legend(found: Comparison) -> str:
+    what = f"95%: of the difference, in {RESAMPLES:,} paired resamples of the records"
+    if len(found.outcomes) < RECORDS_NEEDED:
+        return f"{what}, too few for better and worse"
+    return f"{what}; better, worse: zero is not in it"
 
 
 def _metrics(found: Comparison, index: int) -> Iterator[str]:
-    yield from aligned(metric_rows(found, [index]), left=1)
+    rows = metric_rows(found, [index])
+    yield from aligned([[_cell(cell) for cell in row] for row in rows], left=1)
     if index == len(found.named) - 1:
-        yield legend()
+        yield legend(found)
 
 
 def judged_by(found: Comparison) -> str:
     """What a record is won by."""
     if found.is_scored:
         return "nearer to the target by more than a hundredth of the range"
-    return "more of the expected words in their order; of as many, the very text"
+    return (
+        "a higher word F1 (the share of words that are the expected ones, in order), "
+        "or the same and the exact text"
+    )
 
 
 def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
@@ -129,12 +129,12 @@ def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
 
 def _record(found: Comparison, outcome: Outcome, index: int, skipped: int) -> Iterator[str]:
     pair = outcome.pair
-    yield f"{pair.place}. {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
+    yield f"eval[{pair.place}] {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
     rows = [["expected", _answer(pair.expected), ""]]
     for i in (0, index):
         how_good = "" if found.is_scored else f"{outcome.scores[i]:.2f}"
         rows.append([found.labels[i], _answer(pair.answers[i]), how_good])
-    yield from (f"   {line}" for line in aligned(rows, left=2))
+    yield from (f"  {line}" for line in aligned(rows, left=2))
 
 
 def _beginning_of_all(found: Comparison) -> int:
@@ -145,8 +145,8 @@ def _beginning_of_all(found: Comparison) -> int:
     return end if end > TEXT // 4 else 0
 
 
-def _answer(told: str | float) -> str:
-    return _text(told) if isinstance(told, str) else f"{told:.4g}"
+def _answer(told: Told) -> str:
+    return _text(told) if isinstance(told, str) else as_text(told)
 
 
 def _text(text: str) -> str:
@@ -160,11 +160,14 @@ def _fields(found: Comparison) -> Iterator[str]:
         yield "the jobs do not differ"
     elif rows:
         yield "the jobs differ in"
-        shown = [[_cut(cell) for cell in row] for row in rows]
+        shown = [[_cell(cell) for cell in row] for row in rows]
         yield from (f"  {line}" for line in aligned(shown))
 
 
-def _cut(text: str) -> str:
+def _cell(text: str) -> str:
+    """What a file of a run says, as far as there is room; quoted where it cannot be printed."""
+    if not text.isprintable():
+        return shorten(text, TEXT)
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
 
 

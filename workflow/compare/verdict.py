@@ -1,8 +1,9 @@
 """Who is better, in a sentence."""
 
+import math
 from collections.abc import Sequence
 
-from workflow.compare.measuring import Interval, Metric
+from workflow.compare.measuring import RECORDS_NEEDED, Metric
 from workflow.metrics import LOWER_IS_BETTER
 
 _SHARES = frozenset({
@@ -14,43 +15,60 @@ _POINTS = frozenset({"bleu", "chrf"})
 """Metrics that are such points."""
 
 
-def sentence(metric: Metric, index: int, labels: Sequence[str], alike: bool) -> str:
+def sentence(metric: Metric, index: int, labels: Sequence[str], alike: bool, some: str) -> str:
     """How one evaluation does against the first in a metric, as far as the records tell.
 
     Args:
         index: of the evaluation, from 1 on.
         alike: whether all answers are the same.
+        some: which records these are; empty where they are all that each evaluation has.
     """
-    base, other = labels[0], labels[index]
+    base, other, name = labels[0], labels[index], metric.name
     if alike:
-        return f"{other} and {base} gave the same answer to every record"
+        each = f"each of {some}" if some else "every record"
+        return f"{other} and {base} gave the same answer to {each}"
     difference, interval = metric.differences[index - 1], metric.intervals[index - 1]
     if difference is None or interval is None:
-        return f"{other} against {base}: {metric.name} is undefined on these records"
+        return f"{other} against {base}: {name} is undefined on {some or 'these records'}"
+    on = f", on {some}" if some else ""
+    varies = not math.isclose(*interval, rel_tol=1e-9, abs_tol=1e-12)
+    by = _told(name, difference, "+") + _unit(name)
+    if abs(difference) < 1e-12 and not varies:
+        told = f"{other} and {base} have the same {name}{on}"
+        return told if metric.can_tell(index) else f"{told}; {_too_few(metric)}"
+    if not metric.can_tell(index):
+        return f"{other} against {base}: {name} {by}{on}; {_too_few(metric)}"
     low, high = interval
-    result = judged(metric.name, interval)
+    result = judged(metric, index)
     if not result:
-        told = (_told(metric.name, value, "+") for value in (difference, low, high))
-        difference_told, low_told, high_told = told
+        ends = f"{_told(name, low, '+')} to {_told(name, high, '+')}"
         return (
             f"no difference between {other} and {base} that these records could show: "
-            f"{metric.name} {difference_told}{_unit(metric.name)}, 95% {low_told} to {high_told}"
+            f"{name} {by}, 95% {ends}{on}"
         )
     verb = "beats" if result == "better" else "loses to"
-    least, most = sorted((abs(low), abs(high)))
-    by = _told(metric.name, abs(difference)) + _unit(metric.name)
-    lower = " (lower is better)" if metric.name in LOWER_IS_BETTER else ""
-    return (
-        f"{other} {verb} {base} in {metric.name}{lower} by {by}, "
-        f"95% {_told(metric.name, least)} to {_told(metric.name, most)}"
-    )
+    lower = " (lower is better)" if name in LOWER_IS_BETTER else ""
+    least, most = (_told(name, end) for end in sorted((abs(low), abs(high))))
+    by = by.lstrip("+-")
+    around = f", 95% {least} to {most}{on}"
+    if not varies:
+        around = f"{on}; all resamples of these records agree, so there is no interval"
+    return f"{other} {verb} {base} in {name}{lower} by {by}{around}"
 
 
-def judged(name: str, interval: Interval | None) -> str:
-    """Better or worse, where the records could show a difference."""
-    if interval is None or interval[0] <= 0 <= interval[1]:
+def _too_few(metric: Metric) -> str:
+    """Why nobody is called better."""
+    if metric.records < RECORDS_NEEDED:
+        return f"{RECORDS_NEEDED} records at least are needed to tell which is better"
+    return "it is undefined in many resamples: too few records decide it to tell which is better"
+
+
+def judged(metric: Metric, index: int) -> str:
+    """Better or worse than the first, where the records could show a difference."""
+    interval = metric.intervals[index - 1]
+    if interval is None or interval[0] <= 0 <= interval[1] or not metric.can_tell(index):
         return ""
-    return "better" if (interval[1] < 0) == (name in LOWER_IS_BETTER) else "worse"
+    return "better" if (interval[1] < 0) == (metric.name in LOWER_IS_BETTER) else "worse"
 
 
 def _unit(name: str) -> str:
