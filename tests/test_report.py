@@ -297,8 +297,9 @@ def test_a_report_has_all_parts_that_there_is_something_to_say_of(tmp_path: Path
 
 
 def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("workflow.console.log.propagate", True)
     run = seq2seq_run(tmp_path / "run")
     last = run / "temperature=0.00_n=1_step=4.json"
     last.write_text("[{", encoding="utf-8")

@@ -52,7 +52,7 @@ def items_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a log of a run that have a step; a line may only be being written."""
-    with suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+    with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             with suppress(ValueError):
                 found = json.loads(line)

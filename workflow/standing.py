@@ -21,6 +21,7 @@ from workflow.resume import State, read_state
 from workflow.run_folder import RunFolder, written_spec
 from workflow.status import (
     SPEC_FILE,
+    STARTS,
     STATUS_FILE,
     is_requeued,
     is_run_folder,
@@ -233,6 +234,9 @@ def _make(job: Job, standing: Standing) -> Path | None:
     with whole_folder(path) as partial:
         write_json(partial / SPEC_FILE, written_spec(job.spec))
         write_json(partial / STATUS_FILE, run.status("running", Progress()))
+        if aside is not None and standing.restarts:  # of this very job
+            with suppress(FileNotFoundError):
+                shutil.copy(aside / STARTS, partial / STARTS)
     return aside
 
 

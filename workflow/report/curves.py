@@ -1,12 +1,11 @@
 """The figures of a run by step, as charts."""
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from workflow.answers import Evaluation
-from workflow.metrics import SHOWN
+from workflow.metrics import SHOWN, interval_of, is_number
 from workflow.report.blocks import Chart, Charts, Point, Series
 from workflow.report.verdict import metric_names
 
@@ -88,17 +87,14 @@ def _metrics_together(task: str, evals: Sequence[Evaluation]) -> dict[str, list[
 
 def points_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
     """A figure by step, where it is a finite number."""
-    return [(line["step"], float(line[name])) for line in lines if _is_finite(line.get(name))]
+    return [(line["step"], float(line[name])) for line in lines if is_number(line.get(name))]
 
 
 def intervals_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
     """The interval at each of `points_of`; none where one of them lacks it."""
-    shown = [line.get(f"{name}_ci95") for line in lines if _is_finite(line.get(name))]
-    return [] if None in shown else [(one[0], one[1]) for one in shown if one]
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    shown = [interval_of(line, name) for line in lines if is_number(line.get(name))]
+    found = [one for one in shown if one is not None]
+    return found if len(found) == len(shown) else []
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:

@@ -25,10 +25,10 @@ def job_blocks(spec: dict[str, Any], starts: Sequence[dict[str, Any]]) -> list[B
         Text(["The same job under another name, with all that machine and data decided:"]),
         Text([command_again(spec)], code=True),
     ]  # fmt: skip
-    if starts:
+    if starts and starts[-1].get("command"):
         blocks += [
             Text(["As it was asked for:"]),
-            Text([shlex.join(["python3", *starts[-1].get("command", [])])], code=True),
+            Text([shlex.join(starts[-1]["command"])], code=True),
         ]
     return [*blocks, Table(["flag", ""], rows, folded="every flag of the job")]
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from workflow.answers import Evaluation
-from workflow.metrics import LOWER_IS_BETTER, SHOWN, is_better
+from workflow.metrics import LOWER_IS_BETTER, SHOWN, interval_of, is_better, is_number
 from workflow.report.blocks import Table
 
-_NO_METRICS = ("step", "time")
+NO_METRICS = frozenset({"step", "time"})
+"""What else a line of metrics.jsonl holds."""
 
 
 def readable(value: Any) -> str:
@@ -30,8 +31,9 @@ def cell(metrics: dict[str, Any], name: str, more: str = "") -> str:
 
 
 def _interval(metrics: dict[str, Any], name: str) -> str:
-    ends = metrics.get(f"{name}_ci95")
-    return " to ".join(f"{end:.3g}" for end in ends) if ends else ""
+    ends = interval_of(metrics, name)
+    # Where all records are alike, resamples tell nothing.
+    return "" if ends is None or ends[0] == ends[1] else f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
 def metric_names(task: str, evaluations: Sequence[Evaluation]) -> list[str]:
@@ -39,13 +41,11 @@ def metric_names(task: str, evaluations: Sequence[Evaluation]) -> list[str]:
     names: dict[str, None] = dict.fromkeys(SHOWN.get(task, ()))
     for one in evaluations:
         names |= dict.fromkeys(one.metrics)
-    return [name for name in names if any(_is_number(one.metrics, name) for one in evaluations)]
-
-
-def _is_number(metrics: dict[str, Any], name: str) -> bool:
-    value = metrics.get(name)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and name not in _NO_METRICS
+    return [
+        name
+        for name in names
+        if name not in NO_METRICS and any(is_number(one.metrics.get(name)) for one in evaluations)
+    ]
 
 
 def best_of(name: str, evaluations: Sequence[Evaluation]) -> Evaluation | None:
