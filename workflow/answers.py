@@ -4,7 +4,7 @@ Read by commands that are to answer at once: nothing here imports torch.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,13 @@ def evaluations(run: Path) -> list[Evaluation]:
         step = line["step"]
         found[step] = Evaluation(step, line, run / items_files(spec, step)[0])
     return [found[step] for step in sorted(found)]
+
+
+def spread(evals: Sequence[Evaluation], most: int) -> list[Evaluation]:
+    """At most so many evaluations, the first and the last among them."""
+    if len(evals) <= most:
+        return list(evals)
+    return [evals[round(i * (len(evals) - 1) / (most - 1))] for i in range(most)]
 
 
 def items_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
