@@ -352,12 +352,12 @@ def test_a_report_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
 def test_a_report_has_all_parts_that_there_is_something_to_say_of(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     titles = [section.title for section in page_of(run).sections]
-    assert titles == ["Verdict", "Curves", "Metrics", "Answers", "Job"]
+    assert titles == ["Verdict", "Curves", "Answers", "Job"]
     (run / "temperature=0.00_n=1_step=4.json").unlink()
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "loss"')  # only being written
     titles = [section.title for section in page_of(run).sections]
-    assert titles == ["Verdict", "Curves", "Metrics", "Job"]
+    assert titles == ["Verdict", "Curves", "Job"]
 
 
 def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(

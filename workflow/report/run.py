@@ -49,9 +49,8 @@ def page_of(run: Path) -> Page:
     task, audit = spec.get("task", ""), read_object(run / AUDIT)
     starts = list(read_lines(run / STARTS))
     parts: list[tuple[str, Callable[[], Sequence[Block]]]] = [
-        ("Verdict", lambda: verdict.summary(spec, evals) if evals else []),
+        ("Verdict", lambda: verdict.tables(spec, evals) if evals else []),
         ("Curves", lambda: curves(task, list(read_lines(run / TRAIN_LOG)), evals)),
-        ("Metrics", lambda: verdict.all_metrics(task, evals) if evals else []),
         ("Scores" if task == "clf" else "Answers", lambda: _of_records(spec, evals)),
         ("Data", lambda: job.data_blocks(audit)),
         ("Job", lambda: job.job_blocks(run, spec, starts)),

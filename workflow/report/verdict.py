@@ -128,6 +128,12 @@ def _came_of(name: str, evaluations: Sequence[Evaluation]) -> str:
     return f"{told}. The last, at step {last.step}, has {with_interval(last.metrics, name)}."
 
 
+def tables(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[Table]:
+    """The metrics told first, and all of them to be opened."""
+    task = spec.get("task", "")
+    return [*summary(spec, evaluations), *all_metrics(task, evaluations)]
+
+
 def summary(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[Table]:
     """The metrics told first: at the first evaluation, at the best of each, at the last."""
     first, last = evaluations[0], evaluations[-1]
