@@ -2,8 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from test_world import run_world
+
+from workflow.evaluate import _users_own
 
 # Evaluations of 25 records, of which each process finds its own, and something goes wrong.
 MEMBER = """
@@ -104,4 +109,12 @@ def test_what_ends_an_evaluation_ends_it_on_all_and_leaves_no_items(tmp_path: Pa
     for name in ("a.json", "b.json"):
         assert (tmp_path / "none" / name).read_text() == wanted
     names = {path.name for path in (tmp_path / "none").iterdir()}
-    assert names == {"a.json", "b.json", "metrics.jsonl"}
+    assert names == {"a.json", "b.json", "metrics.jsonl", "report.html"}
+
+
+@pytest.mark.parametrize("name", ["step", "time", "loss"])
+def test_a_metric_of_the_users_own_takes_the_place_of_nothing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"def {name}(records, predictions):\n    return 0.5\n")
+    heard: Any = SimpleNamespace(records=[], predictions=[])
+    found = _users_own(f"{tmp_path / 'own.py'}:{name}", heard, {"loss": 1.0})
+    assert found == {f"user_{name}": 0.5}

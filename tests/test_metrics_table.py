@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from workflow.cli import main
+from workflow.console import log
 from workflow.metrics_table import metrics_table
 from workflow.mount import Mount
 from workflow.tasks.seq2seq import Seq2Seq
@@ -53,6 +54,13 @@ def test_the_first_evaluation_is_compared_with_none() -> None:
     assert metrics_table(LINES[:1], {"step": 61, "loss": None}, NAMES, None) == []
 
 
+@pytest.fixture
+def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log as a command finds it, and as other tests want it afterwards."""
+    for name, value in (("handlers", []), ("level", log.level), ("propagate", log.propagate)):
+        monkeypatch.setattr(log, name, value)
+
+
 def lines_on(stream: Any, mount: Mount, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a job whose standard error is this."""
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
@@ -64,6 +72,7 @@ def lines_on(stream: Any, mount: Mount, name: str, monkeypatch: pytest.MonkeyPat
         assert main("seq2seq", "", [*argv, "--training_run_name", name]) == 0
 
 
+@pytest.mark.usefixtures("own_log")
 def test_a_terminal_shows_the_table_and_a_file_a_line(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -97,6 +106,6 @@ def test_a_terminal_shows_the_table_and_a_file_a_line(
     assert not [line for line in said if line.startswith("step 2: loss")]
 
     said = [line[len("12:34:56 ") :] for line in (tmp_path / "log").read_text().splitlines()]
-    told = "  ".join(f"{name} {metrics[2][name]:.4g}" for name in Seq2Seq.shown)
+    told = "  ".join(f"{name} {metrics[2][name]:.4g}" for name in (*Seq2Seq.shown, "mine"))
     assert said.count(f"step 2: {told}") == 1
     assert not [line for line in said if " of 2" in line or "95% interval" in line]

@@ -16,17 +16,19 @@ import numpy as np
 import pytest
 from made_runs import answered, scored, write_run
 
-from workflow.answers import Evaluation, evaluations
+from workflow.answers import Evaluation, evaluations, spread
 from workflow.command import parse_command_line
+from workflow.files import _beside
 from workflow.launch.commands import main
+from workflow.metrics_table import metrics_table
 from workflow.report import records
 from workflow.report.blocks import Answer, Charts, Item, Items, Page, Section, Table, Text
 from workflow.report.curves import curves, smoothed, thinned
 from workflow.report.job import command_again
 from workflow.report.page import render
 from workflow.report.run import keep_report, page_of, write_report
-from workflow.report.scores import score_charts, scores_of, unit_of
-from workflow.report.verdict import sentences, summary
+from workflow.report.scores import baseline, score_charts, scores_of, unit_of
+from workflow.report.verdict import all_metrics, sentences, summary
 from workflow.score_metrics import score_metrics
 
 SEQ2SEQ = {"task": "seq2seq", "temperature": 0.001, "n_samples": 1}
@@ -56,8 +58,8 @@ def made(*values: float | None, name: str = "loss") -> list[Evaluation]:
     ("values", "told"),
     [
         ([], "It has not been evaluated yet."),
-        ([None], "No record has an answer to compare with, so there are no metrics."),
-        ([2.0], "At step 0, loss is 2."),
+        ([None], "No eval record has a completion to compare with, so there are no metrics."),
+        ([2.0], "At step 0 loss is 2."),
         (
             [2.0, 1.0, 1.5],
             "The best loss is 1, at step 10, from 2 at step 0. The last, at step 20, has 1.5.",
@@ -68,33 +70,82 @@ def made(*values: float | None, name: str = "loss") -> list[Evaluation]:
     ],
 )  # fmt: skip
 def test_the_verdict_in_a_sentence(values: list[float | None], told: str) -> None:
-    assert sentences({"metric_for_best_model": "loss"}, made(*values)) == [told]
+    assert sentences({"metric_for_best_model": "loss"}, {}, made(*values)) == [told]
 
 
 def test_the_greatest_is_best_where_more_is_better() -> None:
-    (told,) = sentences({"metric_for_best_model": "auc"}, made(0.5, 0.75, 0.5, name="auc"))
+    spec = {"metric_for_best_model": "auc", "task": "clf"}
+    (told,) = sentences(spec, {}, made(0.5, 0.75, 0.5, name="auc"))
     assert told.startswith("The best auc is 0.75, at step 10, from 0.5 at step 0.")
+
+
+def test_the_verdict_is_of_loss_and_of_answers_and_of_how_it_ended() -> None:
+    lines = [
+        {"loss": 1.0, "rougeL": 0.1, "exact_match": 0.0},
+        {"loss": 2.0, "rougeL": 0.5, "rougeL_ci95": [0.25, 0.75], "exact_match": 0.01},
+    ]
+    evals = [Evaluation(step, line, Path("none")) for step, line in enumerate(lines)]
+    status = {"state": "failed", "step": 3, "error": "no more"}
+    assert sentences({}, status, evals) == [
+        "Failed at step 3: no more",
+        "The best loss is 1, at step 0: no later evaluation is better.",
+        "The best rougeL is 0.5 (95% 0.25 to 0.75), at step 1, from 0.1 at step 0; that is the "
+        "last evaluation.",
+    ]
+    assert sentences({"no_train": True}, {"state": "done"}, evals[:1]) == [
+        "At step 0 rougeL is 0.1.", "At step 0 loss is 1.",
+    ]  # fmt: skip
+    saved = sentences({}, {"state": "saved", "step": 7}, [])
+    assert saved[0] == "Stopped at step 7, and saved: the same command goes on."
+    lines[1]["exact_match"] = 0.5
+    assert "exact_match is 0.5" in sentences({}, {}, evals)[1]
 
 
 def test_a_summary_has_the_first_the_best_and_the_last(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     spec = SEQ2SEQ | {"metric_for_best_model": "exact_match"}
-    table = summary(spec, evaluations(run))
+    (table,) = summary(spec, evaluations(run))
     assert table.head == ["", "step 0", "best, at step", "last, step 4"]
     assert table.rows == [
-        ["loss (lower is better)", "2", "1 at 4", "1"],
+        ["loss ↓", "2", "1 at 4", "1"],
         ["exact_match", "0\n0 to 0.25", "0.5 at 4\n0.125 to 0.75", "0.5\n0.125 to 0.75"],
     ]
     assert table.strong == {1}
+    assert table.note == (
+        "↓ lower is better. Below values their 95% bootstrap intervals over the eval records."
+    )
 
 
-def test_a_thinned_curve_keeps_its_mean_and_its_end() -> None:
+def test_a_metric_of_the_users_own_is_told_and_cannot_be_taken_for_an_interval() -> None:
+    metrics = {"loss": 1.0, "own": 0.5, "own_ci95": 0.25, "rouge1": 0.5, "rougeL_best_of_n": 0.5}
+    evals = [Evaluation(step, {"step": step, **metrics}, Path("none")) for step in (0, 4)]
+    (table,) = summary({"task": "seq2seq", "metric": "m.py:own"}, evals)
+    assert table.rows == [
+        ["loss ↓", "1", "1 at 0", "1"], ["own", "0.5", "–", "0.5"],
+        ["own_ci95", "0.25", "–", "0.25"],
+    ]  # fmt: skip
+    assert summary({"task": "seq2seq"}, [Evaluation(0, {"mean_length": 2.0}, Path("none"))]) == []
+    assert metrics_table([], {"step": 4, **metrics}, (), None, ["own"])[-1] == "own  0.5"
+    series = [s for block in curves("seq2seq", [], evals) for c in block.charts for s in c.series]
+    assert not any(one.low_high for one in series)
+
+
+def test_a_thinned_curve_keeps_its_spikes_and_its_end() -> None:
     points = [(float(i), random.Random(i).random()) for i in range(1, 1201)]
+    points[700], points[10] = (701.0, 99.0), (11.0, -99.0)
     found = thinned(points, most=400)
-    assert len(found) == 400
-    assert found[-1][0] == 1200
-    assert np.mean([y for _, y in found]) == pytest.approx(np.mean([y for _, y in points]))
+    assert 250 < len(found) <= 400
+    assert found == sorted(set(found) & set(points))
+    assert {points[700], points[10], points[-1]} <= set(found)
     assert thinned(points[:400], most=400) == points[:400]
+
+
+def test_of_many_evaluations_some_are_shown_evenly() -> None:
+    evals = made(*(float(i) for i in range(1000)))
+    assert [one.step for one in spread(evals, 4)] == [0, 3330, 6660, 9990]
+    assert spread(evals[:4], 4) == evals[:4]
+    (table,) = all_metrics("seq2seq", evals)
+    assert (len(table.head), table.head[1], table.head[-1]) == (13, "step 9990", "step 0")
 
 
 def test_smoothing_leaves_a_constant_as_it_is_and_follows_a_step() -> None:
@@ -130,15 +181,18 @@ def test_answers_beside_what_was_expected_and_what_has_changed(tmp_path: Path) -
     first, last = evaluations(seq2seq_run(tmp_path / "run"))
     found = records.sampled(last, first)
     assert found.items == [
-        Item(1, "one", "1", [Answer("answer", "1", 1.0), Answer("step 0", "2", 0.0)],
-             ["no -1.00, yes 0.50"], [1.0], ["changed", "right"]),
-        Item(2, "two", "2 3", [Answer("answer", "2", 2 / 3)], ["no -1.00, yes 0.50"], [2 / 3],
-             ["wrong"]),
-        Item(3, "three", None, [Answer("answer", "y"), Answer("step 0", "x")],
-             ["no -1.00, yes 0.50"], [None], ["changed"]),
+        Item(0, "one", "1", [Answer("answer", "1", 1.0), Answer("step 0", "2", 0.0)],
+             ["logits of no -1.00, yes 0.50"], [1.0], ["changed", "right"]),
+        Item(1, "two", "2 3", [Answer("answer", "2", 2 / 3)], ["logits of no -1.00, yes 0.50"],
+             [2 / 3], ["wrong"]),
+        Item(2, "three", None, [Answer("answer", "y"), Answer("step 0", "x")],
+             ["logits of no -1.00, yes 0.50"], [None], ["changed"]),
     ]  # fmt: skip
     assert found.begin == "changed first"
-    assert found.note == "Step 4, all 3 records; whole in temperature=0.00_n=1_step=4.json."
+    assert found.note == (
+        "Step 4: 3 records, 2 of them with a completion to compare with; all of it is in "
+        "temperature=0.00_n=1_step=4.json."
+    )
     assert records.sampled(first, None).begin == "word F1, lowest first"
 
 
@@ -171,7 +225,7 @@ def test_scores_with_the_worst_mistakes_first(tmp_path: Path) -> None:
         ("c", [None, None], []),
     ]  # fmt: skip
     assert found.items[0].facts == [
-        "score 4", "target 5", "at step 0 1.5", "logits 0.00 and 1.00",
+        "score 4", "target 5", "at step 0 1.5", "logits of no 0.00, yes 1.00",
     ]  # fmt: skip
 
 
@@ -182,8 +236,8 @@ def test_of_many_records_some_are_shown_evenly(
     items = [answered(f"p{i}", "a", "a") for i in range(35)]
     run = write_run(tmp_path / "run", SEQ2SEQ, {0: ({"loss": 1.0}, items)})
     found = records.sampled(evaluations(run)[0], None)
-    assert [item.place for item in found.items] == [1, 5, 9, 13, 17, 21, 25, 29, 33]
-    assert found.note.startswith("Step 0, every 4th of 35 records;")
+    assert [item.place for item in found.items] == [0, 4, 8, 12, 16, 20, 24, 28, 32]
+    assert found.note.startswith("Step 0: 35 records. One in 4 is here;")
 
 
 def test_texts_are_cut_so_that_a_page_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +249,10 @@ def test_texts_are_cut_so_that_a_page_stays_small(monkeypatch: pytest.MonkeyPatc
     assert (item.expected, item.answers) == ("e", long.answers)
     assert found.note == "All. Texts are cut after 1,000 characters."
     short = Items([Item(1, "p", "e")])
-    assert records.fit(short) is short
+    assert records.fit(short) == short
+    many = records.fit(Items([Item(i, "p" * 300, "e") for i in range(50)], note="All."))
+    assert [item.place for item in many.items] == [0, 3, 6, *range(9, 50, 3)]
+    assert many.note == "All. Texts are cut after 100 characters. Of these one in 3 is here."
 
 
 def drawn(count: int = 400) -> list[dict[str, Any]]:
@@ -208,7 +265,7 @@ def drawn(count: int = 400) -> list[dict[str, Any]]:
 def test_the_charts_of_scores_agree_with_the_metrics(tmp_path: Path) -> None:
     items = drawn()
     run = write_run(tmp_path / "run", CLF, {0: ({"loss": 1.0}, items)})
-    found = scores_of(evaluations(run)[0], unit_of(CLF))
+    found = scores_of(evaluations(run)[0], CLF)
     metrics = score_metrics(found.scores, found.targets)
     histogram, roc, precision, reliability = score_charts(found)
     assert sum(y for one in histogram.series for _, y in one.points) == len(items)
@@ -224,27 +281,34 @@ def test_the_charts_of_scores_agree_with_the_metrics(tmp_path: Path) -> None:
 
 def test_charts_that_are_not_defined_are_left_out(tmp_path: Path) -> None:
     for items, titles in (
-        ([scored("x", None, 0.5)], []),
+        ([scored("x", None, None)], []),
+        ([scored("x", None, 0.5)], ["scores"]),
         ([scored("x", 0.0, 0.5)], ["scores by class", "reliability"]),
-        ([scored("x", 1.0, 0.5)], ["scores by class", "precision and recall", "reliability"]),
+        ([scored("x", 1.0, 0.5)], ["scores by class", "precision by recall", "reliability"]),
     ):
-        run = write_run(tmp_path / f"{len(titles)}", CLF, {0: ({"loss": 1.0}, items)})
-        charts = score_charts(scores_of(evaluations(run)[0], unit_of(CLF)))
+        run = write_run(tmp_path / f"{titles}", CLF, {0: ({"loss": 1.0}, items)})
+        charts = score_charts(scores_of(evaluations(run)[0], CLF))
         assert [chart.title for chart in charts] == titles
 
 
-def test_the_command_to_repeat_a_run_asks_for_the_same_job() -> None:
+def test_the_command_to_repeat_a_run_asks_for_the_same_job(tmp_path: Path) -> None:
     asked = ["--model_init_name", "a b", "--data", "x", "--stop", '["\\n", "; rm"]', "--max_steps",
              "7", "--lr_scheduler_type", "cosine_with_restarts", "--lr_scheduler_kwargs",
              '{"num_cycles": 2}', "--training_run_name", "r", "--seed", "5"]  # fmt: skip
     spec, _, problems = parse_command_line("seq2seq", "", asked)
     assert not problems
-    command = command_again(json.loads(json.dumps(vars(spec))))
+    as_written = json.loads(json.dumps(vars(spec)))
+    command = command_again(tmp_path / "models" / "r", as_written)
     words = shlex.split(command)
-    assert words[:2] == ["python3", "seq2seq.py"]
-    again, _, problems = parse_command_line("seq2seq", "", words[2:])
+    assert words[:4] == ["python3", "seq2seq.py", "--mount", str(tmp_path)]
+    again, _, problems = parse_command_line("seq2seq", "", words[4:])
     assert not problems
     assert again == dataclasses.replace(spec, training_run_name="r_again")
+    run = tmp_path / "models" / "group" / "r"
+    assert command_again(run, as_written | {"flag_of_later": 1}) == (
+        f"python3 seq2seq.py --mount {tmp_path} --config {run}/training_args.json "
+        "--training_run_name group/r_again"
+    )
 
 
 def packed(html: str) -> dict[str, Any]:
@@ -288,29 +352,85 @@ def test_a_report_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
 def test_a_report_has_all_parts_that_there_is_something_to_say_of(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     titles = [section.title for section in page_of(run).sections]
-    assert titles == ["Verdict", "Curves", "Metrics", "Answers", "Job"]
+    assert titles == ["Verdict", "Curves", "Answers", "Job"]
     (run / "temperature=0.00_n=1_step=4.json").unlink()
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "loss"')  # only being written
     titles = [section.title for section in page_of(run).sections]
-    assert titles == ["Verdict", "Curves", "Metrics", "Job"]
+    assert titles == ["Verdict", "Curves", "Job"]
 
 
 def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = seq2seq_run(tmp_path / "run")
-    last = run / "temperature=0.00_n=1_step=4.json"
-    last.write_text("[{", encoding="utf-8")
+    monkeypatch.setattr("workflow.console.log.propagate", True)
+    run = seq2seq_run(tmp_path / "models" / "run")
+    (run / "report.html").mkdir()
     with caplog.at_level(logging.WARNING, logger="workflow"):
         keep_report(run)
     assert caplog.messages == [
-        f"{run}/report.html is not up to date (BadInput: {last}: found no whole JSON list; "
-        "expected a file as it was written; get it back from a copy, or make it again); "
-        "`python3 -m workflow report run` makes it again"
+        f"{run}/report.html is not up to date (IsADirectoryError: [Errno 21] Is a directory: "
+        f"'{_beside(run / 'report.html')}' -> '{run / 'report.html'}'); "
+        f"`python3 -m workflow report run --mount {tmp_path}` makes it again"
     ]
     assert not list(run.glob(".*"))
-    assert not (run / "report.html").exists()
+
+
+def test_what_is_damaged_costs_its_own_part(tmp_path: Path) -> None:
+    run = seq2seq_run(tmp_path / "run")
+    first, last = (run / f"temperature=0.00_n=1_step={step}.json" for step in (0, 4))
+    first.write_text("[{", encoding="utf-8")
+    (answers,) = (one.blocks for one in page_of(run).sections if one.title == "Answers")
+    assert [item.tags for item in answers[0].items] == [["right"], ["wrong"], []]
+    last.write_text("[{", encoding="utf-8")
+    (run / "audit.json").write_text('{"splits": 3}')
+    told = {one.title: one.blocks[0] for one in page_of(run).sections}
+    assert told["Answers"] == Text([
+        f"This could not be made (BadInput: {last}: found no whole JSON list; expected a file as "
+        "it was written; get it back from a copy, or make it again)."
+    ])  # fmt: skip
+    assert told["Data"].lines[0].startswith("This could not be made (")
+    assert isinstance(told["Verdict"], Table)
+    for file in run.iterdir():
+        file.write_bytes(b"\xff{")
+    assert [one.title for one in page_of(run).sections] == ["Job"]
+
+
+def test_what_an_audit_finds_worst_stands_beside_the_verdict(tmp_path: Path) -> None:
+    run = seq2seq_run(tmp_path / "run")
+    audit = {
+        "splits": {}, "eval_records_in_train": {"count": 2, "examples": ["eval[0] 'one'"]},
+        "eval_prompts_in_train": {"count": 2, "examples": []},
+    }  # fmt: skip
+    (run / "audit.json").write_text(json.dumps(audit))
+    found = page_of(run)
+    assert found.warnings == [
+        "eval: records that occur in train: 2; remove them from train or eval."
+    ]
+    (data,) = (one.blocks for one in found.sections if one.title == "Data")
+    assert data[1].lines == [
+        "eval: records that occur in train: 2; as eval[0] 'one'; remove them from train or eval"
+    ]
+
+
+def test_scores_of_another_range_are_drawn_in_it(tmp_path: Path) -> None:
+    spec = CLF | {"target_min": 1.0, "target_max": 5.0}
+    items = [scored("a", 5.0, 4.5), scored("b", 1.0, 1.5), scored("c", 3.0, 2.5)]
+    run = write_run(tmp_path / "run", spec, {0: ({"loss": 1.0, "rmse": 1.0}, items)})
+    found = scores_of(evaluations(run)[0], spec)
+    histogram, *_, reliability = score_charts(found)
+    assert histogram.x_range == reliability.y_range == (1.0, 5.0)
+    assert histogram.note == "Records by score; yes are those with a target of at least 3."
+    assert [p for p in histogram.series[1].points if p[1]] == [
+        (pytest.approx(2.4), 1), (pytest.approx(4.4), 1),
+    ]  # fmt: skip
+    assert reliability.series[0].points == [(1.5, 1.0), (2.5, 3.0), (4.5, 5.0)]
+    assert baseline(found) == [
+        "2 of 3 records with a target are yes (at least 3). To say yes to all would have an "
+        "accuracy of 0.6667."
+    ]
+    (table,) = summary(spec, evaluations(run))
+    assert [row[0] for row in table.rows] == ["loss ↓", "rmse ↓"]
 
 
 def test_the_command_makes_a_report_anew(

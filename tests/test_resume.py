@@ -90,6 +90,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
         assert stops < 20
     assert stops > 3
     assert read_status(mount.models / "cut")["restarts"] == stops
+    starts = read_lines(mount.models / "cut" / "starts.jsonl")
+    assert len(starts) == stops + 1
+    steps = [one["step"] for one in starts]
+    assert (steps[0], steps) == (0, sorted(steps))
     assert_identical(mount.models / "cut", mount.models / "plain", read_lines)
 
 
@@ -142,7 +146,7 @@ def test_a_run_moves_between_worlds_and_stages(mount: Mount, read_lines: Lines) 
         torch.testing.assert_close(kept[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_the_state_of_a_stop_is_told(mount: Mount) -> None:
+def test_the_state_of_a_stop_is_told(mount: Mount, read_lines: Lines) -> None:
     with pytest.raises(Stopped) as raised:
         run_job(make_job(**job("seq2seq", "cut", **FLAGS)), mount, stop=StopAfter(3))
     assert str(raised.value) == (
@@ -151,6 +155,14 @@ def test_the_state_of_a_stop_is_told(mount: Mount) -> None:
     with pytest.raises(Stopped) as raised:
         run_job(make_job(**job("seq2seq", "early", **FLAGS)), mount, stop=StopAfter(0))
     assert str(raised.value) == "stopped by the test at step 0; the same command begins again"
+    early = mount.models / "early"
+    assert "Stopped at step 0, and saved: the same command goes on." in (
+        (early / "report.html").read_text(encoding="utf-8")
+    )
+    with open(early / "starts.jsonl", "a") as file:
+        file.write('{"step": 0, "ti')  # as of a start that was killed
+    assert not start(mount, "early", stop_after=1)
+    assert [one["step"] for one in read_lines(early / "starts.jsonl")] == [0, 0]
     evaluation = make_job("seq2seq", model_init_name="small", data_name="sums", no_train=True)
     with pytest.raises(Stopped) as raised:
         run_job(evaluation, mount, stop=StopAfter(0))

@@ -109,7 +109,7 @@ def written(folder: Path) -> Numbers:
         for line in lines_of(folder / file):
             for name, value in line.items():
                 if isinstance(value, list):
-                    bare = f"{group}/{name.replace('_ci95', '')}"
+                    bare = f"{group}_ci95/{name.replace('_ci95', '')}"
                     found.setdefault(f"{bare}_low", {})[line["step"]] = value[0]
                     found.setdefault(f"{bare}_high", {})[line["step"]] = value[1]
                 elif isinstance(value, int | float) and name not in ("step", "time"):
@@ -264,7 +264,7 @@ def test_wandb_sync_sends_every_number(told: tuple[Path, Any], sent: WandbServer
     found: Numbers = {}
     for row in rows:
         for name, value in row.items():
-            if re.match(r"(train|eval)/(?!samples)", name):
+            if re.match(r"(train|eval|eval_ci95)/(?!samples)", name):
                 found.setdefault(name, {})[row["step"]] = value
     assert found == written(folder)
 

@@ -4,7 +4,7 @@ Read by commands that are to answer at once: nothing here imports torch.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,13 @@ def evaluations(run: Path) -> list[Evaluation]:
     return [found[step] for step in sorted(found)]
 
 
+def spread(evals: Sequence[Evaluation], most: int) -> list[Evaluation]:
+    """At most so many evaluations, the first and the last among them."""
+    if len(evals) <= most:
+        return list(evals)
+    return [evals[round(i * (len(evals) - 1) / (most - 1))] for i in range(most)]
+
+
 def items_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
     """The names of the files of an evaluation's items, all alike, for a job as JSON holds it."""
     if spec.get("task") == "clf":
@@ -52,7 +59,7 @@ def items_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a log of a run that have a step; a line may only be being written."""
-    with suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+    with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             with suppress(ValueError):
                 found = json.loads(line)

@@ -112,7 +112,7 @@ def _run(
     with importing():
         from workflow.train import run_job  # slow: torch and transformers
 
-    run_job(spec, find_mount(place.mount), problems, stop=stop)
+    run_job(spec, find_mount(place.mount), problems, stop=stop, command=_command())
     return 0
 
 
@@ -131,7 +131,7 @@ def _run_in_world(
 
     world = World.joined()
     try:
-        run_job(spec, find_mount(place.mount), problems, world, stop)
+        run_job(spec, find_mount(place.mount), problems, world, stop, _command())
     except OutOfMemory:  # the others cannot take leave, and are ended with this process
         raise
     except WorkflowError:
@@ -165,9 +165,9 @@ def _launch(
 ) -> int:
     """Check and tokenize everything here, then run the job in processes of its own."""
     with importing():
+        from workflow.announce import tell_audit
         from workflow.prepare import prepare
         from workflow.status import read_status
-        from workflow.train import tell_audit
         from workflow.world import World
 
     started = World(size=processes, local_size=processes)
@@ -211,6 +211,11 @@ def _reason(status: int) -> str:
     if status > 128:
         return f"a process was ended by {name_signal(status - 128)}{hint_at(status - 128)}"
     return f"a process ended with status {status}"
+
+
+def _command() -> list[str]:
+    """What was typed, but for where the script and Python lie."""
+    return ["python3", Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def _dry_run(

@@ -3,8 +3,8 @@
 import os
 import platform
 import socket
-import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,16 @@ from workflow import __version__
 PACKAGES = ("torch", "transformers", "deepspeed", "tokenizers", "numpy")
 
 
-def describe_start(step: int, processes: int) -> dict[str, Any]:
-    """A line of starts.jsonl, for a start that goes on after `step`."""
+def describe_start(step: int, processes: int, command: Sequence[str]) -> dict[str, Any]:
+    """A line of starts.jsonl, for a start that goes on after `step`.
+
+    Args:
+        command: as it was given; none where a program started the run.
+    """
     return {
         "step": step,
         "time": time.time(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [word.encode("utf-8", "backslashreplace").decode() for word in command],
         "host": socket.gethostname(),
         "job_id": os.environ.get("SLURM_JOB_ID"),
         "processes": processes,
@@ -46,7 +50,7 @@ def _device() -> str:
 def _processor() -> str | None:
     """What Linux calls the processor; None elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -10,6 +10,7 @@ from workflow.console import log, on_terminal
 from workflow.metrics_table import metrics_table
 from workflow.prepare import Job
 from workflow.records import Record
+from workflow.report.verdict import NO_METRICS
 from workflow.run_folder import ItemsFiles, RunFolder
 from workflow.share import Share
 from workflow.stop import Stop
@@ -97,9 +98,8 @@ def _lines(
         table = metrics_table(earlier, now, job.task.shown, job.spec.max_steps, own)
         if table:
             return table
-    shown = [
-        f"{name} {metrics[name]:.4g}" for name in job.task.shown if metrics.get(name) is not None
-    ]
+    names = (*job.task.shown, *own)
+    shown = [f"{name} {metrics[name]:.4g}" for name in names if metrics.get(name) is not None]
     told = "  ".join(shown) or "no answers to compare with, so no metrics"
     return [f"step {step}: {told}"]
 
@@ -109,4 +109,5 @@ def _users_own(metric: str, heard: _Heard, metrics: dict[str, Any]) -> dict[str,
     name = metric.rsplit(":", 1)[1]
     function = _loaded_once(metric)
     found = apply_user_metric(function, name, heard.records, heard.predictions)
-    return {f"user_{n}" if n in metrics else n: value for n, value in found.items()}
+    taken = metrics.keys() | NO_METRICS
+    return {f"user_{n}" if n in taken else n: value for n, value in found.items()}

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,23 @@ _ALONE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def interval_of(metrics: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """The interval of a metric in a line of metrics.jsonl, where it has one.
+
+    A number that a user's own metric calls so is none.
+    """
+    ends = metrics.get(f"{name}_ci95")
+    if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
+        return None
+    return ends[0], ends[1]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a log is a finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def perplexity(loss: float | None) -> float | None:

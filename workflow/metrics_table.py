@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workflow.metrics import is_better
+from workflow.metrics import interval_of, is_better
 from workflow.table import aligned
 
 Line = Mapping[str, Any]
@@ -37,7 +37,7 @@ def metrics_table(
 
 
 def _cells(earlier: Sequence[Line], now: Line, name: str, own: bool) -> tuple[str, ...]:
-    interval = now.get(f"{name}_ci95")
+    interval = interval_of(now, name)
     shown = "" if interval is None else f"{_digits(interval[0])} to {_digits(interval[1])}"
     cells = (name, _digits(now[name]), shown)
     if not earlier:

@@ -177,11 +177,14 @@ class RunFolder:
     def go_back_to(self, step: int) -> dict[str, Any] | None:
         """Remove from the logs what the run did after a step, for it is to do it again.
 
+        And from the list of starts what a killed one left of a line.
+
         Returns:
             The metrics of the step itself, where it was evaluated.
         """
         for name in (TRAIN_LOG, METRICS):
             keep_json_lines(self.path / name, lambda line: line["step"] <= step)
+        keep_json_lines(self.path / STARTS, lambda line: True)
         of_step = [line for line in read_lines(self.path / METRICS) if line["step"] == step]
         return of_step[-1] if of_step else None
 
@@ -227,6 +230,7 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
         yield
     except Stopped as stopped:
         run.write_status("saved", progress)
+        run.keep_report()
         told = f"stopped by {stopped} at step {progress.step}; {_next(run, spec)}"
         raise shared(Stopped(told)) from None
     except OutOfMemory as error:
@@ -234,6 +238,7 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
         failure = OutOfMemory(told, error.positions)
         with suppress(OSError):
             run.note_out_of_memory(progress, failure)
+        run.keep_report()
         raise failure from None
     except OSError as error:
         told = f"step {progress.step}: {error}; mend that, and start again: {_next(run, spec)}"
@@ -246,6 +251,8 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
         reason = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
         log.info("ended at step %d; what was written is in %s", progress.step, run.path)
         _note_failure(run, progress, reason)
+        if not interrupted:  # that is in a hurry
+            run.keep_report()
         raise
     run.write_status("done", progress)
     run.keep_report()

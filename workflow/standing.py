@@ -21,6 +21,7 @@ from workflow.resume import State, read_state
 from workflow.run_folder import RunFolder, written_spec
 from workflow.status import (
     SPEC_FILE,
+    STARTS,
     STATUS_FILE,
     is_requeued,
     is_run_folder,
@@ -225,6 +226,10 @@ def _make(job: Job, standing: Standing) -> Path | None:
     path = job.run_path
     if is_run_folder(path):
         log.info("beginning again: what an earlier try left in %s is removed", path)
+    starts = b""
+    if standing.restarts:  # of this very job
+        with suppress(FileNotFoundError):
+            starts = (path / STARTS).read_bytes()
     aside = put_aside(path) if path.exists() else None
     run = RunFolder(
         path, job.spec.max_steps, job.data_keys, standing.restarts,
@@ -233,6 +238,8 @@ def _make(job: Job, standing: Standing) -> Path | None:
     with whole_folder(path) as partial:
         write_json(partial / SPEC_FILE, written_spec(job.spec))
         write_json(partial / STATUS_FILE, run.status("running", Progress()))
+        if starts:
+            (partial / STARTS).write_bytes(starts)
     return aside
 
 

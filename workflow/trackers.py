@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from workflow.console import log
 from workflow.errors import Problem
+from workflow.metrics import interval_of, is_number
 
 Sample = Mapping[str, Any]
 """What a person is shown of a record, by the names of columns."""
@@ -105,17 +106,15 @@ def _is_installed(package: str) -> bool:
 
 
 def numbers_of(line: Mapping[str, Any], group: str) -> dict[str, float]:
-    """The numbers of a line as `group/name`; of an interval `name_low` and `name_high`."""
+    """The numbers of a line as `group/name`; of an interval, in a group of its own, its ends."""
     found: dict[str, float] = {}
     for name, value in line.items():
-        if name in ("step", "time") or value is None:
-            continue
-        if name.endswith("_ci95") and isinstance(value, list):
-            bare = name.removesuffix("_ci95")
-            ends = zip(("low", "high"), value, strict=True)
-            found |= {f"{group}/{bare}_{end}": number for end, number in ends if number is not None}
-        elif isinstance(value, int | float):
+        bare = name.removesuffix("_ci95")
+        if is_number(value) and name not in ("step", "time"):
             found[f"{group}/{name}"] = value
+        elif interval := interval_of(line, bare):
+            ends = zip(("low", "high"), interval, strict=True)
+            found |= {f"{group}_ci95/{bare}_{end}": number for end, number in ends}
     return found
 
 

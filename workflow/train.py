@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow.audit import render
+from workflow.announce import announce, tell_audit, tell_going_on
 from workflow.batching import plan_step, step_examples
 from workflow.checkpoint import reading
 from workflow.config import JobSpec
@@ -21,17 +21,17 @@ from workflow.mount import Mount, evaluated_step
 from workflow.out_of_memory import telling
 from workflow.prepare import Job, prepare
 from workflow.progress import LogWindow, Progress, peak_memory_gb
-from workflow.resume import State, moments_of
+from workflow.resume import moments_of
 from workflow.run_folder import RunFolder, recording_outcome, written_spec
-from workflow.saving import Saver, computed_now
+from workflow.saving import Saver
 from workflow.standing import Standing, claim, find_standing, forget_earlier_start
 from workflow.start import load_together, make_engine
-from workflow.status import AUDIT, SPEC_FILE
+from workflow.status import AUDIT, REPORT, SPEC_FILE
 from workflow.stop import Stop
-from workflow.trackers import Start, Trackers, tracking
+from workflow.trackers import Start, tracking
 from workflow.train_step import StepOutcome, train_step
 from workflow.trial import begin_trying
-from workflow.weights import Model, Named, whole_shape
+from workflow.weights import Model, Named
 from workflow.world import World
 
 
@@ -41,6 +41,7 @@ def run_job(
     problems: Sequence[Problem] = (),
     world: World | None = None,
     stop: Stop | None = None,
+    command: Sequence[str] = (),
 ) -> Path:
     """Run a job to its end and return the folder of its results (of an audit: where they would be).
 
@@ -49,6 +50,7 @@ def run_job(
     Args:
         problems: what is known to be wrong with the job, to be told with all the rest.
         world: the processes of the job, where there are several; all must call this.
+        command: the words that asked for the job, where it was a command line.
         stop: whether the job is asked to stop; a file named `stop` in the run's folder does so too.
 
     Raises:
@@ -69,22 +71,14 @@ def run_job(
         return job.run_path
     with reading(job.model_source, standing.foreign_checkpoint(job)):
         model = load_together(job, world, standing.checkpoint)
-        _announce(job, model, world)
+        announce(job, model, world)
         with RunLock(job.run_path) as lock:
             if world.by_main(lambda: claim(job, standing, lock)):
-                told = job.spec.report_to if world.is_main else ()
-                start = Start(job.run_path, written_spec(job.spec), standing.step)
-                with tracking(told, start) as trackers:
-                    _run(job, model, standing, lock, world, stop, trackers)
+                _run(job, model, standing, lock, world, stop, command)
             else:
                 log.info("another process has just done this job")
-    log.info("results are in %s", job.run_path)
+    log.info("results are in %s; look at its %s", job.run_path, REPORT)
     return job.run_path
-
-
-def tell_audit(job: Job) -> None:
-    for line in render(job.audit) if job.audit else []:
-        log.info(line)
 
 
 def _run(
@@ -94,37 +88,32 @@ def _run(
     lock: RunLock,
     world: World,
     stop: Stop,
-    trackers: Trackers,
+    command: Sequence[str],
 ) -> None:
-    """Do what is left of a run whose folder is ours."""
-    run = RunFolder(
-        job.run_path, job.spec.max_steps, job.data_keys, standing.restarts, lock, world.is_main,
-        job.most_positions, trackers,
-    )  # fmt: skip
-    state = standing.state
-    so_far = state.progress if state else Progress()
-    progress = world.by_main(lambda: _begin(job, run, so_far, world.size))
-    stop.defer(run.path, world, lock)
-    with recording_outcome(run, progress, job.spec):
-        if job.spec.no_train:
-            evaluate_only(job, model, run, progress, world, stop)
-            return
-        with telling(job, world, "making the optimizer"):
-            engine = make_engine(job, model, world, standing.checkpoint)
-        saver = Saver(job, engine, run, progress, world)
-        moments: Iterable[Named] = ()
-        if standing.checkpoint is not None and state is not None:
-            _tell_going_on(job, standing.checkpoint, state, world)
-            moments = moments_of(standing.checkpoint)
-        begin_trying(job, engine, progress.step, moments, world)
-        train(job, engine, run, progress, saver, world, stop)
+    """Do what is left of a run whose folder is ours; folder and trackers are told how it goes."""
+    trackers = job.spec.report_to if world.is_main else ()
+    with tracking(trackers, Start(job.run_path, written_spec(job.spec), standing.step)) as told:
+        run = RunFolder(
+            job.run_path, job.spec.max_steps, job.data_keys, standing.restarts, lock,
+            world.is_main, job.most_positions, told,
+        )  # fmt: skip
+        so_far = standing.state.progress if standing.state else Progress()
+        start = describe_start(so_far.step, world.size, command)
+        progress = world.by_main(lambda: _begin(job, run, so_far, start))
+        stop.defer(run.path, world, lock)
+        with recording_outcome(run, progress, job.spec):
+            if job.spec.no_train:
+                evaluate_only(job, model, run, progress, world, stop)
+            else:
+                _train_on(job, model, standing, run, progress, world, stop)
 
 
-def _begin(job: Job, run: RunFolder, progress: Progress, processes: int) -> Progress:
+def _begin(job: Job, run: RunFolder, progress: Progress, start: dict[str, Any]) -> Progress:
     """Let the run's folder be that of a run that begins, or goes on from its progress.
 
     Returns:
-        The progress, with the evaluation of a step that was saved before it was evaluated.
+        The progress (that of the main process is then everyone's), with the evaluation of a step
+        that was saved before it was evaluated.
     """
     metrics = run.go_back_to(progress.step)
     if metrics is not None and progress.evaluated_step != progress.step:
@@ -133,8 +122,29 @@ def _begin(job: Job, run: RunFolder, progress: Progress, processes: int) -> Prog
     run.write_json(SPEC_FILE, written_spec(job.spec))
     if job.audit:
         run.write_json(AUDIT, job.audit)
-    run.append_start(describe_start(progress.step, processes))
+    run.append_start(start)
     return progress
+
+
+def _train_on(
+    job: Job,
+    model: Model,
+    standing: Standing,
+    run: RunFolder,
+    progress: Progress,
+    world: World,
+    stop: Stop,
+) -> None:
+    """Train from where the run was left, or from its beginning."""
+    with telling(job, world, "making the optimizer"):
+        engine = make_engine(job, model, world, standing.checkpoint)
+    saver = Saver(job, engine, run, progress, world)
+    moments: Iterable[Named] = ()
+    if standing.checkpoint is not None and standing.state is not None:
+        tell_going_on(job, standing.checkpoint, standing.state, world)
+        moments = moments_of(standing.checkpoint)
+    begin_trying(job, engine, progress.step, moments, world)  # which sets the moments, too
+    train(job, engine, run, progress, saver, world, stop)
 
 
 def evaluate_only(
@@ -238,55 +248,9 @@ def _write_step(run: RunFolder, figures: dict[str, Any], progress: Progress) -> 
 def _evaluate_engine(
     job: Job, engine: Engine, run: RunFolder, progress: Progress, world: World, stop: Stop
 ) -> None:
-    told = telling(job, world, f"the evaluation at step {progress.step}", evaluates=True)
-    with told, engine.evaluating() as (model, in_step):
+    with (
+        telling(job, world, f"the evaluation at step {progress.step}", evaluates=True),
+        engine.evaluating() as (model, in_step),
+    ):
         metrics = evaluate(job, model, progress.step, run, world, stop, in_step)
     progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
-
-
-def _tell_going_on(job: Job, checkpoint: Path, state: State, world: World) -> None:
-    """What a run goes on from, and what is not as it was."""
-    step, spec = state.progress.step, job.spec
-    log.info("going on from %s, after step %d of %d", checkpoint, step, spec.max_steps)
-    earlier, now = state.computed, computed_now(job, world)
-    if earlier != now:
-        log.info("by %s, until now by %s: results may differ by rounding", now, earlier)
-    if state.spec.get("max_steps") != spec.max_steps:
-        log.info(
-            "max_steps was %s, is %d: from here the learning rate follows the schedule of %d steps "
-            "(%s, %d of warm-up)", state.spec.get("max_steps"), spec.max_steps, spec.max_steps,
-            spec.lr_scheduler_type, spec.warmup_steps,
-        )  # fmt: skip
-
-
-def _announce(job: Job, model: Model, world: World) -> None:
-    """What is about to run, and what the user may not expect of it."""
-    spec = job.spec
-    counts = ", ".join(f"{name} {len(split):,}" for name, split in job.splits.items())
-    size = sum(whole_shape(parameter).numel() for parameter in model.parameters()) / 1e6
-    precision = "bfloat16" if spec.bf16 else "float32"
-    processes = f", {world.size} processes" if world.size > 1 else ""
-    log.info(
-        "%s: %.1f million parameters, %s on %s%s; records: %s",
-        spec.model, size, precision, pick_device().type, processes, counts,
-    )  # fmt: skip
-    if job.setting is not None:
-        log.info("%s", job.setting)
-    if job.most_positions is not None:
-        log.info(
-            "micro-batches have at most %d positions, for an earlier start ran out of memory "
-            "(--micro_batch_tokens sets another bound)",
-            spec.micro_batch_tokens,
-        )  # fmt: skip
-    log.info("%s", job.task.describe(spec))
-    if spec.no_train:
-        return
-    log.info(
-        "%d steps of %d examples, %s at %g, %d steps of warm-up",
-        spec.max_steps, spec.batch_size, spec.optim, spec.learning_rate, spec.warmup_steps,
-    )  # fmt: skip
-    if spec.save_steps % spec.eval_steps and spec.save_steps < spec.max_steps:
-        log.warning(
-            "checkpoints come every %d steps and evaluations every %d: the best is chosen among "
-            "steps with both", spec.save_steps, spec.eval_steps,
-        )  # fmt: skip

@@ -18,6 +18,7 @@ from wandb.sdk import wandb_setup
 from wandb.sdk.lib import wbauth
 
 from workflow.console import log
+from workflow.files import whole_file
 from workflow.trackers import Sample, Start, numbers_of
 
 FOLDER = "wandb"
@@ -172,7 +173,8 @@ def _id_of(folder: Path) -> str:
     file = folder / ID_FILE
     if not file.exists():
         folder.mkdir(exist_ok=True)
-        file.write_text(secrets.token_hex(8))
+        with whole_file(file) as partial:
+            partial.write_text(secrets.token_hex(8))
     return file.read_text()
 
 

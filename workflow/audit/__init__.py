@@ -5,6 +5,6 @@ braces and few letters that are not Latin, and its normalizer writes some charac
 """
 
 from workflow.audit.gather import Report, audit_splits, missing_characters
-from workflow.audit.tell import render, warnings_of
+from workflow.audit.tell import figures, render, warnings_of
 
-__all__ = ["Report", "audit_splits", "missing_characters", "render", "warnings_of"]
+__all__ = ["Report", "audit_splits", "figures", "missing_characters", "render", "warnings_of"]

@@ -133,6 +133,11 @@ def _name(character: str) -> str:
 
 def render(report: Report) -> list[str]:
     """A table with a line for each split, then the warnings, each on one line."""
+    return figures(report) + [_line(warning) for warning in warnings_of(report)]
+
+
+def figures(report: Report) -> list[str]:
+    """The table, and the targets of each split."""
     rows = [
         ["", "records", "prompt tokens", "completion tokens", "cut", "characters lost"],
         ["", "", *["median / p99 / max"] * 2, *["prompts / completions"] * 2],
@@ -147,8 +152,8 @@ def render(report: Report) -> list[str]:
         lost = " / ".join(f"{sum(part['lost']['characters'].values()):,}" for part in parts)
         rows.append([name, f"{split['records']:,}", *lengths, cut, lost])
     lines = aligned(rows, left=1)
-    lines += [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
-    return lines + [_line(warning) for warning in warnings_of(report)]
+    balances = [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
+    return lines + balances
 
 
 def _balance(name: str, targets: Report) -> str:

@@ -1,14 +1,12 @@
 """The figures of a run by step, as charts."""
 
-import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from workflow.answers import Evaluation
-from workflow.metrics import SHOWN
+from workflow.answers import Evaluation, spread
+from workflow.metrics import SHOWN, interval_of, is_number
 from workflow.report.blocks import Chart, Charts, Point, Series
-from workflow.report.verdict import metric_names
+from workflow.report.verdict import OF_SAMPLES, metric_names
 
 MOST_POINTS = 400
 """Points of a curve: of more, neighbours are put together."""
@@ -29,13 +27,13 @@ _TOGETHER = (
     ("seconds", ("eval_seconds", "generate_seconds", "score_seconds")),
 )
 """Metrics that share a chart, and its title."""
-_OF_SAMPLES = re.compile("_(best|mean)_of_n$")
 _LOGGED = (
-    ("learning rate", "learning_rate", False),
-    ("gradient norm", "grad_norm", True),
-    ("examples a second", "examples_per_second", False),
-    ("memory of a process, GB", "memory_gb", False),
+    ("learning rate", "learning_rate", True),
+    ("gradient norm", "grad_norm", False),
+    ("examples a second", "examples_per_second", True),
+    ("memory of a process, GB", "memory_gb", True),
 )
+"""The title of a chart, its figure in the log, and whether its axis begins at zero."""
 
 
 def curves(
@@ -46,6 +44,7 @@ def curves(
     Args:
         logged: the lines of train_log.jsonl.
     """
+    evals = spread(evals, MOST_POINTS)
     first = [_loss_chart(points_of(logged, "loss"), evals)] if logged else []
     others = []
     # One evaluation is no curve: its metrics stand in a table.
@@ -55,10 +54,12 @@ def curves(
             others.append(chart)
         elif title != "loss" or not logged:
             first.append(chart)
-    for title, name, log in _LOGGED:
+    for title, name, from_zero in _LOGGED:
         points = points_of(logged, name)
         if points:
-            first.append(Chart(title, "step", [Series(name, thinned(points))], log=log))
+            shown = (0.0, 1.05 * max(map(_height, points))) if from_zero else None
+            series = [Series(name, thinned(points))]
+            first.append(Chart(title, "step", series, y_range=shown, log=not from_zero))
     blocks = [Charts(first), Charts(others, folded="curves of the other metrics")]
     return [block for block in blocks if block.charts]
 
@@ -79,7 +80,7 @@ def _metrics_together(task: str, evals: Sequence[Evaluation]) -> dict[str, list[
     found: dict[str, list[Series]] = {}
     for name in metric_names(task, evals):
         series = Series(name, points_of(lines, name), "dots", intervals_of(lines, name))
-        of_samples = _OF_SAMPLES.sub("", name)
+        of_samples = OF_SAMPLES.sub("", name)
         title = titles.get(of_samples, of_samples)
         title += " of several samples" if name != of_samples else ""
         found.setdefault(title, []).append(series)
@@ -88,26 +89,31 @@ def _metrics_together(task: str, evals: Sequence[Evaluation]) -> dict[str, list[
 
 def points_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
     """A figure by step, where it is a finite number."""
-    return [(line["step"], float(line[name])) for line in lines if _is_finite(line.get(name))]
+    return [(line["step"], float(line[name])) for line in lines if is_number(line.get(name))]
 
 
 def intervals_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
     """The interval at each of `points_of`; none where one of them lacks it."""
-    shown = [line.get(f"{name}_ci95") for line in lines if _is_finite(line.get(name))]
-    return [] if None in shown else [(one[0], one[1]) for one in shown if one]
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    shown = [interval_of(line, name) for line in lines if is_number(line.get(name))]
+    found = [one for one in shown if one is not None]
+    return found if len(found) == len(shown) else []
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most so many points: means of neighbours, as many in each."""
-    size = -(-len(points) // most)
-    if size <= 1:
+    """At most so many points: of each group of neighbours the least, the greatest, and the end."""
+    size = -(-3 * len(points) // most)
+    if len(points) <= most:
         return list(points)
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
+    found = []
+    for start in range(0, len(points), size):
+        group = points[start : start + size]
+        ends = {min(group, key=_height), max(group, key=_height), group[-1]}
+        found += sorted(ends)
+    return found
+
+
+def _height(point: Point) -> float:
+    return point[1]
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:

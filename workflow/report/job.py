@@ -2,42 +2,75 @@
 
 import json
 import shlex
-import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from workflow.audit import render
+from workflow.audit import figures, warnings_of
 from workflow.command import as_arguments, make_job
+from workflow.errors import BadInput
+from workflow.mount import find_mount
 from workflow.report.blocks import Block, Table, Text
+from workflow.report.verdict import moment
+from workflow.status import SPEC_FILE
 
+WORST = 9
+"""The severity of a warning from which on it is told beside the verdict."""
 _VERSIONS = ("workflow", "python", "torch", "transformers", "deepspeed", "tokenizers", "numpy")
 
 
 def data_blocks(audit: dict[str, Any]) -> list[Block]:
     """What the data audit found; nothing where there was none."""
-    return [Text(render(audit), code=True)] if audit else []
+    if not audit:
+        return []
+    told = [f"{one.text}; as {one.example}; {one.remedy}" for one in warnings_of(audit)]
+    return [Text(figures(audit), code=True), *([Text(told)] if told else [])]
 
 
-def job_blocks(spec: dict[str, Any], starts: Sequence[dict[str, Any]]) -> list[Block]:
+def warnings(audit: dict[str, Any]) -> list[str]:
+    """The worst of that, which is to be minded of every metric."""
+    try:
+        found = warnings_of(audit) if audit else []
+    except (KeyError, TypeError, AttributeError):  # of another form, as its own part says
+        return []
+    return [f"{one.text}; {one.remedy}." for one in found if one.severity >= WORST]
+
+
+def job_blocks(run: Path, spec: dict[str, Any], starts: Sequence[dict[str, Any]]) -> list[Block]:
     """How to do the run again, and every flag as it was resolved."""
     rows = [[name, _shown(value)] for name, value in sorted(spec.items()) if value is not None]
     blocks: list[Block] = [
         Text(["The same job under another name, with all that machine and data decided:"]),
-        Text([command_again(spec)], code=True),
+        Text([command_again(run, spec)], code=True),
     ]  # fmt: skip
-    if starts:
+    if starts and starts[-1].get("command"):
         blocks += [
             Text(["As it was asked for:"]),
-            Text([shlex.join(["python3", *starts[-1].get("command", [])])], code=True),
+            Text([shlex.join(starts[-1]["command"])], code=True),
         ]
     return [*blocks, Table(["flag", ""], rows, folded="every flag of the job")]
 
 
-def command_again(spec: dict[str, Any]) -> str:
+def command_again(run: Path, spec: dict[str, Any]) -> str:
     """The command that asks for exactly this job, under another name."""
-    values = spec | {"training_run_name": f"{spec.get('training_run_name')}_again"}
-    job = make_job(values.pop("task"), **values)
-    return shlex.join(["python3", f"{job.task}.py", *as_arguments(job)])
+    root, name = place_of(run)
+    again = f"{name}_again"
+    values = spec | {"training_run_name": again}
+    task = str(values.pop("task"))
+    try:
+        flags = as_arguments(make_job(task, **values))
+    except BadInput:  # a job of another version
+        flags = ("--config", str(run / SPEC_FILE), "--training_run_name", again)
+    mount = () if root in (None, find_mount(None).root) else ("--mount", str(root))
+    return shlex.join(["python3", f"{task}.py", *mount, *flags])
+
+
+def place_of(run: Path) -> tuple[Path | None, str]:
+    """The mount of a run's folder, where it lies in one, and the run's name there."""
+    for models in list(run.parents)[:2]:
+        if models.name == "models":
+            return models.parent, str(run.relative_to(models))
+    return None, run.name
 
 
 def _shown(value: Any) -> str:
@@ -51,7 +84,7 @@ def starts_blocks(starts: Sequence[dict[str, Any]]) -> list[Block]:
     last = starts[-1]
     rows = [
         [
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.get("time", 0))),
+            moment(one.get("time")),
             str(one["step"]), str(one.get("host")), str(one.get("job_id") or "–"),
             str(one.get("processes")),
         ]

@@ -1,12 +1,14 @@
 """The records of an evaluation in a list to search: what was answered, and what has changed."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from itertools import chain, repeat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from workflow.answers import Evaluation
+from workflow.errors import BadInput
 from workflow.metrics import word_f1
 from workflow.report.blocks import Answer, Item, Items
 
@@ -14,40 +16,69 @@ MOST_RECORDS = 10_000
 """Records of a page; of more, it shows every second, fourth and so on."""
 MOST_CHARACTERS = 32_000_000
 """Characters of all texts of a page: some 11 MB of it."""
+MOST_ANSWERS = 8
+"""Different samples of a record."""
 _CUTS = (20_000, 8_000, 4_000, 2_000, 1_000, 500, 250, 100)
 
 Read = Callable[[int, dict[str, Any], dict[str, Any] | None], Item]
 """Makes an item of a record's place, what was found of it, and what an evaluation before found."""
 
 
-def listed(last: Evaluation, before: Evaluation | None, read: Read) -> tuple[list[Item], int, int]:
-    """The records of an evaluation, or some, spread evenly.
+@dataclass(frozen=True)
+class Listed:
+    """Records of an evaluation, or some, spread evenly.
 
-    Returns:
-        Them, of how many records they are each, and how many records there are.
+    Attributes:
+        every: of how many records they are each.
+        count: how many records there are.
+        judged: how many of all have an answer or target to compare with.
     """
-    earlier: Iterator[dict[str, Any] | None] = iter(()) if before is None else before.answers()
+
+    items: Sequence[Item]
+    every: int
+    count: int
+    judged: int
+
+
+def listed(
+    last: Evaluation, before: Evaluation | None, read: Read, is_judged: Callable[[Any], bool]
+) -> Listed:
+    """The records of an evaluation, or some, beside what was found of them before."""
     found: list[Item] = []
-    every, count = 1, 0
-    for item, former in zip(last.answers(), chain(earlier, repeat(None))):  # noqa: B905 (endless)
+    every, count, judged = 1, 0, 0
+    former = _as_far_as_they_go(before)
+    for item in last.answers():
+        earlier = next(former, None)
+        judged += is_judged(item)
+        if count % every == 0:
+            found.append(_cut_item(read(count, item, earlier), _CUTS[0]))
         count += 1
-        if (count - 1) % every:
-            continue
-        found.append(_cut_item(read(count, item, former), _CUTS[0]))
         if len(found) > MOST_RECORDS:
             found, every = found[::2], every * 2
-    return found, every, count
+    return Listed(found, every, count, judged)
+
+
+def _as_far_as_they_go(before: Evaluation | None) -> Iterator[dict[str, Any]]:
+    """What was answered before; a damaged file ends it."""
+    if before is not None:
+        with suppress(BadInput):
+            yield from before.answers()
 
 
 def fit(items: Items) -> Items:
-    """The records with texts cut so that their page stays small, and a note that says so."""
-    lengths = Counter(len(text) for item in items.items for text in _texts(item))
+    """The records, with texts cut and some left out where their page would be large."""
+    shown, note = items.items, items.note
+    lengths = Counter(len(text) for item in shown for text in _texts(item))
     total = {cut: sum(min(size, cut) * n for size, n in lengths.items()) for cut in _CUTS}
     longest = next((cut for cut in _CUTS if total[cut] <= MOST_CHARACTERS), _CUTS[-1])
-    if not lengths or max(lengths) <= longest:
-        return items
-    note = f"{items.note} Texts are cut after {longest:,} characters.".strip()
-    return replace(items, items=[_cut_item(item, longest) for item in items.items], note=note)
+    if lengths and max(lengths) > longest:
+        shown = [_cut_item(item, longest) for item in shown]
+        note += f" Texts are cut after {longest:,} characters."
+    every = -(-total[longest] // MOST_CHARACTERS)
+    if every > 1:
+        shown = shown[::every]
+        note += f" Of these one in {every} is here."
+    return replace(items, items=shown, note=note.strip())
 
 
 def _texts(item: Item) -> Iterator[str]:
@@ -76,27 +107,38 @@ def sampled(last: Evaluation, before: Evaluation | None) -> Items:
         before: the evaluation before, where there is one.
     """
     step = None if before is None else before.step
-    found, every, count = listed(last, before, lambda *told: _answered(step, *told))
-    several = any(len(item.numbers) > 1 and item.numbers[1] is not None for item in found)
+    found = listed(
+        last, before, lambda *told: _answered(step, *told),
+        lambda item: item["demonstration"] is not None,
+    )  # fmt: skip
+    several = any(len(item.numbers) > 1 and item.numbers[1] is not None for item in found.items)
     changed = {"changed": f"the first answer is another than at step {step}"}
-    tags = {
-        **(changed if before is not None and before.items.exists() else {}),
+    judged = {
         "wrong": "the first answer is not the expected text",
-        "right": "it is, but for blanks around it",
+        "right": "the first answer is the expected text",
     }
-    items = Items(
-        found,
-        numbers=["word F1", *(["best word F1 of the samples"] if several else [])],
-        tags=tags,
-        begin="changed first" if "changed" in tags else "word F1, lowest first",
-        note=_which(last, every, count),
-    )
-    return fit(items)
+    has_before = before is not None and before.items.exists()
+    tags = (changed if has_before else {}) | (judged if found.judged else {})
+    begin = "word F1, lowest first" if found.judged else "as in the file"
+    return fit(
+        Items(
+            found.items,
+            numbers=["word F1", *(["best word F1 of the samples"] if several else [])]
+            if found.judged else [],
+            tags=tags,
+            begin="changed first" if has_before else begin,
+            note=_which(last, found, "completion"),
+        )
+    )  # fmt: skip
 
 
-def _which(last: Evaluation, every: int, count: int) -> str:
-    shown = f"every {every}th of {count:,} records" if every > 1 else f"all {count:,} records"
-    return f"Step {last.step}, {shown}; whole in {last.items.name}."
+def _which(last: Evaluation, found: Listed, answer: str) -> str:
+    told = f"Step {last.step}: {found.count:,} records"
+    if found.judged < found.count:
+        told += f", {found.judged:,} of them with a {answer} to compare with"
+    if found.every > 1:
+        told += f". One in {found.every} is here"
+    return f"{told}; all of it is in {last.items.name}."
 
 
 def _answered(
@@ -104,8 +146,12 @@ def _answered(
 ) -> Item:
     expected = item["demonstration"]
     texts = [one["lm_postprocess"] for one in item["generations"]]
-    scores = {text: None if expected is None else word_f1(text, expected) for text in set(texts)}
-    answers = [Answer(_by(n, len(texts)), text, scores[text]) for text, n in Counter(texts).items()]
+    times = Counter(texts)
+    scores = {text: None if expected is None else word_f1(text, expected) for text in times}
+    answers = [
+        Answer(_by(n, len(texts)), text, scores[text])
+        for text, n in islice(times.items(), MOST_ANSWERS)
+    ]
     tags = []
     first_before = None if former is None else former["generations"][0]["lm_postprocess"]
     if first_before is not None and first_before != texts[0]:
@@ -116,7 +162,9 @@ def _answered(
         tags.append("right" if texts[0].strip() == expected.strip() else "wrong")
     best = max((s for s in scores.values() if s is not None), default=None)
     numbers = [scores[texts[0]], *([best] if len(texts) > 1 else [])]
-    return Item(place, item["prompt"], expected, answers, _facts(item), numbers, tags)
+    more = len(times) - MOST_ANSWERS
+    facts = _facts(item) + ([f"{more} more different samples"] if more > 0 else [])
+    return Item(place, item["prompt"], expected, answers, facts, numbers, tags)
 
 
 def _by(times: int, samples: int) -> str:
@@ -130,7 +178,7 @@ def _facts(item: dict[str, Any]) -> list[str]:
     scores = item["generations"][0]["scores"]
     if not scores or None in scores:
         return []
-    return [f"no {scores[0]:.2f}, yes {scores[1]:.2f}"]
+    return [f"logits of no {scores[0]:.2f}, yes {scores[1]:.2f}"]
 
 
 def scored(last: Evaluation, before: Evaluation | None, unit: Callable[[Any], Any]) -> Items:
@@ -140,19 +188,23 @@ def scored(last: Evaluation, before: Evaluation | None, unit: Callable[[Any], An
         unit: a score or target of the job's range to one of 0..1; None to None.
     """
     step = None if before is None else before.step
-    found, every, count = listed(last, before, lambda *told: _scored(step, unit, *told))
+    found = listed(
+        last, before, lambda *told: _scored(step, unit, *told),
+        lambda item: "target" in item["orig_d"],
+    )  # fmt: skip
     changed = {"changed": f"the score has crossed the middle since step {step}"}
-    items = Items(
-        found,
-        numbers=["error", "score"],
-        tags={
-            **(changed if before is not None and before.items.exists() else {}),
-            "wrong": "score and target lie on two sides of the middle",
-        },
-        begin="error, highest first",
-        note=_which(last, every, count),
+    wrong = {"wrong": "score and target lie on two sides of the middle"}
+    has_before = before is not None and before.items.exists()
+    return fit(
+        Items(
+            found.items,
+            asked="input",
+            numbers=["error", "score"],
+            tags=(changed if has_before else {}) | (wrong if found.judged else {}),
+            begin="error, highest first" if found.judged else "score, highest first",
+            note=_which(last, found, "target"),
+        )
     )
-    return fit(items)
 
 
 def _scored(
@@ -175,5 +227,5 @@ def _scored(
         tags += ["changed"] if (unit(score) >= 0.5) != (unit(was) >= 0.5) else []
     if item["logits"]:
         no, yes = item["logits"]
-        facts.append(f"logits {no:.2f} and {yes:.2f}")
+        facts.append(f"logits of no {no:.2f}, yes {yes:.2f}")
     return Item(place, record["input"], None, (), facts, [error, score], tags)

@@ -1,6 +1,6 @@
 """A run's report: everything of its folder that is worth a look, as one page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from workflow.answers import Evaluation, evaluations, read_lines
 from workflow.console import log
 from workflow.files import whole_file
 from workflow.report import job, verdict
-from workflow.report.blocks import Block, Charts, Page, Section
+from workflow.report.blocks import Block, Charts, Page, Section, Text
 from workflow.report.curves import curves
 from workflow.report.page import render
 from workflow.report.records import sampled, scored
@@ -20,9 +20,11 @@ def keep_report(run: Path) -> None:
     try:
         write_report(run)
     except Exception as error:
+        root, name = job.place_of(run)
+        mount = "" if root is None else f" --mount {root}"
         log.warning(
-            "%s is not up to date (%s: %s); `python3 -m workflow report %s` makes it again",
-            run / REPORT, type(error).__name__, error, run.name,
+            "%s is not up to date (%s: %s); `python3 -m workflow report %s%s` makes it again",
+            run / REPORT, type(error).__name__, error, name, mount,
         )  # fmt: skip
 
 
@@ -39,25 +41,36 @@ def write_report(run: Path) -> Path:
 
 
 def page_of(run: Path) -> Page:
-    """A run's page, of the parts that there is something to say of."""
+    """A run's page, of the parts that there is something to say of.
+
+    A part that cannot be made, as of a file that is damaged, says so in its place.
+    """
     spec, status, evals = read_spec(run), read_status(run), evaluations(run)
-    task, starts = spec.get("task", ""), list(read_lines(run / STARTS))
-    charts = curves(task, list(read_lines(run / TRAIN_LOG)), evals)
-    parts: list[tuple[str, Sequence[Block]]] = [
-        ("Verdict", [verdict.summary(spec, evals)] if evals else []),
-        ("Curves", charts),
-        ("Metrics", [verdict.all_metrics(task, evals)] if evals else []),
-        ("Scores" if task == "clf" else "Answers", _of_records(spec, evals)),
-        ("Data", job.data_blocks(read_object(run / AUDIT))),
-        ("Job", job.job_blocks(spec, starts)),
-        ("Starts and machine", job.starts_blocks(starts)),
+    task, audit = spec.get("task", ""), read_object(run / AUDIT)
+    starts = list(read_lines(run / STARTS))
+    parts: list[tuple[str, Callable[[], Sequence[Block]]]] = [
+        ("Verdict", lambda: verdict.tables(spec, evals) if evals else []),
+        ("Curves", lambda: curves(task, list(read_lines(run / TRAIN_LOG)), evals)),
+        ("Scores" if task == "clf" else "Answers", lambda: _of_records(spec, evals)),
+        ("Data", lambda: job.data_blocks(audit)),
+        ("Job", lambda: job.job_blocks(run, spec, starts)),
+        ("Starts and machine", lambda: job.starts_blocks(starts)),
     ]
+    made = [(title, _made(make)) for title, make in parts]
     return Page(
-        title=str(spec.get("training_run_name") or run.name),
+        title=job.place_of(run)[1],
         subtitle=f"{task}: {_model(spec)} on {spec.get('data_name')}; {verdict.standing(status)}",
-        verdict=verdict.sentences(spec, evals),
-        sections=[Section(title, blocks) for title, blocks in parts if blocks],
+        verdict=verdict.sentences(spec, status, evals),
+        sections=[Section(title, blocks) for title, blocks in made if blocks],
+        warnings=job.warnings(audit),
     )
+
+
+def _made(make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
+    try:
+        return make()
+    except Exception as error:
+        return [Text([f"This could not be made ({type(error).__name__}: {error})."])]
 
 
 def _model(spec: dict[str, Any]) -> str:
@@ -74,6 +87,10 @@ def _of_records(spec: dict[str, Any], evals: Sequence[Evaluation]) -> list[Block
         return [sampled(last, before)]
     from workflow.report import scores  # here, as scikit-learn's import takes long
 
-    unit = scores.unit_of(spec)
-    charts = scores.score_charts(scores.scores_of(last, unit))
-    return [*([Charts(charts)] if charts else []), scored(last, before, unit)]
+    found = scores.scores_of(last, spec)
+    charts, said = scores.score_charts(found), scores.baseline(found)
+    return [
+        *([Text(said)] if said else []),
+        *([Charts(charts)] if charts else []),
+        scored(last, before, scores.unit_of(spec)),
+    ]

@@ -1,7 +1,8 @@
 """How clf's scores stand to their targets: by class, by threshold, and if they can be believed."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -21,37 +22,79 @@ Unit = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Scores:
-    """The records with a finite score and a target, both in 0..1, (records,) each."""
+    """The records with a finite score, and their targets, both in 0..1, (records,) each.
+
+    Attributes:
+        targets: NaN where a record has none.
+        low, high: the range of targets, in which charts are drawn.
+    """
 
     scores: Floats
     targets: Floats
+    low: float
+    high: float
 
     @property
     def yes(self) -> Bools:
         return self.targets >= 0.5
 
+    @property
+    def judged(self) -> "Scores":
+        """Those with a target."""
+        has_target = ~np.isnan(self.targets)
+        return replace(self, scores=self.scores[has_target], targets=self.targets[has_target])
+
+    @property
+    def shown(self) -> Point:
+        """The range of the axes."""
+        return self.low, self.high
+
+    def in_range(self, value: Any) -> Any:
+        """What is in 0..1 in the range of the targets."""
+        return self.low + value * (self.high - self.low)
+
 
 def unit_of(spec: dict[str, Any]) -> Unit:
     """A function of scores and targets in the job's range to 0..1; None stays None."""
     low, high = spec.get("target_min", 0.0), spec.get("target_max", 1.0)
-    return lambda value: None if value is None else min(1.0, max(0.0, (value - low) / (high - low)))
+    width = high - low
+    # The order lets NaN, which is no target, stay what it is.
+    return lambda value: None if value is None else max(min((value - low) / width, 1.0), 0.0)
 
 
-def scores_of(evaluation: Evaluation, unit: Unit) -> Scores:
-    """What an evaluation found, where there is a target."""
+def scores_of(evaluation: Evaluation, spec: dict[str, Any]) -> Scores:
+    """What an evaluation found."""
+    unit = unit_of(spec)
     found = (
-        (unit(item["pred_score"]), unit(item["orig_d"]["target"]))
+        (unit(item["pred_score"]), unit(item["orig_d"].get("target", math.nan)))
         for item in evaluation.answers()
-        if item["pred_score"] is not None and "target" in item["orig_d"]
+        if item["pred_score"] is not None
     )
     pairs = np.fromiter(chain.from_iterable(found), np.float64).reshape(-1, 2)
-    return Scores(pairs[:, 0], pairs[:, 1])
+    low, high = spec.get("target_min", 0.0), spec.get("target_max", 1.0)
+    return Scores(pairs[:, 0], pairs[:, 1], low, high)
+
+
+def baseline(found: Scores) -> list[str]:
+    """What saying the same of all records would come to."""
+    found = found.judged
+    count, yes = len(found.yes), int(found.yes.sum())
+    if not count:
+        return []
+    word, share = ("yes", yes / count) if 2 * yes > count else ("no", 1 - yes / count)
+    return [
+        f"{yes:,} of {count:,} records with a target are yes (at least {found.in_range(0.5):g}). "
+        f"To say {word} to all would have an accuracy of {share:.4g}."
+    ]
 
 
 def score_charts(found: Scores) -> list[Chart]:
     """Histogram by class, ROC, precision by recall, and reliability; what is defined of them."""
+    everything, found = found, found.judged
     if not found.scores.size:
-        return []
+        series = [_counts("records", everything.scores, everything)]
+        told = [Chart("scores", "score", series, x_range=found.shown)]
+        return told if everything.scores.size else []
     charts = [_histogram(found)]
     if found.yes.any() and not found.yes.all():
         charts.append(_roc(found))
@@ -61,12 +104,15 @@ def score_charts(found: Scores) -> list[Chart]:
 
 
 def _histogram(found: Scores) -> Chart:
-    series = []
-    for name, chosen in (("no", ~found.yes), ("yes", found.yes)):
-        counts, edges = np.histogram(found.scores[chosen], HISTOGRAM_BINS, (0, 1))
-        series.append(Series(name, _pairs(edges[:-1], counts), "bars"))
-    told = "Records by score; yes are those with a target of at least 0.5."
-    return Chart("scores by class", "score", series, x_range=(0, 1), note=told)
+    classes = (("no", ~found.yes), ("yes", found.yes))
+    series = [_counts(name, found.scores[chosen], found) for name, chosen in classes]
+    told = f"Records by score; yes are those with a target of at least {found.in_range(0.5):g}."
+    return Chart("scores by class", "score", series, x_range=found.shown, note=told)
+
+
+def _counts(name: str, scores: Floats, found: Scores) -> Series:
+    counts, edges = np.histogram(scores, HISTOGRAM_BINS, (0, 1))
+    return Series(name, _pairs(found.in_range(edges[:-1]), counts), "bars")
 
 
 def _roc(found: Scores) -> Chart:
@@ -74,7 +120,7 @@ def _roc(found: Scores) -> Chart:
 
     wrong, right, _ = roc_curve(found.yes, found.scores)
     series = [Series("true positives", _thin(wrong, right)), _guide((0, 0), (1, 1))]
-    return Chart("ROC", "false positives", series, (0, 1), (0, 1))
+    return Chart("ROC: true by false positives", "false positive rate", series, (0, 1), (0, 1))
 
 
 def _precision_recall(found: Scores) -> Chart:
@@ -84,7 +130,7 @@ def _precision_recall(found: Scores) -> Chart:
     share = float(found.yes.mean())
     curve = _thin(recall[::-1], precision[::-1])
     series = [Series("precision", curve), _guide((0, share), (1, share))]
-    return Chart("precision and recall", "recall", series, (0, 1), (0, 1))
+    return Chart("precision by recall", "recall", series, (0, 1), (0, 1))
 
 
 def _reliability(found: Scores) -> Chart:
@@ -93,16 +139,16 @@ def _reliability(found: Scores) -> Chart:
     points, shares = [], []
     for place in np.unique(bins):
         here = bins == place
-        at = float(found.scores[here].mean())
-        points.append((at, float(found.targets[here].mean())))
-        shares.append((at, float(here.mean())))
+        at = float(found.in_range(found.scores[here].mean()))
+        points.append((at, float(found.in_range(found.targets[here].mean()))))
+        shares.append((at, float(found.in_range(here.mean()))))
     series = [
         Series("mean target", points, "dots"),
-        Series("share of records", shares, "faint"),
-        _guide((0, 0), (1, 1)),
+        Series("share of records, of the height", shares, "faint"),
+        _guide((found.low, found.low), (found.high, found.high)),
     ]
     told = f"On the diagonal scores are what they say; {ECE_BINS} bins, empty ones left out."
-    return Chart("reliability", "mean score", series, (0, 1), (0, 1), note=told)
+    return Chart("reliability", "mean score", series, found.shown, found.shown, note=told)
 
 
 def _guide(start: Point, end: Point) -> Series:

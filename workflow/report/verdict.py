@@ -1,14 +1,27 @@
 """What a run came to, in a few sentences and a table: before training, at its best, at its end."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from workflow.answers import Evaluation
-from workflow.metrics import LOWER_IS_BETTER, SHOWN, is_better
+from workflow.answers import Evaluation, spread
+from workflow.config import BEST_METRICS
+from workflow.metrics import LOWER_IS_BETTER, SHOWN, interval_of, is_better, is_number
 from workflow.report.blocks import Table
 
-_NO_METRICS = ("step", "time")
+MOST_COLUMNS = 12
+"""Evaluations of a table."""
+MOSTLY_WRONG = 0.05
+"""Where no more answers than this are exactly right, rougeL says more."""
+OF_SAMPLES = re.compile("_(best|mean)_of_n$")
+"""What follows the name of a metric that is of several samples."""
+_OTHERS = frozenset({
+    "mean_length", "at_limit", "empty", "distinct_samples", "best_threshold",
+    "best_threshold_accuracy", "eval_seconds", "generate_seconds", "score_seconds",
+})  # fmt: skip
+NO_METRICS = frozenset({"step", "time"})
+"""What else a line of metrics.jsonl holds."""
 
 
 def readable(value: Any) -> str:
@@ -21,7 +34,7 @@ def readable(value: Any) -> str:
 def with_interval(metrics: dict[str, Any], name: str) -> str:
     """A metric's value and, where it has one, its 95% interval."""
     around = _interval(metrics, name)
-    return readable(metrics.get(name)) + (f" ({around})" if around else "")
+    return readable(metrics.get(name)) + (f" (95% {around})" if around else "")
 
 
 def cell(metrics: dict[str, Any], name: str, more: str = "") -> str:
@@ -30,8 +43,9 @@ def cell(metrics: dict[str, Any], name: str, more: str = "") -> str:
 
 
 def _interval(metrics: dict[str, Any], name: str) -> str:
-    ends = metrics.get(f"{name}_ci95")
-    return " to ".join(f"{end:.3g}" for end in ends) if ends else ""
+    ends = interval_of(metrics, name)
+    # Where all records are alike, resamples tell nothing.
+    return "" if ends is None or ends[0] == ends[1] else f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
 def metric_names(task: str, evaluations: Sequence[Evaluation]) -> list[str]:
@@ -39,13 +53,11 @@ def metric_names(task: str, evaluations: Sequence[Evaluation]) -> list[str]:
     names: dict[str, None] = dict.fromkeys(SHOWN.get(task, ()))
     for one in evaluations:
         names |= dict.fromkeys(one.metrics)
-    return [name for name in names if any(_is_number(one.metrics, name) for one in evaluations)]
-
-
-def _is_number(metrics: dict[str, Any], name: str) -> bool:
-    value = metrics.get(name)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and name not in _NO_METRICS
+    return [
+        name
+        for name in names
+        if name not in NO_METRICS and any(is_number(one.metrics.get(name)) for one in evaluations)
+    ]
 
 
 def best_of(name: str, evaluations: Sequence[Evaluation]) -> Evaluation | None:
@@ -60,67 +72,123 @@ def best_of(name: str, evaluations: Sequence[Evaluation]) -> Evaluation | None:
 
 def standing(status: dict[str, Any]) -> str:
     """How far a run is, as its status says it."""
-    state, step, steps = status.get("state"), status.get("step"), status.get("max_steps")
+    step, steps = status.get("step"), status.get("max_steps")
     far = f"step {step} of {steps}" if steps else "evaluated, not trained"
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.get("time") or 0))
-    return f"{state}, {far}, {when} on {status.get('host')}"
+    return f"{status.get('state')}, {far}, {moment(status.get('time'))} on {status.get('host')}"
 
 
-def sentences(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[str]:
-    """What came of the metric that says what is best, against the first evaluation."""
+def moment(seconds: Any) -> str:
+    """A time in words; a dash for what is none."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (TypeError, ValueError, OverflowError):
+        return "–"
+
+
+def sentences(
+    spec: dict[str, Any], status: dict[str, Any], evaluations: Sequence[Evaluation]
+) -> list[str]:
+    """How the run ended where it did not end well, and what came of its chief metrics."""
+    told, step = [], status.get("step")
+    if status.get("state") == "failed":
+        told.append(f"Failed at step {step}: {status.get('error')}")
+    if status.get("state") == "saved":
+        told.append(f"Stopped at step {step}, and saved: the same command goes on.")
     if not evaluations:
-        return ["It has not been evaluated yet."]
-    name = spec.get("metric_for_best_model") or "loss"
-    best = best_of(name, evaluations)
-    if best is None:
-        return ["No record has an answer to compare with, so there are no metrics."]
-    first, last = evaluations[0], evaluations[-1]
+        return [*told, "It has not been evaluated yet."]
+    names = [name for name in _chief(spec, evaluations) if best_of(name, evaluations)]
+    if not names:
+        answer = "target" if spec.get("task") == "clf" else "completion"
+        return [*told, f"No eval record has a {answer} to compare with, so there are no metrics."]
+    return told + [_came_of(name, evaluations) for name in names]
+
+
+def _chief(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[str]:
+    """The metric by which the best checkpoint is chosen, and one that says how good answers are."""
+    chosen = spec.get("metric_for_best_model") or "loss"
+    of_task = "auc"
+    if spec.get("task") != "clf":
+        right = max((one.metrics.get("exact_match") or 0.0 for one in evaluations), default=0.0)
+        of_task = "exact_match" if right > MOSTLY_WRONG else "rougeL"
+    return list(dict.fromkeys([of_task, chosen] if spec.get("no_train") else [chosen, of_task]))
+
+
+def _came_of(name: str, evaluations: Sequence[Evaluation]) -> str:
+    """A metric's best value, against the first evaluation and the last."""
+    best, first, last = best_of(name, evaluations), evaluations[0], evaluations[-1]
+    assert best is not None
     if len(evaluations) == 1:
-        return [f"At step {last.step}, {name} is {with_interval(last.metrics, name)}."]
+        return f"At step {last.step} {name} is {with_interval(last.metrics, name)}."
     told = f"The best {name} is {with_interval(best.metrics, name)}, at step {best.step}"
     if first is best:
-        return [f"{told}: no later evaluation is better."]
+        return f"{told}: no later evaluation is better."
     told += f", from {with_interval(first.metrics, name)} at step {first.step}"
     if last is best:
-        return [f"{told}; that is the last evaluation."]
-    return [f"{told}. The last, at step {last.step}, has {with_interval(last.metrics, name)}."]
+        return f"{told}; that is the last evaluation."
+    return f"{told}. The last, at step {last.step}, has {with_interval(last.metrics, name)}."
 
 
-def summary(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> Table:
+def tables(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[Table]:
+    """The metrics told first, and all of them to be opened."""
+    task = spec.get("task", "")
+    return [*summary(spec, evaluations), *all_metrics(task, evaluations)]
+
+
+def summary(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[Table]:
     """The metrics told first: at the first evaluation, at the best of each, at the last."""
     first, last = evaluations[0], evaluations[-1]
     task, chief = spec.get("task", ""), spec.get("metric_for_best_model")
-    told = [*SHOWN.get(task, ()), chief]
+    told = {*SHOWN.get(task, ()), chief, *own_metrics(spec, evaluations)}
+    if (spec.get("target_min"), spec.get("target_max")) != (0, 1):
+        told |= {"rmse", "mae"}
     names = [name for name in metric_names(task, evaluations) if name in told]
+    if not names:
+        return []
+    strong = frozenset(i for i, name in enumerate(names) if name == chief)
     if first is last:
-        rows = [[name, cell(last.metrics, name)] for name in names]
-        return Table(["", f"step {last.step}"], rows, note=_intervals_note(last))
+        rows = [[_headed(name), cell(last.metrics, name)] for name in names]
+        return [Table(["", f"step {last.step}"], rows, _notes(names, last), strong)]
+    own = own_metrics(spec, evaluations)
     rows = []
     for name in names:
-        best = best_of(name, evaluations)
+        best = None if name in own else best_of(name, evaluations)
         at_best = "–" if best is None else cell(best.metrics, name, f" at {best.step}")
-        lower = " (lower is better)" if name in LOWER_IS_BETTER else ""
         ends = [cell(one.metrics, name) for one in (first, last)]
-        rows.append([name + lower, ends[0], at_best, ends[1]])
+        rows.append([_headed(name), ends[0], at_best, ends[1]])
     head = ["", f"step {first.step}", "best, at step", f"last, step {last.step}"]
-    strong = frozenset(i for i, name in enumerate(names) if name == chief)
-    return Table(head, rows, note=_intervals_note(last), strong=strong)
+    return [Table(head, rows, _notes(names, last), strong)]
 
 
-def _intervals_note(evaluation: Evaluation) -> str:
-    if not any(name.endswith("_ci95") for name in evaluation.metrics):
-        return ""
-    return "Below each value its 95% bootstrap interval over the eval records."
+def own_metrics(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[str]:
+    """The metrics of the user's own function, of which nobody knows which value is best."""
+    if spec.get("metric") is None:
+        return []
+    known = {name for names in BEST_METRICS.values() for name in names} | _OTHERS
+    names = metric_names(spec.get("task", ""), evaluations)
+    return [name for name in names if name not in known and not OF_SAMPLES.search(name)]
 
 
-def all_metrics(task: str, evaluations: Sequence[Evaluation]) -> Table:
-    """Every metric at every evaluation, the last first."""
+def _headed(name: str) -> str:
+    return f"{name} ↓" if name in LOWER_IS_BETTER else name
+
+
+def _notes(names: Sequence[str], evaluation: Evaluation) -> str:
+    lower = any(name in LOWER_IS_BETTER for name in names)
+    intervals = any(_interval(evaluation.metrics, name) for name in names)
+    told = ["↓ lower is better."] * lower
+    told += ["Below values their 95% bootstrap intervals over the eval records."] * intervals
+    return " ".join(told)
+
+
+def all_metrics(task: str, evaluations: Sequence[Evaluation]) -> list[Table]:
+    """Every metric at every evaluation, or at some, the last first."""
     names = metric_names(task, evaluations)
-    steps = list(reversed(evaluations))
-    rows = [[name, *(cell(one.metrics, name) for one in steps)] for name in names]
+    steps = list(reversed(spread(evaluations, MOST_COLUMNS)))
+    rows = [[_headed(name), *(cell(one.metrics, name) for one in steps)] for name in names]
     signatures = {
         f"{name.removesuffix('_signature')}: {value}"
         for name, value in steps[0].metrics.items() if name.endswith("_signature")
     }  # fmt: skip
     head = ["", *(f"step {one.step}" for one in steps)]
-    return Table(head, rows, note="; ".join(sorted(signatures)), folded="all metrics by step")
+    note = "; ".join(sorted(signatures))
+    return [Table(head, rows, note, folded="all metrics by step")] if rows else []
