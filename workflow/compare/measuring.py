@@ -1,6 +1,5 @@
 """The metrics of several evaluations on the same records, and how far they are apart."""
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,8 @@ from workflow.compare.correlations import resampled_correlations
 from workflow.compare.naming import Named
 from workflow.compare.pairing import Pair, Pairs
 from workflow.console import progress_bar
-from workflow.metrics import TextMetrics
-from workflow.report.verdict import metric_names
+from workflow.metrics import TextMetrics, is_number
+from workflow.report.verdict import MOSTLY_WRONG, OF_SAMPLES, metric_names
 from workflow.score_metrics import in_range, resampled_score_metrics, score_points, to_unit
 
 Interval = tuple[float, float]
@@ -23,9 +22,6 @@ RECORDS_NEEDED = 10
 _MANY = 0.01
 """Of resamples: a metric is undefined in more where fewer than five records are of a class."""
 _SECONDS = frozenset({"eval_seconds", "generate_seconds", "score_seconds"})
-_OF_SAMPLES = ("_best_of_n", "_mean_of_n", "distinct_samples")
-_MOSTLY_WRONG = 0.05
-"""Where no more answers than this are exactly right, rougeL says more."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def main_metric(metrics: Sequence[Metric], named: Sequence[Named]) -> Metric:
         wanted += ["auc", "spearman", "rmse"]
     else:
         right = max(value or 0.0 for value in by_name["exact_match"].values)
-        wanted += ["exact_match"] * (right > _MOSTLY_WRONG) + ["rougeL"]
+        wanted += ["exact_match"] * (right > MOSTLY_WRONG) + ["rougeL"]
     return next(by_name[name] for name in wanted if name in by_name)
 
 
@@ -147,18 +143,11 @@ def _noted(named: Sequence[Named], known: Collection[str], records: int) -> list
     samples = {one.spec.get("n_samples") for one in named}
     found = []
     for name in metric_names(str(named[0].spec.get("task")), evaluations):
-        of_samples = name.endswith(_OF_SAMPLES)
+        of_samples = name == "distinct_samples" or OF_SAMPLES.search(name)
         if name in known or name in _SECONDS or (len(samples) > 1 and of_samples):
             continue
-        values = tuple(_number(one.metrics.get(name)) for one in evaluations)
-        if any(value is not None for value in values):
-            intervals, undefined = (None,) * (len(values) - 1), (False,) * (len(values) - 1)
-            differences = _differences(values)
-            found.append(Metric(name, values, differences, intervals, undefined, records))
+        lines = (one.metrics for one in evaluations)
+        values = tuple(float(line[name]) if is_number(line.get(name)) else None for line in lines)
+        intervals, undefined = (None,) * (len(values) - 1), (False,) * (len(values) - 1)
+        found.append(Metric(name, values, _differences(values), intervals, undefined, records))
     return found
-
-
-def _number(value: object) -> float | None:
-    """The value, where it is a finite number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and math.isfinite(value) else None  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from workflow.compare.measuring import RECORDS_NEEDED, Metric
 from workflow.compare.outcomes import EVEN, LOST, WON, Outcome, clearest
 from workflow.compare.pairing import Told, as_text
 from workflow.compare.sparkline import sparklines
-from workflow.compare.verdict import judged
+from workflow.compare.verdict import has_width, judged
 from workflow.errors import shorten
 from workflow.table import aligned
 
@@ -79,10 +79,9 @@ def metric_rows(found: Comparison, indexes: Sequence[int]) -> list[list[str]]:
 def _judged(metric: Metric, index: int) -> tuple[str, str]:
     """The interval of a difference, and what it means."""
     interval = metric.intervals[index - 1]
-    if interval is None:
-        return "", ""
-    low, high = (figure(value, "+") for value in interval)
-    return f"{low} to {high}", judged(metric, index)
+    ends = [figure(value, "+") for value in interval or ()]
+    around = " to ".join(ends) if interval and has_width(interval) else ""
+    return around, judged(metric, index)
 
 
 def legend(found: Comparison) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from workflow.compare.measuring import RECORDS_NEEDED, Metric
+from workflow.compare.measuring import RECORDS_NEEDED, Interval, Metric
 from workflow.metrics import LOWER_IS_BETTER
 
 _SHARES = frozenset({
@@ -13,6 +13,8 @@ _SHARES = frozenset({
 """Metrics from 0 to 1 that are told in points of a hundred."""
 _POINTS = frozenset({"bleu", "chrf"})
 """Metrics that are such points."""
+_NOTHING = 1e-12
+"""What rounding alone may make."""
 
 
 def sentence(metric: Metric, index: int, labels: Sequence[str], alike: bool, some: str) -> str:
@@ -31,9 +33,8 @@ def sentence(metric: Metric, index: int, labels: Sequence[str], alike: bool, som
     if difference is None or interval is None:
         return f"{other} against {base}: {name} is undefined on {some or 'these records'}"
     on = f", on {some}" if some else ""
-    varies = not math.isclose(*interval, rel_tol=1e-9, abs_tol=1e-12)
     by = _told(name, difference, "+") + _unit(name)
-    if abs(difference) < 1e-12 and not varies:
+    if abs(difference) < _NOTHING and not has_width(interval):
         told = f"{other} and {base} have the same {name}{on}"
         return told if metric.can_tell(index) else f"{told}; {_too_few(metric)}"
     if not metric.can_tell(index):
@@ -51,7 +52,7 @@ def sentence(metric: Metric, index: int, labels: Sequence[str], alike: bool, som
     least, most = (_told(name, end) for end in sorted((abs(low), abs(high))))
     by = by.lstrip("+-")
     around = f", 95% {least} to {most}{on}"
-    if not varies:
+    if not has_width(interval):
         around = f"{on}; all resamples of these records agree, so there is no interval"
     return f"{other} {verb} {base} in {name}{lower} by {by}{around}"
 
@@ -61,6 +62,11 @@ def _too_few(metric: Metric) -> str:
     if metric.records < RECORDS_NEEDED:
         return f"{RECORDS_NEEDED} records at least are needed to tell which is better"
     return "it is undefined in many resamples: too few records decide it to tell which is better"
+
+
+def has_width(interval: Interval) -> bool:
+    """Whether resamples differ; where they do not, they tell nothing of other records."""
+    return not math.isclose(*interval, rel_tol=1e-9, abs_tol=_NOTHING)
 
 
 def judged(metric: Metric, index: int) -> str:
