@@ -39,7 +39,7 @@ def chart(title: str, *values: float, log: bool = False) -> Chart:
 @pytest.fixture(scope="module")
 def hard_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Numbers that are hard to draw and texts that are hard to show."""
-    many = [(i, float(i % 100)) for i in range(12_000)]
+    many = [(i, float(i % 100)) for i in range(45_000)]
     charts = [
         chart("broken", float("nan"), 1.0),  # no JSON
         chart("nothing", 0.0, 0.0),
