@@ -1,56 +1,30 @@
-"""The report of a run in a browser, as a person sees it: headless Chromium, by Playwright."""
+"""The report of a run in a browser, as a person sees it: what it shows, and what it does."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_runs import answered, scored, write_run
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from open_pages import MARKS, WIDTHS, Opened, opened_browser
+from playwright.sync_api import Browser
 
 from workflow.compare import compare
 from workflow.mount import Mount
 from workflow.report.run import write_report
 
 EVIL = "</script><script>document.title = 'run'</script><img src=x onerror=alert(1)>\u2028<!--"
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATH = next(filter(None, map(shutil.which, NAMES)), None)
-ROOM = "svg => svg.parentNode.clientWidth"
-WIDTHS = {"desktop": 1280, "phone": 390}
+AS_WIDE = """() => [...document.querySelectorAll("figure svg")].every(
+  svg => svg.getAttribute("viewBox").startsWith(`0 0 ${svg.parentNode.clientWidth} `))"""
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(PATH is None, reason="no Chromium on the path"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as started:
-        # Its own sandbox wants rights that containers lack; the pages are ours.
-        opened = started.chromium.launch(executable_path=PATH, args=["--no-sandbox"])
+    with opened_browser() as opened:
         yield opened
-        opened.close()
-
-
-class Opened:
-    """A page, with all that it says and asks for besides."""
-
-    def __init__(self, browser: Browser, path: Path, width: int):
-        self.page: Page = browser.new_page(viewport={"width": width, "height": 900})
-        self.page.set_default_timeout(10_000)
-        self.said: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
-        self.page.on("request", lambda request: self.said.append(request.url))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("article")
-
-    def texts(self, selector: str) -> list[str]:
-        return self.page.locator(selector).all_inner_texts()
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +92,7 @@ def test_a_page_says_nothing_and_asks_for_nothing(
         folded.locator("summary").click()
     assert opened.page.locator("figure svg:visible").count() == charts
     opened.page.set_viewport_size({"width": width - 50, "height": 900})
-    for drawn in opened.page.locator("figure svg").all():  # as wide as there is room, not stretched
-        expect(drawn).to_have_attribute("viewBox", re.compile(f"^0 0 {drawn.evaluate(ROOM)} "))
+    opened.page.wait_for_function(AS_WIDE)  # as there is room, not stretched
     assert opened.page.locator("svg [d*=NaN], svg [d*=Infinity]").count() == 0
     assert opened.said == [path.as_uri()]
     opened.page.close()
@@ -129,59 +102,61 @@ def test_the_records_can_be_searched_sorted_and_chosen(
     browser: Browser, seq2seq_page: Path
 ) -> None:
     opened = Opened(browser, seq2seq_page, WIDTHS["desktop"])
-    page, count = opened.page, ".controls [role=status]"
-    assert opened.texts(count) == ["60 of 60 records"]
+    page, count = opened.page, ".items [role=status]"
+    assert opened.texts(count) == ["25 of 60 records shown"]
     heads = opened.texts("article h3")
     assert len(heads) == 25
-    assert heads[0] == "changedwrongrecord 2 · no -1.00, yes 0.50"
+    assert re.fullmatch(r"changedwrongeval\[\d+\] · no -1.00, yes 0.50", heads[0])
     page.get_by_role("button", name="25 more").click()
-    assert page.locator("article").count() == 50
+    assert opened.texts(count) == ["50 of 60 records shown"]
+    page.get_by_role("button", name="10 more").click()
+    assert page.locator("article").count() == 60
+    assert not page.locator(".items > button").is_visible()
     page.get_by_label("shown").select_option("right")
-    assert opened.texts(count) == ["19 of 60 records"]
+    assert opened.texts(count) == ["19 of 19 records shown, 60 in all"]
     page.get_by_label("shown").select_option("all")
     page.get_by_label("order").select_option("word F1, lowest first")
-    assert "record 9" in opened.texts("article h3")[0]
-    page.get_by_label("search").fill("IS 42?")
-    page.get_by_text("1 of 60 records").wait_for()
-    assert opened.texts("article dd") == ["what is 42?", "it is 42 now", "it is 42 now  1.00",
-                                          "no  0.00"]  # fmt: skip
+    assert opened.texts("article:first-of-type dd")[0].startswith("long xxx")
+    page.get_by_placeholder("search", exact=True).fill("IS 42?")
+    page.get_by_text("1 of 1 record shown, 60 in all").wait_for()
+    assert opened.texts("article dd") == [
+        "what is 42?", "it is 42 now", "it is 42 now word F1 1.00", "no word F1 0.00",
+    ]  # fmt: skip
+    page.get_by_label("search").fill("nobody wrote this")
+    page.get_by_text("Nothing found among 60 records.").wait_for()
+    assert page.locator("article").count() == 0
     page.close()
 
 
-def test_differences_are_marked_and_long_texts_are_folded(
+def test_long_texts_are_folded_and_evil_ones_shown_as_they_are(
     browser: Browser, seq2seq_page: Path
 ) -> None:
     opened = Opened(browser, seq2seq_page, WIDTHS["phone"])
     page = opened.page
-    article = page.locator("article", has_text="record 2 ")
-    assert article.locator("dd").nth(2).inner_text() == "it is 15 now  0.75"
-    assert article.locator("del").first.inner_text() == "1"
-    assert article.locator("ins").first.inner_text() == "5"
+    assert page.locator("article").count() == 10
     page.get_by_label("order").select_option("as in the file")
-    long = page.locator("article", has_text="record 9 ")
-    prompt = long.locator("dd").first
-    assert len(prompt.inner_text()) < 800
+    prompt = opened.record("long x").locator("dd").first
+    assert len(prompt.inner_text()) < 350
     prompt.get_by_role("button").click()
     assert prompt.inner_text() == f"long {'x' * 19_995}… (cut here)"
-    evil = page.locator("article", has_text="record 8 ")
-    assert evil.locator("dd").first.inner_text() == EVIL
+    assert opened.record("</script>").locator("dd").first.inner_text() == EVIL
     assert page.evaluate("document.documentElement.scrollWidth") == WIDTHS["phone"]
     assert (page.title(), opened.said) == ("run", [seq2seq_page.as_uri()])
     page.close()
 
 
 def test_a_chart_tells_what_the_pointer_is_at(browser: Browser, seq2seq_page: Path) -> None:
-    opened = Opened(browser, seq2seq_page, WIDTHS["desktop"])
-    chart = opened.page.locator("figure", has_text="ROUGE")
-    box = chart.locator("svg").bounding_box()
-    assert box is not None
-    opened.page.mouse.move(box["x"] + box["width"] - 15, box["y"] + 50)
-    assert chart.locator(".read").inner_text() == "step 4 · rougeL 1 (0.1 to 1)"
-    opened.page.close()
-
-
-def test_a_page_prints_with_everything_open(browser: Browser, clf_page: Path) -> None:
-    opened = Opened(browser, clf_page, WIDTHS["desktop"])
-    assert len(opened.page.pdf()) > 20_000
-    assert opened.page.locator("details:not([open])").count() == 0
-    opened.page.close()
+    for touch in (False, True):
+        opened = Opened(browser, seq2seq_page, WIDTHS["desktop"], touch)
+        chart = opened.page.locator("figure", has_text="ROUGE")
+        chart.scroll_into_view_if_needed()
+        box = chart.locator("svg").bounding_box()
+        assert box is not None
+        place = box["x"] + box["width"] - 20, box["y"] + 50
+        (opened.page.touchscreen.tap if touch else opened.page.mouse.move)(*place)
+        told = chart.locator(".read")
+        assert told.inner_text() == "step 4 · rougeL 1 (0.1 to 1)"
+        if not touch:  # what was tapped at stays
+            opened.page.mouse.move(0, 0)
+            assert told.inner_text() == ""
+        opened.page.close()

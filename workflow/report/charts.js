@@ -2,6 +2,18 @@
 
 const COLORS = 6;
 
+const SMALL = 1e-300; // numbers that are nearer to 0 count as 0
+const GREAT = 1e300; // greater ones are drawn as this: what is computed of them stays finite
+
+function tame(value) {
+  return Math.abs(value) < SMALL ? 0 : Math.min(GREAT, Math.max(-GREAT, value));
+}
+
+function extremes(values) { // of more values than a call can have arguments
+  return values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)],
+    [Infinity, -Infinity]);
+}
+
 function ticks(low, high, wanted) {
   const rough = (high - low) / Math.max(1, wanted);
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -13,59 +25,76 @@ function ticks(low, high, wanted) {
   return found;
 }
 
+// From one power of ten to another.
 function logTicks(low, high) {
   const found = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-    for (const m of [1, 2, 5]) found.push(m * 10 ** power);
+  for (let power = Math.floor(low); power <= high; power++) {
+    for (const m of [1, 2, 5]) found.push([power, m * 10 ** power]);
   }
-  const inside = found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
-  return inside.length > 7 ? inside.filter((v) => /^1/.test(v.toExponential())) : inside;
+  const inside = found.filter(([, value]) =>
+    Math.log10(value) >= low - 1e-3 && Math.log10(value) <= high + 1e-3);
+  const every = Math.ceil((high - low) / 7);
+  const some = inside.length <= 7 ? inside
+    : inside.filter(([power, value]) => value === 10 ** power && power % every === 0);
+  return some.map(([, value]) => value);
 }
 
 function readable(value) {
   const size = Math.abs(value);
-  if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
-  if (size >= 1e4) return `${+(value / 1e3).toPrecision(3)}k`;
-  if (size !== 0 && size < 1e-4) return value.toExponential(1).replace(".0e", "e");
+  if (size >= 1e9 || (size !== 0 && size < 1e-4)) {
+    return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
+  }
+  if (size >= 1e6) return `${+(value / 1e6).toPrecision(4)}M`;
+  if (size >= 1e4) return `${+(value / 1e3).toPrecision(4)}k`;
   return String(+value.toPrecision(size >= 1000 ? 5 : 4));
 }
 
+// What an axis shows: also of values that are all (nearly) the same.
 function extent(values, given) {
-  let [low, high] = given || [Math.min(...values), Math.max(...values)];
-  if (low === high) [low, high] = [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
-  return [low, high];
+  const [low, high] = (given || extremes(values)).map(tame);
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  if (high - low > size * 1e-11) return [low, high];
+  return size === 0 ? [0, 1] : [low - size / 2, low + size / 2];
 }
 
 function path(points) {
   return points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 }
 
-function frame(chart, width, log) {
-  const series = chart.series.filter((one) => one.points.length);
-  const xs = series.flatMap((one) => one.points.map((p) => p[0]));
+function yAxis(chart, series, log) {
   const ys = series.flatMap((one) => [...one.points.map((p) => p[1]), ...one.low_high.flat()]);
   const bars = series.some((one) => one.style === "bars");
-  const shown = log ? ys.filter((y) => y > 0) : bars ? [0, ...ys] : ys;
-  const [left, right] = extent(xs, chart.x_range);
-  let [low, high] = extent(shown, chart.y_range);
+  const given = log && chart.y_range && chart.y_range[0] <= 0 ? null : chart.y_range;
+  const shown = log ? ys.filter((y) => y >= SMALL) : bars ? [0, ...ys] : ys;
+  let [low, high] = extent(shown, given);
   if (log) [low, high] = [Math.log10(low), Math.log10(high)];
-  if (!chart.y_range) {
+  if (!given) {
     const room = (high - low) * 0.05;
     [low, high] = [bars ? low : low - room, high + room];
   }
+  return { log, low, high, marks: log ? logTicks(low, high) : ticks(low, high, 4) };
+}
+
+function frame(chart, width, log) {
+  const series = chart.series.filter((one) => one.points.length);
+  const [left, right] = extent(series.flatMap((one) => one.points.map((p) => p[0])), chart.x_range);
+  const axis = yAxis(chart, series, log);
+  const letters = Math.max(...axis.marks.map((value) => readable(value).length));
   const height = Math.round(Math.min(240, Math.max(180, width * 0.55)));
-  const box = { left: 46, right: width - 10, top: 8, bottom: height - 34 };
-  const place = (value) => (log ? Math.log10(Math.max(value, 1e-300)) : value);
+  const box = {
+    left: Math.max(40, 12 + 6.5 * letters), right: width - 16, top: 8, bottom: height - 34,
+  };
+  const place = (value) => (log ? Math.log10(Math.max(value, SMALL)) : tame(value));
+  const inside = (share, from, to) => from + Math.min(1, Math.max(0, share)) * (to - from);
   return {
-    series, box, height, log, low, high, left, right,
-    x: (v) => box.left + ((v - left) / (right - left)) * (box.right - box.left),
-    y: (v) => box.bottom - ((place(v) - low) / (high - low)) * (box.bottom - box.top),
+    series, box, height, left, right, ...axis,
+    x: (v) => inside((tame(v) - left) / (right - left), box.left, box.right),
+    y: (v) => inside((place(v) - axis.low) / (axis.high - axis.low), box.bottom, box.top),
   };
 }
 
 function drawAxes(drawing, chart, f, width) {
-  const values = f.log ? logTicks(10 ** f.low, 10 ** f.high) : ticks(f.low, f.high, 4);
-  for (const value of values) {
+  for (const value of f.marks) {
     const y = f.y(value);
     element("svg:line", drawing, null,
       { class: "grid", x1: f.box.left, x2: f.box.right, y1: y, y2: y });
@@ -82,7 +111,7 @@ function drawAxes(drawing, chart, f, width) {
 
 function drawSeries(drawing, one, color, f) {
   const points = one.points
-    .filter((p) => !f.log || p[1] > 0)
+    .filter((p) => !f.log || p[1] >= SMALL)
     .map(([x, y]) => [f.x(x), f.y(y)]);
   if (one.style === "bars") {
     const step = one.points.length > 1 ? one.points[1][0] - one.points[0][0] : f.right - f.left;
@@ -124,7 +153,7 @@ function followPointer(drawing, read, chart, f) {
   const bars = named.some((one) => one.style === "bars");
   const xs = [...new Set(named.flatMap((one) => one.points.map((p) => p[0])))]
     .sort((a, b) => a - b).map((x) => [x]);
-  drawing.addEventListener("pointermove", (event) => {
+  const show = (event) => {
     const area = drawing.getBoundingClientRect();
     const share = (event.clientX - area.left - f.box.left) / (f.box.right - f.box.left);
     const wanted = f.left + Math.min(1, Math.max(0, share)) * (f.right - f.left);
@@ -142,32 +171,38 @@ function followPointer(drawing, read, chart, f) {
       return `${one.name}${raw ? " as logged" : ""} ${readable(y)}${around}`;
     });
     read.textContent = [`${chart.x} ${readable(at)}`, ...said.filter(Boolean)].join(" · ");
-  });
-  drawing.addEventListener("pointerleave", () => {
+  };
+  drawing.addEventListener("pointerdown", show);
+  drawing.addEventListener("pointermove", show);
+  drawing.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "touch") return; // what was tapped at stays
     cross.setAttribute("visibility", "hidden");
     read.textContent = "";
   });
 }
 
+function drawLegend(plot, colors) {
+  const legend = element("div", plot, null, { class: "legend" });
+  for (const [name, color] of colors) {
+    const entry = element("span", legend);
+    element("i", entry, null, { class: `f${color}` });
+    entry.append(name);
+  }
+}
+
 function drawChart(plot, chart) {
-  const positive = chart.series.flatMap((one) => one.points.map((p) => p[1])).filter((y) => y > 0);
-  const wide = chart.log && Math.max(...positive) > 30 * Math.min(...positive);
-  let log = wide;
   const named = chart.series.filter((one) => one.style !== "guide" && one.points.length);
   if (!named.length) {
     element("p", plot, "nothing to draw yet", { class: "note" });
     return;
   }
+  const [least, most] = extremes(chart.series.flatMap((one) => one.points.map((p) => p[1]))
+    .filter((y) => y >= SMALL));
+  const wide = chart.log && most / 30 > least;
+  let log = wide;
   const colors = new Map();
   for (const one of named) if (!colors.has(one.name)) colors.set(one.name, colors.size % COLORS);
-  if (colors.size > 1) {
-    const legend = element("div", plot, null, { class: "legend" });
-    for (const [name, color] of colors) {
-      const entry = element("span", legend);
-      element("i", entry, null, { class: `f${color}` });
-      entry.append(name);
-    }
-  }
+  if (colors.size > 1) drawLegend(plot, colors);
   const room = element("div", plot);
   const read = element("div", plot, "", { class: "read", role: "status" });
   const draw = () => {
@@ -180,14 +215,21 @@ function drawChart(plot, chart) {
     for (const one of f.series) drawSeries(drawing, one, colors.get(one.name) ?? 0, f);
     followPointer(drawing, read, chart, f);
     room.replaceChildren(drawing);
+    read.textContent = "";
   };
   if (wide) {
-    const button = element("button", plot, "linear");
+    const button = element("button", plot);
+    const name = () => {
+      const other = `${log ? "linear" : "log"} scale`;
+      button.textContent = other;
+      button.title = `show on a ${other}`;
+    };
     button.addEventListener("click", () => {
       log = !log;
-      button.textContent = log ? "linear" : "log";
+      name();
       draw();
     });
+    name();
   }
   draw();
   let drawnFor = room.clientWidth;

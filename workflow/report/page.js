@@ -13,17 +13,24 @@ function element(name, parent, text, attributes = {}) {
   return made;
 }
 
+// A chart or list that cannot be shown says so, and keeps no other from being shown.
+function insteadOf(box, text, error) {
+  console.error(error);
+  box.replaceChildren(element("p", null, `${text} (${error.message})`, { class: "note" }));
+}
+
 addEventListener("beforeprint", () => {
-  for (const folded of document.querySelectorAll("details")) folded.open = true;
+  for (const folded of document.querySelectorAll("details:has(.plot)")) folded.open = true;
 });
 addEventListener("DOMContentLoaded", () => {
   for (const plot of document.querySelectorAll(".plot")) {
-    drawChart(plot, JSON.parse(plot.querySelector("script").textContent));
+    try {
+      drawChart(plot, JSON.parse(plot.querySelector("script").textContent));
+    } catch (error) {
+      insteadOf(plot, "this chart cannot be drawn", error);
+    }
   }
   for (const box of document.querySelectorAll(".items")) {
-    drawItems(box).catch((error) => {
-      element("p", box, `This browser cannot unpack the records (${error.message}).`,
-        { class: "note" });
-    });
+    drawItems(box).catch((error) => insteadOf(box, "the records cannot be listed", error));
   }
 });

@@ -1,95 +1,141 @@
 // A list of records to search and to sort, with the differences of texts marked.
 
-const AT_ONCE = 25; // records shown, and added by the button
-const LONG = 700; // characters of a text before the rest is folded
+const NARROW = matchMedia("(max-width: 599px)"); // fewer records at once, shorter texts
+const CELLS = 9e7; // of tables of two texts, filled at once: more would keep a reader waiting
+const MOST_CELLS = 4e6; // of one table
 
+const atOnce = () => (NARROW.matches ? 10 : 25); // records shown, and added by the button
+const longest = () => (NARROW.matches ? 300 : 700); // characters before the rest is folded
+const grouped = (number) => number.toLocaleString("en");
+
+// Of a text, each with the blanks behind it.
 function words(text) {
-  return text.match(/\s+|[\p{L}\p{N}\p{M}]+|[^]/gu) || [];
+  const found = [];
+  for (const part of text.match(/\s+|[\p{L}\p{N}\p{M}]+|[^]/gu) || []) {
+    if (found.length && !part.trim()) found[found.length - 1] += part;
+    else found.push(part);
+  }
+  return found;
 }
 
-// Pieces of both texts in order: [what, text], what being "same", "ins" (answer alone) or "del".
-// The longest common subsequence of words; null where the texts have little in common.
-function differences(expected, answer) {
+// Pieces of both texts in order: [what, text], what being "same", "ins" (in the answer, and not
+// expected) or "del" (expected, and missing), by the longest common subsequence of words; all of
+// the answer is "ins" where they share too little. Null where that takes a table of more than `cells`.
+function differences(expected, answer, cells) {
   const [a, b] = [words(expected), words(answer)];
+  const numbers = new Map(); // of words: faster to compare than texts
+  const [is, js] = [a, b].map((side) => Uint32Array.from(side, (word) => {
+    const bare = word.trim();
+    if (!numbers.has(bare)) numbers.set(bare, numbers.size);
+    return numbers.get(bare);
+  }));
   let start = 0;
-  while (start < Math.min(a.length, b.length) && a[start] === b[start]) start++;
-  let end = 0;
-  while (end < Math.min(a.length, b.length) - start && a.at(-1 - end) === b.at(-1 - end)) end++;
-  const [left, right] = [a.slice(start, a.length - end), b.slice(start, b.length - end)];
-  const wide = right.length + 1;
-  if (left.length * wide > 4e6) return null;
-  const longest = new Uint32Array((left.length + 1) * wide);
-  for (let i = left.length - 1; i >= 0; i--) {
-    for (let j = right.length - 1; j >= 0; j--) {
-      longest[i * wide + j] = left[i] === right[j]
-        ? longest[(i + 1) * wide + j + 1] + 1
-        : Math.max(longest[(i + 1) * wide + j], longest[i * wide + j + 1]);
+  while (start < Math.min(a.length, b.length) && is[start] === js[start]) start++;
+  let [aEnd, bEnd] = [a.length, b.length];
+  for (; Math.min(aEnd, bEnd) > start && is[aEnd - 1] === js[bEnd - 1]; aEnd--) bEnd--;
+  const wide = bEnd - start + 1;
+  if ((aEnd - start + 1) * wide > cells) return null;
+  const lengths = new Uint32Array((aEnd - start + 1) * wide); // of what both share from there on
+  for (let i = aEnd - 1; i >= start; i--) {
+    for (let j = bEnd - 1, at = (i - start) * wide + j - start; j >= start; j--, at--) {
+      lengths[at] = is[i] === js[j]
+        ? lengths[at + wide + 1] + 1 : Math.max(lengths[at + wide], lengths[at + 1]);
     }
   }
-  if (2 * (longest[0] + start + end) < 0.5 * (a.length + b.length)) return null;
-  const pieces = start ? [["same", a.slice(0, start).join("")]] : [];
-  for (let i = 0, j = 0; i < left.length || j < right.length;) {
-    if (i < left.length && j < right.length && left[i] === right[j]) {
-      pieces.push(["same", left[i++]]);
-      j++;
-    } else if (j >= right.length
-      || (i < left.length && longest[(i + 1) * wide + j] >= longest[i * wide + j + 1])) {
-      pieces.push(["del", left[i++]]);
-    } else pieces.push(["ins", right[j++]]);
+  const shared = start + lengths[0] + a.length - aEnd;
+  if (4 * shared < a.length + b.length) return [["ins", answer]];
+  const pieces = b.slice(0, start).map((word) => ["same", word]);
+  for (let i = start, j = start; i < aEnd || j < bEnd;) {
+    const at = (i - start) * wide + j - start;
+    if (i < aEnd && j < bEnd && is[i] === js[j]) {
+      pieces.push(["same", b[j++]]);
+      i++;
+    } else if (j >= bEnd || (i < aEnd && lengths[at + wide] >= lengths[at + 1])) {
+      pieces.push(["del", a[i++]]);
+    } else pieces.push(["ins", b[j++]]);
   }
-  if (end) pieces.push(["same", a.slice(a.length - end).join("")]);
-  return pieces;
+  return joined([...pieces, ...b.slice(bEnd).map((word) => ["same", word])]);
 }
 
-function putDifferences(where, pieces) {
-  let last = null;
+// Neighbors of a kind as one; blanks behind what is marked are not marked.
+function joined(pieces) {
+  const found = [];
+  const put = (what, text) => {
+    if (found.at(-1)?.[0] === what) found.at(-1)[1] += text;
+    else if (text) found.push([what, text]);
+  };
+  pieces.forEach(([what, text], i) => {
+    const bare = what === "same" || pieces[i + 1]?.[0] === what ? text : text.trimEnd();
+    put(what, bare);
+    put("same", text.slice(bare.length));
+  });
+  return found;
+}
+
+function beginning(pieces, most) {
+  const found = [];
   for (const [what, text] of pieces) {
-    if (last && last.what === what) last.node.textContent += text;
-    else if (what === "same") where.append(text);
-    else last = { what, node: element(what, where, text) };
-    if (what === "same") last = null;
+    if (most <= 0) break;
+    found.push([what, text.slice(0, most).replace(/[\ud800-\udbff]$/, "")]); // no half character
+    most -= text.length;
   }
+  return found;
 }
 
-function putText(where, text) {
-  if (text.length <= LONG) {
-    where.append(text);
+// Each text in its own direction, what stands beside it in the page's.
+function putPieces(where, pieces) {
+  const room = element("bdi", where, null, { dir: "auto" });
+  const put = (shown) => room.replaceChildren(...shown.map(
+    ([what, text]) => (what === "same" ? text : element(what, null, text))));
+  const length = pieces.reduce((sum, [, text]) => sum + text.length, 0);
+  if (length <= longest()) {
+    put(pieces);
     return;
   }
-  const shown = document.createTextNode(`${text.slice(0, LONG)}…`);
-  where.append(shown);
-  const button = element("button", where, `all ${text.length.toLocaleString("en")} characters`);
+  const begun = beginning(pieces, longest());
+  put([...begun, ["same", "…"]]);
+  const marked = pieces.slice(begun.length).some(([what]) => what !== "same");
+  const button = element("button", where,
+    `all ${grouped(length)} characters${marked ? ", with more differences" : ""}`);
   button.addEventListener("click", () => {
-    shown.textContent = text;
+    put(pieces);
     button.remove();
   });
 }
 
-function row(list, name, put) {
+function row(list, name) {
   element("dt", list, name);
-  const where = element("dd", list);
-  put(where);
-  return where;
+  return element("dd", list);
 }
 
-function drawItem(list, item, tags) {
+function putText(where, text) {
+  if (text) putPieces(where, [["same", text]]);
+  else element("span", where, "(nothing)", { class: "small" });
+}
+
+function putAnswer(where, expected, [, text, score, compared], named, cells) {
+  const differ = compared && expected !== null && expected !== text && text;
+  const pieces = differ ? differences(expected, text, cells) : null;
+  if (pieces) putPieces(where, pieces);
+  else putText(where, text);
+  const told = [
+    ...(score === null ? [] : [`${named} ${score.toFixed(2)}`]),
+    ...(differ && !pieces ? ["too long to mark"] : []),
+    ...(pieces?.every(([what]) => what === "same") ? ["other blanks than expected"] : []),
+  ];
+  if (told.length) where.append(" ", element("span", null, told.join(" · "), { class: "small" }));
+}
+
+function drawItem(list, item, { asked, score, tags }, cells) {
   const [place, prompt, expected, answers, facts, , tagged] = item;
   const article = element("article", list);
   const head = element("h3", article);
   for (const tag of tagged) element("b", head, tags[tag], { class: "tag" });
-  head.append([`record ${place}`, ...facts].join(" · "));
+  head.append([`eval[${place}]`, ...facts].join(" · "));
   const parts = element("dl", article);
-  row(parts, "prompt", (where) => putText(where, prompt));
-  if (expected !== null) row(parts, "expected", (where) => putText(where, expected));
-  for (const [by, text, score, compared] of answers) {
-    const where = row(parts, by, (there) => {
-      const pieces = compared && expected !== null && expected !== text
-        ? differences(expected, text) : null;
-      if (pieces) putDifferences(there, pieces);
-      else putText(there, text === "" ? "(nothing)" : text);
-    });
-    if (score !== null) element("span", where, `  ${score.toFixed(2)}`, { class: "score" });
-  }
+  putText(row(parts, asked), prompt);
+  if (expected !== null) putText(row(parts, "expected"), expected);
+  for (const one of answers) putAnswer(row(parts, one[0]), expected, one, score, cells);
 }
 
 function select(parent, label, options) {
@@ -120,18 +166,35 @@ async function unpacked(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
+function explainMarks(box, items) {
+  if (!items.some(([, , expected, answers]) => expected !== null
+    && answers.some(([, text, , compared]) => compared && text !== expected))) return;
+  const line = element("p", box, null, { class: "note" });
+  line.append(element("ins", null, "underlined"), ": not expected; ",
+    element("del", null, "struck through"), ": expected, and missing");
+}
+
+function counted(shown, found, all) {
+  const records = `record${found === 1 ? "" : "s"}`;
+  if (!found) return all ? `Nothing found among ${grouped(all)} records.` : "No records.";
+  return `${grouped(shown)} of ${grouped(found)} ${records} shown`
+    + (found < all ? `, ${grouped(all)} in all` : "");
+}
+
 async function drawItems(box) {
-  const { items, numbers, tags, begin } = await unpacked(box.querySelector("script").textContent.trim());
+  const content = await unpacked(box.querySelector("script").textContent.trim());
+  const { items, numbers, tags, begin } = content;
   const controls = element("div", box, null, { class: "controls" });
   const search = element("input", controls, null,
-    { type: "search", placeholder: "search prompts and answers", "aria-label": "search" });
+    { type: "search", placeholder: "search", "aria-label": "search" });
   const ways = orders(numbers, tags);
   const order = select(controls, "order", ways.map(([name]) => name));
   order.value = Math.max(0, ways.findIndex(([name]) => name === begin));
   const chosen = tags.length ? select(controls, "shown", ["all", ...tags]) : null;
-  const count = element("span", controls, "", { class: "note", role: "status" });
+  const count = element("p", box, "", { class: "note", role: "status" });
+  explainMarks(box, items);
   const list = element("div", box);
-  const more = element("button", box, `${AT_ONCE} more`);
+  const more = element("button", box);
   let texts = null; // of each item, made when they are first searched
   const holds = (item, wanted) => {
     texts ??= new Map(items.map((one) => [one,
@@ -141,11 +204,14 @@ async function drawItems(box) {
   let found = [];
   let shown = 0;
   const showMore = () => {
-    for (const item of found.slice(shown, shown + AT_ONCE)) drawItem(list, item, tags);
-    shown = Math.min(found.length, shown + AT_ONCE);
+    const next = found.slice(shown, shown + atOnce());
+    const answers = next.reduce((sum, item) => sum + item[3].length, 0);
+    const cells = Math.min(MOST_CELLS, CELLS / answers);
+    for (const item of next) drawItem(list, item, content, cells);
+    shown += next.length;
     more.hidden = shown >= found.length;
-    count.textContent = `${found.length.toLocaleString("en")} of `
-      + `${items.length.toLocaleString("en")} records`;
+    more.textContent = `${Math.min(atOnce(), found.length - shown)} more`;
+    count.textContent = counted(shown, found.length, items.length);
   };
   const show = () => {
     const wanted = search.value.toLowerCase();
