@@ -106,7 +106,7 @@ def test_the_records_can_be_searched_sorted_and_chosen(
     assert opened.texts(count) == ["25 of 60 records shown"]
     heads = opened.texts("article h3")
     assert len(heads) == 25
-    assert re.fullmatch(r"changedwrongeval\[\d+\] · no -1.00, yes 0.50", heads[0])
+    assert re.fullmatch(r"changedwrongeval\[\d+\] · logits of no -1.00, yes 0.50", heads[0])
     page.get_by_role("button", name="25 more").click()
     assert opened.texts(count) == ["50 of 60 records shown"]
     page.get_by_role("button", name="10 more").click()
