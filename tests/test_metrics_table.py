@@ -54,25 +54,20 @@ def test_the_first_evaluation_is_compared_with_none() -> None:
     assert metrics_table(LINES[:1], {"step": 61, "loss": None}, NAMES, None) == []
 
 
-@pytest.fixture
-def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log as a command finds it, and as other tests want it afterwards."""
-    for name, value in (("handlers", []), ("level", log.level), ("propagate", log.propagate)):
-        monkeypatch.setattr(log, name, value)
-
-
-def lines_on(stream: Any, mount: Mount, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def lines_on(stream: Any, mount: Mount, run_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a job whose standard error is this."""
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
     argv += ["--max_steps", "2", "--eval_steps", "1", "--max_new_tokens", "2"]
     (mount.root / "mine.py").write_text("def mine(records, predictions):\n    return 7\n")
     argv += ["--metric", f"{mount.root / 'mine.py'}:mine"]
     with monkeypatch.context() as patch:
+        for name in ("level", "propagate"):  # as other tests want it afterwards
+            patch.setattr(log, name, getattr(log, name))
         patch.setattr("sys.stderr", stream)
-        assert main("seq2seq", "", [*argv, "--training_run_name", name]) == 0
+        patch.setattr(log, "handlers", [])  # as a command finds it
+        assert main("seq2seq", "", [*argv, "--training_run_name", run_name]) == 0
 
 
-@pytest.mark.usefixtures("own_log")
 def test_a_terminal_shows_the_table_and_a_file_a_line(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -361,9 +361,8 @@ def test_a_report_has_all_parts_that_there_is_something_to_say_of(tmp_path: Path
 
 
 def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("workflow.console.log.propagate", True)
     run = seq2seq_run(tmp_path / "models" / "run")
     (run / "report.html").mkdir()
     with caplog.at_level(logging.WARNING, logger="workflow"):

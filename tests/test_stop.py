@@ -141,7 +141,7 @@ def test_a_stop_in_an_evaluation_ends_it(mount: Mount, start: Start) -> None:
     assert process.returncode == 75
     assert "stopped by SIGTERM at step 0; the same command begins again" in told
     assert sorted(path.name for path in run.iterdir()) == [
-        "audit.json", "starts.jsonl", "status.json", "training_args.json",
+        "audit.json", "report.html", "starts.jsonl", "status.json", "training_args.json",
     ]  # fmt: skip
 
 

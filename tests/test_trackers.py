@@ -381,7 +381,6 @@ def test_a_tracker_that_fails_is_left_alone_and_the_run_goes_on(
 
         return make
 
-    monkeypatch.setattr(log, "propagate", True)
     opened_by = {"tensorboard": opened("step 2"), "wandb": opened("open")}
     monkeypatch.setattr(trackers, "OPENED_BY", opened_by)
     folder = run(mount, "harmed", report_to=["tensorboard", "wandb"])
@@ -403,7 +402,6 @@ def test_whatever_a_library_does_at_the_end_is_told_alone(
     def raise_it() -> None:
         raise harm("so it is")
 
-    monkeypatch.setattr(log, "propagate", True)
     Trackers([Shielded("wandb", lambda: Recording("close", raise_it))]).close()
     assert caplog.messages == [
         f"wandb is told nothing from here on, and the run goes on: {harm.__name__}: so it is"
@@ -413,7 +411,6 @@ def test_whatever_a_library_does_at_the_end_is_told_alone(
 def test_a_tracker_that_hangs_delays_no_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(log, "propagate", True)
     monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.2)
     monkeypatch.setattr(trackers, "MOST_WAITING", 3)
     ends = threading.Event()
