@@ -136,8 +136,8 @@ def report(
             "records with",
             f"{arguments.samples} samples each, prompts of {PROMPT_WORDS} and answers of "
             f"{ANSWER_WORDS} words,",
-            f"of a run with two evaluations. {arguments.rounds} rounds; medians, with the least and "
-            "the greatest",
+            f"of a run with two evaluations. {arguments.rounds} rounds; medians, with the least "
+            "and the greatest",
             "in brackets.",
             "",
             "| what | seconds |",
