@@ -21,7 +21,7 @@ from conftest import ROOT
 
 from workflow.errors import RunFailed
 from workflow.files import write_json
-from workflow.lock import LOCK_FILE, Owner, RunLock, find_holder, this_process
+from workflow.lock import LOCK_FILE, Owner, RunLock, find_holder, is_fresh, this_process
 
 HOLDER = """
 import sys, time
@@ -167,6 +167,17 @@ def test_a_live_process_is_found_until_it_is_killed(
         holder.wait()
         assert find_holder(tmp_path) is None
     assert names_in(tmp_path) == [LOCK_FILE]
+
+
+def test_a_holder_that_is_killed_here_is_known_at_once(
+    tmp_path: Path, holder: "subprocess.Popen[str]"
+) -> None:
+    assert is_fresh(tmp_path)
+    holder.kill()
+    holder.wait()
+    assert not is_fresh(tmp_path)
+    write_json(tmp_path / LOCK_FILE, asdict(NODE8))
+    assert is_fresh(tmp_path)  # of another machine only time can tell
 
 
 def test_a_process_with_a_dead_holders_pid_is_not_it(

@@ -154,9 +154,9 @@ def is_live(pid: int, started: float) -> bool | None:
 
 
 def is_fresh(folder: Path) -> bool:
-    """Whether a process has touched the lock of a run's folder a moment ago."""
+    """Whether a process has touched the lock of a run's folder a moment ago, and may live still."""
     sight = _look(folder / LOCK_FILE)
-    if sight is None:
+    if sight is None or _is_alive(sight.owner) is False:
         return False
     age = _age(folder, sight)
     return (time.time() - sight.changed / 1e9 if age is None else age) < STALE_SECONDS
