@@ -119,17 +119,17 @@ def sampled(last: Evaluation, before: Evaluation | None) -> Items:
     }
     has_before = before is not None and before.items.exists()
     tags = (changed if has_before else {}) | (judged if found.judged else {})
+    numbers = ["word F1", *["best word F1 of the samples"] * several]
     begin = "word F1, lowest first" if found.judged else "as in the file"
     return fit(
         Items(
             found.items,
-            numbers=["word F1", *(["best word F1 of the samples"] if several else [])]
-            if found.judged else [],
+            numbers=numbers if found.judged else [],
             tags=tags,
             begin="changed first" if has_before else begin,
             note=_which(last, found, "completion"),
         )
-    )  # fmt: skip
+    )
 
 
 def _which(last: Evaluation, found: Listed, answer: str) -> str:
