@@ -28,7 +28,7 @@ from workflow.checkpoint import can_go_on, find_checkpoints
 from workflow.checksums import find_damage, has_checksums
 from workflow.lock import find_holder
 from workflow.mount import Mount
-from workflow.status import read_status
+from workflow.status import STARTS, read_status
 
 FLAGS = (
     "--model_init_name small --data sums --train_batch_size 6 --learning_rate 1e-3 --bf16 false "
@@ -118,7 +118,7 @@ def contents(run: Path) -> dict[str, Any]:
     """What a run's folder holds, but for what may differ from run to run."""
     found: dict[str, Any] = {str(path.relative_to(run)): "there" for path in run.rglob("*")}
     for name in list(found):
-        if name.endswith(".jsonl"):
+        if name.endswith(".jsonl") and name != STARTS:  # of which one that is killed has more
             for n, line in enumerate(read_lines(run / name)):
                 found[f"{name}[{n}]"] = {k: line[k] for k in line if not k.endswith(MEASURED)}
         elif name.endswith(".safetensors"):
