@@ -1,13 +1,12 @@
 """What differs in the jobs of several runs, and how the runs went."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from workflow.answers import evaluations, read_lines
 from workflow.compare.naming import Named
-from workflow.report.blocks import Point
+from workflow.report.blocks import Point, shown
 from workflow.report.curves import intervals_of, points_of, thinned
 from workflow.status import TRAIN_LOG, read_status
 
@@ -60,9 +59,7 @@ def field_rows(fields: dict[str, tuple[Any, ...]], named: Sequence[Named]) -> li
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "-" if value is None else shown(value)
 
 
 def curves(named: Sequence[Named], metrics: Iterable[str]) -> list[Curves]:

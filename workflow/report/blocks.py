@@ -1,5 +1,6 @@
 """What a page is made of: tiles, tables, charts, texts and a list of records to search."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -166,6 +167,11 @@ class Page:
     verdict: Sequence[str]
     sections: Sequence[Section]
     warnings: Sequence[str] = ()
+
+
+def shown(value: Any) -> str:
+    """A flag's value: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def rounded(value: float | None, digits: int = 4) -> Any:

@@ -1,6 +1,5 @@
 """What a run was asked for and where it ran: its data, job, starts, and how to repeat it."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from workflow.audit import figures, warnings_of
 from workflow.command import as_arguments, make_job
 from workflow.errors import BadInput
 from workflow.mount import find_mount
-from workflow.report.blocks import Block, Table, Text
+from workflow.report.blocks import Block, Table, Text, shown
 from workflow.report.verdict import moment
 from workflow.status import SPEC_FILE
 
@@ -38,7 +37,7 @@ def warnings(audit: dict[str, Any]) -> list[str]:
 
 def job_blocks(run: Path, spec: dict[str, Any], starts: Sequence[dict[str, Any]]) -> list[Block]:
     """How to do the run again, and every flag as it was resolved."""
-    rows = [[name, _shown(value)] for name, value in sorted(spec.items()) if value is not None]
+    rows = [[name, shown(value)] for name, value in sorted(spec.items()) if value is not None]
     blocks: list[Block] = [
         Text(["The same job under another name, with all that machine and data decided:"]),
         Text([command_again(run, spec)], code=True),
@@ -71,10 +70,6 @@ def place_of(run: Path) -> tuple[Path | None, str]:
         if models.name == "models":
             return models.parent, str(run.relative_to(models))
     return None, run.name
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def starts_blocks(starts: Sequence[dict[str, Any]]) -> list[Block]:

@@ -13,6 +13,7 @@ from workflow.answers import Evaluation
 from workflow.bootstrap import Floats
 from workflow.ranked import ECE_BINS, Bools
 from workflow.report.blocks import Chart, Point, Series
+from workflow.score_metrics import to_unit
 
 HISTOGRAM_BINS = 20
 CURVE_POINTS = 300
@@ -55,24 +56,25 @@ class Scores:
 
 
 def unit_of(spec: dict[str, Any]) -> Unit:
-    """A function of scores and targets in the job's range to 0..1; None stays None."""
-    low, high = spec.get("target_min", 0.0), spec.get("target_max", 1.0)
-    width = high - low
-    # The order lets NaN, which is no target, stay what it is.
-    return lambda value: None if value is None else max(min((value - low) / width, 1.0), 0.0)
+    """A function of a score or target in the job's range to 0..1; None stays None."""
+    ends = _range_of(spec)
+    return lambda value: None if value is None else float(to_unit(np.asarray(value), *ends))
+
+
+def _range_of(spec: dict[str, Any]) -> Point:
+    return spec.get("target_min", 0.0), spec.get("target_max", 1.0)
 
 
 def scores_of(evaluation: Evaluation, spec: dict[str, Any]) -> Scores:
     """What an evaluation found."""
-    unit = unit_of(spec)
     found = (
-        (unit(item["pred_score"]), unit(item["orig_d"].get("target", math.nan)))
+        (item["pred_score"], item["orig_d"].get("target", math.nan))
         for item in evaluation.answers()
         if item["pred_score"] is not None
     )
     pairs = np.fromiter(chain.from_iterable(found), np.float64).reshape(-1, 2)
-    low, high = spec.get("target_min", 0.0), spec.get("target_max", 1.0)
-    return Scores(pairs[:, 0], pairs[:, 1], low, high)
+    pairs = to_unit(pairs, *_range_of(spec))
+    return Scores(pairs[:, 0], pairs[:, 1], *_range_of(spec))
 
 
 def baseline(found: Scores) -> list[str]:

@@ -138,7 +138,8 @@ def summary(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[Tab
     """The metrics told first: at the first evaluation, at the best of each, at the last."""
     first, last = evaluations[0], evaluations[-1]
     task, chief = spec.get("task", ""), spec.get("metric_for_best_model")
-    told = {*SHOWN.get(task, ()), chief, *own_metrics(spec, evaluations)}
+    own = own_metrics(spec, evaluations)
+    told = {*SHOWN.get(task, ()), chief, *own}
     if (spec.get("target_min"), spec.get("target_max")) != (0, 1):
         told |= {"rmse", "mae"}
     names = [name for name in metric_names(task, evaluations) if name in told]
@@ -148,7 +149,6 @@ def summary(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[Tab
     if first is last:
         rows = [[_headed(name), cell(last.metrics, name)] for name in names]
         return [Table(["", f"step {last.step}"], rows, _notes(names, last), strong)]
-    own = own_metrics(spec, evaluations)
     rows = []
     for name in names:
         best = None if name in own else best_of(name, evaluations)
