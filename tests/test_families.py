@@ -134,6 +134,21 @@ def test_saving_keeps_what_a_family_says_of_tying(mount: Mount, tokenizer: Any) 
         assert config.get("tie_word_embeddings", True) is sizes.get("tie_word_embeddings", True)
 
 
+@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_dropout_nothing_is_random(tmp_path: Path, family: str) -> None:
+    make_any(family, tmp_path / family)
+    ids = torch.arange(3, 40)[None] % 200
+
+    def twice(rate: float) -> bool:
+        model = load_model(tmp_path / family, dropout_rate=rate).train()
+        one, other = (model(input_ids=ids, decoder_input_ids=ids).logits for _ in range(2))
+        return torch.equal(one, other)
+
+    assert twice(0.0)
+    assert not twice(0.5)
+
+
 def test_dropout_reaches_every_part_of_a_model(tmp_path: Path) -> None:
     make_t5gemma(tmp_path / "t5gemma")
     model = load_model(tmp_path / "t5gemma", dropout_rate=0.25)

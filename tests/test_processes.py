@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT, make_mount, make_t5, write_data, write_hub_folder
 from forks import Fork, finish, free_port, places, run_script
 from safetensors.torch import load_file
+from test_families import make_any
 
 from workflow.mount import Mount
 
@@ -345,3 +346,37 @@ def test_new_tokens_are_the_same_in_every_stage(mount: Mount, read_lines: Lines)
         )
         tensors = load_file(run / "checkpoint-2" / "model.safetensors")
         assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in wanted.items()}
+
+
+@pytest.mark.parametrize(
+    ("family", "stages"),
+    [
+        ("marian", (3,)),
+        *(
+            pytest.param(family, (1, 2, 3), marks=pytest.mark.slow)
+            for family in ("marian", "nllb", "led", "t5gemma", "bart", "byt5")
+        ),
+    ],
+)
+def test_other_families_learn_the_same_in_any_world(
+    mount: Mount, family: str, stages: tuple[int, ...], read_lines: Lines
+) -> None:
+    """Also those with positions that are computed, unused parts, or layers left out at random."""
+    flags = make_any(family, mount.models / family) | {
+        "model_init_name": family, "max_source_length": 64, "max_target_length": 64,
+        "dropout_rate": 0,
+    }  # fmt: skip
+    run_world(mount, 1, [job("seq2seq", "plain", **flags)])
+    runs = [f"zero{stage}" for stage in stages]
+    worlds = zip(runs, stages, strict=True)
+    run_world(mount, 2, [job("seq2seq", run, **flags, zero_stage=z) for run, z in worlds])
+    plain = mount.models / "plain"
+    for run in runs:
+        assert curve(mount.models / run, read_lines) == pytest.approx(
+            curve(plain, read_lines), rel=2e-5
+        )
+        texts, wanted = (
+            [item["generations"][0]["full_generated"] for item in answers(folder)]
+            for folder in (mount.models / run, plain)
+        )
+        assert texts == wanted

@@ -18,6 +18,12 @@ REFUSED = {
 }
 """Model types that load, but cannot keep what this tool promises, and why."""
 
+ONE_PROCESS = {
+    "switch_transformers": "an expert that the records of a process do not reach has no gradient "
+    "there, and processes would wait for each other",
+}
+"""Model types that several processes cannot train together, and why."""
+
 _LABELS_MOVED = ("mbart", "plbart", "fsmt")
 """Where transformers moves the last id of the labels to their front, and ignores the setting."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from workflow.config import JobSpec
 from workflow.errors import BadInput, Problem
-from workflow.families import DecoderIds, find_decoder_ids
+from workflow.families import ONE_PROCESS, DecoderIds, find_decoder_ids
 from workflow.hub import load_config, load_generation_settings, load_tokenizer
 from workflow.languages import set_languages
 
@@ -21,7 +21,9 @@ class ModelSettings:
     decoder_ids: DecoderIds
 
 
-def load_model_settings(folder: Path, spec: JobSpec) -> tuple[ModelSettings, JobSpec]:
+def load_model_settings(
+    folder: Path, spec: JobSpec, processes: int
+) -> tuple[ModelSettings, JobSpec]:
     """The settings of a folder's model, and the job with the languages that its tokenizer writes.
 
     Raises:
@@ -31,6 +33,11 @@ def load_model_settings(folder: Path, spec: JobSpec) -> tuple[ModelSettings, Job
     config = load_config(folder, len(tokenizer))
     writes = spec.task == "seq2seq"
     problems = set_languages(tokenizer, spec.source_lang, spec.target_lang, target_needed=writes)
+    if processes > 1 and not spec.no_train and config.model_type in ONE_PROCESS:
+        found = f"the model type {config.model_type} on {processes} processes"
+        expected = f"one process: {ONE_PROCESS[config.model_type]}"
+        where = str(folder / "config.json")
+        problems.append(Problem(where, found, expected, "add --num_processes 1"))
     if problems:
         raise BadInput(problems)
     ids = find_decoder_ids(config, load_generation_settings(folder), tokenizer)

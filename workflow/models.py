@@ -95,6 +95,9 @@ def build_model(
     values differ, which partitioned ones never do. An own head is made its own at once.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    for name in ("encoder_layerdrop", "decoder_layerdrop"):
+        if hasattr(config, name):  # each process would leave out other layers
+            setattr(config, name, 0.0)
     if dropout_rate is not None:
         _set_dropout(config, dropout_rate)
     if growth is not None:
@@ -116,11 +119,19 @@ def build_model(
 
 
 def _set_dropout(config: Any, rate: float) -> None:
-    """Set dropout under the configuration's own name for it, in all its parts."""
+    """Set dropout under the configuration's own name for it, in all its parts.
+
+    Other places at which a model drops something keep their rate of 0, or get this one.
+    """
     names = [name for name in ("dropout_rate", "dropout") if hasattr(config, name)]
     if names:
         for part in parts_of(config):
             setattr(part, names[0], rate)
+            for name in ("attention_dropout", "activation_dropout"):
+                if getattr(part, name, 0):
+                    setattr(part, name, rate)
+            if rate == 0 and hasattr(part, "router_jitter_noise"):
+                part.router_jitter_noise = 0.0
         return
     found = f"a {config.model_type} model, which has no such setting"
     raise BadInput([Problem("--dropout_rate", found, "a model with dropout", "leave it out")])

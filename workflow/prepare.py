@@ -107,7 +107,7 @@ def prepare(
     folder = fetch_settings(source)
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
-    settings, spec = load_model_settings(folder, spec)
+    settings, spec = load_model_settings(folder, spec, world.size)
     tokenizer = settings.tokenizer
     try:
         task = task.fitted(tokenizer, settings.decoder_ids.start)

@@ -137,9 +137,13 @@ def _is_computed(model: Model, name: str, target: Any) -> bool:
     if target.requires_grad:
         return False
     if isinstance(target, torch.nn.Parameter):
-        if is_partitioned(target):
-            return False
-        model._init_weights(model.get_submodule(name.rpartition(".")[0]))
+        module = model.get_submodule(name.rpartition(".")[0])
+        partitioned: Any = target if is_partitioned(target) else None
+        if partitioned is not None:
+            partitioned.all_gather()
+        model._init_weights(module)
+        if partitioned is not None:
+            partitioned.partition(has_been_updated=True)
     return True
 
 
