@@ -26,11 +26,11 @@ from workflow.compare.sparkline import sparklines
 from workflow.compare.telling import tell
 from workflow.errors import BadInput
 from workflow.launch.commands import main
-from workflow.metrics import TextMetrics
 from workflow.mount import Mount
 from workflow.report.blocks import Items, Table
 from workflow.report.page import render
 from workflow.score_metrics import in_range, score_metrics
+from workflow.text_metrics import TextMetrics
 
 GOLDEN = Path(__file__).parent / "golden"
 REFERENCES = [
