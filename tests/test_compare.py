@@ -610,6 +610,30 @@ def said(mount: Mount, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
+def test_each_run_is_judged_by_what_its_answers_can_be(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    references = [f"北京 {i} 是中国的首都 END" for i in range(12)]
+    whole, cut = answered(references, references), answered(references, references)
+    for item in cut:
+        item["generations"][0]["lm_postprocess"] = item["demonstration"].removesuffix(" END")
+    write_run(mount, "whole", {9: whole})
+    write_run(mount, "cut", {9: cut}, stop=[" END"])
+    for item, text in zip(cut, references, strict=True):
+        item["reference"] = text.removesuffix(" END")
+    write_run(mount, "kept", {9: cut})
+    found = compared(mount, "whole", "cut", "kept")
+    values = {metric.name: metric.values for metric in found.metrics}
+    assert values["exact_match"] == (1, 1, 1)
+    assert values["bleu"] == pytest.approx((100, 100, 100))  # by sacrebleu's zh
+    assert values["rougeL"] == (None, None, None)
+    assert {one.result(1) for one in found.outcomes} == {EVEN}
+    assert found.main.name == "exact_match"
+    assert "gave the same answer to every record" in said(mount, capsys, "cut", "kept")
+    in_json(found)
+    render(page(found))
+
+
 def test_all_that_is_told(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
     write_both(mount)
     assert said(mount, capsys, "a", "b") == (GOLDEN / "compare_texts.txt").read_text()

@@ -332,16 +332,8 @@ def peak_of_judging(records: int) -> int:
 
 def judged_row(index: int) -> list[float]:
     """What a record of a few hundred characters may add: flags, F-measures, counts."""
-    return [
-        index % 2,
-        0,
-        *([1 / (index + 3)] * 5),
-        1,
-        1,
-        1,
-        *([index % 90] * 10),
-        *([index % 400] * 18),
-    ]
+    counts = [*([index % 90] * 10), *([index % 400] * 18)]
+    return [index % 2, 0, *([1 / (index + 3)] * 5), 1, 1, 1, 1, *counts]
 
 
 def test_a_record_takes_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,11 @@ def is_seen(reference: str) -> bool:
     return seen > 0 and 2 * seen >= sum(map(len, words(reference)))
 
 
+def has_pair(reference: str) -> bool:
+    """Whether rouge-score sees it, and two words, of which rouge2 counts pairs."""
+    return is_seen(reference) and len(_ROUGE_WORD.findall(reference.lower())) > 1
+
+
 def rouge_scorer(*names: str) -> Callable[[str, str], dict[str, float]]:
     """A function of a text and its reference to the F-measure of each kind of ROUGE named.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from workflow.bootstrap import Columns, Floats, interval, resampled_counts, weighted_sums
-from workflow.rouge import is_seen, rouge_scorer, word_f1
+from workflow.rouge import has_pair, is_seen, rouge_scorer, word_f1
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 """What sees a-z and 0-9 alone."""
@@ -18,9 +18,9 @@ TEXTS_REMEMBERED = 1_000
 _SAMPLED = ("exact_match", "normalized_exact_match", "rougeL", "rougeL_unicode")
 """What is said of every sample; of the first one also the others."""
 _MEANS = (*_SAMPLED, "rouge1", "rouge2", "rougeLsum")
-_KINDS = ("text", "seen", "long")
+_KINDS = ("text", "seen", "paired", "long")
 """Kinds of references: with a text, with one that ROUGE sees, with one that is long enough for
-BLEU."""
+rouge2, and for BLEU."""
 _COLUMNS = (*((name, 1) for name in (*_MEANS, *_KINDS)), ("bleu", 10), ("chrf", 18))
 """The numbers of a record, and how many each takes; the last two are the statistics that
 sacrebleu's own bootstrap resamples."""
@@ -54,8 +54,8 @@ class TextMetrics:
       0..1: share equal after `normalized`.
     - rouge1, rouge2, rougeL, rougeLsum, 0..1: mean F-measures of rouge-score without stemming
       (Lin 2004). Its words are runs of a-z and 0-9: they are None where those are half the letters
-      of no reference (`is_seen`). For rougeLsum each line is a sentence. Of longer texts it gets
-      the first 2,000 words (`ROUGE_WORDS`).
+      of no reference (`is_seen`), rouge2 where none has two. For rougeLsum each line is a
+      sentence. Of longer texts it gets the first 2,000 words (`ROUGE_WORDS`).
     - rougeL_unicode, 0..1: the same as rougeL for words of all scripts (`word_f1`).
     - bleu (Papineni et al. 2002) and chrf (Popović 2015), 0..100: corpus scores of sacrebleu with
       its defaults but for BLEU's tokenizer, which "bleu_signature" and "chrf_signature" say. BLEU
@@ -151,6 +151,8 @@ class TextMetrics:
                 "ROUGE sees a-z and 0-9 only, which are less than half the letters of "
                 f"{texts - seen:,} of {texts:,} references ({1 - seen / texts:.0%}); {others}"
             )
+        if seen and not references["paired"]:
+            told.append("rouge2 counts two words in a row, which no reference has: rouge2 is null")
         if self._first.rows and not references["long"]:
             told.append("BLEU counts four tokens in a row, which no reference has: bleu is null")
         return told
@@ -182,6 +184,7 @@ class TextMetrics:
         yield self._rouge_lines(text, reference)["rougeLsum"] if several else rouge_l
         yield bool(reference.strip())
         yield is_seen(reference)
+        yield has_pair(reference)
         statistics = [
             metric._extract_corpus_statistics([text], [[reference]])[0]
             for metric in self._corpus.values()
@@ -223,16 +226,16 @@ class TextMetrics:
         ends = np.cumsum([width for _, width in _COLUMNS])[:-1]
         names = [name for name, _ in _COLUMNS]
         parts = dict(zip(names, np.split(sums, ends, axis=1), strict=True))
-        texts, seen, long = (parts[kind][:, 0] for kind in _KINDS)
-        rouge_sees = (seen > 0) | (texts == 0)
+        texts, seen, paired, long = (parts[kind][:, 0] > 0 for kind in _KINDS)
+        defined = dict.fromkeys(ROUGE, seen | ~texts) | {"rouge2": paired | ~texts}
         for name in _MEANS:
             means = parts[name][:, 0] / self._first.rows
-            yield name, np.where(rouge_sees, means, np.nan) if name in ROUGE else means
+            yield name, np.where(defined.get(name, True), means, np.nan)
         for name, metric in self._corpus.items():
             rows = parts[name].tolist()
             scores = np.array([float(metric._compute_score_from_stats(row).score) for row in rows])
-            defined = long > 0 if name == "bleu" else parts[name][:, _REFERENCE_LENGTH] > 0
-            yield name, np.where(defined, scores, np.nan)
+            known = long if name == "bleu" else parts[name][:, _REFERENCE_LENGTH] > 0
+            yield name, np.where(known, scores, np.nan)
 
     def _forget_tokenized_texts(self) -> None:
         """Empty sacrebleu's caches, which would keep 65,536 texts as long as the process lives."""
@@ -250,9 +253,12 @@ def can_measure(metric: str, references: Iterable[str], tokenize: str) -> bool:
         tokenize: as there; of no account where the metric is not bleu.
     """
     if metric in ROUGE:
-        texts = (one for one in references if one.strip())
-        first = next(texts, None)
-        return first is None or is_seen(first) or any(map(is_seen, texts))
+        serves, are_empty = has_pair if metric == "rouge2" else is_seen, True
+        for one in references:
+            if serves(one):
+                return True
+            are_empty &= not one.strip()
+        return are_empty
     if metric == "bleu":
         from sacrebleu.metrics.bleu import BLEU
 

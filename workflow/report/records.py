@@ -101,7 +101,7 @@ def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:longest]}… (cut here)"
 
 
-def sampled(last: Evaluation, before: Evaluation | None, stops: Sequence[str]) -> Items:
+def sampled(last: Evaluation, before: Evaluation | None, stops: Sequence[str] = ()) -> Items:
     """What seq2seq answered, beside what was expected; what has changed first.
 
     Args:

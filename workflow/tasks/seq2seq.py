@@ -70,12 +70,12 @@ class Seq2Seq:
         tokenize = references.bleu_tokenizer if metric == "bleu" else ""
         if can_measure(metric, references, tokenize):
             return
-        found = "references of which none has four tokens in a row"
-        if metric != "bleu":
-            found = "references in a script that it does not see (it sees a-z and 0-9 only)"
+        seen = {"bleu": "four tokens in a row", "rouge2": "two words in a row of a-z and 0-9"}
+        found = "eval completions of which none has "
+        found += seen.get(metric, "half its letters in a-z and 0-9, which is all it sees")
         mend = "choose rougeL_unicode or chrf, which see all scripts"
         where = f"--metric_for_best_model {metric}"
-        raise BadInput([Problem(where, found, "a metric of these eval records", mend)])
+        raise BadInput([Problem(where, found, "a metric that has a value of them", mend)])
 
     def encode(
         self, tokenizer: Any, records: Sequence[Record]
