@@ -222,12 +222,29 @@ def test_one_class_gives_null_and_true_is_one(model: Any, tokenizer: Any, tmp_pa
     assert list(evaluation.metrics) == ["eval_seconds", "score_seconds"]
 
 
-def test_scores_that_are_no_numbers_are_null(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["target", "none"])
+def test_scores_that_are_no_numbers_are_null(
+    model: Any, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
     model.decoder.final_layer_norm.weight.data.fill_(float("nan"))
-    evaluation = evaluate(model, tokenizer, tmp_path)
+    records = [
+        {name: record[name] for name in ("input", key) if name in record} for record in RECORDS
+    ]
+    evaluation = evaluate(model, tokenizer, tmp_path, records)
     assert {item["pred_score"] for item in evaluation.items} == {None}
     assert {item["logits"] for item in evaluation.items} == {None}
-    assert evaluation.metrics["loss"] is None
+    assert evaluation.metrics.get("loss") is None
+    assert f"the scores of {len(RECORDS)} of {len(RECORDS)} records are no finite" in caplog.text
+
+
+def test_a_score_of_an_infinite_logit_is_null(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    no = tokenizer.convert_tokens_to_ids("▁no")
+    model.get_output_embeddings().bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
+    with torch.no_grad():
+        model.get_output_embeddings().bias[no] = -torch.inf
+    evaluation = evaluate(model, tokenizer, tmp_path)
+    assert {item["pred_score"] for item in evaluation.items} == {None}
+    json.dumps([evaluation.items, evaluation.metrics], allow_nan=False)
 
 
 def test_a_model_like_bart_scores_too(tokenizer: Any, tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ from workflow.compare.sparkline import sparklines
 from workflow.compare.telling import tell
 from workflow.errors import BadInput
 from workflow.launch.commands import main
-from workflow.metrics import TextMetrics
 from workflow.mount import Mount
 from workflow.report.blocks import Items, Table
 from workflow.report.page import render
 from workflow.score_metrics import in_range, score_metrics
+from workflow.text_metrics import TextMetrics
 
 GOLDEN = Path(__file__).parent / "golden"
 REFERENCES = [
@@ -608,6 +608,30 @@ def write_both(mount: Mount) -> None:
 def said(mount: Mount, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(["compare", "--mount", str(mount.root), *words]) == 0
     return capsys.readouterr().out
+
+
+def test_each_run_is_judged_by_what_its_answers_can_be(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    references = [f"北京 {i} 是中国的首都 END" for i in range(12)]
+    whole, cut = answered(references, references), answered(references, references)
+    for item in cut:
+        item["generations"][0]["lm_postprocess"] = item["demonstration"].removesuffix(" END")
+    write_run(mount, "whole", {9: whole})
+    write_run(mount, "cut", {9: cut}, stop=[" END"])
+    for item, text in zip(cut, references, strict=True):
+        item["reference"] = text.removesuffix(" END")
+    write_run(mount, "kept", {9: cut})
+    found = compared(mount, "whole", "cut", "kept")
+    values = {metric.name: metric.values for metric in found.metrics}
+    assert values["exact_match"] == (1, 1, 1)
+    assert values["bleu"] == pytest.approx((100, 100, 100))  # by sacrebleu's zh
+    assert values["rougeL"] == (None, None, None)
+    assert {one.result(1) for one in found.outcomes} == {EVEN}
+    assert found.main.name == "exact_match"
+    assert "gave the same answer to every record" in said(mount, capsys, "cut", "kept")
+    in_json(found)
+    render(page(found))
 
 
 def test_all_that_is_told(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:

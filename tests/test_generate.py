@@ -11,7 +11,8 @@ from conftest import ALONE, addition_records, make_t5
 
 from workflow import make_job
 from workflow.config import JobSpec, complete
-from workflow.generate import Generation, cut_at_stop, generate
+from workflow.generate import Generation, generate
+from workflow.references import processed
 from workflow.sampling import draw, likeliest
 from workflow.tokens import CutRows, Ragged
 
@@ -145,7 +146,7 @@ def test_an_answer_knows_its_length_and_whether_it_was_cut(model: Any, tokenizer
     ],
 )
 def test_a_text_ends_at_its_first_stop_string(text: str, stops: tuple[str, ...], left: str) -> None:
-    assert cut_at_stop(text, stops) == left
+    assert processed(text, stops) == left
 
 
 def test_stop_strings_end_the_text_and_not_the_full_text(model: Any, tokenizer: Any) -> None:

@@ -196,6 +196,18 @@ def test_answers_beside_what_was_expected_and_what_has_changed(tmp_path: Path) -
     assert records.sampled(first, None).begin == "word F1, lowest first"
 
 
+def test_answers_are_beside_what_they_are_compared_with(tmp_path: Path) -> None:
+    cut = answered("q", "<x> b END", "b") | {"reference": "b"}
+    found = [answered("p", "a END of it", "a"), cut]
+    run = write_run(tmp_path / "run", SEQ2SEQ | {"stop": [" END"]}, {0: ({"loss": None}, found)})
+    items = records.sampled(evaluations(run)[0], None, [" END"]).items
+    assert [(item.expected, item.tags, item.numbers) for item in items] == [
+        ("a", ["right"], [1.0]), ("b", ["right"], [1.0]),
+    ]  # fmt: skip
+    assert all("compared without special tokens" in item.facts[-1] for item in items)
+    assert "expected='a', answers=" in str(page_of(run))
+
+
 def test_equal_samples_are_told_once(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run", SEQ2SEQ | {"n_samples": 3},

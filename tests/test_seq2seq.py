@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from conftest import Evaluation, addition_records, evaluate_alone, make_t5, write_hub_folder
 
+from workflow import generate as generate_module
 from workflow import make_job
 from workflow.config import JobSpec, complete
-from workflow.console import warn_once
+from workflow.console import inform_once, warn_once
+from workflow.decoding import Written
+from workflow.errors import BadInput
 from workflow.models import load_model
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.tokens import TokenizedSplit, prepare_splits
@@ -225,9 +228,108 @@ def test_a_model_s_own_generation_settings_decide_nothing(
     assert model.generation_config is own
 
 
-def test_scores_that_are_not_finite_are_null(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    model.decoder.final_layer_norm.weight.data.fill_(float("nan"))
-    split = make_split(tmp_path, tokenizer, RECORDS)
-    evaluation = evaluate(model, tokenizer, split, make_spec())
+NO_LOSS = "the losses of 15 of 15 records are no finite numbers, so loss is null"
+NO_LOGITS = "the logits of 15 of 15 records are no finite numbers: their answers mean nothing"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(
+    ("keys", "settings", "told"),
+    [
+        (("prompt", "completion"), {}, [NO_LOSS]),
+        (("prompt", "completion"), {"temperature": 1.0, "n_samples": 2}, [NO_LOSS]),
+        (("prompt", "completion"), {"num_beams": 2}, [NO_LOSS]),
+        (("prompt",), {}, [NO_LOGITS]),
+    ],
+)
+def test_a_model_without_finite_numbers_is_told(
+    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    value: str, keys: Sequence[str], settings: dict[str, Any], told: list[str],
+) -> None:  # fmt: skip
+    model = make_t5()
+    model.decoder.final_layer_norm.weight.data.fill_(float(value))
+    records = [{key: record[key] for key in keys} for record in RECORDS]
+    split = make_split(tmp_path, tokenizer, records)
+    evaluation = evaluate(model, tokenizer, split, make_spec(**settings))
     assert {item["generations"][0]["scores"] for item in evaluation.items} == {None}
-    assert evaluation.metrics["loss"] is None
+    assert evaluation.metrics["loss"] is evaluation.metrics["perplexity"] is None
+    assert [one.message for one in caplog.records if "finite" in one.message] == told
+
+
+def test_the_records_without_a_finite_loss_are_counted(
+    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_t5()
+    unknown = tokenizer("3 3", add_special_tokens=False)["input_ids"][-1]
+    with torch.no_grad():
+        model.shared.weight[unknown] = float("nan")  # of what is read, not of what is said
+    split = make_split(tmp_path, tokenizer, RECORDS)
+    found = [unknown in split.sources.row(i, 99) or unknown in split.targets.row(i, 99)[:-1]
+             for i in range(len(split))]  # fmt: skip
+    assert 0 < sum(found) < len(found)
+    assert evaluate(model, tokenizer, split, make_spec()).metrics["loss"] is None
+    assert f"the losses of {sum(found)} of {len(found)} records" in caplog.text
+
+
+def test_answers_are_compared_with_what_they_can_be(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that writes every completion as it learns it is right throughout."""
+    completions = [
+        "<extra_id_0> the house <extra_id_1>", "right END of it", "a</s>", " two words \n", "{a}",
+    ]  # fmt: skip
+    records = [{"prompt": f"say {i}", "completion": one} for i, one in enumerate(completions)]
+    split = make_split(tmp_path, tokenizer, records)
+
+    def learned(model: Any, prompts: Any, indexes: Sequence[int], *_: Any, **__: Any) -> Written:
+        texts = [split.targets.row(i, 99).tolist() for i in indexes]
+        return Written(texts, [True] * len(texts), torch.zeros(len(texts), 2))
+
+    monkeypatch.setattr(generate_module, "write_texts", learned)
+    evaluation = evaluate(make_t5(), tokenizer, split, make_spec(stop=[" END"]))
+    assert [item["demonstration"] for item in evaluation.items] == completions
+    assert evaluation.records == records
+    references = [item.get("reference") for item in evaluation.items]
+    assert references == ["the house", "right", "a", None, None]
+    assert evaluation.metrics["exact_match"] == 4 / 5  # braces cannot be written
+
+
+@pytest.mark.parametrize(
+    ("metric", "completions", "found"),
+    [
+        ("rougeL", ["北京是中国的首都", "<extra_id_0> 上海 END of it"], "half its letters in a-z"),
+        ("bleu", ["one two three", "yes"], "of which none has four tokens in a row"),
+        ("rouge2", ["one", "北京市 a b"], "two words in a row"),
+        ("rougeL", ["北京是中国的首都", "one"], None),
+        ("rougeL_unicode", ["北京是中国的首都"], None),
+        ("bleu", ["北京是中国的首都"], None),
+        ("loss", ["北京"], None),
+    ],
+)
+def test_a_metric_that_sees_no_completion_chooses_no_checkpoint(
+    tokenizer: Any, tmp_path: Path, metric: str, completions: Sequence[str], found: str | None
+) -> None:
+    records = [{"prompt": "say", "completion": completion} for completion in completions]
+    split = make_split(tmp_path, tokenizer, records)
+    spec = make_spec(metric_for_best_model=metric, stop=[" END"])
+    if found is None:
+        Seq2Seq().check(tokenizer, split, spec)
+        return
+    with pytest.raises(BadInput, match=f"--metric_for_best_model {metric}: found .*{found}"):
+        Seq2Seq().check(tokenizer, split, spec)
+
+
+def test_the_tokenizer_of_bleu_is_that_of_the_completions(
+    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for once in (inform_once, warn_once):
+        once.cache_clear()
+    records = [{"prompt": "say", "completion": "北京是中国的首都"}] * 3
+    split = make_split(tmp_path, tokenizer, records)
+    for _ in range(2):
+        metrics = evaluate(make_t5(), tokenizer, split, make_spec()).metrics
+    assert "|tok:zh|" in metrics["bleu_signature"]
+    assert metrics["rougeL"] is metrics["rougeL_ci95"] is None
+    assert caplog.text.count("sacrebleu's tokenizer zh") == 1
+    assert caplog.text.count("none of 3 references") == 1

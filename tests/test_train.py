@@ -68,8 +68,8 @@ def test_the_contract_s_commands(mount: Mount, read_lines: Lines) -> None:
     metrics = read_lines(folder / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [0, 61]
     headlines = [
-        "exact_match", "normalized_exact_match", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu",
-        "chrf",
+        "exact_match", "normalized_exact_match", "rouge1", "rouge2", "rougeL", "rougeLsum",
+        "rougeL_unicode", "bleu", "chrf",
     ]  # fmt: skip
     assert sorted(metrics[0]) == sorted([
         "step", "loss", "perplexity", "token_accuracy", *headlines,

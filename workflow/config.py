@@ -40,7 +40,7 @@ SCHEDULES = (
 BEST_METRICS = {
     "seq2seq": (
         "loss", "perplexity", "token_accuracy", "exact_match", "normalized_exact_match", "rouge1",
-        "rouge2", "rougeL", "rougeLsum", "bleu", "chrf",
+        "rouge2", "rougeL", "rougeLsum", "rougeL_unicode", "bleu", "chrf",
     ),
     "clf": (
         "loss", "accuracy", "balanced_accuracy", "f1", "auc", "average_precision", "brier",

@@ -50,6 +50,12 @@ def warn_once(message: str) -> None:
     log.warning(message)
 
 
+@cache
+def inform_once(message: str) -> None:
+    """Log a line the first time it is given."""
+    log.info(message)
+
+
 def progress_bar(
     total: int, label: str, unit: str = "record", leave: bool = False, initial: int = 0
 ) -> "tqdm[Any]":

@@ -1,6 +1,6 @@
 """Decoding: prompts to completions, with the yes and no logits of the first position."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from workflow.config import JobSpec
 from workflow.console import progress_bar, warn_once
 from workflow.decoding import Written, can_decode, write_texts
 from workflow.families import vocabulary_size
+from workflow.references import decoded, processed
 from workflow.share import Share
 from workflow.tokens import CutRows
 from workflow.transformers_generate import write_by_transformers
@@ -31,6 +32,7 @@ class Generation:
         scores: [no, yes] raw logits of the first position, where they are known.
         tokens: how many were generated, the end mark included.
         at_limit: whether `max_new_tokens` ended it.
+        finite: whether the first position's logits are finite numbers, as far as they are known.
     """
 
     text: str
@@ -38,6 +40,7 @@ class Generation:
     scores: list[float] | None
     tokens: int
     at_limit: bool
+    finite: bool
 
 
 def generate(
@@ -68,7 +71,8 @@ def generate(
     with progress_bar(len(sources), "generate") as bar:
         for batch, counts in share.of(batches, costs):
             prompts = [sources[i].tolist() for i in batch]
-            words, indexes = answer_ids or [], batch.tolist()
+            # Without these pieces the end mark's logit tells whether a model gives numbers.
+            words, indexes = answer_ids or [tokenizer.eos_token_id], batch.tolist()
             with torch.no_grad():
                 if ours:
                     longest = int((lengths[batch] + counted[batch]).max())
@@ -102,8 +106,8 @@ def _answers(
     Args:
         known: whether the first position's logits are those of no and yes.
     """
-    texts = _texts(tokenizer, written.texts, skip_special_tokens=True)
-    full_texts = _texts(tokenizer, written.texts, skip_special_tokens=False)
+    texts = decoded(tokenizer, written.texts, skip_special_tokens=True)
+    full_texts = decoded(tokenizer, written.texts, skip_special_tokens=False)
     # JSON cannot hold what is not finite.
     finite = torch.isfinite(written.first).all(dim=-1).tolist()
     scores = [
@@ -112,25 +116,13 @@ def _answers(
     ]
     answers = [
         Generation(
-            text=cut_at_stop(texts[i], spec.stop).strip(),
+            text=processed(texts[i], spec.stop),
             full_text=full_texts[i],
             scores=scores[i // spec.n_samples],
             tokens=len(ids),
             at_limit=len(ids) >= spec.max_new_tokens and not written.ended[i],
+            finite=finite[i // spec.n_samples],
         )
         for i, ids in enumerate(written.texts)
     ]
     return [answers[i : i + spec.n_samples] for i in range(0, len(answers), spec.n_samples)]
-
-
-def _texts(tokenizer: Any, ids: list[list[int]], skip_special_tokens: bool) -> list[str]:
-    decoded: list[str] = tokenizer.batch_decode(
-        ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-    )
-    return decoded
-
-
-def cut_at_stop(text: str, stops: Sequence[str]) -> str:
-    """The text before the first of the stop strings that it holds."""
-    found = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(found)] if found else text

@@ -118,6 +118,8 @@ def prepare(
     data = prepare_splits(
         files, splits, task, tokenizer, mount.cache / "tokens", answers_needed=not spec.no_train
     )
+    if not spec.no_train:
+        task.check(tokenizer, data["eval"], spec)
     model_tokens = len(tokenizer)
     audit: Report = {}
     if spec.audit or not spec.no_train:

@@ -10,9 +10,11 @@ from workflow.compare.correlations import resampled_correlations
 from workflow.compare.naming import Named
 from workflow.compare.pairing import Pair, Pairs
 from workflow.console import progress_bar
-from workflow.metrics import TextMetrics, is_number
+from workflow.metrics import is_number
 from workflow.report.verdict import MOSTLY_WRONG, OF_SAMPLES, metric_names
 from workflow.score_metrics import in_range, resampled_score_metrics, score_points, to_unit
+from workflow.scripts import bleu_tokenizer, looked_at
+from workflow.text_metrics import TextMetrics
 
 Interval = tuple[float, float]
 Points = dict[str, float | None]
@@ -60,7 +62,8 @@ def measure(named: Sequence[Named], pairs: Pairs) -> list[Metric]:
     if named[0].spec.get("task") == "clf":
         measured = [_of_scores(ordered, i, one, seed) for i, one in enumerate(named)]
     else:
-        measured = _of_texts(ordered, len(named), seed)
+        references = [str(pairs.pairs[i].references[0]) for i in looked_at(len(pairs.pairs))]
+        measured = _of_texts(ordered, len(named), seed, bleu_tokenizer(references))
     names = dict.fromkeys(name for points, _ in measured for name in points)
     metrics = [_metric(name, measured, len(ordered)) for name in names]
     return metrics + (_noted(named, names.keys(), len(ordered)) if pairs.alike else [])
@@ -74,21 +77,22 @@ def main_metric(metrics: Sequence[Metric], named: Sequence[Named]) -> Metric:
         wanted += ["auc", "spearman", "rmse"]
     else:
         right = max(value or 0.0 for value in by_name["exact_match"].values)
-        wanted += ["exact_match"] * (right > MOSTLY_WRONG) + ["rougeL"]
+        wanted += ["exact_match"] * (right > MOSTLY_WRONG) + ["rougeL", "rougeL_unicode"]
     return next(by_name[name] for name in wanted if name in by_name)
 
 
 def _of_texts(
-    pairs: Sequence[Pair], evaluations: int, seed: int
+    pairs: Sequence[Pair], evaluations: int, seed: int, tokenize: str
 ) -> list[tuple[Points, dict[str, Floats]]]:
     """Of each evaluation the metrics, and these in every resample."""
-    judged = [TextMetrics(seed) for _ in range(evaluations)]
+    judged = [TextMetrics(seed, tokenize) for _ in range(evaluations)]
     with progress_bar(len(pairs), "judge") as bar:
         for pair in pairs:
-            for answer, of_one in zip(pair.answers, judged, strict=True):
-                same = judged[pair.answers.index(answer)]
+            told = list(zip(pair.answers, pair.references, strict=True))
+            for one, of_one in zip(told, judged, strict=True):
+                same = judged[told.index(one)]
                 if same is of_one:
-                    of_one.add([str(answer)], str(pair.expected))
+                    of_one.add([str(one[0])], str(one[1]))
                 else:  # judged already: ROUGE takes its time
                     of_one.add_like(same)
             bar.update()

@@ -7,7 +7,7 @@ import numpy as np
 
 from workflow.compare.naming import Named
 from workflow.compare.pairing import Pair
-from workflow.metrics import word_f1
+from workflow.rouge import word_f1
 from workflow.score_metrics import to_unit
 
 WON, LOST, EVEN = "won", "lost", "even"
@@ -50,10 +50,9 @@ def outcomes(named: Sequence[Named], pairs: Sequence[Pair]) -> list[Outcome]:
 
 
 def _of_texts(pair: Pair) -> Outcome:
-    expected = str(pair.expected)
-    texts = [str(answer) for answer in pair.answers]
-    right = tuple(text.strip() == expected.strip() for text in texts)
-    return Outcome(pair, tuple(word_f1(text, expected) for text in texts), right, 0.0)
+    told = [(str(a), str(r)) for a, r in zip(pair.answers, pair.references, strict=True)]
+    right = tuple(text.strip() == reference.strip() for text, reference in told)
+    return Outcome(pair, tuple(word_f1(*of_one) for of_one in told), right, 0.0)
 
 
 def _of_scores(base: Named, pairs: Sequence[Pair]) -> list[Outcome]:

@@ -99,7 +99,7 @@ def _item(found: Comparison, outcome: Outcome) -> Item:
     return Item(
         pair.place,
         pair.prompt,
-        as_text(pair.expected),
+        as_text(pair.shown),
         answers,
         numbers=[outcome.gain(index) for index in others],
         tags=[_tag(found, index, outcome.result(index)) for index in others],

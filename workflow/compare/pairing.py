@@ -6,10 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from workflow.compare.naming import Named
 from workflow.errors import BadInput, Problem
+from workflow.references import reference_of
 
 Told = str | float
 """What is answered: a text, or a score in the range of the targets."""
@@ -28,6 +30,7 @@ class Pair:
         place: its index in the first evaluation's data, from 0 on.
         expected: a completion or a target.
         answers: one for each evaluation.
+        references: what each of them is compared with.
     """
 
     key: bytes
@@ -35,6 +38,12 @@ class Pair:
     prompt: str
     expected: Told
     answers: tuple[Told, ...]
+    references: tuple[Told, ...]
+
+    @property
+    def shown(self) -> Told:
+        """What is shown beside the answers."""
+        return self.references[0] if len(set(self.references)) == 1 else self.expected
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class _Item:
     place: int
     prompt: str
     expected: Told | None
+    reference: Told | None
     answer: Told | None
 
 
@@ -94,7 +104,8 @@ def _items(named: Named) -> dict[bytes, _Item]:
         found, expected = f"no {path.name}", "what was answered then"
         mend = "name another step, or evaluate its checkpoint again (--no_train)"
         raise BadInput([Problem(f"{named.run}@{named.step}", found, expected, mend)])
-    read = _read_scored if named.spec.get("task") == "clf" else _read_answered
+    stops = [str(stop) for stop in named.spec.get("stop") or ()]
+    read = _read_scored if named.spec.get("task") == "clf" else partial(_read_answered, stops)
     items: dict[bytes, _Item] = {}
     seen: Counter[bytes] = Counter()
     try:
@@ -114,18 +125,16 @@ def _digest(value: object) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _read_answered(place: int, raw: dict[str, Any]) -> _Item:
+def _read_answered(stops: Sequence[str], place: int, raw: dict[str, Any]) -> _Item:
     answer, expected = raw["generations"][0]["lm_postprocess"], raw["demonstration"]
-    return _Item(
-        place, _text(raw["prompt"]), None if expected is None else _text(expected), _text(answer)
-    )
+    expected = None if expected is None else _text(expected)
+    return _Item(place, _text(raw["prompt"]), expected, reference_of(raw, stops), _text(answer))
 
 
 def _read_scored(place: int, raw: dict[str, Any]) -> _Item:
     record = raw["orig_d"]
-    return _Item(
-        place, _text(record["input"]), _number(record.get("target")), _number(raw["pred_score"])
-    )
+    target = _number(record.get("target"))
+    return _Item(place, _text(record["input"]), target, target, _number(raw["pred_score"]))
 
 
 def _text(value: object) -> str:
@@ -146,9 +155,10 @@ def _judged(common: Sequence[bytes], of_all: Sequence[dict[bytes, _Item]]) -> It
     for key in common:
         items = [of_one[key] for of_one in of_all]
         answers = tuple(item.answer for item in items if item.answer is not None)
+        references = tuple(item.reference for item in items if item.reference is not None)
         first = items[0]
-        if first.expected is not None and len(answers) == len(items):
-            yield Pair(key, first.place, first.prompt, first.expected, answers)
+        if first.expected is not None and len(answers) == len(references) == len(items):
+            yield Pair(key, first.place, first.prompt, first.expected, answers, references)
 
 
 def _nothing_common(named: Sequence[Named], of_all: Sequence[dict[bytes, _Item]]) -> Problem:

@@ -129,7 +129,7 @@ def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
 def _record(found: Comparison, outcome: Outcome, index: int, skipped: int) -> Iterator[str]:
     pair = outcome.pair
     yield f"eval[{pair.place}] {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
-    rows = [["expected", _answer(pair.expected), ""]]
+    rows = [["expected", _answer(pair.shown), ""]]
     for i in (0, index):
         how_good = "" if found.is_scored else f"{outcome.scores[i]:.2f}"
         rows.append([found.labels[i], _answer(pair.answers[i]), how_good])

@@ -7,7 +7,8 @@ from workflow.compare.measuring import RECORDS_NEEDED, Interval, Metric
 from workflow.metrics import LOWER_IS_BETTER
 
 _SHARES = frozenset({
-    "exact_match", "normalized_exact_match", "rouge1", "rouge2", "rougeL", "rougeLsum", "accuracy",
+    "exact_match", "normalized_exact_match", "rouge1", "rouge2", "rougeL", "rougeLsum",
+    "rougeL_unicode", "accuracy",
     "balanced_accuracy", "f1", "auc", "average_precision", "brier", "ece",
 })  # fmt: skip
 """Metrics from 0 to 1 that are told in points of a hundred."""

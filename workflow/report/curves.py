@@ -16,7 +16,7 @@ SMOOTHED_FROM = 20
 _TOGETHER = (
     ("loss", ("loss",)),
     ("exact match", ("exact_match", "normalized_exact_match")),
-    ("ROUGE", ("rougeL", "rouge1", "rouge2", "rougeLsum")),
+    ("ROUGE", ("rougeL", "rougeL_unicode", "rouge1", "rouge2", "rougeLsum")),
     ("BLEU and chrF", ("bleu", "chrf")),
     ("accuracy", ("accuracy", "balanced_accuracy", "f1")),
     ("ranking", ("auc", "average_precision")),

@@ -9,8 +9,9 @@ from typing import Any
 
 from workflow.answers import Evaluation
 from workflow.errors import BadInput
-from workflow.metrics import word_f1
+from workflow.references import reference_of
 from workflow.report.blocks import Answer, Item, Items
+from workflow.rouge import word_f1
 
 MOST_RECORDS = 10_000
 """Records of a page; of more, it shows every second, fourth and so on."""
@@ -100,15 +101,16 @@ def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:longest]}… (cut here)"
 
 
-def sampled(last: Evaluation, before: Evaluation | None) -> Items:
+def sampled(last: Evaluation, before: Evaluation | None, stops: Sequence[str] = ()) -> Items:
     """What seq2seq answered, beside what was expected; what has changed first.
 
     Args:
         before: the evaluation before, where there is one.
+        stops: the job's stop strings.
     """
     step = None if before is None else before.step
     found = listed(
-        last, before, lambda *told: _answered(step, *told),
+        last, before, lambda *told: _answered(step, stops, *told),
         lambda item: item["demonstration"] is not None,
     )  # fmt: skip
     several = any(len(item.numbers) > 1 and item.numbers[1] is not None for item in found.items)
@@ -142,9 +144,13 @@ def _which(last: Evaluation, found: Listed, answer: str) -> str:
 
 
 def _answered(
-    step: int | None, place: int, item: dict[str, Any], former: dict[str, Any] | None
+    step: int | None,
+    stops: Sequence[str],
+    place: int,
+    item: dict[str, Any],
+    former: dict[str, Any] | None,
 ) -> Item:
-    expected = item["demonstration"]
+    expected = reference_of(item, stops)
     texts = [one["lm_postprocess"] for one in item["generations"]]
     times = Counter(texts)
     scores = {text: None if expected is None else word_f1(text, expected) for text in times}
@@ -159,11 +165,13 @@ def _answered(
         of_before = None if expected is None else word_f1(first_before, expected)
         answers.append(Answer(f"step {step}", first_before, of_before))
     if expected is not None:
-        tags.append("right" if texts[0].strip() == expected.strip() else "wrong")
+        tags.append("right" if texts[0].strip() == expected else "wrong")
     best = max((s for s in scores.values() if s is not None), default=None)
     numbers = [scores[texts[0]], *([best] if len(texts) > 1 else [])]
     more = len(times) - MOST_ANSWERS
     facts = _facts(item) + ([f"{more} more different samples"] if more > 0 else [])
+    if expected is not None and expected != item["demonstration"].strip():
+        facts.append("compared without special tokens, and up to a stop string")
     return Item(place, item["prompt"], expected, answers, facts, numbers, tags)
 
 

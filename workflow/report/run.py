@@ -84,7 +84,7 @@ def _of_records(spec: dict[str, Any], evals: Sequence[Evaluation]) -> list[Block
         return []
     last, before = evals[-1], evals[-2] if len(evals) > 1 else None
     if spec.get("task") != "clf":
-        return [sampled(last, before)]
+        return [sampled(last, before, spec.get("stop") or ())]
     from workflow.report import scores  # here, as scikit-learn's import takes long
 
     found = scores.scores_of(last, spec)

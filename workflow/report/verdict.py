@@ -109,7 +109,8 @@ def _chief(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[str]
     of_task = "auc"
     if spec.get("task") != "clf":
         right = max((one.metrics.get("exact_match") or 0.0 for one in evaluations), default=0.0)
-        of_task = "exact_match" if right > MOSTLY_WRONG else "rougeL"
+        nearly = "rougeL" if best_of("rougeL", evaluations) else "rougeL_unicode"
+        of_task = "exact_match" if right > MOSTLY_WRONG else nearly
     return list(dict.fromkeys([of_task, chosen] if spec.get("no_train") else [chosen, of_task]))
 
 

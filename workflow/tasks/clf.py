@@ -110,6 +110,9 @@ class Classification:
     def adapt(self, model: Model) -> None:
         fold_cross_attention(model)
 
+    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> None:
+        pass
+
     def describe(self, spec: JobSpec) -> str:
         no, yes = (
             f"{word} ({index})"
@@ -222,16 +225,19 @@ class Classification:
         Args:
             targets: of all records, in [0, 1]; NaN where there is none.
         """
-        answered = np.flatnonzero(~np.isnan(targets))
-        if len(answered) == 0:
-            return {}
-        scores = _scores(logits[answered])
-        finite = np.isfinite(scores)
+        scores = _scores(logits)
+        answered, finite = ~np.isnan(targets), np.isfinite(scores)
         if not finite.all():
-            log.warning("%d scores are no numbers, and left out of the metrics", (~finite).sum())
-            answered, scores = answered[finite], scores[finite]
-        if len(answered) == 0:
+            log.warning(
+                "the scores of %d of %d records are no finite numbers, and left out of the metrics",
+                (~finite).sum(), len(finite),
+            )  # fmt: skip
+        if not answered.any():
+            return {}
+        if not (answered & finite).any():
             return {"loss": None}
+        answered = np.flatnonzero(answered & finite)
+        scores = scores[answered]
         learned = torch.from_numpy(targets[answered].astype(np.float32))
         losses = _losses(torch.from_numpy(logits[answered]), learned)
         measured = {
@@ -260,9 +266,9 @@ def _targets(split: TokenizedSplit, indexes: Indexes) -> torch.Tensor:
 
 
 def _scores(logits: npt.NDArray[np.float32]) -> Floats:
-    """The probability of yes under logits (records, 2) of no and yes."""
+    """The probability of yes under logits (records, 2) of no and yes; NaN where one is infinite."""
     scores: Floats = torch.from_numpy(logits).double().softmax(-1)[:, 1].contiguous().numpy()
-    return scores
+    return np.where(np.isfinite(logits).all(-1), scores, np.nan)
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

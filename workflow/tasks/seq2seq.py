@@ -13,16 +13,19 @@ import torch
 from workflow.answers import items_files
 from workflow.batching import Indexes, MicroBatch, batches_by_positions
 from workflow.config import GREEDY_BELOW, JobSpec
-from workflow.console import progress_bar
+from workflow.console import log, progress_bar
+from workflow.errors import BadInput, Problem
 from workflow.generate import Generation, generate
 from workflow.losses import summed_cross_entropy
-from workflow.metrics import SHOWN, TextMetrics, perplexity
+from workflow.metrics import SHOWN, perplexity
 from workflow.records import Record, Schema
 from workflow.sampling import likeliest
 from workflow.share import Share
+from workflow.tasks.judged import Judged, References, item_of
 from workflow.tasks.rows import make_batch, target_logits
 from workflow.tasks.task import Batch, Tell
 from workflow.text_ids import Frame, frame_of, source_ids, target_ids
+from workflow.text_metrics import can_measure
 from workflow.tokens import CutRows, TokenizedSplit
 from workflow.weights import Model
 
@@ -74,6 +77,19 @@ class Seq2Seq:
             decoding = f"{spec.n_samples} samples at temperature {spec.temperature:g}"
         return f"answers are at most {spec.max_new_tokens} tokens, {decoding}"
 
+    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> None:
+        references = References(tokenizer, split, spec.stop)
+        metric = spec.metric_for_best_model
+        tokenize = references.bleu_tokenizer if metric == "bleu" else ""
+        if can_measure(metric, references, tokenize):
+            return
+        seen = {"bleu": "four tokens in a row", "rouge2": "two words in a row of a-z and 0-9"}
+        found = "eval completions of which none has "
+        found += seen.get(metric, "half its letters in a-z and 0-9, which is all it sees")
+        mend = "choose rougeL_unicode or chrf, which see all scripts"
+        where = f"--metric_for_best_model {metric}"
+        raise BadInput([Problem(where, found, "a metric that has a value of them", mend)])
+
     def encode(
         self, tokenizer: Any, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
@@ -123,25 +139,29 @@ class Seq2Seq:
     ) -> dict[str, Any] | None:
         began = time.perf_counter()
         loss, accuracy = self._token_metrics(model, split, spec, share)
+        references = References(tokenizer, split, spec.stop)
         generating = time.perf_counter()
         sources = CutRows(split.sources, spec.max_source_length, spec.truncation_side)
         results = (
             (index, [vars(answer) for answer in answers])
             for index, answers in generate(model, tokenizer, sources, spec, share)
         )
-        judged = _Judged(spec.seed)
+        judged = Judged(spec.seed, references.bleu_tokenizer)
 
         def judge(indexes: range, found: Iterator[list[dict[str, Any]]]) -> None:
             for index, of_record in zip(indexes, found, strict=True):
                 record, answers = split.record(index), [Generation(**one) for one in of_record]
-                judged.add(record, answers)
-                tell(record, [answer.text for answer in answers], _item(record, answers))
+                reference = references.of(record)
+                judged.add(reference, answers)
+                item = item_of(record, reference, answers)
+                tell(record, [answer.text for answer in answers], item)
 
         with share.keeping(results, len(split)) as kept:
             generated = time.perf_counter()
             share.collect(kept, len(split), judge)
         if not share.world.is_main:
             return None
+        judged.tell()
         return {
             "loss": loss,
             "perplexity": perplexity(loss),
@@ -167,20 +187,27 @@ class Seq2Seq:
         )
         targets = split.targets.lengths(spec.max_target_length, answered)
         costs = [int(targets[batch].sum()) for batch in batches]
-        losses, right, tokens = 0.0, 0, 0
+        losses, right, tokens, lost = 0.0, 0, 0, 0
         with progress_bar(len(answered), "eval loss") as bar, torch.no_grad():
             for chosen, counts in share.of(batches, costs):
                 rows = tuple(answered[chosen][:, None])
                 batch = self.collate(split, rows, spec, model.config).to(model.device)
                 logits = target_logits(model, batch)
                 if counts:
-                    losses += float(summed_cross_entropy(logits, batch.targets))
+                    loss = float(summed_cross_entropy(logits, batch.targets))
+                    losses += loss
+                    lost += 0 if math.isfinite(loss) else _count_lost(logits, batch)
                     right += int((likeliest(logits) == batch.targets).sum())
                     tokens += len(batch.targets)
                 bar.update(len(chosen) * share.world.size)
-        losses, right_of_all, tokens_of_all = share.total([losses, right, tokens])
-        loss = losses / tokens_of_all
-        return (loss if math.isfinite(loss) else None), right_of_all / tokens_of_all
+        sums = share.total([losses, right, tokens, lost])
+        loss = sums[0] / sums[2]
+        if sums[3] and share.world.is_main:
+            log.warning(
+                "the losses of %d of %d records are no finite numbers, so loss is null",
+                sums[3], len(answered),
+            )  # fmt: skip
+        return (loss if math.isfinite(loss) else None), sums[1] / sums[2]
 
     def sample(self, record: Record, prediction: Sequence[str]) -> Mapping[str, Any]:
         shown = {"prompt": record["prompt"], "expected": record.get("completion")}
@@ -193,38 +220,8 @@ class Seq2Seq:
         return items_files(vars(spec), step)
 
 
-class _Judged:
-    """What answers show, taken one record at a time."""
-
-    def __init__(self, seed: int):
-        self._texts = TextMetrics(seed)
-        self._records = 0
-        self._first = {"mean_length": 0, "at_limit": 0, "empty": 0}
-
-    def add(self, record: Record, answers: Sequence[Generation]) -> None:
-        """Take a record's answers; the texts count where it has a completion."""
-        if "completion" in record:
-            self._texts.add([answer.text for answer in answers], record["completion"])
-        self._records += 1
-        self._first["mean_length"] += answers[0].tokens
-        self._first["at_limit"] += answers[0].at_limit
-        self._first["empty"] += not answers[0].text
-
-    def metrics(self) -> dict[str, Any]:
-        means = {
-            name: total / self._records if self._records else None
-            for name, total in self._first.items()
-        }
-        return self._texts.result() | means
-
-
-def _item(record: Record, answers: Sequence[Generation]) -> dict[str, Any]:
-    return {
-        "prompt": record["prompt"],
-        "generations": [
-            {"lm_postprocess": g.text, "full_generated": g.full_text, "scores": g.scores}
-            for g in answers
-        ],
-        "demonstration": record.get("completion"),
-        "orig_d": record,
-    }
+def _count_lost(logits: torch.Tensor, batch: Batch) -> int:
+    """Of how many rows of a batch, a record each, the loss is no finite number."""
+    lengths = (batch.target_segments > 0).sum(-1).tolist()
+    rows = zip(logits.split(lengths), batch.targets.split(lengths), strict=True)
+    return sum(not math.isfinite(summed_cross_entropy(*row)) for row in rows)

@@ -57,6 +57,10 @@ class Task(Encoder, Protocol):
     def adapt(self, model: Model) -> None:
         """Let the model compute what this task asks of it faster; its results stay the same."""
 
+    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> None:
+        """Raise BadInput where the best checkpoint is to be chosen by what these eval records
+        cannot tell."""
+
     def describe(self, spec: JobSpec) -> str:
         """What an evaluation will do, in a line."""
 
