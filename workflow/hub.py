@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from workflow.errors import BadInput, Problem, shorten
+from workflow.model_folders import problem_of_folder
 
 SETTINGS = ["*.json", "*.model", "*.txt"]
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -90,6 +91,8 @@ def _fetch(model: str, patterns: list[str], commit: str | None = None) -> Path:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder; raises BadInput where there is none."""
+    if problem := problem_of_folder(folder):
+        raise BadInput([problem])
     if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
         found = f"none of {', '.join(_VOCABULARY_FILES)}"
         mend = "add the files of the model's tokenizer"
