@@ -15,7 +15,7 @@ from workflow.console import progress_bar
 from workflow.generate import Generation, generate
 from workflow.losses import summed_cross_entropy
 from workflow.metrics import SHOWN, TextMetrics, perplexity
-from workflow.records import Record, Schema
+from workflow.records import NO_ANSWER, Record, Schema
 from workflow.sampling import likeliest
 from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
@@ -25,11 +25,10 @@ from workflow.weights import Model
 
 
 def _check_completion(value: object) -> tuple[str, str, str] | None:
-    if not isinstance(value, str):
-        return "", "a text", "write the completion in quotes, or leave the key out to evaluate"
-    if not value.strip():
-        return "an empty completion", "a text to learn", "write what the model should answer"
-    return None
+    if isinstance(value, str):
+        return None
+    mend = "write one text" if isinstance(value, list) else "write the completion in quotes"
+    return "", "a text", NO_ANSWER if value is None else mend
 
 
 ANSWERS_SHOWN = 8
@@ -67,9 +66,12 @@ class Seq2Seq:
         only_ids = {"return_attention_mask": False}
         sources = tokenizer([record["prompt"] for record in records], **only_ids)["input_ids"]
         completions = [record.get("completion", "") for record in records]
-        targets = tokenizer(text_target=completions, **only_ids)["input_ids"]
+        spoken = [text if text.strip() else "" for text in completions]
+        targets = tokenizer(text_target=spoken, **only_ids)["input_ids"]
+        # An empty completion is learned as an end mark: a row without ids is no answer at all.
         return sources, [
-            ids if text else [] for ids, text in zip(targets, completions, strict=True)
+            (ids or [tokenizer.eos_token_id]) if "completion" in record else []
+            for ids, record in zip(targets, records, strict=True)
         ]
 
     def collate(self, split: TokenizedSplit, rows: MicroBatch, spec: JobSpec, config: Any) -> Batch:
