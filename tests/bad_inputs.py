@@ -731,9 +731,8 @@ CASES = [
     BadInput(
         "a model without a tokenizer",
         (
-            "{mount}/models/other: found none of tokenizer.json, spiece.model, "
-            "sentencepiece.bpe.model, vocab.json, vocab.txt; expected a tokenizer beside the "
-            "model; add the files of the model's tokenizer"
+            "{mount}/models/other: found none of spiece.model, tokenizer.json; expected a "
+            "tokenizer beside the model; add the files of the model's tokenizer"
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},

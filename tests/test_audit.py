@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from workflow.audit import Report, audit_splits, missing_characters, render, warnings_of
 from workflow.records import Record, Schema
 from workflow.tasks.seq2seq import Seq2Seq
+from workflow.text_ids import Frame
 from workflow.tokens import Encoder, prepare_splits
 
 LONG = "add one: 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9"
@@ -66,6 +67,9 @@ class Numbers:
     ) -> tuple[list[list[int]], list[list[int]]]:
         sources = tokenizer([record["input"] for record in records])["input_ids"]
         return sources, [[] for _ in records]
+
+    def frames(self, tokenizer: Any) -> dict[str, Frame]:
+        return {"source": (0, 1), "target": (0, 0)}
 
 
 def lost_characters(report: Report, part: str) -> dict[str, int]:

@@ -231,9 +231,9 @@ def test_scores_that_are_no_numbers_are_null(model: Any, tokenizer: Any, tmp_pat
 
 
 def test_a_model_like_bart_scores_too(tokenizer: Any, tmp_path: Path) -> None:
-    from test_families import make_model
+    from tiny_models import make_family
 
-    model = make_model("bart", tmp_path / "bart").eval()
+    model = make_family("bart", tmp_path / "bart").eval()
     model.final_logits_bias = torch.randn(1, 1024)
     evaluation = evaluate(model, tokenizer, tmp_path)
     with torch.no_grad():
@@ -331,9 +331,9 @@ def test_soft_targets_are_recovered(mount: Mount, read_lines: Lines) -> None:
 def test_a_family_with_positions_trains_judged_by_the_user_s_own_metric(
     mount: Mount, tmp_path: Path, read_lines: Lines
 ) -> None:
-    from test_families import make_model
+    from tiny_models import make_family
 
-    make_model("bart", mount.models / "bart")
+    make_family("bart", mount.models / "bart")
     write_data(mount, "weather", weather(8, 0), weather(5, 1))
     (tmp_path / "own.py").write_text(
         "def highest(records, scores):\n    assert 'chance' in records[0]\n    return max(scores)\n"

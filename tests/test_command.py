@@ -30,6 +30,8 @@ DEFAULTS = {
     "label_words": ("no", "yes"),
     "target_min": 0.0,
     "target_max": 1.0,
+    "source_lang": None,
+    "target_lang": None,
     "add_missing_tokens": False,
     "max_source_length": 1024,
     "max_target_length": 512,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from workflow.model_folders import problem_of_folder
+from workflow.errors import BadInput
+from workflow.model_folders import check_folder
 
 _WHOLE = "get the whole folder of the model"
 FOLDERS: dict[str, tuple[list[str], str, str]] = {
@@ -84,11 +85,17 @@ def make(folder: Path, files: list[str]) -> Path:
     return folder
 
 
+def told(folder: Path) -> str:
+    with pytest.raises(BadInput) as caught:
+        check_folder(folder)
+    return str(caught.value)
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_what_a_folder_is_instead_of_a_model(tmp_path: Path, name: str) -> None:
     files, found, mend = FOLDERS[name]
     folder = make(tmp_path / name, files)
-    assert str(problem_of_folder(folder)) == (
+    assert told(folder) == (
         f"{folder}: found {found}; expected the folder of an encoder-decoder model, with "
         f"config.json; {mend.format(folder=folder)}"
     )
@@ -96,7 +103,7 @@ def test_what_a_folder_is_instead_of_a_model(tmp_path: Path, name: str) -> None:
 
 def test_the_part_of_a_checkpoint_that_only_going_on_needs(tmp_path: Path) -> None:
     make(tmp_path, ["config.json", "model.safetensors", "resume/state.json"])
-    assert str(problem_of_folder(tmp_path / "resume")) == (
+    assert told(tmp_path / "resume") == (
         f"{tmp_path}/resume: found what going on with a run needs, without weights; expected the "
         f"folder of an encoder-decoder model, with config.json; name {tmp_path}"
     )
@@ -107,4 +114,4 @@ def test_the_part_of_a_checkpoint_that_only_going_on_needs(tmp_path: Path) -> No
 )
 def test_a_model_may_have_other_things_beside_it(tmp_path: Path, beside: str) -> None:
     make(tmp_path, ["config.json", "tokenizer.json", "model.safetensors", beside])
-    assert problem_of_folder(tmp_path) is None
+    check_folder(tmp_path)

@@ -17,7 +17,8 @@ import workflow.token_writer
 import workflow.tokens
 from workflow.errors import BadInput, RunFailed
 from workflow.tasks.seq2seq import Seq2Seq
-from workflow.tokens import TokenizedSplit, prepare_splits, tokenizer_fingerprint
+from workflow.text_ids import fingerprint
+from workflow.tokens import TokenizedSplit, prepare_splits
 
 RECORDS = [
     {"prompt": "add one: 1", "completion": "2", "note": {"käse": [1, None, "\u2028"]}},
@@ -70,7 +71,7 @@ def test_other_data_or_another_tokenizer_is_another_cache(tmp_path: Path, tokeni
     prepare(tmp_path, tokenizer)
     other = AutoTokenizer.from_pretrained(T5_TINY)
     other.add_tokens(["dd on"])
-    assert tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer)
+    assert fingerprint(other) != fingerprint(tokenizer)
     assert 1000 in prepare(tmp_path, other)["train"].sources.values[:]
     changed = prepare(tmp_path, tokenizer, [{"prompt": "no", "completion": "yes"}])
     assert changed["train"].record(0) == {"prompt": "no", "completion": "yes"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import T5_TINY, make_t5, write_data, write_hub_folder
-from test_families import make_model
+from tiny_models import make_family
 
 from workflow import make_job, run_job
 from workflow.hub import load_tokenizer
@@ -79,7 +79,7 @@ def test_a_model_grows_and_keeps_what_it_knew(
 
 
 def test_a_bias_of_the_head_grows_too(tmp_path: Path) -> None:
-    original = make_model("bart", tmp_path / "bart")
+    original = make_family("bart", tmp_path / "bart")
     original.final_logits_bias.copy_(torch.randn(1, 1024))
     save_model(original, load_tokenizer(tmp_path / "bart"), tmp_path / "model")
     model = load_model(tmp_path / "model", growth=Growth(1000, 1030))

@@ -10,7 +10,7 @@ import torch
 from conftest import make_t5, write_hub_folder
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from test_families import make_model
+from tiny_models import make_family
 
 from workflow.errors import BadInput
 from workflow.models import load_model
@@ -126,7 +126,7 @@ def test_a_tied_tensor_that_is_not_there_is_told_once(tmp_path: Path) -> None:
 
 def test_files_of_a_bare_model_lack_its_prefix(tmp_path: Path) -> None:
     """As facebook/bart-base on the hub, which has neither head nor bias of its own."""
-    original = make_model("bart", tmp_path / "bart").eval()
+    original = make_family("bart", tmp_path / "bart").eval()
     path = tmp_path / "bart" / "model.safetensors"
     bare = {
         name.removeprefix("model."): tensor
@@ -142,7 +142,7 @@ def test_files_of_a_bare_model_lack_its_prefix(tmp_path: Path) -> None:
 
 
 def test_positions_of_sines_are_computed_where_files_lack_them(tmp_path: Path) -> None:
-    original = make_model("pegasus", tmp_path / "pegasus").eval()
+    original = make_family("pegasus", tmp_path / "pegasus").eval()
     sines = "model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"
     folder = change_tensors(tmp_path / "pegasus", **dict.fromkeys(sines))
     assert not set(sines) & dict(file_tensors(folder)).keys()
@@ -155,7 +155,7 @@ def test_positions_of_sines_are_computed_where_files_lack_them(tmp_path: Path) -
 
 
 def test_learned_positions_must_be_in_the_files(tmp_path: Path) -> None:
-    make_model("bart", tmp_path / "bart")
+    make_family("bart", tmp_path / "bart")
     name = "model.encoder.embed_positions.weight"
     with pytest.raises(BadInput, match=f"found no tensor {name}"):
         load_model(change_tensors(tmp_path / "bart", **{name: None}))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from workflow.audit import render
 from workflow.console import log
+from workflow.generation_settings import describe_settings
 from workflow.machine import pick_device
 from workflow.prepare import Job
 from workflow.resume import State
@@ -52,6 +53,12 @@ def announce(job: Job, model: Model, world: World) -> None:
             spec.micro_batch_tokens,
         )  # fmt: skip
     log.info("%s", job.task.describe(spec))
+    settings = describe_settings(model.generation_config)
+    if spec.task == "seq2seq" and settings is not None:
+        log.info("%s", settings)
+    if spec.source_lang is not None:
+        to = "" if spec.target_lang is None else f", answers are in {spec.target_lang}"
+        log.info("prompts are in %s%s", spec.source_lang, to)
     if spec.no_train:
         return
     log.info(

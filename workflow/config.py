@@ -53,9 +53,9 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 ONLY_FOR = {
     "seq2seq": (
-        "max_target_length", "label_smoothing_factor", "max_new_tokens", "min_new_tokens",
-        "temperature", "top_k", "top_p", "n_samples", "num_beams", "repetition_penalty",
-        "no_repeat_ngram_size", "stop",
+        "max_target_length", "target_lang", "label_smoothing_factor", "max_new_tokens",
+        "min_new_tokens", "temperature", "top_k", "top_p", "n_samples", "num_beams",
+        "repetition_penalty", "no_repeat_ngram_size", "stop",
     ),
     "clf": ("template", "label_words", "target_min", "target_max"),
 }  # fmt: skip
@@ -130,6 +130,13 @@ class JobSpec:
     )
     target_min: float = flag(number(), 0.0, _DATA, "the target that means no, in clf")
     target_max: float = flag(number(), 1.0, _DATA, "the target that means yes, in clf")
+    source_lang: str | None = flag(
+        text(), None, _DATA, "language of the prompts, for multilingual models", "the tokenizer's"
+    )
+    target_lang: str | None = flag(
+        text(), None, _DATA, "language of the completions, for multilingual models",
+        "the tokenizer's",
+    )  # fmt: skip
     add_missing_tokens: bool = flag(
         boolean(), False, _DATA, "make characters that the vocabulary lacks tokens of the model"
     )

@@ -8,6 +8,7 @@ import torch
 
 from workflow.config import JobSpec
 from workflow.decoder import Decoder
+from workflow.generation_settings import restricted
 from workflow.sampling import choice
 from workflow.stop import Stop
 from workflow.weights import Model
@@ -40,7 +41,7 @@ class Written:
 
 
 def can_decode(model: Model, spec: JobSpec) -> bool:
-    """Whether `write_texts` can: a model of T5's kind, neither beams nor penalties."""
+    """Whether `write_texts` can: a model of T5's kind, free to write, no beams or penalties."""
     settings = model.generation_config
     return (
         model.config.model_type in ("t5", "mt5")
@@ -48,7 +49,7 @@ def can_decode(model: Model, spec: JobSpec) -> bool:
         and spec.repetition_penalty == 1
         and spec.no_repeat_ngram_size == 0
         and isinstance(settings.eos_token_id, int)
-        and settings.forced_bos_token_id is None
+        and not restricted(settings)
     )
 
 

@@ -94,6 +94,8 @@ class SingleProcessEngine:
         """Add every gradient to its master's, in float32, as soon as it is there."""
         pairs = zip(self.master.parameters(), self.model.parameters(), strict=True)
         for master, parameter in pairs:
+            if not parameter.requires_grad:  # positions that are sines
+                continue
 
             def accumulate(computed: Any, master: Any = master) -> None:
                 if master.grad is None:

@@ -11,6 +11,7 @@ from workflow.batching import LOGITS_AT_ONCE, POSITIONS_AT_ONCE, batches_by_posi
 from workflow.config import JobSpec
 from workflow.console import progress_bar, warn_once
 from workflow.decoding import Written, can_decode, write_texts
+from workflow.families import vocabulary_size
 from workflow.share import Share
 from workflow.tokens import CutRows
 from workflow.transformers_generate import write_by_transformers
@@ -56,7 +57,7 @@ def generate(
     streamed = STREAMED if ours else 1
     lengths = sources.lengths
     # A text counts for so many positions at least that a batch's logits keep to their bound.
-    least = POSITIONS_AT_ONCE * model.config.vocab_size // LOGITS_AT_ONCE
+    least = POSITIONS_AT_ONCE * vocabulary_size(model.config) // LOGITS_AT_ONCE
     counted = np.full_like(lengths, max(spec.max_new_tokens, least))
     positions_at_once = POSITIONS_AT_ONCE // max(spec.n_samples, spec.num_beams)
     rows = None if spec.eval_batch_size is None else streamed * spec.eval_batch_size

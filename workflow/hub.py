@@ -1,6 +1,7 @@
 """A model's folder: fetched where it is a hub's, and its tokenizer and configuration checked."""
 
 import pickle
+import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -10,21 +11,15 @@ import httpx2
 import huggingface_hub
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from workflow.errors import BadInput, Problem, shorten
-from workflow.model_folders import problem_of_folder
+from workflow.families import REFUSED, vocabulary_size
+from workflow.languages import settings_for_codes
 
-SETTINGS = ["*.json", "*.model", "*.txt"]
+SETTINGS = ["*.json", "*.model", "*.txt", "*.spm"]
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """Files of weights, the preferred format first: the second is read where there is no first."""
-_VOCABULARY_FILES = (
-    "tokenizer.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-)
 HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
 """What huggingface_hub raises, with the parts that it downloads by."""
 LOADING_ERRORS = (
@@ -90,17 +85,25 @@ def _fetch(model: str, patterns: list[str], commit: str | None = None) -> Path:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder; raises BadInput where there is none."""
-    if problem := problem_of_folder(folder):
-        raise BadInput([problem])
-    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
-        found = f"none of {', '.join(_VOCABULARY_FILES)}"
-        mend = "add the files of the model's tokenizer"
-        raise BadInput([Problem(str(folder), found, "a tokenizer beside the model", mend)])
+    """The tokenizer of a model folder; raises BadInput where there is none.
+
+    Where its files are missing, transformers makes some a tokenizer that knows no word. (ByT5's
+    has no files.)
+    """
+    load = partial(AutoTokenizer.from_pretrained, folder, trust_remote_code=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with warnings.catch_warnings():  # Marian's never calls what it recommends
+            warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
+            tokenizer = load()
+        if settings := settings_for_codes(tokenizer):
+            tokenizer = load(**settings)
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "a tokenizer")]) from error
+    names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if tokenizer.vocab_files_names and not any((folder / name).is_file() for name in names):
+        found = f"none of {', '.join(sorted(names))}"
+        mend = "add the files of the model's tokenizer"
+        raise BadInput([Problem(str(folder), found, "a tokenizer beside the model", mend)])
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         problem = Problem(
             str(folder),
@@ -128,21 +131,27 @@ def load_config(folder: Path, vocabulary: int) -> Any:
         found = f"the model type {config.model_type}"
         expected = "an encoder-decoder language model, as t5, mt5 or bart"
         problems.append(Problem(where, found, expected, "choose another model"))
-    elif not hasattr(model_class(config), "prepare_decoder_input_ids_from_labels"):
-        found = f"the model type {config.model_type}, which cannot be trained on labels alone"
-        problems.append(Problem(where, found, "a model as t5, mt5 or bart", "choose another model"))
-    elif getattr(config, "decoder_start_token_id", None) is None:
-        found = "no decoder_start_token_id"
-        mend = f'add "decoder_start_token_id": {config.pad_token_id or 0}'
-        problems.append(Problem(where, found, "the id that decoding starts with", mend))
-    size = getattr(config, "vocab_size", vocabulary)
-    if size < vocabulary:
+    elif config.model_type in REFUSED:
+        found = f"the model type {config.model_type}: {REFUSED[config.model_type]}"
+        problems.append(Problem(where, found, "a model as t5, bart or mbart", "choose another"))
+    elif (size := vocabulary_size(config)) < vocabulary:
         found = f"vocab_size {size}"
         expected = f"at least the {vocabulary} ids of the tokenizer beside it"
         problems.append(Problem(where, found, expected, "use the model's own tokenizer"))
     if problems:
         raise BadInput(problems)
     return config
+
+
+def load_generation_settings(folder: Path) -> GenerationConfig:
+    """A model's own generation settings; those of its config.json where it has no others."""
+    try:
+        if (folder / "generation_config.json").is_file():
+            return GenerationConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return GenerationConfig.from_model_config(config)
+    except LOADING_ERRORS as error:
+        raise BadInput([unusable(folder, error, "readable generation settings")]) from error
 
 
 def model_class(config: Any) -> Any:

@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from workflow.errors import Problem
+from workflow.errors import BadInput, Problem
 
 _EXPECTED = "the folder of an encoder-decoder model, with config.json"
 _WHOLE = "get the whole folder of the model"
@@ -13,13 +13,12 @@ Told = tuple[str, str]
 """What a folder is, and what to do instead."""
 
 
-def problem_of_folder(folder: Path) -> Problem | None:
-    """What a folder is instead of a model, where its files tell; None for a model, as it seems."""
+def check_folder(folder: Path) -> None:
+    """Raise BadInput for a folder that is something else than a model, where its files tell."""
     for look in (_adapter, _library, _weights_of_others, _without_config):
         if told := look(folder):
             found, mend = told
-            return Problem(str(folder), found, _EXPECTED, mend)
-    return None
+            raise BadInput([Problem(str(folder), found, _EXPECTED, mend)])
 
 
 def _has(folder: Path, *patterns: str) -> bool:

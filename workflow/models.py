@@ -10,11 +10,18 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
 from workflow.errors import BadInput, Problem
-from workflow.hub import LOADING_ERRORS, model_class, shorten_names, unusable
+from workflow.families import embedding_weights, parts_of, vocabulary_size
+from workflow.hub import (
+    LOADING_ERRORS,
+    load_generation_settings,
+    model_class,
+    shorten_names,
+    unusable,
+)
 from workflow.shards import Whole, plan_files, write_index, write_tensors
 from workflow.vocabulary import Growth
 from workflow.weights import (
@@ -91,7 +98,9 @@ def build_model(
     if dropout_rate is not None:
         _set_dropout(config, dropout_rate)
     if growth is not None:
-        config.vocab_size = max(config.vocab_size, growth.new_tokens)
+        for part in parts_of(config):
+            if hasattr(part, "vocab_size"):
+                part.vocab_size = max(part.vocab_size, growth.new_tokens)
     with no_init_weights():
         model = model_class(config)._from_config(config, dtype=dtype)
     model.tie_weights()
@@ -101,18 +110,18 @@ def build_model(
                 model.lm_head.in_features, model.lm_head.out_features, bias=False, dtype=dtype
             )
             model.lm_head = head
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    model.generation_config = load_generation_settings(folder)
     model.name_or_path = str(folder)
     return model
 
 
 def _set_dropout(config: Any, rate: float) -> None:
-    """Set dropout under the configuration's own name for it."""
-    for name in ("dropout_rate", "dropout"):
-        if hasattr(config, name):
-            setattr(config, name, rate)
-            return
+    """Set dropout under the configuration's own name for it, in all its parts."""
+    names = [name for name in ("dropout_rate", "dropout") if hasattr(config, name)]
+    if names:
+        for part in parts_of(config):
+            setattr(part, names[0], rate)
+        return
     found = f"a {config.model_type} model, which has no such setting"
     raise BadInput([Problem("--dropout_rate", found, "a model with dropout", "leave it out")])
 
@@ -126,13 +135,14 @@ def weights_of(model: Model, folder: Path, growth: Growth | None = None) -> Iter
         yield from file_tensors(folder)
         return
     by_name = model.state_dict(keep_vars=True)
-    words = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    head = model.get_output_embeddings().weight
+    words = {id(weight) for weight in (*embedding_weights(model), head)}
     for name, tensor in file_tensors(folder):
         known = model_name(model, by_name, name)
         if known is not None and id(by_name[known]) in words:
             yield name, growth.rows(tensor)
         elif known is not None and known.endswith("final_logits_bias"):
-            longer = model.config.vocab_size - tensor.shape[-1]
+            longer = vocabulary_size(model.config) - tensor.shape[-1]
             yield name, torch.nn.functional.pad(tensor, (0, longer))
         else:
             yield name, tensor
@@ -216,8 +226,8 @@ def save_settings(model: Model, tokenizer: Any, folder: Path) -> None:
 
 def _config_for_all(config: dict[str, Any], model: Model) -> dict[str, Any]:
     """Say that an own head is not tied: transformers 5 writes true for all of the T5 family."""
-    head = getattr(model, "lm_head", None)
-    own_head = head is not None and head.weight is not model.get_input_embeddings().weight
+    head = model.get_output_embeddings().weight
+    own_head = all(head is not weight for weight in embedding_weights(model))
     if own_head and not getattr(model.config, "scale_decoder_outputs", False):
         config["tie_word_embeddings"] = False
     return config

@@ -16,7 +16,7 @@ from workflow.hub import fetch_settings
 from workflow.machine import fast_bf16
 from workflow.memory import Work
 from workflow.memory_plan import Asked, Machine, choose, plans, this_machine
-from workflow.model_folders import problem_of_folder
+from workflow.model_folders import check_folder
 from workflow.mount import Mount, find_model
 from workflow.resume import HowComputed
 from workflow.setting import Setting
@@ -104,8 +104,7 @@ def dry_run(
     if problems:
         raise BadInput(problems)
     folder = fetch_settings(source)
-    if problem := problem_of_folder(folder):
-        raise BadInput([problem])
+    check_folder(folder)
     sizes = sizes_of(folder)
     bf16 = spec.bf16 if spec.bf16 is not None else place.plan_gpus is not None or fast_bf16()
     target = spec.max_target_length if spec.task == "seq2seq" else 1

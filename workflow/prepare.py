@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +16,14 @@ from workflow.checksums import find_damage
 from workflow.command import NO_MODEL
 from workflow.config import ONLY_FOR, JobSpec, complete
 from workflow.errors import BadInput, Problem
+from workflow.families import DecoderIds
 from workflow.files import write_json
 from workflow.held_out import HeldOut
-from workflow.hub import fetch_settings, load_config, load_tokenizer
+from workflow.hub import fetch_settings
 from workflow.machine import fast_bf16
 from workflow.memory_plan import Machine
+from workflow.model_check import check_model
+from workflow.model_settings import load_model_settings
 from workflow.mount import Mount, find_data, find_model, find_run_folder, run_name_of
 from workflow.optimizer import check_schedule
 from workflow.planning import own_settings, plan_job, problems_of_processes
@@ -59,6 +63,7 @@ class Job:
     task: Task
     tokenizer: Any
     model_tokens: int
+    decoder_ids: DecoderIds
     audit: Report
     splits: dict[str, TokenizedSplit]
     model_source: Path | str
@@ -103,10 +108,10 @@ def prepare(
     folder = fetch_settings(source)
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
-    tokenizer = load_tokenizer(folder)
-    config = load_config(folder, len(tokenizer))
+    settings, spec = load_model_settings(folder, spec)
+    tokenizer = settings.tokenizer
     try:
-        task = task.fitted(tokenizer)
+        task = task.fitted(tokenizer, settings.decoder_ids.start)
     except BadInput as error:
         raise BadInput([*error.problems, *problems_of_records(files, task, spec)]) from error
     held_out = HeldOut(spec.eval_fraction, spec.seed) if spec.eval_fraction else None
@@ -131,7 +136,8 @@ def prepare(
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
     asked, spec = spec, completed(spec)
-    _check_lengths(spec, config)
+    _check_lengths(spec, settings.config)
+    check_model(folder, settings, task, data["eval"], spec)
     if not spec.no_train:
         check_schedule(spec)
     most = _most_positions(asked, run_path)
@@ -141,8 +147,8 @@ def prepare(
     spec = dataclasses.replace(spec, micro_batch_tokens=positions)
     lock = mount.cache / "claim.lock"
     return Job(
-        spec, task, tokenizer, model_tokens, audit, data, source, run_path, lock, setting,
-        asked, completed, checkpoint, most,
+        spec, task, tokenizer, model_tokens, settings.decoder_ids, audit, data, source, run_path,
+        lock, setting, asked, completed, checkpoint, most,
     )  # fmt: skip
 
 
@@ -248,9 +254,10 @@ def problems_of_records(files: dict[str, Path], task: Task, spec: JobSpec) -> li
 
 def _check_lengths(spec: JobSpec, config: Any) -> None:
     """A model with learned positions has only so many."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return
+    both = getattr(config, "max_position_embeddings", math.inf)
+    read = getattr(config, "max_encoder_position_embeddings", both)
+    written = getattr(config, "max_decoder_position_embeddings", both)
+    bounds = {"max_source_length": read, "max_target_length": written, "max_new_tokens": written}
     problems = [
         Problem(
             f"--{name}",
@@ -258,7 +265,7 @@ def _check_lengths(spec: JobSpec, config: Any) -> None:
             f"at most {positions}, the positions this model has",
             f"add --{name} {positions}",
         )
-        for name in ("max_source_length", "max_target_length", "max_new_tokens")
+        for name, positions in bounds.items()
         if (name not in ONLY_FOR["seq2seq"] or spec.task == "seq2seq")
         and getattr(spec, name) > positions
     ]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from workflow.errors import BadInput
+from workflow.families import decoder_config
 from workflow.hub import LOADING_ERRORS, unusable
 from workflow.models import build_model
 from workflow.weights import Model, saved_names
@@ -50,21 +51,22 @@ def sizes_of(folder: Path) -> Sizes:
 
 def sizes_of_model(model: Model) -> Sizes:
     """The sizes of a model, which may be on the meta device."""
-    config = model.config
+    config = decoder_config(model.config)
+    encoder = getattr(model.config, "encoder", config)
     counts = [tensor.numel() for tensor in saved_names(model).values()]
     width, heads = config.hidden_size, config.num_attention_heads
     return Sizes(
         parameters=sum(counts),
         largest_tensor=max(counts),
-        encoder_layers=_first(config, "encoder_layers", "num_layers", "num_hidden_layers"),
+        encoder_layers=_first(encoder, "encoder_layers", "num_layers", "num_hidden_layers"),
         decoder_layers=_first(config, "decoder_layers", "num_decoder_layers", "num_hidden_layers"),
         width=width,
         heads=heads,
-        inner=heads * _first(config, "d_kv", default=width // heads),
+        inner=heads * _first(config, "d_kv", "head_dim", default=width // heads),
         feed_forward=_first(
             config, "d_ff", "encoder_ffn_dim", "intermediate_size", default=4 * width
         ),
-        gated=bool(getattr(config, "is_gated_act", False)),
+        gated=bool(getattr(config, "is_gated_act", config is not model.config)),
         vocabulary=config.vocab_size,
     )
 

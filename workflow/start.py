@@ -76,6 +76,7 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> Model
         with device:
             model = load_model(folder, spec.dropout_rate, growth_of(job), dtype, checkpoint)
         job.task.adapt(model)
+    job.decoder_ids.set_in(model)
     return _made_fast(model, device)
 
 
@@ -114,6 +115,7 @@ def _whole_copy(job: Job, folder: Path) -> Model:
     with device:
         model = build_model(folder, job.spec.dropout_rate, growth_of(job), dtype)
     job.task.adapt(model)
+    job.decoder_ids.set_in(model)
     return _made_fast(model, device).eval()
 
 

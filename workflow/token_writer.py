@@ -13,6 +13,7 @@ import numpy as np
 from workflow.console import log
 from workflow.files import whole_folder, write_json
 from workflow.records import Record
+from workflow.text_ids import Frame
 
 Encode = Callable[[Sequence[Record]], tuple[list[list[int]], list[list[int]]]]
 """Records to the rows of their sources and targets."""
@@ -24,12 +25,15 @@ FILES = {"source": "source.ids", "target": "target.ids", "records": "records.jso
 
 
 @contextmanager
-def writing(folder: Path, split: str, encode: Encode) -> Iterator["SplitWriter"]:
+def writing(
+    folder: Path, split: str, encode: Encode, frames: Mapping[str, Frame]
+) -> Iterator["SplitWriter"]:
     """Yield a writer of what becomes `folder` when the block ends well."""
     with whole_folder(folder) as partial, ExitStack() as stack:
         files = {
             part: stack.enter_context(open(partial / name, "wb")) for part, name in FILES.items()
         }
+        write_json(partial / "frames.json", frames)
         yield SplitWriter(partial, files, split, encode)
 
 

@@ -22,6 +22,7 @@ from workflow.held_out import HeldOut
 from workflow.reading import changed_meanwhile, names_of, read_records
 from workflow.records import Record, Schema
 from workflow.split_names import file_of
+from workflow.text_ids import Frame, fingerprint
 from workflow.token_writer import writing
 
 CACHE_FORMAT = 2
@@ -44,23 +45,31 @@ class Encoder(Protocol):
         """Token ids of sources, and targets as rows of 32 bits: token ids, or what a task makes of
         its answers; an empty target where the answer is missing."""
 
+    def frames(self, tokenizer: Any) -> dict[str, Frame]:
+        """What of each "source" and each "target" is the tokenizer's own, and never cut off."""
+
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of different lengths in one flat array; row i is values[offsets[i]:offsets[i + 1]]."""
+    """Rows of different lengths in one flat array; row i is values[offsets[i]:offsets[i + 1]].
+
+    Attributes:
+        frame: how many ids at the ends of a row are never cut off: the end mark, and what else the
+            tokenizer writes around every text, as the code of its language.
+    """
 
     values: npt.NDArray[np.int32] | FileArray
     offsets: npt.NDArray[np.int64]
+    frame: Frame = (0, 1)
 
     def row(self, index: int, longest: int, side: str = "right") -> npt.NDArray[np.int32]:
-        """Row `index`; beyond `longest` ids it is cut at its `side`: right, left or middle.
-
-        The last id, the end of text, is always kept.
-        """
+        """Row `index`; beyond `longest` ids it is cut at its `side`: right, left or middle."""
         row = self.values[self.offsets[index] : self.offsets[index + 1]]
         if len(row) <= longest:
             return row
-        head = {"right": longest - 1, "left": 0, "middle": longest // 2}[side]
+        first, last = self.frame
+        most = longest - last
+        head = {"right": most, "left": first, "middle": max(first, min(longest // 2, most))}[side]
         return np.concatenate([row[:head], row[len(row) - (longest - head) :]])
 
     def lengths(self, longest: int, rows: Indexes | None = None) -> Lengths:
@@ -104,8 +113,9 @@ class TokenizedSplit:
 
     def __init__(self, folder: Path):
         self.key = folder.name
-        self.sources = _open_ragged(folder, "source")
-        self.targets = _open_ragged(folder, "target")
+        frames = json.loads((folder / "frames.json").read_text())
+        self.sources = _open_ragged(folder, "source", frames)
+        self.targets = _open_ragged(folder, "target", frames)
         self._records = FileArray(folder / "records.jsonl", np.uint8)
         self._record_offsets = np.fromfile(folder / "records.offsets", np.int64)
 
@@ -172,30 +182,20 @@ def prepare_splits(
     cache.mkdir(parents=True, exist_ok=True)
     remove_partials(cache)
     data = _Data(files, splits, held_out)
-    fingerprint = tokenizer_fingerprint(tokenizer)
+    of_tokenizer = fingerprint(tokenizer)
     paths = {split: file_of(files, "train" if held_out else split) for split in splits}
     digests = {path: _file_digest(path) for path in paths.values() if path}
     drawn = [held_out.fraction, held_out.seed] if held_out else []
     folders = {}
     for split, path in paths.items():
         content = digests[path] if path else "none"
-        key = json.dumps([CACHE_FORMAT, task.encoding, fingerprint, split, content, *drawn])
+        key = json.dumps([CACHE_FORMAT, task.encoding, of_tokenizer, split, content, *drawn])
         folders[split] = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = {split: _open_cached(folder) for split, folder in folders.items()}
     if not all(_serves(split, answers_needed) for split in cached.values()):
         missing = {split: folders[split] for split in splits if cached[split] is None}
         _tokenize(data, missing, task, tokenizer, answers_needed, digests)
     return {split: cached[split] or TokenizedSplit(folder) for split, folder in folders.items()}
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A digest that differs where two tokenizers could give different ids."""
-    if tokenizer.is_fast:
-        content = tokenizer.backend_tokenizer.to_str()
-    else:
-        content = json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
-    special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
-    return hashlib.sha256((content + special).encode()).hexdigest()
 
 
 def _file_digest(path: Path) -> str:
@@ -226,9 +226,10 @@ def _open_cached(folder: Path) -> TokenizedSplit | None:
     return None
 
 
-def _open_ragged(folder: Path, name: str) -> Ragged:
+def _open_ragged(folder: Path, name: str, frames: Mapping[str, Sequence[int]]) -> Ragged:
     ids = FileArray(folder / f"{name}.ids", np.int32)
-    return Ragged(ids, np.fromfile(folder / f"{name}.offsets", np.int64))
+    first, last = frames[name]
+    return Ragged(ids, np.fromfile(folder / f"{name}.offsets", np.int64), (first, last))
 
 
 def _tokenize(
@@ -248,9 +249,10 @@ def _tokenize(
         for split, _ in read_records(data.files, data.read, task.schema, answers_needed, "check")
     )  # problems are told before minutes of tokenizing
     _tell_name_of_eval(data)
+    encode, frames = partial(task.encode, tokenizer), task.frames(tokenizer)
     with ExitStack() as stack:
         writers = {
-            split: stack.enter_context(writing(folder, split, partial(task.encode, tokenizer)))
+            split: stack.enter_context(writing(folder, split, encode, frames))
             for split, folder in missing.items()
         }
         for split, record in data.records(task.schema, answers_needed, counts):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.modeling_outputs import BaseModelOutput
 
 from workflow.config import JobSpec
 from workflow.decoding import Written
+from workflow.families import encoder_options
+from workflow.generation_settings import kept_settings
 from workflow.sampling import draw, uniform_numbers, warpers_of
 from workflow.share import Share
 from workflow.stop import Stop
@@ -36,26 +38,34 @@ def write_by_transformers(
     ids = pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(model.device)
-    encoded = model.get_encoder()(input_ids=ids.to(model.device), attention_mask=mask)
+    encoded = model.get_encoder()(
+        input_ids=ids.to(model.device), attention_mask=mask, **encoder_options(model, mask)
+    )
     first = _first_logits(model, encoded, mask)[:, words].float()
     processors = LogitsProcessorList()
-    hidden = encoded.last_hidden_state
     if not spec.greedy:
-        hidden = hidden.repeat_interleave(spec.n_samples, dim=0)
+        hidden = encoded.last_hidden_state
+        encoded.last_hidden_state = hidden.repeat_interleave(spec.n_samples, dim=0)
         mask = mask.repeat_interleave(spec.n_samples, dim=0)
         processors.extend(warpers_of(spec))
         processors.append(DrawToken(uniform_numbers(spec, indexes).to(model.device)))
-    with _only_ids_of(model):
+    with _kept_settings_of(model):
         written = model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+            encoder_outputs=encoded,
             attention_mask=mask,
             generation_config=_settings(spec),
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([EndEarly(share.stop)]),
             synced_gpus=share.in_step,
         )
-    ends = model.generation_config.eos_token_id
-    return Written.of(written[:, 1:], set(ends if isinstance(ends, list) else [ends]), first)
+    own = model.generation_config
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    found = Written.of(written[:, 1:], set(ends), first)
+    if own.forced_eos_token_id is None:
+        return found
+    # An end mark at the limit may be forced: it ends the text there as the limit would.
+    ended = [len(text) < spec.max_new_tokens for text in found.texts]
+    return replace(found, ended=ended)
 
 
 def _settings(spec: JobSpec) -> GenerationConfig:
@@ -81,16 +91,15 @@ def _first_logits(model: Model, encoded: Any, mask: torch.Tensor) -> torch.Tenso
 
 
 @contextmanager
-def _only_ids_of(model: Model) -> Iterator[None]:
-    """Let `generate` take nothing but token ids from the model's own generation settings.
+def _kept_settings_of(model: Model) -> Iterator[None]:
+    """Let `generate` take of the model's own settings only those that are part of the model.
 
-    It fills in whatever the job leaves open: beams, penalties, length limits, forced tokens.
+    It fills in whatever the job leaves open: beams, penalties, length limits.
     """
     own = model.generation_config
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_bos_token_id")
-    ids = {name: getattr(own, name) for name in names}
     start = model.config.decoder_start_token_id  # as in training
-    model.generation_config = GenerationConfig(**ids, decoder_start_token_id=start)
+    kept = kept_settings(own) | {"decoder_start_token_id": start}
+    model.generation_config = GenerationConfig(**kept)
     try:
         yield
     finally:

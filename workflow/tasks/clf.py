@@ -24,6 +24,7 @@ from workflow.score_metrics import in_range, score_metrics
 from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
 from workflow.tasks.task import Batch, Tell
+from workflow.text_ids import Frame, frame_of, source_ids
 from workflow.tokens import TokenizedSplit
 from workflow.weights import Model
 
@@ -90,7 +91,7 @@ class Classification:
             mend = MORE_CLASSES
         return shorten(value) if isinstance(value, str) else "", expected, mend
 
-    def fitted(self, tokenizer: Any) -> "Classification":
+    def fitted(self, tokenizer: Any, start: int) -> "Classification":
         pieces = [
             tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words
         ]
@@ -127,11 +128,13 @@ class Classification:
         self, tokenizer: Any, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
         texts = [self.schema.read(record) for record in records]
-        sources = tokenizer(texts, return_attention_mask=False)["input_ids"]
-        return sources, [
+        return source_ids(tokenizer, texts), [
             [_bits(self._from_range(record["target"]))] if "target" in record else []
             for record in records
         ]
+
+    def frames(self, tokenizer: Any) -> dict[str, Frame]:
+        return {"source": frame_of(*source_ids(tokenizer, ["", "a"])), "target": (0, 0)}
 
     def _from_range(self, target: float) -> float:
         return (float(target) - self.target_min) / (self.target_max - self.target_min)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from workflow.families import encoder_options
 from workflow.head import head_at, packs_rows
 from workflow.tasks.task import Batch
 from workflow.weights import Model
@@ -36,11 +37,13 @@ def target_logits(model: Model, batch: Batch, words: Sequence[int] | None = None
     with head_at(model, batch.target_segments > 0, words):
         if packs_rows(model):
             return _packed_logits(model, batch)
+        mask = (batch.source_segments > 0).long()
         logits: torch.Tensor = model(
             input_ids=batch.input_ids,
-            attention_mask=(batch.source_segments > 0).long(),
+            attention_mask=mask,
             decoder_input_ids=batch.decoder_input_ids,
             use_cache=False,
+            **encoder_options(model, mask),
         ).logits
         return logits
 

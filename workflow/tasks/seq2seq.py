@@ -1,8 +1,10 @@
 """Prompt to completion: learned token by token, judged by what the model writes."""
 
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from workflow.sampling import likeliest
 from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
 from workflow.tasks.task import Batch, Tell
+from workflow.text_ids import Frame, frame_of, source_ids, target_ids
 from workflow.tokens import CutRows, TokenizedSplit
 from workflow.weights import Model
 
@@ -35,10 +38,16 @@ ANSWERS_SHOWN = 8
 """Of the samples of a record, where a person is to look at them."""
 
 
+@dataclass(frozen=True)
 class Seq2Seq:
-    """The task of seq2seq.py."""
+    """The task of seq2seq.py.
 
-    encoding = "seq2seq"
+    Attributes:
+        start: the id that decoding starts with, where the model is known.
+    """
+
+    start: int | None = None
+
     schema = Schema("prompt", "completion", _check_completion)
     shown = SHOWN["seq2seq"]
 
@@ -46,8 +55,12 @@ class Seq2Seq:
     def of(cls, spec: JobSpec) -> "Seq2Seq":
         return cls()
 
-    def fitted(self, tokenizer: Any) -> "Seq2Seq":
-        return self
+    @property
+    def encoding(self) -> str:
+        return json.dumps(["seq2seq", self.start])
+
+    def fitted(self, tokenizer: Any, start: int) -> "Seq2Seq":
+        return Seq2Seq(start)
 
     def adapt(self, model: Model) -> None:
         pass
@@ -63,16 +76,21 @@ class Seq2Seq:
     def encode(
         self, tokenizer: Any, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        only_ids = {"return_attention_mask": False}
-        sources = tokenizer([record["prompt"] for record in records], **only_ids)["input_ids"]
+        sources = source_ids(tokenizer, [record["prompt"] for record in records])
         completions = [record.get("completion", "") for record in records]
         spoken = [text if text.strip() else "" for text in completions]
-        targets = tokenizer(text_target=spoken, **only_ids)["input_ids"]
+        targets = target_ids(tokenizer, spoken, self.start)
         # An empty completion is learned as an end mark: a row without ids is no answer at all.
         return sources, [
             (ids or [tokenizer.eos_token_id]) if "completion" in record else []
             for ids, record in zip(targets, records, strict=True)
         ]
+
+    def frames(self, tokenizer: Any) -> dict[str, Frame]:
+        return {
+            "source": frame_of(*source_ids(tokenizer, ["", "a"])),
+            "target": frame_of(*target_ids(tokenizer, ["", "a"], self.start)),
+        }
 
     def collate(self, split: TokenizedSplit, rows: MicroBatch, spec: JobSpec, config: Any) -> Batch:
         longest, side = spec.max_source_length, spec.truncation_side

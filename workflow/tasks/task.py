@@ -47,8 +47,12 @@ class Task(Encoder, Protocol):
     def shown(self) -> tuple[str, ...]:
         """The metrics that the log shows, in this order."""
 
-    def fitted(self, tokenizer: Any) -> Self:
-        """The task with what it must know of the tokenizer; raises BadInput where that lacks it."""
+    def fitted(self, tokenizer: Any, start: int) -> Self:
+        """The task with what it must know of a model; raises BadInput where that lacks it.
+
+        Args:
+            start: the id that the model's decoding starts with.
+        """
 
     def adapt(self, model: Model) -> None:
         """Let the model compute what this task asks of it faster; its results stay the same."""

@@ -1,0 +1,114 @@
+"""Multilingual models read and write the languages that are asked for, and are told which."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import T5_TINY
+from test_families import CODES, job_of
+from tiny_models import MULTILINGUAL, make_multilingual
+from transformers import AutoTokenizer, GenerationConfig
+
+from workflow import BadInput, make_job, run_job
+from workflow.hub import load_tokenizer
+from workflow.languages import language_codes, language_ids, set_languages
+from workflow.mount import Mount
+
+
+@pytest.mark.parametrize("kind", MULTILINGUAL)
+def test_the_codes_of_a_tokenizer(tmp_path: Path, kind: str) -> None:
+    make_multilingual(kind, tmp_path / kind)
+    tokenizer = load_tokenizer(tmp_path / kind)
+    codes = language_codes(tokenizer)
+    assert len(codes) == {"mbart50": 52, "mbart25": 25, "nllb": 202, "m2m100": 100}[kind]
+    assert set(CODES[kind]) <= set(codes)
+    assert len(language_ids(tokenizer)) == len(codes)
+    assert tokenizer.unk_token_id not in language_ids(tokenizer)
+    assert set_languages(tokenizer, *CODES[kind], target_needed=True) == []
+    source, target = tokenizer("yes")["input_ids"], tokenizer(text_target="yes")["input_ids"]
+    (of_source,) = set(source) - set(target)
+    (of_target,) = set(target) - set(source)
+    assert {of_source, of_target} < language_ids(tokenizer)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    for again in (load_tokenizer, AutoTokenizer.from_pretrained):
+        saved = again(tmp_path / "saved")
+        assert saved("yes")["input_ids"] == source
+        assert saved(text_target="yes")["input_ids"] == target
+
+
+def test_a_model_of_one_language_has_no_codes() -> None:
+    tokenizer = load_tokenizer(T5_TINY)
+    assert language_codes(tokenizer) == []
+    assert set_languages(tokenizer, None, None, target_needed=True) == []
+    (problem,) = set_languages(tokenizer, None, "fr_XX", target_needed=True)
+    assert str(problem) == (
+        "--target_lang: found 'fr_XX'; expected no such flag: this model's tokenizer has no codes "
+        "of languages; leave it out"
+    )
+
+
+def test_languages_that_are_missing_or_unknown_are_told(mount: Mount) -> None:
+    make_multilingual("mbart50", mount.models / "mbart50")
+    known = "expected one of the 52 languages of this tokenizer (af_ZA, ar_AR, az_AZ, bn_IN, …)"
+    with pytest.raises(BadInput) as raised:
+        run_job(job_of("mbart50", "mbart50", max_steps=1), mount)
+    assert str(raised.value) == (
+        f"--source_lang: found no language; {known}; add --source_lang CODE\n"
+        f"--target_lang: found no language; {known}; add --target_lang CODE\n"
+        "(2 problems in all)"
+    )
+    with pytest.raises(BadInput) as raised:
+        run_job(job_of("mbart50", "mbart50", source_lang="en", target_lang="fr_FR"), mount)
+    assert str(raised.value) == (
+        f"--source_lang: found 'en'; {known}; did you mean en_XX?\n"
+        f"--target_lang: found 'fr_FR'; {known}; did you mean fr_XX?\n"
+        "(2 problems in all)"
+    )
+    assert not [path for path in mount.models.iterdir() if path.name.startswith("mbart50_")]
+
+
+def test_a_score_needs_no_target_language(mount: Mount) -> None:
+    make_multilingual("mbart50", mount.models / "mbart50", src_lang="en_XX")
+    records = [{"input": "the work", "target": 1}, {"input": "a licence", "target": 0}]
+    (mount.data / "scores.json").write_text(json.dumps({"train": records, "eval": records}))
+    job = make_job(
+        "clf", model_init_name="mbart50", data_name="scores", max_steps=1, bf16=False,
+        label_words=["▁the", "▁of"],
+    )  # fmt: skip
+    run = run_job(job, mount)
+    spec = json.loads((run / "training_args.json").read_text())
+    assert (spec["source_lang"], spec.get("target_lang")) == ("en_XX", None)
+
+
+def test_two_target_languages_share_no_tokens(mount: Mount) -> None:
+    """What a second model learns is its own language, though the first cached the same data."""
+    losses, first = [], []
+    for name, target in (("one", "en_XX"), ("two", "fr_XX")):
+        make_multilingual("mbart50", mount.models / name, src_lang="en_XX", tgt_lang=target)
+        job = job_of("mbart50", name, max_steps=1, max_new_tokens=3, eval_on_start=False)
+        run = run_job(job, mount)
+        losses.append(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["loss"])
+        (item, *_) = json.loads((run / "temperature=0.00_n=1_step=1.json").read_text())
+        first.append(item["generations"][0]["full_generated"].split(" ")[0][:5])
+        settings = GenerationConfig.from_pretrained(run / "checkpoint-1")
+        saved: Any = AutoTokenizer.from_pretrained(run / "checkpoint-1")
+        assert saved.tgt_lang == target
+        assert settings.forced_bos_token_id == saved.convert_tokens_to_ids(target)
+    assert losses[0] != losses[1]
+    assert first == ["en_XX", "fr_XX"]
+
+
+def test_decoding_starts_with_the_target_language_of_mbart(mount: Mount) -> None:
+    make_multilingual("mbart25", mount.models / "mbart25")
+    run = run_job(
+        job_of(
+            "mbart25", "mbart25", max_steps=1, max_new_tokens=2, source_lang="en_XX",
+            target_lang="fr_XX",
+        ),
+        mount,
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(run / "checkpoint-1")
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((run / "checkpoint-1" / name).read_text())
+        assert settings["decoder_start_token_id"] == tokenizer.convert_tokens_to_ids("fr_XX")

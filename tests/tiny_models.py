@@ -1,0 +1,171 @@
+"""Tiny random models of other families than T5, each with a tokenizer as its folders hold it."""
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import sentencepiece
+import torch
+from conftest import ROOT, T5_TINY
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    MarianMTModel,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
+)
+
+IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "vocab_size": 1024}
+T5_SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4}
+BART_SIZES = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
+}  # fmt: skip
+OWN_HEAD = {"tie_word_embeddings": False}
+SWITCH = {
+    "num_experts": 2,
+    "num_decoder_layers": 1,
+    "num_sparse_encoder_layers": 1,
+    "num_sparse_decoder_layers": 1,
+}
+LED = {
+    "attention_window": 16, "max_encoder_position_embeddings": 512,
+    "max_decoder_position_embeddings": 512, "init_std": 0.3,
+}  # fmt: skip
+POSITIONS = {"max_position_embeddings": 1024}
+WITH_T5_TOKENIZER: dict[str, dict[str, Any]] = {
+    "mt5": T5_SIZES | OWN_HEAD,
+    "umt5": T5_SIZES | OWN_HEAD,
+    "longt5": T5_SIZES | OWN_HEAD,
+    "switch_transformers": T5_SIZES | SWITCH,
+    "bart": BART_SIZES | POSITIONS | {"bos_token_id": 0, "forced_eos_token_id": 1},
+    "pegasus": BART_SIZES | POSITIONS | {"bos_token_id": 0, "forced_eos_token_id": 1},
+    "blenderbot-small": BART_SIZES | POSITIONS,
+    "led": BART_SIZES | LED,
+}
+MULTILINGUAL = ("mbart50", "mbart25", "nllb", "m2m100")
+_M2M_LANGUAGES = 100
+_MADE_UP = 8
+
+
+def make_family(family: str, folder: Path) -> Any:
+    """A random model of a type that is given t5-tiny's tokenizer."""
+    sizes = WITH_T5_TOKENIZER[family]
+    model = _random_model(CONFIG_MAPPING[family](**IDS, **sizes))
+    if "tie_word_embeddings" in sizes:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(1024, 32))
+    model.save_pretrained(folder)
+    _change(folder / "config.json", {k: v for k, v in sizes.items() if k in OWN_HEAD})
+    _add_t5_tokenizer(folder)
+    return model
+
+
+def make_t5gemma(folder: Path) -> None:
+    """T5Gemma, whose configuration has a part for the encoder and one for the decoder."""
+    sizes = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 1024,
+        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = T5GemmaConfig(encoder=sizes, decoder=sizes)
+    T5GemmaForConditionalGeneration(config).save_pretrained(folder)
+    _add_t5_tokenizer(folder)
+
+
+def make_byt5(folder: Path) -> None:
+    """ByT5, which has no file of a vocabulary."""
+    sizes = T5_SIZES | OWN_HEAD | {"feed_forward_proj": "gated-gelu"}
+    model = _random_model(CONFIG_MAPPING["t5"](**(IDS | {"vocab_size": 384}), **sizes))
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(384, 32))
+    model.save_pretrained(folder)
+    _change(folder / "config.json", {"tokenizer_class": "ByT5Tokenizer"} | OWN_HEAD)
+    names = {"tokenizer_class": "ByT5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+
+
+def make_marian(folder: Path) -> None:
+    """Marian, whose padding would win: its logit is always 0, all others are below."""
+    folder.mkdir(parents=True)
+    for name in ("source.spm", "target.spm"):
+        shutil.copy(_pieces("unigram"), folder / name)
+    known = sentencepiece.SentencePieceProcessor(model_file=str(_pieces("unigram")))
+    pieces = [known.id_to_piece(i) for i in range(3, known.get_piece_size())]
+    vocabulary = {piece: i for i, piece in enumerate(["</s>", "<unk>", *pieces, "<pad>"])}
+    pad = vocabulary["<pad>"]
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    names = {"tokenizer_class": "MarianTokenizer", "source_lang": "en", "target_lang": "fr"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    config = CONFIG_MAPPING["marian"](
+        **BART_SIZES, **POSITIONS, vocab_size=pad + 1, pad_token_id=pad, eos_token_id=0,
+        bos_token_id=0, decoder_start_token_id=pad, static_position_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = MarianMTModel(config)
+    with torch.no_grad():
+        model.model.shared.weight.normal_(0, 1)[pad] = 0
+        model.final_logits_bias.fill_(-200)[:, pad] = 0
+    model.save_pretrained(folder)
+    settings = {"bad_words_ids": [[pad]], "forced_eos_token_id": 0, "num_beams": 4}
+    _change(folder / "generation_config.json", settings)
+
+
+def make_multilingual(kind: str, folder: Path, **languages: str) -> None:
+    """A model whose tokenizer writes the codes of languages, which its folder may name."""
+    folder.mkdir(parents=True)
+    pieces = _pieces("bpe" if kind == "nllb" else "unigram")
+    shutil.copy(pieces, folder / "sentencepiece.bpe.model")
+    classes = {"mbart50": "MBart50", "mbart25": "MBart", "nllb": "Nllb", "m2m100": "M2M100"}
+    names = {"tokenizer_class": f"{classes[kind]}Tokenizer", **languages}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    model_type = "mbart" if kind.startswith("mbart") else "m2m_100"
+    if kind == "m2m100":
+        known = sentencepiece.SentencePieceProcessor(model_file=str(pieces))
+        learned = [known.id_to_piece(i) for i in range(3, known.get_piece_size())]
+        vocabulary = {p: i for i, p in enumerate(["<s>", "<pad>", "</s>", "<unk>", *learned])}
+        (folder / "vocab.json").write_text(json.dumps(vocabulary))
+        size = len(vocabulary) + _M2M_LANGUAGES + _MADE_UP
+    else:
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+        size = len(AutoTokenizer.from_pretrained(folder)) + 250
+    ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "vocab_size": size}
+    if kind != "mbart25":
+        ids["decoder_start_token_id"] = 2
+    config = CONFIG_MAPPING[model_type](**BART_SIZES, **POSITIONS, **ids)
+    _random_model(config).save_pretrained(folder)
+    if kind == "mbart25":
+        for name in ("config.json", "generation_config.json"):
+            _change(folder / name, {"decoder_start_token_id": None})
+
+
+@cache
+def _pieces(kind: str) -> Path:
+    """A SentencePiece model of the project's own documentation."""
+    folder = Path(mkdtemp())
+    lines = "\n".join((ROOT / name).read_text() for name in ("ARCHITECTURE.md", "LICENSE"))
+    (folder / "text.txt").write_text(lines)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"), model_prefix=str(folder / kind), vocab_size=600,
+        model_type=kind, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2,
+    )  # fmt: skip
+    return folder / f"{kind}.model"
+
+
+def _random_model(config: Any) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForSeq2SeqLM.from_config(config).eval()
+
+
+def _add_t5_tokenizer(folder: Path) -> None:
+    for file in T5_TINY.iterdir():
+        if file.name not in ("model.safetensors", "config.json", "generation_config.json"):
+            shutil.copy(file, folder)
+
+
+def _change(path: Path, values: dict[str, Any]) -> None:
+    changed = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))

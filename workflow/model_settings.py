@@ -1,0 +1,49 @@
+"""All of a model but its weights: tokenizer and configuration, made ready for a job."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.config import JobSpec
+from workflow.errors import BadInput, Problem
+from workflow.families import DecoderIds, find_decoder_ids
+from workflow.hub import load_config, load_generation_settings, load_tokenizer
+from workflow.languages import set_languages
+from workflow.model_folders import check_folder
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What a job must know of its model before the weights are loaded."""
+
+    tokenizer: Any
+    config: Any
+    decoder_ids: DecoderIds
+
+
+def load_model_settings(folder: Path, spec: JobSpec) -> tuple[ModelSettings, JobSpec]:
+    """The settings of a folder's model, and the job with the languages that its tokenizer writes.
+
+    Raises:
+        BadInput: where the model is none that the job can use.
+    """
+    check_folder(folder)
+    tokenizer = load_tokenizer(folder)
+    config = load_config(folder, len(tokenizer))
+    writes = spec.task == "seq2seq"
+    problems = set_languages(tokenizer, spec.source_lang, spec.target_lang, target_needed=writes)
+    if problems:
+        raise BadInput(problems)
+    ids = find_decoder_ids(config, load_generation_settings(folder), tokenizer)
+    if ids is None:
+        expected = "the id that the model was trained to start decoding with"
+        mend = 'add "decoder_start_token_id", as the page of the model has it'
+        where = str(folder / "config.json")
+        raise BadInput([Problem(where, "no decoder_start_token_id", expected, mend)])
+    spec = dataclasses.replace(
+        spec,
+        source_lang=getattr(tokenizer, "src_lang", None),
+        target_lang=getattr(tokenizer, "tgt_lang", None) if writes else None,
+    )
+    return ModelSettings(tokenizer, config, ids), spec

@@ -1,0 +1,70 @@
+"""Texts to token ids as a model wants them: to be read, or to be written."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+Frame = tuple[int, int]
+"""How many ids of every text are the tokenizer's own, at its beginning and at its end."""
+
+_PROBES = (
+    "",
+    "a",
+    "Translate it: yes, no. The 1,234.5 quick brown foxes (don't) jump — over; lazy dogs?",
+    "Çà et là, l'été est passé; Ünïcödé, naïveté, Straße, ñandú, Đà Nẵng",
+    "быстрая лиса · σοφός · שלום · سلام · नमस्ते · สวัสดี · 狐狸跳过 · こんにちは · 안녕하세요",
+    "def f(x):\n\treturn {x: [1,  2]} \\ ~ ^ ` ½ ① 🙂 <extra_id_0> </s> <unk> <pad> >>fra<<",
+    " space before and after ",
+    "internationalization antidisestablishmentarianism unbelievably wordpieces",
+)
+"""Texts in which two tokenizers that are alike in their vocabulary show how they differ."""
+
+
+def source_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts that a model reads."""
+    ids: list[list[int]] = tokenizer(list(texts), return_attention_mask=False)["input_ids"]
+    return ids
+
+
+def target_ids(tokenizer: Any, texts: Sequence[str], start: int | None) -> list[list[int]]:
+    """The ids of texts that a model learns to write.
+
+    They end with the end mark also where the tokenizer gives none (Gemma's), for else the model
+    would never learn to stop; and they do not begin with the very token that decoding starts with.
+    """
+    ids: list[list[int]]
+    frame, *ids = tokenizer(text_target=["", *texts], return_attention_mask=False)["input_ids"]
+    if tokenizer.eos_token_id not in frame:
+        ids = [[*row, tokenizer.eos_token_id] for row in ids]
+    if frame and frame[0] == start == tokenizer.bos_token_id:
+        ids = [row[1:] for row in ids]
+    return ids
+
+
+def frame_of(empty: Sequence[int], filled: Sequence[int]) -> Frame:
+    """How many ids at either end belong to every text: of the ids of "" and those of another."""
+    same = zip(empty, filled, strict=False)
+    before = next((i for i, (one, other) in enumerate(same) if one != other), len(empty))
+    return before, len(empty) - before
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """A digest that differs where two tokenizers could give different ids.
+
+    Of its contents, and of what it gives: settings that are no part of a vocabulary, as the
+    language of the targets, show in the ids.
+    """
+    if tokenizer.is_fast:
+        content = tokenizer.backend_tokenizer.to_str()
+    else:
+        content = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    found = [
+        content,
+        source_ids(tokenizer, _PROBES),
+        tokenizer(text_target=list(_PROBES))["input_ids"],
+        tokenizer.special_tokens_map,
+        {index: repr(token) for index, token in tokenizer.added_tokens_decoder.items()},
+        tokenizer.chat_template,
+    ]
+    return hashlib.sha256(json.dumps(found, sort_keys=True, default=str).encode()).hexdigest()
