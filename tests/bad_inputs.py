@@ -85,6 +85,13 @@ def _model(name: str, change: Callable[[Path], object]) -> Callable[[Mount], Non
     return prepare
 
 
+def _make_adapter(folder: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
+    base = {"base_model_name_or_path": "google/flan-t5-small"}
+    (folder / "adapter_config.json").write_text(json.dumps(base))
+
+
 LINE = json.dumps(GOOD[0]).encode() + b"\n"
 
 CASES = [
@@ -242,14 +249,17 @@ CASES = [
     ),
     BadInput(
         "a null prompt",
-        ("{mount}/data/bad.json: train[1].prompt: found null; expected a text; write it in quotes"),
+        (
+            "{mount}/data/bad.json: train[1].prompt: found null; expected a text; write it, or "
+            "remove the record"
+        ),
         _train({"prompt": None, "completion": "2"}),
     ),
     BadInput(
         "a number as completion",
         (
             "{mount}/data/bad.json: train[1].completion: found the number 2; expected a text;"
-            " write the completion in quotes, or leave the key out to evaluate"
+            " write the completion in quotes"
         ),
         _train({"prompt": "add one: 1", "completion": 2}),
     ),
@@ -262,12 +272,31 @@ CASES = [
         _train({"prompt": ["add", "one"], "completion": "2"}),
     ),
     BadInput(
-        "an empty completion",
+        "a null completion",
         (
-            "{mount}/data/bad.json: train[1].completion: found an empty completion; expected "
-            "a text to learn; write what the model should answer"
+            "{mount}/data/bad.json: train[1].completion: found null; expected a text; write it, "
+            "or remove the record (with --no_train: leave the key out)"
         ),
-        _train({"prompt": "add one: 1", "completion": " \n"}),
+        _train({"prompt": "add one: 1", "completion": None}),
+    ),
+    BadInput(
+        "several completions",
+        (
+            "{mount}/data/bad.json: train[1].completion: found a list; expected a text; write "
+            "one text"
+        ),
+        _train({"prompt": "add one: 1", "completion": ["2"]}),
+    ),
+    BadInput(
+        "nothing but empty completions",
+        (
+            "{mount}/data/bad.json: train: found an empty completion in every record; expected a "
+            "completion to learn in some record; write what the model should answer"
+        ),
+        {
+            "train": [{"prompt": "a", "completion": ""}, {"prompt": "b", "completion": " \n"}],
+            "eval": GOOD,
+        },
     ),
     BadInput(
         "a lone surrogate",
@@ -350,7 +379,7 @@ CASES = [
         "no eval.jsonl",
         (
             '{mount}/data/bad: found no eval.jsonl; expected {"prompt": …, "completion": …} '
-            "on each line of eval.jsonl; add the file"
+            "on each line of eval.jsonl; add the file, or --eval_fraction 0.1"
         ),
         prepare=_lines(LINE),
     ),
@@ -411,6 +440,44 @@ CASES = [
         ),
         _train(GOOD[2]),
         extra=("--output_dir", "here"),
+    ),
+    BadInput(
+        "flags of transformers' own scripts",
+        (
+            "--do_train: found a flag this tool does not take; expected a run that trains unless "
+            "it is told --no_train; leave it out\n"
+            "--train_file: found a flag this tool does not take; expected one name for the data "
+            "of all splits; use --data_name\n"
+            "--generation_max_length: found a flag this tool does not take; expected a limit of "
+            "what is generated; use --max_new_tokens\n"
+            "--early_stopping_patience: found a flag this tool does not take; expected a run of "
+            "the length that was asked for; leave it out: there is no early stopping; the "
+            "checkpoint that is best by --metric_for_best_model is kept\n"
+            "--use-lora: found a flag this tool does not take; expected training of all weights; "
+            "leave it out: there are no adapters; see --dry_run\n"
+            "(5 problems in all)"
+        ),
+        _train(GOOD[2]),
+        extra=(
+            "--do_train",
+            "--train_file",
+            "x.json",
+            "--generation_max_length=64",
+            "--early_stopping_patience",
+            "3",
+            "--use-lora",
+        ),
+    ),
+    BadInput(
+        "dashes, and a flag like none",
+        (
+            "--learning-rate: found an unknown flag; expected a known one; did you mean "
+            "--learning_rate?\n"
+            "--frobnicate: found an unknown flag; expected a known one; see -h for all flags\n"
+            "(2 problems in all)"
+        ),
+        _train(GOOD[2]),
+        extra=("--learning-rate", "0.1", "--frobnicate"),
     ),
     _flag(
         "train_batch_size",
@@ -673,7 +740,30 @@ CASES = [
             "other", lambda f: [p.unlink() for p in [*f.glob("*token*"), f / "spiece.model"]]
         ),
     ),
+    BadInput(
+        "an adapter as the model",
+        (
+            "{mount}/models/other: found an adapter of google/flan-t5-small; expected the folder "
+            "of an encoder-decoder model, with config.json; merge it into its model first "
+            "(merge_and_unload of peft, then save_pretrained)"
+        ),
+        _train(GOOD[2]),
+        {"model_init_name": "other"},
+        prepare=_model("other", _make_adapter),
+    ),
     # --- several at once
+    BadInput(
+        "a share for evaluation where there is no training, and of data with eval records",
+        (
+            "--eval_fraction: found 0.5; expected no share where all records are evaluated "
+            "(--no_train); leave it out\n"
+            "--eval_fraction: found 0.5, and the records of eval; expected data without eval "
+            "records; leave it out, or take those out of the data\n"
+            "(2 problems in all)"
+        ),
+        _train(GOOD[2]),
+        {"eval_fraction": "0.5", "no_train": "true"},
+    ),
     BadInput(
         "problems everywhere",
         (
@@ -707,7 +797,8 @@ CASES = [
         "a target in words",
         (
             "{mount}/data/bad.json: train[1].target: found 'yes'; expected a number from 0 to 1, "
-            "true or false; write a number, without quotes"
+            "true or false; write a number, without quotes; clf.py knows two classes: for more "
+            "take seq2seq.py, with the class's name as completion"
         ),
         {"input": "a", "target": "yes"},
     ),
@@ -723,10 +814,27 @@ CASES = [
         "a target that is null",
         (
             "{mount}/data/bad.json: train[1].target: found null; expected a number from 0 to 1, "
-            "true or false; leave the key out where there is no target (eval records with "
-            "--no_train)"
+            "true or false; write it, or remove the record (with --no_train: leave the key out)"
         ),
         {"input": "a", "target": None},
+    ),
+    _clf(
+        "a third class",
+        (
+            "{mount}/data/bad.json: train[1].target: found the number 2; expected a number from 0 "
+            "to 1, true or false; clf.py knows two classes: for more take seq2seq.py, with the "
+            "class's name as completion; grades want --target_min and --target_max"
+        ),
+        {"input": "a", "target": 2},
+    ),
+    _clf(
+        "one of several classes",
+        (
+            "{mount}/data/bad.json: train[1].target: found a list; expected a number from 0 to 1, "
+            "true or false; clf.py knows two classes: for more take seq2seq.py, with the class's "
+            "name as completion"
+        ),
+        {"input": "a", "target": [0, 0, 1]},
     ),
     _clf(
         "no target",

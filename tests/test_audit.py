@@ -232,3 +232,19 @@ def test_real_data(tmp_path: Path) -> None:
     assert report["splits"]["train"]["common_prefix"]["tokens"] == 17
     assert lost_characters(report, "completions") == {}
     assert lost_characters(report, "prompts") == {"\n": 11400, "\\": 867}
+
+
+def test_empty_completions_are_counted_and_are_no_loss(tmp_path: Path, tokenizer: Any) -> None:
+    records = [{"prompt": text, "completion": ""} for text in ("who?", "when?")]
+    train = [*records, {"prompt": "why?", "completion": "so"}, {"prompt": "no", "completion": " "}]
+    report = audit(tmp_path, tokenizer, {"train": train, "eval": records})
+    found = report["splits"]["train"]
+    assert found["empty_completions"]["count"] == 3
+    assert found["completions"]["tokens"]["min"] == 1
+    assert found["completions"]["lost"]["count"] == 0
+    assert (
+        "train: empty completions, whose answer is nothing: 3; as train[0] 'who?'; write or remove "
+        "those that have one"
+    ) in render(report)
+    del found["empty_completions"]  # as of an earlier version
+    assert warnings_of(report)

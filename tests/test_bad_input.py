@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from bad_inputs import CASES, BadInput
-from conftest import ROOT, write_data
+from conftest import ROOT, addition_records, write_data
 
 from workflow.cli import main
 from workflow.mount import Mount
@@ -29,15 +29,18 @@ def test_the_message_is_whole_and_nothing_is_made(
 def test_of_many_problems_20_and_the_count_are_told(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_data(mount, "many", [{"prompt": i} for i in range(500)], [{"prompt": "a"}])
+    records = [
+        {"prompt": "a", "completion": "b", f"{chr(97 + i)}": float("nan")} for i in range(25)
+    ]
+    write_data(mount, "many", records, addition_records(1))
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "many"]
     assert main("seq2seq", "", argv) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 21
     assert lines[0].endswith(
-        "train[0].prompt: found the number 0; expected a text; write it in quotes"
+        "train[0].a: found NaN; expected a finite number; use null or leave it out"
     )
-    assert lines[-1] == "… and 981 more (1001 problems in all)"
+    assert lines[-1] == "… and 5 more (25 problems in all)"
 
 
 def test_the_typed_command_exits_with_2_and_without_a_traceback(mount: Mount) -> None:

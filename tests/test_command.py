@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers.trainer_utils import SchedulerType
 from workflow import BadInput, make_job
 from workflow.command import as_arguments, parse_command_line
 from workflow.config import SCHEDULES, JobSpec, Place, complete
+from workflow.foreign_flags import FOREIGN
 
 BASE = ["--model_init_name", "m", "--data_name", "d"]
 
@@ -22,6 +24,7 @@ DEFAULTS = {
     "model_pretrain_name": None,
     "dropout_rate": None,
     "data_name": None,
+    "eval_fraction": None,
     "truncation_side": "right",
     "template": "{input}",
     "label_words": ("no", "yes"),
@@ -267,3 +270,10 @@ def test_an_evaluation_job_leaves_training_open() -> None:
     values: dict[str, Any] = {"model_init_name": "m", "data_name": "d", "no_train": True}
     spec = completed(make_job("seq2seq", **values))
     assert (spec.max_steps, spec.eval_steps, spec.max_new_tokens) == (None, None, 33)
+
+
+def test_what_is_said_of_foreign_flags_names_real_ones() -> None:
+    known = {field.name for of_all in (JobSpec, Place) for field in dataclasses.fields(of_all)}
+    assert known.isdisjoint(FOREIGN)
+    for name, (_, mend) in FOREIGN.items():
+        assert set(re.findall(r"--(\w+)", mend)) <= known, name

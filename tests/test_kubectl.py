@@ -10,7 +10,7 @@ import pytest
 from workflow.errors import BadInput
 from workflow.launch import kubectl
 from workflow.launch.kubectl import newest_pods, read_state
-from workflow.launch.state import State
+from workflow.launch.state import OutOfReach, State
 
 NO_PODS = json.dumps({"apiVersion": "v1", "kind": "List", "items": []})
 
@@ -259,6 +259,25 @@ def test_a_refusal_is_told_by_its_first_lines(fake: Path) -> None:
     assert str(raised.value) == (
         "kubectl apply: found exit status 1 (line 1; line 2; line 3); expected a cluster that does"
         " it; mend that, and see whether `kubectl apply` works here by itself"
+    )
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "The connection to the server localhost:8080 was refused - did you specify the right host "
+        "or port?",
+        "Unable to connect to the server: dial tcp: lookup api.lab: no such host",
+        "error: current-context is not set",
+    ],
+)
+def test_a_cluster_out_of_reach_is_no_refusal(fake: Path, last: str) -> None:
+    Path(f"{fake}.refusal").write_text(f"E1129 10:37:31.7 memcache.go:265] tried\n{last}\n")
+    with pytest.raises(OutOfReach) as raised:
+        kubectl.apply("kind: Job\n", None)
+    assert str(raised.value) == (
+        f"kubectl: found no cluster within reach ({last}); expected a cluster that answers; see "
+        "whether `kubectl get jobs` works here; without --apply the manifest is printed"
     )
 
 

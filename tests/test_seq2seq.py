@@ -26,6 +26,7 @@ RECORDS = [
     *addition_records(13),
     {"prompt": "is the summary of the story a good answer to the question?", "completion": "yes"},
     {"prompt": "no", "completion": "The people in the house looked for the right word."},
+    {"prompt": "who was it?", "completion": ""},
 ]
 
 

@@ -124,14 +124,27 @@ def test_own_words_for_gpus_take_the_place_of_ours(own: str) -> None:
 def test_options_that_the_script_needs_as_they_are() -> None:
     asked = Cluster(
         name="a\nb",
-        slurm={"nodes": 2, "--time": "1", "requeue": True, "Partition": "x", "comment": "a\nb"},
+        slurm={
+            "nodes": 2,
+            "--time": "1",
+            "requeue": True,
+            "array": "1-3",
+            "p": "x",
+            "Partition": "x",
+            "comment": "a\nb",
+        },
         kubernetes={"pvc": "x"},
     )
     assert [str(problem) for problem in problems(asked)] == [
         "--slurm 'nodes': found the option --nodes; expected another option; write --num_nodes",
         "--slurm '--time': found the option --time; expected another option; write --time",
         "--slurm 'requeue': found the option --requeue; expected another option; leave it out: the "
-        "script needs its own",
+        "script queues the job again itself; --max_restarts bounds it",
+        "--slurm 'array': found the option --array; expected another option; leave it out: an "
+        "array would start the same run several times; submit a job for each seed, with a "
+        "--training_run_name of its own",
+        "--slurm 'p': found no name of an option; expected an option of sbatch by its long name, "
+        "as partition; correct it",
         "--slurm 'Partition': found no name of an option; expected an option of sbatch by its long "
         "name, as partition; correct it",
         "--slurm 'comment': found 'a\\nb'; expected a text, a number, true or false; write it on "

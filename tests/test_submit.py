@@ -270,3 +270,71 @@ def test_an_earlier_command_line(mount: Mount) -> None:
     )
     submitted(["--name", "x", "--shared-host-dir", str(ROOT), "--command", command])
     wait_for(lambda: status(mount).get("state") == "done")
+
+
+NO_CONTROLLER = "allocation failure: Unable to contact slurm controller (connect failure)"
+CONFIGURED_NOWHERE = "fatal: Could not establish a configuration source"
+UNREACHED: dict[str, tuple[str | None, str]] = {
+    "a laptop": (None, "no command sbatch here"),
+    "no controller": (f"error: {NO_CONTROLLER}", f"Slurm out of reach ({NO_CONTROLLER})"),
+    "no configuration": (CONFIGURED_NOWHERE, f"Slurm out of reach ({CONFIGURED_NOWHERE})"),
+}
+"""What sbatch says, and what is told of it."""
+
+
+def put_command(folder: Path, name: str, stderr: str, status: int = 1) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\necho '{name}: {stderr}' >&2\nexit {status}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("name", UNREACHED)
+def test_where_slurm_is_out_of_reach_a_dry_run_prints_the_script(
+    mount: Mount,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    said, found = UNREACHED[name]
+    if said is not None:
+        for command in ("sbatch", "scontrol"):
+            put_command(mount.root / "bin", command, said)
+    monkeypatch.setenv("PATH", str(mount.root / "bin"))
+    folder_of(mount, "run").mkdir(parents=True)
+    write_record(folder_of(mount, "run"), Record("run", "slurm", "17"))
+    reason = (said or "no Slurm commands here").removeprefix("error: ")
+    queued = f"slurm job 17, and whether that has ended is not known ({reason})"
+    lines = submitted(["--dry_run", *job("--max_steps", "2")], "slurm")
+    assert lines[:2] == [f"not asked: {found}", f"not asked: {queued}"]
+    assert capsys.readouterr().out.startswith("#!/bin/bash\n")
+    assert told("slurm", job("--max_steps", "2")) == [
+        f"submit slurm: found {found}; expected a login node of Slurm; submit from a machine where "
+        "`sinfo` works, or use `submit local`",
+        f"run run: found {queued}; expected a run that has no job; submit where its cluster can be "
+        "asked, or choose another name",
+    ]
+    put_command(mount.root / "bin", "sbatch", "error: invalid partition specified: gpu")
+    assert told("slurm", job("--max_steps", "2"))[0] == (
+        "sbatch: found invalid partition specified: gpu; expected a job that Slurm takes; correct "
+        "the words of the cluster part (sinfo lists partitions)"
+    )
+
+
+def test_a_manifest_is_printed_where_no_cluster_can_be_asked(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder_of(mount, "run").mkdir(parents=True)
+    record = Record("run", "kubernetes", "run")
+    write_record(folder_of(mount, "run"), record)
+    put_command(mount.root / "bin", "kubectl", "The connection to the server was refused")
+    monkeypatch.setenv("PATH", str(mount.root / "bin"))
+    words = [*on_kubernetes(mount), *job("--max_steps", "2")]
+    found = f"{record.title}, and whether that has ended is not known (no cluster within reach " \
+            "(kubectl: The connection to the server was refused))"  # fmt: skip
+    printed = [word for word in words if word != "--apply"]
+    assert submitted(printed, "kubernetes")[0] == f"not asked: {found}"
+    assert "kind: Job" in capsys.readouterr().out
+    assert told("kubernetes", words) == [
+        f"run run: found {found}; expected a run that has no job; submit where its cluster can be "
+        "asked, or choose another name"
+    ]

@@ -13,6 +13,7 @@ from forks import CONTEXT, Fork, finish
 from transformers import AutoTokenizer
 
 import workflow.reading
+import workflow.token_writer
 import workflow.tokens
 from workflow.errors import BadInput, RunFailed
 from workflow.tasks.seq2seq import Seq2Seq
@@ -80,7 +81,7 @@ def test_other_data_or_another_tokenizer_is_another_cache(tmp_path: Path, tokeni
 def test_nothing_is_left_of_a_split_where_another_has_problems(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow.tokens, "CHUNK", 2)
+    monkeypatch.setattr(workflow.token_writer, "CHUNK", 2)
     wrong = {"eval": addition_records(5), "train": [*addition_records(5), {"prompt": 1}]}
     for text in (json.dumps(wrong), json.dumps(wrong)[:-20]):
         (tmp_path / "data.json").write_text(text)
@@ -93,7 +94,7 @@ def test_nothing_is_left_of_a_split_where_another_has_problems(
 def test_a_split_that_is_missing_is_tokenized_by_itself(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow.tokens, "CHUNK", 2)
+    monkeypatch.setattr(workflow.token_writer, "CHUNK", 2)
     first = prepare(tmp_path, tokenizer)
     written = {name: contents(tmp_path / "cache" / first[name].key) for name in first}
     shutil.rmtree(tmp_path / "cache" / first["eval"].key)
@@ -116,7 +117,7 @@ def test_memory_does_not_grow_with_the_records(
 ) -> None:
     """Reading, tokenizing, and reading rows again; 24 bytes a record are offsets."""
     monkeypatch.setattr(Seq2Seq, "encode", lambda *given: ([[1, 2, 3]] * len(given[-1]),) * 2)
-    monkeypatch.setattr(workflow.tokens, "CHUNK", 200)
+    monkeypatch.setattr(workflow.token_writer, "CHUNK", 200)
     monkeypatch.setattr(workflow.reading, "WINDOW", 10_000)
     peaks = {}
     for count in (2_000, 20_000):
@@ -191,3 +192,15 @@ def test_json_lines_give_the_same_records(tmp_path: Path, tokenizer: Any) -> Non
         files, ["train", "eval"], Seq2Seq(), tokenizer, tmp_path / "cache", True
     )
     assert [splits["train"].record(i) for i in range(len(RECORDS))] == RECORDS
+
+
+def test_an_empty_completion_is_learned_as_an_end_mark_and_a_missing_one_is_none(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    completions = ["2", "", " \n"]
+    records = [{"prompt": "a", "completion": text} for text in completions]
+    split = prepare(tmp_path, tokenizer, [*records, {"prompt": "a"}], answers_needed=False)["train"]
+    rows = [split.targets.row(i, 9).tolist() for i in range(4)]
+    assert rows[1:] == [[tokenizer.eos_token_id]] * 2 + [[]]
+    assert split.answered.tolist() == [True] * 3 + [False]
+    assert split.record(2) == records[2]

@@ -143,6 +143,10 @@ def _contradictions(spec: JobSpec) -> list[Problem]:
                 "keep one of the two",
             )
         )
+    if spec.no_train and spec.eval_fraction is not None:
+        expected = "no share where all records are evaluated (--no_train)"
+        found = f"{spec.eval_fraction:g}"
+        problems.append(Problem("--eval_fraction", found, expected, "leave it out"))
     if spec.offload == "all" and spec.zero_stage in (1, 2):
         found = f"all with --zero_stage {spec.zero_stage}"
         expected = "--zero_stage 3, which alone divides parameters"

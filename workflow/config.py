@@ -94,7 +94,14 @@ class JobSpec:
         text(),
         "",
         _DATA,
-        "X for mount/data/X.json, a folder mount/data/X, or a path",
+        "X for mount/data/X.json or X.jsonl, a folder mount/data/X, or a path",
+        "-",
+    )
+    eval_fraction: float | None = flag(
+        number(0, below=1, above=True),
+        None,
+        _DATA,
+        "share of the train records that are held out to evaluate on, of data without eval records",
         "-",
     )
     max_source_length: int = flag(

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow.errors import Problem
+from workflow.errors import Problem, shorten
+from workflow.file_kinds import recognize
 from workflow.records import (
     RepeatedKeys,
     Schema,
@@ -16,9 +17,13 @@ from workflow.records import (
     repeated_keys,
     too_deep,
 )
+from workflow.split_names import LINES, eval_name, eval_names, file_of
+from workflow.syntax import explain
+from workflow.tally import Tally
 
 _BROKEN: Any = object()
 """Stands for what could not be parsed and is told already."""
+HOLD_OUT = "--eval_fraction 0.1"
 
 
 def find_problems(
@@ -31,35 +36,60 @@ def find_problems(
     """
     problems: list[Problem] = []
     in_files = _read_splits(files, splits, schema, problems)
-    for split, records in in_files.items():
+    for name, records in in_files.items():
+        tally = Tally(whole_of(files, name))
         for index, record in enumerate(records):
             if record is not _BROKEN:
-                place = place_of(files, split, index)
-                check_record(record, place, schema, answers_needed, problems)
+                place = place_of(files, name, index)
+                tally.add(place, check_record(record, place, schema, answers_needed))
+        problems += tally.problems()
     return problems
 
 
-def place_of(files: Mapping[str, Path], split: str, index: int) -> str:
-    """The words for where a record stands."""
+def place_of(files: Mapping[str, Path], name: str, index: int) -> str:
+    """The words for where a record stands.
+
+    Args:
+        name: of the split, as the files have it.
+    """
     if "" in files:
-        return f"{files['']}: {split}[{index}]"
-    return f"{files[split]}: line {index + 1}: {split}[{index}]"
+        return f"{whole_of(files, name)}[{index}]"
+    line = f"{file_of(files, name)}: line {index + 1}"
+    return line if LINES in files else f"{line}: {name}[{index}]"
+
+
+def whole_of(files: Mapping[str, Path], name: str) -> str:
+    """The words for where all records of a split stand."""
+    path = file_of(files, name)
+    return str(path) if LINES in files else f"{path}: {name}"
 
 
 def _read_splits(
     files: Mapping[str, Path], splits: Sequence[str], schema: Schema, problems: list[Problem]
 ) -> dict[str, list[Any]]:
+    """The records of each split, by its name in the files."""
     if "" in files:
         return _read_json(files[""], splits, schema, problems)
+    if LINES in files and len(splits) > 1:
+        problems.append(_no_second_split(files[LINES]))
+        return {splits[0]: _read_json_lines(files[LINES], problems)}
     found = {}
     for split in splits:
-        if split in files:
-            found[split] = _read_json_lines(files[split], problems)
-        else:
-            folder = next(iter(files.values())).parent
-            expected = f"{schema.example} on each line of {split}.jsonl"
-            problems.append(Problem(str(folder), f"no {split}.jsonl", expected, "add the file"))
+        path = file_of(files, split)
+        if path is not None:
+            found[split] = _read_json_lines(path, problems)
+            continue
+        folder = next(iter(files.values())).parent
+        expected = f"{schema.example} on each line of {split}.jsonl"
+        mend = "add the file" + (f", or {HOLD_OUT}" if "train" in files else "")
+        problems.append(Problem(str(folder), f"no {split}.jsonl", expected, mend))
     return found
+
+
+def _no_second_split(path: Path) -> Problem:
+    found = "JSON Lines, which are records of one kind"
+    mend = f"add {HOLD_OUT}; or make a folder of it: train.jsonl, and eval.jsonl beside it"
+    return Problem(str(path), found, "records to train on and records to evaluate", mend)
 
 
 def _read_text(path: Path, problems: list[Problem]) -> str | None:
@@ -72,16 +102,21 @@ def _read_text(path: Path, problems: list[Problem]) -> str | None:
     if not content.strip():
         problems.append(Problem(str(path), "an empty file", "records", "write the data into it"))
         return None
+    if kind := recognize(path, content):
+        found, mend = kind
+        problems.append(Problem(str(path), found, "JSON or JSON Lines in UTF-8", mend))
+        return None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
+        cut = error.end == len(content) and error.reason == "unexpected end of data"
         problems.append(
             Problem(
                 f"{path}: line {line}",
                 f"byte 0x{content[error.start]:02x}, which is not UTF-8",
                 "a file in UTF-8",
-                "save it as UTF-8",
+                "the file may have been cut off: write it again" if cut else "save it as UTF-8",
             )
         )
         return None
@@ -93,66 +128,79 @@ def _read_json(
     text = _read_text(path, problems)
     if text is None:
         return {}
-    data = _parse(text, path, problems)
-    expected = f'{{"train": [{schema.example}, …], "eval": […]}}'
+    data = _parse(text, str(path), problems)
     if data is _BROKEN:
         return {}
     if not isinstance(data, dict):
-        problems.append(
-            Problem(
-                str(path),
-                f"{name_type(data)} at the top",
-                expected,
-                'put the list under "train" and "eval"' if isinstance(data, list) else "rewrite it",
-            )
-        )
+        expected = f'{{"train": [{schema.example}, …], "eval": […]}}'
+        mend = 'put the list under "train" and "eval"' if isinstance(data, list) else "rewrite it"
+        problems.append(Problem(str(path), f"{name_type(data)} at the top", expected, mend))
         return {}
     problems += [repeated_keys(str(path), data)] if isinstance(data, RepeatedKeys) else []
     loaded = {}
     for split in splits:
-        if split not in data:
-            problems.append(missing_key(str(path), split, data, f"a list of {schema.example}"))
-        elif not isinstance(data[split], list):
-            found = name_type(data[split])
-            problems.append(Problem(f"{path}: {split}", found, "a list", "make it a list"))
-        elif not data[split]:
+        name = eval_name(data) if split == "eval" else split
+        if name not in data:
+            problems.append(_missing_split(path, split, data, schema))
+        elif not isinstance(data[name], list):
+            found = name_type(data[name])
+            problems.append(Problem(f"{path}: {name}", found, "a list", "make it a list"))
+        elif not data[name]:
             problems.append(
-                Problem(f"{path}: {split}", "an empty list", "at least one record", "add records")
+                Problem(f"{path}: {name}", "an empty list", "at least one record", "add records")
             )
         else:
-            loaded[split] = data[split]
+            loaded[name] = data[name]
     return loaded
+
+
+def _missing_split(path: Path, split: str, data: Mapping[str, Any], schema: Schema) -> Problem:
+    if split == "eval" and len(names := eval_names(data)) > 1:
+        found = f'no key "eval", and the keys {" and ".join(map(shorten, names))}'
+        mend = 'rename one of them to "eval"'
+        return Problem(str(path), found, "one of them to evaluate on", mend)
+    missing = missing_key(str(path), split, data, f"a list of {schema.example}")
+    if split == "eval" and missing.mend == "add it" and isinstance(data.get("train"), list):
+        return Problem(missing.where, missing.found, missing.expected, f"add it, or {HOLD_OUT}")
+    return missing
 
 
 def _read_json_lines(path: Path, problems: list[Problem]) -> list[Any]:
     text = _read_text(path, problems)
     if text is None:
         return []
-    lines = text.rstrip("\r\n").split("\n")
-    records = []
+    text = text.rstrip("\r\n")
+    if "\n" not in text and "\r" in text:
+        mend = f"write it with LF: tr '\\r' '\\n' < {path.name} > NEW"
+        found = "lines that end in CR alone"
+        problems.append(Problem(str(path), found, "lines that end in LF, or CR and LF", mend))
+        return []
+    lines = text.split("\n")
+    records, tally = [], Tally(str(path))
     for number, line in enumerate(lines, start=1):
+        told: list[Problem] = []
+        where = f"{path}: line {number}"
         if line.strip():
-            records.append(_parse(line, path, problems, number, last=number == len(lines)))
+            records.append(_parse(line, where, told, in_lines=True, last=number == len(lines)))
         else:
-            where = f"{path}: line {number}"
-            problems.append(Problem(where, "an empty line", "a record", "remove the line"))
+            told.append(Problem(where, "an empty line", "a record", "remove the line"))
             records.append(_BROKEN)
+        tally.add(where, told)
+    problems += tally.problems()
     return records
 
 
 def _parse(
-    text: str, path: Path, problems: list[Problem], line: int | None = None, last: bool = False
+    text: str, where: str, problems: list[Problem], in_lines: bool = False, last: bool = True
 ) -> Any:
-    """The JSON value of a file or of one `line` of it; `_BROKEN`, with a problem, for none."""
-    where = f"{path}" if line is None else f"{path}: line {line}"
+    """The JSON value of a file, or of a line of it; `_BROKEN`, with a problem, for none."""
     try:
         return decoder.decode(text)
     except json.JSONDecodeError as error:
-        at = f"{path}: line {line or error.lineno}, column {error.colno}"
-        at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
-        cut = last or at_end
-        mend = "the file may have been cut off: write it again" if cut else "correct it there"
-        problems.append(Problem(at, f"no valid JSON ({error.msg})", "JSON", mend))
+        found, mend = explain(text, error, in_lines, last)
+        line = "" if in_lines else f": line {error.lineno}"
+        at = f"{where}{line}, column {error.colno}"
+        problems.append(Problem(at, found, "JSON", mend))
     except RecursionError:
         problems.append(too_deep(where))
     except ValueError:  # int() refuses more than 4,300 digits

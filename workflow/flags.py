@@ -4,11 +4,13 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from workflow.errors import Problem, shorten
+from workflow.foreign_flags import FOREIGN
 from workflow.kinds import Kind
 
 
@@ -28,20 +30,8 @@ def flag(kind: Kind, default: Any, group: str, help: str, shown: str | None = No
 
 
 _NO_VALUE = object()
-
-# Flags that people know from elsewhere, and why they are not here.
-_REFUSED = {
-    "fp16": (
-        "bf16 or fp32: T5 overflows in fp16 from the large size up",
-        "use --bf16 true, or --bf16 false for fp32",
-    ),
-    "per_device_train_batch_size": (
-        "a batch over all devices together",
-        "use --train_batch_size, and --micro_batch_tokens to bound memory",
-    ),
-    "per_device_eval_batch_size": ("the evaluation batch", "use --eval_batch_size"),
-    "output_dir": ("a name inside mount/models", "use --training_run_name"),
-}
+LIKE = 0.7
+"""How much two names of flags are alike, at least, where one may be meant by the other."""
 
 
 def build_parser(
@@ -123,10 +113,11 @@ def _unknown_words(
 
 def unknown_flag(name: str, known: Sequence[str], prefix: str = "") -> Problem:
     """The problem of a flag (or job-file key) that does not exist, with the nearest that does."""
-    if name in _REFUSED:
-        expected, mend = _REFUSED[name]
+    written = name.replace("-", "_")
+    expected, mend = FOREIGN.get(written, ("", ""))
+    if expected and set(re.findall(r"--(\w+)", mend)) <= set(known):
         return Problem(f"{prefix}{name}", "a flag this tool does not take", expected, mend)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(written, known, n=1, cutoff=LIKE)
     mend = f"did you mean {prefix}{near[0]}?" if near else "see -h for all flags"
     return Problem(f"{prefix}{name}", "an unknown flag", "a known one", mend)
 

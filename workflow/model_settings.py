@@ -10,6 +10,7 @@ from workflow.errors import BadInput, Problem
 from workflow.families import ONE_PROCESS, DecoderIds, find_decoder_ids
 from workflow.hub import load_config, load_generation_settings, load_tokenizer
 from workflow.languages import set_languages
+from workflow.model_folders import check_folder
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def load_model_settings(
     Raises:
         BadInput: where the model is none that the job can use.
     """
+    check_folder(folder)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder, len(tokenizer))
     writes = spec.task == "seq2seq"

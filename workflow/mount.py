@@ -3,11 +3,14 @@
 import difflib
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from workflow.config import JobSpec
 from workflow.errors import Problem, shorten
+from workflow.file_kinds import is_json_lines, kind_of
+from workflow.split_names import LINES, OTHER_NAMES, eval_name, eval_names
 
 CONTAINER_MOUNT = Path("/model_mount")
 CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9]\d*)", re.ASCII)
@@ -48,46 +51,85 @@ def find_mount(asked: str | None) -> Mount:
 
 
 def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
-    """The file of each split: mount/data/NAME.json, else mount/data/NAME/, else NAME as a path.
+    """The file of each split: of mount/data/NAME.json or .jsonl, mount/data/NAME/, NAME as a path.
 
     Returns:
-        {"": file} for one JSON file with all splits, else {"train": file, "eval": file} with
-        those that exist.
+        {"": file} for one JSON file with all splits, {LINES: file} for JSON Lines, else
+        {"train": file, "eval": file} with those that exist.
     """
     as_path = Path(os.path.expanduser(name))  # noqa: PTH111 (leaves ~nobody as it is)
-    candidates = [mount.data / f"{name}.json", mount.data / name, as_path]
-    for path in candidates:
+    in_mount = [mount.data / f"{name}.json", mount.data / f"{name}.jsonl", mount.data / name]
+    for path in [*in_mount, as_path]:
         if os.path.isfile(path):  # noqa: PTH113 (False, not an error, for a name that is too long)
-            return {"": path}, []
+            return {LINES if is_json_lines(path) else "": path}, []
         if os.path.isdir(path):  # noqa: PTH112
             return _split_files(path)
-    tried = ", ".join(str(path) for path in candidates)
+    tried = ", ".join(str(path) for path in [in_mount[0], in_mount[2], as_path])
     mend = nearest(name, _data_names(mount), f"put {Path(name).name}.json into {mount.data}")
+    if others := [path for path in _files_of(mount) if path.name.startswith(f"{name}.")]:
+        mend = _read_instead(others[0])
     return {}, [Problem(f"--data_name {name}", "no such data", f"one of {tried}", mend)]
 
 
+def _read_instead(path: Path) -> str:
+    """What to do with a file whose name is that of the data, but for its ending."""
+    kind = kind_of(path)
+    if kind is None:
+        return f"if {path} is meant, name it by its path"
+    found, mend = kind
+    return f"{path} is {found}: {mend}"
+
+
 def _split_files(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
-    files = {split: folder / f"{split}.jsonl" for split in ("train", "eval")}
+    names = {path.name for path in folder.iterdir()}
+    stems = {name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl")}
+    found = {"train": "train", "eval": eval_name(stems)}
+    files = {split: folder / f"{stem}.jsonl" for split, stem in found.items()}
     present = {split: path for split, path in files.items() if path.is_file()}
+    if "eval" not in present and len(both := eval_names(stems)) > 1:
+        told = f"no eval.jsonl, and {' and '.join(f'{stem}.jsonl' for stem in both)}"
+        mend = "rename one of them to eval.jsonl"
+        return {}, [Problem(str(folder), told, "one of them to evaluate on", mend)]
     if present:
         return present, []
     problem = Problem(
         str(folder),
         "a folder without train.jsonl and eval.jsonl",
         "one record a line in each of the two files",
-        "add the files",
+        _instead(folder, names),
     )
     return {}, [problem]
 
 
+def _instead(folder: Path, names: Collection[str]) -> str:
+    """What to do with a folder that has no JSON Lines of a split's name."""
+    if "dataset_dict.json" in names or "dataset_info.json" in names:
+        return 'write each split by datasets: load_from_disk(…)["train"].to_json("train.jsonl")'
+    splits = sorted(
+        path for path in folder.iterdir()
+        if path.is_file() and path.name.partition(".")[0] in ("train", "eval", *OTHER_NAMES)
+    )  # fmt: skip
+    if not splits:
+        return "add the files"
+    if all(is_json_lines(path) for path in splits):
+        return f"name them so: {splits[0].name} is JSON Lines"
+    kind = kind_of(splits[0])
+    if kind is not None:
+        return f"{splits[0].name} is {kind[0]}: {kind[1]}"
+    both = " and ".join(path.name for path in splits)
+    return (
+        f'put the lists of {both} into one file {folder.name}.json: {{"train": […], "eval": […]}}'
+    )
+
+
 def _data_names(mount: Mount) -> list[str]:
-    if not mount.data.is_dir():
-        return []
-    return [
-        path.stem if path.suffix == ".json" else path.name
-        for path in sorted(mount.data.iterdir())
-        if path.suffix == ".json" or path.is_dir()
-    ]
+    return [path.stem if path.suffix in (".json", ".jsonl") else path.name
+            for path in _files_of(mount)
+            if path.suffix in (".json", ".jsonl") or path.is_dir()]  # fmt: skip
+
+
+def _files_of(mount: Mount) -> list[Path]:
+    return sorted(mount.data.iterdir()) if mount.data.is_dir() else []
 
 
 def nearest(name: str, known: list[str], otherwise: str) -> str:

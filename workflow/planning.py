@@ -16,6 +16,7 @@ from workflow.hub import fetch_settings
 from workflow.machine import fast_bf16
 from workflow.memory import Work
 from workflow.memory_plan import Asked, Machine, choose, plans, this_machine
+from workflow.model_folders import check_folder
 from workflow.mount import Mount, find_model
 from workflow.resume import HowComputed
 from workflow.setting import Setting
@@ -102,7 +103,9 @@ def dry_run(
     problems += found
     if problems:
         raise BadInput(problems)
-    sizes = sizes_of(fetch_settings(source))
+    folder = fetch_settings(source)
+    check_folder(folder)
+    sizes = sizes_of(folder)
     bf16 = spec.bf16 if spec.bf16 is not None else place.plan_gpus is not None or fast_bf16()
     target = spec.max_target_length if spec.task == "seq2seq" else 1
     work = _work(spec, bf16, spec.max_source_length, target, records=None)

@@ -32,6 +32,7 @@ from workflow.hub import (
     load_tokenizer,
     shorten_names,
 )
+from workflow.model_folders import check_folder
 from workflow.models import check_weight_files
 from workflow.mount import Mount
 
@@ -222,6 +223,7 @@ def _fetch(model: str, commit: str, files: Files, download: Path) -> None:
 def _check_settings(download: Path) -> None:
     """Raise BadInput where they are of no model to train; nothing of it is kept then."""
     try:
+        check_folder(download)
         load_config(download, len(load_tokenizer(download)))
     except BadInput:
         shutil.rmtree(download, ignore_errors=True)

@@ -18,6 +18,7 @@ from workflow.config import ONLY_FOR, JobSpec, complete
 from workflow.errors import BadInput, Problem
 from workflow.families import DecoderIds
 from workflow.files import write_json
+from workflow.held_out import HeldOut
 from workflow.hub import fetch_settings
 from workflow.machine import fast_bf16
 from workflow.memory_plan import Machine
@@ -26,7 +27,7 @@ from workflow.model_settings import load_model_settings
 from workflow.mount import Mount, find_data, find_model, find_run_folder, run_name_of
 from workflow.optimizer import check_schedule
 from workflow.planning import own_settings, plan_job, problems_of_processes
-from workflow.reading import read_records
+from workflow.reading import name_of_eval, read_records
 from workflow.resume import HowComputed, find_checkpoint_to_go_on_from, read_state
 from workflow.setting import Setting
 from workflow.status import SPEC_FILE, is_requeued, read_status
@@ -38,7 +39,7 @@ from workflow.user_metric import load_user_metric
 from workflow.vocabulary import grow_tokenizer
 from workflow.world import World
 
-AUDIT_FORMAT = 3
+AUDIT_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,12 @@ def prepare(
         BadInput: with all problems of flags, names and data together.
     """
     task = TASKS[spec.task](spec)
-    splits = ["eval"] if spec.no_train else ["train", "eval"]
+    splits = splits_of(spec)
     world = world or World.alone()
     problems = [*problems, *problems_of_processes(spec, world.size)]
     users, found = own_settings(spec)
     problems += found
-    files, source, run_path, checkpoint = _find(spec, mount, task, splits, problems)
+    files, source, run_path, checkpoint = _find(spec, mount, task, problems)
 
     folder = fetch_settings(source)
     if damage := find_damage(folder, weights=False):
@@ -112,12 +113,11 @@ def prepare(
     try:
         task = task.fitted(tokenizer, settings.decoder_ids.start)
     except BadInput as error:
-        raise BadInput(
-            [*error.problems, *problems_of_records(files, splits, task, spec)]
-        ) from error
-    data = prepare_splits(
-        files, splits, task, tokenizer, mount.cache / "tokens", answers_needed=not spec.no_train
-    )
+        raise BadInput([*error.problems, *problems_of_records(files, task, spec)]) from error
+    held_out = HeldOut(spec.eval_fraction, spec.seed) if spec.eval_fraction else None
+    tokenized = partial(prepare_splits, files, splits, task, cache=mount.cache / "tokens",
+                        answers_needed=not spec.no_train, held_out=held_out)  # fmt: skip
+    data = tokenized(tokenizer)
     if not spec.no_train:
         task.check(tokenizer, data["eval"], spec)
     model_tokens = len(tokenizer)
@@ -129,7 +129,7 @@ def prepare(
         audit["added_tokens"] = sorted(missing)
         if missing:
             tokenizer = grow_tokenizer(tokenizer, missing)
-            data = prepare_splits(files, splits, task, tokenizer, mount.cache / "tokens", True)
+            data = tokenized(tokenizer)
     completed = partial(
         complete,
         run_name=run_name_of(spec),
@@ -189,7 +189,7 @@ def _audited(
 
 
 def _find(
-    spec: JobSpec, mount: Mount, task: Task, splits: list[str], problems: list[Problem]
+    spec: JobSpec, mount: Mount, task: Task, problems: list[Problem]
 ) -> tuple[dict[str, Path], Path | str, Path, Path | None]:
     """The data's files, the model, the run's folder and what it may go on from.
 
@@ -223,15 +223,28 @@ def _find(
         except BadInput as error:
             problems += error.problems
     files, found = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
-    problems += found
+    problems += [*found, *_problems_of_holding_out(files, spec)]
     if problems:
-        raise BadInput([*problems, *problems_of_records(files, splits, task, spec)])
+        raise BadInput([*problems, *problems_of_records(files, task, spec)])
     return files, source, run_path, checkpoint
 
 
-def problems_of_records(
-    files: dict[str, Path], splits: list[str], task: Task, spec: JobSpec
-) -> list[Problem]:
+def splits_of(spec: JobSpec) -> list[str]:
+    """The splits that a job uses."""
+    return ["eval"] if spec.no_train else ["train", "eval"]
+
+
+def _problems_of_holding_out(files: dict[str, Path], spec: JobSpec) -> list[Problem]:
+    """Whether there are eval records, of which none is to be made of train then."""
+    if spec.eval_fraction is None or not (name := name_of_eval(files)):
+        return []
+    where, found = "--eval_fraction", f"{spec.eval_fraction:g}, and the records of {name}"
+    expected = "data without eval records"
+    return [Problem(where, found, expected, "leave it out, or take those out of the data")]
+
+
+def problems_of_records(files: dict[str, Path], task: Task, spec: JobSpec) -> list[Problem]:
+    splits = ["train"] if spec.eval_fraction else splits_of(spec)
     try:
         if files:
             for _ in read_records(files, splits, task.schema, not spec.no_train, "check"):

@@ -4,16 +4,22 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from workflow.console import progress_bar
 from workflow.errors import BadInput, Problem, shorten
-from workflow.file_problems import find_problems, place_of
+from workflow.file_problems import find_problems, place_of, whole_of
 from workflow.records import Record, Schema, check_record, decoder
+from workflow.split_names import LINES, OTHER_NAMES, eval_name, eval_names, file_of
+from workflow.tally import Tally
 
 WINDOW = 1 << 20
 """Bytes of a JSON file read at once."""
+
+LONGEST_NAME = 16
+"""Bytes of a split's name in quotes, at most."""
 
 Advance = Callable[[int], object]
 """Told how many more bytes have been read."""
@@ -23,7 +29,7 @@ Value = tuple[str, int, Any]
 _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
-class _NotWellFormed(Exception):
+class _NotWellFormed(ValueError):
     """A file that a stream cannot make sense of."""
 
 
@@ -40,31 +46,40 @@ def read_records(
     as a stream; of any other file `find_problems` can say more.
 
     Args:
-        files: {"": one JSON file of all splits}, or one JSON Lines file a split.
+        files: {"": one JSON file of all splits}, {LINES: one JSON Lines file of a single one}, or
+            one JSON Lines file a split.
         answers_needed: False where a record may lack its answer.
         label: what the bar says is being done.
 
     Raises:
         BadInput: with all problems of all splits.
     """
-    problems: dict[str, list[Problem]] = {split: [] for split in splits}
-    well_formed = True
+    tallies: dict[str, Tally] = {}
+    only_blanks, well_formed = "train" in splits, True
     try:
-        paths = {files.get(split) or files.get("") for split in splits}
+        names = names_of(files, splits)
+        tallies = {split: Tally(whole_of(files, name)) for split, name in names.items()}
+        paths = {file_of(files, split) for split in splits}
         size = sum(path.stat().st_size for path in paths if path)
         with progress_bar(size, label, unit="B") as bar:
-            for split, index, record in _read_values(files, splits, bar.update):
-                place = place_of(files, split, index)
-                check_record(record, place, schema, answers_needed, problems[split])
-                if not any(problems.values()):
+            for split, index, record in _read_values(files, names, bar.update):
+                place = place_of(files, names[split], index)
+                tallies[split].add(place, check_record(record, place, schema, answers_needed))
+                only_blanks &= split != "train" or schema.is_blank(record)
+                if not any(tallies.values()):
                     yield split, record
-    except (_NotWellFormed, OSError, RecursionError, ValueError):
+    except (OSError, RecursionError, ValueError):
         well_formed = False
     if not well_formed:  # here the stream and its window are gone
-        found = find_problems(files, splits, schema, answers_needed)
-        raise BadInput(found or [changed_meanwhile(files)])
-    if any(problems.values()):
-        raise BadInput([problem for split in splits for problem in problems[split]])
+        problems = find_problems(files, splits, schema, answers_needed)
+        raise BadInput(problems or [changed_meanwhile(files)])
+    problems = [one for tally in tallies.values() for one in tally.problems()]
+    if only_blanks:
+        whole, expected = whole_of(files, "train"), f"a {schema.answer_key} to learn in some record"
+        none = f"an empty {schema.answer_key} in every record"
+        problems.append(Problem(whole, none, expected, "write what the model should answer"))
+    if problems:
+        raise BadInput(problems)
 
 
 def read_list(path: Path) -> Iterator[Any]:
@@ -79,7 +94,7 @@ def read_list(path: Path) -> Iterator[Any]:
             yield from _read_list(window)
             if window.peek():
                 raise _NotWellFormed
-    except (_NotWellFormed, OSError, RecursionError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         found = "no whole JSON list" if isinstance(error, _NotWellFormed) else shorten(str(error))
         mend = "get it back from a copy, or make it again"
         raise BadInput([Problem(str(path), found, "a file as it was written", mend)]) from None
@@ -91,16 +106,64 @@ def changed_meanwhile(files: Mapping[str, Path]) -> Problem:
     return Problem(str(next(iter(files.values()))), found, expected, "start again")
 
 
+def names_of(files: Mapping[str, Path], splits: Sequence[str]) -> dict[str, str]:
+    """The key of each split in a JSON file of all; elsewhere, the split itself.
+
+    Raises:
+        ValueError, OSError, RecursionError: where the file is not well-formed.
+    """
+    names = {split: split for split in splits}
+    if "" in files and "eval" in splits and _may_rename_eval(files[""]):
+        names["eval"] = eval_name(_keys_of(files[""]))
+    return names
+
+
+def name_of_eval(files: Mapping[str, Path]) -> str | None:
+    """What the eval records of a job that trains go by; None where there are none to be seen."""
+    if "" not in files:
+        return files["eval"].name if "eval" in files else None
+    with suppress(OSError, RecursionError, ValueError):  # which is told when it is read
+        found = eval_names(_keys_of(files[""]))
+        return found[0] if found else None
+    return None
+
+
+def _keys_of(path: Path) -> list[str]:
+    keys = []
+    with open(path, "rb") as file:
+        for key, items in _read_lists(_Window(file, lambda size: None)):
+            keys.append(key)
+            for _ in items:
+                pass
+    return keys
+
+
+def _may_rename_eval(path: Path) -> bool:
+    """Whether a file holds another name for eval, if only somewhere: a look without decoding."""
+    known = re.compile(f'"({"|".join(OTHER_NAMES)})"'.encode())
+    tail = b""
+    with open(path, "rb") as file:
+        while content := file.read(WINDOW):
+            if known.search(tail + content):
+                return True
+            tail = content[-LONGEST_NAME:]
+    return False
+
+
 def _read_values(
-    files: Mapping[str, Path], splits: Sequence[str], advance: Advance
+    files: Mapping[str, Path], names: Mapping[str, str], advance: Advance
 ) -> Iterator[Value]:
     if "" in files:
+        splits = {name: split for split, name in names.items()}
         yield from _read_json(files[""], splits, advance)
-    elif not set(splits) <= files.keys():
+        return
+    if LINES in files and len(names) > 1:
         raise _NotWellFormed
-    else:
-        for split in splits:
-            yield from _read_json_lines(files[split], split, advance)
+    for split in names:
+        path = file_of(files, split)
+        if path is None:
+            raise _NotWellFormed
+        yield from _read_json_lines(path, split, advance)
 
 
 def _read_json_lines(path: Path, split: str, advance: Advance) -> Iterator[Value]:
@@ -121,28 +184,40 @@ def _read_json_lines(path: Path, split: str, advance: Advance) -> Iterator[Value
         raise _NotWellFormed
 
 
-def _read_json(path: Path, splits: Sequence[str], advance: Advance) -> Iterator[Value]:
-    """The records of an object of lists, which may hold anything under other keys."""
-    counts: dict[str, int] = {}
+def _read_json(path: Path, splits: Mapping[str, str], advance: Advance) -> Iterator[Value]:
+    """The records of an object of lists, which may hold anything under other keys.
+
+    Args:
+        splits: by their keys.
+    """
+    counts = dict.fromkeys(splits, 0)
     with open(path, "rb") as file:
         window = _Window(file, advance)
-        window.expect("{")
-        while not counts or window.expect(",}") == ",":
-            key = window.next_value(followed_by=":")
-            window.expect(":")
-            if not isinstance(key, str) or key in counts:
-                raise _NotWellFormed
-            counts[key] = 0
-            if window.peek() == "[":
-                for value in _read_list(window):
-                    if key in splits:
-                        yield key, counts[key], value
+        for key, items in _read_lists(window):
+            for value in items:
+                if key in splits:
+                    yield splits[key], counts[key], value
                     counts[key] += 1
-            else:
-                window.next_value(followed_by=",}")
-        if window.peek():
+    if not all(counts.values()):
+        raise _NotWellFormed
+
+
+def _read_lists(window: "_Window") -> Iterator[tuple[str, Iterator[Any]]]:
+    """The keys of an object, each with its list's items, which are to be taken; or with none."""
+    keys: set[str] = set()
+    window.expect("{")
+    while not keys or window.expect(",}") == ",":
+        key = window.next_value(followed_by=":")
+        window.expect(":")
+        if not isinstance(key, str) or key in keys:
             raise _NotWellFormed
-    if not all(counts.get(split) for split in splits):
+        keys.add(key)
+        if window.peek() == "[":
+            yield key, _read_list(window)
+        else:
+            window.next_value(followed_by=",}")
+            yield key, iter(())
+    if window.peek():
         raise _NotWellFormed
 
 

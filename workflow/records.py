@@ -11,6 +11,8 @@ from workflow.errors import Problem, shorten
 
 Record = dict[str, Any]
 DEEPEST = 100
+NO_ANSWER = "write it, or remove the record (with --no_train: leave the key out)"
+"""How to mend an answer that is null."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Schema:
     def read(self, record: Record) -> str:
         """What the model is given to read of a record."""
         return self.template.replace("{input}", record[self.source_key])
+
+    def is_blank(self, record: object) -> bool:
+        """Whether the answer of a record is a text in which nothing stands."""
+        answer = record.get(self.answer_key) if isinstance(record, dict) else None
+        return isinstance(answer, str) and not answer.strip()
 
     @property
     def example(self) -> str:
@@ -74,15 +81,11 @@ decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_
 # --- records -------------------------------------------------------------------------------------
 
 
-def check_record(
-    record: object, place: str, schema: Schema, answers_needed: bool, problems: list[Problem]
-) -> None:
-    """Add to `problems` what is wrong with a record, which stands at `place`."""
+def check_record(record: object, place: str, schema: Schema, answers_needed: bool) -> list[Problem]:
+    """What is wrong with a record, which stands at `place`."""
     if not isinstance(record, dict):
-        problems.append(
-            Problem(place, name_type(record), schema.example, "make the record an object")
-        )
-        return
+        return [Problem(place, name_type(record), schema.example, "make the record an object")]
+    problems: list[Problem] = []
     if isinstance(record, RepeatedKeys):
         problems.append(repeated_keys(place, record))
     if schema.source_key not in record:
@@ -90,7 +93,9 @@ def check_record(
     elif not isinstance(record[schema.source_key], str):
         found = name_type(record[schema.source_key])
         where = f"{place}.{schema.source_key}"
-        problems.append(Problem(where, found, "a text", "write it in quotes"))
+        absent = record[schema.source_key] is None
+        mend = "write it, or remove the record" if absent else "write it in quotes"
+        problems.append(Problem(where, found, "a text", mend))
     told = False
     if schema.answer_key in record:
         wrong = schema.check_answer(record[schema.answer_key])
@@ -103,6 +108,7 @@ def check_record(
         problems.append(missing_key(place, schema.answer_key, record, "an answer to learn"))
     others = {key: value for key, value in record.items() if key != schema.answer_key}
     _check_values(place, others if told else record, problems, depth=0)
+    return problems
 
 
 def _check_values(

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +17,15 @@ from workflow.batching import Indexes, Lengths
 from workflow.console import log
 from workflow.errors import BadInput
 from workflow.file_array import FileArray
-from workflow.files import discard_folder, remove_partials, whole_folder, write_json
-from workflow.reading import changed_meanwhile, read_records
+from workflow.files import discard_folder, remove_partials
+from workflow.held_out import HeldOut
+from workflow.reading import changed_meanwhile, names_of, read_records
 from workflow.records import Record, Schema
+from workflow.split_names import file_of
 from workflow.text_ids import Frame, fingerprint
+from workflow.token_writer import writing
 
 CACHE_FORMAT = 2
-CHUNK = 4096
-"""Records tokenized at once."""
-FILES = {"source": "source.ids", "target": "target.ids", "records": "records.jsonl"}
-"""What a cached split holds; NAME.offsets say where the rows of each begin and end."""
 
 
 class Encoder(Protocol):
@@ -136,6 +134,35 @@ class TokenizedSplit:
         return np.diff(self.targets.offsets) > 0
 
 
+@dataclass(frozen=True)
+class _Data:
+    """The files of the splits that are wanted, of which eval may be held out of train."""
+
+    files: Mapping[str, Path]
+    splits: Sequence[str]
+    held_out: HeldOut | None
+
+    @property
+    def read(self) -> Sequence[str]:
+        """The splits that the files hold."""
+        return ["train"] if self.held_out else self.splits
+
+    def records(
+        self, schema: Schema, answers_needed: bool, counts: Mapping[str, int]
+    ) -> Iterator[tuple[str, Record]]:
+        """All records, each with its split, after a check that found so many."""
+        found = read_records(self.files, self.read, schema, answers_needed, "tokenize")
+        if self.held_out is None:
+            yield from found
+            return
+        path = file_of(self.files, "train")
+        assert path is not None  # it has been checked
+        chosen = self.held_out.choose(counts["train"], path)
+        log.info("held out to evaluate on: %d of %d records", chosen.sum(), len(chosen))
+        for held, (split, record) in zip(chosen, found, strict=False):  # changed files are told
+            yield ("eval" if held else split), record
+
+
 def prepare_splits(
     files: Mapping[str, Path],
     splits: Sequence[str],
@@ -143,6 +170,7 @@ def prepare_splits(
     tokenizer: Any,
     cache: Path,
     answers_needed: bool,
+    held_out: HeldOut | None = None,
 ) -> dict[str, TokenizedSplit]:
     """The tokenized splits, from the cache where it holds them, else read, checked and tokenized.
 
@@ -153,18 +181,20 @@ def prepare_splits(
     """
     cache.mkdir(parents=True, exist_ok=True)
     remove_partials(cache)
+    data = _Data(files, splits, held_out)
     of_tokenizer = fingerprint(tokenizer)
-    paths = {split: files.get(split) or files.get("") for split in splits}
+    paths = {split: file_of(files, "train" if held_out else split) for split in splits}
     digests = {path: _file_digest(path) for path in paths.values() if path}
+    drawn = [held_out.fraction, held_out.seed] if held_out else []
     folders = {}
     for split, path in paths.items():
         content = digests[path] if path else "none"
-        key = json.dumps([CACHE_FORMAT, task.encoding, of_tokenizer, split, content])
+        key = json.dumps([CACHE_FORMAT, task.encoding, of_tokenizer, split, content, *drawn])
         folders[split] = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = {split: _open_cached(folder) for split, folder in folders.items()}
     if not all(_serves(split, answers_needed) for split in cached.values()):
         missing = {split: folders[split] for split in splits if cached[split] is None}
-        _tokenize(files, splits, missing, task, tokenizer, answers_needed, digests)
+        _tokenize(data, missing, task, tokenizer, answers_needed, digests)
     return {split: cached[split] or TokenizedSplit(folder) for split, folder in folders.items()}
 
 
@@ -203,95 +233,41 @@ def _open_ragged(folder: Path, name: str, frames: Mapping[str, Sequence[int]]) -
 
 
 def _tokenize(
-    files: Mapping[str, Path],
-    splits: Sequence[str],
+    data: _Data,
     missing: Mapping[str, Path],
     task: Encoder,
     tokenizer: Any,
     answers_needed: bool,
     digests: Mapping[Path, str],
 ) -> None:
-    """Read and check `splits`, and write the cache of those `missing`, each into its folder.
+    """Read and check the data, and write the cache of the splits `missing`, each into its folder.
 
     Nothing is written where there is a problem in any of them, or files are not of these digests.
     """
-    for _ in read_records(files, splits, task.schema, answers_needed, "check"):
-        pass  # problems are told before minutes of tokenizing
+    counts = Counter(
+        split
+        for split, _ in read_records(data.files, data.read, task.schema, answers_needed, "check")
+    )  # problems are told before minutes of tokenizing
+    _tell_name_of_eval(data)
+    encode, frames = partial(task.encode, tokenizer), task.frames(tokenizer)
     with ExitStack() as stack:
         writers = {
-            split: stack.enter_context(_writing(folder, split, task, tokenizer))
+            split: stack.enter_context(writing(folder, split, encode, frames))
             for split, folder in missing.items()
         }
-        for split, record in read_records(files, splits, task.schema, answers_needed, "tokenize"):
+        for split, record in data.records(task.schema, answers_needed, counts):
             if split in writers:
                 writers[split].add(record)
         for writer in writers.values():
             writer.finish()
         if any(_file_digest(path) != digest for path, digest in digests.items()):
-            raise BadInput([changed_meanwhile(files)])
+            raise BadInput([changed_meanwhile(data.files)])
 
 
-@contextmanager
-def _writing(folder: Path, split: str, task: Encoder, tokenizer: Any) -> Iterator["_SplitWriter"]:
-    """Yield a writer of what becomes `folder` when the block ends well."""
-    with whole_folder(folder) as partial, ExitStack() as stack:
-        files = {
-            part: stack.enter_context(open(partial / name, "wb")) for part, name in FILES.items()
-        }
-        yield _SplitWriter(partial, files, split, task, tokenizer)
-
-
-class _SplitWriter:
-    """Writes the cache of a split; of its records no more than a chunk is held."""
-
-    def __init__(
-        self,
-        folder: Path,
-        files: Mapping[str, BinaryIO],
-        split: str,
-        task: Encoder,
-        tokenizer: Any,
-    ):
-        self._folder, self._files, self._split = folder, files, split
-        self._task, self._tokenizer = task, tokenizer
-        self._offsets = {part: array("q", [0]) for part in files}
-        self._chunk: list[Record] = []
-
-    def add(self, record: Record) -> None:
-        self._chunk.append(record)
-        if len(self._chunk) == CHUNK:
-            self._write_chunk()
-
-    def finish(self) -> None:
-        """Write what is left, the offsets, and the sizes of all files."""
-        self._write_chunk()
-        for part, file in self._files.items():
-            file.close()
-            with open(self._folder / f"{part}.offsets", "wb") as offsets:
-                self._offsets[part].tofile(offsets)
-        write_json(self._folder / "frames.json", self._task.frames(self._tokenizer))
-        sizes = {path.name: path.stat().st_size for path in self._folder.iterdir()}
-        write_json(self._folder / "sizes.json", sizes)
-
-    def _write_chunk(self) -> None:
-        if not self._chunk:
-            return
-        if len(self._offsets["records"]) == 1:
-            log.info("tokenizing the %s records (once; kept for later runs)", self._split)
-        sources, targets = self._task.encode(self._tokenizer, self._chunk)
-        lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in self._chunk]
-        self._append("source", map(len, sources), _joined(sources))
-        self._append("target", map(len, targets), _joined(targets))
-        self._append("records", map(len, lines), b"".join(lines))
-        self._chunk = []
-
-    def _append(self, part: str, lengths: Iterable[int], content: bytes) -> None:
-        """Write rows of these lengths."""
-        offsets = self._offsets[part]
-        for length in lengths:
-            offsets.append(offsets[-1] + length)
-        self._files[part].write(content)
-
-
-def _joined(rows: list[list[int]]) -> bytes:
-    return np.fromiter(chain.from_iterable(rows), np.int32).tobytes()
+def _tell_name_of_eval(data: _Data) -> None:
+    """Where eval records go by another name, which is read as theirs."""
+    files = data.files
+    if "eval" in data.read:
+        name = names_of(files, data.read)["eval"] if "eval" not in files else files["eval"].stem
+        if name != "eval":
+            log.info("the eval records are those of %s", name)

@@ -155,7 +155,7 @@ class SplitAudit:
     def __init__(self, name: str, split: TokenizedSplit, schema: Schema, damage: Damage):
         self.name, self.split, self._schema, self._damage = name, split, schema, damage
         self._parts = {part: PartAudit(damage) for part in ("prompts", "completions")}
-        self._empty = Finding()
+        self._empty = {"prompts": Finding(), "completions": Finding()}
         self._prefix: str | None = None
         self._values = array("d")
         self.prompts: Keys = np.zeros(len(split), np.uint64)
@@ -176,12 +176,14 @@ class SplitAudit:
             if answer and self._schema.answer_range:
                 answer = [float(answer[0])]  # 1, 1.0 and true say the same
                 self._values.append(answer[0])
-            elif len(target) and answer:
+            elif answer:
                 completions.append((f"{self.name}[{i}]", answer[0], target))
             self.prompts[i], self.pairs[i] = _digest([prompt]), _digest([prompt, *answer])
             self.answered[i] = bool(answer)
             if not prompt.strip():
-                self._empty.add(f"{self.name}[{i}]")
+                self._empty["prompts"].add(f"{self.name}[{i}]")
+            if self._schema.is_blank(record):
+                self._empty["completions"].add(f"{self.name}[{i}]", prompt)
             if self._prefix is None or not prompt.startswith(self._prefix):
                 self._prefix = _common_start(prompt, self._prefix or prompt)
         self._parts["prompts"].add(prompts)
@@ -197,7 +199,8 @@ class SplitAudit:
         for part, audit in self._parts.items():
             report[part] = audit.report(self.name, ids[part], limits[part])
         return report | {
-            "empty_prompts": self._empty.report(),
+            "empty_prompts": self._empty["prompts"].report(),
+            "empty_completions": self._empty["completions"].report(),
             "duplicates": self._duplicates(),
             "contradictions": self._contradictions(),
             "common_prefix": self._common_prefix(),

@@ -38,6 +38,13 @@ _RULES = (
     (5, "prompts", "special", "prompts that spell special tokens", "take them out"),
     (4, "", "empty_prompts", "empty prompts", "write or remove them"),
     (
+        4,
+        "",
+        "empty_completions",
+        "empty completions, whose answer is nothing",
+        "write or remove those that have one",
+    ),
+    (
         3,
         "",
         "duplicates",
@@ -70,8 +77,8 @@ def warnings_of(report: Report) -> list[Warning]:
     warnings = _warnings_across(report)
     for name, split in report["splits"].items():
         for severity, part, kind, what, remedy in _RULES:
-            finding = (split[part] if part else split)[kind]
-            if finding["count"]:
+            finding = (split[part] if part else split).get(kind)  # not in an older audit.json
+            if finding and finding["count"]:
                 said = what.format(cut=_CUT[report["truncation_side"]])
                 text = f"{name}: {said}: {finding['count']:,}{_what_of(finding)}"
                 warnings.append(Warning(severity, text, finding["examples"][0], remedy))

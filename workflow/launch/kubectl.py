@@ -2,15 +2,22 @@
 
 import json
 import os
+import re
 import subprocess
 from typing import Any, NoReturn
 
 from workflow.errors import BadInput, Problem
 from workflow.launch.kubernetes import JOB_LABEL
-from workflow.launch.state import State
+from workflow.launch.state import OutOfReach, State
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 LINES_SHOWN = 3
+_OUT_OF_REACH = re.compile(
+    r"unable to connect|connection to the server|current server api group list|no such host|"
+    r"i/o timeout|no configuration has been provided|context .*(not set|does not exist)",
+    re.IGNORECASE,
+)
+"""What kubectl says where no cluster answers it."""
 _PATIENCE = "--request-timeout=30s"
 
 
@@ -50,7 +57,7 @@ def _in(namespace: str | None) -> list[str]:
 
 
 def _kubectl(command: list[str], namespace: str | None, given: str | None = None) -> str:
-    """What kubectl prints; raises BadInput where it is missing or refuses."""
+    """What kubectl prints; raises BadInput where it is missing, reaches nobody or is refused."""
     try:
         done = subprocess.run(
             ["kubectl", *command, *_in(namespace), _PATIENCE],
@@ -60,6 +67,10 @@ def _kubectl(command: list[str], namespace: str | None, given: str | None = None
         mend = "install it, and let `kubectl get jobs` work here"
         found = error.strerror or str(error)
         raise BadInput([Problem("kubectl", found, "Kubernetes' command line", mend)]) from error
+    if _OUT_OF_REACH.search(done.stderr) and done.returncode:
+        found = f"no cluster within reach ({done.stderr.strip().splitlines()[-1]})"
+        mend = "see whether `kubectl get jobs` works here; without --apply the manifest is printed"
+        raise OutOfReach([Problem("kubectl", found, "a cluster that answers", mend)])
     if done.returncode:
         told = "; ".join(done.stderr.strip().splitlines()[:LINES_SHOWN]) or "no word"
         found = f"exit status {done.returncode} ({told})"

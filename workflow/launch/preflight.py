@@ -121,8 +121,7 @@ def _problems_of_run(spec: JobSpec, mount: Mount) -> list[Problem]:
 
 def _problems_of_data(spec: JobSpec, mount: Mount) -> list[Problem]:
     files, problems = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
-    splits = ["eval"] if spec.no_train else ["train", "eval"]
-    return problems + problems_of_records(files, splits, TASKS[spec.task](spec), spec)
+    return problems + problems_of_records(files, TASKS[spec.task](spec), spec)
 
 
 def _problems_of_hub_model(name: str) -> list[Problem]:

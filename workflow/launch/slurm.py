@@ -10,26 +10,34 @@ from workflow.launch.cluster import Cluster, Submission, problems_of, python_of,
 from workflow.launch.containers import Runtime, run_inside
 from workflow.launch.join import FIRST_PORT, PORTS
 
+_OWN_LOG = "leave it out: the log is read by its place (`python3 -m workflow logs RUN`)"
+_OWN_TASKS = "leave it out: a single task a machine starts all of its processes"
+_OWN_STARTS = "leave it out: the script queues the job again itself; --max_restarts bounds it"
 _RESERVED = {
-    "job-name": "name",
-    "output": None,
-    "error": None,
-    "nodes": "num_nodes",
-    "ntasks": None,
-    "ntasks-per-node": None,
-    "cpus-per-task": "cpus_per_task",
-    "mem": "memory",
-    "time": "time",
-    "dependency": "dependency",
-    "requeue": None,
-    "no-requeue": None,
-    "open-mode": None,
-    "signal": None,
-    "array": None,
-    "chdir": None,
-    "export": "envs",
+    "job-name": "write --name",
+    "output": _OWN_LOG,
+    "error": _OWN_LOG,
+    "open-mode": _OWN_LOG,
+    "nodes": "write --num_nodes",
+    "ntasks": _OWN_TASKS,
+    "ntasks-per-node": _OWN_TASKS,
+    "cpus-per-task": "write --cpus_per_task",
+    "mem": "write --memory",
+    "time": "write --time",
+    "dependency": "write --dependency",
+    "requeue": _OWN_STARTS,
+    "no-requeue": "write --max_restarts 0",
+    "signal": "leave it out: the script asks for the signal at which it saves",
+    "array": "leave it out: an array would start the same run several times; submit a job for each "
+    "seed, with a --training_run_name of its own",
+    "chdir": "leave it out: the script goes to the folder that it is submitted from",
+    "export": "write --envs",
+    "test-only": "write --dry_run",
+    "parsable": "leave it out: it is given when the job is queued",
+    "wrap": "leave it out: the script runs the job that stands behind the --",
+    "wait": "leave it out; `python3 -m workflow logs -f RUN` follows the job",
 }
-"""Options that the script needs as they are, with the word that sets them, if one does."""
+"""Options that the script needs as they are, and what to do instead."""
 
 _GPUS = frozenset({"gres", "gpus", "gpus-per-node", "gpus-per-task"})
 
@@ -229,10 +237,9 @@ def problems(cluster: Cluster) -> list[Problem]:
     for name, value in (cluster.slurm or {}).items():
         where, option = f"--slurm {shorten(name)}", _option(name)
         if option in _RESERVED:
-            word = _RESERVED[option]
-            mend = f"write --{word}" if word else "leave it out: the script needs its own"
+            mend = _RESERVED[option]
             found.append(Problem(where, f"the option --{option}", "another option", mend))
-        elif not re.fullmatch(r"[a-z][a-z-]*", option):
+        elif not re.fullmatch(r"[a-z][a-z-]+", option):
             expected = "an option of sbatch by its long name, as partition"
             found.append(Problem(where, "no name of an option", expected, "correct it"))
         elif not isinstance(value, str | int | float | bool | None) or "\n" in str(value):

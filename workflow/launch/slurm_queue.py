@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 from workflow.errors import BadInput, Problem
-from workflow.launch.state import State
+from workflow.launch.state import OutOfReach, State
 
 _WORDS = {
     "PENDING": "pending", "REQUEUED": "pending", "REQUEUE_HOLD": "pending",
@@ -17,16 +17,40 @@ _WORDS = {
 """Slurm's names of states (squeue's manual); all others are failures."""
 
 
+_OUT_OF_REACH = re.compile(
+    r"contact slurm controller|configuration source|slurm daemon|socket timed out|zero bytes|"
+    r"connection (refused|timed out|failure)|connect failure|not responding|standby mode|"
+    r"authentication|munge|dns srv",
+    re.IGNORECASE,
+)
+"""What Slurm's commands say where no controller answers them."""
+
+
 def problems_of_script(text: str) -> list[Problem]:
-    """What Slurm itself says against a batch script, without queueing it."""
+    """What Slurm itself says against a batch script, without queueing it.
+
+    Raises:
+        OutOfReach: where it cannot be asked.
+    """
     if shutil.which("sbatch") is None:
-        mend = "submit from a machine that has Slurm's commands, or use `submit local`"
-        return [Problem("submit slurm", "no command sbatch here", "a login node of Slurm", mend)]
+        raise OutOfReach([_no_slurm("no command sbatch here")])
     tried = _call("sbatch", "--test-only", text=text)
     if tried.returncode == 0:
         return []
+    _check_reached(tried.stderr)
     mend = "correct the words of the cluster part (sinfo lists partitions)"
     return [Problem("sbatch", _reason(tried.stderr), "a job that Slurm takes", mend)]
+
+
+def _check_reached(stderr: str) -> None:
+    """Raise OutOfReach where Slurm's command has reached nobody."""
+    if _OUT_OF_REACH.search(stderr):
+        raise OutOfReach([_no_slurm(f"Slurm out of reach ({_reason(stderr)})")])
+
+
+def _no_slurm(found: str) -> Problem:
+    mend = "submit from a machine where `sinfo` works, or use `submit local`"
+    return Problem("submit slurm", found, "a login node of Slurm", mend)
 
 
 def queue(text: str) -> str:
@@ -34,6 +58,7 @@ def queue(text: str) -> str:
     queued = _call("sbatch", "--parsable", text=text)
     number = queued.stdout.strip().partition(";")[0]
     if queued.returncode or not number.isdigit():
+        _check_reached(queued.stderr)
         mend = "nothing was queued: correct that, and submit again"
         raise BadInput([Problem("sbatch", _reason(queued.stderr), "a job that is taken", mend)])
     return number
@@ -91,7 +116,10 @@ def cancel(number: str) -> None:
 
 
 def _call(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    try:
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    except OSError as error:  # as of a shell that finds no such command
+        return subprocess.CompletedProcess(command, 127, "", error.strerror or str(error))
 
 
 def _reason(stderr: str) -> str:

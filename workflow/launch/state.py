@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 
+from workflow.errors import BadInput
+
+
+class OutOfReach(BadInput):
+    """A cluster that cannot be asked from here; whatever it would say of a job is not known."""
+
 
 @dataclass(frozen=True)
 class State:

@@ -16,7 +16,8 @@ from workflow.console import start_log
 from workflow.errors import BadInput, Problem, shorten
 from workflow.launch.cluster import Submission
 from workflow.launch.record import TEXT, Record, folder_of, read_record, write_record
-from workflow.launch.schedulers import SCHEDULERS, state_of
+from workflow.launch.schedulers import SCHEDULERS, Scheduler, state_of
+from workflow.launch.state import OutOfReach
 from workflow.launch.words import PROJECT, Asked, read_words
 from workflow.mount import Mount, find_data, find_model, find_mount, run_name_of
 from workflow.status import read_status
@@ -47,21 +48,26 @@ def submit(asked: Asked, tell: Callable[[str], None]) -> None:
         reads = list(_read_by(asked, mount)) if seen else []
         text, more = scheduler.render(submission, asked.cluster, folder, reads)
         problems = [*asked.problems, *problems, *more]
-        if text and _can_be_asked(asked, tell):
-            problems += scheduler.problems_of_text(text)
+        only_told = asked.options.dry_run or (
+            asked.kind == "kubernetes" and not asked.options.apply
+        )
+        found, unknown = _of_cluster(scheduler, text, folder if seen else None)
+        problems += found if only_told else [*found, *unknown]
+        for problem in unknown if only_told else ():
+            tell(f"not asked: {problem.found}")
         if seen:
-            problems += _problems_of_queue(folder)
             for line in _checked(asked, submission, mount, problems):
                 tell(line)
         elif problems:
             raise BadInput(problems)
         else:
             tell(NOT_SEEN)
-        if asked.options.dry_run or (asked.kind == "kubernetes" and not asked.options.apply):
+        if only_told:
             print(text, end="")
             return
         with _held(mount):
-            if problems := _problems_of_queue(folder):
+            found, unknown = _problems_of_queue(folder)
+            if problems := [*found, *unknown]:
                 raise BadInput(problems)
             record = _hand_over(asked, submission, folder, text)
     usual = mount.root == find_mount(None).root.absolute()
@@ -70,12 +76,21 @@ def submit(asked: Asked, tell: Callable[[str], None]) -> None:
     tell(f"submitted as {record.title}; `{command}` tells of it")
 
 
-def _can_be_asked(asked: Asked, tell: Callable[[str], None]) -> bool:
-    """Whether the cluster can judge the text; a dry run goes without, as on a laptop."""
-    if asked.kind == "slurm" and asked.options.dry_run and shutil.which("sbatch") is None:
-        tell("Slurm was not asked: there is no sbatch here")
-        return False
-    return True
+def _of_cluster(
+    scheduler: Scheduler, text: str, folder: Path | None
+) -> tuple[list[Problem], list[Problem]]:
+    """What speaks against a job by its cluster's word, and what that would have to say.
+
+    Args:
+        folder: of the job, where its run is to be seen from here.
+    """
+    found, unknown = ([], []) if folder is None else _problems_of_queue(folder)
+    try:
+        if text:
+            found = [*scheduler.problems_of_text(text), *found]
+    except OutOfReach as error:
+        unknown = [*error.problems, *unknown]
+    return found, unknown
 
 
 def _checked(
@@ -186,17 +201,18 @@ def _waiting_for(asked: Asked, dependency: str | None) -> Asked:
     return dataclasses.replace(asked, cluster=cluster)
 
 
-def _problems_of_queue(folder: Path) -> list[Problem]:
-    """Whether a job for this run is queued or runs already."""
+def _problems_of_queue(folder: Path) -> tuple[list[Problem], list[Problem]]:
+    """Whether a job for this run is queued or runs already; and apart, that it is not known."""
     record = read_record(folder)
     if record is None or not (state := state_of(record)).may_live:
-        return []
-    mend = f"wait for it, `python3 -m workflow cancel {record.run_name}`, or choose another name"
-    found = f"a job that is {state.word} ({record.title})"
+        return [], []
+    where, expected = f"run {record.run_name}", "a run that has no job"
     if state.word == "unknown":
         found = f"{record.title}, and whether that has ended is not known ({state.reason})"
         mend = "submit where its cluster can be asked, or choose another name"
-    return [Problem(f"run {record.run_name}", found, "a run that has no job", mend)]
+        return [], [Problem(where, found, expected, mend)]
+    mend = f"wait for it, `python3 -m workflow cancel {record.run_name}`, or choose another name"
+    return [Problem(where, f"a job that is {state.word} ({record.title})", expected, mend)], []
 
 
 @contextmanager

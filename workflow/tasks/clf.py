@@ -19,7 +19,7 @@ from workflow.console import log, progress_bar
 from workflow.errors import BadInput, Problem, shorten
 from workflow.folding import fold_cross_attention
 from workflow.metrics import SHOWN
-from workflow.records import Record, Schema
+from workflow.records import NO_ANSWER, Record, Schema
 from workflow.score_metrics import in_range, score_metrics
 from workflow.share import Share
 from workflow.tasks.rows import make_batch, target_logits
@@ -29,6 +29,9 @@ from workflow.tokens import TokenizedSplit
 from workflow.weights import Model
 
 Floats = npt.NDArray[np.float64]
+MORE_CLASSES = (
+    "clf.py knows two classes: for more take seq2seq.py, with the class's name as completion"
+)
 SCORED_AT_ONCE = 2
 """Positions scored at once over those trained at once: of most layers nothing is kept."""
 
@@ -76,12 +79,16 @@ class Classification:
         expected = f"a number from {self.target_min:g} to {self.target_max:g}"
         expected += ", true or false" if booleans else ""
         mend = "correct it"
-        if number:
+        if isinstance(value, int) and booleans:
+            mend = f"{MORE_CLASSES}; grades want --target_min and --target_max"
+        elif number:
             mend = "correct it, or set --target_min and --target_max to the range of all targets"
         elif value is None:
-            mend = "leave the key out where there is no target (eval records with --no_train)"
+            mend = NO_ANSWER
         elif isinstance(value, str):
-            mend = "write a number, without quotes"
+            mend = f"write a number, without quotes; {MORE_CLASSES}"
+        elif isinstance(value, list):
+            mend = MORE_CLASSES
         return shorten(value) if isinstance(value, str) else "", expected, mend
 
     def fitted(self, tokenizer: Any, start: int) -> "Classification":

@@ -18,7 +18,7 @@ from workflow.errors import BadInput, Problem
 from workflow.generate import Generation, generate
 from workflow.losses import summed_cross_entropy
 from workflow.metrics import SHOWN, perplexity
-from workflow.records import Record, Schema
+from workflow.records import NO_ANSWER, Record, Schema
 from workflow.sampling import likeliest
 from workflow.share import Share
 from workflow.tasks.judged import Judged, References, item_of
@@ -31,11 +31,10 @@ from workflow.weights import Model
 
 
 def _check_completion(value: object) -> tuple[str, str, str] | None:
-    if not isinstance(value, str):
-        return "", "a text", "write the completion in quotes, or leave the key out to evaluate"
-    if not value.strip():
-        return "an empty completion", "a text to learn", "write what the model should answer"
-    return None
+    if isinstance(value, str):
+        return None
+    mend = "write one text" if isinstance(value, list) else "write the completion in quotes"
+    return "", "a text", NO_ANSWER if value is None else mend
 
 
 ANSWERS_SHOWN = 8
@@ -95,9 +94,12 @@ class Seq2Seq:
     ) -> tuple[list[list[int]], list[list[int]]]:
         sources = source_ids(tokenizer, [record["prompt"] for record in records])
         completions = [record.get("completion", "") for record in records]
-        targets = target_ids(tokenizer, completions, self.start)
+        spoken = [text if text.strip() else "" for text in completions]
+        targets = target_ids(tokenizer, spoken, self.start)
+        # An empty completion is learned as an end mark: a row without ids is no answer at all.
         return sources, [
-            ids if text else [] for ids, text in zip(targets, completions, strict=True)
+            (ids or [tokenizer.eos_token_id]) if "completion" in record else []
+            for ids, record in zip(targets, records, strict=True)
         ]
 
     def frames(self, tokenizer: Any) -> dict[str, Frame]:

@@ -1,0 +1,392 @@
+"""What is given as data: what is read, and of everything else what it is and the way out."""
+
+import io
+import json
+import logging
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import T5_TINY, addition_records
+from transformers import AutoTokenizer
+
+from workflow.errors import BadInput
+from workflow.held_out import HeldOut
+from workflow.mount import Mount, find_data
+from workflow.reading import name_of_eval, read_records
+from workflow.tasks.seq2seq import Seq2Seq
+from workflow.tokens import prepare_splits
+
+SPLITS = ["train", "eval"]
+RECORDS = addition_records(4)
+LINES = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
+ROW = '{"prompt": "a", "completion": "b"}'
+PANDAS = '.to_json("train.jsonl", orient="records", lines=True)'
+NO_JSON = "expected JSON or JSON Lines in UTF-8"
+
+
+def packed(name: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(name, "a")
+    return content.getvalue()
+
+
+def told(path: Path, splits: list[str] = SPLITS) -> str:
+    """The message for data that is named by its path; {folder} stands for where it lies."""
+    files, problems = find_data(Mount(path.parent / "mount"), str(path))
+    if not problems:
+        with pytest.raises(BadInput) as caught:
+            for _ in read_records(files, splits, Seq2Seq.schema, True, "read"):
+                pass
+        problems = caught.value.problems
+    return "\n".join(map(str, problems)).replace(str(path.parent), "{folder}")
+
+
+FILES: dict[str, tuple[bytes, str]] = {
+    "d.gz": (b"\x1f\x8b\x08", f"found a file packed by gzip; {NO_JSON}; unpack it: gunzip d.gz"),
+    "d.bz2": (b"BZh9", f"found a file packed by bzip2; {NO_JSON}; unpack it: bunzip2 d.bz2"),
+    "d.zip": (packed("a.json"), f"found a zip archive; {NO_JSON}; unpack it: unzip d.zip"),
+    "d.xlsx": (
+        packed("xl/workbook.xml"),
+        f"found an Excel workbook; {NO_JSON}; write its rows as JSON Lines, as by pandas: "
+        f'read_excel("d.xlsx"){PANDAS}',
+    ),
+    "d.parquet": (
+        b"PAR1\x15\x04",
+        f"found a Parquet file; {NO_JSON}; write its rows as JSON Lines, as by pandas: "
+        f'read_parquet("d.parquet"){PANDAS}',
+    ),
+    "d.csv": (
+        b"prompt,completion\na,b\n",
+        f"found comma-separated values (CSV); {NO_JSON}; write its rows as JSON Lines, as by "
+        f'pandas: read_csv("d.csv"){PANDAS}',
+    ),
+    "tabs.json": (
+        b"prompt\tcompletion\na\tb\n",
+        f"found tab-separated values (TSV); {NO_JSON}; write its rows as JSON Lines, as by "
+        f'pandas: read_table("tabs.json"){PANDAS}',
+    ),
+    "d.db": (
+        b"SQLite format 3\0",
+        f"found an SQLite database; {NO_JSON}; write a table of it as JSON Lines, a row each",
+    ),
+    "d.pkl": (
+        pickle.dumps([1]),
+        f"found a pickled object; {NO_JSON}; load it where it was made, and write it by json.dump",
+    ),
+    "wide.json": (
+        '{"train": []}'.encode("utf-16"),
+        f"found text in UTF-16; {NO_JSON}; save it as UTF-8: iconv -f UTF-16 -t UTF-8 wide.json",
+    ),
+    "unmarked.json": (
+        '{"train": []}'.encode("utf-16-le"),
+        f"found text in UTF-16LE; {NO_JSON}; save it as UTF-8: iconv -f UTF-16LE -t UTF-8 "
+        "unmarked.json",
+    ),
+    "page.json": (
+        b"<!DOCTYPE html><html>",
+        f"found an HTML page; {NO_JSON}; get the file itself: it may be a page that asks for a "
+        "login",
+    ),
+    "d.yaml": (
+        b"train:\n  - prompt: a\n",
+        f"found YAML; {NO_JSON}; write it as JSON, as by json.dump(yaml.safe_load(open("
+        '"d.yaml")), …)',
+    ),
+    "zeros.json": (
+        b"\0" * 9,
+        f"found NUL bytes; {NO_JSON}; the file was not written to its end: write it again",
+    ),
+    "pointer.json": (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        f"found a pointer of Git LFS, not the file; {NO_JSON}; get it: git lfs pull",
+    ),
+    "words.json": (b"hello there\n", f"found text that is no JSON; {NO_JSON}; write it as JSON"),
+    "cut.json": (
+        '{"train": [{"prompt": "é'.encode()[:-1],
+        "line 1: found byte 0xc3, which is not UTF-8; expected a file in UTF-8; the file may have "
+        "been cut off: write it again",
+    ),
+    "lines.json": (
+        LINES,
+        "found JSON Lines, which are records of one kind; expected records to train on and records "
+        "to evaluate; add --eval_fraction 0.1; or make a folder of it: train.jsonl, and eval.jsonl "
+        "beside it",
+    ),
+    "several.json": (
+        b'{\n"prompt": "a"}\n{\n"prompt": "b"}',
+        "line 3, column 1: found several JSON values one after the other; expected JSON; write "
+        "each record on a line of its own, in train.jsonl and eval.jsonl",
+    ),
+    "both.json": (
+        f'{{"train": [{ROW}], "dev": [{ROW}], "validation": [{ROW}]}}'.encode(),
+        'found no key "eval", and the keys \'validation\' and \'dev\'; expected one of them to '
+        'evaluate on; rename one of them to "eval"',
+    ),
+    "alone.json": (
+        f'{{"train": [{ROW}]}}'.encode(),
+        'found no key "eval" (keys: \'train\'); expected "eval": a list of {"prompt": …, '
+        '"completion": …}; add it, or --eval_fraction 0.1',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str) -> None:
+    content, message = FILES[name]
+    (tmp_path / name).write_bytes(content)
+    assert told(tmp_path / name) == f"{{folder}}/{name}: {message}"
+
+
+SYNTAX = {
+    "{'prompt': 'a'}": (
+        "1",
+        "single quotes or words of Python, as repr() and str() write them",
+        "write it by json.dumps",
+    ),
+    '{"prompt": None}': (
+        "11",
+        "single quotes or words of Python, as repr() and str() write them",
+        "write it by json.dumps",
+    ),
+    "\ufeff" + ROW: (
+        "0",
+        "a byte order mark (U+FEFF), as where files were joined",
+        "remove the mark",
+    ),
+    "{“prompt”: 1}": ("1", "the quotation mark “ (U+201C)", 'write " instead'),
+    '{"prompt": "a",}': ("", "a comma before the closing bracket", "remove the comma"),
+    '{"prompt": [1, 2,]}': ("", "a comma before the closing bracket", "remove the comma"),
+    '{"prompt": 1 // a\n}': ("13", "a comment", "remove it: JSON has none"),
+    "{prompt: 1}": ("1", "a key without quotes", 'write it in quotes, as "prompt"'),
+    '{"prompt": "a\tb"}': ("13", "a tab in a text", "write it as \\t"),
+    '{"prompt": "a\\d"}': ("13", "a backslash in a text", "write it as \\\\"),
+    '{"prompt": undefined}': ("11", "JavaScript", "write it by JSON.stringify"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SYNTAX)
+def test_what_is_no_json_is_told_in_the_words_of_its_writer(tmp_path: Path, text: str) -> None:
+    column, found, mend = SYNTAX[text]
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "eval.jsonl").write_text(ROW)
+    (folder / "train.jsonl").write_text(f"{ROW}\n{text.replace(chr(10), ' ')}\n{ROW}\n")
+    message = told(folder)
+    assert message.startswith(
+        f"{{folder}}/d/train.jsonl: line 2, column {int(column) + 1 if column else ''}"
+    )
+    assert message.endswith(f": found {found}; expected JSON; {mend}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            LINES.replace(b"\n", b"\r"),
+            ": found lines that end in CR alone; expected lines that end in LF, or CR and LF; "
+            "write it with LF: tr '\\r' '\\n' < train.jsonl > NEW",
+        ),
+        (
+            b"{'prompt': 'a'}\n" * 5000,
+            ": found single quotes or words of Python, as repr() and str() write them in all 5,000 "
+            "records; expected JSON; write it by json.dumps",
+        ),
+        (
+            f"{ROW} {ROW}\n{ROW}".encode(),
+            ": line 1, column 36: found another record on the same line; expected JSON; write each "
+            "record on a line of its own",
+        ),
+        (
+            b'{\n"prompt": "a",\n"completion": "b"\n}\n',
+            ": line 1, column 2: found a record that goes on at the next line; expected JSON; "
+            "write each record on a line of its own, line breaks in texts as \\n",
+        ),
+        (
+            f'{ROW}\n{{"prompt": "a\n'.encode(),
+            ": line 2, column 12: found no valid JSON (Unterminated string starting at); expected "
+            "JSON; the file may have been cut off: write it again",
+        ),
+    ],
+)
+def test_json_lines_that_are_none(tmp_path: Path, content: bytes, message: str) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "eval.jsonl").write_text(ROW)
+    (folder / "train.jsonl").write_bytes(content)
+    assert told(folder).splitlines()[0] == "{folder}/d/train.jsonl" + message
+
+
+@pytest.mark.parametrize(
+    ("files", "mend"),
+    [
+        ({"train.json": "[]", "validation.json": "[]"},
+         'put the lists of train.json and validation.json into one file d.json: {"train": […], '
+         '"eval": […]}'),
+        ({"train.json": f"{ROW}\n{ROW}", "eval.json": f"{ROW}\n{ROW}"},
+         "name them so: eval.json is JSON Lines"),
+        ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): write its rows as JSON "
+         f'Lines, as by pandas: read_csv("train.csv"){PANDAS}'),
+        ({"dataset_dict.json": "{}"},
+         'write each split by datasets: load_from_disk(…)["train"].to_json("train.jsonl")'),
+        ({"notes.txt": ""}, "add the files"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], mend: str) -> None:
+    (tmp_path / "d").mkdir()
+    for name, text in files.items():
+        (tmp_path / "d" / name).write_text(text)
+    assert told(tmp_path / "d") == (
+        "{folder}/d: found a folder without train.jsonl and eval.jsonl; expected one record a line "
+        f"in each of the two files; {mend}"
+    )
+
+
+def test_two_files_that_could_be_eval(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("train", "dev", "val"):
+        (tmp_path / "d" / f"{name}.jsonl").write_text(ROW)
+    assert told(tmp_path / "d") == (
+        "{folder}/d: found no eval.jsonl, and dev.jsonl and val.jsonl; expected one of them to "
+        "evaluate on; rename one of them to eval.jsonl"
+    )
+
+
+def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None:
+    mount = Mount(tmp_path)
+    mount.data.mkdir()
+    (mount.data / "mine.json.gz").write_bytes(b"\x1f\x8b\x08")
+    (mount.data / "old.json.bak").write_text(ROW)
+    start = f"--data_name {{0}}: found no such data; expected one of {mount.data}/{{0}}.json, " \
+            f"{mount.data}/{{0}}, {{0}}; {mount.data}/"  # fmt: skip
+    assert [str(find_data(mount, name)[1][0]) for name in ("mine", "old")] == [
+        start.format("mine")
+        + "mine.json.gz is a file packed by gzip: unpack it: gunzip mine.json.gz",
+        start.replace(f"; {mount.data}/", "; if ").format("old")
+        + f"{mount.data}/old.json.bak is meant, name it by its path",
+    ]
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "dev", "val", "test"])
+def test_another_word_for_eval_is_read_where_there_is_no_eval(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "d.json"
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "train.jsonl").write_text(ROW)
+    (tmp_path / "d" / f"{name}.jsonl").write_text('{"prompt": "e", "completion": "f"}')
+    lists = {"train": [json.loads(ROW)], name: [{"prompt": "e", "completion": "f"}]}
+    for others in ({}, {"test": lists[name] if name == "test" else [1]}):
+        path.write_text(json.dumps(lists | others))
+        for given in (path, tmp_path / "d"):
+            files, problems = find_data(Mount(tmp_path), str(given))
+            assert problems == []
+            read = list(read_records(files, SPLITS, Seq2Seq.schema, True, "read"))
+            assert [(split, record["prompt"]) for split, record in read] == [
+                ("train", "a"), ("eval", "e"),
+            ]  # fmt: skip
+    assert name_of_eval({"": path}) == name
+    path.write_text(json.dumps(lists | {"eval": [json.loads(ROW)], "nested": {name: 1}}))
+    assert name_of_eval({"": path}) == "eval"
+    wrong = {"train": lists["train"], name: [{"prompt": 1, "completion": "f"}]}
+    path.write_text(json.dumps(wrong))
+    assert told(path) == (
+        f"{{folder}}/d.json: {name}[0].prompt: found the number 1; expected a text; write it in "
+        "quotes"
+    )
+
+
+def problems_of(path: Path, records: list[Any]) -> str:
+    path.write_text(json.dumps({"train": records, "eval": [json.loads(ROW)]}))
+    return told(path)
+
+
+def test_a_problem_that_many_records_share_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    at = "{folder}/d.json: train"
+    good = json.loads(ROW)
+    lacking = 'expected "completion": an answer to learn; add it'
+    assert problems_of(path, [{"prompt": "a"}] * 5000) == (
+        f"{at}: found no key \"completion\" (keys: 'prompt') in all 5,000 records; {lacking}"
+    )
+    assert problems_of(path, [good, *[{"prompt": "a"}] * 4]) == (
+        f"{at}[1]: found no key \"completion\" (keys: 'prompt') (the first of 4 such records); "
+        + lacking
+    )
+    numbers = [good | {"prompt": number} for number in range(40)]
+    text = "expected a text; write it in quotes"
+    assert problems_of(path, numbers) == (
+        f"{at}.prompt: found the number 0 and the like in all 40 records; {text}"
+    )
+    assert problems_of(path, [*numbers[:3], good]) == "\n".join(
+        f"{at}[{number}].prompt: found the number {number}; {text}" for number in range(3)
+    )
+    mixed = [good | {"prompt": 1}, good | {"completion": 2}, good | {"prompt": 3}] * 2
+    assert [line.partition(": found")[0] for line in problems_of(path, mixed).splitlines()] == [
+        f"{at}[0].prompt", f"{at}[1].completion", f"{at}[4].completion",
+    ]  # fmt: skip
+
+
+def held_out(path: Path, seed: int = 0, fraction: float = 0.25) -> dict[str, list[Any]]:
+    files, problems = find_data(Mount(path.parent), str(path))
+    assert problems == []
+    tokenizer = AutoTokenizer.from_pretrained(T5_TINY)
+    splits = prepare_splits(
+        files, SPLITS, Seq2Seq(), tokenizer, path.parent / "cache", True, HeldOut(fraction, seed)
+    )
+    return {name: [split.record(i) for i in range(len(split))] for name, split in splits.items()}
+
+
+def as_lines(records: list[Any]) -> str:
+    return "\n".join(map(json.dumps, records))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("d.jsonl", as_lines), ("d.json", as_lines),
+     ("whole.json", lambda records: json.dumps({"train": records}))],
+)  # fmt: skip
+def test_a_share_is_held_out_of_train(
+    tmp_path: Path, name: str, write: Callable[[list[Any]], str]
+) -> None:
+    records = addition_records(20)
+    (tmp_path / name).write_text(write(records))
+    found = held_out(tmp_path / name)
+    assert len(found["eval"]) == 5
+    assert sorted([*found["train"], *found["eval"]], key=records.index) == records
+    for split in found.values():  # in the order of the file
+        assert split == sorted(split, key=records.index)
+    assert held_out(tmp_path / name) == found
+    assert held_out(tmp_path / name, seed=1) != found
+    assert len(held_out(tmp_path / name, fraction=0.5)["eval"]) == 10
+
+
+def test_of_what_is_held_out_there_is_one_on_each_side(tmp_path: Path) -> None:
+    sums = {
+        (count, fraction): int(HeldOut(fraction, 3).choose(count, tmp_path).sum())
+        for count, fraction in [(2, 0.01), (2, 0.99), (10, 0.01), (10, 0.99), (1000, 0.1)]
+    }
+    assert list(sums.values()) == [1, 1, 1, 9, 100]
+    again = [HeldOut(0.5, 3).choose(50, tmp_path) for _ in range(2)]
+    assert np.array_equal(*again)
+    with pytest.raises(BadInput) as caught:
+        HeldOut(0.5, 3).choose(1, Path("d.jsonl"))
+    assert str(caught.value) == (
+        "d.jsonl: found a single record; expected two to hold one out; add records, or leave "
+        "--eval_fraction out"
+    )
+
+
+def test_lines_are_all_eval_where_nothing_is_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "d.jsonl").write_text(f'{ROW}\n{{"prompt": 1}}')
+    assert told(tmp_path / "d.jsonl", ["eval"]).startswith("{folder}/d.jsonl: line 2.prompt: found")
+    (tmp_path / "d.json").write_text(f'{{"test": [{ROW}], "dev": [{ROW}]}}')
+    tokenizer = AutoTokenizer.from_pretrained(T5_TINY)
+    with caplog.at_level(logging.INFO, "workflow"):
+        prepare_splits({"": tmp_path / "d.json"}, ["eval"], Seq2Seq(), tokenizer, tmp_path, True)
+    assert "the eval records are those of dev" in caplog.text

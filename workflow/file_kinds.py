@@ -1,0 +1,126 @@
+"""Files that are given as data and are no JSON: what they are, and how to make JSON of them."""
+
+import re
+import zipfile
+from contextlib import suppress
+from json import JSONDecoder
+from pathlib import Path
+
+LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
+Kind = tuple[str, str]
+"""What a file is, and what to do with it; {name} stands for its name."""
+
+HEAD = 1 << 12
+LONGEST_LINE = 1 << 24
+"""Bytes of the first line of JSON Lines, at most, where the file has another ending."""
+
+
+def _by_pandas(read: str) -> str:
+    return (
+        "write its rows as JSON Lines, as by pandas: "
+        f'{read}("{{name}}").to_json("train.jsonl", orient="records", lines=True)'
+    )
+
+
+def _unpack(command: str) -> str:
+    return f"unpack it: {command} {{name}}"
+
+
+_MAGIC: tuple[tuple[bytes, Kind], ...] = (
+    (b"\x1f\x8b", ("a file packed by gzip", _unpack("gunzip"))),
+    (b"BZh", ("a file packed by bzip2", _unpack("bunzip2"))),
+    (b"\xfd7zXZ\0", ("a file packed by xz", _unpack("unxz"))),
+    (b"\x28\xb5\x2f\xfd", ("a file packed by zstd", _unpack("unzstd"))),
+    (b"7z\xbc\xaf\x27\x1c", ("a 7-Zip archive", _unpack("7z x"))),
+    (b"PAR1", ("a Parquet file", _by_pandas("read_parquet"))),
+    (b"ARROW1", ("an Arrow file", _by_pandas("read_feather"))),
+    (b"SQLite format 3\0", ("an SQLite database", "write a table of it as JSON Lines, a row each")),
+    (b"\xd0\xcf\x11\xe0", ("an old Excel or Office file", _by_pandas("read_excel"))),
+    (b"\x89HDF", ("an HDF5 file", _by_pandas("read_hdf"))),
+    (b"\x93NUMPY", ("a NumPy array", "write its texts as JSON Lines")),
+    (b"%PDF", ("a PDF", "write its texts as JSON Lines")),
+    (b"version https://git-lfs", ("a pointer of Git LFS, not the file", "get it: git lfs pull")),
+)
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")
+_ENCODING_MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+_MARKUP = re.compile(r"<(!doctype html|html)", re.IGNORECASE)
+
+
+def recognize(path: Path, content: bytes) -> Kind | None:
+    """What a file that is not JSON is, as its beginning and its name tell; None for neither."""
+    found = _binary(path, content[:HEAD]) or _of_text(path, content[:HEAD])
+    return found and (found[0], found[1].replace("{name}", path.name))
+
+
+def kind_of(path: Path) -> Kind | None:
+    """As `recognize`, of a file that is not read yet."""
+    try:
+        with open(path, "rb") as file:
+            return recognize(path, file.read(HEAD))
+    except OSError:
+        return None
+
+
+def _binary(path: Path, head: bytes) -> Kind | None:
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind
+    if _PICKLE.match(head):
+        return "a pickled object", "load it where it was made, and write it by json.dump"
+    if head.startswith(b"PK\x03\x04"):
+        return _archive(path)
+    if head[257:262] == b"ustar":
+        return "a tar archive", _unpack("tar xf")
+    marked = [name for mark, name in _ENCODING_MARKS if head.startswith(mark)]
+    if marked or re.match(rb"(\0[^\0]|[^\0]\0)\s*", head):
+        name = marked[0] if marked else "UTF-16" + ("BE" if head[:1] == b"\0" else "LE")
+        return f"text in {name}", f"save it as UTF-8: iconv -f {name} -t UTF-8 {{name}}"
+    if head and not head.strip(b"\0"):
+        return "NUL bytes", "the file was not written to its end: write it again"
+    return None
+
+
+def _archive(path: Path) -> Kind:
+    names: list[str] = []
+    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.startswith("xl/") for name in names):
+        return "an Excel workbook", _by_pandas("read_excel")
+    return "a zip archive", _unpack("unzip")
+
+
+def _of_text(path: Path, head: bytes) -> Kind | None:
+    text = head.decode("utf-8-sig", "ignore").lstrip()
+    if text[:1] in ("{", "["):
+        return None
+    if _MARKUP.match(text):
+        return "an HTML page", "get the file itself: it may be a page that asks for a login"
+    if text.startswith("<"):
+        return "XML", "write its records as JSON Lines"
+    if path.suffix in (".yaml", ".yml") or re.match(r"(---|train:|eval:)\s", text):
+        return "YAML", 'write it as JSON, as by json.dump(yaml.safe_load(open("{name}")), …)'
+    line = text.partition("\n")[0]
+    separator = max(",;\t", key=line.count)
+    if path.suffix == ".tsv" or (separator == "\t" and "\t" in line):
+        return "tab-separated values (TSV)", _by_pandas("read_table")
+    if path.suffix == ".csv" or (line.count(separator) and not re.match(r"[\"\d]", line)):
+        return "comma-separated values (CSV)", _by_pandas("read_csv")
+    if re.match(r"[A-Za-z]", text) and not re.match(r"(true|false|null|NaN|Infinity)\b", text):
+        return "text that is no JSON", "write it as JSON"
+    return None
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a file holds a record a line: by its name, or because its first lines are objects."""
+    if path.suffix in LINES_SUFFIXES:
+        return True
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            first, second = file.readline(LONGEST_LINE), file.read(HEAD).lstrip()
+        return second.startswith("{") and isinstance(JSONDecoder().decode(first), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
