@@ -29,6 +29,7 @@ from workflow.batching import plan_step
 from workflow.config import BEST_METRICS, JobSpec, complete
 from workflow.cpu import use_fast_modules
 from workflow.engine import SingleProcessEngine
+from workflow.families import DecoderIds
 from workflow.metrics import is_better
 from workflow.models import load_model
 from workflow.mount import Mount
@@ -67,7 +68,7 @@ def evaluate(
     model: Any, tokenizer: Any, folder: Path, records: Any = RECORDS, **values: Any
 ) -> Evaluation:
     spec = make_spec(**values)
-    task = Classification.of(spec).fitted(tokenizer)
+    task = Classification.of(spec).fitted(tokenizer, 0)
     split = make_split(folder, task, tokenizer, records)
     return evaluate_alone(task, model, tokenizer, split, spec)
 
@@ -122,7 +123,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     model: Any, ready: Any, tokenizer: Any, tmp_path: Path, bound: int, packs: bool
 ) -> None:
     spec = make_spec()
-    task = Classification.of(spec).fitted(tokenizer)
+    task = Classification.of(spec).fitted(tokenizer, 0)
     split = make_split(tmp_path, task, tokenizer, RECORDS)
     logits = plain_logits(model, tokenizer, [record["input"] for record in RECORDS])
     targets = torch.tensor([[1 - r["target"], r["target"]] for r in RECORDS])
@@ -131,7 +132,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     engine.update = lambda: 0.0  # type: ignore[method-assign]
     splits = {"train": split}
     job = Job(
-        spec, task, tokenizer, 1024, {}, splits, tmp_path, tmp_path, tmp_path / "lock",
+        spec, task, tokenizer, 1024, DecoderIds(0), {}, splits, tmp_path, tmp_path, tmp_path / "lock",
         setting=None, asked=spec, complete=lambda asked: asked, checkpoint=None,
     )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
@@ -181,7 +182,7 @@ def test_a_long_input_keeps_head_and_tail(tokenizer: Any, tmp_path: Path) -> Non
     found = {}
     for side in ("middle", "right", "left"):
         spec = make_spec(max_source_length=11, truncation_side=side)
-        task = Classification.of(spec).fitted(tokenizer)
+        task = Classification.of(spec).fitted(tokenizer, 0)
         split = make_split(tmp_path, task, tokenizer, [{"input": text, "target": 1}])
         batch = task.collate(split, (np.array([0]),), spec, make_t5().config)
         found[side] = batch.input_ids[0].tolist()

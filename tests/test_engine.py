@@ -16,6 +16,7 @@ from workflow import BadInput, make_job
 from workflow.batching import StepPlan, plan_step
 from workflow.config import SCHEDULES, JobSpec, complete
 from workflow.engine import SingleProcessEngine
+from workflow.families import DecoderIds
 from workflow.optimizer import check_schedule, make_optimizer, make_scheduler
 from workflow.prepare import Job
 from workflow.tasks.seq2seq import Seq2Seq
@@ -46,8 +47,8 @@ def job(tmp_path: Path, tokenizer: Any) -> Job:
     splits = prepare_splits({"": path}, ["train"], Seq2Seq(), tokenizer, tmp_path / "cache", True)
     spec = make_spec()
     return Job(
-        spec, Seq2Seq(), tokenizer, 1000, {}, splits, tmp_path, tmp_path, tmp_path / "lock",
-        setting=None, asked=spec, complete=lambda asked: asked, checkpoint=None,
+        spec, Seq2Seq(), tokenizer, 1000, DecoderIds(0), {}, splits, tmp_path, tmp_path,
+        tmp_path / "lock", setting=None, asked=spec, complete=lambda asked: asked, checkpoint=None,
     )  # fmt: skip
 
 

@@ -213,7 +213,7 @@ def test_long_records_are_cut_and_keep_their_end(tokenizer: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("settings", [{}, {"no_repeat_ngram_size": 5}])
-def test_a_model_s_own_generation_settings_decide_nothing(
+def test_a_model_s_own_beams_penalties_and_lengths_decide_nothing(
     model: Any, tokenizer: Any, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """By our own loop, and by transformers' where there are penalties."""
@@ -222,7 +222,7 @@ def test_a_model_s_own_generation_settings_decide_nothing(
     own = model.generation_config
     own.update(
         max_length=20, num_beams=4, repetition_penalty=3.0, no_repeat_ngram_size=1, min_length=9,
-        forced_eos_token_id=1, suppress_tokens=list(range(5, 500)), typical_p=0.1,
+        typical_p=0.1, length_penalty=3.0,
         exponential_decay_length_penalty=(1, 9.0), return_dict_in_generate=True,
     )  # fmt: skip
     assert evaluate(model, tokenizer, split, make_spec(**settings)).items == plain

@@ -49,6 +49,7 @@ class Job:
     Attributes:
         spec: the job, complete.
         model_tokens: the tokens that the model has learned; the tokenizer may have more.
+        decoder_ids: how the model's decoder starts.
         audit: what the data hold; empty where nothing is learned from them.
         model_source: the model's folder, or its name on the hub.
         run_path: where the run's folder is, or will be.
