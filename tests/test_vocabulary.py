@@ -11,10 +11,11 @@ from conftest import T5_TINY, make_t5, write_data, write_hub_folder
 from test_families import make_model
 
 from workflow import make_job, run_job
+from workflow.growth import Growth
 from workflow.hub import load_tokenizer
 from workflow.models import load_model, save_model
 from workflow.mount import Mount
-from workflow.vocabulary import Growth, grow_tokenizer
+from workflow.vocabulary import grow_tokenizer
 
 CHARACTERS = "\n\t{}\\~^`é中文½\u00a0"
 TEXTS = [

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from workflow.errors import BadInput, Problem, shorten
+from workflow.two_sided import TwoSidedTokenizer, is_two_sided
 
 SETTINGS = ["*.json", "*.model", "*.txt"]
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -95,7 +96,8 @@ def load_tokenizer(folder: Path) -> Any:
         mend = "add the files of the model's tokenizer"
         raise BadInput([Problem(str(folder), found, "a tokenizer beside the model", mend)])
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        made_by = TwoSidedTokenizer if is_two_sided(folder) else AutoTokenizer
+        tokenizer = made_by.from_pretrained(folder, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "a tokenizer")]) from error
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
