@@ -37,8 +37,8 @@ def _sentencepiece(folder: Path, kind: str, settings: dict[str, Any], model: str
     (folder / "lines.txt").write_text("\n".join(LINES))
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "lines.txt"), model_prefix=str(folder / "sentencepiece.bpe"),
-        vocab_size=300, hard_vocab_limit=False, model_type=kind, character_coverage=1.0, unk_id=0, bos_id=1, eos_id=2,
-        pad_id=-1, minloglevel=2,
+        vocab_size=300, hard_vocab_limit=False, model_type=kind, character_coverage=1.0, unk_id=0,
+        bos_id=1, eos_id=2, pad_id=-1, minloglevel=2,
     )  # fmt: skip
     named = {**ENDS, "sep_token": "</s>", "cls_token": "<s>", "mask_token": "<mask>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(named | settings))
@@ -53,7 +53,12 @@ def mbart50(folder: Path) -> Any:
 
 
 def nllb(folder: Path) -> Any:
-    settings = {"src_lang": "eng_Latn", "tgt_lang": "fra_Latn", "tokenizer_class": "NllbTokenizer"}
+    settings: dict[str, Any] = {
+        "src_lang": "eng_Latn",
+        "tgt_lang": "fra_Latn",
+        "tokenizer_class": "NllbTokenizer",
+    }
+    settings["additional_special_tokens"] = ["eng_Latn", "fra_Latn", "deu_Latn"]
     return _sentencepiece(folder, "bpe", settings, "m2m_100")
 
 

@@ -33,6 +33,9 @@ All are for private use but the last, of Tangut, for BERT's normalizer drops tho
 _OF_POOL = "".join(f"{chr(codes[0])}-{chr(codes[-1])}" for codes in _POOL)
 _BESIDE = re.compile(r"\(\?<=\[(\\x\{[0-9A-F]+\})+\]\) ")
 """How the pattern of a grown decoder begins, and none else."""
+_AT_START = "^ "
+_NEVER = "(?!)"
+"""Ends the pattern of a rule for spaces where none is needed."""
 Json = dict[str, Any]
 
 
@@ -43,11 +46,17 @@ class _Grown:
     Attributes:
         tokens: the token of each character, in the order in which they came.
         ends: whether a space at an end of a text is a token.
+        spaced: whether the decoder would put a space before every text.
+        keeps_spaces: whether each space comes back by itself, and no other.
+        known: reserved code points that texts hold and the vocabulary can write.
         normalizer, decoder: those of the tokenizer before.
     """
 
     tokens: dict[str, str]
     ends: bool
+    spaced: bool
+    keeps_spaces: bool
+    known: frozenset[str]
     normalizer: Json | None
     decoder: Json | None
 
@@ -68,21 +77,24 @@ def grow_tokenizer(tokenizer: Any, characters: Iterable[str], in_use: Iterable[s
     if not can_grow(tokenizer):
         raise BadInput([_cannot_grow(tokenizer, "runs in Python, outside the tokenizers library")])
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    before = _grown_before(state)
-    wanted = set(characters)
-    free = _free_tokens(state, before, wanted | set(in_use))
+    before = _grown_before(state) or _not_grown(state, tokenizer)
+    wanted, in_use = set(characters), set(in_use) | set(characters)
+    free = _free_tokens(state, before, in_use)
     try:
-        tokens = _token_of_each(wanted, before, state, free)
+        tokens = _token_of_each(wanted, before, state, free, in_use)
     except StopIteration:
         reason = "changes every code point that could stand for a character"
         raise BadInput([_cannot_grow(tokenizer, reason)]) from None
     now = replace(before, tokens=tokens, ends=before.ends or " " in wanted)
     if now == before:
         return tokenizer
+    now = replace(now, known=before.known | set(find_reserved("".join(in_use - tokens.keys()))))
     state |= {"normalizer": _normalizer_of(now), "decoder": _decoder_of(now)}
+    state["added_tokens"] = _renamed(
+        state, {before.tokens[one]: tokens[one] for one in before.tokens}
+    )
     backend = Tokenizer.from_str(json.dumps(state))
-    new = [token for token in tokens.values() if token not in before.tokens.values()]
-    backend.add_tokens([AddedToken(token, normalized=True) for token in new])
+    backend.add_tokens([AddedToken(token, normalized=True) for token in tokens.values()])
     return rewrap(tokenizer, backend)
 
 
@@ -102,13 +114,21 @@ def _cannot_grow(tokenizer: Any, reason: str) -> Problem:
     return Problem("--add_missing_tokens", found, expected, "leave --add_missing_tokens out")
 
 
-def _grown_before(state: Json) -> _Grown:
+def _not_grown(state: Json, tokenizer: Any) -> _Grown:
+    texts = ["a", " a", "a ", "a  a"]
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    shown = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
+    spaced, normalizer = shown[0].startswith(" "), _guarded(state["normalizer"])
+    return _Grown({}, False, spaced, shown == texts, frozenset(), normalizer, state["decoder"])
+
+
+def _grown_before(state: Json) -> _Grown | None:
     """What a tokenizer.json tells of an earlier growth, and of the tokenizer before it."""
     steps = (state["decoder"] or {}).get("decoders", [])
     patterns = [step.get("pattern", {}).get("Regex", "") for step in steps]
     at = next((i for i, one in enumerate(patterns) if _BESIDE.match(one)), None)
     if at is None:
-        return _Grown({}, False, _guarded(state["normalizer"]), state["decoder"])
+        return None
     class_ = patterns[at].removeprefix("(?<=[").split("]")[0]
     back = {step["pattern"]["String"]: step["content"] for step in steps if _is_replacing(step)}
     tokens = [chr(int(digits, 16)) for digits in re.findall(r"\\x\{(\w+)\}", class_)]
@@ -119,6 +139,9 @@ def _grown_before(state: Json) -> _Grown:
     return _Grown(
         {back.get(token, token): token for token in tokens},
         ends,
+        _AT_START in patterns,
+        patterns[at].endswith(_NEVER),
+        frozenset(step["content"] for step in normalizers if step.get("pattern") == _itself(step)),
         normalizer[0] if normalizer else None,
         decoder[0] if decoder else None,
     )
@@ -127,6 +150,11 @@ def _grown_before(state: Json) -> _Grown:
 def _regex_of(step: Json) -> str:
     pattern: str = step.get("pattern", {}).get("Regex", "")
     return pattern
+
+
+def _itself(step: Json) -> Json:
+    """The pattern of a step that changes nothing: it says that a text holds its code point."""
+    return {"String": step.get("content")}
 
 
 def _is_replacing(step: Json) -> bool:
@@ -149,16 +177,30 @@ def _replace(pattern: Json, content: str) -> Json:
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
+def _renamed(state: Json, names: dict[str, str]) -> list[Json]:
+    """The added tokens by other names; a piece of the vocabulary keeps its own, and is none."""
+    vocabulary = state["model"]["vocab"]
+    pieces = set(vocabulary if isinstance(vocabulary, dict) else dict(vocabulary))
+    return [
+        token | {"content": names.get(token["content"], token["content"])}
+        for token in state["added_tokens"]
+        if names.get(token["content"], "") in ("", token["content"])
+        or token["content"] not in pieces
+    ]
+
+
 def _normalizer_of(grown: _Grown) -> Json:
-    """The later a character came the earlier it is read: it may be the token of another."""
     renamed = [(char, token) for char, token in grown.tokens.items() if char != token]
     space = grown.tokens[" "]
     beside = f" {_members(grown)}"
     spaces = f"(?<=[{beside}]) | (?=[{beside}])"
-    if grown.ends:
+    if grown.keeps_spaces:
+        spaces = f"(?<=[{beside}]) {_NEVER}"
+    elif grown.ends:
         spaces = f"(?<![^{beside}]) | (?![^{beside}])"
     steps = [
-        *(_replace({"String": char}, token) for char, token in reversed(renamed) if char != " "),
+        *(_replace({"String": char}, token) for char, token in renamed if char != " "),
+        *(_replace({"String": one}, one) for one in sorted(grown.known)),
         _replace({"Regex": spaces}, space),
         *([grown.normalizer] if grown.normalizer else []),
     ]
@@ -167,12 +209,16 @@ def _normalizer_of(grown: _Grown) -> Json:
 
 def _decoder_of(grown: _Grown) -> Json:
     members = _members(grown)
+    put_there = f"(?<=[{members}]) | (?=[{members}])"
+    if grown.keeps_spaces:
+        put_there = f"(?<=[{members}]) {_NEVER}"
     # Without a decoder the library puts a space between any two tokens.
     spacing = {"type": "WordPiece", "prefix": grown.tokens[" "], "cleanup": False}
     steps = [
         grown.decoder or spacing,
         {"type": "Fuse"},
-        _replace({"Regex": f"(?<=[{members}]) | (?=[{members}])"}, ""),
+        _replace({"Regex": put_there}, ""),
+        *([_replace({"Regex": _AT_START}, "")] if grown.spaced else []),
         *(
             _replace({"String": token}, char)
             for char, token in grown.tokens.items()
@@ -191,10 +237,15 @@ def _free_tokens(state: Json, before: _Grown, in_use: set[str]) -> Iterator[str]
     """Reserved code points that neither texts nor the tokenizer know, and that it leaves alone."""
     known = in_use | set(find_reserved(json.dumps(state, ensure_ascii=False)))
     write, read = _ways(before)
-    for token in map(chr, chain(*_POOL)):
-        alone = write(token) == token and write(f"a{token}a") == write("aba").replace("b", token)
-        if token not in known and alone and read(token) == f"a{token}a":
-            yield token
+    for codes in _POOL:
+        for token in map(chr, codes):
+            if token in known:
+                continue
+            between = f"a{token}a"
+            if write(token) != token or write(between) != write("aba").replace("b", token):
+                break  # no normalizer treats some of a range in another way
+            if read(token) == between:
+                yield token
 
 
 def _ways(before: _Grown) -> tuple[Callable[[str], str], Callable[[str], str]]:
@@ -216,10 +267,17 @@ def _ways(before: _Grown) -> tuple[Callable[[str], str], Callable[[str], str]]:
 
 
 def _token_of_each(
-    wanted: set[str], before: _Grown, state: Json, free: Iterator[str]
+    wanted: set[str], before: _Grown, state: Json, free: Iterator[str], in_use: set[str]
 ) -> dict[str, str]:
-    """Each character's token: itself where that stands alone, else a reserved code point."""
-    tokens = dict(before.tokens) or {" ": next(free)}
+    """Each character's token: itself where that stands alone, else a reserved code point.
+
+    One that turns up in a text is so no more, and its character's token gets another name.
+    """
+    tokens = {
+        char: next(free) if char != token and token in in_use else token
+        for char, token in (before.tokens or {" ": ""}).items()
+    }
+    tokens[" "] = tokens[" "] or next(free)
     write, read = _ways(before)
     inside = _within_pieces(state)
 
