@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from conftest import SHARED_DATA, addition_records
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from workflow.audit import Report, audit_splits, missing_characters, render, warnings_of
+from workflow.audit.damage import Damage
 from workflow.records import Record, Schema
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.tokens import Encoder, prepare_splits
@@ -125,6 +127,30 @@ def test_every_problem_is_counted(tmp_path: Path, tokenizer: Any) -> None:
 def test_rendered_lines(tmp_path: Path, tokenizer: Any) -> None:
     lines = render(audit(tmp_path, tokenizer, {"train": TRAIN, "eval": EVAL}))
     assert lines == RENDERED.strip("\n").splitlines()
+
+
+def test_no_flag_is_advised_that_is_refused_or_given(tmp_path: Path, tokenizer: Any) -> None:
+    record = {"prompt": "say it", "completion": "a\nb"}
+    report = audit(tmp_path, tokenizer, {"train": [record]})
+    for known, remedy in (
+        ({}, "add --add_missing_tokens"),
+        ({"can_grow": False}, "write them another way"),
+        ({"added_tokens": []}, "write them another way"),
+    ):
+        assert [warning.remedy for warning in warnings_of(report | known)] == [remedy]
+    told = render(report | {"added_tokens": ["\n", "{"]})[-2]
+    assert told == ("characters given tokens: 2 (newline, {); 1 texts do not come back exactly")
+
+
+def test_a_vocabulary_without_latin_letters_is_tried_with_its_own(tmp_path: Path) -> None:
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -2.0)] + [(one, -3.0) for one in "абвг"]
+    backend = Tokenizer(models.Unigram(pieces, 0, False))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    damage = Damage(
+        PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    )
+    assert damage.find("аб xв", "аб в") == {"lost": Counter("x")}
 
 
 def test_what_is_clean_gives_no_warning(tmp_path: Path, tokenizer: Any) -> None:

@@ -19,11 +19,11 @@ from vocabularies import KINDS, LINES
 
 from workflow.audit.damage import Damage
 from workflow.audit.parts import PARTS, PartAudit, Report
+from workflow.code_points import find_reserved
 from workflow.hub import load_tokenizer
 from workflow.missing import grow_until_nothing_is_missing
 from workflow.models import save_model
 from workflow.tokens import Ragged
-from workflow.vocabulary import find_reserved
 
 NONE = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
 WHITE = (

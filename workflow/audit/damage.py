@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
+from workflow.code_points import joins
 from workflow.errors import shorten
-from workflow.vocabulary import joins
 
 Row = npt.NDArray[np.int32]
 _SEVERAL_SPACES = re.compile(r"\s{2,}")
@@ -40,6 +40,8 @@ class Damage:
         self._before = self._after = self._added = ""
         self._tried: dict[str, tuple[str, str]] = {}
         self._blamed: dict[str, list[tuple[str, str]]] = {}
+        self._kept: set[str] = set()
+        self._alone: set[str] = set()  # characters that join with none before them
         known = (two for two in _LETTERS if self._there_and_back(two).strip() == two)
         self._before, self._after = tuple(next(known, _LETTERS[0]))
         if self._there_and_back(self._before) == f" {self._before}":
@@ -81,10 +83,16 @@ class Damage:
         return Counter(before + after) - kept
 
     def _find_in_piece(self, text: str, found: dict[str, Counter[str]]) -> None:
-        units = Counter(regex.findall(r"\X", text) if any(map(joins, set(text))) else text)
+        characters = set(text)
+        joining = {one for one in characters - self._alone if joins(one)}
+        self._alone |= characters - joining
+        units = {one: text.count(one) for one in characters - self._kept}
+        if joining or "\r\n" in text:
+            units = Counter(regex.findall(r"\X", text))
         for unit, count in units.items():
             if unit not in self._blamed:
                 self._blamed[unit] = self._blame(unit)
+                self._kept |= set() if self._blamed[unit] else {unit}
             for character, fate in self._blamed[unit]:
                 found[fate][character] += count
         for spaces in _SEVERAL_SPACES.findall(text):

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from workflow.audit.damage import Damage, Row, excerpt, excerpt_of_ends
+from workflow.code_points import find_reserved
 from workflow.tokens import Ragged
-from workflow.vocabulary import find_reserved
 
 Report = dict[str, Any]
 PARTS = ("prompts", "completions")
