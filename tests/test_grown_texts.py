@@ -150,6 +150,8 @@ def test_what_was_grown_is_saved_and_loads_anywhere(kind: str, tmp_path: Path) -
         assert_exact(one, TEXTS)
     for text in (*TEXTS, *LINES[:7]):
         assert loaded(text)["input_ids"] == plain(text)["input_ids"] == grown(text)["input_ids"]
+        shown = plain.decode(plain(text)["input_ids"], skip_special_tokens=True)
+        assert text not in TEXTS or shown.removeprefix(" ") == text.removeprefix(" ")
         target = grown(text_target=text)["input_ids"]
         assert loaded(text_target=text)["input_ids"] == target
         assert text not in TEXTS or grown.unk_token_id not in target

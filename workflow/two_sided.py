@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 _SETTINGS = (
     "model_max_length", "padding_side", "truncation_side", "model_input_names", "add_prefix_space",
-    "split_special_tokens", "clean_up_tokenization_spaces", "chat_template", "response_template",
-    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
-    "chat_control_tokens", "extra_special_tokens",
+    "split_special_tokens", "chat_template", "response_template", "chat_control_tokens",
+    "extra_special_tokens",
 )  # fmt: skip
+"""All but clean_up_tokenization_spaces, which takes spaces out of texts that came back exactly."""
 _NAMED = PreTrainedTokenizerFast.SPECIAL_TOKENS_ATTRIBUTES
 _LANGUAGE = "{language}"
 
