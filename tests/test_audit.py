@@ -139,7 +139,9 @@ def test_no_flag_is_advised_that_is_refused_or_given(tmp_path: Path, tokenizer: 
     ):
         assert [warning.remedy for warning in warnings_of(report | known)] == [remedy]
     told = render(report | {"added_tokens": ["\n", "{"]})[-2]
-    assert told == ("characters given tokens: 2 (newline, {); 1 texts do not come back exactly")
+    assert told == (
+        "characters given tokens: 2 (newline, {); texts that do not come back exactly: 1"
+    )
 
 
 def test_a_vocabulary_without_latin_letters_is_tried_with_its_own(tmp_path: Path) -> None:

@@ -164,6 +164,18 @@ def test_what_was_grown_is_saved_and_loads_anywhere(kind: str, tmp_path: Path) -
     assert len(again) >= len(grown) == len(ids)
 
 
+def test_characters_that_the_vocabulary_has_keep_their_tokens() -> None:
+    """BERT's decoder puts spaces around signs and Chinese letters; no new tokens are needed."""
+    tokenizer = made("wordpiece")
+    text = "add one: 4 7, (你好世界。我们去) yes. no"
+    grown, _ = grow(tokenizer, [text])
+    assert_exact(grown, [text])
+    space = grown.convert_tokens_to_ids("\U00017000")
+    ids = [one for one in grown(text)["input_ids"] if one != space]
+    assert ids == tokenizer(text)["input_ids"]
+    assert len(grown) == len(tokenizer) + 1
+
+
 @pytest.mark.parametrize("kind", ["mbart50", "nllb"])
 def test_languages_and_settings_stay(kind: str, tmp_path: Path) -> None:
     """The language's token, before a text or behind it, is that of the side."""

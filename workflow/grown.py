@@ -123,7 +123,7 @@ def normalizer_of(grown: Grown) -> Json:
 
 def decoder_of(grown: Grown) -> Json:
     members = as_class(grown.tokens.values())
-    put_there = f"(?<=[{members}]) | (?=[{members}])"
+    put_there = f"(?<=[{members}]) +| +(?=[{members}])"  # BERT puts two: its normalizer one more
     if grown.keeps_spaces:
         put_there = f"(?<=[{members}]) {_NEVER}"
     # Without a decoder the library puts a space between any two tokens.

@@ -49,7 +49,7 @@ _RULES = (
         "completions",
         "ends",
         "completions that lose white space at an end",
-        "strip it, or {mend}",
+        "strip it{or_add}",
     ),
     (
         1,
@@ -75,7 +75,7 @@ RARE = 0.05
 
 def warnings_of(report: Report) -> list[Warning]:
     """What is worth a line, the worst first."""
-    warnings, mend = _warnings_across(report), _mend_missing(report)
+    warnings, mend = _warnings_across(report), _mends(report)
     for name, split in report["splits"].items():
         for severity, part, kind, what, remedy in _RULES:
             finding = (split[part] if part else split).get(kind)  # an older audit lacks some
@@ -83,7 +83,7 @@ def warnings_of(report: Report) -> list[Warning]:
                 said = what.format(cut=_CUT[report["truncation_side"]])
                 text = f"{name}: {said}: {finding['count']:,}{_what_of(finding)}"
                 warnings.append(
-                    Warning(severity, text, finding["examples"][0], remedy.format(mend=mend))
+                    Warning(severity, text, finding["examples"][0], remedy.format(**mend))
                 )
         warnings += _warnings_of_targets(name, split["targets"])
         if split["common_prefix"]:
@@ -95,11 +95,11 @@ def warnings_of(report: Report) -> list[Warning]:
     return sorted(warnings, key=lambda warning: -warning.severity)
 
 
-def _mend_missing(report: Report) -> str:
+def _mends(report: Report) -> dict[str, str]:
     """What to do about characters that do not come back: no flag that is refused, or given."""
     if report.get("can_grow", True) and "added_tokens" not in report:
-        return "add --add_missing_tokens"
-    return "write them another way"
+        return {"mend": "add --add_missing_tokens", "or_add": ", or add --add_missing_tokens"}
+    return {"mend": "write them another way", "or_add": ""}
 
 
 def _warnings_across(report: Report) -> list[Warning]:
@@ -194,7 +194,9 @@ def _tell_added(report: Report) -> list[str]:
         for split in report["splits"].values()
         for part in PARTS
     )
-    rest = f"{left:,} texts do not come back exactly" if left else "all texts come back exactly"
+    rest = "all texts come back exactly"
+    if left:
+        rest = f"texts that do not come back exactly: {left:,}"
     names = _names(dict.fromkeys(added))
     return [f"characters given tokens: {len(added):,} ({names}); {rest}"]
 
