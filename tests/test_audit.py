@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from conftest import SHARED_DATA, addition_records
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from workflow.audit import Report, audit_splits, missing_characters, render, warnings_of
+from workflow.audit.damage import Damage
 from workflow.records import Record, Schema
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.text_ids import Frame
@@ -31,6 +33,7 @@ TRAIN = [
     {"prompt": "sum", "completion": LONG},
     {"prompt": "a\nb  c   d", "completion": "\ufb01ve\u00a0go"},  # 9: lost; changed
     {"prompt": "stop</s> it", "completion": "no"},  # 10: a special token
+    {"prompt": "do so:\n", "completion": "  indented"},  # 11: white space at an end
 ]
 EVAL = [
     {"prompt": "same", "completion": "no"},
@@ -40,7 +43,7 @@ EVAL = [
 RENDERED = r"""
        records       prompt tokens   completion tokens                    cut        characters lost
                 median / p99 / max  median / p99 / max  prompts / completions  prompts / completions
-train       11         5 / 32 / 32         2 / 32 / 32                  1 / 1                  4 / 7
+train       12         4 / 32 / 32         2 / 32 / 32                  1 / 1                  7 / 9
 eval         3           4 / 5 / 5           2 / 2 / 2                  0 / 0                  0 / 0
 train: completions that cannot be written back: 1 (newline ×2, tab ×1, surplus space ×1, { ×1, } ×1, ~ ×1); as train[0] 'if {\n\tgo  on\n} ~'; add --add_missing_tokens
 eval: records that occur in train: 1; as train[2] = eval[0] 'same'; remove them from train or eval
@@ -52,7 +55,9 @@ train: prompts with what the model cannot see: 1 (surplus space ×3, newline ×1
 train: prompts that spell special tokens: 1 (</s> ×1); as train[10] 'stop</s> it'; take them out
 train: empty prompts: 1; as train[6]; write or remove them
 train: records that repeat an earlier one: 2; as train[4] 'twice'; remove them, unless they are to weigh
+train: completions that lose white space at an end: 1 (surplus space ×2); as train[11] '  indented'; strip it, or add --add_missing_tokens
 train: completions that come back written another way: 1 (U+00A0 ×1, ﬁ ×1); as train[9] '\ufb01ve\xa0go'; look if it matters
+train: prompts that lose white space at an end: 2 (newline ×2, surplus space ×1); as train[6] ' \n'; look if it matters
 """  # noqa: E501
 
 
@@ -97,14 +102,16 @@ def test_every_problem_is_counted(tmp_path: Path, tokenizer: Any) -> None:
     report = audit(tmp_path, tokenizer, {"train": TRAIN, "eval": EVAL})
     train = report["splits"]["train"]
     prompts, completions = train["prompts"], train["completions"]
-    assert train["records"] == 11
+    assert train["records"] == 12
     assert completions["lost"]["count"] == 1
     assert completions["lost"]["characters"] == {
         "\n": 2, "\t": 1, " ": 1, "{": 1, "}": 1, "~": 1,
     }  # fmt: skip
     assert completions["unknown_tokens"] == 3
     assert completions["changed"]["characters"] == {"\u00a0": 1, "\ufb01": 1}
-    assert completions["not_surviving"]["count"] == 2
+    assert completions["not_surviving"]["count"] == 3
+    assert completions["ends"]["characters"] == {" ": 2}
+    assert prompts["ends"]["characters"] == {"\n": 2, " ": 1}
     assert prompts["lost"]["characters"] == {" ": 3, "\n": 1}
     assert prompts["special"] == {
         "count": 1, "examples": ["train[10] 'stop</s> it'"], "characters": {"</s>": 1},
@@ -124,6 +131,32 @@ def test_every_problem_is_counted(tmp_path: Path, tokenizer: Any) -> None:
 def test_rendered_lines(tmp_path: Path, tokenizer: Any) -> None:
     lines = render(audit(tmp_path, tokenizer, {"train": TRAIN, "eval": EVAL}))
     assert lines == RENDERED.strip("\n").splitlines()
+
+
+def test_no_flag_is_advised_that_is_refused_or_given(tmp_path: Path, tokenizer: Any) -> None:
+    record = {"prompt": "say it", "completion": "a\nb"}
+    report = audit(tmp_path, tokenizer, {"train": [record]})
+    for known, remedy in (
+        ({}, "add --add_missing_tokens"),
+        ({"can_grow": False}, "write them another way"),
+        ({"added_tokens": []}, "write them another way"),
+    ):
+        assert [warning.remedy for warning in warnings_of(report | known)] == [remedy]
+    told = render(report | {"added_tokens": ["\n", "{"]})[-2]
+    assert told == (
+        "characters given tokens: 2 (newline, {); texts that do not come back exactly: 1"
+    )
+
+
+def test_a_vocabulary_without_latin_letters_is_tried_with_its_own(tmp_path: Path) -> None:
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -2.0)] + [(one, -3.0) for one in "абвг"]
+    backend = Tokenizer(models.Unigram(pieces, 0, False))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    damage = Damage(
+        PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    )
+    assert damage.find("аб xв", "аб в") == {"lost": Counter("x")}
 
 
 def test_what_is_clean_gives_no_warning(tmp_path: Path, tokenizer: Any) -> None:
@@ -177,21 +210,28 @@ def random_texts(alphabet: str, count: int) -> list[str]:
 
 
 def check_against_round_trips(report: Report, texts: list[str], tokenizer: Any) -> None:
-    """Compare with what every text loses by itself; its characters must not be marks."""
+    """Compare with what every text loses by itself; its characters must not be marks.
+
+    All white space at an end of a text is lost.
+    """
     lost: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
     not_surviving = 0
-    for text in map(str.strip, texts):
+    for whole in texts:
+        text = whole.strip()
+        ends.update(Counter(whole) - Counter(text))
         ids = tokenizer(text)["input_ids"]
         decoded = tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        not_surviving += decoded.strip() != text
+        not_surviving += decoded != whole
         lost.update(Counter(text.replace(" ", "")) - Counter(decoded))
         runs = re.findall(r"\s{2,}", text)
         lost[" "] += sum(max(0, run.count(" ") - 1) for run in runs)
     prompts = report["splits"]["train"]["prompts"]
     found = Counter(prompts["lost"]["characters"]) + Counter(prompts["changed"]["characters"])
     assert found == +lost
+    assert Counter(prompts["ends"]["characters"]) == +ends
     assert prompts["not_surviving"]["count"] == not_surviving
 
 

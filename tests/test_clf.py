@@ -132,8 +132,8 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     engine.update = lambda: 0.0  # type: ignore[method-assign]
     splits = {"train": split}
     job = Job(
-        spec, task, tokenizer, 1024, DecoderIds(0), {}, splits, tmp_path, tmp_path, tmp_path / "lock",
-        setting=None, asked=spec, complete=lambda asked: asked, checkpoint=None,
+        spec, task, tokenizer, 1024, DecoderIds(0), {}, splits, tmp_path, tmp_path,
+        tmp_path / "lock", setting=None, asked=spec, complete=lambda asked: asked, checkpoint=None,
     )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
     plan = plan_step(np.arange(len(RECORDS)), sources, answers, bound, packs)

@@ -1,7 +1,6 @@
 """Characters made tokens: texts come back exactly, and the model grows with them."""
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,15 @@ import pytest
 import torch
 from conftest import T5_TINY, make_t5, write_data, write_hub_folder
 from tiny_models import make_family
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from workflow import make_job, run_job
+from workflow import BadInput, make_job, run_job
+from workflow.growth import Growth
 from workflow.hub import load_tokenizer
 from workflow.models import load_model, save_model
 from workflow.mount import Mount
-from workflow.vocabulary import Growth, grow_tokenizer
+from workflow.vocabulary import can_grow, count_ids, grow_tokenizer
 
 CHARACTERS = "\n\t{}\\~^`é中文½\u00a0"
 TEXTS = [
@@ -42,20 +44,72 @@ def test_texts_come_back_exactly_also_after_saving(tmp_path: Path, tokenizer: An
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # a class transformers 4 has
 
 
-def test_random_texts_come_back_exactly(tokenizer: Any) -> None:
-    rng = random.Random(0)
-    grown = grow_tokenizer(tokenizer, CHARACTERS)
-    alphabet = CHARACTERS + "abc yes no 12.,  "
-    for _ in range(500):
-        text = "".join(rng.choice(alphabet) for _ in range(rng.randint(1, 30)))
-        ids = grown(text)["input_ids"]
-        assert grown.decode(ids, skip_special_tokens=True).strip() == text.strip()
-
-
 def test_what_a_vocabulary_knows_keeps_its_ids(tokenizer: Any) -> None:
     grown = grow_tokenizer(tokenizer, CHARACTERS)
     for text in ("add one: 4 7 1 9", "The king wrote the question. yes", "</s> <extra_id_3>"):
         assert grown(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_growing_again_keeps_what_was_given(tokenizer: Any) -> None:
+    grown = grow_tokenizer(tokenizer, CHARACTERS)
+    assert grow_tokenizer(grown, []) is grown
+    again = grow_tokenizer(grown, "\v\x1c\ue000")  # the first growth gave that one out
+    for text in TEXTS:
+        assert again(text)["input_ids"] == grown(text)["input_ids"]
+    text = "\v\ue000\n \x1c{"
+    assert again.decode(again(text)["input_ids"], skip_special_tokens=True) == text
+    assert count_ids(again) == len(again) == len(grown) + 3
+
+
+def test_one_that_was_grown_by_an_earlier_version_is_grown_on(tokenizer: Any) -> None:
+    """It gave a mark a token of its own name, by which the mark was never found."""
+    old = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    tokens = {" ": "\ue000", "\n": "\ue001", "\u0303": "\u0303", "{": "{"}
+    members = "[" + "".join(f"\\x{{{ord(token):X}}}" for token in tokens.values()) + "]"
+    old.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace("\n", "\ue001"),
+            normalizers.Replace(Regex(" (?= )"), "\ue000"),
+            normalizers.Replace(Regex(f" (?={members})"), "\ue000"),
+            normalizers.Replace(Regex(f"(?<={members}) "), "\ue000"),
+            old.normalizer,
+        ]
+    )
+    old.add_tokens([AddedToken(token, normalized=True) for token in tokens.values()])
+    old.decoder = decoders.Sequence(
+        [
+            old.decoder, decoders.Fuse(), decoders.Replace(Regex(f"(?<={members}) "), ""),
+            decoders.Replace("\ue001", "\n"), decoders.Replace("\ue000", " "),
+        ]
+    )  # fmt: skip
+    first = PreTrainedTokenizerFast(tokenizer_object=old, eos_token="</s>", pad_token="<pad>")
+    grown = grow_tokenizer(first, "\t\u0303")
+    assert grown("a {\n  b")["input_ids"] == first("a {\n  b")["input_ids"]
+    text = "n\u0303\t{ \n\u0303"
+    assert grown.decode(grown(text)["input_ids"], skip_special_tokens=True) == text
+    assert len(grown) == len(first) + 1  # of the tab; the mark's has another name
+
+
+def test_more_characters_than_the_first_plane_has_code_points_for(tokenizer: Any) -> None:
+    grown = grow_tokenizer(
+        tokenizer, map(chr, range(0x4E00, 0x9000)), map(chr, range(0xE000, 0xF900))
+    )
+    text = "".join(map(chr, range(0x4E00, 0x9000, 997))) + "  \u4e00"
+    ids = grown(text)["input_ids"]
+    assert grown.decode(ids, skip_special_tokens=True) == text
+    assert grown.convert_ids_to_tokens(ids)[-3] == "\U000f0000"
+
+
+def test_a_tokenizer_of_python_is_refused_and_told_why(tmp_path: Path) -> None:
+    slow = ByT5Tokenizer()
+    assert not can_grow(slow)
+    with pytest.raises(BadInput) as raised:
+        grow_tokenizer(slow, "\n")
+    assert str(raised.value) == (
+        "--add_missing_tokens: found the model's ByT5Tokenizer, which runs in Python, outside the "
+        "tokenizers library; expected a tokenizer that can be extended, as that of a "
+        "tokenizer.json or spiece.model; leave --add_missing_tokens out"
+    )
 
 
 @pytest.mark.parametrize("own_head", [True, False])
@@ -126,6 +180,33 @@ def test_completions_that_could_not_be_written_are_learned_exactly(tmp_path: Pat
     )  # fmt: skip
     name = "temperature=0.00_n=1_step=300.json"
     assert (evaluated / name).read_text() == (run / name).read_text()
+
+
+def test_a_model_grows_twice_and_keeps_the_rows_it_learned(mount: Mount) -> None:
+    """t5-tiny's 1000 tokens in 1024 rows: the second growth goes beyond the spare ones."""
+    many = "".join(map(chr, range(0x4E00, 0x4E20)))
+    for name, text in (("first", "{\n  a\u0303}"), ("second", f"\t{{\u0301 {many}\n")):
+        record = {"prompt": f"say {text}", "completion": text.strip()}
+        write_data(mount, name, [record], [record])
+    job: dict[str, Any] = {"add_missing_tokens": True, "max_steps": 1, "max_new_tokens": 2}
+    job |= {"training_run_name": "first", "bf16": False}
+    first = run_job(make_job("seq2seq", model_init_name="small", data_name="first", **job), mount)
+    job |= {"training_run_name": "second", "learning_rate": 1e-12}
+    second = run_job(
+        make_job("seq2seq", model_init_name="first/checkpoint-1", data_name="second", **job), mount
+    )
+    tokenizer = load_tokenizer(second / "checkpoint-1")
+    for text in ("{\n  a\u0303}", f"\t{{\u0301 {many}\n"):
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    audit = json.loads((second / "audit.json").read_text())
+    assert set(audit["added_tokens"]) == {"\t", "\u0301", *many}
+    before, after = (load_model(run / "checkpoint-1") for run in (first, second))
+    learned = count_ids(load_tokenizer(first / "checkpoint-1"))
+    assert before.config.vocab_size == 1024 < after.config.vocab_size == count_ids(tokenizer)
+    for name in ("shared.weight", "lm_head.weight"):
+        rows = [model.state_dict()[name][:learned] for model in (before, after)]
+        assert torch.allclose(*rows, atol=1e-6)
 
 
 def test_nothing_grows_where_nothing_is_missing(mount: Mount) -> None:

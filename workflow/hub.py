@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, Gener
 from workflow.errors import BadInput, Problem, shorten
 from workflow.families import REFUSED, vocabulary_size
 from workflow.languages import settings_for_codes
+from workflow.two_sided import TwoSidedTokenizer, is_two_sided
 
 SETTINGS = ["*.json", "*.model", "*.txt", "*.spm"]
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -90,7 +91,8 @@ def load_tokenizer(folder: Path) -> Any:
     Where its files are missing, transformers makes some a tokenizer that knows no word. (ByT5's
     has no files.)
     """
-    load = partial(AutoTokenizer.from_pretrained, folder, trust_remote_code=False)
+    made_by = TwoSidedTokenizer if is_two_sided(folder) else AutoTokenizer
+    load = partial(made_by.from_pretrained, folder, trust_remote_code=False)
     try:
         with warnings.catch_warnings():  # Marian's never calls what it recommends
             warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")

@@ -10,9 +10,9 @@ _ATTRIBUTE = {"source_lang": "src_lang", "target_lang": "tgt_lang"}
 
 def language_codes(tokenizer: Any) -> list[str]:
     """The languages a tokenizer knows by code, as fr_XX; none for one without such codes."""
-    if not hasattr(tokenizer, "src_lang"):
-        return []
     codes = getattr(tokenizer, "lang_code_to_id", None)
+    if codes is None and getattr(tokenizer, "src_lang", None) is None:
+        return []
     if codes is None:  # NLLB's are special tokens among others
         codes = set(map(str, tokenizer.extra_special_tokens))
         codes -= set(tokenizer.special_tokens_map.values()) | {"<mask>"}

@@ -15,6 +15,7 @@ from transformers.initialization import no_init_weights
 
 from workflow.errors import BadInput, Problem
 from workflow.families import embedding_weights, parts_of, vocabulary_size
+from workflow.growth import Growth
 from workflow.hub import (
     LOADING_ERRORS,
     load_generation_settings,
@@ -23,7 +24,6 @@ from workflow.hub import (
     unusable,
 )
 from workflow.shards import Whole, plan_files, write_index, write_tensors
-from workflow.vocabulary import Growth
 from workflow.weights import (
     Filling,
     Model,
@@ -248,7 +248,7 @@ def _tokenizer_config_for_all(config: dict[str, Any]) -> dict[str, Any]:
     """Use the words both versions know: version 4 stops at some of version 5's."""
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    if config.get("tokenizer_class") == "TokenizersBackend":
+    if config.get("tokenizer_class") in ("TokenizersBackend", "TwoSidedTokenizer"):
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     for name in ("is_local", "local_files_only"):  # of how it was loaded, not of what it is
         config.pop(name, None)

@@ -1,7 +1,6 @@
 """From what was asked to all that a run needs, with every problem told before a run is begun."""
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -10,18 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workflow.audit import Report, audit_splits, missing_characters
+from workflow.audit import Report
 from workflow.checkpoint import can_go_on
 from workflow.checksums import find_damage
 from workflow.command import NO_MODEL
 from workflow.config import ONLY_FOR, JobSpec, complete
 from workflow.errors import BadInput, Problem
 from workflow.families import DecoderIds
-from workflow.files import write_json
 from workflow.held_out import HeldOut
 from workflow.hub import fetch_settings
 from workflow.machine import fast_bf16
 from workflow.memory_plan import Machine
+from workflow.missing import audited, grow_until_nothing_is_missing
 from workflow.model_check import check_model
 from workflow.model_settings import load_model_settings
 from workflow.mount import Mount, find_data, find_model, find_run_folder, run_name_of
@@ -36,10 +35,8 @@ from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit, prepare_splits
 from workflow.trackers import problems_of_trackers
 from workflow.user_metric import load_user_metric
-from workflow.vocabulary import grow_tokenizer
+from workflow.vocabulary import count_ids
 from workflow.world import World
-
-AUDIT_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -121,16 +118,16 @@ def prepare(
     data = tokenized(tokenizer)
     if not spec.no_train:
         task.check(tokenizer, data["eval"], spec)
-    model_tokens = len(tokenizer)
+    model_tokens = count_ids(tokenizer)
     audit: Report = {}
-    if spec.audit or not spec.no_train:
-        audit = _audited(data, task, tokenizer, spec, mount.cache / "audits")
     if spec.add_missing_tokens and not spec.no_train:
-        missing = missing_characters(audit)
-        audit["added_tokens"] = sorted(missing)
-        if missing:
-            tokenizer = grow_tokenizer(tokenizer, missing)
-            data = tokenized(tokenizer)
+        tokenizer, data, audit = grow_until_nothing_is_missing(
+            tokenizer, data, tokenized,
+            lambda grown, data: audited(data, task, grown, spec, mount.cache),
+        )  # fmt: skip
+    elif spec.audit or not spec.no_train:
+        audit = audited(data, task, tokenizer, spec, mount.cache)
+        audit["can_grow"] &= not spec.no_train
     completed = partial(
         complete,
         run_name=run_name_of(spec),
@@ -171,22 +168,6 @@ def _most_positions(spec: JobSpec, run_path: Path) -> int | None:
     if begins_anew or spec.micro_batch_tokens is not None or not isinstance(found, int):
         return None
     return max(1, found)
-
-
-def _audited(
-    data: dict[str, TokenizedSplit], task: Task, tokenizer: Any, spec: JobSpec, cache: Path
-) -> Report:
-    """The audit of these splits, kept as the tokens are: it depends on them and the lengths."""
-    lengths = spec.max_source_length, spec.max_target_length, spec.truncation_side
-    key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])
-    path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    try:
-        report: Report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        report = audit_splits(data, task.schema, tokenizer, *lengths)
-        cache.mkdir(parents=True, exist_ok=True)
-        write_json(path, report)
-    return report
 
 
 def _find(

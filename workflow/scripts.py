@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-import regex  # type: ignore[import-untyped]
+import regex
 
 LOOKED_AT = 1_000
 """References that decide which tokenizer BLEU has."""

@@ -10,6 +10,7 @@ from workflow.checksums import find_damage
 from workflow.cpu import tune_memory, use_fast_modules
 from workflow.engine import Engine, SingleProcessEngine
 from workflow.errors import BadInput
+from workflow.growth import Growth
 from workflow.head import packs_rows
 from workflow.hub import fetch_settings, fetch_weights
 from workflow.machine import pick_device
@@ -17,7 +18,7 @@ from workflow.models import build_model, check_weight_files, load_model, weights
 from workflow.out_of_memory import telling
 from workflow.prepare import Job
 from workflow.tasks.task import Batch
-from workflow.vocabulary import Growth
+from workflow.vocabulary import count_ids
 from workflow.weights import Model, file_tensors
 from workflow.world import World
 from workflow.zero import ZeroEngine, partitioning
@@ -105,7 +106,7 @@ def make_engine(job: Job, model: Model, world: World, checkpoint: Path | None = 
 
 def growth_of(job: Job) -> Growth | None:
     """The tokens that the job's model is to have besides those it learned."""
-    tokens = len(job.tokenizer)
+    tokens = count_ids(job.tokenizer)
     return Growth(job.model_tokens, tokens) if tokens > job.model_tokens else None
 
 

@@ -4,26 +4,24 @@ import hashlib
 import json
 import re
 from array import array
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from workflow.audit.damage import Damage, Row, excerpt
+from workflow.audit.damage import Damage, Row, common_start, excerpt
+from workflow.audit.parts import EXAMPLES, PARTS, Finding, PartAudit, Report
 from workflow.console import progress_bar
 from workflow.records import Schema
 from workflow.tokens import Ragged, TokenizedSplit
+from workflow.vocabulary import can_grow
 
-Report = dict[str, Any]
 Keys = npt.NDArray[np.uint64]
 _NO_IDS = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
 CHUNK = 1024
 """Records decoded at once."""
-EXAMPLES = 3
 SHORTEST_PREFIX = 10
 """Characters that all prompts must begin with before it is worth a word."""
 
@@ -55,6 +53,7 @@ def audit_splits(
     report: Report = {
         "limits": limits,
         "truncation_side": truncation_side,
+        "can_grow": can_grow(tokenizer),
         "splits": {name: audit.report(limits) for name, audit in audits.items()},
     }
     if {"train", "eval"} <= audits.keys():
@@ -67,80 +66,16 @@ def missing_characters(report: Report) -> set[str]:
     return {
         character
         for split in report["splits"].values()
-        for part in ("prompts", "completions")
-        for kind in ("lost", "changed")
+        for part in PARTS
+        for kind in ("lost", "ends", "changed")
         for character in split[part][kind]["characters"]
     }
 
 
-def _by_count(counts: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-@dataclass
-class Finding:
-    """In how many records something was found, the first few of them, and which characters."""
-
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-    characters: Counter[str] = field(default_factory=Counter)
-
-    def add(self, place: str, text: str = "", characters: Collection[str] = ()) -> None:
-        self.count += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(f"{place} {excerpt(text, characters)}" if text else place)
-
-    def report(self) -> Report:
-        return {"count": self.count, "examples": self.examples}
-
-
-class PartAudit:
-    """The prompts of a split, or its completions."""
-
-    def __init__(self, damage: Damage):
-        self._damage = damage
-        self._unknown = 0
-        self._not_surviving = Finding()
-        self._kinds = {kind: Finding() for kind in ("lost", "changed", "special")}
-
-    def add(self, texts: Sequence[tuple[str, str, Row]]) -> None:
-        """Take in texts, each with its place and its ids."""
-        rows = [ids for _, _, ids in texts]
-        self._unknown += int((np.concatenate(rows) == self._damage.tokenizer.unk_token_id).sum())
-        decoded_texts = self._damage.decode(rows)
-        for (place, text, _), decoded in zip(texts, decoded_texts, strict=True):
-            found = self._damage.find(text, decoded)
-            if found:
-                characters = [one for counts in found.values() for one in counts]
-                self._not_surviving.add(place, text, characters)
-            for kind, counts in found.items():
-                self._kinds[kind].add(place, text, counts)
-                self._kinds[kind].characters.update(counts)
-
-    def report(self, name: str, ids: Ragged, longest: int) -> Report:
-        lengths = np.diff(ids.offsets)
-        cut = Finding(ids.count_cut(longest))
-        for i in np.flatnonzero(lengths > longest)[:EXAMPLES]:
-            cut.examples.append(f"{name}[{i}] {lengths[i]:,} tokens")
-        return {
-            "tokens": _distribution(lengths[lengths > 0]),
-            "cut": cut.report(),
-            "unknown_tokens": self._unknown,
-            "not_surviving": self._not_surviving.report(),
-        } | {
-            kind: finding.report() | {"characters": _by_count(finding.characters)}
-            for kind, finding in self._kinds.items()
-        }
-
-
-def _distribution(lengths: npt.NDArray[np.int64]) -> Report | None:
-    """Of lengths in tokens; None where there are none."""
-    if len(lengths) == 0:
-        return None
-    percents = {"min": 0, "median": 50, "p90": 90, "p99": 99, "max": 100}
-    values = np.percentile(lengths, list(percents.values()), method="inverted_cdf")
-    shares = dict(zip(percents, map(int, values), strict=True))
-    return shares | {"mean": round(float(lengths.mean()), 1)}
+def reserved_characters(report: Report) -> set[str]:
+    """The code points in texts that could be given out as tokens."""
+    splits = report["splits"].values()
+    return {one for split in splits for part in PARTS for one in split[part]["reserved"]}
 
 
 class SplitAudit:
@@ -154,8 +89,8 @@ class SplitAudit:
 
     def __init__(self, name: str, split: TokenizedSplit, schema: Schema, damage: Damage):
         self.name, self.split, self._schema, self._damage = name, split, schema, damage
-        self._parts = {part: PartAudit(damage) for part in ("prompts", "completions")}
-        self._empty = {"prompts": Finding(), "completions": Finding()}
+        self._parts = {part: PartAudit(damage) for part in PARTS}
+        self._empty = {part: Finding() for part in PARTS}
         self._prefix: str | None = None
         self._values = array("d")
         self.prompts: Keys = np.zeros(len(split), np.uint64)
@@ -185,7 +120,7 @@ class SplitAudit:
             if self._schema.is_blank(record):
                 self._empty["completions"].add(f"{self.name}[{i}]", prompt)
             if self._prefix is None or not prompt.startswith(self._prefix):
-                self._prefix = _common_start(prompt, self._prefix or prompt)
+                self._prefix = common_start(prompt, self._prefix or prompt)
         self._parts["prompts"].add(prompts)
         if completions:
             self._parts["completions"].add(completions)
@@ -250,11 +185,6 @@ class SplitAudit:
             return None
         ids = self._damage.tokenizer(text, add_special_tokens=False)["input_ids"]
         return {"text": text, "tokens": len(ids)}
-
-
-def _common_start(one: str, other: str) -> str:
-    alike = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
-    return one[: sum(1 for _ in alike)]
 
 
 def _rows(ids: Ragged, start: int, end: int) -> list[Row]:

@@ -1,9 +1,10 @@
 """What an audit found, said on lines that one can read: the worst first, with a remedy."""
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from workflow.audit.gather import Report
+from workflow.audit.parts import PARTS, Report
 from workflow.errors import shorten
 from workflow.table import aligned
 
@@ -21,9 +22,8 @@ class Warning:
     remedy: str
 
 
-_ADD_TOKENS = "add --add_missing_tokens"
 _RULES = (
-    (12, "completions", "lost", "completions that cannot be written back", _ADD_TOKENS),
+    (12, "completions", "lost", "completions that cannot be written back", "{mend}"),
     (11, "completions", "special", "completions that spell special tokens", "take them out"),
     (8, "", "contradictions", "records that contradict another", "keep one of each"),
     (
@@ -34,7 +34,7 @@ _RULES = (
         "raise --max_target_length or shorten them",
     ),
     (6, "prompts", "cut", "{cut}", "raise --max_source_length or shorten them"),
-    (5, "prompts", "lost", "prompts with what the model cannot see", _ADD_TOKENS),
+    (5, "prompts", "lost", "prompts with what the model cannot see", "{mend}"),
     (5, "prompts", "special", "prompts that spell special tokens", "take them out"),
     (4, "", "empty_prompts", "empty prompts", "write or remove them"),
     (
@@ -52,6 +52,13 @@ _RULES = (
         "remove them, unless they are to weigh",
     ),
     (
+        3,
+        "completions",
+        "ends",
+        "completions that lose white space at an end",
+        "strip it{or_add}",
+    ),
+    (
         1,
         "completions",
         "changed",
@@ -59,6 +66,7 @@ _RULES = (
         "look if it matters",
     ),
     (1, "prompts", "changed", "prompts that are read written another way", "look if it matters"),
+    (1, "prompts", "ends", "prompts that lose white space at an end", "look if it matters"),
 )
 """Severity, part (none: the split), finding, its name, and what to do about it."""
 
@@ -74,14 +82,16 @@ RARE = 0.05
 
 def warnings_of(report: Report) -> list[Warning]:
     """What is worth a line, the worst first."""
-    warnings = _warnings_across(report)
+    warnings, mend = _warnings_across(report), _mends(report)
     for name, split in report["splits"].items():
         for severity, part, kind, what, remedy in _RULES:
             finding = (split[part] if part else split).get(kind)  # not in an older audit.json
             if finding and finding["count"]:
                 said = what.format(cut=_CUT[report["truncation_side"]])
                 text = f"{name}: {said}: {finding['count']:,}{_what_of(finding)}"
-                warnings.append(Warning(severity, text, finding["examples"][0], remedy))
+                warnings.append(
+                    Warning(severity, text, finding["examples"][0], remedy.format(**mend))
+                )
         warnings += _warnings_of_targets(name, split["targets"])
         if split["common_prefix"]:
             text = (
@@ -90,6 +100,13 @@ def warnings_of(report: Report) -> list[Warning]:
             example = shorten(split["common_prefix"]["text"], 40)
             warnings.append(Warning(2, text, example, "leave it out if the model need not be told"))
     return sorted(warnings, key=lambda warning: -warning.severity)
+
+
+def _mends(report: Report) -> dict[str, str]:
+    """What to do about characters that do not come back: no flag that is refused, or given."""
+    if report.get("can_grow", True) and "added_tokens" not in report:
+        return {"mend": "add --add_missing_tokens", "or_add": ", or add --add_missing_tokens"}
+    return {"mend": "write them another way", "or_add": ""}
 
 
 def _warnings_across(report: Report) -> list[Warning]:
@@ -125,10 +142,15 @@ def _what_of(finding: Report) -> str:
     if "prompts" in finding:
         return f" (prompts: {finding['prompts']:,})"
     characters = finding.get("characters", {})
-    shown = [f"{_name(c)} ×{n:,}" for c, n in list(characters.items())[:CHARACTERS_SHOWN]]
+    return f" ({_names(characters)})" if characters else ""
+
+
+def _names(characters: Mapping[str, int | None]) -> str:
+    """The first of some characters, with their counts where these are known."""
+    first = list(characters.items())[:CHARACTERS_SHOWN]
+    shown = [f"{_name(c)} ×{n:,}" if n is not None else _name(c) for c, n in first]
     more = len(characters) - len(shown)
-    told = ", ".join(shown) + (f" and {more:,} more kinds" if more else "")
-    return f" ({told})" if told else ""
+    return ", ".join(shown) + (f" and {more:,} more kinds" if more else "")
 
 
 def _name(character: str) -> str:
@@ -156,11 +178,34 @@ def figures(report: Report) -> list[str]:
             if part["tokens"] else "none" for part in parts
         ]  # fmt: skip
         cut = " / ".join(f"{part['cut']['count']:,}" for part in parts)
-        lost = " / ".join(f"{sum(part['lost']['characters'].values()):,}" for part in parts)
+        lost = " / ".join(f"{_lost(part):,}" for part in parts)
         rows.append([name, f"{split['records']:,}", *lengths, cut, lost])
     lines = aligned(rows, left=1)
     balances = [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
-    return lines + balances
+    return lines + balances + _tell_added(report)
+
+
+def _lost(part: Report) -> int:
+    """How many characters are lost, in a text or at its ends."""
+    kinds = [part[kind]["characters"] for kind in ("lost", "ends") if kind in part]
+    return sum(sum(characters.values()) for characters in kinds)
+
+
+def _tell_added(report: Report) -> list[str]:
+    """The characters that were given tokens, and how the texts come back now."""
+    added = report.get("added_tokens")
+    if not added:
+        return []
+    left = sum(
+        split[part]["not_surviving"]["count"]
+        for split in report["splits"].values()
+        for part in PARTS
+    )
+    rest = "all texts come back exactly"
+    if left:
+        rest = f"texts that do not come back exactly: {left:,}"
+    names = _names(dict.fromkeys(added))
+    return [f"characters given tokens: {len(added):,} ({names}); {rest}"]
 
 
 def _balance(name: str, targets: Report) -> str:
