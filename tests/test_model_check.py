@@ -78,8 +78,9 @@ def test_a_model_without_a_start_of_decoding_is_refused(mount: Mount) -> None:
 
 def test_a_small_copy_is_small_and_of_the_same_shape() -> None:
     large = T5_SIZES | {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_decoder_layers": 20}
-    copy = small_copy(CONFIG_MAPPING["t5"](**IDS, **large, feed_forward_proj="gated-gelu"))
+    copy = small_copy(CONFIG_MAPPING["t5"](**IDS, **large, feed_forward_proj="gated-gelu"), 1500)
     assert sum(p.numel() for p in copy.parameters()) < 100_000
+    assert copy.lm_head.weight.shape[0] == 1500
     assert (len(copy.encoder.block), len(copy.decoder.block)) == (2, 1)
-    led = small_copy(CONFIG_MAPPING["led"](**IDS, **(BART_SIZES | POSITIONS | LED)))
+    led = small_copy(CONFIG_MAPPING["led"](**IDS, **(BART_SIZES | POSITIONS | LED)), 9)
     assert led.config.attention_window == [12]

@@ -92,6 +92,13 @@ def vocabulary_size(config: Any) -> int:
     return int(decoder_config(config).vocab_size)
 
 
+def widen_vocabulary(config: Any, tokens: int) -> None:
+    """Let a configuration have a row for each of so many tokens, at least."""
+    for part in parts_of(config):
+        if hasattr(part, "vocab_size"):
+            part.vocab_size = max(part.vocab_size, tokens)
+
+
 def encoder_options(model: Model, mask: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the encoder takes besides ids and their mask (rows, length).
 

@@ -13,13 +13,14 @@ import torch
 
 from workflow.config import JobSpec
 from workflow.errors import BadInput, Problem
-from workflow.families import parts_of
+from workflow.families import parts_of, widen_vocabulary
 from workflow.hub import first_line, load_generation_settings, model_class
 from workflow.model_settings import ModelSettings
 from workflow.share import Share
 from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit
 from workflow.transformers_generate import write_by_transformers
+from workflow.vocabulary import count_ids
 from workflow.weights import Model
 from workflow.world import World
 
@@ -52,7 +53,7 @@ def check_model(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = small_copy(config)
+            model = small_copy(config, count_ids(settings.tokenizer))
             model.generation_config = load_generation_settings(folder)
             settings.decoder_ids.set_in(model)
             found = _trouble(model, task, split, spec)
@@ -65,12 +66,13 @@ def check_model(
         raise BadInput([Problem(str(folder / "config.json"), found, expected, mend)])
 
 
-def small_copy(config: Any) -> Model:
-    """A model of a configuration's kind with random weights, whose sizes are small.
+def small_copy(config: Any, tokens: int) -> Model:
+    """A model of a configuration's kind with random weights for `tokens`, whose sizes are small.
 
     Encoder and decoder have as many layers as each other, or more or fewer, as in the model.
     """
     config = copy.deepcopy(config)
+    widen_vocabulary(config, tokens)
     parts = parts_of(config)
     counts = {vars(part).get(name) for part in parts for name in _LAYERS} - {None}
     few = {count: rank for rank, count in enumerate(sorted(counts), start=1)}

@@ -14,7 +14,12 @@ from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
 from workflow.errors import BadInput, Problem
-from workflow.families import embedding_weights, parts_of, vocabulary_size
+from workflow.families import (
+    embedding_weights,
+    parts_of,
+    vocabulary_size,
+    widen_vocabulary,
+)
 from workflow.growth import Growth
 from workflow.hub import (
     LOADING_ERRORS,
@@ -101,9 +106,7 @@ def build_model(
     if dropout_rate is not None:
         _set_dropout(config, dropout_rate)
     if growth is not None:
-        for part in parts_of(config):
-            if hasattr(part, "vocab_size"):
-                part.vocab_size = max(part.vocab_size, growth.new_tokens)
+        widen_vocabulary(config, growth.new_tokens)
     with no_init_weights():
         model = model_class(config)._from_config(config, dtype=dtype)
     model.tie_weights()

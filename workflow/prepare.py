@@ -137,6 +137,7 @@ def prepare(
     )
     asked, spec = spec, completed(spec)
     _check_lengths(spec, settings.config)
+    settings = dataclasses.replace(settings, tokenizer=tokenizer)
     check_model(folder, settings, task, data["eval"], spec)
     if not spec.no_train:
         check_schedule(spec)
