@@ -229,8 +229,8 @@ def test_a_model_s_own_beams_penalties_and_lengths_decide_nothing(
     assert model.generation_config is own
 
 
-NO_LOSS = "the losses of 15 of 15 records are no finite numbers, so loss is null"
-NO_LOGITS = "the logits of 15 of 15 records are no finite numbers: their answers mean nothing"
+NO_LOSS = "the losses of 16 of 16 records are no finite numbers, so loss is null"
+NO_LOGITS = "the logits of 16 of 16 records are no finite numbers: their answers mean nothing"
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])

@@ -112,13 +112,14 @@ class SplitAudit:
                 answer = [float(answer[0])]  # 1, 1.0 and true say the same
                 self._values.append(answer[0])
             elif answer:
-                completions.append((f"{self.name}[{i}]", answer[0], target))
+                text = "" if self._schema.is_blank(record) else answer[0]
+                completions.append((f"{self.name}[{i}]", text, target))
             self.prompts[i], self.pairs[i] = _digest([prompt]), _digest([prompt, *answer])
             self.answered[i] = bool(answer)
             if not prompt.strip():
                 self._empty["prompts"].add(f"{self.name}[{i}]")
             if self._schema.is_blank(record):
-                self._empty["completions"].add(f"{self.name}[{i}]", prompt)
+                self._empty["completions"].add(f"{self.name}[{i}]", excerpt(prompt))
             if self._prefix is None or not prompt.startswith(self._prefix):
                 self._prefix = common_start(prompt, self._prefix or prompt)
         self._parts["prompts"].add(prompts)

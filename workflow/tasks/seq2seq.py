@@ -98,7 +98,7 @@ class Seq2Seq:
         targets = target_ids(tokenizer, spoken, self.start)
         # An empty completion is learned as an end mark: a row without ids is no answer at all.
         return sources, [
-            (ids or [tokenizer.eos_token_id]) if "completion" in record else []
+            ids if "completion" in record else []
             for ids, record in zip(targets, records, strict=True)
         ]
 
