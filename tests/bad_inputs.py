@@ -100,7 +100,7 @@ CASES = [
         "no such file",
         (
             "--data_name sum: found no such data; expected one of {mount}/data/sum.json, "
-            "{mount}/data/sum, sum; did you mean sums?"
+            "{mount}/data/sum.jsonl, {mount}/data/sum, sum; did you mean sums?"
         ),
         flags={"data_name": "sum"},
     ),
@@ -108,7 +108,7 @@ CASES = [
         "no such file, no near name",
         (
             "--data_name zebra: found no such data; expected one of {mount}/data/zebra.json, "
-            "{mount}/data/zebra, zebra; put zebra.json into {mount}/data"
+            "{mount}/data/zebra.jsonl, {mount}/data/zebra, zebra; put zebra.json into {mount}/data"
         ),
         flags={"data_name": "zebra"},
     ),

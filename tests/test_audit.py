@@ -283,8 +283,8 @@ def test_empty_completions_are_counted_and_are_no_loss(tmp_path: Path, tokenizer
     assert found["completions"]["tokens"]["min"] == 1
     assert found["completions"]["lost"]["count"] == 0
     assert (
-        "train: empty completions, whose answer is nothing: 3; as train[0] 'who?'; write or remove "
-        "those that have one"
+        "train: empty completions, whose answer is nothing: 3; as train[0] 'who?'; fine where "
+        "that is meant; else write them"
     ) in render(report)
     del found["empty_completions"]  # as of an earlier version
     assert warnings_of(report)

@@ -25,7 +25,7 @@ SPLITS = ["train", "eval"]
 RECORDS = addition_records(4)
 LINES = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
 ROW = '{"prompt": "a", "completion": "b"}'
-PANDAS = '.to_json("train.jsonl", orient="records", lines=True)'
+PANDAS = '.to_json("{0}.jsonl", orient="records", lines=True)'
 NO_JSON = "expected JSON or JSON Lines in UTF-8"
 
 
@@ -54,22 +54,22 @@ FILES: dict[str, tuple[bytes, str]] = {
     "d.xlsx": (
         packed("xl/workbook.xml"),
         f"found an Excel workbook; {NO_JSON}; write its rows as JSON Lines, as by pandas: "
-        f'read_excel("d.xlsx"){PANDAS}',
+        f'read_excel("d.xlsx"){PANDAS.format("d")}',
     ),
     "d.parquet": (
         b"PAR1\x15\x04",
         f"found a Parquet file; {NO_JSON}; write its rows as JSON Lines, as by pandas: "
-        f'read_parquet("d.parquet"){PANDAS}',
+        f'read_parquet("d.parquet"){PANDAS.format("d")}',
     ),
     "d.csv": (
         b"prompt,completion\na,b\n",
         f"found comma-separated values (CSV); {NO_JSON}; write its rows as JSON Lines, as by "
-        f'pandas: read_csv("d.csv"){PANDAS}',
+        f'pandas: read_csv("d.csv"){PANDAS.format("d")}',
     ),
     "tabs.json": (
         b"prompt\tcompletion\na\tb\n",
         f"found tab-separated values (TSV); {NO_JSON}; write its rows as JSON Lines, as by "
-        f'pandas: read_table("tabs.json"){PANDAS}',
+        f'pandas: read_table("tabs.json"){PANDAS.format("tabs")}',
     ),
     "d.db": (
         b"SQLite format 3\0",
@@ -231,7 +231,7 @@ def test_json_lines_that_are_none(tmp_path: Path, content: bytes, message: str) 
         ({"train.json": f"{ROW}\n{ROW}", "eval.json": f"{ROW}\n{ROW}"},
          "name them so: eval.json is JSON Lines"),
         ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): write its rows as JSON "
-         f'Lines, as by pandas: read_csv("train.csv"){PANDAS}'),
+         f'Lines, as by pandas: read_csv("train.csv"){PANDAS.format("train")}'),
         ({"dataset_dict.json": "{}"},
          'write each split by datasets: load_from_disk(…)["train"].to_json("train.jsonl")'),
         ({"notes.txt": ""}, "add the files"),
@@ -263,7 +263,7 @@ def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None
     (mount.data / "mine.json.gz").write_bytes(b"\x1f\x8b\x08")
     (mount.data / "old.json.bak").write_text(ROW)
     start = f"--data_name {{0}}: found no such data; expected one of {mount.data}/{{0}}.json, " \
-            f"{mount.data}/{{0}}, {{0}}; {mount.data}/"  # fmt: skip
+            f"{mount.data}/{{0}}.jsonl, {mount.data}/{{0}}, {{0}}; {mount.data}/"  # fmt: skip
     assert [str(find_data(mount, name)[1][0]) for name in ("mine", "old")] == [
         start.format("mine")
         + "mine.json.gz is a file packed by gzip: unpack it: gunzip mine.json.gz",

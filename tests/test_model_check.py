@@ -45,7 +45,7 @@ def test_a_model_that_fails_is_refused(
         prepare(job_of(family, family), mount)
     (problem,) = raised.value.problems
     assert problem.where == str(folder / "config.json")
-    assert problem.found.startswith(f"a {family} model that fails: ")
+    assert problem.found.startswith(f"a {family} model, a small copy of which fails: ")
     assert problem.expected == "an encoder-decoder that learns and writes"
     assert not [path for path in mount.models.iterdir() if path.name.startswith(f"{family}_")]
 

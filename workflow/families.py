@@ -24,7 +24,7 @@ ONE_PROCESS = {
 }
 """Model types that several processes cannot train together, and why."""
 
-_LABELS_MOVED = ("mbart", "plbart", "fsmt")
+_LABELS_MOVED = ("mbart", "plbart")
 """Where transformers moves the last id of the labels to their front, and ignores the setting."""
 
 
@@ -49,18 +49,18 @@ class DecoderIds:
 
 
 def find_decoder_ids(config: Any, generation: Any, tokenizer: Any) -> DecoderIds | None:
-    """How a model's decoder starts, by transformers' own way of training it; None if unknown.
+    """What a model's decoder starts with, as transformers shifts labels; None if unknown.
 
     Args:
         generation: the model's own generation settings.
     """
-    languages = language_ids(tokenizer)
+    codes = language_ids(tokenizer)
     forced = generation.forced_bos_token_id
     if forced is None:  # some folders have it in config.json alone
         forced = getattr(config, "forced_bos_token_id", None)
-    if languages:
+    if codes:
         first = tokenizer(text_target="")["input_ids"][0]
-        forced = first if first in languages else None
+        forced = first if first in codes else None
     if config.model_type in _LABELS_MOVED:
         return DecoderIds(tokenizer(text_target="")["input_ids"][-1], forced)
     start = getattr(config, "decoder_start_token_id", None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
 Kind = tuple[str, str]
-"""What a file is, and what to do with it; {name} stands for its name."""
+"""What a file is, and what to do with it; {name} stands for its name, {stem} for its beginning."""
 
 HEAD = 1 << 12
 LONGEST_LINE = 1 << 24
@@ -18,7 +18,7 @@ LONGEST_LINE = 1 << 24
 def _by_pandas(read: str) -> str:
     return (
         "write its rows as JSON Lines, as by pandas: "
-        f'{read}("{{name}}").to_json("train.jsonl", orient="records", lines=True)'
+        f'{read}("{{name}}").to_json("{{stem}}.jsonl", orient="records", lines=True)'
     )
 
 
@@ -53,7 +53,8 @@ _MARKUP = re.compile(r"<(!doctype html|html)", re.IGNORECASE)
 def recognize(path: Path, content: bytes) -> Kind | None:
     """What a file that is not JSON is, as its beginning and its name tell; None for neither."""
     found = _binary(path, content[:HEAD]) or _of_text(path, content[:HEAD])
-    return found and (found[0], found[1].replace("{name}", path.name))
+    stem = path.name.partition(".")[0]
+    return found and (found[0], found[1].replace("{name}", path.name).replace("{stem}", stem))
 
 
 def kind_of(path: Path) -> Kind | None:

@@ -133,7 +133,8 @@ def _read_json(
         return {}
     if not isinstance(data, dict):
         expected = f'{{"train": [{schema.example}, …], "eval": […]}}'
-        mend = 'put the list under "train" and "eval"' if isinstance(data, list) else "rewrite it"
+        under = " and ".join(f'"{split}"' for split in splits)
+        mend = f"put the list under {under}" if isinstance(data, list) else "rewrite it"
         problems.append(Problem(str(path), f"{name_type(data)} at the top", expected, mend))
         return {}
     problems += [repeated_keys(str(path), data)] if isinstance(data, RepeatedKeys) else []

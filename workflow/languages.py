@@ -1,10 +1,12 @@
-"""The source and target language of a multilingual tokenizer, which write codes into the ids."""
+"""Source and target language of a multilingual tokenizer: codes that it writes into the ids."""
 
-import difflib
+import re
 from typing import Any
 
 from workflow.errors import Problem, shorten
 
+_CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]+")
+"""As fr_XX of mBART, and fra_Latn of NLLB."""
 _ATTRIBUTE = {"source_lang": "src_lang", "target_lang": "tgt_lang"}
 
 
@@ -14,8 +16,7 @@ def language_codes(tokenizer: Any) -> list[str]:
     if codes is None and getattr(tokenizer, "src_lang", None) is None:
         return []
     if codes is None:  # NLLB's are special tokens among others
-        codes = set(map(str, tokenizer.extra_special_tokens))
-        codes -= set(tokenizer.special_tokens_map.values()) | {"<mask>"}
+        codes = filter(_CODE.fullmatch, map(str, tokenizer.extra_special_tokens))
     return sorted(codes)
 
 
@@ -28,11 +29,16 @@ def language_ids(tokenizer: Any) -> set[int]:
 
 
 def settings_for_codes(tokenizer: Any) -> dict[str, Any]:
-    """What NLLB's tokenizer has to be loaded with besides, where its folder has no tokenizer.json.
+    """What a tokenizer has to be loaded with besides, where its folder does not list its codes.
 
-    Of the SentencePiece model alone transformers 5.23 makes one that reads every code as unknown.
-    Behind the pieces stand the codes, then the mask (as in the models that Meta published).
+    transformers 5.23 makes of NLLB's SentencePiece model alone a tokenizer that reads every code as
+    unknown. (Behind the pieces stand the codes, then the mask, as in the models that Meta
+    published.) M2M100's writes codes into the answers, for they are no special tokens to it.
     """
+    if type(tokenizer).__name__ == "M2M100Tokenizer":
+        codes = list(tokenizer.lang_code_to_token.values())
+        listed = set(codes) <= set(tokenizer.all_special_tokens)
+        return {} if listed else {"additional_special_tokens": codes}
     if type(tokenizer).__name__ != "NllbTokenizer":
         return {}
     from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
@@ -46,10 +52,13 @@ def settings_for_codes(tokenizer: Any) -> dict[str, Any]:
 def set_languages(
     tokenizer: Any, source: str | None, target: str | None, target_needed: bool
 ) -> list[Problem]:
-    """Let a tokenizer write these languages, or those that its folder names; else say why not.
+    """Set a tokenizer's languages to these, else to those that its folder names.
 
     Args:
-        target_needed: whether texts are written, too.
+        target_needed: True where the model learns to write, as in seq2seq.
+
+    Returns:
+        What is wrong with them; a language that is right is set all the same.
     """
     codes = language_codes(tokenizer)
     problems = []
@@ -68,11 +77,9 @@ def set_languages(
 
 def _unknown(name: str, code: str | None, codes: list[str]) -> Problem:
     """No language where one is needed, or one that the tokenizer does not know."""
-    shown = ", ".join(codes[:4])
-    expected = f"one of the {len(codes)} languages of this tokenizer ({shown}, …)"
+    expected = f"one of the {len(codes)} languages of this tokenizer ({', '.join(codes)})"
     if code is None:
         return Problem(f"--{name}", "no language", expected, f"add --{name} CODE")
-    near = [known for known in codes if known.startswith(code[:2].lower())][:3]
-    near = near or difflib.get_close_matches(code, codes, n=3)
+    near = [one for one in codes if re.split("[_-]", one)[0] == re.split("[_-]", code.lower())[0]]
     mend = f"did you mean {' or '.join(near)}?" if near else "choose one of them"
     return Problem(f"--{name}", shorten(code), expected, mend)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from workflow.config import JobSpec
+from workflow.console import log
 from workflow.errors import BadInput, Problem
 from workflow.families import parts_of, widen_vocabulary
 from workflow.hub import first_line, load_generation_settings, model_class
@@ -39,8 +40,8 @@ _SMALL = {
     ),
 }  # fmt: skip
 """Sizes of a small copy, by the names that configurations have for them."""
-SOURCE, TARGET = 12, 6
-"""Ids of each text that are tried."""
+SOURCE_IDS, TARGET_IDS = 12, 6
+"""How many ids of each text are tried."""
 TOLERANCE = 1e-3
 """Of losses of records together against those of each alone; a real difference is far more."""
 
@@ -56,20 +57,27 @@ def check_model(
             model = small_copy(config, count_ids(settings.tokenizer))
             model.generation_config = load_generation_settings(folder)
             settings.decoder_ids.set_in(model)
-            found = _trouble(model, task, split, spec)
+            trouble = _trouble(model, task, split, spec)
     except Exception as error:  # whatever transformers raises is what is looked for
-        found = f"a {config.model_type} model that fails: {type(error).__name__}: "
-        found += first_line(error)
-    if found is not None:
-        mend = "choose a model of another type, as t5, bart or mbart"
-        expected = "an encoder-decoder that learns and writes"
-        raise BadInput([Problem(str(folder / "config.json"), found, expected, mend)])
+        log.debug("a small copy of the model fails", exc_info=True)
+        trouble = f"fails: {type(error).__name__}: {first_line(error)}"
+        raise BadInput([_unfit(folder, config, trouble)]) from error
+    if trouble is not None:
+        raise BadInput([_unfit(folder, config, trouble)])
+
+
+def _unfit(folder: Path, config: Any, trouble: str) -> Problem:
+    found = f"a {config.model_type} model, a small copy of which {trouble}"
+    mend = "choose a model of another type, or report this as an error"
+    expected = "an encoder-decoder that learns and writes"
+    return Problem(str(folder / "config.json"), found, expected, mend)
 
 
 def small_copy(config: Any, tokens: int) -> Model:
     """A model of a configuration's kind with random weights for `tokens`, whose sizes are small.
 
-    Encoder and decoder have as many layers as each other, or more or fewer, as in the model.
+    Counts of layers keep their order: the fewest become 1, the next 2. Sizes that are not named
+    above stay, for a type may not work with others.
     """
     config = copy.deepcopy(config)
     widen_vocabulary(config, tokens)
@@ -87,18 +95,18 @@ def small_copy(config: Any, tokens: int) -> Model:
         if hasattr(part, "layer_types"):
             part.layer_types = part.layer_types[: part.num_hidden_layers]
         if hasattr(part, "attention_window"):  # LED pads every text to a multiple of it
-            part.attention_window = [SOURCE] * part.encoder_layers
+            part.attention_window = [SOURCE_IDS] * part.encoder_layers
     return model_class(config)._from_config(config, dtype=torch.float32).eval()
 
 
 def _trouble(model: Model, task: Task, split: TokenizedSplit, spec: JobSpec) -> str | None:
     """What is wrong with a model's losses and texts of two records; None where all is well."""
     few = dataclasses.replace(
-        spec, max_source_length=SOURCE, max_target_length=TARGET, max_new_tokens=2, n_samples=1,
-        num_beams=1, temperature=0.0, min_new_tokens=0,
+        spec, max_source_length=SOURCE_IDS, max_target_length=TARGET_IDS, max_new_tokens=2,
+        n_samples=1, num_beams=1, temperature=0.0, min_new_tokens=0,
     )  # fmt: skip
     answered = np.flatnonzero(split.answered)
-    lengths = split.sources.lengths(SOURCE, answered)
+    lengths = split.sources.lengths(SOURCE_IDS, answered)
     pair = answered[np.argsort(lengths, kind="stable")[[0, -1]]] if len(answered) > 1 else answered
 
     def loss(*rows: Any) -> torch.Tensor:
@@ -109,10 +117,12 @@ def _trouble(model: Model, task: Task, split: TokenizedSplit, spec: JobSpec) -> 
         together.backward()
         with torch.no_grad():
             alone = sum(float(loss(index[None])) for index in pair)
-        if not abs(float(together.detach()) - alone) <= TOLERANCE * abs(alone):
-            return f"a {model.config.model_type} model whose loss of a record depends on its batch"
+        if not abs(float(together.detach()) - alone) <= TOLERANCE * abs(alone):  # nor if it is NaN
+            return "gives a record another loss beside others than alone"
     if spec.task == "seq2seq":
-        prompts = [split.sources.row(index, SOURCE).tolist() for index in range(min(2, len(split)))]
+        prompts = [
+            split.sources.row(index, SOURCE_IDS).tolist() for index in range(min(2, len(split)))
+        ]
         with torch.no_grad():
             write_by_transformers(
                 model, prompts, range(len(prompts)), few, [], Share(World.alone())

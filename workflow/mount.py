@@ -64,7 +64,7 @@ def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
             return {LINES if is_json_lines(path) else "": path}, []
         if os.path.isdir(path):  # noqa: PTH112
             return _split_files(path)
-    tried = ", ".join(str(path) for path in [in_mount[0], in_mount[2], as_path])
+    tried = ", ".join(str(path) for path in [*in_mount, as_path])
     mend = nearest(name, _data_names(mount), f"put {Path(name).name}.json into {mount.data}")
     if others := [path for path in _files_of(mount) if path.name.startswith(f"{name}.")]:
         mend = _read_instead(others[0])

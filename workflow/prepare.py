@@ -106,15 +106,15 @@ def prepare(
     folder = fetch_settings(source)
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
-    settings, spec = load_model_settings(folder, spec, world.size)
-    tokenizer = settings.tokenizer
     try:
-        task = task.fitted(tokenizer, settings.decoder_ids.start)
+        settings, spec = load_model_settings(folder, spec, world.size)
+        task = task.fitted(settings.tokenizer, settings.decoder_ids.start)
     except BadInput as error:
         raise BadInput([*error.problems, *problems_of_records(files, task, spec)]) from error
     held_out = HeldOut(spec.eval_fraction, spec.seed) if spec.eval_fraction else None
     tokenized = partial(prepare_splits, files, splits, task, cache=mount.cache / "tokens",
                         answers_needed=not spec.no_train, held_out=held_out)  # fmt: skip
+    tokenizer = settings.tokenizer
     data = tokenized(tokenizer)
     if not spec.no_train:
         task.check(tokenizer, data["eval"], spec)

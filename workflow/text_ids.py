@@ -30,8 +30,9 @@ def source_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def target_ids(tokenizer: Any, texts: Sequence[str], start: int | None) -> list[list[int]]:
     """The ids of texts that a model learns to write.
 
-    They end with the end mark also where the tokenizer gives none (Gemma's), for else the model
-    would never learn to stop; and they do not begin with the very token that decoding starts with.
+    Gemma's tokenizer begins every text with its bos token and ends none. Targets end with the end
+    mark all the same, or the model would never learn to stop; and bos is taken away where decoding
+    starts with it, or it would stand there twice.
     """
     ids: list[list[int]]
     frame, *ids = tokenizer(text_target=["", *texts], return_attention_mask=False)["input_ids"]
@@ -43,7 +44,7 @@ def target_ids(tokenizer: Any, texts: Sequence[str], start: int | None) -> list[
 
 
 def frame_of(empty: Sequence[int], filled: Sequence[int]) -> Frame:
-    """How many ids at either end belong to every text: of the ids of "" and those of another."""
+    """Compare the ids of "" with those of a text: how many at each end are the tokenizer's own."""
     same = zip(empty, filled, strict=False)
     before = next((i for i, (one, other) in enumerate(same) if one != other), len(empty))
     return before, len(empty) - before

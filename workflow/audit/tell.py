@@ -42,7 +42,7 @@ _RULES = (
         "",
         "empty_completions",
         "empty completions, whose answer is nothing",
-        "write or remove those that have one",
+        "fine where that is meant; else write them",
     ),
     (
         3,

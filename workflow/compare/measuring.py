@@ -14,6 +14,7 @@ from workflow.metrics import is_number
 from workflow.report.verdict import MOSTLY_WRONG, OF_SAMPLES, metric_names
 from workflow.score_metrics import in_range, resampled_score_metrics, score_points, to_unit
 from workflow.scripts import bleu_tokenizer, looked_at
+from workflow.status import read_status
 from workflow.text_metrics import TextMetrics
 
 Interval = tuple[float, float]
@@ -23,6 +24,8 @@ RECORDS_NEEDED = 10
 """Of fewer records the resamples are too much alike for their percentiles to tell who is better."""
 _MANY = 0.01
 """Of resamples: a metric is undefined in more where fewer than five records are of a class."""
+_OF_TOKENS = ("loss", "perplexity", "token_accuracy", "mean_length")
+"""These cannot be compared where the runs' tokenizers give the same texts other tokens."""
 _SECONDS = frozenset({"eval_seconds", "generate_seconds", "score_seconds"})
 
 
@@ -145,10 +148,12 @@ def _noted(named: Sequence[Named], known: Collection[str], records: int) -> list
     """The other numbers that the runs noted of these evaluations, which no answers tell."""
     evaluations = [one.evaluation for one in named]
     samples = {one.spec.get("n_samples") for one in named}
+    tokenized = {(read_status(one.folder).get("data") or {}).get("eval") for one in named}
+    hidden = _OF_TOKENS if named[0].spec.get("task") != "clf" and len(tokenized) > 1 else ()
     found = []
     for name in metric_names(str(named[0].spec.get("task")), evaluations):
         of_samples = name == "distinct_samples" or OF_SAMPLES.search(name)
-        if name in known or name in _SECONDS or (len(samples) > 1 and of_samples):
+        if name in known or name in (*_SECONDS, *hidden) or (len(samples) > 1 and of_samples):
             continue
         lines = (one.metrics for one in evaluations)
         values = tuple(float(line[name]) if is_number(line.get(name)) else None for line in lines)

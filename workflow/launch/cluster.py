@@ -81,8 +81,13 @@ class Cluster:
         "a run, or a job's number, that has to end well before; or as sbatch has it",
         "-",
     )
-    high_priority: bool = flag(boolean(), False, _CLUSTER, "understood, but a cluster's own matter")
-    login: bool = flag(boolean(), False, _CLUSTER, "understood, but no part of a queued job")
+    high_priority: bool = flag(
+        boolean(),
+        False,
+        _CLUSTER,
+        "refused: write the queue or priority in the cluster's own words",
+    )
+    login: bool = flag(boolean(), False, _CLUSTER, "refused: a queued job has no login")
     shared_host_dir: str | None = flag(
         text(), None, _CLUSTER, "a folder that --command sees as data/", "-"
     )
