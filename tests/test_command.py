@@ -277,3 +277,12 @@ def test_what_is_said_of_foreign_flags_names_real_ones() -> None:
     assert known.isdisjoint(FOREIGN)
     for name, (_, mend) in FOREIGN.items():
         assert set(re.findall(r"--(\w+)", mend)) <= known, name
+
+
+def test_a_stop_string_may_look_like_a_list() -> None:
+    for given, expected in (
+        ("[END]", ("[END]",)), ('["[END]", " ."]', ("[END]", " .")), ("[/INST]", ("[/INST]",)),
+    ):  # fmt: skip
+        spec, problems = parse(*BASE, "--stop", given)
+        assert problems == []
+        assert spec.stop == expected

@@ -121,9 +121,34 @@ def test_learned_positions_bound_the_lengths(mount: Mount) -> None:
         "--max_source_length: found 2048; expected at most 1024, the positions this model has; "
         "add --max_source_length 1024"
     )
-    job = make_job("seq2seq", model_init_name="led", data_name="sums")
-    with pytest.raises(BadInput, match="found 1024; expected at most 512, the positions this"):
+    job = make_job(
+        "seq2seq", model_init_name="led", data_name="sums", max_target_length=600, max_steps=1
+    )
+    with pytest.raises(BadInput, match="found 600; expected at most 512, the positions this"):
         run_job(job, mount)
+    # A limit that the user did not set gives way.
+    job = make_job(
+        "seq2seq", model_init_name="led", data_name="sums", max_steps=1, bf16=False,
+        eval_on_start=False, max_new_tokens=2,
+    )  # fmt: skip
+    spec = json.loads((run_job(job, mount) / "training_args.json").read_text())
+    assert (spec["max_source_length"], spec["max_target_length"]) == (512, 512)
+
+
+def test_a_mask_without_a_row_gets_one(mount: Mount) -> None:
+    """BART's models for summaries have no row for the last id of their tokenizer."""
+    folder = mount.models / "bart"
+    make_family("bart", folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    tokenizer.save_pretrained(folder)
+    cut = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    cut.resize_token_embeddings(1000)
+    cut.save_pretrained(folder)
+    assert tokenizer.mask_token_id == 1000
+    run = run_job(job_of("bart", "bart", max_steps=1, max_new_tokens=2), mount)
+    saved = AutoModelForSeq2SeqLM.from_pretrained(run / "checkpoint-1")
+    assert saved.get_input_embeddings().weight.shape[0] == 1001
 
 
 def test_saving_keeps_what_a_family_says_of_tying(mount: Mount, tokenizer: Any) -> None:

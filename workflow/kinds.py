@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def texts() -> Kind:
 
     def convert(value: object) -> tuple[str, ...]:
         if isinstance(value, str) and value.startswith("["):
-            value = json.loads(value)
+            with suppress(ValueError):  # else it is a text such as [END]
+                value = json.loads(value)
         several = [value] if isinstance(value, str) else value
         if not isinstance(several, list | tuple):
             raise ValueError

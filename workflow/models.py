@@ -149,13 +149,15 @@ def weights_of(model: Model, folder: Path, growth: Growth | None = None) -> Iter
         yield from file_tensors(folder)
         return
     by_name = model.state_dict(keep_vars=True)
-    head = model.get_output_embeddings().weight
-    words = {id(weight) for weight in (*embedding_weights(model), head)}
+    output = model.get_output_embeddings()
+    words = {id(weight) for weight in (*embedding_weights(model), output.weight)}
     for name, tensor in file_tensors(folder):
         known = model_name(model, by_name, name)
         if known is not None and id(by_name[known]) in words:
             yield name, growth.rows(tensor)
-        elif known is not None and known.endswith("final_logits_bias"):
+        elif known is not None and (
+            known.endswith("final_logits_bias") or by_name[known] is getattr(output, "bias", None)
+        ):
             longer = vocabulary_size(model.config) - tensor.shape[-1]
             yield name, torch.nn.functional.pad(tensor, (0, longer))
         else:

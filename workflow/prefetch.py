@@ -35,6 +35,7 @@ from workflow.hub import (
 from workflow.model_folders import check_folder
 from workflow.models import check_weight_files
 from workflow.mount import Mount
+from workflow.vocabulary import needed_ids
 
 ANSWER_SECONDS = 30
 """How long the hub may take to answer: nodes without a network often wait instead of failing."""
@@ -224,7 +225,7 @@ def _check_settings(download: Path) -> None:
     """Raise BadInput where they are of no model to train; nothing of it is kept then."""
     try:
         check_folder(download)
-        load_config(download, len(load_tokenizer(download)))
+        load_config(download, needed_ids(load_tokenizer(download)))
     except BadInput:
         shutil.rmtree(download, ignore_errors=True)
         raise

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +12,9 @@ from workflow.audit import Report
 from workflow.checkpoint import can_go_on
 from workflow.checksums import find_damage
 from workflow.command import NO_MODEL
-from workflow.config import ONLY_FOR, JobSpec, complete
+from workflow.config import JobSpec, complete
 from workflow.errors import BadInput, Problem
-from workflow.families import DecoderIds
+from workflow.families import DecoderIds, vocabulary_size
 from workflow.held_out import HeldOut
 from workflow.hub import fetch_settings
 from workflow.machine import fast_bf16
@@ -118,7 +117,7 @@ def prepare(
     data = tokenized(tokenizer)
     if not spec.no_train:
         task.check(tokenizer, data["eval"], spec)
-    model_tokens = count_ids(tokenizer)
+    model_tokens = min(count_ids(tokenizer), vocabulary_size(settings.config))
     audit: Report = {}
     if spec.add_missing_tokens and not spec.no_train:
         tokenizer, data, audit = grow_until_nothing_is_missing(
@@ -136,7 +135,6 @@ def prepare(
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
     asked, spec = spec, completed(spec)
-    _check_lengths(spec, settings.config)
     settings = dataclasses.replace(settings, tokenizer=tokenizer)
     check_model(folder, settings, task, data["eval"], spec)
     if not spec.no_train:
@@ -235,27 +233,6 @@ def problems_of_records(files: dict[str, Path], task: Task, spec: JobSpec) -> li
     except BadInput as error:
         return error.problems
     return []
-
-
-def _check_lengths(spec: JobSpec, config: Any) -> None:
-    """A model with learned positions has only so many."""
-    both = getattr(config, "max_position_embeddings", math.inf)
-    read = getattr(config, "max_encoder_position_embeddings", both)
-    written = getattr(config, "max_decoder_position_embeddings", both)
-    bounds = {"max_source_length": read, "max_target_length": written, "max_new_tokens": written}
-    problems = [
-        Problem(
-            f"--{name}",
-            str(getattr(spec, name)),
-            f"at most {positions}, the positions this model has",
-            f"add --{name} {positions}",
-        )
-        for name, positions in bounds.items()
-        if (name not in ONLY_FOR["seq2seq"] or spec.task == "seq2seq")
-        and getattr(spec, name) > positions
-    ]
-    if problems:
-        raise BadInput(problems)
 
 
 def _longest_target(data: dict[str, TokenizedSplit], spec: JobSpec, source: Path | str) -> int:

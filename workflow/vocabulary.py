@@ -77,6 +77,15 @@ def count_ids(tokenizer: Any) -> int:
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
+def needed_ids(tokenizer: Any) -> int:
+    """The rows that a model must have: BART's for summaries have none for the mask, which is last.
+
+    No text is written with it; `Growth` gives it a row.
+    """
+    ids = set(tokenizer.get_vocab().values()) - {tokenizer.mask_token_id}
+    return int(max(ids)) + 1
+
+
 def _cannot_grow(tokenizer: Any, reason: str) -> Problem:
     found = f"the model's {type(tokenizer).__name__}, which {reason}"
     expected = "a tokenizer that can be extended, as that of a tokenizer.json or spiece.model"
