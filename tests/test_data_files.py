@@ -14,10 +14,11 @@ import pytest
 from conftest import T5_TINY, addition_records
 from transformers import AutoTokenizer
 
-from workflow.errors import BadInput
+from workflow.errors import BadInput, Problem
 from workflow.held_out import HeldOut
 from workflow.mount import Mount, find_data
-from workflow.reading import name_of_eval, read_records
+from workflow.reading import problems_of_holding_out, read_records
+from workflow.split_names import near_eval_names
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.tokens import prepare_splits
 
@@ -272,6 +273,12 @@ def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None
     ]
 
 
+def in_the_way(path: Path) -> str:
+    """What is found where records of a JSON file are to be held out."""
+    (problem,) = problems_of_holding_out({"": path}, 0.2)
+    return problem.found
+
+
 @pytest.mark.parametrize("name", ["validation", "valid", "dev", "val", "test"])
 def test_another_word_for_eval_is_read_where_there_is_no_eval(tmp_path: Path, name: str) -> None:
     path = tmp_path / "d.json"
@@ -288,15 +295,42 @@ def test_another_word_for_eval_is_read_where_there_is_no_eval(tmp_path: Path, na
             assert [(split, record["prompt"]) for split, record in read] == [
                 ("train", "a"), ("eval", "e"),
             ]  # fmt: skip
-    assert name_of_eval({"": path}) == name
+    assert in_the_way(path) == f"0.2, and the records of {name}"
+    path.write_text(json.dumps({"eval": [], **lists}))
+    assert in_the_way(path) == f"0.2, and the records of {name}"
+    read = list(read_records({"": path}, SPLITS, Seq2Seq.schema, True, "read"))
+    assert [(split, record["prompt"]) for split, record in read] == [("train", "a"), ("eval", "e")]
     path.write_text(json.dumps(lists | {"eval": [json.loads(ROW)], "nested": {name: 1}}))
-    assert name_of_eval({"": path}) == "eval"
+    assert in_the_way(path) == "0.2, and the records of eval"
     wrong = {"train": lists["train"], name: [{"prompt": 1, "completion": "f"}]}
     path.write_text(json.dumps(wrong))
     assert told(path) == (
         f"{{folder}}/d.json: {name}[0].prompt: found the number 1; expected a text; write it in "
         "quotes"
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Eval", " eval", "EVAL", "evals", "evaluation", "Validation", "validaton", "Dev", "dev_set",
+     "test_data", "Test", "valid-1", "val split", "development"],
+)  # fmt: skip
+def test_records_of_nearly_a_name_of_eval_are_not_passed_over(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "d.json"
+    for others in ({}, {"eval": []}):
+        path.write_text(json.dumps({"train": [json.loads(ROW)], name: [json.loads(ROW)]} | others))
+        found = f'the key "{name}"'
+        message = Problem(str(path), found, 'the key "eval"', 'rename it to "eval"')
+        assert problems_of_holding_out({"": path}, 0.2) == [message]
+        for splits in (SPLITS, ["eval"]):
+            assert told(path, splits) == str(message).replace(str(tmp_path), "{folder}")
+
+
+def test_other_keys_are_no_eval_records() -> None:
+    records = [json.loads(ROW)]
+    names = ["values", "devices", "text", "best", "rest", "invalid", "train", "trained", "evil"]
+    assert near_eval_names(dict.fromkeys(names, records)) == []
+    assert near_eval_names({"Eval": [1], "tests": [], "dev_set": {"a": records}, "evals": ""}) == []
 
 
 def problems_of(path: Path, records: list[Any]) -> str:
@@ -347,7 +381,8 @@ def as_lines(records: list[Any]) -> str:
 @pytest.mark.parametrize(
     ("name", "write"),
     [("d.jsonl", as_lines), ("d.json", as_lines),
-     ("whole.json", lambda records: json.dumps({"train": records}))],
+     ("whole.json", lambda records: json.dumps({"train": records})),
+     ("empty.json", lambda records: json.dumps({"eval": [], "train": records, "test": []}))],
 )  # fmt: skip
 def test_a_share_is_held_out_of_train(
     tmp_path: Path, name: str, write: Callable[[list[Any]], str]

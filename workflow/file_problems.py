@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from workflow.records import (
     repeated_keys,
     too_deep,
 )
-from workflow.split_names import LINES, eval_name, eval_names, file_of
+from workflow.split_names import (
+    LINES,
+    eval_key,
+    eval_names,
+    file_of,
+    filled,
+    near_eval_names,
+)
 from workflow.syntax import explain
 from workflow.tally import Tally
 
@@ -81,7 +89,10 @@ def _read_splits(
             continue
         folder = next(iter(files.values())).parent
         expected = f"{schema.example} on each line of {split}.jsonl"
-        mend = "add the file" + (f", or {HOLD_OUT}" if "train" in files else "")
+        mend = "add the file"
+        if "train" in files:
+            otherwise = HOLD_OUT if "train" in splits else "rename train.jsonl to eval.jsonl"
+            mend = f"{mend}, or {otherwise}"
         problems.append(Problem(str(folder), f"no {split}.jsonl", expected, mend))
     return found
 
@@ -140,30 +151,50 @@ def _read_json(
     problems += [repeated_keys(str(path), data)] if isinstance(data, RepeatedKeys) else []
     loaded = {}
     for split in splits:
-        name = eval_name(data) if split == "eval" else split
-        if name not in data:
-            problems.append(_missing_split(path, split, data, schema))
+        name = eval_key(data) if split == "eval" else split
+        misnamed = misnamed_eval(path, data) if split == "eval" else []
+        holds_out = "train" in splits and isinstance(data.get("train"), list)
+        if misnamed:
+            problems += misnamed
+        elif name not in data:
+            problems.append(_missing_split(path, split, data, schema, holds_out))
         elif not isinstance(data[name], list):
             found = name_type(data[name])
             problems.append(Problem(f"{path}: {name}", found, "a list", "make it a list"))
         elif not data[name]:
-            problems.append(
-                Problem(f"{path}: {name}", "an empty list", "at least one record", "add records")
-            )
+            mend = "add records" + (f", or {HOLD_OUT}" if split == "eval" and holds_out else "")
+            expected = "at least one record"
+            problems.append(Problem(f"{path}: {name}", "an empty list", expected, mend))
         else:
             loaded[name] = data[name]
     return loaded
 
 
-def _missing_split(path: Path, split: str, data: Mapping[str, Any], schema: Schema) -> Problem:
-    if split == "eval" and len(names := eval_names(data)) > 1:
-        found = f'no key "eval", and the keys {" and ".join(map(shorten, names))}'
-        mend = 'rename one of them to "eval"'
-        return Problem(str(path), found, "one of them to evaluate on", mend)
+def misnamed_eval(path: Path, data: Mapping[str, Any]) -> list[Problem]:
+    """Whether there are records to evaluate on, but not under a name that says which."""
+    names = eval_names(filled(data))
+    if len(names) == 1:
+        return []
+    names = names or near_eval_names(data)
+    if len(names) == 1:
+        found = f'the key "{names[0]}"'
+        return [Problem(str(path), found, 'the key "eval"', 'rename it to "eval"')]
+    if not names:
+        return []
+    no_eval = 'an empty list under "eval"' if "eval" in data else 'no key "eval"'
+    found = f"{no_eval}, and the keys {' and '.join(map(shorten, names))}"
+    mend = 'rename one of them to "eval"'
+    return [Problem(str(path), found, "one of them to evaluate on", mend)]
+
+
+def _missing_split(
+    path: Path, split: str, data: Mapping[str, Any], schema: Schema, holds_out: bool
+) -> Problem:
     missing = missing_key(str(path), split, data, f"a list of {schema.example}")
-    if split == "eval" and missing.mend == "add it" and isinstance(data.get("train"), list):
-        return Problem(missing.where, missing.found, missing.expected, f"add it, or {HOLD_OUT}")
-    return missing
+    if split != "eval" or missing.mend != "add it" or not isinstance(data.get("train"), list):
+        return missing
+    mend = 'put the records under "eval", or rename the key "train" to "eval"'
+    return replace(missing, mend=f"add it, or {HOLD_OUT}" if holds_out else mend)
 
 
 def _read_json_lines(path: Path, problems: list[Problem]) -> list[Any]:
