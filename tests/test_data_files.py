@@ -14,9 +14,11 @@ import pytest
 from conftest import T5_TINY, addition_records
 from transformers import AutoTokenizer
 
+from workflow import make_job
 from workflow.errors import BadInput, Problem
 from workflow.held_out import HeldOut
 from workflow.mount import Mount, find_data
+from workflow.prepare import prepare
 from workflow.reading import problems_of_holding_out, read_records
 from workflow.split_names import near_eval_names
 from workflow.tasks.seq2seq import Seq2Seq
@@ -124,6 +126,18 @@ FILES: dict[str, tuple[bytes, str]] = {
         "line 3, column 1: found several JSON values one after the other; expected JSON; write "
         "each record on a line of its own, in train.jsonl and eval.jsonl",
     ),
+    "list.jsonl": (
+        f"[{ROW}, {ROW}]\n".encode(),
+        "found one JSON list, not JSON Lines; expected a record on each line; write each record on "
+        "a line of its own, without brackets around them, or name it list.json and put the list "
+        'under "train"',
+    ),
+    "indented.jsonl": (
+        json.dumps(RECORDS, indent=2).encode(),
+        "found one JSON list, not JSON Lines; expected a record on each line; write each record on "
+        "a line of its own, without brackets around them, or name it indented.json and put the "
+        'list under "train"',
+    ),
     "both.json": (
         f'{{"train": [{ROW}], "dev": [{ROW}], "validation": [{ROW}]}}'.encode(),
         'found no key "eval", and the keys \'validation\' and \'dev\'; expected one of them to '
@@ -192,6 +206,16 @@ def test_what_is_no_json_is_told_in_the_words_of_its_writer(tmp_path: Path, text
             LINES.replace(b"\n", b"\r"),
             ": found lines that end in CR alone; expected lines that end in LF, or CR and LF; "
             "write it with LF: tr '\\r' '\\n' < train.jsonl > NEW",
+        ),
+        (
+            b"[]",
+            ": found one JSON list, not JSON Lines; expected a record on each line; write each "
+            "record on a line of its own, without brackets around them",
+        ),
+        (
+            b"[]\n[]",
+            ': line 1: train[0]: found a list; expected {"prompt": …, "completion": …}; make the '
+            "record an object",
         ),
         (
             b"{'prompt': 'a'}\n" * 5000,
@@ -415,13 +439,39 @@ def test_of_what_is_held_out_there_is_one_on_each_side(tmp_path: Path) -> None:
     )
 
 
-def test_lines_are_all_eval_where_nothing_is_trained(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_lines_are_all_eval_where_nothing_is_trained(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text(f'{ROW}\n{{"prompt": 1}}')
     assert told(tmp_path / "d.jsonl", ["eval"]).startswith("{folder}/d.jsonl: line 2.prompt: found")
-    (tmp_path / "d.json").write_text(f'{{"test": [{ROW}], "dev": [{ROW}]}}')
-    tokenizer = AutoTokenizer.from_pretrained(T5_TINY)
-    with caplog.at_level(logging.INFO, "workflow"):
-        prepare_splits({"": tmp_path / "d.json"}, ["eval"], Seq2Seq(), tokenizer, tmp_path, True)
-    assert "the eval records are those of dev" in caplog.text
+
+
+@pytest.mark.parametrize("flags", [{}, {"add_missing_tokens": True}, {"no_train": True}])
+def test_what_is_evaluated_is_told_at_every_start(
+    mount: Mount, caplog: pytest.LogCaptureFixture, flags: dict[str, bool]
+) -> None:
+    rows = [*addition_records(9), {"prompt": "日本", "completion": "é日本"}]
+    (mount.data / "named.json").write_text(json.dumps({"train": rows, "test": rows, "dev": rows}))
+    (mount.data / "alone.json").write_text(json.dumps({"train": rows}))
+    (mount.data / "folder").mkdir()
+    for name in ("train", "val"):
+        (mount.data / "folder" / f"{name}.jsonl").write_text(as_lines(rows))
+    caplog.set_level(logging.INFO, "workflow")
+
+    def lines_of(data: str, **others: Any) -> list[str]:
+        caplog.clear()
+        asked = {"data_name": data, "max_steps": 1, **flags, **others}
+        prepare(make_job("seq2seq", model_init_name="small", **asked), mount)
+        return [line for line in caplog.messages if line.startswith(("the eval", "held out"))]
+
+    for _ in range(2):
+        assert lines_of("named") == ["the eval records are those of dev"]
+        assert lines_of("folder") == ["the eval records are those of val"]
+        if "no_train" not in flags:
+            held = ["held out to evaluate on: 2 of 10 records"]
+            assert lines_of("alone", eval_fraction=0.2) == held
+    for name in (mount.cache / "tokens").glob("*/name.txt"):  # as in caches of before
+        sizes = json.loads((name.parent / "sizes.json").read_text())
+        name.unlink()
+        sizes.pop("name.txt")
+        (name.parent / "sizes.json").write_text(json.dumps(sizes))
+    assert lines_of("named") == ["the eval records are those of dev"]
+    assert not any("damaged" in line for line in caplog.messages)

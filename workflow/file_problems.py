@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from workflow.tally import Tally
 _BROKEN: Any = object()
 """Stands for what could not be parsed and is told already."""
 HOLD_OUT = "--eval_fraction 0.1"
+ONE_LIST = "one JSON list, not JSON Lines"
 
 
 def find_problems(
@@ -79,13 +81,18 @@ def _read_splits(
     if "" in files:
         return _read_json(files[""], splits, schema, problems)
     if LINES in files and len(splits) > 1:
-        problems.append(_no_second_split(files[LINES]))
-        return {splits[0]: _read_json_lines(files[LINES], problems)}
+        told: list[Problem] = []
+        records = _read_json_lines(files[LINES], told, splits[0])
+        if not any(problem.found == ONE_LIST for problem in told):
+            problems.append(_no_second_split(files[LINES]))
+        problems += told
+        return {splits[0]: records}
     found = {}
     for split in splits:
         path = file_of(files, split)
         if path is not None:
-            found[split] = _read_json_lines(path, problems)
+            key = split if LINES in files else None
+            found[split] = _read_json_lines(path, problems, key)
             continue
         folder = next(iter(files.values())).parent
         expected = f"{schema.example} on each line of {split}.jsonl"
@@ -197,7 +204,12 @@ def _missing_split(
     return replace(missing, mend=f"add it, or {HOLD_OUT}" if holds_out else mend)
 
 
-def _read_json_lines(path: Path, problems: list[Problem]) -> list[Any]:
+def _read_json_lines(path: Path, problems: list[Problem], key: str | None) -> list[Any]:
+    """The records of a file.
+
+    Args:
+        key: under which they could stand in a JSON file instead, if they could.
+    """
     text = _read_text(path, problems)
     if text is None:
         return []
@@ -206,6 +218,11 @@ def _read_json_lines(path: Path, problems: list[Problem]) -> list[Any]:
         mend = f"write it with LF: tr '\\r' '\\n' < {path.name} > NEW"
         found = "lines that end in CR alone"
         problems.append(Problem(str(path), found, "lines that end in LF, or CR and LF", mend))
+        return []
+    if _is_list(text):
+        mend = "write each record on a line of its own, without brackets around them"
+        instead = f', or name it {path.stem}.json and put the list under "{key}"' if key else ""
+        problems.append(Problem(str(path), ONE_LIST, "a record on each line", mend + instead))
         return []
     lines = text.split("\n")
     records, tally = [], Tally(str(path))
@@ -220,6 +237,14 @@ def _read_json_lines(path: Path, problems: list[Problem]) -> list[Any]:
         tally.add(where, told)
     problems += tally.problems()
     return records
+
+
+def _is_list(text: str) -> bool:
+    """Whether a text is one JSON list, on however many lines."""
+    if text.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            return isinstance(decoder.decode(text), list)
+    return False
 
 
 def _parse(

@@ -32,7 +32,7 @@ from workflow.setting import Setting
 from workflow.status import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.task import Task
-from workflow.tokens import TokenizedSplit, prepare_splits
+from workflow.tokens import TokenizedSplit, prepare_splits, tell_eval_records
 from workflow.trackers import problems_of_trackers
 from workflow.user_metric import load_user_metric
 from workflow.vocabulary import count_ids
@@ -116,6 +116,7 @@ def prepare(
                         answers_needed=not spec.no_train, held_out=held_out)  # fmt: skip
     tokenizer = settings.tokenizer
     data = tokenized(tokenizer)
+    tell_eval_records(files, data, held_out is not None)
     if not spec.no_train:
         task.check(tokenizer, data["eval"], spec)
     model_tokens = count_ids(tokenizer)

@@ -184,7 +184,10 @@ def _read_json_lines(path: Path, split: str, advance: Advance) -> Iterator[Value
             elif ended:
                 raise _NotWellFormed
             else:
-                yield split, index, decoder.decode(line.decode())
+                value = decoder.decode(line.decode())
+                if index == 0 and isinstance(value, list):  # it may be all there is
+                    raise _NotWellFormed
+                yield split, index, value
                 index += 1
     if index == 0:
         raise _NotWellFormed
