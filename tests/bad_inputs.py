@@ -183,9 +183,26 @@ CASES = [
         "an empty split",
         (
             "{mount}/data/bad.json: eval: found an empty list; expected at least one record; "
+            "add records, or --eval_fraction 0.1"
+        ),
+        {"train": GOOD, "eval": []},
+    ),
+    BadInput(
+        "an empty split where there is no training",
+        (
+            "{mount}/data/bad.json: eval: found an empty list; expected at least one record; "
             "add records"
         ),
         {"train": GOOD, "eval": []},
+        {"no_train": "true"},
+    ),
+    BadInput(
+        "no eval that is clear beside an empty one",
+        (
+            "{mount}/data/bad.json: found an empty list under \"eval\", and the keys 'dev' and "
+            "'val'; expected one of them to evaluate on; rename one of them to \"eval\""
+        ),
+        {"train": GOOD, "eval": [], "val": GOOD, "dev": GOOD},
     ),
     BadInput(
         "a split given twice",
@@ -193,7 +210,7 @@ CASES = [
             "{mount}/data/bad.json: found the key 'eval' more than once; expected each key "
             "once; keep one of them\n"
             "{mount}/data/bad.json: eval: found an empty list; expected at least one record; "
-            "add records\n"
+            "add records, or --eval_fraction 0.1\n"
             "(2 problems in all)"
         ),
         json.dumps(_train(GOOD[2]))[:-1] + ', "eval": []}',
@@ -753,16 +770,62 @@ CASES = [
     ),
     # --- several at once
     BadInput(
-        "a share for evaluation where there is no training, and of data with eval records",
+        "a share for evaluation where there is no training",
+        (
+            "--eval_fraction: found 0.5; expected no share where all records are evaluated "
+            "(--no_train); leave it out"
+        ),
+        {"eval": GOOD},
+        {"eval_fraction": "0.5", "no_train": "true"},
+    ),
+    BadInput(
+        "a share for evaluation of data with eval records",
+        (
+            "--eval_fraction: found 0.5, and the records of validation; expected data without "
+            "eval records; leave it out, or take those out of the data"
+        ),
+        {"train": GOOD, "eval": [], "validation": GOOD},
+        {"eval_fraction": "0.5"},
+    ),
+    BadInput(
+        "a share for evaluation of data whose eval records go by a name that is not read",
+        (
+            '{mount}/data/bad.json: found the key "Validation"; expected the key "eval"; rename it '
+            'to "eval"'
+        ),
+        {"train": GOOD, "Validation": GOOD},
+        {"eval_fraction": "0.5"},
+    ),
+    BadInput(
+        "a share where there is no training, of data whose eval records have no name",
         (
             "--eval_fraction: found 0.5; expected no share where all records are evaluated "
             "(--no_train); leave it out\n"
-            "--eval_fraction: found 0.5, and the records of eval; expected data without eval "
-            "records; leave it out, or take those out of the data\n"
+            "{mount}/data/bad.json: found no key \"eval\", and the keys 'Dev' and 'evaluation'; "
+            'expected one of them to evaluate on; rename one of them to "eval"\n'
             "(2 problems in all)"
         ),
-        _train(GOOD[2]),
+        {"Dev": GOOD, "evaluation": GOOD},
         {"eval_fraction": "0.5", "no_train": "true"},
+    ),
+    BadInput(
+        "only train where there is no training",
+        (
+            '{mount}/data/bad.json: found no key "eval" (keys: \'train\'); expected "eval": a list '
+            'of {"prompt": …, "completion": …}; put the records under "eval", or rename the key '
+            '"train" to "eval"'
+        ),
+        {"train": GOOD},
+        {"no_train": "true"},
+    ),
+    BadInput(
+        "only train.jsonl where there is no training",
+        (
+            '{mount}/data/bad: found no eval.jsonl; expected {"prompt": …, "completion": …} on '
+            "each line of eval.jsonl; add the file, or rename train.jsonl to eval.jsonl"
+        ),
+        flags={"no_train": "true"},
+        prepare=_lines(LINE),
     ),
     BadInput(
         "problems everywhere",

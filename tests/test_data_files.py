@@ -14,10 +14,13 @@ import pytest
 from conftest import T5_TINY, addition_records
 from transformers import AutoTokenizer
 
-from workflow.errors import BadInput
+from workflow import make_job
+from workflow.errors import BadInput, Problem
 from workflow.held_out import HeldOut
 from workflow.mount import Mount, find_data
-from workflow.reading import name_of_eval, read_records
+from workflow.prepare import prepare
+from workflow.reading import problems_of_holding_out, read_records
+from workflow.split_names import near_eval_names
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.tokens import prepare_splits
 
@@ -123,6 +126,18 @@ FILES: dict[str, tuple[bytes, str]] = {
         "line 3, column 1: found several JSON values one after the other; expected JSON; write "
         "each record on a line of its own, in train.jsonl and eval.jsonl",
     ),
+    "list.jsonl": (
+        f"[{ROW}, {ROW}]\n".encode(),
+        "found one JSON list, not JSON Lines; expected a record on each line; write each record on "
+        "a line of its own, without brackets around them, or name it list.json and put the list "
+        'under "train"',
+    ),
+    "indented.jsonl": (
+        json.dumps(RECORDS, indent=2).encode(),
+        "found one JSON list, not JSON Lines; expected a record on each line; write each record on "
+        "a line of its own, without brackets around them, or name it indented.json and put the "
+        'list under "train"',
+    ),
     "both.json": (
         f'{{"train": [{ROW}], "dev": [{ROW}], "validation": [{ROW}]}}'.encode(),
         'found no key "eval", and the keys \'validation\' and \'dev\'; expected one of them to '
@@ -191,6 +206,16 @@ def test_what_is_no_json_is_told_in_the_words_of_its_writer(tmp_path: Path, text
             LINES.replace(b"\n", b"\r"),
             ": found lines that end in CR alone; expected lines that end in LF, or CR and LF; "
             "write it with LF: tr '\\r' '\\n' < train.jsonl > NEW",
+        ),
+        (
+            b"[]",
+            ": found one JSON list, not JSON Lines; expected a record on each line; write each "
+            "record on a line of its own, without brackets around them",
+        ),
+        (
+            b"[]\n[]",
+            ': line 1: train[0]: found a list; expected {"prompt": …, "completion": …}; make the '
+            "record an object",
         ),
         (
             b"{'prompt': 'a'}\n" * 5000,
@@ -272,6 +297,12 @@ def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None
     ]
 
 
+def in_the_way(path: Path) -> str:
+    """What is found where records of a JSON file are to be held out."""
+    (problem,) = problems_of_holding_out({"": path}, 0.2)
+    return problem.found
+
+
 @pytest.mark.parametrize("name", ["validation", "valid", "dev", "val", "test"])
 def test_another_word_for_eval_is_read_where_there_is_no_eval(tmp_path: Path, name: str) -> None:
     path = tmp_path / "d.json"
@@ -288,15 +319,42 @@ def test_another_word_for_eval_is_read_where_there_is_no_eval(tmp_path: Path, na
             assert [(split, record["prompt"]) for split, record in read] == [
                 ("train", "a"), ("eval", "e"),
             ]  # fmt: skip
-    assert name_of_eval({"": path}) == name
+    assert in_the_way(path) == f"0.2, and the records of {name}"
+    path.write_text(json.dumps({"eval": [], **lists}))
+    assert in_the_way(path) == f"0.2, and the records of {name}"
+    read = list(read_records({"": path}, SPLITS, Seq2Seq.schema, True, "read"))
+    assert [(split, record["prompt"]) for split, record in read] == [("train", "a"), ("eval", "e")]
     path.write_text(json.dumps(lists | {"eval": [json.loads(ROW)], "nested": {name: 1}}))
-    assert name_of_eval({"": path}) == "eval"
+    assert in_the_way(path) == "0.2, and the records of eval"
     wrong = {"train": lists["train"], name: [{"prompt": 1, "completion": "f"}]}
     path.write_text(json.dumps(wrong))
     assert told(path) == (
         f"{{folder}}/d.json: {name}[0].prompt: found the number 1; expected a text; write it in "
         "quotes"
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Eval", " eval", "EVAL", "evals", "evaluation", "Validation", "validaton", "Dev", "dev_set",
+     "test_data", "Test", "valid-1", "val split", "development"],
+)  # fmt: skip
+def test_records_of_nearly_a_name_of_eval_are_not_passed_over(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "d.json"
+    for others in ({}, {"eval": []}):
+        path.write_text(json.dumps({"train": [json.loads(ROW)], name: [json.loads(ROW)]} | others))
+        found = f'the key "{name}"'
+        message = Problem(str(path), found, 'the key "eval"', 'rename it to "eval"')
+        assert problems_of_holding_out({"": path}, 0.2) == [message]
+        for splits in (SPLITS, ["eval"]):
+            assert told(path, splits) == str(message).replace(str(tmp_path), "{folder}")
+
+
+def test_other_keys_are_no_eval_records() -> None:
+    records = [json.loads(ROW)]
+    names = ["values", "devices", "text", "best", "rest", "invalid", "train", "trained", "evil"]
+    assert near_eval_names(dict.fromkeys(names, records)) == []
+    assert near_eval_names({"Eval": [1], "tests": [], "dev_set": {"a": records}, "evals": ""}) == []
 
 
 def problems_of(path: Path, records: list[Any]) -> str:
@@ -347,7 +405,8 @@ def as_lines(records: list[Any]) -> str:
 @pytest.mark.parametrize(
     ("name", "write"),
     [("d.jsonl", as_lines), ("d.json", as_lines),
-     ("whole.json", lambda records: json.dumps({"train": records}))],
+     ("whole.json", lambda records: json.dumps({"train": records})),
+     ("empty.json", lambda records: json.dumps({"eval": [], "train": records, "test": []}))],
 )  # fmt: skip
 def test_a_share_is_held_out_of_train(
     tmp_path: Path, name: str, write: Callable[[list[Any]], str]
@@ -380,13 +439,39 @@ def test_of_what_is_held_out_there_is_one_on_each_side(tmp_path: Path) -> None:
     )
 
 
-def test_lines_are_all_eval_where_nothing_is_trained(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_lines_are_all_eval_where_nothing_is_trained(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text(f'{ROW}\n{{"prompt": 1}}')
     assert told(tmp_path / "d.jsonl", ["eval"]).startswith("{folder}/d.jsonl: line 2.prompt: found")
-    (tmp_path / "d.json").write_text(f'{{"test": [{ROW}], "dev": [{ROW}]}}')
-    tokenizer = AutoTokenizer.from_pretrained(T5_TINY)
-    with caplog.at_level(logging.INFO, "workflow"):
-        prepare_splits({"": tmp_path / "d.json"}, ["eval"], Seq2Seq(), tokenizer, tmp_path, True)
-    assert "the eval records are those of dev" in caplog.text
+
+
+@pytest.mark.parametrize("flags", [{}, {"add_missing_tokens": True}, {"no_train": True}])
+def test_what_is_evaluated_is_told_at_every_start(
+    mount: Mount, caplog: pytest.LogCaptureFixture, flags: dict[str, bool]
+) -> None:
+    rows = [*addition_records(9), {"prompt": "日本", "completion": "é日本"}]
+    (mount.data / "named.json").write_text(json.dumps({"train": rows, "test": rows, "dev": rows}))
+    (mount.data / "alone.json").write_text(json.dumps({"train": rows}))
+    (mount.data / "folder").mkdir()
+    for name in ("train", "val"):
+        (mount.data / "folder" / f"{name}.jsonl").write_text(as_lines(rows))
+    caplog.set_level(logging.INFO, "workflow")
+
+    def lines_of(data: str, **others: Any) -> list[str]:
+        caplog.clear()
+        asked = {"data_name": data, "max_steps": 1, **flags, **others}
+        prepare(make_job("seq2seq", model_init_name="small", **asked), mount)
+        return [line for line in caplog.messages if line.startswith(("the eval", "held out"))]
+
+    for _ in range(2):
+        assert lines_of("named") == ["the eval records are those of dev"]
+        assert lines_of("folder") == ["the eval records are those of val"]
+        if "no_train" not in flags:
+            held = ["held out to evaluate on: 2 of 10 records"]
+            assert lines_of("alone", eval_fraction=0.2) == held
+    for name in (mount.cache / "tokens").glob("*/name.txt"):  # as in caches of before
+        sizes = json.loads((name.parent / "sizes.json").read_text())
+        name.unlink()
+        sizes.pop("name.txt")
+        (name.parent / "sizes.json").write_text(json.dumps(sizes))
+    assert lines_of("named") == ["the eval records are those of dev"]
+    assert not any("damaged" in line for line in caplog.messages)

@@ -47,12 +47,13 @@ def test_right_answers_have_full_marks_or_none(text: str, unseen: set[str], toke
     assert {name for name in METRICS if measured[f"{name}_ci95"] is None} == unseen
     for name in METRICS - unseen:
         assert measured[name] == pytest.approx(100 if name in ("bleu", "chrf") else 1), name
-    for name in (*ROUGE, "bleu"):
+    for name in METRICS:
         assert can_measure(name, [text], tokenize) is (name not in unseen)
     told = " ".join(judged.unseen())
     assert ("ROUGE sees a-z" in told) is ("rougeL" in unseen)
     assert ("rouge2 is null" in told) is (unseen & {*ROUGE} == {"rouge2"})
     assert ("bleu is null" in told) is ("bleu" in unseen)
+    assert ("chrf is null" in told) is ("chrf" in unseen)
 
 
 def test_what_rouge_sees_little_of_is_told_with_its_share() -> None:

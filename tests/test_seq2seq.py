@@ -305,6 +305,8 @@ def test_answers_are_compared_with_what_they_can_be(
         ("rougeL_unicode", ["北京是中国的首都"], None),
         ("bleu", ["北京是中国的首都"], None),
         ("loss", ["北京"], None),
+        ("chrf", ["", " \n", "!"], None),
+        ("rougeL_unicode", ["", ""], None),
     ],
 )
 def test_a_metric_that_sees_no_completion_chooses_no_checkpoint(
@@ -318,6 +320,22 @@ def test_a_metric_that_sees_no_completion_chooses_no_checkpoint(
         return
     with pytest.raises(BadInput, match=f"--metric_for_best_model {metric}: found .*{found}"):
         Seq2Seq().check(tokenizer, split, spec)
+
+
+@pytest.mark.parametrize(
+    ("metric", "seen"), [("bleu", "four tokens in a row"), ("chrf", "a character")]
+)
+def test_of_empty_completions_a_metric_that_has_a_value_is_named(
+    tokenizer: Any, tmp_path: Path, metric: str, seen: str
+) -> None:
+    split = make_split(tmp_path, tokenizer, [{"prompt": "say", "completion": ""}] * 2)
+    with pytest.raises(BadInput) as caught:
+        Seq2Seq().check(tokenizer, split, make_spec(metric_for_best_model=metric))
+    assert str(caught.value) == (
+        f"--metric_for_best_model {metric}: found eval completions of which none has {seen}; "
+        "expected a metric that has a value of them; choose rougeL_unicode or exact_match: an "
+        "empty answer is right there"
+    )
 
 
 def test_the_tokenizer_of_bleu_is_that_of_the_completions(

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,21 @@ from workflow.records import (
     repeated_keys,
     too_deep,
 )
-from workflow.split_names import LINES, eval_name, eval_names, file_of
+from workflow.split_names import (
+    LINES,
+    eval_key,
+    eval_names,
+    file_of,
+    filled,
+    near_eval_names,
+)
 from workflow.syntax import explain
 from workflow.tally import Tally
 
 _BROKEN: Any = object()
 """Stands for what could not be parsed and is told already."""
 HOLD_OUT = "--eval_fraction 0.1"
+ONE_LIST = "one JSON list, not JSON Lines"
 
 
 def find_problems(
@@ -71,17 +81,25 @@ def _read_splits(
     if "" in files:
         return _read_json(files[""], splits, schema, problems)
     if LINES in files and len(splits) > 1:
-        problems.append(_no_second_split(files[LINES]))
-        return {splits[0]: _read_json_lines(files[LINES], problems)}
+        told: list[Problem] = []
+        records = _read_json_lines(files[LINES], told, splits[0])
+        if not any(problem.found == ONE_LIST for problem in told):
+            problems.append(_no_second_split(files[LINES]))
+        problems += told
+        return {splits[0]: records}
     found = {}
     for split in splits:
         path = file_of(files, split)
         if path is not None:
-            found[split] = _read_json_lines(path, problems)
+            key = split if LINES in files else None
+            found[split] = _read_json_lines(path, problems, key)
             continue
         folder = next(iter(files.values())).parent
         expected = f"{schema.example} on each line of {split}.jsonl"
-        mend = "add the file" + (f", or {HOLD_OUT}" if "train" in files else "")
+        mend = "add the file"
+        if "train" in files:
+            otherwise = HOLD_OUT if "train" in splits else "rename train.jsonl to eval.jsonl"
+            mend = f"{mend}, or {otherwise}"
         problems.append(Problem(str(folder), f"no {split}.jsonl", expected, mend))
     return found
 
@@ -140,33 +158,58 @@ def _read_json(
     problems += [repeated_keys(str(path), data)] if isinstance(data, RepeatedKeys) else []
     loaded = {}
     for split in splits:
-        name = eval_name(data) if split == "eval" else split
-        if name not in data:
-            problems.append(_missing_split(path, split, data, schema))
+        name = eval_key(data) if split == "eval" else split
+        misnamed = misnamed_eval(path, data) if split == "eval" else []
+        holds_out = "train" in splits and isinstance(data.get("train"), list)
+        if misnamed:
+            problems += misnamed
+        elif name not in data:
+            problems.append(_missing_split(path, split, data, schema, holds_out))
         elif not isinstance(data[name], list):
             found = name_type(data[name])
             problems.append(Problem(f"{path}: {name}", found, "a list", "make it a list"))
         elif not data[name]:
-            problems.append(
-                Problem(f"{path}: {name}", "an empty list", "at least one record", "add records")
-            )
+            mend = "add records" + (f", or {HOLD_OUT}" if split == "eval" and holds_out else "")
+            expected = "at least one record"
+            problems.append(Problem(f"{path}: {name}", "an empty list", expected, mend))
         else:
             loaded[name] = data[name]
     return loaded
 
 
-def _missing_split(path: Path, split: str, data: Mapping[str, Any], schema: Schema) -> Problem:
-    if split == "eval" and len(names := eval_names(data)) > 1:
-        found = f'no key "eval", and the keys {" and ".join(map(shorten, names))}'
-        mend = 'rename one of them to "eval"'
-        return Problem(str(path), found, "one of them to evaluate on", mend)
+def misnamed_eval(path: Path, data: Mapping[str, Any]) -> list[Problem]:
+    """Whether there are records to evaluate on, but not under a name that says which."""
+    names = eval_names(filled(data))
+    if len(names) == 1:
+        return []
+    names = names or near_eval_names(data)
+    if len(names) == 1:
+        found = f'the key "{names[0]}"'
+        return [Problem(str(path), found, 'the key "eval"', 'rename it to "eval"')]
+    if not names:
+        return []
+    no_eval = 'an empty list under "eval"' if "eval" in data else 'no key "eval"'
+    found = f"{no_eval}, and the keys {' and '.join(map(shorten, names))}"
+    mend = 'rename one of them to "eval"'
+    return [Problem(str(path), found, "one of them to evaluate on", mend)]
+
+
+def _missing_split(
+    path: Path, split: str, data: Mapping[str, Any], schema: Schema, holds_out: bool
+) -> Problem:
     missing = missing_key(str(path), split, data, f"a list of {schema.example}")
-    if split == "eval" and missing.mend == "add it" and isinstance(data.get("train"), list):
-        return Problem(missing.where, missing.found, missing.expected, f"add it, or {HOLD_OUT}")
-    return missing
+    if split != "eval" or missing.mend != "add it" or not isinstance(data.get("train"), list):
+        return missing
+    mend = 'put the records under "eval", or rename the key "train" to "eval"'
+    return replace(missing, mend=f"add it, or {HOLD_OUT}" if holds_out else mend)
 
 
-def _read_json_lines(path: Path, problems: list[Problem]) -> list[Any]:
+def _read_json_lines(path: Path, problems: list[Problem], key: str | None) -> list[Any]:
+    """The records of a file.
+
+    Args:
+        key: under which they could stand in a JSON file instead, if they could.
+    """
     text = _read_text(path, problems)
     if text is None:
         return []
@@ -175,6 +218,11 @@ def _read_json_lines(path: Path, problems: list[Problem]) -> list[Any]:
         mend = f"write it with LF: tr '\\r' '\\n' < {path.name} > NEW"
         found = "lines that end in CR alone"
         problems.append(Problem(str(path), found, "lines that end in LF, or CR and LF", mend))
+        return []
+    if _is_list(text):
+        mend = "write each record on a line of its own, without brackets around them"
+        instead = f', or name it {path.stem}.json and put the list under "{key}"' if key else ""
+        problems.append(Problem(str(path), ONE_LIST, "a record on each line", mend + instead))
         return []
     lines = text.split("\n")
     records, tally = [], Tally(str(path))
@@ -189,6 +237,14 @@ def _read_json_lines(path: Path, problems: list[Problem]) -> list[Any]:
         tally.add(where, told)
     problems += tally.problems()
     return records
+
+
+def _is_list(text: str) -> bool:
+    """Whether a text is one JSON list, on however many lines."""
+    if text.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            return isinstance(decoder.decode(text), list)
+    return False
 
 
 def _parse(

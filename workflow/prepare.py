@@ -25,13 +25,13 @@ from workflow.model_settings import load_model_settings
 from workflow.mount import Mount, find_data, find_model, find_run_folder, run_name_of
 from workflow.optimizer import check_schedule
 from workflow.planning import own_settings, plan_job, problems_of_processes
-from workflow.reading import name_of_eval, read_records
+from workflow.reading import problems_of_holding_out, read_records
 from workflow.resume import HowComputed, find_checkpoint_to_go_on_from, read_state
 from workflow.setting import Setting
 from workflow.status import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.task import Task
-from workflow.tokens import TokenizedSplit, prepare_splits
+from workflow.tokens import TokenizedSplit, prepare_splits, tell_eval_records
 from workflow.trackers import problems_of_trackers
 from workflow.user_metric import load_user_metric
 from workflow.vocabulary import count_ids
@@ -115,6 +115,7 @@ def prepare(
                         answers_needed=not spec.no_train, held_out=held_out)  # fmt: skip
     tokenizer = settings.tokenizer
     data = tokenized(tokenizer)
+    tell_eval_records(files, data, held_out is not None)
     if not spec.no_train:
         task.check(tokenizer, data["eval"], spec)
     model_tokens = min(count_ids(tokenizer), vocabulary_size(settings.config))
@@ -216,16 +217,13 @@ def splits_of(spec: JobSpec) -> list[str]:
 
 
 def _problems_of_holding_out(files: dict[str, Path], spec: JobSpec) -> list[Problem]:
-    """Whether there are eval records, of which none is to be made of train then."""
-    if spec.eval_fraction is None or not (name := name_of_eval(files)):
+    if spec.eval_fraction is None or spec.no_train:  # which is told already
         return []
-    where, found = "--eval_fraction", f"{spec.eval_fraction:g}, and the records of {name}"
-    expected = "data without eval records"
-    return [Problem(where, found, expected, "leave it out, or take those out of the data")]
+    return problems_of_holding_out(files, spec.eval_fraction)
 
 
 def problems_of_records(files: dict[str, Path], task: Task, spec: JobSpec) -> list[Problem]:
-    splits = ["train"] if spec.eval_fraction else splits_of(spec)
+    splits = ["train"] if spec.eval_fraction and not spec.no_train else splits_of(spec)
     try:
         if files:
             for _ in read_records(files, splits, task.schema, not spec.no_train, "check"):

@@ -5,14 +5,15 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from workflow.console import progress_bar
 from workflow.errors import BadInput, Problem, shorten
-from workflow.file_problems import find_problems, place_of, whole_of
+from workflow.file_problems import find_problems, misnamed_eval, place_of, whole_of
 from workflow.records import Record, Schema, check_record, decoder
-from workflow.split_names import LINES, OTHER_NAMES, eval_name, eval_names, file_of
+from workflow.split_names import LINES, OTHER_NAMES, eval_key, eval_names, file_of, filled
 from workflow.tally import Tally
 
 WINDOW = 1 << 20
@@ -114,28 +115,33 @@ def names_of(files: Mapping[str, Path], splits: Sequence[str]) -> dict[str, str]
     """
     names = {split: split for split in splits}
     if "" in files and "eval" in splits and _may_rename_eval(files[""]):
-        names["eval"] = eval_name(_keys_of(files[""]))
+        names["eval"] = eval_key(_outline(files[""]))
     return names
 
 
-def name_of_eval(files: Mapping[str, Path]) -> str | None:
-    """What the eval records of a job that trains go by; None where there are none to be seen."""
-    if "" not in files:
-        return files["eval"].name if "eval" in files else None
-    with suppress(OSError, RecursionError, ValueError):  # which is told when it is read
-        found = eval_names(_keys_of(files[""]))
-        return found[0] if found else None
-    return None
+def problems_of_holding_out(files: Mapping[str, Path], fraction: float) -> list[Problem]:
+    """Whether there are eval records, of which none is to be made of train then."""
+    names, misnamed = [files["eval"].name] if "eval" in files else [], []
+    if "" in files:
+        with suppress(OSError, RecursionError, ValueError):  # which is told when it is read
+            data = _outline(files[""])
+            names, misnamed = eval_names(filled(data)), misnamed_eval(files[""], data)
+    if not names:
+        return misnamed
+    found, expected = f"{fraction:g}, and the records of {names[0]}", "data without eval records"
+    mend = "leave it out, or take those out of the data"
+    return [Problem("--eval_fraction", found, expected, mend)]
 
 
-def _keys_of(path: Path) -> list[str]:
-    keys = []
+def _outline(path: Path) -> dict[str, list[Any] | None]:
+    """What stands under the keys of an object: of each list its first item; None for no list."""
+    found: dict[str, list[Any] | None] = {}
     with open(path, "rb") as file:
         for key, items in _read_lists(_Window(file, lambda size: None)):
-            keys.append(key)
-            for _ in items:
+            found[key] = None if items is None else list(islice(items, 1))
+            for _ in items or ():
                 pass
-    return keys
+    return found
 
 
 def _may_rename_eval(path: Path) -> bool:
@@ -178,7 +184,10 @@ def _read_json_lines(path: Path, split: str, advance: Advance) -> Iterator[Value
             elif ended:
                 raise _NotWellFormed
             else:
-                yield split, index, decoder.decode(line.decode())
+                value = decoder.decode(line.decode())
+                if index == 0 and isinstance(value, list):  # it may be all there is
+                    raise _NotWellFormed
+                yield split, index, value
                 index += 1
     if index == 0:
         raise _NotWellFormed
@@ -194,7 +203,7 @@ def _read_json(path: Path, splits: Mapping[str, str], advance: Advance) -> Itera
     with open(path, "rb") as file:
         window = _Window(file, advance)
         for key, items in _read_lists(window):
-            for value in items:
+            for value in items or ():
                 if key in splits:
                     yield splits[key], counts[key], value
                     counts[key] += 1
@@ -202,8 +211,8 @@ def _read_json(path: Path, splits: Mapping[str, str], advance: Advance) -> Itera
         raise _NotWellFormed
 
 
-def _read_lists(window: "_Window") -> Iterator[tuple[str, Iterator[Any]]]:
-    """The keys of an object, each with its list's items, which are to be taken; or with none."""
+def _read_lists(window: "_Window") -> Iterator[tuple[str, Iterator[Any] | None]]:
+    """The keys of an object, each with its list's items, which are to be taken; None: no list."""
     keys: set[str] = set()
     window.expect("{")
     while not keys or window.expect(",}") == ",":
@@ -216,7 +225,7 @@ def _read_lists(window: "_Window") -> Iterator[tuple[str, Iterator[Any]]]:
             yield key, _read_list(window)
         else:
             window.next_value(followed_by=",}")
-            yield key, iter(())
+            yield key, None
     if window.peek():
         raise _NotWellFormed
 

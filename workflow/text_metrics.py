@@ -155,6 +155,8 @@ class TextMetrics:
             told.append("rouge2 counts two words in a row, which no reference has: rouge2 is null")
         if self._first.rows and not references["long"]:
             told.append("BLEU counts four tokens in a row, which no reference has: bleu is null")
+        if self._first.rows and not texts:
+            told.append("chrF counts characters, which no reference has: chrf is null")
         return told
 
     def _references(self) -> dict[str, float]:
@@ -259,6 +261,8 @@ def can_measure(metric: str, references: Iterable[str], tokenize: str) -> bool:
                 return True
             are_empty &= not one.strip()
         return are_empty
+    if metric == "chrf":
+        return any(one.strip() for one in references)
     if metric == "bleu":
         from sacrebleu.metrics.bleu import BLEU
 

@@ -23,17 +23,24 @@ CHUNK = 4096
 FILES = {"source": "source.ids", "target": "target.ids", "records": "records.jsonl"}
 """What a cached split holds; NAME.offsets say where the rows of each begin and end."""
 
+NAME_FILE = "name.txt"
+
 
 @contextmanager
 def writing(
-    folder: Path, split: str, encode: Encode, frames: Mapping[str, Frame]
+    folder: Path, split: str, name: str, encode: Encode, frames: Mapping[str, Frame]
 ) -> Iterator["SplitWriter"]:
-    """Yield a writer of what becomes `folder` when the block ends well."""
+    """Yield a writer of what becomes `folder` when the block ends well.
+
+    Args:
+        name: of the split, as a JSON file of all has it.
+    """
     with whole_folder(folder) as partial, ExitStack() as stack:
         files = {
             part: stack.enter_context(open(partial / name, "wb")) for part, name in FILES.items()
         }
         write_json(partial / "frames.json", frames)
+        (partial / NAME_FILE).write_text(name)
         yield SplitWriter(partial, files, split, encode)
 
 

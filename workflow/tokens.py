@@ -23,7 +23,7 @@ from workflow.reading import changed_meanwhile, names_of, read_records
 from workflow.records import Record, Schema
 from workflow.split_names import file_of
 from workflow.text_ids import Frame, fingerprint
-from workflow.token_writer import writing
+from workflow.token_writer import NAME_FILE, writing
 
 CACHE_FORMAT = 2
 
@@ -109,10 +109,13 @@ class TokenizedSplit:
 
     Attributes:
         key: differs where data, split, tokenizer or task differ.
+        name: of the split in a JSON file of all; empty in caches of before it was kept.
     """
 
     def __init__(self, folder: Path):
         self.key = folder.name
+        name = folder / NAME_FILE
+        self.name = name.read_text() if name.exists() else ""
         frames = json.loads((folder / "frames.json").read_text())
         self.sources = _open_ragged(folder, "source", frames)
         self.targets = _open_ragged(folder, "target", frames)
@@ -158,7 +161,6 @@ class _Data:
         path = file_of(self.files, "train")
         assert path is not None  # it has been checked
         chosen = self.held_out.choose(counts["train"], path)
-        log.info("held out to evaluate on: %d of %d records", chosen.sum(), len(chosen))
         for held, (split, record) in zip(chosen, found, strict=False):  # changed files are told
             yield ("eval" if held else split), record
 
@@ -196,6 +198,21 @@ def prepare_splits(
         missing = {split: folders[split] for split in splits if cached[split] is None}
         _tokenize(data, missing, task, tokenizer, answers_needed, digests)
     return {split: cached[split] or TokenizedSplit(folder) for split, folder in folders.items()}
+
+
+def tell_eval_records(
+    files: Mapping[str, Path], splits: Mapping[str, TokenizedSplit], held_out: bool
+) -> None:
+    """Log which records are evaluated, where it is not those of eval."""
+    if held_out:
+        count = len(splits["eval"])
+        log.info("held out to evaluate on: %d of %d records", count, count + len(splits["train"]))
+        return
+    name = files["eval"].stem if "eval" in files else "eval"
+    if "" in files:
+        name = splits["eval"].name or names_of(files, ["eval"])["eval"]
+    if name != "eval":
+        log.info("the eval records are those of %s", name)
 
 
 def _file_digest(path: Path) -> str:
@@ -248,11 +265,13 @@ def _tokenize(
         split
         for split, _ in read_records(data.files, data.read, task.schema, answers_needed, "check")
     )  # problems are told before minutes of tokenizing
-    _tell_name_of_eval(data)
+    names = names_of(data.files, data.read)
     encode, frames = partial(task.encode, tokenizer), task.frames(tokenizer)
     with ExitStack() as stack:
         writers = {
-            split: stack.enter_context(writing(folder, split, encode, frames))
+            split: stack.enter_context(
+                writing(folder, split, names.get(split, split), encode, frames)
+            )
             for split, folder in missing.items()
         }
         for split, record in data.records(task.schema, answers_needed, counts):
@@ -262,12 +281,3 @@ def _tokenize(
             writer.finish()
         if any(_file_digest(path) != digest for path, digest in digests.items()):
             raise BadInput([changed_meanwhile(data.files)])
-
-
-def _tell_name_of_eval(data: _Data) -> None:
-    """Where eval records go by another name, which is read as theirs."""
-    files = data.files
-    if "eval" in data.read:
-        name = names_of(files, data.read)["eval"] if "eval" not in files else files["eval"].stem
-        if name != "eval":
-            log.info("the eval records are those of %s", name)

@@ -82,10 +82,16 @@ class Seq2Seq:
         tokenize = references.bleu_tokenizer if metric == "bleu" else ""
         if can_measure(metric, references, tokenize):
             return
-        seen = {"bleu": "four tokens in a row", "rouge2": "two words in a row of a-z and 0-9"}
+        seen = {
+            "bleu": "four tokens in a row",
+            "chrf": "a character",
+            "rouge2": "two words in a row of a-z and 0-9",
+        }
         found = "eval completions of which none has "
         found += seen.get(metric, "half its letters in a-z and 0-9, which is all it sees")
         mend = "choose rougeL_unicode or chrf, which see all scripts"
+        if not can_measure("chrf", references, ""):
+            mend = "choose rougeL_unicode or exact_match: an empty answer is right there"
         where = f"--metric_for_best_model {metric}"
         raise BadInput([Problem(where, found, "a metric that has a value of them", mend)])
 
