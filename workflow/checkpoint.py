@@ -11,16 +11,16 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from workflow.checksums import has_checksums, write_checksums
 from workflow.console import log
-from workflow.engine import Engine
 from workflow.errors import RunFailed
 from workflow.files import begin_folder, discard_folder, finish_folder, remove_partials
 from workflow.models import save_settings
 from workflow.mount import CHECKPOINT_NAME
 from workflow.shards import SHARD_BYTES, Files, Tensors, plan_files, write_index, write_tensors
+from workflow.weights import Model
 from workflow.world import World, shared
 
 RESUME_FOLDER = "resume"
@@ -52,8 +52,20 @@ def what_is_left(run: Path) -> str:
     return f"goes on from checkpoint-{steps[-1]}" if steps else "begins again"
 
 
+class Trained(Protocol):
+    """What a checkpoint is written of: an engine, as far as it is asked here."""
+
+    model: Model
+
+    def tensors(self) -> Tensors:
+        """The float32 tensors, by name."""
+
+    def moments(self) -> Tensors:
+        """What the optimizer keeps of each parameter."""
+
+
 def write_checkpoint(
-    run: Path, step: int, engine: Engine, tokenizer: Any, state: dict[str, Any], world: World
+    run: Path, step: int, trained: Trained, tokenizer: Any, state: dict[str, Any], world: World
 ) -> int:
     """Write checkpoint-STEP whole or not at all, and return the bytes of its tensors.
 
@@ -67,7 +79,7 @@ def write_checkpoint(
         RunFailed: on all processes, where one of them cannot write; earlier checkpoints stay.
     """
     folder = checkpoint_folder(run, step)
-    tensors, moments = engine.tensors(), engine.moments()
+    tensors, moments = trained.tensors(), trained.moments()
     size = sum(tensor.bytes for tensor in (*tensors.values(), *moments.values()))
     partial = None
     try:
@@ -82,7 +94,7 @@ def write_checkpoint(
 
         def finish() -> None:
             write_index(partial, "model", files, tensors)
-            save_settings(engine.model, tokenizer, partial)
+            save_settings(trained.model, tokenizer, partial)
             write_checksums(partial, weights)
             (kept / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
             write_checksums(kept, of_moments)

@@ -11,7 +11,7 @@ from workflow.config import JobSpec
 from workflow.files import write_json
 from workflow.tasks.task import Task
 from workflow.tokens import TokenizedSplit
-from workflow.vocabulary import grow_tokenizer
+from workflow.vocabulary import can_grow, grow_tokenizer
 
 AUDIT_FORMAT = 5
 ROUNDS = 4
@@ -28,6 +28,7 @@ def audited(data: Splits, task: Task, tokenizer: Any, spec: JobSpec, cache: Path
         report: Report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         report = audit_splits(data, task.schema, tokenizer, *lengths)
+        report["can_grow"] = can_grow(tokenizer)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)
     return report

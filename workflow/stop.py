@@ -7,18 +7,25 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from workflow.errors import Stopped, WorkflowError
 
 if TYPE_CHECKING:  # slow, and signals are to be handled from the start
-    from workflow.lock import RunLock
     from workflow.world import World
 
 STOP_FILE = "stop"
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 LOOK_SECONDS = 1.0
 """Between looks at the file and at what other processes call out."""
+
+
+class Held(Protocol):
+    """A lock of the run's folder, as far as stopping asks for it."""
+
+    @property
+    def loss(self) -> WorkflowError | None:
+        """Why the folder is not ours any more; None while it is."""
 
 
 class Stop:
@@ -35,7 +42,7 @@ class Stop:
         self._deferred = False
         self._file: Path | None = None
         self._world: World | None = None
-        self._lock: RunLock | None = None
+        self._lock: Held | None = None
         self._looked = 0.0
 
     def listen(self) -> None:
@@ -58,7 +65,7 @@ class Stop:
             with suppress(OSError):
                 os.write(sys.stderr.fileno(), told.encode())
 
-    def defer(self, run: Path, world: "World", lock: "RunLock") -> None:
+    def defer(self, run: Path, world: "World", lock: Held) -> None:
         """From now on the run looks at signals, its folder's stop file, and other processes."""
         self._file = run / STOP_FILE if world.is_main else None  # which tells the others
         self._world, self._lock = world, lock

@@ -16,7 +16,6 @@ from workflow.audit.parts import EXAMPLES, PARTS, Finding, PartAudit, Report
 from workflow.console import progress_bar
 from workflow.records import Schema
 from workflow.tokens import Ragged, TokenizedSplit
-from workflow.vocabulary import can_grow
 
 Keys = npt.NDArray[np.uint64]
 _NO_IDS = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
@@ -53,7 +52,6 @@ def audit_splits(
     report: Report = {
         "limits": limits,
         "truncation_side": truncation_side,
-        "can_grow": can_grow(tokenizer),
         "splits": {name: audit.report(limits) for name, audit in audits.items()},
     }
     if {"train", "eval"} <= audits.keys():
