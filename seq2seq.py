@@ -3,10 +3,10 @@
 
 import sys
 
-from workflow.interpreter import ensure_packages
+from workflow.cli.bootstrap import ensure_packages
 
 if __name__ == "__main__":
     ensure_packages(__file__)
-    from workflow.cli import main
+    from workflow.cli.run import main
 
     sys.exit(main("seq2seq", __doc__))

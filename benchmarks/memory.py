@@ -142,10 +142,10 @@ def compare(mount: Path, trial: Trial, baseline: Sequence[float]) -> Found:
 
 def prediction(mount: Path, trial: Trial) -> tuple[int, float, str]:
     """The parameters of a trial's model, the bytes its processes need, and in which phase."""
-    from workflow.memory import Work, predict
-    from workflow.memory_plan import on_cpu
-    from workflow.setting import Setting
-    from workflow.sizes import sizes_of
+    from workflow.distributed.strategy import Setting
+    from workflow.memory.estimate import Work, predict
+    from workflow.memory.model_dims import sizes_of
+    from workflow.memory.search import on_cpu
 
     sizes = sizes_of(mount / "models" / trial.shape)
     work = Work(

@@ -1,8 +1,8 @@
 """What Flan-T5 xxl is expected to take on many GPUs, on paper: none were at hand."""
 
-from workflow.memory import Work
-from workflow.memory_plan import Asked, Machine, choose, name_of
-from workflow.sizes import Sizes, sizes_of_model
+from workflow.memory.estimate import Work
+from workflow.memory.model_dims import Sizes, sizes_of_model
+from workflow.memory.search import Asked, Machine, choose, name_of
 
 SOURCE, TARGET = 512, 128
 GPU_MEMORY, HOST_MEMORY, GPUS_A_NODE = 80e9, 1e12, 8

@@ -304,7 +304,7 @@ def make_mount(mount: Path) -> None:
     import torch
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-    from workflow.models import save_model
+    from workflow.models.loading import save_model
 
     torch.manual_seed(0)
     config = T5Config(

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.side_by_side import machine, matrix_rates, spread, write_section
-from workflow.answers import items_files
-from workflow.report.run import write_report
+from workflow.reporting.report.run import write_report
+from workflow.runs.predictions import items_files
 
 WORDS = 20_000
 PROMPT_WORDS, ANSWER_WORDS = 120, 40

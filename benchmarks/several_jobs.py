@@ -15,13 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from workflow import make_job, run_job
-from workflow.console import start_log
-from workflow.errors import Stopped
-from workflow.launch.join import find_world, join
-from workflow.launch.local import die_with_parent, end_process
-from workflow.mount import Mount
-from workflow.stop import Stop
-from workflow.world import World
+from workflow.core.console import start_log
+from workflow.core.errors import Stopped
+from workflow.distributed.launcher import die_with_parent, end_process
+from workflow.distributed.rendezvous import find_world, join
+from workflow.distributed.stop import Stop
+from workflow.distributed.world import World
+from workflow.runs.mount import Mount
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ def make_model(folder: Path, shape: dict[str, int], tokenizer: Path) -> int:
     import torch
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-    from workflow.models import save_model
+    from workflow.models.loading import save_model
 
     torch.manual_seed(0)
     config = T5Config(

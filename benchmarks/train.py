@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def run_trial(arguments: argparse.Namespace) -> dict[str, float]:
     """Train, then judge the model that was saved; speed is that of the steps after the warm-up."""
-    from workflow.progress import peak_memory_gb
+    from workflow.runs.train_state import peak_memory_gb
 
     train = _train_peer if arguments.trial == "peer" else _train_ours
     checkpoint, seconds = train(arguments)
@@ -183,7 +183,7 @@ def report(
     arguments: argparse.Namespace,
 ) -> str:  # fmt: skip
     """The section of docs/PERFORMANCE.md that this benchmark writes."""
-    from workflow.machine import fast_bf16
+    from workflow.distributed.device import fast_bf16
 
     work = gflop_per_example(arguments)
     rows = []

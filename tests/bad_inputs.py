@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conftest import addition_records
 
-from workflow.mount import Mount
+from workflow.runs.mount import Mount
 
 GOOD = addition_records(3)
 BASE = {"model_init_name": "small", "data_name": "bad", "max_steps": "2"}

@@ -24,11 +24,11 @@ import psutil
 from conftest import ROOT, make_mount
 from safetensors.torch import load_file
 
-from workflow.checkpoint import can_go_on, find_checkpoints
-from workflow.checksums import find_damage, has_checksums
-from workflow.lock import find_holder
-from workflow.mount import Mount
-from workflow.status import STARTS, read_status
+from workflow.core.checksums import find_damage, has_checksums
+from workflow.runs.checkpoint import can_go_on, find_checkpoints
+from workflow.runs.lock import find_holder
+from workflow.runs.mount import Mount
+from workflow.runs.status import STARTS, read_status
 
 FLAGS = (
     "--model_init_name small --data sums --train_batch_size 6 --learning_rate 1e-3 --bf16 false "

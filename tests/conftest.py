@@ -16,10 +16,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import torch
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from workflow.mount import Mount
-from workflow.share import Share
-from workflow.tasks.task import Task
-from workflow.world import World
+from workflow.distributed.world import World
+from workflow.inference.eval_shard import Share
+from workflow.runs.mount import Mount
+from workflow.tasks.base import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 T5_TINY = ROOT / "mount" / "models" / "t5-tiny"

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from workflow.importing import importing
+from workflow.core.imports import importing
 
 with importing():
     for name in (
@@ -15,11 +15,11 @@ with importing():
         "transformers.models.auto.modeling_auto",
         "transformers.models.auto.tokenization_auto",
         "transformers.models.t5.modeling_t5",
-        "workflow.cli",
-        "workflow.planning",
-        "workflow.train",
+        "workflow.cli.run",
+        "workflow.training.plan",
+        "workflow.training.loop",
     ):
         import_module(name)
-    from workflow.zero import import_deepspeed
+    from workflow.training.engines.deepspeed import import_deepspeed
 
     import_deepspeed()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow.answers import items_files
+from workflow.runs.predictions import items_files
 
 
 def write_run(

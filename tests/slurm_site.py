@@ -11,9 +11,9 @@ from conftest import ROOT, T5_TINY, addition_records, write_data
 from safetensors.torch import load_file
 from slurm_cluster import SlurmCluster
 
-from workflow.launch.record import LOG, folder_of, read_record
-from workflow.mount import Mount
-from workflow.status import TRAIN_LOG, read_status
+from workflow.cluster.job_record import LOG, folder_of, read_record
+from workflow.runs.mount import Mount
+from workflow.runs.status import TRAIN_LOG, read_status
 
 TRAIN = {
     "model_init_name": "t5-tiny", "data_name": "sums", "train_batch_size": 8, "bf16": "false",

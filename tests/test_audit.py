@@ -13,12 +13,12 @@ from conftest import SHARED_DATA, addition_records
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from workflow.audit import Report, audit_splits, missing_characters, render, warnings_of
-from workflow.audit.damage import Damage
-from workflow.records import Record, Schema
+from workflow.data.audit import Report, audit_splits, missing_characters, render, warnings_of
+from workflow.data.audit.round_trip import Damage
+from workflow.data.schema import Record, Schema
+from workflow.data.text_ids import Frame
+from workflow.data.token_cache import Encoder, prepare_splits
 from workflow.tasks.seq2seq import Seq2Seq
-from workflow.text_ids import Frame
-from workflow.tokens import Encoder, prepare_splits
 
 LONG = "add one: 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9"
 TRAIN = [

@@ -9,8 +9,8 @@ import pytest
 from bad_inputs import CASES, BadInput
 from conftest import ROOT, addition_records, write_data
 
-from workflow.cli import main
-from workflow.mount import Mount
+from workflow.cli.run import main
+from workflow.runs.mount import Mount
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

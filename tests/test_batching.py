@@ -7,7 +7,7 @@ import pytest
 from conftest import SHARED_DATA
 from transformers import AutoTokenizer
 
-from workflow.batching import MicroBatch, batches_by_positions, plan_step, step_examples
+from workflow.data.step_planner import MicroBatch, batches_by_positions, plan_step, step_examples
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 10, 25])

@@ -10,9 +10,9 @@ from made_runs import answered, scored, write_run
 from open_pages import MARKS, WIDTHS, Opened, opened_browser
 from playwright.sync_api import Browser
 
-from workflow.compare import compare
-from workflow.mount import Mount
-from workflow.report.run import write_report
+from workflow.reporting.compare import compare
+from workflow.reporting.report.run import write_report
+from workflow.runs.mount import Mount
 
 EVIL = "</script><script>document.title = 'run'</script><img src=x onerror=alert(1)>\u2028<!--"
 AS_WIDE = """() => [...document.querySelectorAll("figure svg")].every(

@@ -8,7 +8,7 @@ import pytest
 from open_pages import MARKS, WIDTHS, Opened, opened_browser
 from playwright.sync_api import Browser
 
-from workflow.report.blocks import (
+from workflow.reporting.report.blocks import (
     Answer,
     Chart,
     Charts,
@@ -19,7 +19,7 @@ from workflow.report.blocks import (
     Series,
     Table,
 )
-from workflow.report.page import render
+from workflow.reporting.report.html import render
 
 LONG = "a_run_of_a_name_of_113_characters_" * 3 + "in_all_told"
 

@@ -21,9 +21,18 @@ import torch
 from conftest import ROOT, make_t5
 from safetensors.torch import load_file
 
-import workflow.checkpoint
+import workflow.runs.checkpoint
 from workflow import make_job
-from workflow.checkpoint import (
+from workflow.config.job import complete
+from workflow.core.checksums import CHECKSUM_FILE, find_damage, write_checksums
+from workflow.core.console import log
+from workflow.core.errors import RunFailed
+from workflow.core.files import discard_folder
+from workflow.distributed.world import World
+from workflow.models.loading import load_model
+from workflow.models.safetensors_writer import Files, Tensors, plan_files, write_tensors
+from workflow.models.state_dict import Model
+from workflow.runs.checkpoint import (
     can_go_on,
     find_checkpoints,
     reading,
@@ -31,18 +40,9 @@ from workflow.checkpoint import (
     tidy,
     write_checkpoint,
 )
-from workflow.checksums import CHECKSUM_FILE, find_damage, write_checksums
-from workflow.config import complete
-from workflow.console import log
-from workflow.engine import SingleProcessEngine
-from workflow.errors import RunFailed
-from workflow.files import discard_folder
-from workflow.models import load_model
-from workflow.shards import Files, Tensors, plan_files, write_tensors
-from workflow.tasks.rows import make_batch
+from workflow.tasks.collate import make_batch
 from workflow.tasks.seq2seq import Seq2Seq
-from workflow.weights import Model
-from workflow.world import World
+from workflow.training.engines.single import SingleProcessEngine
 
 STATE = {
     "format": 1,
@@ -153,7 +153,7 @@ def test_a_checkpoint_in_shards_is_whole_too(
     def cut(stem: str, tensors: Tensors, most_bytes: int = 0) -> dict[str, list[str]]:
         return plan_files(stem, tensors, 60_000)
 
-    monkeypatch.setattr("workflow.checkpoint.plan_files", cut)
+    monkeypatch.setattr("workflow.runs.checkpoint.plan_files", cut)
     save(run, 2, engine, tokenizer)
     folder = run / "checkpoint-2"
     shards = {*cut("model", engine.tensors())}
@@ -245,7 +245,7 @@ STAGES = [
 
 def failing(stage: str, call: int, fail: Callable[[Path], object]) -> Callable[..., Any]:
     """A stage of a save that leaves half a file at its n-th call, and fails."""
-    whole = getattr(workflow.checkpoint, stage)
+    whole = getattr(workflow.runs.checkpoint, stage)
     calls = []
 
     def called(*given: Any) -> Any:
@@ -271,7 +271,7 @@ def test_a_save_that_fails_leaves_nothing_half_made(
     save(run, 1, engine, tokenizer)
     before = contents(run)
     with monkeypatch.context() as patched:
-        patched.setattr(workflow.checkpoint, stage, failing(stage, call, no_space))
+        patched.setattr(workflow.runs.checkpoint, stage, failing(stage, call, no_space))
         with pytest.raises(RunFailed) as raised:
             save(run, 2, engine, tokenizer)
     assert str(raised.value) == TOLD.format(run=run, error=FULL, left=LEFT)
@@ -291,7 +291,7 @@ def test_a_save_that_is_broken_off_leaves_nothing_half_made(
     def fail(folder: Path) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(workflow.checkpoint, stage, failing(stage, call, fail))
+    monkeypatch.setattr(workflow.runs.checkpoint, stage, failing(stage, call, fail))
     with pytest.raises(error):
         save(run, 2, engine, tokenizer)
     assert contents(run) == {}
@@ -312,7 +312,7 @@ def test_whatever_file_meets_a_full_disk_it_is_told(
             met.append(folder)
         return write_tensors(folder, *given)
 
-    monkeypatch.setattr("workflow.checkpoint.write_tensors", write)
+    monkeypatch.setattr("workflow.runs.checkpoint.write_tensors", write)
     with pytest.raises(RunFailed, match=r"checkpoint-2 could not be written \(.*No space left on"):
         save(run, 2, engine, tokenizer)
     if name.endswith(".safetensors"):
@@ -338,15 +338,15 @@ def test_too_little_space_is_told_before_anything_is_written(
         raise AssertionError("something was written")
 
     with monkeypatch.context() as patched:
-        patched.setattr("workflow.checkpoint.shutil.disk_usage", usage)
-        patched.setattr("workflow.checkpoint.begin_folder", begin)
+        patched.setattr("workflow.runs.checkpoint.shutil.disk_usage", usage)
+        patched.setattr("workflow.runs.checkpoint.begin_folder", begin)
         with pytest.raises(RunFailed) as raised:
             save(run, 2, engine, tokenizer)
         error = f"it takes 21 MB, and {21 if short == 1 else 11} MB are free there"
         assert str(raised.value) == TOLD.format(run=run, error=error, left=LEFT)
         assert contents(run) == before
     free += short
-    monkeypatch.setattr("workflow.checkpoint.shutil.disk_usage", usage)
+    monkeypatch.setattr("workflow.runs.checkpoint.shutil.disk_usage", usage)
     save(run, 2, engine, tokenizer)
     assert find_checkpoints(run) == [1, 2]
 
@@ -475,7 +475,7 @@ def test_what_one_process_cannot_write_is_told_to_all(
             (folder / list(files)[rank]).symlink_to("/dev/full")
         return write_tensors(folder, files, tensors, of_rank, size)
 
-    monkeypatch.setattr("workflow.checkpoint.write_tensors", write)
+    monkeypatch.setattr("workflow.runs.checkpoint.write_tensors", write)
     raised = [(type(e), str(e)) for e in save_together(3, run, engine, tokenizer)]
     gc.collect()  # a file that was left open is told here
     assert raised == [(RunFailed, TOLD.format(run=run, error=FULL, left=LEFT))] * 3
@@ -604,7 +604,7 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
             raise PermissionError(errno.EACCES, "Permission denied", str(folder))
         discard_folder(folder)
 
-    monkeypatch.setattr("workflow.checkpoint.discard_folder", discard)
+    monkeypatch.setattr("workflow.runs.checkpoint.discard_folder", discard)
     monkeypatch.setattr(log, "propagate", True)
     tidy(run, 1, None)
     assert find_checkpoints(run) == [2, 4]
@@ -634,7 +634,7 @@ def test_a_checkpoint_that_is_read_is_kept_whole_until_it_was_read(run: Path) ->
 
 READER = """
 import sys
-from workflow.checkpoint import reading
+from workflow.runs.checkpoint import reading
 with reading(sys.argv[1]):
     with reading(sys.argv[2]):
         print("reading", flush=True)
@@ -715,7 +715,7 @@ def test_without_locks_reading_and_tidying_go_on(
         raise OSError(errno.ENOLCK, "No locks available")
 
     make_checkpoints(run, [1, 2])
-    monkeypatch.setattr("workflow.checkpoint.fcntl.flock", flock)
+    monkeypatch.setattr("workflow.runs.checkpoint.fcntl.flock", flock)
     with reading(run / "checkpoint-2"):
         tidy(run, 1, None)
     assert find_checkpoints(run) == [2]
@@ -738,7 +738,7 @@ def test_what_a_killed_save_leaves_is_no_checkpoint_and_is_removed(
         shutil.copytree(folder.parent if folder.name == "resume" else folder, left)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workflow.checkpoint, stage, failing(stage, call, kill))
+    monkeypatch.setattr(workflow.runs.checkpoint, stage, failing(stage, call, kill))
     with pytest.raises(KeyboardInterrupt):
         save(run, 2, engine, tokenizer)
     assert any(left.iterdir())

@@ -11,8 +11,14 @@ from typing import Any
 
 import pytest
 
-from workflow.checksums import CHECKSUM_FILE, digest, find_damage, has_checksums, write_checksums
-from workflow.errors import BadInput
+from workflow.core.checksums import (
+    CHECKSUM_FILE,
+    digest,
+    find_damage,
+    has_checksums,
+    write_checksums,
+)
+from workflow.core.errors import BadInput
 
 FILES = {
     "config.json": b'{\n  "model_type": "t5",\n  "d_model": 32\n}\n',
@@ -98,7 +104,7 @@ def test_known_digests_are_taken_as_they_are(folder: Path) -> None:
 
 def test_a_known_file_is_not_read_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    monkeypatch.setattr("workflow.checksums.digest", lambda path: read.append(path.name) or "")
+    monkeypatch.setattr("workflow.core.checksums.digest", lambda path: read.append(path.name) or "")
     write_checksums(folder, {"model.safetensors": DIGESTS["model.safetensors"]})
     assert read == ["config.json", "spiece.model", "tokenizer.json"]
 
@@ -200,7 +206,7 @@ def test_processes_share_the_reading(
         read.append(path.name)
         return digest(path)
 
-    monkeypatch.setattr("workflow.checksums.digest", counted)
+    monkeypatch.setattr("workflow.core.checksums.digest", counted)
     parts = [
         told(folder, mine=lambda number, rank=rank: number % processes == rank)
         for rank in range(processes)

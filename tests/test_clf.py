@@ -25,19 +25,19 @@ from conftest import (
 )
 
 from workflow import make_job, run_job
-from workflow.batching import plan_step
-from workflow.config import BEST_METRICS, JobSpec, complete
-from workflow.cpu import use_fast_modules
-from workflow.engine import SingleProcessEngine
-from workflow.families import DecoderIds
-from workflow.metrics import is_better
-from workflow.models import load_model
-from workflow.mount import Mount
-from workflow.prepare import Job
-from workflow.tasks.clf import Classification
-from workflow.tokens import TokenizedSplit, prepare_splits
-from workflow.train_step import train_step
-from workflow.world import World
+from workflow.config.job import BEST_METRICS, JobSpec, complete
+from workflow.data.step_planner import plan_step
+from workflow.data.token_cache import TokenizedSplit, prepare_splits
+from workflow.distributed.world import World
+from workflow.metrics.names import is_better
+from workflow.models.families import DecoderIds
+from workflow.models.kernels.cpu import use_fast_modules
+from workflow.models.loading import load_model
+from workflow.runs.mount import Mount
+from workflow.tasks.label_scoring import Classification
+from workflow.training.engines.single import SingleProcessEngine
+from workflow.training.prepare import Job
+from workflow.training.step import train_step
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 SENTENCE = "the man went to the house with a bird and said that it was not his word"

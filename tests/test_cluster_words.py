@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from workflow.command import as_arguments, parse_command_line
-from workflow.errors import BadInput
-from workflow.kinds import duration, pairs, words
-from workflow.launch.cluster import Cluster, problems_of
-from workflow.launch.words import read_words
+from workflow.cluster.parse import read_words
+from workflow.cluster.resources import Cluster, problems_of
+from workflow.config.field_types import duration, pairs, words
+from workflow.config.parse import as_arguments, parse_command_line
+from workflow.core.errors import BadInput
 
 JOB = ["--", "seq2seq.py", "--model_init_name", "t5-tiny", "--data_name", "data"]
 
@@ -199,7 +199,7 @@ def test_stop_strings_as_flags() -> None:
 
 
 def test_an_unknown_cluster() -> None:
-    from workflow.launch.submit import main
+    from workflow.cluster.submit import main
 
     with pytest.raises(BadInput) as caught:
         main(["pbs"])

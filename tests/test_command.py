@@ -11,9 +11,9 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from workflow import BadInput, make_job
-from workflow.command import as_arguments, parse_command_line
-from workflow.config import SCHEDULES, JobSpec, Place, complete
-from workflow.foreign_flags import FOREIGN
+from workflow.config.foreign_flags import FOREIGN
+from workflow.config.job import SCHEDULES, JobSpec, Place, complete
+from workflow.config.parse import as_arguments, parse_command_line
 
 BASE = ["--model_init_name", "m", "--data_name", "d"]
 

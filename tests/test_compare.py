@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from workflow import bootstrap
-from workflow.compare import compare
-from workflow.compare.comparison import Comparison, compare_named
-from workflow.compare.jobs import Curves
-from workflow.compare.naming import find_named
-from workflow.compare.outcomes import EVEN, LOST, WON
-from workflow.compare.page import page
-from workflow.compare.sparkline import sparklines
-from workflow.compare.telling import tell
-from workflow.errors import BadInput
-from workflow.launch.commands import main
-from workflow.mount import Mount
-from workflow.report.blocks import Items, Table
-from workflow.report.page import render
-from workflow.score_metrics import in_range, score_metrics
-from workflow.text_metrics import TextMetrics
+from workflow.cli.main import main
+from workflow.core.errors import BadInput
+from workflow.metrics import bootstrap
+from workflow.metrics.scores import in_range, score_metrics
+from workflow.metrics.text import TextMetrics
+from workflow.reporting.compare import compare
+from workflow.reporting.compare.comparison import Comparison, compare_named
+from workflow.reporting.compare.config_diff import Curves
+from workflow.reporting.compare.html import page
+from workflow.reporting.compare.selectors import find_named
+from workflow.reporting.compare.sparkline import sparklines
+from workflow.reporting.compare.terminal import tell
+from workflow.reporting.compare.win_rate import EVEN, LOST, WON
+from workflow.reporting.report.blocks import Items, Table
+from workflow.reporting.report.html import render
+from workflow.runs.mount import Mount
 
 GOLDEN = Path(__file__).parent / "golden"
 REFERENCES = [
@@ -720,7 +720,7 @@ def test_lines_of_blocks() -> None:
 
 LIGHT = """
 import json, sys
-from workflow.launch.commands import main
+from workflow.cli.main import main
 try:
     main(["compare", "-h"])
 except SystemExit:

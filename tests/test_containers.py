@@ -16,7 +16,8 @@ import pytest
 from conftest import ROOT, make_mount
 from forks import Fork, finish, run_script
 
-from workflow import __version__, trackers
+from workflow import __version__
+from workflow.reporting.trackers import base as trackers
 
 FOLDER = ROOT / "containers"
 TOOLS = Path(sys.executable).parent
@@ -252,7 +253,7 @@ def test_other_words_are_answered_with_the_usage(tmp_path: Path) -> None:
 NOTHING_COMPILED = """
 import sys
 from deepspeed.ops.op_builder.builder import OpBuilder
-from workflow.cli import main
+from workflow.cli.run import main
 
 def compiled(builder, *arguments, **named):
     raise AssertionError(f"{builder.name} would be compiled")

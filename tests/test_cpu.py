@@ -11,7 +11,7 @@ from conftest import ROOT, make_t5
 from torch.utils.checkpoint import checkpoint
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from workflow.cpu import (
+from workflow.models.kernels.cpu import (
     ATTENTION,
     RootMeanSquareNorm,
     _Attended,
@@ -144,7 +144,7 @@ def test_attention_with_dropout_is_torch_s_but_for_what_is_dropped() -> None:
 def test_memory_that_is_freed_is_used_again() -> None:
     program = """
 import resource, torch
-from workflow.cpu import tune_memory
+from workflow.models.kernels.cpu import tune_memory
 tune_memory(keeps=True)
 for _ in range(10):
     torch.ones(20_000_000)

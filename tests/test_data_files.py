@@ -15,14 +15,14 @@ from conftest import T5_TINY, addition_records
 from transformers import AutoTokenizer
 
 from workflow import make_job
-from workflow.errors import BadInput, Problem
-from workflow.held_out import HeldOut
-from workflow.mount import Mount, find_data
-from workflow.prepare import prepare
-from workflow.reading import problems_of_holding_out, read_records
-from workflow.split_names import near_eval_names
+from workflow.core.errors import BadInput, Problem
+from workflow.data.held_out import HeldOut
+from workflow.data.reading import problems_of_holding_out, read_records
+from workflow.data.split_names import near_eval_names
+from workflow.data.token_cache import prepare_splits
+from workflow.runs.mount import Mount, find_data
 from workflow.tasks.seq2seq import Seq2Seq
-from workflow.tokens import prepare_splits
+from workflow.training.prepare import prepare
 
 SPLITS = ["train", "eval"]
 RECORDS = addition_records(4)

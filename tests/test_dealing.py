@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow.dealing import deal, even_pieces, pack_evenly
+from workflow.data.bin_packing import deal, even_pieces, pack_evenly
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])

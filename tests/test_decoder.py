@@ -11,12 +11,12 @@ from conftest import ALONE, SHARED_DATA, addition_records, make_t5
 from test_generate import make_spec
 from transformers import MT5Config, MT5ForConditionalGeneration
 
-from workflow.config import JobSpec
-from workflow.cpu import use_fast_modules
-from workflow.decoder import Decoder, moves
-from workflow.decoding import Written, can_decode, write_texts
-from workflow.stop import Stop
-from workflow.transformers_generate import write_by_transformers
+from workflow.config.job import JobSpec
+from workflow.distributed.stop import Stop
+from workflow.inference.hf_generate import write_by_transformers
+from workflow.inference.t5_decoder import Decoder, moves
+from workflow.inference.t5_loop import Written, can_decode, write_texts
+from workflow.models.kernels.cpu import use_fast_modules
 
 END = 1
 NEW_TOKENS = 20

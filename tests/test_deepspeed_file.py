@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from workflow.deepspeed_file import ALLOWED, offload_of, read_deepspeed_file
+from workflow.config.deepspeed_file import ALLOWED, offload_of, read_deepspeed_file
 
 ONLY = ", ".join(ALLOWED)
 

@@ -13,16 +13,16 @@ import transformers
 from conftest import addition_records, make_t5
 
 from workflow import BadInput, make_job
-from workflow.batching import StepPlan, plan_step
-from workflow.config import SCHEDULES, JobSpec, complete
-from workflow.engine import SingleProcessEngine
-from workflow.families import DecoderIds
-from workflow.optimizer import check_schedule, make_optimizer, make_scheduler
-from workflow.prepare import Job
+from workflow.config.job import SCHEDULES, JobSpec, complete
+from workflow.data.step_planner import StepPlan, plan_step
+from workflow.data.token_cache import prepare_splits
+from workflow.distributed.world import World
+from workflow.models.families import DecoderIds
 from workflow.tasks.seq2seq import Seq2Seq
-from workflow.tokens import prepare_splits
-from workflow.train_step import StepOutcome, train_step
-from workflow.world import World
+from workflow.training.engines.single import SingleProcessEngine
+from workflow.training.optim import check_schedule, make_optimizer, make_scheduler
+from workflow.training.prepare import Job
+from workflow.training.step import StepOutcome, train_step
 
 RECORDS = [
     *addition_records(11),

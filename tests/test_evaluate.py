@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_world import run_world
 
-from workflow.evaluate import _users_own
+from workflow.training.evaluate import _users_own
 
 # Evaluations of 25 records, of which each process finds its own, and something goes wrong.
 MEMBER = """
@@ -18,11 +18,13 @@ from types import SimpleNamespace
 from unittest.mock import patch
 import torch
 from torch.distributed import FileStore
-from workflow import files, found, share
-from workflow.evaluate import evaluate
-from workflow.run_folder import RunFolder
-from workflow.stop import Stop
-from workflow.world import World
+from workflow.core import files
+from workflow.inference import result_spool as found
+from workflow.inference import eval_shard as share
+from workflow.training.evaluate import evaluate
+from workflow.training.run_dir import RunFolder
+from workflow.distributed.stop import Stop
+from workflow.distributed.world import World
 
 rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 share.AT_ONCE = 4

@@ -18,8 +18,8 @@ from tiny_models import (
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from workflow import BadInput, make_job, run_job
-from workflow.models import load_model, save_model
-from workflow.mount import Mount
+from workflow.models.loading import load_model, save_model
+from workflow.runs.mount import Mount
 
 CODES = {
     "mbart50": ("en_XX", "fr_XX"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from workflow.files import (
+from workflow.core.files import (
     WholeList,
     discard_folder,
     json_item,

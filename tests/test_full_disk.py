@@ -15,8 +15,8 @@ from conftest import ROOT, make_mount
 from forks import Fork, run_script
 from test_processes import flag_words, job
 
-from workflow.checksums import find_damage
-from workflow.mount import Mount
+from workflow.core.checksums import find_damage
+from workflow.runs.mount import Mount
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system, as root"

@@ -10,11 +10,11 @@ import torch
 from conftest import ALONE, addition_records, make_t5
 
 from workflow import make_job
-from workflow.config import JobSpec, complete
-from workflow.generate import Generation, generate
-from workflow.references import processed
-from workflow.sampling import draw, likeliest
-from workflow.tokens import CutRows, Ragged
+from workflow.config.job import JobSpec, complete
+from workflow.data.token_cache import CutRows, Ragged
+from workflow.inference.generate import Generation, generate
+from workflow.inference.sampling import draw, likeliest
+from workflow.metrics.references import processed
 
 PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wrote the question?"]
 

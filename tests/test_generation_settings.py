@@ -13,10 +13,10 @@ from tiny_models import make_marian
 from transformers import GenerationConfig
 
 from workflow import run_job
-from workflow.decoding import can_decode
-from workflow.generation_settings import describe_settings, kept_settings
-from workflow.mount import Mount
-from workflow.transformers_generate import write_by_transformers
+from workflow.inference.hf_generate import write_by_transformers
+from workflow.inference.t5_loop import can_decode
+from workflow.models.generation_settings import describe_settings, kept_settings
+from workflow.runs.mount import Mount
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}

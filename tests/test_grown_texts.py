@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from vocabularies import KINDS, LINES
 
-from workflow.audit.damage import Damage
-from workflow.audit.parts import PARTS, PartAudit, Report
-from workflow.code_points import find_reserved
-from workflow.hub import load_tokenizer
-from workflow.missing import grow_until_nothing_is_missing
-from workflow.models import save_model
-from workflow.tokens import Ragged
+from workflow.core.code_points import find_reserved
+from workflow.data.audit.parts import PARTS, PartAudit, Report
+from workflow.data.audit.round_trip import Damage
+from workflow.data.token_cache import Ragged
+from workflow.models.hub import load_tokenizer
+from workflow.models.loading import save_model
+from workflow.training.grow_vocabulary import grow_until_nothing_is_missing
 
 NONE = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
 WHITE = (

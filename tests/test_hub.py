@@ -13,9 +13,9 @@ from conftest import make_t5, write_hub_folder
 from hub_server import NAME, SECOND, Hub, close, serve
 from huggingface_hub import constants
 
-from workflow.errors import BadInput
-from workflow.hub import fetch_settings, fetch_weights, load_config, load_tokenizer
-from workflow.models import load_model
+from workflow.core.errors import BadInput
+from workflow.models.hub import fetch_settings, fetch_weights, load_config, load_tokenizer
+from workflow.models.loading import load_model
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])  # and no other
 

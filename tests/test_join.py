@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from workflow.errors import BadInput
-from workflow.launch.join import (
+from workflow.core.errors import BadInput
+from workflow.distributed.rendezvous import (
     FIRST_PORT,
     PORTS,
     Membership,

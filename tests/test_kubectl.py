@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from workflow.errors import BadInput
-from workflow.launch import kubectl
-from workflow.launch.kubectl import newest_pods, read_state
-from workflow.launch.state import OutOfReach, State
+from workflow.cluster.job_state import OutOfReach, State
+from workflow.cluster.kubernetes import client as kubectl
+from workflow.cluster.kubernetes.client import newest_pods, read_state
+from workflow.core.errors import BadInput
 
 NO_PODS = json.dumps({"apiVersion": "v1", "kind": "List", "items": []})
 

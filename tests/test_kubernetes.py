@@ -22,10 +22,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from workflow.launch import kubernetes
-from workflow.launch.cluster import Cluster, Submission
-from workflow.launch.kubernetes import LONGEST_NAME, job_name, manifest, problems
-from workflow.launch.kubernetes_settings import SETTINGS
+from workflow.cluster.kubernetes import manifest as kubernetes
+from workflow.cluster.kubernetes.manifest import LONGEST_NAME, job_name, manifest, problems
+from workflow.cluster.kubernetes.settings import SETTINGS
+from workflow.cluster.resources import Cluster, Submission
 
 GOLDEN = Path(__file__).parent / "golden"
 SHELLCHECK = Path(sysconfig.get_path("scripts")) / "shellcheck"

@@ -11,9 +11,9 @@ from tiny_models import MULTILINGUAL, make_multilingual
 from transformers import AutoTokenizer, GenerationConfig
 
 from workflow import BadInput, make_job, run_job
-from workflow.hub import load_tokenizer
-from workflow.languages import language_codes, language_ids, set_languages
-from workflow.mount import Mount
+from workflow.models.hub import load_tokenizer
+from workflow.models.languages import language_codes, language_ids, set_languages
+from workflow.runs.mount import Mount
 
 
 @pytest.mark.parametrize("kind", MULTILINGUAL)

@@ -14,12 +14,12 @@ import pytest
 from conftest import ROOT
 from forks import Fork
 
-from workflow.launch.local import Ending, find_cause, launch_local, tell_signal
+from workflow.distributed.launcher import Ending, find_cause, launch_local, tell_signal
 
 START = """
 import ctypes, json, os, signal, sys, time
 from pathlib import Path
-from workflow.launch.local import die_with_parent
+from workflow.distributed.launcher import die_with_parent
 die_with_parent()
 rank = int(os.environ["RANK"])
 Path(f"pid{rank}").write_text(str(os.getpid()))

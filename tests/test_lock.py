@@ -19,14 +19,14 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from workflow.errors import RunFailed
-from workflow.files import write_json
-from workflow.lock import LOCK_FILE, Owner, RunLock, find_holder, is_fresh, this_process
+from workflow.core.errors import RunFailed
+from workflow.core.files import write_json
+from workflow.runs.lock import LOCK_FILE, Owner, RunLock, find_holder, is_fresh, this_process
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from workflow.lock import RunLock
+from workflow.runs.lock import RunLock
 RunLock(Path(sys.argv[1])).take()
 print("taken", flush=True)
 time.sleep(100)
@@ -249,7 +249,7 @@ def test_a_holder_elsewhere_is_known_by_its_heartbeat(
 def test_a_silent_holder_elsewhere_is_watched_then_gone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workflow.console.log.propagate", True)
+    monkeypatch.setattr("workflow.core.console.log.propagate", True)
     caplog.set_level("INFO")
     ahead(write_lock(tmp_path))
     start = time.monotonic()
@@ -264,7 +264,7 @@ def test_a_silent_holder_elsewhere_is_watched_then_gone(
 def test_a_lock_that_was_silent_for_long_is_not_watched(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workflow.console.log.propagate", True)
+    monkeypatch.setattr("workflow.core.console.log.propagate", True)
     caplog.set_level("INFO")
     path = write_lock(tmp_path)
     os.utime(path, (time.time() - 70,) * 2)
@@ -280,7 +280,7 @@ def test_an_old_lock_is_watched_where_no_clock_can_be_asked(
     def refuse(**_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("workflow.console.log.propagate", True)
+    monkeypatch.setattr("workflow.core.console.log.propagate", True)
     caplog.set_level("INFO")
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     os.utime(write_lock(tmp_path), (0, 0))
@@ -292,7 +292,7 @@ def test_a_holder_that_ends_while_it_is_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_lock(tmp_path)
-    monkeypatch.setattr("workflow.lock.log.info", lambda *_: path.unlink())
+    monkeypatch.setattr("workflow.runs.lock.log.info", lambda *_: path.unlink())
     with at_once():
         assert find_holder(tmp_path, poll=FAST) is None
 
@@ -310,7 +310,7 @@ def test_a_job_that_takes_over_what_is_watched(
         write_lock(tmp_path, other)
         os.utime(path, ns=times)
 
-    monkeypatch.setattr("workflow.lock.log.info", take_over)
+    monkeypatch.setattr("workflow.runs.lock.log.info", take_over)
     with at_once():
         assert find_holder(tmp_path, poll=FAST) == other
 

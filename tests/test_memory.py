@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from workflow import memory_plan
-from workflow.errors import BadInput
-from workflow.memory import Work, predict, predict_evaluation
-from workflow.memory_plan import Asked, Machine, choose, fits, name_of, on_cpu, plans
-from workflow.setting import Setting
-from workflow.sizes import Sizes, checkpoint_bytes, sizes_of
+from workflow.core.errors import BadInput
+from workflow.distributed.strategy import Setting
+from workflow.memory import search as memory_plan
+from workflow.memory.estimate import Work, predict, predict_evaluation
+from workflow.memory.model_dims import Sizes, checkpoint_bytes, sizes_of
+from workflow.memory.search import Asked, Machine, choose, fits, name_of, on_cpu, plans
 
 SHAPES = {
     "xl": {"d_model": 2048, "num_heads": 32, "d_ff": 5120},

@@ -16,10 +16,10 @@ import sacrebleu
 from conftest import SHARED_DATA
 from rouge_score.rouge_scorer import RougeScorer
 
-from workflow import bootstrap, rouge
-from workflow import text_metrics as judging
-from workflow.metrics import is_better, perplexity
-from workflow.text_metrics import TextMetrics, normalized
+from workflow.metrics import bootstrap, rouge
+from workflow.metrics import text as judging
+from workflow.metrics.names import is_better, perplexity
+from workflow.metrics.text import TextMetrics, normalized
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 HEADLINES = {"exact_match", "normalized_exact_match", *ROUGE, "rougeL_unicode", "bleu", "chrf"}

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from workflow.cli import main
-from workflow.console import log
-from workflow.metrics_table import metrics_table
-from workflow.mount import Mount
+from workflow.cli.run import main
+from workflow.core.console import log
+from workflow.reporting.eval_table import metrics_table
+from workflow.runs.mount import Mount
 from workflow.tasks.seq2seq import Seq2Seq
 
 NAMES = ("loss", "token_accuracy", "exact_match", "bleu")

@@ -11,12 +11,12 @@ from test_families import job_of
 from tiny_models import BART_SIZES, IDS, LED, POSITIONS, T5_SIZES, make_family
 from transformers import CONFIG_MAPPING
 
-import workflow.families
-import workflow.hub
+import workflow.models.families
+import workflow.models.hub
 from workflow import BadInput
-from workflow.model_check import small_copy
-from workflow.mount import Mount
-from workflow.prepare import prepare
+from workflow.runs.mount import Mount
+from workflow.training.model_check import small_copy
+from workflow.training.prepare import prepare
 
 BROKEN: dict[str, dict[str, Any]] = {
     # As many layers in the decoder as in the encoder is all that its cache is made for.
@@ -39,7 +39,7 @@ def make_settings(mount: Mount, family: str, sizes: dict[str, Any]) -> Path:
 def test_a_model_that_fails_is_refused(
     mount: Mount, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow.hub, "REFUSED", {})
+    monkeypatch.setattr(workflow.models.hub, "REFUSED", {})
     folder = make_settings(mount, family, BROKEN[family])
     with pytest.raises(BadInput) as raised:
         prepare(job_of(family, family), mount)
@@ -50,7 +50,7 @@ def test_a_model_that_fails_is_refused(
     assert not [path for path in mount.models.iterdir() if path.name.startswith(f"{family}_")]
 
 
-@pytest.mark.parametrize("family", workflow.families.REFUSED)
+@pytest.mark.parametrize("family", workflow.models.families.REFUSED)
 def test_a_model_that_cannot_keep_the_promises_is_refused(mount: Mount, family: str) -> None:
     folder = mount.models / family
     folder.mkdir()
@@ -61,7 +61,7 @@ def test_a_model_that_cannot_keep_the_promises_is_refused(mount: Mount, family: 
     with pytest.raises(BadInput) as raised:
         prepare(job_of(family, family), mount)
     (problem,) = raised.value.problems
-    assert problem.found == f"the model type {family}: {workflow.families.REFUSED[family]}"
+    assert problem.found == f"the model type {family}: {workflow.models.families.REFUSED[family]}"
 
 
 def test_a_model_without_a_start_of_decoding_is_refused(mount: Mount) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from workflow.errors import BadInput
-from workflow.model_folders import check_folder
+from workflow.core.errors import BadInput
+from workflow.models.folders import check_folder
 
 _WHOLE = "get the whole folder of the model"
 FOLDERS: dict[str, tuple[list[str], str, str]] = {

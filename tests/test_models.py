@@ -10,11 +10,11 @@ import torch
 from conftest import make_t5, write_hub_folder
 from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration
 
-from workflow.errors import BadInput
-from workflow.head import head_at
-from workflow.hub import fetch_settings, fetch_weights, load_config, load_tokenizer
-from workflow.models import load_model, save_model
-from workflow.weights import file_tensors
+from workflow.core.errors import BadInput
+from workflow.models.hub import fetch_settings, fetch_weights, load_config, load_tokenizer
+from workflow.models.lm_head import head_at
+from workflow.models.loading import load_model, save_model
+from workflow.models.state_dict import file_tensors
 
 COMMIT = "0123abcd" * 5
 LAYOUTS = ["safetensors", "bin", "sharded-safetensors", "sharded-bin"]

@@ -7,9 +7,9 @@ import pytest
 from conftest import ROOT
 
 from workflow import find_mount, make_job
-from workflow import mount as mount_module
-from workflow.config import JobSpec
-from workflow.mount import (
+from workflow.config.job import JobSpec
+from workflow.runs import mount as mount_module
+from workflow.runs.mount import (
     Mount,
     evaluated_step,
     find_data,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from workflow.launch.original import Command, read_command
-from workflow.launch.words import read_words
+from workflow.cluster.legacy_command import Command, read_command
+from workflow.cluster.parse import read_words
 
 
 @pytest.fixture

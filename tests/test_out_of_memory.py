@@ -13,26 +13,26 @@ from conftest import ROOT, addition_records, make_t5, write_data, write_hub_fold
 from forks import Fork, finish, run_script
 from test_processes import ONE_THREAD, flag_words, job
 
-import workflow.train
+import workflow.training.loop
 from workflow import RunFailed, make_job, run_job
-from workflow.engine import SingleProcessEngine
-from workflow.mount import Mount
-from workflow.status import read_status
+from workflow.runs.mount import Mount
+from workflow.runs.status import read_status
+from workflow.training.engines.single import SingleProcessEngine
 
 GPU_SAYS = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.9 GiB"
 LIMITED = """
 import resource, sys
 sys.path.insert(0, {root!r})
-import workflow.train
+import workflow.training.loop
 
-def begin_trying(*arguments, begin=workflow.train.begin_trying):
+def begin_trying(*arguments, begin=workflow.training.loop.begin_trying):
     pages = int(open("/proc/self/statm").read().split()[0])
     limit = pages * resource.getpagesize() + 150_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     begin(*arguments)
 
-workflow.train.begin_trying = begin_trying
-from workflow.cli import main
+workflow.training.loop.begin_trying = begin_trying
+from workflow.cli.run import main
 sys.exit(main("seq2seq", ""))
 """
 ONE_RANK = """
@@ -40,18 +40,18 @@ import os, sys
 sys.path.insert(0, {root!r})
 if os.environ.get("RANK") == "1":
     import torch
-    import workflow.zero
+    from workflow.training.engines.deepspeed import ZeroEngine
     steps = 0
 
-    def add_gradient(self, batch, weight, last, compute=workflow.zero.ZeroEngine.add_gradient):
+    def add_gradient(self, batch, weight, last, compute=ZeroEngine.add_gradient):
         global steps
         steps += bool(weight) and last
         if steps == 3:
             raise torch.OutOfMemoryError({told!r})
         return compute(self, batch, weight, last)
 
-    workflow.zero.ZeroEngine.add_gradient = add_gradient
-from workflow.cli import main
+    ZeroEngine.add_gradient = add_gradient
+from workflow.cli.run import main
 sys.exit(main("seq2seq", ""))
 """
 SIZE = r"\d+(?:\.\d)? [GM]B"
@@ -126,9 +126,9 @@ def test_an_automatic_bound_is_halved_until_it_is_enough(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither without a checkpoint nor with one it counts as another job; a new run drops it."""
-    monkeypatch.setattr("workflow.console.log.propagate", True)
+    monkeypatch.setattr("workflow.core.console.log.propagate", True)
     caplog.set_level("INFO")
-    monkeypatch.setattr("workflow.memory_plan.MOST_ON_CPU", 900)
+    monkeypatch.setattr("workflow.memory.search.MOST_ON_CPU", 900)
     with monkeypatch.context() as patched:
         fail_at(patched, 1)
         told = failure(mount, "auto")
@@ -185,7 +185,7 @@ def test_an_evaluation_without_memory_names_its_own_flag(
             "memory: you tried to allocate 8000000000 bytes. Error code 12 (Cannot allocate memory)"
         )
 
-    monkeypatch.setattr(workflow.train, "evaluate", evaluate)
+    monkeypatch.setattr(workflow.training.loop, "evaluate", evaluate)
     for rows, named in ((None, 8), (5, 2)):
         told = failure(mount, f"by{rows}", eval_batch_size=rows, eval_steps=2)
         assert re.fullmatch(
@@ -202,7 +202,7 @@ def test_other_errors_are_not_taken_for_it(mount: Mount, monkeypatch: pytest.Mon
     def evaluate(*arguments: Any) -> Any:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(workflow.train, "evaluate", evaluate)
+    monkeypatch.setattr(workflow.training.loop, "evaluate", evaluate)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         start_here(mount, "other")
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from workflow.errors import BadInput
-from workflow.launch.overview import (
+from workflow.cluster.job_record import Record, folder_of, read_record, write_record
+from workflow.cluster.job_state import State
+from workflow.cluster.overview import (
     Overview,
     describe,
     in_words,
@@ -19,10 +20,9 @@ from workflow.launch.overview import (
     run_names,
     table,
 )
-from workflow.launch.record import Record, folder_of, read_record, write_record
-from workflow.launch.state import State
-from workflow.lock import LOCK_FILE
-from workflow.mount import Mount
+from workflow.core.errors import BadInput
+from workflow.runs.lock import LOCK_FILE
+from workflow.runs.mount import Mount
 
 RUNNING = {"state": "running"}
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from test_memory import SHAPES, write_config
 
-from workflow import memory_plan
-from workflow.cli import main
-from workflow.memory import Work, predict
-from workflow.memory_plan import Machine, fits
-from workflow.mount import Mount
-from workflow.setting import Setting
-from workflow.sizes import sizes_of
+from workflow.cli.run import main
+from workflow.distributed.strategy import Setting
+from workflow.memory import search as memory_plan
+from workflow.memory.estimate import Work, predict
+from workflow.memory.model_dims import sizes_of
+from workflow.memory.search import Machine, fits
+from workflow.runs.mount import Mount
 
 FOUR_80GB = ["--plan_gpus", "4", "--plan_gpu_memory", "80GB", "--plan_host_memory", "512GB"]
 PLAN_OF_XXL = """\

@@ -17,13 +17,13 @@ from conftest import make_t5, write_hub_folder
 from hub_server import NAME, SECOND, Hub, close, serve
 from huggingface_hub import constants
 
-from workflow.checksums import CHECKSUM_FILE, find_damage
-from workflow.command import make_job
-from workflow.errors import BadInput
-from workflow.hub import fetch_weights, load_config, load_tokenizer
-from workflow.models import load_model
-from workflow.mount import Mount, find_model
-from workflow.prefetch import prefetch
+from workflow.config.parse import make_job
+from workflow.core.checksums import CHECKSUM_FILE, find_damage
+from workflow.core.errors import BadInput
+from workflow.models.hub import fetch_weights, load_config, load_tokenizer
+from workflow.models.loading import load_model
+from workflow.runs.model_store import prefetch
+from workflow.runs.mount import Mount, find_model
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])  # and no other
 

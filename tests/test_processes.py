@@ -18,7 +18,7 @@ from forks import Fork, finish, free_port, places, run_script
 from safetensors.torch import load_file
 from test_families import make_any
 
-from workflow.mount import Mount
+from workflow.runs.mount import Mount
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}

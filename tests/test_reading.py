@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import workflow.reading
-from workflow.errors import BadInput, Problem
-from workflow.file_problems import find_problems
-from workflow.reading import read_records
-from workflow.records import Record
+import workflow.data.reading
+from workflow.core.errors import BadInput, Problem
+from workflow.data.diagnose import find_problems
+from workflow.data.reading import read_records
+from workflow.data.schema import Record
 from workflow.tasks.seq2seq import Seq2Seq
 
 SCHEMA = Seq2Seq.schema
@@ -62,7 +62,7 @@ Write = Callable[[str], dict[str, Path]]
 def test_any_value_may_stand_in_a_record_and_beside_the_splits(
     write: Write, monkeypatch: pytest.MonkeyPatch, extra: str, window: int
 ) -> None:
-    monkeypatch.setattr(workflow.reading, "WINDOW", window)
+    monkeypatch.setattr(workflow.data.reading, "WINDOW", window)
     value = EXTRAS[extra]
     record = f'{{"prompt": "a", "completion": "b", "extra": {value}}}'
     for blank in ("", " ", "\r\n\t"):
@@ -110,7 +110,7 @@ def test_random_data_in_random_layouts(write: Write, monkeypatch: pytest.MonkeyP
         }
         others = {f"other {i}": random_value(draw) for i in range(draw.randint(0, 3))}
         text = random_layout(draw, data | others if draw.random() < 0.5 else others | data)
-        monkeypatch.setattr(workflow.reading, "WINDOW", draw.choice([*WINDOWS, 15, 31, 200]))
+        monkeypatch.setattr(workflow.data.reading, "WINDOW", draw.choice([*WINDOWS, 15, 31, 200]))
         assert read(write(text)) == data
 
 
@@ -143,7 +143,7 @@ def test_a_damaged_file_is_told_as_the_whole_file_is(
         place = draw.randrange(len(text))
         behind = place + draw.choice([0, 1, 1, 5, len(text)])
         text = text[:place] + draw.choice(DAMAGE) + text[behind:]
-        monkeypatch.setattr(workflow.reading, "WINDOW", draw.choice(WINDOWS))
+        monkeypatch.setattr(workflow.data.reading, "WINDOW", draw.choice(WINDOWS))
         well += same_as_from_the_whole(
             write(text), lambda path: json.loads(path.read_text())["train"]
         )
@@ -187,7 +187,7 @@ def test_damaged_json_lines_are_told_as_the_whole_file_is(tmp_path: Path) -> Non
 def test_what_is_no_object_of_lists_is_told_as_of_the_whole_file(
     write: Write, monkeypatch: pytest.MonkeyPatch, text: str, window: int
 ) -> None:
-    monkeypatch.setattr(workflow.reading, "WINDOW", window)
+    monkeypatch.setattr(workflow.data.reading, "WINDOW", window)
     files = write(text)
     assert problems_of(files) == find_problems(files, SPLITS, SCHEMA, True) != []
 
@@ -213,5 +213,5 @@ def test_a_file_that_is_mended_meanwhile_is_no_success(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write("{")
-    monkeypatch.setattr(workflow.reading, "find_problems", lambda *_: [])
+    monkeypatch.setattr(workflow.data.reading, "find_problems", lambda *_: [])
     assert "data that change while they are read" in str(problems_of(files)[0])

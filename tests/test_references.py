@@ -8,8 +8,8 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
-from workflow.references import decoded, processed, reference_of, special_remover
-from workflow.vocabulary import grow_tokenizer
+from workflow.metrics.references import decoded, processed, reference_of, special_remover
+from workflow.models.tokenizers.vocabulary import grow_tokenizer
 
 WORDS = ["the", "a", "word", ".", ",", "in the house", "1"]
 

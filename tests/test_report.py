@@ -16,20 +16,20 @@ import numpy as np
 import pytest
 from made_runs import answered, scored, write_run
 
-from workflow.answers import Evaluation, evaluations, spread
-from workflow.command import parse_command_line
-from workflow.files import _beside
-from workflow.launch.commands import main
-from workflow.metrics_table import metrics_table
-from workflow.report import records
-from workflow.report.blocks import Answer, Charts, Item, Items, Page, Section, Table, Text
-from workflow.report.curves import curves, smoothed, thinned
-from workflow.report.job import command_again
-from workflow.report.page import render
-from workflow.report.run import keep_report, page_of, write_report
-from workflow.report.scores import baseline, score_charts, scores_of, unit_of
-from workflow.report.verdict import all_metrics, sentences, summary
-from workflow.score_metrics import score_metrics
+from workflow.cli.main import main
+from workflow.config.parse import parse_command_line
+from workflow.core.files import _beside
+from workflow.metrics.scores import score_metrics
+from workflow.reporting.eval_table import metrics_table
+from workflow.reporting.report import records
+from workflow.reporting.report.blocks import Answer, Charts, Item, Items, Page, Section, Table, Text
+from workflow.reporting.report.curves import curves, smoothed, thinned
+from workflow.reporting.report.html import render
+from workflow.reporting.report.job import command_again
+from workflow.reporting.report.run import keep_report, page_of, write_report
+from workflow.reporting.report.scores import baseline, score_charts, scores_of, unit_of
+from workflow.reporting.report.summary import all_metrics, sentences, summary
+from workflow.runs.predictions import Evaluation, evaluations, spread
 
 SEQ2SEQ = {"task": "seq2seq", "temperature": 0.001, "n_samples": 1}
 CLF = {"task": "clf", "target_min": 0.0, "target_max": 1.0}

@@ -17,12 +17,12 @@ from test_processes import job, run_world
 
 from benchmarks.several_jobs import StopAfter
 from workflow import BadInput, RunFailed, make_job, run_job
-from workflow.errors import Stopped
-from workflow.memory_plan import Asked
-from workflow.mount import Mount
-from workflow.planning import _as_earlier
-from workflow.resume import HowComputed
-from workflow.status import read_status
+from workflow.core.errors import Stopped
+from workflow.memory.search import Asked
+from workflow.runs.mount import Mount
+from workflow.runs.resume_state import HowComputed
+from workflow.runs.status import read_status
+from workflow.training.plan import _as_earlier
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 FLAGS = {
@@ -215,7 +215,7 @@ def test_a_longer_run_goes_on_from_a_finished_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What follows from the number of steps may differ with it: evaluations, warm-up."""
-    monkeypatch.setattr("workflow.console.log.propagate", True)
+    monkeypatch.setattr("workflow.core.console.log.propagate", True)
     caplog.set_level("INFO")
     flags = {"eval_steps": None, "save_steps": None, "logging_steps": 1}
     assert start(mount, "long", max_steps=8, **flags)

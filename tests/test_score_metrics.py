@@ -10,9 +10,10 @@ import pytest
 import sklearn.metrics as sk
 from scipy import stats
 
-from workflow import bootstrap, ranked
-from workflow.bootstrap import Floats, resampled_counts
-from workflow.score_metrics import score_metrics
+from workflow.metrics import bootstrap
+from workflow.metrics import ranking as ranked
+from workflow.metrics.bootstrap import Floats, resampled_counts
+from workflow.metrics.scores import score_metrics
 
 WITH_INTERVALS = (
     "accuracy",

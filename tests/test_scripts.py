@@ -6,8 +6,8 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
 
-from workflow import scripts
-from workflow.text_metrics import ROUGE, TextMetrics, can_measure
+from workflow.metrics import scripts
+from workflow.metrics.text import ROUGE, TextMetrics, can_measure
 
 METRICS = {
     "exact_match", "normalized_exact_match", *ROUGE, "rougeL_unicode", "bleu", "chrf",

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from conftest import Evaluation, addition_records, evaluate_alone, make_t5, write_hub_folder
 
-from workflow import generate as generate_module
 from workflow import make_job
-from workflow.config import JobSpec, complete
-from workflow.console import inform_once, warn_once
-from workflow.decoding import Written
-from workflow.errors import BadInput
-from workflow.models import load_model
+from workflow.config.job import JobSpec, complete
+from workflow.core.console import inform_once, warn_once
+from workflow.core.errors import BadInput
+from workflow.data.token_cache import TokenizedSplit, prepare_splits
+from workflow.inference import generate as generate_module
+from workflow.inference.t5_loop import Written
+from workflow.models.loading import load_model
 from workflow.tasks.seq2seq import Seq2Seq
-from workflow.tokens import TokenizedSplit, prepare_splits
 
 RECORDS = [
     *addition_records(13),

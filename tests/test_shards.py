@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from test_weights import INDEX, logits
 from transformers import AutoModelForSeq2SeqLM
 
-from workflow.checksums import digest
-from workflow.models import load_model, save_model
-from workflow.shards import Files, Whole, plan_files, write_index, write_tensors
-from workflow.weights import file_tensors
+from workflow.core.checksums import digest
+from workflow.models.loading import load_model, save_model
+from workflow.models.safetensors_writer import Files, Whole, plan_files, write_index, write_tensors
+from workflow.models.state_dict import file_tensors
 
 SIZES = [1, 2, 3, 50]
 
@@ -159,7 +159,7 @@ def test_a_saved_model_is_the_same_to_transformers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     cut = partial(plan_files, most_bytes=most_bytes)
-    monkeypatch.setattr("workflow.models.plan_files", cut)
+    monkeypatch.setattr("workflow.models.loading.plan_files", cut)
     original = make_t5(own_head=own_head)
     save_model(original, tokenizer, tmp_path)
     assert (tmp_path / INDEX).is_file() is (most_bytes < 10**9)
@@ -311,7 +311,7 @@ def test_what_is_noticed_only_when_a_file_is_synced_is_told_after_the_last_tenso
     def fsync(descriptor: int) -> NoReturn:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr("workflow.shards.os.fsync", fsync)
+    monkeypatch.setattr("workflow.models.safetensors_writer.os.fsync", fsync)
     tensors = equal_tensors(6, 1)
     for rank in range(size):
         process = Process(tensors, rank, size)

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from workflow import share as share_module
-from workflow.found import Found, nameless_file
-from workflow.share import Share
-from workflow.world import World
+from workflow.distributed.world import World
+from workflow.inference import eval_shard as share_module
+from workflow.inference.eval_shard import Share
+from workflow.inference.result_spool import Found, nameless_file
 
 T = TypeVar("T")
 

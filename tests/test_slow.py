@@ -14,8 +14,8 @@ from chaos import run_chaos
 from conftest import ROOT, SHARED_DATA, make_t5
 
 from workflow import make_job, run_job
-from workflow.models import save_model
-from workflow.mount import Mount
+from workflow.models.loading import save_model
+from workflow.runs.mount import Mount
 
 pytestmark = pytest.mark.slow
 

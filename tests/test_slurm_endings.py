@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from workflow.launch.cluster import Cluster, Submission
-from workflow.launch.slurm import script
+from workflow.cluster.resources import Cluster, Submission
+from workflow.cluster.slurm.script import script
 
 SRUN = """#!/bin/bash
 {before}

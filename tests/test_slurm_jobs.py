@@ -9,8 +9,8 @@ from conftest import ROOT, addition_records
 from slurm_cluster import SlurmCluster, missing
 from slurm_site import Site, assert_same_weights, make_site_mount, samples
 
-from workflow.launch.record import folder_of, read_record
-from workflow.status import read_status
+from workflow.cluster.job_record import folder_of, read_record
+from workflow.runs.status import read_status
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

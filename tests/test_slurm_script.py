@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from workflow.errors import Problem
-from workflow.launch import detached
-from workflow.launch.cluster import Cluster, Submission
-from workflow.launch.containers import Runtime, find_runtime, problems_of_sight
-from workflow.launch.slurm import problems, script
-from workflow.launch.slurm_queue import read_account, read_job
-from workflow.launch.state import State
+from workflow.cluster.containers import Runtime, find_runtime, problems_of_sight
+from workflow.cluster.job_state import State
+from workflow.cluster.local import background as detached
+from workflow.cluster.resources import Cluster, Submission
+from workflow.cluster.slurm.client import read_account, read_job
+from workflow.cluster.slurm.script import problems, script
+from workflow.core.errors import Problem
 
 GOLDEN = Path(__file__).parent / "golden"
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")

@@ -6,7 +6,7 @@ import sys
 
 from conftest import ROOT
 
-from workflow.mount import Mount
+from workflow.runs.mount import Mount
 
 LATER = {"deepspeed", "sklearn", "sacrebleu", "rouge_score", "nltk", "pandas", "accelerate",
          "tensorboard", "wandb"}  # fmt: skip
@@ -14,7 +14,8 @@ LATER = {"deepspeed", "sklearn", "sacrebleu", "rouge_score", "nltk", "pandas", "
 
 JOB = """
 import gc, json, sys
-from workflow import cli, train
+from workflow.cli import run as cli
+from workflow.training import loop as train
 
 def step(*arguments):
     frozen = gc.isenabled() and gc.get_freeze_count() > 0

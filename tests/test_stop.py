@@ -15,8 +15,8 @@ from forks import Fork, finish, places, run_script
 from test_launch import wait_for
 from test_processes import ONE_THREAD, flag_words, job
 
-from workflow.mount import Mount
-from workflow.status import read_status
+from workflow.runs.mount import Mount
+from workflow.runs.status import read_status
 
 LONG = {"max_steps": 100_000, "eval_steps": 100_000, "save_steps": 100_000, "logging_steps": 5}
 Start = Callable[..., Any]
@@ -105,9 +105,9 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     script.write_text("""
 import os, signal, sys
 from pathlib import Path
-from workflow.lock import RunLock
-from workflow.stop import Stop
-from workflow.world import World
+from workflow.runs.lock import RunLock
+from workflow.distributed.stop import Stop
+from workflow.distributed.world import World
 stop = Stop()
 stop.listen()
 stop.defer(Path("."), World.alone(), RunLock(Path(".")))

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, T5_TINY
-from workflow.errors import BadInput
-from workflow.launch.record import Record, folder_of, read_record, write_record
-from workflow.launch.schedulers import state_of
-from workflow.launch.submit import submit
-from workflow.launch.words import read_words
-from workflow.lock import start_of
-from workflow.mount import Mount
-from workflow.train import run_job
+from workflow.cluster.job_record import Record, folder_of, read_record, write_record
+from workflow.cluster.parse import read_words
+from workflow.cluster.schedulers import state_of
+from workflow.cluster.submit import submit
+from workflow.core.errors import BadInput
+from workflow.runs.lock import start_of
+from workflow.runs.mount import Mount
+from workflow.training.loop import run_job
 
 SUMS = [{"prompt": f"add one: {n}", "completion": f"{n + 1}"} for n in range(8)]
 

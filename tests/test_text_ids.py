@@ -12,10 +12,10 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from workflow.hub import load_tokenizer
-from workflow.languages import set_languages
-from workflow.text_ids import fingerprint, frame_of, source_ids, target_ids
-from workflow.tokens import Ragged
+from workflow.data.text_ids import fingerprint, frame_of, source_ids, target_ids
+from workflow.data.token_cache import Ragged
+from workflow.models.hub import load_tokenizer
+from workflow.models.languages import set_languages
 
 
 def make_words(**special: str) -> Any:

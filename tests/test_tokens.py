@@ -12,13 +12,13 @@ from conftest import T5_TINY, addition_records
 from forks import CONTEXT, Fork, finish
 from transformers import AutoTokenizer
 
-import workflow.reading
-import workflow.token_writer
-import workflow.tokens
-from workflow.errors import BadInput, RunFailed
+import workflow.data.reading
+import workflow.data.token_cache
+import workflow.data.token_writer
+from workflow.core.errors import BadInput, RunFailed
+from workflow.data.text_ids import fingerprint
+from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.tasks.seq2seq import Seq2Seq
-from workflow.text_ids import fingerprint
-from workflow.tokens import TokenizedSplit, prepare_splits
 
 RECORDS = [
     {"prompt": "add one: 1", "completion": "2", "note": {"käse": [1, None, "\u2028"]}},
@@ -42,7 +42,7 @@ def forbid_tokenizing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("tokenized again")
 
     monkeypatch.setattr(Seq2Seq, "encode", refuse)
-    monkeypatch.setattr(workflow.tokens, "read_records", refuse)
+    monkeypatch.setattr(workflow.data.token_cache, "read_records", refuse)
 
 
 def test_ids_and_records_come_back(tmp_path: Path, tokenizer: Any) -> None:
@@ -81,7 +81,7 @@ def test_other_data_or_another_tokenizer_is_another_cache(tmp_path: Path, tokeni
 def test_nothing_is_left_of_a_split_where_another_has_problems(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow.token_writer, "CHUNK", 2)
+    monkeypatch.setattr(workflow.data.token_writer, "CHUNK", 2)
     wrong = {"eval": addition_records(5), "train": [*addition_records(5), {"prompt": 1}]}
     for text in (json.dumps(wrong), json.dumps(wrong)[:-20]):
         (tmp_path / "data.json").write_text(text)
@@ -94,7 +94,7 @@ def test_nothing_is_left_of_a_split_where_another_has_problems(
 def test_a_split_that_is_missing_is_tokenized_by_itself(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow.token_writer, "CHUNK", 2)
+    monkeypatch.setattr(workflow.data.token_writer, "CHUNK", 2)
     first = prepare(tmp_path, tokenizer)
     written = {name: contents(tmp_path / "cache" / first[name].key) for name in first}
     shutil.rmtree(tmp_path / "cache" / first["eval"].key)
@@ -117,8 +117,8 @@ def test_memory_does_not_grow_with_the_records(
 ) -> None:
     """Reading, tokenizing, and reading rows again; 24 bytes a record are offsets."""
     monkeypatch.setattr(Seq2Seq, "encode", lambda *given: ([[1, 2, 3]] * len(given[-1]),) * 2)
-    monkeypatch.setattr(workflow.token_writer, "CHUNK", 200)
-    monkeypatch.setattr(workflow.reading, "WINDOW", 10_000)
+    monkeypatch.setattr(workflow.data.token_writer, "CHUNK", 200)
+    monkeypatch.setattr(workflow.data.reading, "WINDOW", 10_000)
     peaks = {}
     for count in (2_000, 20_000):
         data = {"train": addition_records(count), "eval": addition_records(1)}

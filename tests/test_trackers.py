@@ -19,12 +19,13 @@ import pytest
 from conftest import addition_records, make_mount, write_data
 from wandb_server import WandbServer, serving
 
-import workflow.train
-from workflow import BadInput, make_job, run_job, trackers
-from workflow.console import log
-from workflow.mount import Mount
+import workflow.training.loop
+from workflow import BadInput, make_job, run_job
+from workflow.core.console import log
+from workflow.reporting.trackers import base as trackers
+from workflow.reporting.trackers.base import SAMPLES, Shielded, Start, Trackers
+from workflow.runs.mount import Mount
 from workflow.tasks import TASKS
-from workflow.trackers import SAMPLES, Shielded, Start, Trackers
 
 pytestmark = pytest.mark.filterwarnings("ignore:html5lib:DeprecationWarning")  # TensorBoard's
 Numbers = dict[str, dict[int, float]]
@@ -76,7 +77,7 @@ def told(mount: Mount) -> tuple[Path, list[str]]:
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     both = {"report_to": ["tensorboard", "wandb"]}
-    step_of = workflow.train.train_step
+    step_of = workflow.training.loop.train_step
 
     def breaking(job: Any, engine: Any, plan: Any, step: int, world: Any) -> Any:
         if step == 7:
@@ -84,7 +85,7 @@ def told(mount: Mount) -> tuple[Path, list[str]]:
         return step_of(job, engine, plan, step, world)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workflow.train, "train_step", breaking)
+        patch.setattr(workflow.training.loop, "train_step", breaking)
         with pytest.raises(RuntimeError, match="broken"):
             run(mount, "told", **both)
     level = log.level
@@ -215,7 +216,7 @@ def test_tensorboard_has_every_number_and_sample_once(told: tuple[Path, Any]) ->
 
 @pytest.mark.parametrize("text", [*NASTY, "", "x" * 3000, None, 0.25, True])
 def test_no_text_breaks_a_table_or_runs(text: object) -> None:
-    from workflow.tensorboard_tracker import markdown_table
+    from workflow.reporting.trackers.tensorboard import markdown_table
 
     page = rendered(markdown_table([{"a": text, "b|": "end"}, {"a": "next", "b|": text}]))
     shown = "" if text is None else str(text)
@@ -316,7 +317,7 @@ def test_a_run_that_begins_again_is_another_run_of_wandb(mount: Mount) -> None:
 
 @pytest.mark.allow_hosts(["127.0.0.1"])
 def test_a_server_that_cannot_be_reached_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from workflow.wandb_tracker import choose_mode
+    from workflow.reporting.trackers.wandb import choose_mode
 
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

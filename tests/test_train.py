@@ -15,14 +15,14 @@ from conftest import ROOT, addition_records, make_t5, write_data, write_hub_fold
 from forks import Fork, finish, run_script
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-import workflow.engine
-import workflow.train
+import workflow.training.engines.single
+import workflow.training.loop
 from workflow import RunFailed, make_job, run_job
-from workflow.config import JobSpec, complete
-from workflow.mount import Mount
-from workflow.progress import Progress
-from workflow.saving import scheduled
-from workflow.train import evaluation_due
+from workflow.config.job import JobSpec, complete
+from workflow.runs.mount import Mount
+from workflow.runs.train_state import Progress
+from workflow.training.checkpointer import scheduled
+from workflow.training.loop import evaluation_due
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 
@@ -155,7 +155,7 @@ def test_the_same_job_gives_the_same_result(mount: Mount) -> None:
 def test_a_finished_job_says_so_and_another_needs_another_name(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from workflow.cli import main
+    from workflow.cli.run import main
 
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
     argv += ["--max_steps", "2", "--max_new_tokens", "2", "--train_batch_size", "2"]
@@ -241,7 +241,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     write_data(mount, "some", records, records[:1])
     updates = []
     monkeypatch.setattr(
-        workflow.engine.SingleProcessEngine, "update", lambda *args: updates.append(args)
+        workflow.training.engines.single.SingleProcessEngine,
+        "update",
+        lambda *args: updates.append(args),
     )
     with pytest.raises(RunFailed) as raised:
         run(
@@ -262,7 +264,9 @@ def test_the_newest_and_the_best_checkpoints_are_kept(
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = dict(zip(range(7), [9, 5, 1, 5, 4, 6, 7], strict=True))
-    monkeypatch.setattr(workflow.train, "evaluate", lambda *args: {"loss": float(losses[args[2]])})
+    monkeypatch.setattr(
+        workflow.training.loop, "evaluate", lambda *args: {"loss": float(losses[args[2]])}
+    )
     folder = run(mount, max_steps=6, eval_steps=1, save_steps=1, save_total_limit=2)
     kept = sorted(path.name for path in folder.glob("checkpoint-*"))
     assert kept == ["checkpoint-2", "checkpoint-5", "checkpoint-6"]

@@ -12,13 +12,13 @@ from forks import Fork, finish, run_script
 from test_processes import job
 from test_resume import FLAGS, Lines, assert_identical
 
-import workflow.train
+import workflow.training.loop
 from workflow import make_job, run_job
-from workflow.batching import plan_step, step_examples
-from workflow.engine import SingleProcessEngine
-from workflow.mount import Mount
-from workflow.out_of_memory import Shape
-from workflow.trial import filled_up, heaviest_steps, largest_shape
+from workflow.data.step_planner import plan_step, step_examples
+from workflow.runs.mount import Mount
+from workflow.training.engines.single import SingleProcessEngine
+from workflow.training.memory_probe import filled_up, heaviest_steps, largest_shape
+from workflow.training.oom import Shape
 
 
 def bytes_of(shape: Shape) -> float:
@@ -93,7 +93,7 @@ def test_a_trial_leaves_no_trace(
         return run_job(make_job(**job(values.pop("task", "seq2seq"), name, **values)), mount)
 
     tried = run("tried")
-    monkeypatch.setattr(workflow.train, "begin_trying", lambda *args: None)
+    monkeypatch.setattr(workflow.training.loop, "begin_trying", lambda *args: None)
     assert_identical(tried, run("not_tried"), read_lines)
 
 
@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_in_a_trial_changes_nothing(mount: Mount) -> N
     """It is for the step that has it to tell."""
     from test_engine import make_engine, make_spec
 
-    from workflow.tasks.task import Batch
+    from workflow.tasks.base import Batch
 
     def of(token: int) -> Batch:
         ids, ones = torch.full((2, 3), token), torch.ones(2, 3, dtype=torch.int64)

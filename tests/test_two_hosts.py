@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from test_processes import job, run_world
 
-from workflow.mount import Mount
+from workflow.runs.mount import Mount
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 ADDRESSES = ("10.213.7.1", "10.213.7.2")

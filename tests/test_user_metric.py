@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from workflow.errors import BadInput
-from workflow.user_metric import apply_user_metric, load_user_metric
+from workflow.core.errors import BadInput
+from workflow.metrics.user import apply_user_metric, load_user_metric
 
 RECORDS: list[dict[str, Any]] = [
     {"prompt": "a", "completion": "b", "tags": ["x"]},

@@ -12,11 +12,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from workflow import BadInput, make_job, run_job
-from workflow.growth import Growth
-from workflow.hub import load_tokenizer
-from workflow.models import load_model, save_model
-from workflow.mount import Mount
-from workflow.vocabulary import can_grow, count_ids, grow_tokenizer
+from workflow.models.growth import Growth
+from workflow.models.hub import load_tokenizer
+from workflow.models.loading import load_model, save_model
+from workflow.models.tokenizers.vocabulary import can_grow, count_ids, grow_tokenizer
+from workflow.runs.mount import Mount
 
 CHARACTERS = "\n\t{}\\~^`é中文½\u00a0"
 TEXTS = [
@@ -220,7 +220,7 @@ def test_nothing_grows_where_nothing_is_missing(mount: Mount) -> None:
 
 
 def test_the_audit_alone_makes_no_run(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
-    from workflow.cli import main
+    from workflow.cli.run import main
 
     write_hub_folder(make_t5(), mount.models / "other", "bin")
     argv = ["--mount", str(mount.root), "--model_init_name", "other", "--data", "sums", "--audit"]

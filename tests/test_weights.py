@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_models import make_family
 
-from workflow.errors import BadInput
-from workflow.models import load_model
-from workflow.weights import file_tensors, fill, saved_names
+from workflow.core.errors import BadInput
+from workflow.models.loading import load_model
+from workflow.models.state_dict import file_tensors, fill, saved_names
 
 CROSS_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 INDEX = "model.safetensors.index.json"

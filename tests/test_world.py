@@ -8,8 +8,8 @@ import pytest
 import torch
 from forks import Fork, finish, run_script
 
-from workflow.errors import BadInput, Problem, RunFailed
-from workflow.world import World
+from workflow.core.errors import BadInput, Problem, RunFailed
+from workflow.distributed.world import World
 
 # What each process of a real world does; its last line is what it found.
 MEMBER = """
@@ -17,8 +17,8 @@ import json, sys, time
 import torch
 import torch.distributed as dist
 from torch.distributed import FileStore, PrefixStore
-from workflow.errors import BadInput, Problem, RunFailed
-from workflow.world import World
+from workflow.core.errors import BadInput, Problem, RunFailed
+from workflow.distributed.world import World
 
 rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 store = FileStore(folder + "/store", size)

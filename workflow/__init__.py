@@ -7,14 +7,14 @@ run_job(make_job("seq2seq", model_init_name="t5-tiny", data_name="data"), find_m
 import importlib
 
 _EXPORTS = {
-    "BadInput": "workflow.errors",
-    "JobSpec": "workflow.config",
-    "RunFailed": "workflow.errors",
-    "Stopped": "workflow.errors",
-    "find_mount": "workflow.mount",
-    "load_model": "workflow.models",
-    "make_job": "workflow.command",
-    "run_job": "workflow.train",
+    "BadInput": "workflow.core.errors",
+    "JobSpec": "workflow.config.job",
+    "RunFailed": "workflow.core.errors",
+    "Stopped": "workflow.core.errors",
+    "find_mount": "workflow.runs.mount",
+    "load_model": "workflow.models.loading",
+    "make_job": "workflow.config.parse",
+    "run_job": "workflow.training.loop",
 }
 __all__ = sorted(_EXPORTS)
 __version__ = "0.1.0"

@@ -3,10 +3,10 @@
 import sys
 
 import workflow
-from workflow.interpreter import ensure_packages
+from workflow.cli.bootstrap import ensure_packages
 
 if __name__ == "__main__":
     ensure_packages(workflow.__path__[0], "workflow")
-    from workflow.launch.commands import main
+    from workflow.cli.main import main
 
     sys.exit(main())

@@ -1,10 +1,13 @@
-"""Tasks: the only places that know what a record means, what is learned, and what is answered."""
+"""Tasks: the only places that know what a record means, what is learned, and what is answered.
+
+May import inference, memory, runs and all rooms below them.
+"""
 
 from collections.abc import Callable
 
-from workflow.config import JobSpec
-from workflow.tasks.clf import Classification
+from workflow.config.job import JobSpec
+from workflow.tasks.base import Task
+from workflow.tasks.label_scoring import Classification
 from workflow.tasks.seq2seq import Seq2Seq
-from workflow.tasks.task import Task
 
 TASKS: dict[str, Callable[[JobSpec], Task]] = {"seq2seq": Seq2Seq.of, "clf": Classification.of}

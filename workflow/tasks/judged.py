@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from workflow.batching import Indexes
-from workflow.console import inform_once, log, warn_once
-from workflow.generate import Generation
-from workflow.records import Record
-from workflow.references import processed, special_remover
-from workflow.scripts import bleu_tokenizer, looked_at
-from workflow.text_metrics import TextMetrics
-from workflow.tokens import TokenizedSplit
+from workflow.core.console import inform_once, log, warn_once
+from workflow.data.schema import Record
+from workflow.data.step_planner import Indexes
+from workflow.data.token_cache import TokenizedSplit
+from workflow.inference.generate import Generation
+from workflow.metrics.references import processed, special_remover
+from workflow.metrics.scripts import bleu_tokenizer, looked_at
+from workflow.metrics.text import TextMetrics
 
 
 class References:

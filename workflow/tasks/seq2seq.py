@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from workflow.answers import items_files
-from workflow.batching import Indexes, MicroBatch, batches_by_positions
-from workflow.config import GREEDY_BELOW, JobSpec
-from workflow.console import log, progress_bar
-from workflow.errors import BadInput, Problem
-from workflow.generate import Generation, generate
-from workflow.losses import summed_cross_entropy
-from workflow.metrics import SHOWN, perplexity
-from workflow.records import NO_ANSWER, Record, Schema
-from workflow.sampling import likeliest
-from workflow.share import Share
+from workflow.config.job import GREEDY_BELOW, JobSpec
+from workflow.core.console import log, progress_bar
+from workflow.core.errors import BadInput, Problem
+from workflow.data.schema import NO_ANSWER, Record, Schema
+from workflow.data.step_planner import Indexes, MicroBatch, batches_by_positions
+from workflow.data.text_ids import Frame, frame_of, source_ids, target_ids
+from workflow.data.token_cache import CutRows, TokenizedSplit
+from workflow.inference.eval_shard import Share
+from workflow.inference.generate import Generation, generate
+from workflow.inference.sampling import likeliest
+from workflow.metrics.names import SHOWN, perplexity
+from workflow.metrics.text import can_measure
+from workflow.models.losses import summed_cross_entropy
+from workflow.models.state_dict import Model
+from workflow.runs.predictions import items_files
+from workflow.tasks.base import Batch, Tell
+from workflow.tasks.collate import make_batch, target_logits
 from workflow.tasks.judged import Judged, References, item_of
-from workflow.tasks.rows import make_batch, target_logits
-from workflow.tasks.task import Batch, Tell
-from workflow.text_ids import Frame, frame_of, source_ids, target_ids
-from workflow.text_metrics import can_measure
-from workflow.tokens import CutRows, TokenizedSplit
-from workflow.weights import Model
 
 
 def _check_completion(value: object) -> tuple[str, str, str] | None:

@@ -1,0 +1,262 @@
+"""The command line of both entry scripts: a job run, here or in several processes."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from workflow.config.job import JobSpec, Place
+from workflow.config.parse import NO_MODEL, parse_command_line
+from workflow.core.console import start_log
+from workflow.core.errors import BadInput, OutOfMemory, Problem, Stopped, WorkflowError
+from workflow.core.imports import importing
+from workflow.distributed.launcher import (
+    LAUNCHER_VARIABLE,
+    Launched,
+    die_with_parent,
+    end_process,
+    hint_at,
+    launch_local,
+    name_signal,
+)
+from workflow.distributed.rendezvous import Membership, find_world, join
+from workflow.distributed.stop import SIGNALS, Stop
+from workflow.runs.mount import find_mount, find_run_folder, run_name_of
+
+EARLY = "stopped before the run began; nothing is lost"
+EARLY_SECONDS = 5.0
+"""What processes have to end in after a signal before the run began; some wait in C++."""
+SHUTDOWN_SECONDS = 60.0
+"""What they have when it has begun, beside what it has measured."""
+
+
+def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
+    """Run the job of a command line; returns the exit status.
+
+    Where the command line is this process's own and it was part of a world, it ends here: gloo's
+    threads may outlive the interpreter, which then aborts a process that has done its work.
+    """
+    status = _main(task, description, sys.argv[1:] if argv is None else list(argv))
+    if argv is None:
+        for number in SIGNALS:  # a process that ends by itself need not be told to
+            signal.signal(number, signal.SIG_IGN)
+        if os.environ.get("RANK"):
+            end_process(status)
+    return status
+
+
+def _main(task: str, description: str, arguments: list[str]) -> int:
+    ours = LAUNCHER_VARIABLE in os.environ
+    die_with_parent()
+    spec, place, problems = parse_command_line(task, description, arguments)
+    stop = Stop()
+    stop.listen()
+    membership = None
+    try:
+        membership = find_world(os.environ)
+        start_log(silent=membership is not None and membership.rank > 0)
+        if place.dry_run:
+            _dry_run(spec, place, problems, membership)
+        elif membership is not None:
+            _run_in_world(spec, place, problems, membership, stop)
+        else:
+            return _run(spec, place, problems, arguments, stop)
+    except Stopped as stopped:
+        _tell(stopped, str(stopped), membership)
+        return stopped.exit_status if membership is None else 0  # status.json says it
+    except WorkflowError as error:
+        _tell(error, str(error), membership)
+        if isinstance(error, BadInput) and membership is not None and not ours:
+            _tell_in_status(spec, place, error, membership)
+        return error.exit_status
+    except OSError as error:
+        _tell(error, f"stopped: {error}", membership)
+        return 1
+    except RuntimeError as error:
+        if membership is None or not _lost_another(error):
+            raise
+        _tell(error, f"lost another process ({_first_line(error)})", membership)
+        return 1
+    except SystemExit as error:  # by a signal
+        if membership is None:
+            _tell(error, EARLY, None)
+        raise
+    except KeyboardInterrupt as error:
+        if membership is None or membership.rank == 0:
+            _tell(error, "interrupted", membership)
+        return 130
+    return 0
+
+
+def _tell(error: BaseException, told: str, membership: Membership | None) -> None:
+    """Print an error: what all processes share once, what is one's own with its number."""
+    with suppress(OSError):  # nobody reads it any more
+        if membership is None or membership.rank == 0:
+            print(told, file=sys.stderr)
+        elif not getattr(error, "shared", False):
+            print(f"process {membership.rank + 1} of {membership.size}: {told}", file=sys.stderr)
+
+
+def _run(
+    spec: JobSpec, place: Place, problems: list[Problem], arguments: list[str], stop: Stop
+) -> int:
+    """Run a job that no launcher started: here, or in several processes; returns its status."""
+    processes = _processes_to_start(place)
+    if processes > 1:
+        problems = [*problems, *_problems_of_gpus(processes)]
+        return _launch(spec, place, problems, arguments, processes)
+    with importing():
+        from workflow.training.loop import run_job  # slow: torch and transformers
+
+    run_job(spec, find_mount(place.mount), problems, stop=stop, command=_command())
+    return 0
+
+
+def _run_in_world(
+    spec: JobSpec, place: Place, problems: list[Problem], membership: Membership, stop: Stop
+) -> None:
+    """Take part in a job of several processes, which a launcher started."""
+    if place.num_processes not in (None, membership.size):
+        found = f"{place.num_processes} in a launcher's world of {membership.size} processes"
+        mend = "leave it out under a launcher"
+        problems = [*problems, Problem("--num_processes", found, "the same number", mend)]
+    join(membership, os.environ)
+    with importing():
+        from workflow.distributed.world import World
+        from workflow.training.loop import run_job
+
+    world = World.joined()
+    try:
+        run_job(spec, find_mount(place.mount), problems, world, stop, _command())
+    except OutOfMemory:  # the others cannot take leave, and are ended with this process
+        raise
+    except WorkflowError:
+        world.end()
+        raise
+    world.end()
+
+
+def _processes_to_start(place: Place) -> int:
+    """As many as asked for, else one for each GPU that is visible."""
+    if place.num_processes is not None:
+        return place.num_processes
+    with importing():
+        import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def _problems_of_gpus(processes: int) -> list[Problem]:
+    """NCCL takes one process a GPU."""
+    import torch
+
+    if not 0 < (gpus := torch.cuda.device_count()) < processes:
+        return []
+    mend = "start as many as there are GPUs, or none visible (CUDA_VISIBLE_DEVICES=) for CPUs"
+    return [Problem("--num_processes", f"{processes} on {gpus} GPUs", f"at most {gpus}", mend)]
+
+
+def _launch(
+    spec: JobSpec, place: Place, problems: list[Problem], arguments: list[str], processes: int
+) -> int:
+    """Check and tokenize everything here, then run the job in processes of its own."""
+    with importing():
+        from workflow.distributed.world import World
+        from workflow.runs.status import read_status
+        from workflow.training.prepare import prepare
+        from workflow.training.summary import tell_audit
+
+    started = World(size=processes, local_size=processes)
+    job = prepare(spec, find_mount(place.mount), problems, started)
+    if job.spec.audit:
+        tell_audit(job)
+        return 0
+
+    def patience() -> float:
+        """The seconds that a step and a save may take; before the run began nothing is lost."""
+        told = read_status(job.run_path)
+        if told.get("state") != "running" or told.get("time", 0.0) < began:
+            return EARLY_SECONDS
+        return SHUTDOWN_SECONDS + 3 * float(told.get("stop_seconds", 0.0))
+
+    began = time.time()
+    return _outcome(job.run_path, launch_local(sys.argv[0], arguments, processes, patience))
+
+
+def _outcome(run: Path, launched: Launched) -> int:
+    """The exit status of a job whose processes have ended."""
+    from workflow.runs.status import read_status
+    from workflow.training.run_dir import note_crash
+
+    told = read_status(run)
+    ours = told.get("host") == socket.gethostname() and told.get("pid") in launched.pids
+    state = told.get("state") if ours else None
+    stopped = launched.signal not in (0, signal.SIGINT) and not ours  # before the run began
+    if stopped:
+        print(EARLY, file=sys.stderr)
+    if stopped or (state == "saved" and (launched.signal or launched.status == 0)):
+        return Stopped.exit_status
+    if state == "done" and launched.signal:
+        return 0
+    if ours and launched.status > 2:  # of 0, 1 and 2 the processes have told themselves
+        note_crash(run, _reason(launched.status))
+    return launched.status
+
+
+def _reason(status: int) -> str:
+    if status > 128:
+        return f"a process was ended by {name_signal(status - 128)}{hint_at(status - 128)}"
+    return f"a process ended with status {status}"
+
+
+def _command() -> list[str]:
+    """What was typed, but for where the script and Python lie."""
+    return ["python3", Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def _dry_run(
+    spec: JobSpec, place: Place, problems: list[Problem], membership: Membership | None
+) -> None:
+    """Say what the job would take; of several processes the main one says it."""
+    with importing():
+        from workflow.distributed.world import World
+        from workflow.training.plan import dry_run
+
+    if membership is not None:
+        world = World(membership.rank, membership.size, membership.local_size)
+    else:
+        processes = _processes_to_start(place)
+        world = World(size=processes, local_size=processes)
+    if world.is_main:
+        for line in dry_run(spec, place, find_mount(place.mount), world, problems):
+            print(line)
+
+
+def _tell_in_status(spec: JobSpec, place: Place, error: BadInput, membership: Membership) -> None:
+    """Write why a job was refused where the launcher's exit status cannot say it."""
+    named = spec.training_run_name is not None or spec.model != NO_MODEL
+    if membership.rank > 0 or not named:
+        return
+    from workflow.training.run_dir import write_refusal
+
+    mount = find_mount(place.mount)
+    if mount.root.is_dir():
+        folder, found = find_run_folder(mount, run_name_of(spec))
+        with suppress(OSError):
+            if not found:
+                write_refusal(folder, error)
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether a process only ends since another one did, which speaks for itself."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo/transport" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]

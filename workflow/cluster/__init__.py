@@ -1,0 +1,4 @@
+"""Jobs submitted to Slurm, Kubernetes or the background, and followed there.
+
+May import training and all rooms below it.
+"""

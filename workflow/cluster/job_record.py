@@ -1,0 +1,66 @@
+"""What was submitted: for each run a folder in mount/models/.jobs with record, text and log."""
+
+import dataclasses
+import json
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow.core.files import write_json
+from workflow.runs.mount import Mount
+
+RECORD, LOG, TEXT = "job.json", "log", "submitted"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A job that was handed to a cluster.
+
+    Attributes:
+        run_name: its folder in mount/models.
+        cluster: slurm, kubernetes or local.
+        identity: the job's number; in Kubernetes its name; on a machine its pid.
+        host: from where it was submitted; a local job runs there.
+        submitted: when, in seconds since 1970.
+        started: when the process of a local job began, as `lock.start_of` has it.
+        namespace: in Kubernetes.
+    """
+
+    run_name: str
+    cluster: str
+    identity: str
+    host: str = dataclasses.field(default_factory=socket.gethostname)
+    submitted: float = dataclasses.field(default_factory=time.time)
+    started: float = 0.0
+    namespace: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The job in words."""
+        if self.cluster == "local":
+            return f"pid {self.identity} on {self.host}"
+        return f"{self.cluster} job {self.identity}"
+
+
+def folder_of(mount: Mount, run_name: str) -> Path:
+    return mount.jobs / run_name
+
+
+def write_record(folder: Path, record: Record) -> None:
+    write_json(folder / RECORD, dataclasses.asdict(record))
+
+
+def read_record(folder: Path) -> Record | None:
+    """What was submitted last for a run; None where nothing was, or nothing that can be read."""
+    try:
+        return Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_records(mount: Mount) -> dict[str, Record]:
+    """The last submission of every run, by the run's name."""
+    paths = [*mount.jobs.glob(f"*/{RECORD}"), *mount.jobs.glob(f"*/*/{RECORD}")]
+    found = [read_record(path.parent) for path in paths]
+    return {record.run_name: record for record in found if record is not None}

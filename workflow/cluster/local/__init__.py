@@ -1,0 +1,1 @@
+"""A job in the background of this machine."""

@@ -1,0 +1,161 @@
+"""The command line of `python3 -m workflow submit`, and the "cluster" part of a job file."""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import chdir
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workflow.cluster.legacy_command import SCRIPTS, Command, read_command
+from workflow.cluster.resources import ALIASES, Cluster
+from workflow.config import flags
+from workflow.config.field_types import boolean, text
+from workflow.config.job import JobSpec, Place
+from workflow.config.parse import CLUSTER_PART, parse_command_line
+from workflow.core.errors import Problem, shorten
+
+PROJECT = Path(__file__).resolve().parents[2]
+DESCRIPTION = "Hand a job to a cluster, or to this machine's background, once it is known to work."
+
+
+@dataclass(frozen=True)
+class Options:
+    """What submitting itself can be told."""
+
+    config: str | None = flags.flag(
+        text(), None, "submitting", 'a job file, whose "cluster" part has these flags', "-"
+    )
+    dry_run: bool = flags.flag(
+        boolean(), False, "submitting", "print what would be submitted, and what memory it takes"
+    )
+    apply: bool = flags.flag(
+        boolean(), False, "submitting", "Kubernetes: call kubectl apply; else the text is printed"
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A command line, read: the job, what it asks of the cluster, and what is wrong with them."""
+
+    kind: str
+    cluster: Cluster
+    options: Options
+    command: Command
+    spec: JobSpec
+    place: Place
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_words(kind: str, words: Sequence[str]) -> Asked:
+    """What follows `submit KIND`: flags of the cluster, then -- and the job's own command."""
+    fields = [*dataclasses.fields(Cluster), *dataclasses.fields(Options)]
+    usage = f"python3 -m workflow submit {kind} [flags] -- seq2seq.py|clf.py [flags of the job]"
+    parser = flags.build_parser(fields, ALIASES, description=DESCRIPTION, usage=usage)
+    cut = words.index("--") if "--" in words else len(words)
+    given, problems = flags.read_command_line(parser, fields, ALIASES, words[:cut])
+    typed, more = flags.convert_values(given, fields)
+    problems += more
+    named = {f.name for f in dataclasses.fields(Options)}
+    options = Options(**{name: typed.pop(name) for name in named & typed.keys()})
+    job = list(words[cut + 1 :])
+    config = _config_of(options, job)
+    in_file, more = _cluster_part(config)
+    problems += more
+    cluster = Cluster(**_merged(in_file, typed))
+    command, unread = _command_of(job, config, cluster)
+    with chdir(command.folder):  # where the job itself will read its flags
+        spec, place, more = parse_command_line(command.task, "", command.arguments)
+    problems += unread or [*more, *_problems_of_place(place)]
+    options = dataclasses.replace(options, dry_run=options.dry_run or place.dry_run)
+    envs = {**(cluster.envs or {}), **command.envs}
+    cluster = dataclasses.replace(cluster, setup=(*cluster.setup, *command.setup), envs=envs)
+    return Asked(kind, cluster, options, command, spec, place, problems)
+
+
+def _config_of(options: Options, job: Sequence[str]) -> Path | None:
+    """The job file, named before the -- or after it."""
+    named = options.config
+    for word, following in zip(job, [*job[1:], None], strict=False):
+        if word == "--config" and following is not None:
+            named = following
+        elif word.startswith("--config="):
+            named = word.partition("=")[2]
+    return None if named is None else Path(named).expanduser().absolute()
+
+
+def _cluster_part(config: Path | None) -> tuple[dict[str, Any], list[Problem]]:
+    """The "cluster" part of a job file; what else is wrong with the file is told elsewhere."""
+    part = None if config is None else flags.read_json_object(config)[0].get(CLUSTER_PART)
+    if not isinstance(part, dict):
+        return {}, []
+    where = f"--config {config}: {CLUSTER_PART}"
+    fields = dataclasses.fields(Cluster)
+    values, problems = flags.known_values(part, fields, ALIASES, where)
+    typed, more = flags.convert_values(values, fields, where + ": {}")
+    return typed, problems + more
+
+
+def _merged(in_file: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
+    """The command line over the file; maps by their keys."""
+    found = dict(in_file)
+    for name, value in typed.items():
+        both = isinstance(value, dict) and isinstance(found.get(name), dict)
+        found[name] = found[name] | value if both else value
+    return found
+
+
+def _command_of(
+    words: list[str], config: Path | None, cluster: Cluster
+) -> tuple[Command, list[Problem]]:
+    """The job's own command: after --, as --command, or in a job file that names its task."""
+    here = Path.cwd()
+    if cluster.command is not None and words:
+        found, mend = "--command and a job after --", "leave one out"
+        return Command.nothing(here, PROJECT), [Problem("submit", found, "one of the two", mend)]
+    if cluster.command is not None:
+        command, problems = read_command(cluster.command, cluster.shared_host_dir, here, PROJECT)
+    elif words and Path(words[0]).name in SCRIPTS:
+        command, problems = _after_dashes(words, here)
+    elif not words and config is not None:
+        task, problems = _task_in(config)
+        command = Command(task, (), here, PROJECT)
+    else:
+        found = shorten(" ".join(words)) if words else "no job"
+        mend = "write -- seq2seq.py or -- clf.py and its flags behind the cluster's"
+        expected = "-- seq2seq.py|clf.py [flags]"
+        return Command.nothing(here, PROJECT), [Problem("submit", found, expected, mend)]
+    if config is not None and "--config" not in " ".join(command.arguments):
+        arguments = ("--config", str(config), *command.arguments)
+        command = dataclasses.replace(command, arguments=arguments)
+    return command, problems
+
+
+def _after_dashes(words: list[str], here: Path) -> tuple[Command, list[Problem]]:
+    """A script by its name is this project's; one with a folder before it is that folder's."""
+    script = Path(words[0]).expanduser()
+    project = PROJECT if script.name == words[0] else (here / script).parent.resolve()
+    command = Command(SCRIPTS[script.name], tuple(words[1:]), here, project)
+    if (project / script.name).is_file():
+        return command, []
+    mend = "correct the path, or write its name alone for this project's"
+    return command, [Problem(f"-- {words[0]}", "no such file", "one of the two scripts", mend)]
+
+
+def _task_in(path: Path) -> tuple[str, list[Problem]]:
+    task = flags.read_json_object(path)[0].get("task")
+    if task in SCRIPTS.values():
+        return str(task), []
+    found = "no task" if task is None else shorten(task)
+    mend = 'add "task", or write -- seq2seq.py behind the flags'
+    return "seq2seq", [Problem(f"--config {path}: task", found, "seq2seq or clf", mend)]
+
+
+def _problems_of_place(place: Place) -> list[Problem]:
+    """Descriptions of a machine, which the cluster's own words are."""
+    mend = "write --num_nodes, --gpus_per_node, --gpu_memory and --memory before the --"
+    return [
+        Problem(f"--{name}", "a machine to plan for", "the cluster's words", mend)
+        for name in vars(place)
+        if name.startswith("plan_") and getattr(place, name) is not None
+    ]

@@ -1,0 +1,158 @@
+"""What can be known of a job before it is queued: that it can work, and what memory it takes."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow.cluster.resources import Cluster
+from workflow.config.job import JobSpec
+from workflow.config.parse import NO_MODEL
+from workflow.core.errors import BadInput, Problem
+from workflow.distributed.world import World
+from workflow.memory.model_dims import checkpoint_bytes, sizes_of
+from workflow.memory.search import Machine, this_machine
+from workflow.models.hub import fetch_settings
+from workflow.runs.checkpoint import SETTINGS_BYTES
+from workflow.runs.mount import Mount, find_data, find_model, find_run_folder, run_name_of
+from workflow.runs.status import read_spec
+from workflow.tasks import TASKS
+from workflow.training.plan import tell_plans
+from workflow.training.prepare import Job, prepare, problems_of_records
+from workflow.training.resolve import check_not_held, find_standing
+
+NOT_CHECKED = "memory was not checked: "
+
+
+def look_ahead(
+    spec: JobSpec,
+    mount: Mount,
+    problems: Sequence[Problem],
+    processes: int,
+    nodes: int,
+    machine: Machine | None,
+    waits: bool,
+) -> list[str]:
+    """The memory plan's verdict for the machines that were asked for.
+
+    The data is tokenized on the way, which the job then need not do.
+
+    Args:
+        problems: those that are known already.
+        processes: on each machine.
+        machine: what was asked for; None for this one.
+        waits: whether the job is to wait for another, which may bring its model.
+
+    Raises:
+        BadInput: with all that keeps the job from working.
+    """
+    held = _problems_of_run(spec, mount)
+    problems = [*problems, *held]
+    source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
+    if waits and found and spec.model_init_name is not None:
+        problems += _problems_of_data(spec, mount)
+        if problems:
+            raise BadInput(_each_once(problems))
+        return [f"{NOT_CHECKED}the model is to come from the job that this one waits for"]
+    problems += found
+    if source == NO_MODEL:  # which is told already
+        raise BadInput(_each_once([*problems, *_problems_of_data(spec, mount)]))
+    if isinstance(source, str):
+        problems += [*_problems_of_hub_model(source), *_problems_of_data(spec, mount)]
+        raise BadInput(_each_once(problems))
+    if not found and isinstance(source, Path):
+        problems += _problems_of_disk(spec, mount, source)
+    try:
+        job = _prepared(spec, mount, machine, World(0, processes * nodes, processes))
+        if not held:
+            find_standing(job)
+    except BadInput as error:
+        problems += error.problems
+    if problems:
+        raise BadInput(_each_once(problems))
+    return _verdict(job, machine or this_machine(processes * nodes, processes))
+
+
+def _each_once(problems: Sequence[Problem]) -> list[Problem]:
+    return list(dict.fromkeys(problems))
+
+
+def _prepared(spec: JobSpec, mount: Mount, machine: Machine | None, world: World) -> Job:
+    """The job as it will be, but for the precision that its machines choose by themselves."""
+    run, _ = find_run_folder(mount, run_name_of(spec))
+    if spec.bf16 is None:
+        spec = dataclasses.replace(spec, bf16=read_spec(run).get("bf16"))
+    return prepare(spec, mount, (), world, machine)
+
+
+def machine_of(cluster: Cluster, processes: int) -> Machine:
+    """The machines that were asked for; what is not said of them counts as enough."""
+    enough = float("inf")
+    on_gpu = cluster.gpus_per_node > 0
+    of_cpus = enough if cluster.memory is None else cluster.memory / processes
+    return Machine(
+        processes=processes * cluster.num_nodes,
+        on_each=processes,
+        device_memory=(cluster.gpu_memory or enough) if on_gpu else of_cpus,
+        host_memory=cluster.memory,
+        on_gpu=on_gpu,
+    )
+
+
+def _verdict(job: Job, machine: Machine) -> list[str]:
+    if machine.device_memory == float("inf"):
+        word = "--gpu_memory" if machine.on_gpu else "--memory"
+        return [f"{NOT_CHECKED}{word} says how much there is"]
+    folder = fetch_settings(job.model_source)
+    return tell_plans(folder, job.spec, job.splits, machine)
+
+
+def _problems_of_run(spec: JobSpec, mount: Mount) -> list[Problem]:
+    """Whether a live job holds the run's folder; may watch for a minute to find out."""
+    run, problems = find_run_folder(mount, run_name_of(spec))
+    if problems:
+        return problems
+    try:
+        check_not_held(run)
+    except BadInput as error:
+        return error.problems
+    return []
+
+
+def _problems_of_data(spec: JobSpec, mount: Mount) -> list[Problem]:
+    files, problems = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
+    return problems + problems_of_records(files, TASKS[spec.task](spec), spec)
+
+
+def _problems_of_hub_model(name: str) -> list[Problem]:
+    """Jobs run offline: a model of the hub has to be on the shared folder."""
+    here = name.rpartition("/")[2]
+    mend = f"run `python3 -m workflow prefetch {name}`, then name it --model_init_name {here}"
+    return [Problem(f"model {name}", "a name on the hub", "a folder that the job can read", mend)]
+
+
+def _problems_of_disk(spec: JobSpec, mount: Mount, model: Path) -> list[Problem]:
+    """Whether the checkpoints that stand together have room, as far as the disk tells."""
+    if spec.no_train:
+        return []
+    try:
+        weights, with_state = checkpoint_bytes(sizes_of(model))
+    except BadInput:  # told elsewhere
+        return []
+    # the newest, the next one beside it, older ones, and the best
+    needed = 2 * with_state + spec.save_total_limit * weights + SETTINGS_BYTES
+    run, _ = find_run_folder(mount, run_name_of(spec))
+    needed -= sum(path.stat().st_size for path in run.glob("checkpoint-*/**/*") if path.is_file())
+    folder = mount.models if mount.models.is_dir() else mount.root
+    free = shutil.disk_usage(folder).free if folder.is_dir() else needed
+    if free >= needed:
+        return []
+    return [
+        Problem(
+            str(folder),
+            f"{free / 1e9:,.1f} GB free",
+            f"{needed / 1e9:,.1f} GB: the newest checkpoint, the next one beside it, older ones and"
+            " the best",
+            "make room, or lower --save_total_limit",
+        )
+    ]

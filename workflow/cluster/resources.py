@@ -1,0 +1,264 @@
+"""What a job asks of a cluster, in words that do not depend on which cluster it is."""
+
+import dataclasses
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.config.field_types import (
+    boolean,
+    duration,
+    integer,
+    memory,
+    pairs,
+    text,
+    texts,
+    words,
+)
+from workflow.config.flags import flag
+from workflow.core.errors import Problem, shorten
+
+_CLUSTER, _ELSE = "cluster", "for one kind of cluster"
+_SECRET = re.compile(
+    r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|KEYS?|API_?KEY)($|_)",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_ASSIGNED = re.compile(r"(?:^|[;&|\s])([A-Za-z_][A-Za-z0-9_]*)=")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The "cluster" part of a job file, and the flags of `python3 -m workflow submit`.
+
+    Times are in seconds, memory in bytes.
+    """
+
+    name: str | None = flag(text(), None, _CLUSTER, "the job's name in the queue", "the run's")
+    num_nodes: int = flag(integer(1), 1, _CLUSTER, "machines")
+    gpus_per_node: int = flag(integer(0), 0, _CLUSTER, "GPUs of each; 0: on CPUs")
+    gpu_type: str | None = flag(text(), None, _CLUSTER, "kind of GPU, as the cluster names it", "-")
+    gpu_memory: float | None = flag(
+        memory(with_unit=True),
+        None,
+        _CLUSTER,
+        "memory of each GPU, as 80GB: what fits is checked by it",
+        "-",
+    )
+    cpus_per_task: int | None = flag(
+        integer(1), None, _CLUSTER, "cores of each machine", "the cluster's default"
+    )
+    memory: float | None = flag(
+        memory(with_unit=True),
+        None,
+        _CLUSTER,
+        "memory of each machine, as 512GB",
+        "the cluster's default",
+    )
+    time: int | None = flag(
+        duration(), None, _CLUSTER, "the longest that the job runs at a time, as 12h; it saves "
+        "before that and is queued again", "the cluster's default",
+    )  # fmt: skip
+    container: str | None = flag(
+        text(), None, _CLUSTER,
+        "image to run in; pyxis:, apptainer: or docker: before it says by what", "none",
+    )  # fmt: skip
+    mounts: tuple[str, ...] = flag(
+        words("folders SOURCE or SOURCE:TARGET", "SOURCE[:TARGET]"), (), _CLUSTER,
+        "folders that the container sees besides the project and the mount", "-",
+    )  # fmt: skip
+    envs: dict[str, str | None] | None = flag(
+        pairs("environment variables NAME or NAME=VALUE", "NAME[=VALUE]", may_lack_value=True),
+        None, _CLUSTER,
+        "environment variables; NAME alone passes what it holds here, and is how secrets go", "-",
+    )  # fmt: skip
+    setup: tuple[str, ...] = flag(
+        texts(), (), _CLUSTER, "shell lines before the job, as 'module load cuda'", "-"
+    )
+    max_restarts: int = flag(
+        integer(0), 20, _CLUSTER, "how often the job is queued again before it gives up"
+    )
+    dependency: str | None = flag(
+        text(),
+        None,
+        _CLUSTER,
+        "a run, or a job's number, that has to end well before; or as sbatch has it",
+        "-",
+    )
+    high_priority: bool = flag(
+        boolean(),
+        False,
+        _CLUSTER,
+        "refused: write the queue or priority in the cluster's own words",
+    )
+    login: bool = flag(boolean(), False, _CLUSTER, "refused: a queued job has no login")
+    shared_host_dir: str | None = flag(
+        text(), None, _CLUSTER, "a folder that --command sees as data/", "-"
+    )
+    command: str | None = flag(
+        text(), None, _CLUSTER, "the job as one shell command, in place of what follows --", "-"
+    )
+    slurm: dict[str, Any] | None = flag(
+        pairs("#SBATCH options NAME=VALUE or NAME", "NAME[=VALUE]", may_lack_value=True), None,
+        _ELSE,
+        "any other #SBATCH options, as partition=gpu account=me", "-",
+    )  # fmt: skip
+    kubernetes: dict[str, Any] | None = flag(
+        pairs("settings NAME=VALUE", "NAME=VALUE"), None, _ELSE,
+        "pvc=CLAIM or host_path=FOLDER for the mount; see the README for the others", "-",
+    )  # fmt: skip
+
+
+ALIASES = {
+    "gpu": "gpus_per_node",
+    "gpus-type": "gpu_type",
+    "high-priority": "high_priority",
+    "shared-host-dir": "shared_host_dir",
+}
+"""Words of the command line that these jobs were submitted with before."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job as it is handed to a cluster.
+
+    Attributes:
+        task: which of the two scripts.
+        arguments: the script's flags, but for how many processes it has.
+        run_name: its folder in mount/models.
+        processes: on each machine.
+        folder: where it was asked for, from which relative paths count.
+        project: the folder of the scripts.
+        mount: holds data/ and models/.
+        margin: seconds that the job may need from being asked to stop to having saved.
+    """
+
+    task: str
+    arguments: tuple[str, ...]
+    run_name: str
+    processes: int
+    folder: Path
+    project: Path
+    mount: Path
+    margin: int
+
+    @property
+    def run(self) -> Path:
+        return self.mount / "models" / self.run_name
+
+    @property
+    def script(self) -> Path:
+        return self.project / f"{self.task}.py"
+
+
+def python_of(project: Path) -> Path:
+    """The interpreter of the project's .venv; where it has none, the one that runs this."""
+    own = project / ".venv" / "bin" / "python"
+    return own if own.exists() else Path(sys.executable)
+
+
+def setup_lines(submission: Submission, cluster: Cluster) -> list[str]:
+    """Shell lines: what the job's processes find in their environment, then the user's own."""
+    values = {"WORKFLOW_MOUNT": str(submission.mount), "HF_HUB_OFFLINE": "1"}
+    values |= {name: str(v) for name, v in (cluster.envs or {}).items() if v is not None}
+    if cluster.cpus_per_task is not None:
+        threads = max(1, cluster.cpus_per_task // submission.processes)
+        values.setdefault("OMP_NUM_THREADS", str(threads))
+    return [*(f"export {name}={shlex.quote(value)}" for name, value in values.items()),
+            *cluster.setup]  # fmt: skip
+
+
+def problems_of(cluster: Cluster, kind: str) -> list[Problem]:
+    """What is wrong with these words by themselves, and which mean nothing on such a cluster."""
+    problems = [*_problems_of_envs(cluster.envs or {}, kind), *_problems_of_mounts(cluster)]
+    if cluster.high_priority:
+        mend = {
+            "slurm": "leave it out; name a partition or a quality of service instead: "
+            "--slurm partition=NAME or --slurm qos=NAME",
+            "kubernetes": "leave it out; name a class instead: --kubernetes priority_class=NAME",
+        }
+        problems.append(_meaningless("high_priority", kind, mend.get(kind, "leave it out")))
+    if cluster.login:
+        mend_login = "leave it out; `python3 -m workflow logs -f RUN` follows the job"
+        problems.append(_meaningless("login", kind, mend_login))
+    if cluster.gpu_type is not None and not cluster.gpus_per_node:
+        found = f"{shorten(cluster.gpu_type)} without GPUs"
+        problems.append(
+            Problem("--gpu_type", found, "with --gpus_per_node", "add --gpus_per_node N")
+        )
+    return [*problems, *_problems_of_setup(cluster.setup)]
+
+
+def _problems_of_setup(lines: Sequence[str]) -> list[Problem]:
+    names = [name for line in lines for name in _ASSIGNED.findall(line) if _SECRET.search(name)]
+    found = "a value for what looks like a secret"
+    return [
+        Problem(f"--setup: {name}=", found, "the name alone", f"write --envs {name} instead")
+        for name in names
+    ]
+
+
+def meaningless(cluster: Cluster, kind: str, mends: dict[str, str]) -> list[Problem]:
+    """The words of `mends` that were used where they mean nothing, each with how to mend it."""
+    given = {field.name: field.default for field in dataclasses.fields(Cluster)}
+    return [
+        _meaningless(name, kind, mend)
+        for name, mend in mends.items()
+        if getattr(cluster, name) != given[name]
+    ]
+
+
+def _meaningless(name: str, kind: str, mend: str) -> Problem:
+    word = next((alias for alias in ALIASES if ALIASES[alias] == name and "-" in alias), name)
+    place = {"slurm": "Slurm", "kubernetes": "Kubernetes", "local": "this machine"}[kind]
+    return Problem(f"--{word}", f"a word without meaning on {place}", "none there", mend)
+
+
+def _problems_of_envs(envs: dict[str, str | None], kind: str) -> list[Problem]:
+    problems = []
+    from_here = kind != "kubernetes"  # which takes what goes by name from a Secret of the cluster
+    for name, value in envs.items():
+        where = f"--envs {shorten(name)}"
+        if not _NAME.fullmatch(name):
+            expected = "letters, digits and _, no digit first"
+            problems.append(Problem(where, "no name of a variable", expected, "correct the name"))
+        elif value is None and from_here and name not in os.environ:
+            mend = f"export {name}, or write {name}=VALUE if it is no secret"
+            problems.append(Problem(where, "not set here", "a variable to pass on", mend))
+        elif value is not None and not isinstance(value, str | int | float):
+            problems.append(Problem(where, shorten(value), "a text", "write it in quotes"))
+        elif value is not None and _SECRET.search(name):
+            found = "a value for what looks like a secret"
+            place = (
+                "export it in this shell" if from_here else "put it into a Secret of the cluster"
+            )
+            mend = f"{place}, and write --envs {name}"
+            problems.append(Problem(where, found, "the name alone", mend))
+    return problems
+
+
+def _problems_of_mounts(cluster: Cluster) -> list[Problem]:
+    problems = []
+    for mount in cluster.mounts:
+        source, target = parts_of_mount(mount)
+        if not all(path.startswith("/") for path in (source, target)):
+            expected = "SOURCE or SOURCE:TARGET, both beginning with /"
+            problems.append(
+                Problem(
+                    f"--mounts {shorten(mount)}", "a path that is not whole", expected, "correct it"
+                )
+            )
+    if cluster.mounts and cluster.container is None:
+        mend = "add --container IMAGE, or leave it out: without one all folders are seen"
+        problems.append(Problem("--mounts", "no --container", "a container to see them", mend))
+    return problems
+
+
+def parts_of_mount(mount: str) -> tuple[str, str]:
+    source, _, target = mount.partition(":")
+    return source, target or source

@@ -1,0 +1,1 @@
+"""A job as a batch script, and Slurm's own commands."""

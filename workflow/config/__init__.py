@@ -1,0 +1,4 @@
+"""The job as typed settings: flags, job files, defaults. Imports no torch.
+
+May import core.
+"""

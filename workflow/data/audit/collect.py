@@ -1,0 +1,223 @@
+"""What the splits of a data set hold: lengths, damage, repetitions, contradictions."""
+
+import hashlib
+import json
+import re
+from array import array
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workflow.core.console import progress_bar
+from workflow.data.audit.parts import EXAMPLES, PARTS, Finding, PartAudit, Report
+from workflow.data.audit.round_trip import Damage, Row, common_start, excerpt
+from workflow.data.schema import Schema
+from workflow.data.token_cache import Ragged, TokenizedSplit
+
+Keys = npt.NDArray[np.uint64]
+_NO_IDS = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
+CHUNK = 1024
+"""Records decoded at once."""
+SHORTEST_PREFIX = 10
+"""Characters that all prompts must begin with before it is worth a word."""
+
+
+def audit_splits(
+    splits: Mapping[str, TokenizedSplit],
+    schema: Schema,
+    tokenizer: Any,
+    max_source_length: int,
+    max_target_length: int,
+    truncation_side: str = "right",
+) -> Report:
+    """Look at every record once; of its texts nothing is held but 16 bytes.
+
+    Returns:
+        What can be written as JSON: for each split its findings, those of its prompts and those of
+        its completions (the answers that are texts), and findings over train and eval. A finding
+        is {"count": records, "examples": ["train[12] 'text'", …]}; lengths are in tokens, before
+        any cut, with the end mark.
+    """
+    damage = Damage(tokenizer)
+    limits = {"prompts": max_source_length, "completions": max_target_length}
+    audits = {}
+    with progress_bar(sum(map(len, splits.values())), "audit") as bar:
+        for name, split in splits.items():
+            audits[name] = SplitAudit(name, split, schema, damage)
+            for start in range(0, len(split), CHUNK):
+                bar.update(audits[name].add_chunk(start))
+    report: Report = {
+        "limits": limits,
+        "truncation_side": truncation_side,
+        "splits": {name: audit.report(limits) for name, audit in audits.items()},
+    }
+    if {"train", "eval"} <= audits.keys():
+        report |= _repeated_from_train(audits["train"], audits["eval"])
+    return report
+
+
+def missing_characters(report: Report) -> set[str]:
+    """The characters that do not come back as they were, in prompts or completions of any split."""
+    return {
+        character
+        for split in report["splits"].values()
+        for part in PARTS
+        for kind in ("lost", "ends", "changed")
+        for character in split[part][kind]["characters"]
+    }
+
+
+def reserved_characters(report: Report) -> set[str]:
+    """The code points in texts that could be given out as tokens."""
+    splits = report["splits"].values()
+    return {one for split in splits for part in PARTS for one in split[part]["reserved"]}
+
+
+class SplitAudit:
+    """One split, gathered chunk by chunk.
+
+    Attributes:
+        prompts, pairs: for each record a digest of its prompt, and of its prompt and answer. Of
+            a million records some two share one by chance in one of forty million data sets.
+        answered: which records have an answer, a text or not.
+    """
+
+    def __init__(self, name: str, split: TokenizedSplit, schema: Schema, damage: Damage):
+        self.name, self.split, self._schema, self._damage = name, split, schema, damage
+        self._parts = {part: PartAudit(damage) for part in PARTS}
+        self._empty = {part: Finding() for part in PARTS}
+        self._prefix: str | None = None
+        self._values = array("d")
+        self.prompts: Keys = np.zeros(len(split), np.uint64)
+        self.pairs: Keys = np.zeros(len(split), np.uint64)
+        self.answered = np.zeros(len(split), np.bool_)
+
+    def add_chunk(self, start: int) -> int:
+        """Take in the records from `start`; returns how many they were."""
+        end = min(start + CHUNK, len(self.split))
+        sources = _rows(self.split.sources, start, end)
+        targets = _rows(self.split.targets, start, end)
+        prompts, completions = [], []
+        for i, source, target in zip(range(start, end), sources, targets, strict=True):
+            record = self.split.record(i)
+            prompt = record[self._schema.source_key]
+            answer = [record[key] for key in (self._schema.answer_key,) if key in record]
+            prompts.append((f"{self.name}[{i}]", self._schema.read(record), source))
+            if answer and self._schema.answer_range:
+                answer = [float(answer[0])]  # 1, 1.0 and true say the same
+                self._values.append(answer[0])
+            elif answer:
+                text = "" if self._schema.is_blank(record) else answer[0]
+                completions.append((f"{self.name}[{i}]", text, target))
+            self.prompts[i], self.pairs[i] = _digest([prompt]), _digest([prompt, *answer])
+            self.answered[i] = bool(answer)
+            if not prompt.strip():
+                self._empty["prompts"].add(f"{self.name}[{i}]")
+            if self._schema.is_blank(record):
+                self._empty["completions"].add(f"{self.name}[{i}]", excerpt(prompt))
+            if self._prefix is None or not prompt.startswith(self._prefix):
+                self._prefix = common_start(prompt, self._prefix or prompt)
+        self._parts["prompts"].add(prompts)
+        if completions:
+            self._parts["completions"].add(completions)
+        return end - start
+
+    def report(self, limits: Mapping[str, int]) -> Report:
+        ids = {"prompts": self.split.sources, "completions": _NO_IDS}
+        if not self._schema.answer_range:
+            ids["completions"] = self.split.targets
+        report: Report = {"records": len(self.split)}
+        for part, audit in self._parts.items():
+            report[part] = audit.report(self.name, ids[part], limits[part])
+        return report | {
+            "empty_prompts": self._empty["prompts"].report(),
+            "empty_completions": self._empty["completions"].report(),
+            "duplicates": self._duplicates(),
+            "contradictions": self._contradictions(),
+            "common_prefix": self._common_prefix(),
+            "targets": self._targets(),
+        }
+
+    def example(self, index: int) -> str:
+        return f"{self.name}[{index}] {excerpt(self.split.record(index)[self._schema.source_key])}"
+
+    def _duplicates(self) -> Report:
+        """The records that an earlier one equals in prompt and answer."""
+        is_first = np.zeros(len(self.pairs), np.bool_)
+        is_first[np.unique(self.pairs, return_index=True)[1]] = True
+        again = np.flatnonzero(~is_first)
+        return Finding(len(again), [self.example(i) for i in again[:EXAMPLES]]).report()
+
+    def _contradictions(self) -> Report:
+        """The records whose prompt has several answers, and the number of such prompts."""
+        rows = np.flatnonzero(self.answered)
+        different = rows[np.unique(self.pairs[rows], return_index=True)[1]]
+        prompts, answers = np.unique(self.prompts[different], return_counts=True)
+        against = rows[_are_in(self.prompts[rows], prompts[answers > 1])]
+        first = np.unique(self.prompts[against], return_index=True)[1]
+        examples = [self.example(i) for i in against[np.sort(first)][:EXAMPLES]]
+        return Finding(len(against), examples).report() | {"prompts": len(first)}
+
+    def _targets(self) -> Report | None:
+        """Of answers that are numbers: how many lie in each tenth of their range, and each half."""
+        if not self._values or self._schema.answer_range is None:
+            return None
+        least, greatest = self._schema.answer_range
+        values = np.array(self._values)
+        tenths = np.histogram(values, bins=10, range=(least, greatest))[0]
+        yes = int((values >= (least + greatest) / 2).sum())
+        return {
+            "yes": yes,
+            "no": len(values) - yes,
+            "mean": float(values.mean()),
+            "tenths": (tenths / len(values)).tolist(),
+        }
+
+    def _common_prefix(self) -> Report | None:
+        """The whole words that all prompts begin with, and the tokens they cost a record."""
+        words = re.match(r"(?s).*\s", self._prefix or "")
+        text = words.group().rstrip() if words else ""
+        if len(text) < SHORTEST_PREFIX or (self.prompts == self.prompts[0]).all():
+            return None
+        ids = self._damage.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return {"text": text, "tokens": len(ids)}
+
+
+def _rows(ids: Ragged, start: int, end: int) -> list[Row]:
+    """Rows `start` to `end`, uncut."""
+    bounds = ids.offsets[start : end + 1]
+    values = ids.values[bounds[0] : bounds[-1]]
+    return [values[begin:stop] for begin, stop in pairwise((bounds - bounds[0]).tolist())]
+
+
+def _are_in(keys: Keys, known: Keys) -> npt.NDArray[np.bool_]:
+    """Which keys are among the `known`, in less memory than np.isin, which sorts both together."""
+    known = np.sort(known)
+    begin, end = np.searchsorted(known, keys, "left"), np.searchsorted(known, keys, "right")
+    return begin < end
+
+
+def _digest(values: list[Any]) -> int:
+    """64 bits that differ where JSON values do."""
+    content = json.dumps(values, sort_keys=True).encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+
+
+def _repeated_from_train(train: SplitAudit, evaluation: SplitAudit) -> Report:
+    """Eval records, and eval prompts with whatever answer, that train holds too."""
+    report = {}
+    for name in ("pairs", "prompts"):
+        ours, theirs = getattr(evaluation, name), getattr(train, name)
+        rows = np.flatnonzero(_are_in(ours, theirs))
+        examples = [
+            f"train[{np.flatnonzero(theirs == ours[i])[0]}] = {evaluation.example(i)}"
+            for i in rows[:EXAMPLES]
+        ]
+        report[f"eval_{name}_in_train"] = Finding(len(rows), examples).report()
+    return {
+        "eval_records_in_train": report["eval_pairs_in_train"],
+        "eval_prompts_in_train": report["eval_prompts_in_train"],
+    }

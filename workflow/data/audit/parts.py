@@ -1,0 +1,93 @@
+"""What the prompts of a split hold, or its completions: lengths, and what does not come back."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workflow.core.code_points import find_reserved
+from workflow.data.audit.round_trip import Damage, Row, excerpt, excerpt_of_ends
+from workflow.data.token_cache import Ragged
+
+Report = dict[str, Any]
+PARTS = ("prompts", "completions")
+EXAMPLES = 3
+_NONE: Mapping[str, int] = {}
+
+
+def _by_count(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclass
+class Finding:
+    """In how many records something was found, the first few of them, and which characters."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+    characters: Counter[str] = field(default_factory=Counter)
+
+    def add(self, place: str, shown: str = "", characters: Mapping[str, int] = _NONE) -> None:
+        self.count += 1
+        self.characters.update(characters)
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(f"{place} {shown}".rstrip())
+
+    def report(self) -> Report:
+        return {"count": self.count, "examples": self.examples}
+
+
+class PartAudit:
+    """The prompts of a split, or its completions."""
+
+    def __init__(self, damage: Damage):
+        self._damage = damage
+        self._unknown = 0
+        self._not_surviving = Finding()
+        self._kinds = {kind: Finding() for kind in ("lost", "ends", "changed", "special")}
+        self._reserved: set[str] = set()
+
+    def add(self, texts: Sequence[tuple[str, str, Row]]) -> None:
+        """Take in texts, each with its place and its ids."""
+        rows = [ids for _, _, ids in texts]
+        self._unknown += int((np.concatenate(rows) == self._damage.tokenizer.unk_token_id).sum())
+        decoded_texts = self._damage.decode(rows)
+        for (place, text, _), decoded in zip(texts, decoded_texts, strict=True):
+            found = self._damage.find(text, decoded)
+            if found:
+                characters = [one for counts in found.values() for one in counts]
+                self._not_surviving.add(place, excerpt(text, characters))
+            for kind, counts in found.items():
+                shown = excerpt_of_ends(text) if kind == "ends" else excerpt(text, counts)
+                self._kinds[kind].add(place, shown, counts)
+            if not text.isascii():
+                self._reserved.update(find_reserved(text))
+
+    def report(self, name: str, ids: Ragged, longest: int) -> Report:
+        lengths = np.diff(ids.offsets)
+        cut = Finding(ids.count_cut(longest))
+        for i in np.flatnonzero(lengths > longest)[:EXAMPLES]:
+            cut.examples.append(f"{name}[{i}] {lengths[i]:,} tokens")
+        return {
+            "tokens": _distribution(lengths[lengths > 0]),
+            "cut": cut.report(),
+            "unknown_tokens": self._unknown,
+            "not_surviving": self._not_surviving.report(),
+            "reserved": sorted(self._reserved),
+        } | {
+            kind: finding.report() | {"characters": _by_count(finding.characters)}
+            for kind, finding in self._kinds.items()
+        }
+
+
+def _distribution(lengths: npt.NDArray[np.int64]) -> Report | None:
+    """Of lengths in tokens; None where there are none."""
+    if len(lengths) == 0:
+        return None
+    percents = {"min": 0, "median": 50, "p90": 90, "p99": 99, "max": 100}
+    values = np.percentile(lengths, list(percents.values()), method="inverted_cdf")
+    shares = dict(zip(percents, map(int, values), strict=True))
+    return shares | {"mean": round(float(lengths.mean()), 1)}

@@ -1,0 +1,168 @@
+"""What a tokenizer does to a text: characters lost, changed, or read as special tokens."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Sequence
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import regex
+
+from workflow.core.code_points import joins
+from workflow.core.errors import shorten
+
+Row = npt.NDArray[np.int32]
+_SEVERAL_SPACES = re.compile(r"\s{2,}")
+_LETTERS = (
+    "ab",
+    "12",
+    "\u0430\u0431",
+    "\u03b1\u03b2",
+    "\u4e00\u4e8c",
+    "\u0627\u0628",
+    "\u0915\u0916",
+)
+"""Two letters of scripts of which a vocabulary may know one alone."""
+
+
+class Damage:
+    """What a tokenizer does to characters; each is tried once, between two letters.
+
+    A character that joins with the one before it, as an accent, is tried with that too.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self._special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or "(?!)")
+        self._before = self._after = self._added = ""
+        self._tried: dict[str, tuple[str, str]] = {}
+        self._blamed: dict[str, list[tuple[str, str]]] = {}
+        self._kept: set[str] = set()
+        self._alone: set[str] = set()  # characters that join with none before them
+        known = (two for two in _LETTERS if self._there_and_back(two).strip() == two)
+        self._before, self._after = tuple(next(known, _LETTERS[0]))
+        if self._there_and_back(self._before) == f" {self._before}":
+            self._added = " "  # some write every text with a space before it
+
+    def decode(self, rows: Sequence[Row]) -> list[str]:
+        """The texts of rows of ids."""
+        texts: list[str] = self.tokenizer.batch_decode(
+            rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return [text.removeprefix(self._added) for text in texts]
+
+    def find(self, text: str, decoded: str) -> dict[str, Counter[str]]:
+        """What `text` holds that `decoded`, the same text out of the tokenizer, does not.
+
+        Returns:
+            Counts under "lost" (nothing stands for the character; a space: one more than a run of
+            spaces leaves), "ends" (the same, of white space at an end of the text), "changed"
+            (other characters stand for it) and "special" (special tokens written out, which are
+            read as such). "changed" may be there with no count: the text comes back in another way.
+        """
+        if text == decoded:
+            return {}
+        found: dict[str, Counter[str]] = {
+            "lost": Counter(), "ends": self._find_at_ends(text), "changed": Counter()
+        }  # fmt: skip
+        for piece in self._special.split(text.strip()):
+            self._find_in_piece(piece.strip(), found)
+        found["special"] = Counter(self._special.findall(text))
+        return {kind: counts for kind, counts in found.items() if counts} or {
+            "changed": _differing(text, decoded)
+        }
+
+    def _find_at_ends(self, text: str) -> Counter[str]:
+        """White space that does not come back at the beginning of a text, and at its end."""
+        inner = text.strip()
+        before, after = text.split(inner, 1) if inner else (text, "")
+        kept = Counter(self._try(before, begins=True)[1]) + Counter(self._try(after, ends=True)[1])
+        return Counter(before + after) - kept
+
+    def _find_in_piece(self, text: str, found: dict[str, Counter[str]]) -> None:
+        characters = set(text)
+        joining = {one for one in characters - self._alone if joins(one)}
+        self._alone |= characters - joining
+        units = {one: text.count(one) for one in characters - self._kept}
+        if joining or "\r\n" in text:
+            units = Counter(regex.findall(r"\X", text))
+        for unit, count in units.items():
+            if unit not in self._blamed:
+                self._blamed[unit] = self._blame(unit)
+                self._kept |= set() if self._blamed[unit] else {unit}
+            for character, fate in self._blamed[unit]:
+                found[fate][character] += count
+        for spaces in _SEVERAL_SPACES.findall(text):
+            surplus = spaces.count(" ") - self._try(spaces)[1].count(" ")
+            if surplus > 0:
+                found["lost"][" "] += surplus
+
+    def _blame(self, unit: str) -> list[tuple[str, str]]:
+        """The characters of a unit that do not come back, and whether they are lost or changed."""
+        fate, _ = self._try(unit)
+        if fate == "kept":
+            return []
+        first, rest = unit[0], unit[1:]
+        blamed = [(first, self._try(first)[0])]
+        stands = ""  # what gets a token of its own joins with nothing behind it
+        if blamed[0][1] == "kept":
+            blamed, stands = [], first
+        for character in rest:
+            one, back = self._try(stands + character)
+            if one != "kept":
+                blamed.append((character, "lost" if back == stands else one))
+        return blamed or [(character, fate) for character in rest]
+
+    def _try(self, unit: str, begins: bool = False, ends: bool = False) -> tuple[str, str]:
+        """What becomes of a unit ("kept", "changed" or "lost"), and what comes back for it.
+
+        It is tried between two letters, or at the beginning or the end of a text.
+        """
+        before, after = "" if begins else self._before, "" if ends else self._after
+        text = before + unit + after
+        if text not in self._tried:
+            ids = np.array(self.tokenizer(text)["input_ids"], np.int32)
+            decoded = self.decode([ids])[0]
+            middle = decoded.removeprefix(before).removesuffix(after)
+            # A space for a newline is a loss; for a space of another width it is not.
+            nothing = not middle.strip() and middle != unicodedata.normalize("NFKC", unit)
+            fate = "kept" if decoded == text else "changed"
+            if fate != "kept" and (nothing or self.tokenizer.unk_token_id in ids):
+                fate = "lost"
+            self._tried[text] = fate, middle
+        return self._tried[text]
+
+    def _there_and_back(self, text: str) -> str:
+        return self.decode([np.array(self.tokenizer(text)["input_ids"], np.int32)])[0]
+
+
+def _differing(text: str, decoded: str) -> Counter[str]:
+    """The signs, but no letters, of the part of a text that comes back in another way."""
+    start = len(common_start(text, decoded))
+    room = min(len(text), len(decoded)) - start
+    end = len(common_start(text[::-1][:room], decoded[::-1][:room]))
+    part = text[max(0, start - 1) : len(text) - max(0, end - 1)]
+    return Counter(character for character in part if not character.isalnum())
+
+
+def common_start(one: str, other: str) -> str:
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return one[: sum(1 for _ in alike)]
+
+
+def excerpt(text: str, found: Collection[str] = ()) -> str:
+    """The text, or the part of it where the first of what was found stands, safe to print."""
+    text = text if found else text.strip()
+    places = [text.find(one) for one in found if one != " "]
+    if " " in found and (spaces := _SEVERAL_SPACES.search(text)):
+        places.append(spaces.start())
+    start = max(0, min(places, default=0) - 15)
+    return shorten(text[start : start + 40], 40)
+
+
+def excerpt_of_ends(text: str) -> str:
+    """The end of a text that is white space, with some of the text beside it, safe to print."""
+    return shorten(text[:20] if text[:1].isspace() else text[-20:], 40)

@@ -1,0 +1,176 @@
+"""What a record is: decoded from JSON, and checked, with every problem told by its place."""
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workflow.core.errors import Problem, shorten
+
+Record = dict[str, Any]
+DEEPEST = 100
+NO_ANSWER = "write it, or remove the record (with --no_train: leave the key out)"
+"""How to mend an answer that is null."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a task wants in a record: a text to read and an answer to give.
+
+    `check_answer` returns (found, expected, mend) for an answer that will not do, else None; an
+    empty `found` stands for the name of its type. An answer is a text or, where there is an
+    `answer_range` (least, greatest), a number in it. A `template` may stand around the text.
+    """
+
+    source_key: str
+    answer_key: str
+    check_answer: Callable[[object], tuple[str, str, str] | None]
+    answer_range: tuple[float, float] | None = None
+    template: str = "{input}"
+
+    def read(self, record: Record) -> str:
+        """What the model is given to read of a record."""
+        return self.template.replace("{input}", record[self.source_key])
+
+    def is_blank(self, record: object) -> bool:
+        """Whether the answer of a record is a text in which nothing stands."""
+        answer = record.get(self.answer_key) if isinstance(record, dict) else None
+        return isinstance(answer, str) and not answer.strip()
+
+    @property
+    def example(self) -> str:
+        return f'{{"{self.source_key}": …, "{self.answer_key}": …}}'
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+class RepeatedKeys(dict[str, Any]):
+    """An object in which a key stands more than once; `repeated` names those keys."""
+
+    repeated: list[str]
+
+
+class NotFinite:
+    """A NaN or an infinity."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    keys = [key for key, _ in pairs]
+    marked = RepeatedKeys(made)
+    marked.repeated = sorted({key for key in keys if keys.count(key) > 1})
+    return marked
+
+
+def _float(text: str) -> float | NotFinite:
+    value = float(text)
+    return value if math.isfinite(value) else NotFinite(text)
+
+
+decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=NotFinite)
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def check_record(record: object, place: str, schema: Schema, answers_needed: bool) -> list[Problem]:
+    """What is wrong with a record, which stands at `place`."""
+    if not isinstance(record, dict):
+        return [Problem(place, name_type(record), schema.example, "make the record an object")]
+    problems: list[Problem] = []
+    if isinstance(record, RepeatedKeys):
+        problems.append(repeated_keys(place, record))
+    if schema.source_key not in record:
+        problems.append(missing_key(place, schema.source_key, record, "a text"))
+    elif not isinstance(record[schema.source_key], str):
+        found = name_type(record[schema.source_key])
+        where = f"{place}.{schema.source_key}"
+        absent = record[schema.source_key] is None
+        mend = "write it, or remove the record" if absent else "write it in quotes"
+        problems.append(Problem(where, found, "a text", mend))
+    told = False
+    if schema.answer_key in record:
+        wrong = schema.check_answer(record[schema.answer_key])
+        if wrong is not None:
+            found, expected, mend = wrong
+            found = found or name_type(record[schema.answer_key])
+            problems.append(Problem(f"{place}.{schema.answer_key}", found, expected, mend))
+            told = True
+    elif answers_needed or _near_key(schema.answer_key, record):
+        problems.append(missing_key(place, schema.answer_key, record, "an answer to learn"))
+    others = {key: value for key, value in record.items() if key != schema.answer_key}
+    _check_values(place, others if told else record, problems, depth=0)
+    return problems
+
+
+def _check_values(
+    place: str, record: Mapping[str, Any], problems: list[Problem], depth: int
+) -> None:
+    for key, value in record.items():
+        if not key.isascii():
+            _check_value(f"{place}: key {shorten(key)}", key, problems, depth)
+        _check_value(f"{place}.{shorten(key)[1:-1]}", value, problems, depth)
+
+
+def _check_value(place: str, value: object, problems: list[Problem], depth: int) -> None:
+    """What a value may not hold anywhere, so that it can be tokenized and written back."""
+    if depth > DEEPEST:
+        problems.append(too_deep(place.split("[0][0]")[0]))
+    elif isinstance(value, str):
+        if "\0" in value:
+            problems.append(Problem(place, "a NUL byte", "text", "remove the byte"))
+        if not value.isascii():
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError as error:
+                found = f"the lone surrogate \\u{ord(value[error.start]):04x}"
+                problems.append(Problem(place, found, "valid Unicode", "write the text again"))
+    elif isinstance(value, NotFinite):
+        problems.append(Problem(place, value.text, "a finite number", "use null or leave it out"))
+    elif isinstance(value, dict):
+        if isinstance(value, RepeatedKeys):
+            problems.append(repeated_keys(place, value))
+        _check_values(place, value, problems, depth + 1)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_value(f"{place}[{index}]", inner, problems, depth + 1)
+
+
+def too_deep(place: str) -> Problem:
+    return Problem(place, "brackets nested too deeply", "flat records", "remove the nesting")
+
+
+def repeated_keys(place: str, value: RepeatedKeys) -> Problem:
+    keys = ", ".join(shorten(key) for key in value.repeated)
+    return Problem(place, f"the key {keys} more than once", "each key once", "keep one of them")
+
+
+def _near_key(key: str, record: Mapping[str, Any]) -> str | None:
+    lower = {str(found).strip().lower(): str(found) for found in record}
+    near = difflib.get_close_matches(key, list(lower), n=1, cutoff=0.85)
+    return lower[near[0]] if near else None
+
+
+def missing_key(place: str, key: str, record: Mapping[str, Any], meaning: str) -> Problem:
+    near = _near_key(key, record)
+    keys = ", ".join(shorten(found, 30) for found in list(record)[:8]) or "none"
+    if near is not None:
+        return Problem(place, f'the key "{near}"', f'the key "{key}"', f'rename it to "{key}"')
+    return Problem(place, f'no key "{key}" (keys: {keys})', f'"{key}": {meaning}', "add it")
+
+
+def name_type(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    if value is None:
+        return "null"
+    if isinstance(value, NotFinite):
+        return value.text
+    return names.get(type(value), f"the number {shorten(value)}")

@@ -1,0 +1,292 @@
+"""Pure planning: from lengths, seed and step to the examples of a step and their micro-batches."""
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from workflow.data.bin_packing import (
+    Piece,
+    cut_pieces,
+    deal_rows,
+    even_pieces,
+    fill_pieces,
+    pack_evenly,
+)
+
+Indexes = npt.NDArray[np.int64]
+Lengths = npt.NDArray[np.int64]
+
+PADDING_BOUND = 1.10
+"""Padded positions of a step at most, over the real ones, whatever the number of micro-batches."""
+
+MICRO_BATCH_COSTS = (256, 128, 64, 32, 16, 8, 4, 2, 1, 0)
+"""What a micro-batch is taken to cost beside its positions, in positions; tried in this order."""
+
+ROW_LENGTHS = (64, 96, 128)
+"""Source tokens that short examples are packed to; longer rows cost more in attention."""
+
+POSITIONS_AT_ONCE = 16_384
+"""Positions (source + new tokens, of every sample and beam) of an automatic batch of generation."""
+
+LOGITS_AT_ONCE = 1 << 25
+"""Logits of such a batch, of all its texts at a position: 128 MB in float32."""
+
+MicroBatch = tuple[Indexes, ...]
+"""Rows that are computed together; each names the examples that stand in it, one after another."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One optimizer step: which examples are computed together, and the positions that takes.
+
+    Attributes:
+        micro_steps: for each micro-step one micro-batch for each rank, `()` where it has no work.
+        filler: the step's shortest example; a rank without work computes it with weight zero.
+        real_positions, padded_positions: of all ranks, without fillers.
+        imbalance: what the ranks take, each micro-step as long as its largest micro-batch, over
+            what they would take were the padded positions spread evenly.
+    """
+
+    micro_steps: tuple[tuple[MicroBatch, ...], ...]
+    filler: MicroBatch
+    real_positions: int
+    padded_positions: int
+    imbalance: float = 1.0
+
+    @property
+    def examples(self) -> Indexes:
+        """All examples of the step, each once."""
+        return np.concatenate([row for ranks in self.micro_steps for rows in ranks for row in rows])
+
+    def of_rank(self, rank: int) -> tuple[MicroBatch, ...]:
+        """What one rank computes: a micro-batch, or `()`, for each micro-step."""
+        return tuple(ranks[rank] for ranks in self.micro_steps)
+
+
+def step_examples(step: int, batch_size: int, count: int, seed: int) -> Indexes:
+    """The examples of step 1, 2, …: a slice of the epochs' shuffled orders, one after the other.
+
+    Depends on nothing but the arguments, so a resumed run sees what it would have seen.
+    """
+    start, stop = (step - 1) * batch_size, step * batch_size
+    parts = []
+    while start < stop:
+        epoch, first = divmod(start, count)
+        part = _epoch_order(epoch, count, seed)[first : first + stop - start]
+        parts.append(part)
+        start += len(part)
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(epoch: int, count: int, seed: int) -> Indexes:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def plan_step(
+    examples: Indexes,
+    source_lengths: Lengths,
+    target_lengths: Lengths,
+    max_positions: int,
+    packs: bool = False,
+    world_size: int = 1,
+) -> StepPlan:
+    """Cut the examples of a step into micro-batches and deal them to the ranks.
+
+    As few as keep padded positions within PADDING_BOUND of the real ones and each micro-batch
+    within `max_positions` (rows × (longest source + longest target)); an example that is longer
+    by itself is computed by itself. All ranks wait for the slowest at every micro-step, so those
+    of a micro-step have micro-batches of like positions.
+
+    Args:
+        examples: indexes of the step's examples.
+        source_lengths, target_lengths: lengths of all examples, in tokens.
+        packs: whether short examples may share a row.
+        world_size: the number of ranks.
+    """
+    sources, targets = source_lengths[examples], target_lengths[examples]
+    planned = (
+        _plan_for_one(sources, targets, max_positions, packs)
+        if world_size == 1
+        else _plan_for_many(sources, targets, max_positions, packs, world_size)
+    )
+    idle: MicroBatch = ()
+    micro_steps = [
+        [tuple(examples[row] for row in planned.rows[start:stop]) for start, stop, _ in pieces]
+        for pieces in planned.micro_steps
+    ]
+    return StepPlan(
+        tuple((*ranks, *[idle] * (world_size - len(ranks))) for ranks in micro_steps),
+        filler=(examples[[np.argmin(sources + targets)]],),
+        real_positions=int(sources.sum() + targets.sum()),
+        padded_positions=planned.padded,
+        imbalance=world_size * planned.slowest / planned.padded,
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Sorted rows and, for each micro-step, the pieces of them that the ranks compute."""
+
+    rows: list[Indexes]
+    micro_steps: list[list[Piece]]
+
+    @property
+    def padded(self) -> int:
+        return sum(positions for pieces in self.micro_steps for *_, positions in pieces)
+
+    @property
+    def slowest(self) -> int:
+        """Padded positions of each micro-step's largest piece, summed."""
+        return sum(max(positions for *_, positions in pieces) for pieces in self.micro_steps)
+
+    def cost(self, of_micro_step: int) -> int:
+        return self.slowest + of_micro_step * len(self.micro_steps)
+
+
+def _plan_for_one(sources: Lengths, targets: Lengths, max_positions: int, packs: bool) -> _Plan:
+    candidates = _candidates(sources, targets, max_positions, packs)
+    lengths = [_row_lengths(rows, sources, targets) for rows in candidates]
+    for cost in MICRO_BATCH_COSTS:
+        plans = [
+            _Plan(rows, [[piece] for piece in cut_pieces(*of_rows, max_positions, cost)])
+            for rows, of_rows in zip(candidates, lengths, strict=True)
+        ]
+        best = plans[int(np.argmin([plan.cost(cost) for plan in plans]))]
+        if best.padded <= PADDING_BOUND * int(sources.sum() + targets.sum()):
+            break
+    return best
+
+
+def _plan_for_many(
+    sources: Lengths, targets: Lengths, max_positions: int, packs: bool, world_size: int
+) -> _Plan:
+    """As few micro-steps as memory and PADDING_BOUND allow, or more while each saves its cost.
+
+    With as many pieces as rows there is no padding, so some number will do.
+    """
+    most, cost = PADDING_BOUND * int(sources.sum() + targets.sum()), MICRO_BATCH_COSTS[0]
+    candidates = _candidates(sources, targets, max_positions, packs, world_size)
+    lengths = [[of_rows.tolist() for of_rows in _row_lengths(rows, sources, targets)]
+               for rows in candidates]  # fmt: skip
+
+    @cache
+    def cheapest(micro_steps: int) -> _Plan | None:
+        dealt = [deal_rows(s, t, max_positions, micro_steps, world_size) for s, t in lengths]
+        plans = [_Plan(rows, steps) for rows, steps in zip(candidates, dealt, strict=True)]
+        allowed = [plan for plan in plans if plan.micro_steps and plan.padded <= most]
+        return min(allowed, key=lambda plan: plan.cost(cost), default=None)
+
+    least = int(np.minimum(sources + targets, max_positions).sum())
+    low = high = -(-least // (world_size * max_positions))
+    while cheapest(high) is None:
+        low, high = high + 1, 2 * high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if cheapest(middle) is None else (low, middle)
+    best = cheapest(high)
+    assert best is not None
+    while (more := cheapest(high + 1)) and more.cost(cost) < best.cost(cost):
+        best, high = more, high + 1
+    return best
+
+
+def _candidates(
+    sources: Lengths, targets: Lengths, max_positions: int, packs: bool, world_size: int = 1
+) -> list[list[Indexes]]:
+    """Ways to put the examples into sorted rows: each by itself, or packed to several lengths.
+
+    For several ranks the longest stand first, and packed rows are as many for each rank.
+    """
+    ways = [[np.array([index]) for index in range(len(sources))]]
+    lengths = [length for length in ROW_LENGTHS if packs and 2 * length <= max_positions]
+    if world_size > 1:
+        packed = [pack_evenly(sources, targets, length, max_positions, world_size)
+                  for length in lengths]  # fmt: skip
+        ways += [rows for rows in packed if rows]
+    elif lengths:
+        ways = [_pack(sources, targets, length, max_positions) for length in lengths]
+    orders = [order for rows in ways for order in _orders(rows, sources, targets)]
+    return [order[::-1] for order in orders] if world_size > 1 else orders
+
+
+def _pack(sources: Lengths, targets: Lengths, row_length: int, max_positions: int) -> list[Indexes]:
+    """Examples put into rows by best fit, the longest first.
+
+    A row holds `row_length` source tokens and, in proportion, target tokens, but no more than
+    `max_positions` of both; an example that is longer has a row by itself.
+    """
+    in_proportion = max(1, row_length * targets.sum() // sources.sum())
+    most = np.array([row_length, min(in_proportion, max_positions - row_length)])
+    needed = np.stack([sources, targets], axis=1) / most
+    rows: list[list[int]] = []
+    free = np.zeros((0, 2))
+    for index in np.argsort(-needed.sum(axis=1), kind="stable"):
+        fits = (free >= needed[index]).all(axis=1)
+        if fits.any():
+            left = np.where(fits, (free - needed[index]).sum(axis=1), np.inf)
+            row = int(np.argmin(left))
+            rows[row].append(int(index))
+            free[row] -= needed[index]
+        else:
+            rows.append([int(index)])
+            free = np.vstack([free, 1 - needed[index]])
+    return [np.array(row) for row in rows]
+
+
+def _row_lengths(
+    rows: list[Indexes], sources: Lengths, targets: Lengths
+) -> tuple[Lengths, Lengths]:
+    return (
+        np.array([sources[row].sum() for row in rows]),
+        np.array([targets[row].sum() for row in rows]),
+    )
+
+
+def _orders(rows: list[Indexes], sources: Lengths, targets: Lengths) -> list[list[Indexes]]:
+    """The rows with like beside like: by source, by target, by target roughly then source."""
+    source, target = _row_lengths(rows, sources, targets)
+    orders = {
+        tuple(np.lexsort(keys).tolist())
+        for keys in ((target, source), (source, target), (source, target // 16))
+    }
+    return [[rows[i] for i in order] for order in sorted(orders)]
+
+
+def batches_by_positions(
+    source_lengths: Lengths,
+    target_lengths: Lengths,
+    max_positions: int,
+    max_rows: int | None = None,
+    world_size: int = 1,
+) -> list[Indexes]:
+    """Every index once, the longest first, in batches of at most `max_positions` padded positions.
+
+    For several ranks as many as fill the last round of all ranks, and even ones.
+
+    Args:
+        source_lengths, target_lengths: lengths of all rows, in tokens.
+        max_rows: rows of a batch at most; where given, it is the only bound.
+        world_size: the number of ranks that the batches are dealt to.
+    """
+    order = np.argsort(-(source_lengths + target_lengths), kind="stable")
+    if len(order) == 0:
+        return []
+    sources, targets = source_lengths[order].tolist(), target_lengths[order].tolist()
+    if max_rows and world_size == 1:
+        return np.split(order, range(max_rows, len(order), max_rows))
+    if max_rows:
+        rounds = -(-len(order) // (max_rows * world_size))
+        return np.array_split(order, min(rounds * world_size, len(order)))
+    pieces = fill_pieces(sources, targets, max_positions)
+    if world_size > 1:
+        rounds = -(-len(pieces) // world_size)
+        pieces = even_pieces(sources, targets, max_positions, rounds * world_size)
+    return [order[start:stop] for start, stop, _ in pieces]
+
+
+def seed_from(*parts: int) -> int:
+    """One 64-bit seed from several numbers, such that near numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0])

@@ -1,0 +1,283 @@
+"""Records to token ids, once: a cache on disk keyed by data, tokenizer and task."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from workflow.core.console import log
+from workflow.core.errors import BadInput
+from workflow.core.files import discard_folder, remove_partials
+from workflow.data.file_array import FileArray
+from workflow.data.held_out import HeldOut
+from workflow.data.reading import changed_meanwhile, names_of, read_records
+from workflow.data.schema import Record, Schema
+from workflow.data.split_names import file_of
+from workflow.data.step_planner import Indexes, Lengths
+from workflow.data.text_ids import Frame, fingerprint
+from workflow.data.token_writer import NAME_FILE, writing
+
+CACHE_FORMAT = 2
+
+
+class Encoder(Protocol):
+    """What of a task is needed here."""
+
+    @property
+    def encoding(self) -> str:
+        """Differs where `encode` or `schema` do."""
+
+    @property
+    def schema(self) -> Schema:
+        """What the task wants in a record."""
+
+    def encode(
+        self, tokenizer: Any, records: Sequence[Record]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of sources, and targets as rows of 32 bits: token ids, or what a task makes of
+        its answers; an empty target where the answer is missing."""
+
+    def frames(self, tokenizer: Any) -> dict[str, Frame]:
+        """What of each "source" and each "target" is the tokenizer's own, and never cut off."""
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths in one flat array; row i is values[offsets[i]:offsets[i + 1]].
+
+    Attributes:
+        frame: how many ids at the ends of a row are never cut off: the end mark, and what else the
+            tokenizer writes around every text, as the code of its language.
+    """
+
+    values: npt.NDArray[np.int32] | FileArray
+    offsets: npt.NDArray[np.int64]
+    frame: Frame = (0, 1)
+
+    def row(self, index: int, longest: int, side: str = "right") -> npt.NDArray[np.int32]:
+        """Row `index`; beyond `longest` ids it is cut at its `side`: right, left or middle."""
+        row = self.values[self.offsets[index] : self.offsets[index + 1]]
+        if len(row) <= longest:
+            return row
+        first, last = self.frame
+        most = longest - last
+        head = {"right": most, "left": first, "middle": max(first, min(longest // 2, most))}[side]
+        return np.concatenate([row[:head], row[len(row) - (longest - head) :]])
+
+    def lengths(self, longest: int, rows: Indexes | None = None) -> Lengths:
+        """Lengths after the cut at `longest`, of all rows or of `rows`."""
+        if rows is None:
+            lengths: Lengths = np.diff(self.offsets)
+        else:
+            lengths = self.offsets[rows + 1] - self.offsets[rows]
+        return np.minimum(lengths, longest, out=lengths)
+
+    def count_cut(self, longest: int) -> int:
+        """How many rows the cut at `longest` shortens."""
+        return int((np.diff(self.offsets) > longest).sum())
+
+
+@dataclass(frozen=True)
+class CutRows(Sequence[npt.NDArray[np.int32]]):
+    """Rows as they are cut at `longest` ids, each read when it is asked for."""
+
+    rows: Ragged
+    longest: int
+    side: str = "right"
+
+    def __len__(self) -> int:
+        return len(self.rows.offsets) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows.row(index, self.longest, self.side)
+
+    @property
+    def lengths(self) -> Lengths:
+        return self.rows.lengths(self.longest)
+
+
+class TokenizedSplit:
+    """The records of one split and their token ids, read from disk as they are asked for.
+
+    Attributes:
+        key: differs where data, split, tokenizer or task differ.
+        name: of the split in a JSON file of all; empty in caches of before it was kept.
+    """
+
+    def __init__(self, folder: Path):
+        self.key = folder.name
+        name = folder / NAME_FILE
+        self.name = name.read_text() if name.exists() else ""
+        frames = json.loads((folder / "frames.json").read_text())
+        self.sources = _open_ragged(folder, "source", frames)
+        self.targets = _open_ragged(folder, "target", frames)
+        self._records = FileArray(folder / "records.jsonl", np.uint8)
+        self._record_offsets = np.fromfile(folder / "records.offsets", np.int64)
+
+    def __len__(self) -> int:
+        return len(self._record_offsets) - 1
+
+    def record(self, index: int) -> Record:
+        """Record `index` as it stood in the data file."""
+        start, end = self._record_offsets[index], self._record_offsets[index + 1]
+        record: Record = json.loads(self._records[start:end].tobytes())
+        return record
+
+    @cached_property
+    def answered(self) -> npt.NDArray[np.bool_]:
+        """Which records have an answer."""
+        return np.diff(self.targets.offsets) > 0
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The files of the splits that are wanted, of which eval may be held out of train."""
+
+    files: Mapping[str, Path]
+    splits: Sequence[str]
+    held_out: HeldOut | None
+
+    @property
+    def read(self) -> Sequence[str]:
+        """The splits that the files hold."""
+        return ["train"] if self.held_out else self.splits
+
+    def records(
+        self, schema: Schema, answers_needed: bool, counts: Mapping[str, int]
+    ) -> Iterator[tuple[str, Record]]:
+        """All records, each with its split, after a check that found so many."""
+        found = read_records(self.files, self.read, schema, answers_needed, "tokenize")
+        if self.held_out is None:
+            yield from found
+            return
+        path = file_of(self.files, "train")
+        assert path is not None  # it has been checked
+        chosen = self.held_out.choose(counts["train"], path)
+        for held, (split, record) in zip(chosen, found, strict=False):  # changed files are told
+            yield ("eval" if held else split), record
+
+
+def prepare_splits(
+    files: Mapping[str, Path],
+    splits: Sequence[str],
+    task: Encoder,
+    tokenizer: Any,
+    cache: Path,
+    answers_needed: bool,
+    held_out: HeldOut | None = None,
+) -> dict[str, TokenizedSplit]:
+    """The tokenized splits, from the cache where it holds them, else read, checked and tokenized.
+
+    Several jobs may do this at once: each writes beside, the first to finish wins.
+
+    Raises:
+        BadInput: with all problems of the data.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    remove_partials(cache)
+    data = _Data(files, splits, held_out)
+    of_tokenizer = fingerprint(tokenizer)
+    paths = {split: file_of(files, "train" if held_out else split) for split in splits}
+    digests = {path: _file_digest(path) for path in paths.values() if path}
+    drawn = [held_out.fraction, held_out.seed] if held_out else []
+    folders = {}
+    for split, path in paths.items():
+        content = digests[path] if path else "none"
+        key = json.dumps([CACHE_FORMAT, task.encoding, of_tokenizer, split, content, *drawn])
+        folders[split] = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
+    cached = {split: _open_cached(folder) for split, folder in folders.items()}
+    if not all(_serves(split, answers_needed) for split in cached.values()):
+        missing = {split: folders[split] for split in splits if cached[split] is None}
+        _tokenize(data, missing, task, tokenizer, answers_needed, digests)
+    return {split: cached[split] or TokenizedSplit(folder) for split, folder in folders.items()}
+
+
+def tell_eval_records(
+    files: Mapping[str, Path], splits: Mapping[str, TokenizedSplit], held_out: bool
+) -> None:
+    """Log which records are evaluated, where it is not those of eval."""
+    if held_out:
+        count = len(splits["eval"])
+        log.info("held out to evaluate on: %d of %d records", count, count + len(splits["train"]))
+        return
+    name = files["eval"].stem if "eval" in files else "eval"
+    if "" in files:
+        name = splits["eval"].name or names_of(files, ["eval"])["eval"]
+    if name != "eval":
+        log.info("the eval records are those of %s", name)
+
+
+def _file_digest(path: Path) -> str:
+    """A digest of the file's content; where it cannot be read, `read_records` will say why."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "none"
+
+
+def _serves(split: TokenizedSplit | None, answers_needed: bool) -> bool:
+    return split is not None and (not answers_needed or bool(split.answered.all()))
+
+
+def _open_cached(folder: Path) -> TokenizedSplit | None:
+    """The cached split; None where there is none. One whose files are not as written is removed."""
+    if not folder.is_dir():
+        return None
+    try:
+        sizes = json.loads((folder / "sizes.json").read_text())
+        if all((folder / name).stat().st_size == size for name, size in sizes.items()):
+            return TokenizedSplit(folder)
+    except (OSError, ValueError):
+        pass
+    log.warning("the token cache %s is damaged and is made again", folder)
+    discard_folder(folder)
+    return None
+
+
+def _open_ragged(folder: Path, name: str, frames: Mapping[str, Sequence[int]]) -> Ragged:
+    ids = FileArray(folder / f"{name}.ids", np.int32)
+    first, last = frames[name]
+    return Ragged(ids, np.fromfile(folder / f"{name}.offsets", np.int64), (first, last))
+
+
+def _tokenize(
+    data: _Data,
+    missing: Mapping[str, Path],
+    task: Encoder,
+    tokenizer: Any,
+    answers_needed: bool,
+    digests: Mapping[Path, str],
+) -> None:
+    """Read and check the data, and write the cache of the splits `missing`, each into its folder.
+
+    Nothing is written where there is a problem in any of them, or files are not of these digests.
+    """
+    counts = Counter(
+        split
+        for split, _ in read_records(data.files, data.read, task.schema, answers_needed, "check")
+    )  # problems are told before minutes of tokenizing
+    names = names_of(data.files, data.read)
+    encode, frames = partial(task.encode, tokenizer), task.frames(tokenizer)
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(
+                writing(folder, split, names.get(split, split), encode, frames)
+            )
+            for split, folder in missing.items()
+        }
+        for split, record in data.records(task.schema, answers_needed, counts):
+            if split in writers:
+                writers[split].add(record)
+        for writer in writers.values():
+            writer.finish()
+        if any(_file_digest(path) != digest for path, digest in digests.items()):
+            raise BadInput([changed_meanwhile(data.files)])

@@ -1,0 +1,4 @@
+"""Processes: started, joined, what they tell each other, asked to stop.
+
+May import config and core.
+"""

@@ -1,0 +1,227 @@
+"""The processes of a job: which one this is, and what they tell each other."""
+
+import datetime
+import os
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed import HashStore, PrefixStore, rendezvous  # type: ignore[attr-defined]
+
+from workflow.core.errors import RunFailed, WorkflowError
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
+
+LONGEST_WAIT = datetime.timedelta(days=1)
+"""For a rank that evaluates, writes or tokenizes; one that died is noticed by the launcher."""
+LONGEST_GOODBYE = datetime.timedelta(seconds=10)
+"""For all ranks to leave, once one has."""
+
+
+class World:
+    """All processes of a job, of which rank 0 is the one that speaks and writes.
+
+    Before `begin` they meet at a store: `after_main` runs on all, rank 0 first; `decided_by_main`
+    on rank 0, its result is everyone's. After it all must call alike: `by_main`, `agree`, `gather`.
+
+    Attributes:
+        rank, size: which process this is, of how many.
+        local_size: how many of them are on this machine.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local_size: int = 1, store: Any = None):
+        self.rank = rank
+        self.size = size
+        self.local_size = local_size
+        self._store = store
+        self._prepared = 0
+        self._decided = 0
+
+    @classmethod
+    def alone(cls) -> "World":
+        return cls()
+
+    @classmethod
+    def joined(cls) -> "World":
+        """The world that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT name.
+
+        Collectives need `begin`; before that, rank 0 may take its time.
+        """
+        store, rank, size = next(rendezvous("env://", timeout=LONGEST_WAIT))
+        store.set_timeout(LONGEST_WAIT)
+        return cls(rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), store)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def has_file(self, number: int) -> bool:
+        """Whether this process reads a file of several, by its number."""
+        return number % self.size == self.rank
+
+    def after_main(self, prepare: Callable[[], T]) -> T:
+        """What `prepare` gives, on rank 0 first: the others find in the cache what it made.
+
+        What is raised on rank 0 is raised on all.
+        """
+        if self._store is None:
+            return prepare()
+        self._prepared += 1
+        key = f"prepared {self._prepared}"
+        if not self.is_main:
+            self._raise_of(key, 0)
+        failure: Exception | None = None
+        try:
+            prepared = prepare()
+        except Exception as error:
+            failure = error
+        self._store.set(f"{key} {self.rank}", pickle.dumps(failure and _to_tell(failure)))
+        for rank in range(self.size):
+            if rank == self.rank and failure is not None:
+                raise shared(failure)
+            self._raise_of(key, rank)
+        return prepared
+
+    def _raise_of(self, key: str, rank: int) -> None:
+        """Raise what a rank said that it failed of, as soon as it says how it went."""
+        failure = pickle.loads(self._store.get(f"{key} {rank}"))
+        if failure is not None:
+            raise shared(failure)
+
+    def decided_by_main(self, decide: Callable[[], T]) -> T:
+        """What `decide` gives on rank 0, on every rank; within `after_main`, before `begin`."""
+        if self._store is None:
+            return decide()
+        self._decided += 1
+        key = f"decided {self._decided}"
+        if self.is_main:
+            decided = decide()
+            self._store.set(key, pickle.dumps(decided))
+            return decided
+        told: T = pickle.loads(self._store.get(key))
+        return told
+
+    def begin(self, device: torch.device, alone_too: bool = False) -> None:
+        """Begin to talk: NCCL between GPUs, gloo between CPUs; needed before any of the below.
+
+        Args:
+            alone_too: whether a single process needs to be a world, which DeepSpeed does.
+        """
+        if dist.is_initialized() or (self.size == 1 and not alone_too):
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+        store = HashStore() if self._store is None else self._store
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend,
+            store=PrefixStore("workflow", store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=LONGEST_WAIT,
+            device_id=device if device.type == "cuda" else None,
+        )
+
+    def end(self) -> None:
+        """Leave the world in peace: rank 0, which may hold the store, after the others."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if self._store is not None:
+            with suppress(RuntimeError):  # the store is gone with rank 0, or a rank with its job
+                self._store.set(f"left {self.rank}", "")
+                if self.is_main:
+                    keys = [f"left {rank}" for rank in range(self.size)]
+                    self._store.wait(keys, LONGEST_GOODBYE)
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every rank, by rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def gather_on_main(self, value: T) -> list[T] | None:
+        """The value of every rank, by rank, on rank 0; None elsewhere."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values, dst=0)
+        return values
+
+    def sum(self, value: float) -> float:
+        """The sum of every rank's value, in the order of ranks."""
+        return sum(self.gather(value))
+
+    def by_main(self, function: Callable[[], T]) -> T:
+        """What a function gives on rank 0, or raises there, on every rank."""
+        if self.size == 1:
+            return function()
+        outcome: list[Any] = [None, None]
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                outcome[0] = function()
+            except Exception as error:  # which ends all processes, each by raising it
+                failure = error
+                outcome[1] = _to_tell(error)
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise failure or shared(outcome[1])
+        result: T = outcome[0]
+        return result
+
+    def call_out(self, word: str) -> None:
+        """Say a word to all ranks at any time, which `called_out` hears; nothing is waited for.
+
+        It concerns the job that `after_main` began.
+        """
+        if self._store is not None:
+            self._store.set(f"called {self._prepared}", word)
+
+    def called_out(self) -> str | None:
+        """What a rank has called out, if any has."""
+        key = f"called {self._prepared}"
+        if self._store is None or not self._store.check([key]):
+            return None
+        word: str = self._store.get(key).decode()
+        return word
+
+    def together(self, function: Callable[[], T]) -> T:
+        """What a function gives on each rank; what it raises on one is raised on all.
+
+        (Of what a user can mend: anything else ends its process, and a launcher the others.) Ranks
+        are to meet between what may fail on one of them and what takes all of them.
+        """
+        failure: Exception | None = None
+        try:
+            found = function()
+        except (WorkflowError, OSError) as error:
+            failure = error
+        failure = self.agree(failure)
+        if failure is not None:
+            raise failure
+        return found
+
+    def agree(self, error: Exception | None) -> Exception | None:
+        """The first error that any rank has, by rank, on every rank."""
+        found = next((found for found in self.gather(error) if found is not None), None)
+        return None if found is None else shared(found)
+
+
+def shared(error: E) -> E:
+    """An error that is raised on all processes, of which the main one tells it."""
+    error.shared = True  # type: ignore[attr-defined]
+    return error
+
+
+def _to_tell(error: Exception) -> Exception:
+    """What the other processes are told of an error: itself, where it can be sent."""
+    if isinstance(error, WorkflowError | OSError):
+        return error
+    return RunFailed(f"rank 0 failed ({type(error).__name__}: {error})")

@@ -1,0 +1,130 @@
+"""Decoding by `model.generate`: other families, beams, penalties, models that are in parts."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from workflow.config.job import JobSpec
+from workflow.distributed.stop import Stop
+from workflow.inference.eval_shard import Share
+from workflow.inference.sampling import draw, uniform_numbers, warpers_of
+from workflow.inference.t5_loop import Written
+from workflow.models.families import encoder_options
+from workflow.models.generation_settings import kept_settings
+from workflow.models.state_dict import Model
+
+
+def write_by_transformers(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    indexes: Sequence[int],
+    spec: JobSpec,
+    words: list[int],
+    share: Share,
+) -> Written:
+    """The texts of some prompts; where processes keep step, it goes on until all have theirs."""
+    rows = [torch.tensor(prompt, dtype=torch.int64) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(model.device)
+    encoded = model.get_encoder()(
+        input_ids=ids.to(model.device), attention_mask=mask, **encoder_options(model, mask)
+    )
+    first = _first_logits(model, encoded, mask)[:, words].float()
+    processors = LogitsProcessorList()
+    if not spec.greedy:
+        hidden = encoded.last_hidden_state
+        encoded.last_hidden_state = hidden.repeat_interleave(spec.n_samples, dim=0)
+        mask = mask.repeat_interleave(spec.n_samples, dim=0)
+        processors.extend(warpers_of(spec))
+        processors.append(DrawToken(uniform_numbers(spec, indexes).to(model.device)))
+    with _kept_settings_of(model):
+        written = model.generate(
+            encoder_outputs=encoded,
+            attention_mask=mask,
+            generation_config=_settings(spec),
+            logits_processor=processors,
+            stopping_criteria=StoppingCriteriaList([EndEarly(share.stop)]),
+            synced_gpus=share.in_step,
+        )
+    own = model.generation_config
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    found = Written.of(written[:, 1:], set(ends), first)
+    if own.forced_eos_token_id is None:
+        return found
+    # An end mark at the limit may be forced: it ends the text there as the limit would.
+    ended = [len(text) < spec.max_new_tokens for text in found.texts]
+    return replace(found, ended=ended)
+
+
+def _settings(spec: JobSpec) -> GenerationConfig:
+    return GenerationConfig(
+        max_new_tokens=spec.max_new_tokens,
+        min_new_tokens=spec.min_new_tokens,
+        do_sample=False,
+        num_beams=spec.num_beams,
+        num_return_sequences=spec.n_samples if spec.num_beams > 1 else 1,
+        repetition_penalty=spec.repetition_penalty,
+        no_repeat_ngram_size=spec.no_repeat_ngram_size,
+    )
+
+
+def _first_logits(model: Model, encoded: Any, mask: torch.Tensor) -> torch.Tensor:
+    """Raw logits (prompts, vocabulary) of the first position."""
+    start = torch.full((len(mask), 1), model.config.decoder_start_token_id, device=model.device)
+    output = model(
+        encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=start, use_cache=False
+    )
+    logits: torch.Tensor = output.logits[:, 0]
+    return logits
+
+
+@contextmanager
+def _kept_settings_of(model: Model) -> Iterator[None]:
+    """Let `generate` take of the model's own settings only those that are part of the model.
+
+    It fills in whatever the job leaves open: beams, penalties, length limits.
+    """
+    own = model.generation_config
+    start = model.config.decoder_start_token_id  # as in training
+    kept = kept_settings(own) | {"decoder_start_token_id": start}
+    model.generation_config = GenerationConfig(**kept)
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+class DrawToken(LogitsProcessor):
+    """Makes greedy decoding a sampling one: leaves the token of each row that `draw` gives."""
+
+    def __init__(self, uniforms: torch.Tensor):
+        """Take uniform numbers in [0, 1), float64 (rows, positions)."""
+        self._uniforms = uniforms
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        drawn = draw(scores, self._uniforms[:, input_ids.shape[1] - 1])
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
+
+
+class EndEarly(StoppingCriteria):
+    """Ends the generation of all rows when the process is asked to stop."""
+
+    def __init__(self, stop: Stop):
+        """Look at `stop` after every token."""
+        self._stop = stop
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        ends = self._stop.requested() is not None
+        return torch.full((len(input_ids),), ends, device=input_ids.device)

@@ -1,0 +1,112 @@
+"""Choosing the next token: the likeliest, or one drawn such that the seed alone decides."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import (
+    LogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from workflow.config.job import JobSpec
+
+BLOCK = 128
+"""Tokens of the vocabulary that are looked at together, before one of them is looked for."""
+
+Choice = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Scores (rows, vocabulary) in float32, which texts the rows are, and how many tokens they have so
+far; to the next token of each."""
+
+
+def choice(spec: JobSpec, indexes: Sequence[int], device: torch.device) -> Choice:
+    """How the job chooses tokens for the samples of these records, sample after sample."""
+    if spec.greedy:
+        return lambda scores, rows, positions: likeliest(scores)
+    uniforms = uniform_numbers(spec, indexes).to(device)
+    warpers = list(warpers_of(spec))
+
+    def drawn(scores: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        for warp in warpers:
+            scores = warp(None, scores)  # they do not read the ids
+        return draw(scores, uniforms[rows, positions])
+
+    return drawn
+
+
+def warpers_of(spec: JobSpec) -> Iterator[LogitsProcessor]:
+    """What changes the scores that are drawn from, in the order of transformers."""
+    yield TemperatureLogitsWarper(spec.temperature)
+    if spec.top_k is not None:
+        yield TopKLogitsWarper(spec.top_k)
+    if spec.top_p is not None:
+        yield TopPLogitsWarper(spec.top_p)
+
+
+def uniform_numbers(spec: JobSpec, indexes: Sequence[int]) -> torch.Tensor:
+    """Numbers in [0, 1), float64 (records × samples, new tokens).
+
+    They depend on the seed, the record and the sample's number alone.
+    """
+    rows = [
+        np.random.default_rng([spec.seed, index, sample]).random(spec.max_new_tokens)
+        for index in indexes
+        for sample in range(spec.n_samples)
+    ]
+    return torch.from_numpy(np.stack(rows))
+
+
+def likeliest(scores: torch.Tensor) -> torch.Tensor:
+    """The place of each row's greatest score, the first of several; of (rows, vocabulary).
+
+    By blocks, whose greatest are found six to ten times as fast as by torch's argmax on a CPU.
+    """
+    blocks = _in_blocks(scores, -torch.inf)
+    block = blocks.amax(-1).argmax(-1)
+    return block * BLOCK + _rows_at(blocks, block).argmax(-1)
+
+
+def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """A token of each row, drawn from the softmax of its scores by inverse transform sampling.
+
+    It is the one at which the cumulated probability passes the row's uniform number, so that a
+    row's text does not depend on its batch. First its block of the vocabulary is found, then the
+    token in it: so only few sums need float64. Of scores that are not finite it draws anything.
+
+    Args:
+        scores: (rows, vocabulary), float32.
+        uniforms: (rows,), float64, in [0, 1).
+    """
+    weights = _in_blocks(torch.exp(scores - scores.amax(-1, keepdim=True)), 0.0)
+    sums = weights.sum(-1).double().cumsum(-1)
+    wanted = uniforms[:, None] * sums[:, -1:]
+    block = _first_above(sums, wanted)
+    before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = _rows_at(weights, block[:, 0]).double().cumsum(-1)
+    drawn = (block * BLOCK + _first_above(inside, wanted - before))[:, 0]
+    return drawn.clamp(max=scores.shape[1] - 1)
+
+
+def _in_blocks(values: torch.Tensor, padding: float) -> torch.Tensor:
+    """(rows, vocabulary) as (rows, blocks, BLOCK)."""
+    if missing := -values.shape[1] % BLOCK:
+        values = F.pad(values, (0, missing), value=padding)
+    return values.view(len(values), -1, BLOCK)
+
+
+def _rows_at(blocks: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """One block of each row: (rows, BLOCK)."""
+    return blocks[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+def _first_above(cumulated: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The first place of each row that is greater: where it has grown, so nothing of weight 0.
+
+    The last one where sums are no numbers.
+    """
+    most = cumulated[:, -1:]
+    below = torch.minimum(wanted, torch.nextafter(most, torch.zeros_like(most)))
+    return torch.searchsorted(cumulated, below, right=True).clamp(max=cumulated.shape[1] - 1)

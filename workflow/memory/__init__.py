@@ -1,0 +1,4 @@
+"""What a job takes, predicted from the model's sizes, and what fits a machine.
+
+May import models, data, metrics and all rooms below them.
+"""

@@ -1,0 +1,299 @@
+"""What memory a job takes, predicted from the model's sizes alone: bytes of one process, by phase.
+
+The terms follow what deepspeed 0.19.8 allocates under the configuration of
+`workflow.distributed.strategy`, as read in its source and as measured on CPU processes
+(docs/PERFORMANCE.md). P parameters, N processes, c
+bytes of the precision that computes, B elements of a bucket:
+
+plain torch     float32: weights, gradients and two moments, 4 P each; in bf16 a copy, 2 P, besides.
+ZeRO 1, 2       (runtime/zero/stage_1_and_2.py) all weights c P, flat; float32 masters 4 P / N and
+                moments 8 P / N. Stage 1 keeps all gradients, 4 P, stage 2 its share, 4 P / N (in
+                float32 a new one beside that of earlier micro-batches). Reducing takes a bucket,
+                a flat copy of it, and in bf16 one more in float32. Offloaded: the host has
+                masters, moments, gradients 4 P / N and a buffer c P / N; in bf16 the gradients'
+                share is on the device all the same.
+ZeRO 1 in bf16  (runtime/bf16_optimizer.py, without offload) gradients in bf16, 2 P, and in float32,
+                4 P, of which reducing makes a flat copy, 4 P, whatever the bucket.
+ZeRO 3          (runtime/zero/stage3.py) shares of weights c P / N, masters 4 P / N (in float32
+                too), gradients 4 P / N, moments 8 P / N; a bucket in float32 for good, and a copy
+                of it to reduce; the weights that are gathered now. Offloaded: the host has
+                the gradients twice. Evaluation holds a whole copy, c P.
+
+A GPU's host buffers are pinned: torch rounds each up to a power of two, and keeps those that are
+freed (ATen/core/CachingHostAllocator.h of 2.13). Moments, and the masters of ZeRO 3, are not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+
+from workflow.data.step_planner import POSITIONS_AT_ONCE
+from workflow.distributed.strategy import BUCKET_ELEMENTS, Setting
+from workflow.memory.activations import activation_bytes, evaluation_bytes
+from workflow.memory.model_dims import Sizes
+
+REUSE_ELEMENTS = 1_000_000_000
+"""DeepSpeed's stage3_max_reuse_distance: weights used again sooner stay gathered. At the turn from
+forward to backward those are the last half of it."""
+PREFETCH_ELEMENTS = 50_000_000
+"""DeepSpeed's stage3_prefetch_bucket_size."""
+SUB_GROUP_ELEMENTS = 1_000_000_000
+"""DeepSpeed's sub_group_size: what ZeRO-3 updates at once."""
+
+Bytes = Mapping[str, float]
+"""Bytes by what takes them."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is computed, on how many processes.
+
+    Attributes:
+        source_length, target_length: tokens of the longest example.
+        positions: of the largest micro-batch: rows × (source + target).
+        on_gpu: whether a device's memory is its own; a CPU's is the host's.
+        dropout: whether training drops activations, which takes masks.
+        generated: positions (source + new tokens) of the largest batch of generation.
+        moments: bytes a parameter of the optimizer's state: 8 for AdamW, 0 for Adafactor's factors.
+    """
+
+    bf16: bool
+    source_length: int
+    target_length: int
+    positions: int
+    processes: int = 1
+    on_gpu: bool = True
+    gradient_checkpointing: bool = False
+    dropout: bool = True
+    generated: int = POSITIONS_AT_ONCE
+    moments: int = 8
+
+    @property
+    def computing(self) -> int:
+        """Bytes of a number in the precision that computes."""
+        return 2 if self.bf16 else 4
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What one process holds at the same time."""
+
+    name: str
+    device: Bytes
+    host: Bytes = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that one process needs, phase by phase.
+
+    Attributes:
+        gathered: of device, evaluation's whole copy of weights that are partitioned, else 0.
+    """
+
+    phases: tuple[Phase, ...]
+    gathered: float = 0.0
+
+    @property
+    def device(self) -> float:
+        return max(sum(phase.device.values()) for phase in self.phases)
+
+    @property
+    def host(self) -> float:
+        return max(sum(phase.host.values()) for phase in self.phases)
+
+    @property
+    def both(self) -> float:
+        """Where device and host are one memory."""
+        return max(sum(phase.device.values()) + sum(phase.host.values()) for phase in self.phases)
+
+    @property
+    def greatest(self) -> Phase:
+        """The phase that takes most of the device."""
+        return max(self.phases, key=lambda phase: sum(phase.device.values()))
+
+
+def predict(sizes: Sizes, work: Work, setting: Setting | None) -> Need:
+    """What one process of a job that learns needs; the setting is of `workflow.distributed`."""
+    if setting is None:
+        return _plain(sizes, work)
+    if setting.stage == 3:
+        return _partitioned(sizes, work, setting)
+    if setting.stage == 1 and work.bf16 and setting.offload == "none":
+        return _bfloat16_whole_gradients(sizes, work)
+    return _flat(sizes, work, setting)
+
+
+def predict_evaluation(sizes: Sizes, work: Work, setting: Setting | None) -> Need:
+    """What one process needs that learns nothing: whole weights, or its share of them."""
+    whole = work.computing * sizes.parameters
+    evaluating = _evaluation(sizes, work)
+    if setting is None:
+        return Need((Phase("evaluate", {"weights": whole} | evaluating),))
+    live = work.computing * min(sizes.parameters, REUSE_ELEMENTS)
+    gathered = {"evaluation's copy": whole} if setting.gathers else {"gathered weights": live}
+    share = {"weights": whole / work.processes}
+    phase = Phase("evaluate", _sum(share, gathered, evaluating))
+    return Need((phase,), gathered=whole if setting.gathers else 0.0)
+
+
+def _plain(sizes: Sizes, work: Work) -> Need:
+    count, computing = sizes.parameters, work.computing
+    copies = 2 * count if work.bf16 else 0
+    rest = {"weights": 4 * count + copies, "optimizer": work.moments * count}
+    gradients = {"gradients": 4 * count + computing * sizes.largest_tensor}
+    return Need((
+        Phase("backward", rest | gradients | _activations(sizes, work)),
+        Phase("update", rest | {"gradients": 4 * count}),
+        Phase("evaluate", rest | {"gradients": copies and 4 * count} | _evaluation(sizes, work)),
+    ))  # fmt: skip
+
+
+def _flat(sizes: Sizes, work: Work, setting: Setting) -> Need:
+    """ZeRO 1 and 2, but for stage 1 in bf16 without offload."""
+    count, computing = sizes.parameters, work.computing
+    share = count / work.processes
+    bucket = _bucket(sizes, work, setting)
+    largest = computing * sizes.largest_tensor
+    weights = {"weights": float(computing * count)}
+    states = {"masters": 4 * share, "optimizer": work.moments * share}
+    device: dict[str, float] = {**weights, **states}
+    host: dict[str, float] = {}
+    if setting.offload != "none":
+        device = {**weights, "buffers": largest}
+        host = {**states, "masters": _pinned(work, 4 * share)}
+        host["gradients"] = _pinned(work, 4 * share)
+        host["buffers"] = _pinned(work, computing * share, largest)
+    partial = count > bucket
+    if setting.stage == 1:
+        held = 4 * count + (2 * sizes.largest_tensor if work.bf16 else 0)
+        reduced = held + (4 * share if work.bf16 else 0)
+        during = {"gradients": held} | _activations(sizes, work)
+        buckets = 4 * bucket if work.on_gpu else 0
+        reducing = {"gradients": reduced, "reduction": 4 * bucket}
+    else:
+        kept = 4 * share * (2 if partial and not work.bf16 else 1)
+        if setting.offload != "none" and not work.bf16:
+            kept = 0.0
+            host["gradients"] += 4 * share  # of earlier micro-batches
+        activations = _activations(sizes, work)
+        during = {"gradients": kept + largest} | activations
+        buckets = computing * bucket
+        left = 1 - bucket / count if partial else 0.0
+        reducing = {"gradients": kept + largest, "reduction": 8 * bucket}
+        reducing |= {name: left * size for name, size in activations.items()}
+    updating = {"gradients": 4 * share if work.bf16 else 8 * share}
+    if setting.offload != "none":
+        updating = {"gradients": 4 * share if work.bf16 else 0.0}
+    return Need((
+        Phase("begin", {"weights": 2 * computing * count}),
+        Phase("backward", _sum(device, during, {"reduction": buckets}), host),
+        Phase("reduce", _sum(device, reducing), host),
+        Phase("update", _sum(device, updating), host),
+        Phase("gather", _sum(device, {"gathering": _gloo(work, computing * count)}), host),
+        Phase("evaluate", _sum(device, _evaluation(sizes, work)), host),
+    ))  # fmt: skip
+
+
+def _bfloat16_whole_gradients(sizes: Sizes, work: Work) -> Need:
+    """ZeRO 1 in bf16 without offload: DeepSpeed's BF16_Optimizer."""
+    count = sizes.parameters
+    share = count / work.processes
+    device = {"weights": 2 * count, "masters": 4 * share, "optimizer": work.moments * share}
+    gradients = {"gradients": 6 * count}
+    return Need((
+        Phase("backward", _sum(device, gradients, _activations(sizes, work))),
+        Phase("reduce", _sum(device, gradients, {"reduction": 4 * count})),
+        Phase("evaluate", _sum(device, gradients, _evaluation(sizes, work))),
+    ))  # fmt: skip
+
+
+def _partitioned(sizes: Sizes, work: Work, setting: Setting) -> Need:
+    """ZeRO 3."""
+    count, computing = sizes.parameters, work.computing
+    share = count / work.processes
+    bucket = _bucket(sizes, work, setting)
+    largest = computing * sizes.largest_tensor
+    weights = {"weights": computing * share}
+    states = {"masters": 4 * share, "gradients": 4 * share, "optimizer": work.moments * share}
+    device: dict[str, float] = {"reduction": 4 * bucket}
+    host: dict[str, float] = {}
+    if setting.offload == "none":
+        device |= {**weights, **states}
+    else:
+        sub_groups = [4 * SUB_GROUP_ELEMENTS] * int(share // SUB_GROUP_ELEMENTS)
+        left = 4 * (share % SUB_GROUP_ELEMENTS)
+        host |= states | {"gradients": _pinned(work, 4 * share, *sub_groups, left)}
+        if setting.offload == "all":
+            freed = computing * share if work.on_gpu else 0.0  # each tensor's part, once flattened
+            host["weights"] = _pinned(work, computing * share) + freed
+        else:
+            device |= weights
+    reuse = _asked(setting, "stage3_max_reuse_distance", REUSE_ELEMENTS) / 2
+    prefetch = _asked(setting, "stage3_prefetch_bucket_size", PREFETCH_ELEMENTS)
+    live = {"gathered weights": computing * min(count, reuse + prefetch + sizes.largest_tensor)}
+    activations = _activations(sizes, work)
+    left = max(0.0, 1 - bucket / count)
+    later = {name: left * size for name, size in activations.items()}
+    flat = 4 * min(share, SUB_GROUP_ELEMENTS) if setting.offload == "none" else 0.0
+    whole = {"evaluation's copy": computing * count} if setting.gathers else live
+    evaluating = _sum(device, whole, {"gathered weights": largest}, _evaluation(sizes, work))
+    gradients = {"gradients": 2 * largest}
+    reducing = {"reduction": 4 * bucket + (2 * bucket if work.bf16 else 0)}
+    return Need(
+        (
+            Phase("backward", _sum(device, live, gradients, activations), host),
+            Phase("reduce", _sum(device, live, gradients, reducing, later), host),
+            Phase("update", _sum(device, {"gradients": flat}), host),
+            Phase("evaluate", evaluating, host),
+        ),
+        gathered=computing * count if setting.gathers else 0.0,
+    )
+
+
+def _activations(sizes: Sizes, work: Work) -> dict[str, float]:
+    return activation_bytes(
+        sizes, work.positions, work.source_length, work.target_length,
+        computing=work.computing, on_gpu=work.on_gpu,
+        checkpointing=work.gradient_checkpointing, dropout=work.dropout,
+    )  # fmt: skip
+
+
+def _evaluation(sizes: Sizes, work: Work) -> dict[str, float]:
+    return evaluation_bytes(
+        sizes, work.positions, work.source_length, work.target_length,
+        computing=work.computing, generated=work.generated,
+    )  # fmt: skip
+
+
+def _bucket(sizes: Sizes, work: Work, setting: Setting) -> float:
+    """Elements of a bucket: a GPU reserves it all, a CPU what is written of it."""
+    asked = _asked(setting, "reduce_bucket_size", BUCKET_ELEMENTS)
+    return asked if work.on_gpu else min(asked, sizes.parameters)
+
+
+def _asked(setting: Setting, name: str, default: int) -> float:
+    """What the user asks of DeepSpeed, else the default."""
+    value = dict(setting.users or {}).get("zero_optimization", {}).get(name, default)
+    return float(value) if isinstance(value, int | float) else float(default)
+
+
+def _pinned(work: Work, *sizes: float) -> float:
+    """Bytes of the host for buffers of these sizes, which are pinned for a GPU."""
+    if not work.on_gpu:
+        return sum(sizes)
+    return float(sum(1 << (ceil(size) - 1).bit_length() for size in sizes if size > 0))
+
+
+def _gloo(work: Work, gathered: float) -> float:
+    """What gloo gathers into before it copies; NCCL gathers in place."""
+    return 0.0 if work.on_gpu or work.processes == 1 else gathered
+
+
+def _sum(*parts: Bytes) -> dict[str, float]:
+    """Bytes by what takes them, of several."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, size in part.items():
+            total[name] = total.get(name, 0.0) + size
+    return total

@@ -1,0 +1,133 @@
+"""`--dry_run`: what memory a job takes under every setting, and what fits, as text."""
+
+from workflow.memory.estimate import Work
+from workflow.memory.model_dims import Sizes, checkpoint_bytes
+from workflow.memory.search import (
+    GPU_BYTES,
+    SPARED,
+    Machine,
+    Plan,
+    name_of,
+    on_cpu,
+)
+
+
+def render_plans(
+    sizes: Sizes, machine: Machine, work: Work, found: list[Plan], trains: bool = True
+) -> list[str]:
+    """The table, the setting that is taken, and what it implies; at most 100 characters wide."""
+    chosen = next((plan for plan in found if plan.positions is not None), None)
+    return [
+        _model_line(sizes, work),
+        *_machine_lines(machine),
+        "",
+        *_table(machine, work, found),
+        "",
+        *_chosen_lines(sizes, machine, work, chosen),
+        _checkpoint_line(sizes, trains),
+    ]
+
+
+def _model_line(sizes: Sizes, work: Work) -> str:
+    precision = "bfloat16 on float32 masters" if work.bf16 else "float32"
+    checkpointing = ", gradient checkpointing" if work.gradient_checkpointing else ""
+    return f"model: {_count(sizes.parameters)} parameters, {precision}{checkpointing}"
+
+
+def _machine_lines(machine: Machine) -> list[str]:
+    nodes = -(-machine.processes // machine.on_each)
+    on_nodes = f"{nodes} node{'s' * (nodes > 1)}"
+    if not machine.on_gpu:
+        processes = f"{machine.on_each} process{'es' * (machine.on_each > 1)} on CPUs each"
+        usable = f"{_gb(max(machine.for_device, 0))} GB for the model of each process"
+        return [f"machine: {on_nodes}, {processes}; {usable}"]
+    host = "host memory not said"
+    if machine.host_memory is not None:
+        host = f"{_gb(machine.host_memory)} GB of host memory a node"
+    devices = f"{machine.on_each} GPU{'s' * (machine.on_each > 1)} each"
+    memory = f"{_gb(machine.device_memory)} GB a GPU"
+    kept = f"{SPARED:.0%} and {_gb(GPU_BYTES)} GB left free"
+    return [
+        f"machine: {on_nodes}, {devices}, {memory} ({_gb(machine.for_device)} to use: {kept})",
+        f"         {host}",
+    ]
+
+
+def _table(machine: Machine, work: Work, found: list[Plan]) -> list[str]:
+    length = work.source_length + work.target_length
+    head = ("GB a device", "GB of a host") if machine.on_gpu else ("GB a process", "GB of a host")
+    lines = [
+        f"{'':26}{'at least,':>14}{'at least,':>14}{'':>11}{'largest micro-batch':>29}",
+        f"{'setting':26}{head[0]:>14}{head[1]:>14}{'fits':>11}"
+        f"{'positions':>12}{f'of {length}':>17}",
+    ]
+    for plan in found:
+        device = plan.least.device if machine.on_gpu else on_cpu(plan.least, plan.setting)
+        host = (plan.least.host if machine.on_gpu else device) * machine.on_each
+        allowed = ["-", "-"]
+        if plan.positions is not None:
+            examples = max(1, plan.positions // length)
+            allowed = [f"{plan.positions:,}", f"{examples:,} example{'s' * (examples > 1)}"]
+        lines.append(
+            f"{name_of(plan.setting):26}{_gb(device):>14}{_gb(host):>14}"
+            f"{_verdict(machine, plan):>11}{allowed[0]:>12}{allowed[1]:>17}"
+        )
+    return lines
+
+
+def _verdict(machine: Machine, plan: Plan) -> str:
+    if plan.positions is not None:
+        return "yes"
+    if not machine.on_gpu:
+        return "no"
+    return "no: GPU" if plan.least.device > machine.for_device else "no: host"
+
+
+def _chosen_lines(sizes: Sizes, machine: Machine, work: Work, chosen: Plan | None) -> list[str]:
+    if chosen is None:
+        return ["nothing fits"]
+    lines = [f"chosen: {name_of(chosen.setting)}, micro-batches of {chosen.positions:,} positions"]
+    phase = chosen.need.greatest
+    parts = sorted(phase.device.items(), key=lambda part: -part[1])
+    shown = ", ".join(f"{name} {_gb(size)}" for name, size in parts if size >= 5e7)
+    lines.append(f"  a process's most, in {phase.name}: {_gb(sum(phase.device.values()))} GB")
+    lines += [f"    {line}" for line in _wrapped(shown)]
+    if chosen.setting is not None and chosen.setting.stage == 3:
+        whole = _gb(work.computing * sizes.parameters)
+        lines.append(
+            f"  evaluation: a whole copy of the weights on each process ({whole} GB) fits"
+            if chosen.setting.gathers
+            else f"  evaluation: a whole copy ({whole} GB) does not fit; generation will be slow"
+        )
+    return lines
+
+
+def _checkpoint_line(sizes: Sizes, trains: bool) -> str:
+    weights, with_state = checkpoint_bytes(sizes)
+    if not trains:
+        return "checkpoints: none"
+    return (
+        f"a checkpoint: {_gb(weights)} GB of float32 weights; {_gb(with_state)} GB with the "
+        "optimizer's state"
+    )
+
+
+def _wrapped(text: str, width: int = 90) -> list[str]:
+    lines, line = [], ""
+    for part in text.split(", "):
+        if len(line) + len(part) + 2 > width:
+            lines.append(line + ",")
+            line = part
+        else:
+            line = f"{line}, {part}" if line else part
+    return [*lines, line]
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f}"
+
+
+def _count(parameters: int) -> str:
+    if parameters >= 1e9:
+        return f"{parameters / 1e9:.2f} billion"
+    return f"{parameters / 1e6:.1f} million"

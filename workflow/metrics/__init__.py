@@ -1,0 +1,4 @@
+"""Pure scores of answers against references, with their intervals.
+
+May import distributed, config and core.
+"""

@@ -1,0 +1,90 @@
+"""All of a model but its weights: tokenizer and configuration, made ready for a job."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.config.job import ONLY_FOR, JobSpec
+from workflow.core.console import log
+from workflow.core.errors import BadInput, Problem
+from workflow.models.families import ONE_PROCESS, DecoderIds, find_decoder_ids
+from workflow.models.folders import check_folder
+from workflow.models.hub import load_config, load_generation_settings, load_tokenizer
+from workflow.models.languages import set_languages
+from workflow.models.tokenizers.vocabulary import needed_ids
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What a job must know of its model before the weights are loaded."""
+
+    tokenizer: Any
+    config: Any
+    decoder_ids: DecoderIds
+
+
+def load_model_settings(
+    folder: Path, spec: JobSpec, processes: int
+) -> tuple[ModelSettings, JobSpec]:
+    """The settings of a folder's model, and the job with the languages that its tokenizer writes.
+
+    Raises:
+        BadInput: where the model is none that the job can use.
+    """
+    check_folder(folder)
+    tokenizer = load_tokenizer(folder)
+    config = load_config(folder, needed_ids(tokenizer))
+    writes = spec.task == "seq2seq"
+    problems = set_languages(tokenizer, spec.source_lang, spec.target_lang, target_needed=writes)
+    spec, too_long = _fit_lengths(spec, config)
+    problems += too_long
+    if processes > 1 and not spec.no_train and config.model_type in ONE_PROCESS:
+        found = f"the model type {config.model_type} on {processes} processes"
+        expected = f"one process: {ONE_PROCESS[config.model_type]}"
+        where = str(folder / "config.json")
+        problems.append(Problem(where, found, expected, "add --num_processes 1"))
+    if problems:
+        raise BadInput(problems)
+    ids = find_decoder_ids(config, load_generation_settings(folder), tokenizer)
+    if ids is None:
+        expected = "the id that the model was trained to start decoding with"
+        mend = 'add "decoder_start_token_id", as the page of the model has it'
+        where = str(folder / "config.json")
+        raise BadInput([Problem(where, "no decoder_start_token_id", expected, mend)])
+    spec = dataclasses.replace(
+        spec,
+        source_lang=getattr(tokenizer, "src_lang", None),
+        target_lang=getattr(tokenizer, "tgt_lang", None) if writes else None,
+    )
+    return ModelSettings(tokenizer, config, ids), spec
+
+
+def _fit_lengths(spec: JobSpec, config: Any) -> tuple[JobSpec, list[Problem]]:
+    """The job within the positions that a model has learned, which may be fewer than the defaults.
+
+    Limits that the user set to more are problems.
+    """
+    both = getattr(config, "max_position_embeddings", math.inf)
+    read = getattr(config, "max_encoder_position_embeddings", both)
+    written = getattr(config, "max_decoder_position_embeddings", both)
+    bounds = {"max_source_length": read, "max_target_length": written, "max_new_tokens": written}
+    defaults = {field.name: field.default for field in dataclasses.fields(JobSpec)}
+    problems = []
+    fitting: dict[str, Any] = {}
+    for name, positions in bounds.items():
+        asked = getattr(spec, name)
+        if (
+            asked is None
+            or asked <= positions
+            or (spec.task != "seq2seq" and name in ONLY_FOR["seq2seq"])
+        ):
+            continue
+        if asked == defaults[name]:
+            log.info("--%s is %d, the positions that this model has", name, positions)
+            fitting[name] = positions
+        else:
+            expected = f"at most {positions}, the positions this model has"
+            problems.append(Problem(f"--{name}", str(asked), expected, f"add --{name} {positions}"))
+    return dataclasses.replace(spec, **fitting), problems

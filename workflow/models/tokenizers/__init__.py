@@ -1,0 +1,1 @@
+"""Tokenizers with tokens for characters that their vocabulary lacks."""

@@ -1,0 +1,160 @@
+"""How a grown tokenizer does it: the steps about its normalizer and decoder, and back again."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from workflow.core.code_points import OF_POOL, as_class, of_class
+
+_BESIDE = re.compile(r"\(\?<=\[((\\x\{[0-9A-F]+\}-?)+)\]\) ")
+"""How the pattern of a grown decoder begins, and none else."""
+_AT_START = r"\A "
+_NEVER = "(?!)"
+"""Makes a pattern one that nothing fits: it says what is known, and there is nothing to do."""
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What tells a grown tokenizer from the one it was.
+
+    Attributes:
+        tokens: the token of each character.
+        ends: whether a space at an end of a text is a token.
+        spaced: whether the decoder would put a space before every text.
+        keeps_spaces: whether each space comes back by itself, and no other.
+        known: reserved code points that texts hold and the vocabulary can write.
+        normalizer, decoder: those of the tokenizer before.
+    """
+
+    tokens: dict[str, str]
+    ends: bool
+    spaced: bool
+    keeps_spaces: bool
+    known: frozenset[str]
+    normalizer: Json | None
+    decoder: Json | None
+
+
+def not_grown(state: Json, tokenizer: Any) -> Grown:
+    texts = ["a", " a", "a ", "a  a"]
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    shown = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
+    spaced, normalizer = shown[0].startswith(" "), _guarded(state["normalizer"])
+    return Grown({}, False, spaced, shown == texts, frozenset(), normalizer, state["decoder"])
+
+
+def grown_before(state: Json) -> Grown | None:
+    """What a tokenizer.json tells of an earlier growth, and of the tokenizer before it."""
+    steps = (state["decoder"] or {}).get("decoders", [])
+    patterns = [step.get("pattern", {}).get("Regex", "") for step in steps]
+    at = next((i for i, one in enumerate(patterns) if _BESIDE.match(one)), None)
+    if at is None:
+        return None
+    class_ = patterns[at].removeprefix("(?<=[").split("]")[0]
+    back = {step["pattern"]["String"]: step["content"] for step in steps if _is_replacing(step)}
+    tokens = of_class(class_)
+    normalizers = state["normalizer"]["normalizers"]
+    rules = [i for i, step in enumerate(normalizers) if class_ in str(_regex_of(step))]
+    ends = _regex_of(normalizers[rules[-1]]).startswith("(?<!")
+    normalizer, decoder = normalizers[rules[-1] + 1 :], steps[: at - 1]
+    return Grown(
+        {back.get(token, token): token for token in tokens},
+        ends,
+        _AT_START in patterns,
+        patterns[at].endswith(_NEVER),
+        frozenset(
+            token
+            for step in normalizers
+            if _regex_of(step).startswith(_NEVER)
+            for token in of_class(_regex_of(step))
+        ),
+        normalizer[0] if normalizer else None,
+        decoder[0] if decoder else None,
+    )
+
+
+def _regex_of(step: Json) -> str:
+    pattern: str = step.get("pattern", {}).get("Regex", "")
+    return pattern
+
+
+def _is_replacing(step: Json) -> bool:
+    return step["type"] == "Replace" and "String" in step["pattern"]
+
+
+def _guarded(normalizer: Json | None) -> Json | None:
+    """A normalizer that puts its mark before a text, but before none that begins with a token.
+
+    The library looks for an added token as the normalizer writes it: with that mark before it.
+    """
+    if normalizer is None or normalizer["type"] not in ("Prepend", "Sequence"):
+        return normalizer
+    if normalizer["type"] == "Sequence":
+        return normalizer | {"normalizers": [_guarded(step) for step in normalizer["normalizers"]]}
+    return _replace({"Regex": rf"\A(?=[^{OF_POOL}])"}, normalizer["prepend"])
+
+
+def _replace(pattern: Json, content: str) -> Json:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def normalizer_of(grown: Grown) -> Json:
+    renamed = [(char, token) for char, token in grown.tokens.items() if char != token]
+    space = grown.tokens[" "]
+    beside = f" {as_class(grown.tokens.values())}"
+    spaces = f"(?<=[{beside}]) | (?=[{beside}])"
+    if grown.keeps_spaces:
+        spaces = f"(?<=[{beside}]) {_NEVER}"
+    elif grown.ends:
+        spaces = f"(?<![^{beside}]) | (?![^{beside}])"
+    steps = [
+        *(_replace({"String": char}, token) for char, token in renamed if char != " "),
+        *([_replace({"Regex": f"{_NEVER}[{as_class(grown.known)}]"}, "")] if grown.known else []),
+        _replace({"Regex": spaces}, space),
+        *([grown.normalizer] if grown.normalizer else []),
+    ]
+    return {"type": "Sequence", "normalizers": steps}
+
+
+def decoder_of(grown: Grown) -> Json:
+    members = as_class(grown.tokens.values())
+    put_there = f"(?<=[{members}]) +| +(?=[{members}])"  # BERT puts two: its normalizer one more
+    if grown.keeps_spaces:
+        put_there = f"(?<=[{members}]) {_NEVER}"
+    # Without a decoder the library puts a space between any two tokens.
+    spacing = {"type": "WordPiece", "prefix": grown.tokens[" "], "cleanup": False}
+    steps = [
+        grown.decoder or spacing,
+        {"type": "Fuse"},
+        _replace({"Regex": put_there}, ""),
+        *([_replace({"Regex": _AT_START}, "")] if grown.spaced else []),
+        *(
+            _replace({"String": token}, char)
+            for char, token in grown.tokens.items()
+            if char != token
+        ),
+    ]
+    return {"type": "Sequence", "decoders": steps}
+
+
+def ways_of(before: Grown) -> tuple[Callable[[str], str], Callable[[str], str]]:
+    """How the tokenizer before normalizes a text, and how it shows a token between two others."""
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+    parts: Json = dict.fromkeys(("truncation", "padding", "pre_tokenizer", "post_processor"))
+    parts |= {"version": "1.0", "added_tokens": [], "model": model}
+    parts |= {"normalizer": before.normalizer, "decoder": before.decoder}
+    bare = Tokenizer.from_str(json.dumps(parts))
+
+    def write(text: str) -> str:
+        return text if bare.normalizer is None else bare.normalizer.normalize_str(text)
+
+    def read(token: str) -> str:
+        shown = "".join if bare.decoder is None else bare.decoder.decode
+        return shown(["a", token, "a"]).replace(" ", "")
+
+    return write, read

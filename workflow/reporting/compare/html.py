@@ -1,0 +1,113 @@
+"""A comparison as a page."""
+
+from workflow.metrics.names import SHOWN
+from workflow.reporting.compare.comparison import Comparison
+from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
+from workflow.reporting.compare.pairing import as_text
+from workflow.reporting.compare.terminal import judged_by, legend, metric_rows, records_told, title
+from workflow.reporting.compare.win_rate import EVEN, LOST, WON, Outcome
+from workflow.reporting.report.blocks import (
+    Answer,
+    Block,
+    Chart,
+    Charts,
+    Item,
+    Items,
+    Page,
+    Section,
+    Series,
+    Table,
+    Text,
+)
+from workflow.reporting.report.records import MOST_RECORDS, fit
+
+_MEANINGS = {WON: "better than", LOST: "worse than", EVEN: "as good as"}
+_LOGARITHMIC = frozenset({TRAIN_LOSS, "loss", "perplexity"})
+
+
+def page(found: Comparison) -> Page:
+    sections = [
+        Section("Metrics", [_metrics(found)]),
+        Section("What differs in the jobs", [_jobs(found)]),
+        *([Section("Curves", _curves(found))] if found.curves else []),
+        Section("Records", [_counts(found), _items(found)]),
+    ]
+    heading = " against ".join([", ".join(found.labels[1:]), found.labels[0]])
+    return Page(heading, "; ".join(records_told(found)), found.verdicts(), sections)
+
+
+def _metrics(found: Comparison) -> Table:
+    head, *rows = metric_rows(found, range(1, len(found.named)))
+    chief = found.metrics.index(found.main)
+    return Table(head, rows, legend(found), frozenset({chief}))
+
+
+def _curves(found: Comparison) -> list[Block]:
+    """Those told first, and the others to be opened."""
+    first = (TRAIN_LOSS, *SHOWN["clf" if found.is_scored else "seq2seq"], found.main.name)
+    charts: dict[bool, list[Chart]] = {True: [], False: []}
+    for curves in found.curves:
+        style = "line" if curves.name == TRAIN_LOSS else "dots"
+        series = [
+            Series(run, points, style, curves.intervals.get(run, ()))
+            for run, points in curves.by_run.items()
+            if points
+        ]
+        chart = Chart(title(curves.name), "step", series, log=curves.name in _LOGARITHMIC)
+        charts[curves.name in first].append(chart)
+    blocks = [Charts(charts[True]), Charts(charts[False], folded="curves of the other metrics")]
+    return [block for block in blocks if block.charts]
+
+
+def _counts(found: Comparison) -> Block:
+    rows = [
+        [label, *(str(found.counted(index)[result]) for result in (WON, LOST, EVEN))]
+        for index, label in enumerate(found.labels)
+        if index
+    ]
+    return Table([f"against {found.labels[0]}", WON, LOST, EVEN], rows, f"Won: {judged_by(found)}.")
+
+
+def _items(found: Comparison) -> Items:
+    base, *others = found.labels
+    indexes = range(1, len(found.named))
+    numbers = [f"{label} - {base}" for label in others]
+    tags = {
+        _tag(found, index, result): f"{label} is {_MEANINGS[result]} {base}"
+        for result in (WON, LOST, EVEN)
+        for index, label in enumerate(others, 1)
+    }
+    ranked = sorted(found.outcomes, key=lambda one: -max(abs(one.gain(i)) for i in indexes))
+    shown = sorted(ranked[:MOST_RECORDS], key=lambda one: one.pair.place)
+    note = f"The {len(shown):,} clearest of {len(ranked):,} records." * (len(shown) < len(ranked))
+    items = [_item(found, one) for one in shown]
+    begin = f"{numbers[0]}, highest first"
+    return fit(Items(items, numbers=numbers, tags=tags, begin=begin, note=note))
+
+
+def _tag(found: Comparison, index: int, result: str) -> str:
+    return result if len(found.named) == 2 else f"{found.labels[index]} {result}"
+
+
+def _item(found: Comparison, outcome: Outcome) -> Item:
+    others = range(1, len(found.named))
+    pair = outcome.pair
+    answers = [
+        Answer(label, as_text(answer), None if found.is_scored else score, not found.is_scored)
+        for label, answer, score in zip(found.labels, pair.answers, outcome.scores, strict=True)
+    ]
+    return Item(
+        pair.place,
+        pair.prompt,
+        as_text(pair.shown),
+        answers,
+        numbers=[outcome.gain(index) for index in others],
+        tags=[_tag(found, index, outcome.result(index)) for index in others],
+    )
+
+
+def _jobs(found: Comparison) -> Block:
+    rows = field_rows(found.fields, found.named)
+    if not rows:
+        return Text(["All are steps of one run."])
+    return Table(rows[0], rows[1:]) if len(rows) > 1 else Text(["The jobs do not differ."])

@@ -1,0 +1,192 @@
+"""A comparison as lines of a terminal."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+from workflow.core.errors import shorten
+from workflow.core.tables import aligned
+from workflow.metrics.bootstrap import RESAMPLES
+from workflow.reporting.compare.comparison import Comparison, how_many
+from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
+from workflow.reporting.compare.metrics import RECORDS_NEEDED, Metric
+from workflow.reporting.compare.pairing import Told, as_text
+from workflow.reporting.compare.sparkline import sparklines
+from workflow.reporting.compare.verdict import has_width, judged
+from workflow.reporting.compare.win_rate import EVEN, LOST, WON, Outcome, clearest
+
+SHOWN = 3
+"""Records of each result."""
+TEXT = 72
+"""Characters of a text that are shown."""
+
+
+def tell(found: Comparison, draws: bool) -> list[str]:
+    """The lines.
+
+    Args:
+        draws: whether block characters can be shown.
+    """
+    others = range(1, len(found.named))
+    parts = [
+        found.verdicts(),
+        records_told(found),
+        *(list(_metrics(found, index)) for index in others),
+        *(list(_won_and_lost(found, index)) for index in others),
+        list(_fields(found)),
+        list(_curves(found, draws)),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part).split("\n")
+
+
+def figure(value: float | None, sign: str = "") -> str:
+    """A number with as many digits as tell something."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}"
+
+
+def records_told(found: Comparison) -> list[str]:
+    """What was compared: steps and records."""
+    steps = ", ".join(f"{one.run} at step {one.step}" for one in found.named)
+    left_out = [
+        f"{number} of {label}"
+        for label, number in zip(found.labels, found.pairs.left_out, strict=True)
+        if number
+    ]
+    if not left_out:
+        return [f"{steps}; {how_many(len(found.outcomes))}"]
+    lines = [f"{steps}; on {found.some}", f"left out: {', '.join(left_out)}"]
+    if not found.pairs.alike:
+        lines[-1] += "; so are metrics that only the runs themselves could tell, as the loss"
+    return lines
+
+
+def metric_rows(found: Comparison, indexes: Sequence[int]) -> list[list[str]]:
+    """A table of the metrics of the first evaluation and of some others: a head, and a row each."""
+    head = ["metric", found.labels[0]]
+    for index in indexes:
+        head += [found.labels[index], "difference", "95%", ""]
+    rows = [head]
+    for metric in found.metrics:
+        row = [metric.name, figure(metric.values[0])]
+        for index in indexes:
+            row += [figure(metric.values[index]), figure(metric.differences[index - 1], "+")]
+            row += _judged(metric, index)
+        rows.append(row)
+    return rows
+
+
+def _judged(metric: Metric, index: int) -> tuple[str, str]:
+    """The interval of a difference, and what it means."""
+    interval = metric.intervals[index - 1]
+    ends = [figure(value, "+") for value in interval or ()]
+    around = " to ".join(ends) if interval and has_width(interval) else ""
+    return around, judged(metric, index)
+
+
+def legend(found: Comparison) -> str:
+    what = f"95%: of the difference, in {RESAMPLES:,} paired resamples of the records"
+    if len(found.outcomes) < RECORDS_NEEDED:
+        return f"{what}, too few for better and worse"
+    return f"{what}; better, worse: zero is not in it"
+
+
+def _metrics(found: Comparison, index: int) -> Iterator[str]:
+    rows = metric_rows(found, [index])
+    yield from aligned([[_cell(cell) for cell in row] for row in rows], left=1)
+    if index == len(found.named) - 1:
+        yield legend(found)
+
+
+def judged_by(found: Comparison) -> str:
+    """What a record is won by."""
+    if found.is_scored:
+        return "nearer to the target by more than a hundredth of the range"
+    return (
+        "a higher word F1 (the share of words that are the expected ones, in order), "
+        "or the same and the exact text"
+    )
+
+
+def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
+    base, label = found.labels[0], found.labels[index]
+    counts = found.counted(index)
+    yield (
+        f"records of {label} against {base}: {counts[WON]} won, {counts[LOST]} lost, "
+        f"{counts[EVEN]} even"
+    )
+    if index == 1:
+        yield f"  won: {judged_by(found)}"
+    skipped = _beginning_of_all(found)
+    for result in (WON, LOST):
+        shown = clearest(found.outcomes, index, result, SHOWN)
+        if shown:
+            yield f"  clearest {result}:"
+        for outcome in shown:
+            yield from (f"    {line}" for line in _record(found, outcome, index, skipped))
+
+
+def _record(found: Comparison, outcome: Outcome, index: int, skipped: int) -> Iterator[str]:
+    pair = outcome.pair
+    yield f"eval[{pair.place}] {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
+    rows = [["expected", _answer(pair.shown), ""]]
+    for i in (0, index):
+        how_good = "" if found.is_scored else f"{outcome.scores[i]:.2f}"
+        rows.append([found.labels[i], _answer(pair.answers[i]), how_good])
+    yield from (f"  {line}" for line in aligned(rows, left=2))
+
+
+def _beginning_of_all(found: Comparison) -> int:
+    """How long a beginning all prompts have, up to its last blank; 0 where it is short."""
+    prompts = [one.pair.prompt for one in found.outcomes]
+    common = os.path.commonprefix([min(prompts), max(prompts)])  # noqa: RUF071 (of texts)
+    end = max(common.rfind(blank) for blank in " \n\t") + 1 if min(prompts) < max(prompts) else 0
+    return end if end > TEXT // 4 else 0
+
+
+def _answer(told: Told) -> str:
+    return _text(told) if isinstance(told, str) else as_text(told)
+
+
+def _text(text: str) -> str:
+    """A text on one line, as far as there is room."""
+    return shorten(" ".join(text.split()), TEXT)
+
+
+def _fields(found: Comparison) -> Iterator[str]:
+    rows = field_rows(found.fields, found.named)
+    if len(rows) == 1:
+        yield "the jobs do not differ"
+    elif rows:
+        yield "the jobs differ in"
+        shown = [[_cell(cell) for cell in row] for row in rows]
+        yield from (f"  {line}" for line in aligned(shown))
+
+
+def _cell(text: str) -> str:
+    """What a file of a run says, as far as there is room; quoted where it cannot be printed."""
+    if not text.isprintable():
+        return shorten(text, TEXT)
+    return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
+
+
+def title(name: str) -> str:
+    """What a curve is called."""
+    return {TRAIN_LOSS: "loss in training", "loss": "loss in evaluations"}.get(name, name)
+
+
+def _curves(found: Comparison, draws: bool) -> Iterator[str]:
+    chosen = (TRAIN_LOSS, "loss", found.main.name)
+    for curves in found.curves:
+        several = any(len(points) > 1 for points in curves.by_run.values())
+        if curves.name not in chosen or not several:
+            continue
+        yield f"{title(curves.name)} by step"
+        lines = sparklines(curves)
+        rows = []
+        for run, points in curves.by_run.items():
+            if points:
+                (first, start), (last, end) = points[0], points[-1]
+                told = f"{figure(start)} at {first:g}, {figure(end)} at {last:g}"
+                rows.append([run, *([lines[run]] if draws else []), told])
+        yield from (f"  {line}" for line in aligned(rows, left=3))

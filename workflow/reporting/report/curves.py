@@ -1,0 +1,129 @@
+"""The figures of a run by step, as charts."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from workflow.metrics.names import SHOWN, interval_of, is_number
+from workflow.reporting.report.blocks import Chart, Charts, Point, Series
+from workflow.reporting.report.summary import OF_SAMPLES, metric_names
+from workflow.runs.predictions import Evaluation, spread
+
+MOST_POINTS = 400
+"""Points of a curve: of more, neighbours are put together."""
+SMOOTHED_FROM = 20
+"""Logged steps from which on a smoothed curve says more than the curve itself."""
+
+_TOGETHER = (
+    ("loss", ("loss",)),
+    ("exact match", ("exact_match", "normalized_exact_match")),
+    ("ROUGE", ("rougeL", "rougeL_unicode", "rouge1", "rouge2", "rougeLsum")),
+    ("BLEU and chrF", ("bleu", "chrf")),
+    ("accuracy", ("accuracy", "balanced_accuracy", "f1")),
+    ("ranking", ("auc", "average_precision")),
+    ("calibration", ("brier", "ece")),
+    ("error", ("rmse", "mae")),
+    ("correlation", ("spearman", "pearson")),
+    ("answers", ("empty", "at_limit", "distinct_samples")),
+    ("seconds", ("eval_seconds", "generate_seconds", "score_seconds")),
+)
+"""Metrics that share a chart, and its title."""
+_LOGGED = (
+    ("learning rate", "learning_rate", True),
+    ("gradient norm", "grad_norm", False),
+    ("examples a second", "examples_per_second", True),
+    ("memory of a process, GB", "memory_gb", True),
+)
+"""The title of a chart, its figure in the log, and whether its axis begins at zero."""
+
+
+def curves(
+    task: str, logged: Sequence[dict[str, Any]], evals: Sequence[Evaluation]
+) -> list[Charts]:
+    """Loss, the metrics told first and how training went; the other metrics to be opened.
+
+    Args:
+        logged: the lines of train_log.jsonl.
+    """
+    evals = spread(evals, MOST_POINTS)
+    first = [_loss_chart(points_of(logged, "loss"), evals)] if logged else []
+    others = []
+    # One evaluation is no curve: its metrics stand in a table.
+    for title, series in _metrics_together(task, evals).items() if len(evals) > 1 else ():
+        chart = Chart(title, "step", series, log=title in ("loss", "perplexity"))
+        if not any(one.name in SHOWN.get(task, ()) for one in series):
+            others.append(chart)
+        elif title != "loss" or not logged:
+            first.append(chart)
+    for title, name, from_zero in _LOGGED:
+        points = points_of(logged, name)
+        if points:
+            shown = (0.0, 1.05 * max(map(_height, points))) if from_zero else None
+            series = [Series(name, thinned(points))]
+            first.append(Chart(title, "step", series, y_range=shown, log=not from_zero))
+    blocks = [Charts(first), Charts(others, folded="curves of the other metrics")]
+    return [block for block in blocks if block.charts]
+
+
+def _loss_chart(losses: Sequence[Point], evals: Sequence[Evaluation]) -> Chart:
+    curves = [Series("train", thinned(losses))]
+    if len(losses) >= SMOOTHED_FROM:
+        curves = [Series("train", thinned(smoothed(losses)))]
+        curves.append(Series("train", thinned(losses), "faint"))
+    curves.append(Series("eval", points_of([one.metrics for one in evals], "loss"), "dots"))
+    return Chart("loss", "step", curves, log=True)
+
+
+def _metrics_together(task: str, evals: Sequence[Evaluation]) -> dict[str, list[Series]]:
+    """Every metric by step, with its interval; those of a kind together, under their title."""
+    lines = [one.metrics for one in evals]
+    titles = {name: title for title, members in _TOGETHER for name in members}
+    found: dict[str, list[Series]] = {}
+    for name in metric_names(task, evals):
+        series = Series(name, points_of(lines, name), "dots", intervals_of(lines, name))
+        of_samples = OF_SAMPLES.sub("", name)
+        title = titles.get(of_samples, of_samples)
+        title += " of several samples" if name != of_samples else ""
+        found.setdefault(title, []).append(series)
+    return found
+
+
+def points_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
+    """A figure by step, where it is a finite number."""
+    return [(line["step"], float(line[name])) for line in lines if is_number(line.get(name))]
+
+
+def intervals_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
+    """The interval at each of `points_of`; none where one of them lacks it."""
+    shown = [interval_of(line, name) for line in lines if is_number(line.get(name))]
+    found = [one for one in shown if one is not None]
+    return found if len(found) == len(shown) else []
+
+
+def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most so many points: of each group of neighbours the least, the greatest, and the end."""
+    size = -(-3 * len(points) // most)
+    if len(points) <= most:
+        return list(points)
+    found = []
+    for start in range(0, len(points), size):
+        group = points[start : start + size]
+        ends = {min(group, key=_height), max(group, key=_height), group[-1]}
+        found += sorted(ends)
+    return found
+
+
+def _height(point: Point) -> float:
+    return point[1]
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """A mean in which points count the less the longer ago they are, half after a fortieth of all.
+
+    Without the pull to zero at the beginning (as Adam corrects its moments: Kingma and Ba 2015).
+    """
+    kept = 0.5 ** (1 / max(1.0, len(points) / 40))
+    mean, weight, found = 0.0, 0.0, []
+    for x, y in points:
+        mean, weight = kept * mean + (1 - kept) * y, kept * weight + (1 - kept)
+        found.append((x, mean / weight))
+    return found

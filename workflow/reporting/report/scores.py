@@ -1,0 +1,167 @@
+"""How clf's scores stand to their targets: by class, by threshold, and if they can be believed."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workflow.metrics.bootstrap import Floats
+from workflow.metrics.ranking import ECE_BINS, Bools
+from workflow.metrics.scores import to_unit
+from workflow.reporting.report.blocks import Chart, Point, Series
+from workflow.runs.predictions import Evaluation
+
+HISTOGRAM_BINS = 20
+CURVE_POINTS = 300
+
+Unit = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The records with a finite score, and their targets, both in 0..1, (records,) each.
+
+    Attributes:
+        targets: NaN where a record has none.
+        low, high: the range of targets, in which charts are drawn.
+    """
+
+    scores: Floats
+    targets: Floats
+    low: float
+    high: float
+
+    @property
+    def yes(self) -> Bools:
+        return self.targets >= 0.5
+
+    @property
+    def judged(self) -> "Scores":
+        """Those with a target."""
+        has_target = ~np.isnan(self.targets)
+        return replace(self, scores=self.scores[has_target], targets=self.targets[has_target])
+
+    @property
+    def shown(self) -> Point:
+        """The range of the axes."""
+        return self.low, self.high
+
+    def in_range(self, value: Any) -> Any:
+        """What is in 0..1 in the range of the targets."""
+        return self.low + value * (self.high - self.low)
+
+
+def unit_of(spec: dict[str, Any]) -> Unit:
+    """A function of a score or target in the job's range to 0..1; None stays None."""
+    ends = _range_of(spec)
+    return lambda value: None if value is None else float(to_unit(np.asarray(value), *ends))
+
+
+def _range_of(spec: dict[str, Any]) -> Point:
+    return spec.get("target_min", 0.0), spec.get("target_max", 1.0)
+
+
+def scores_of(evaluation: Evaluation, spec: dict[str, Any]) -> Scores:
+    """What an evaluation found."""
+    found = (
+        (item["pred_score"], item["orig_d"].get("target", math.nan))
+        for item in evaluation.answers()
+        if item["pred_score"] is not None
+    )
+    pairs = np.fromiter(chain.from_iterable(found), np.float64).reshape(-1, 2)
+    pairs = to_unit(pairs, *_range_of(spec))
+    return Scores(pairs[:, 0], pairs[:, 1], *_range_of(spec))
+
+
+def baseline(found: Scores) -> list[str]:
+    """What saying the same of all records would come to."""
+    found = found.judged
+    count, yes = len(found.yes), int(found.yes.sum())
+    if not count:
+        return []
+    word, share = ("yes", yes / count) if 2 * yes > count else ("no", 1 - yes / count)
+    return [
+        f"{yes:,} of {count:,} records with a target are yes (at least {found.in_range(0.5):g}). "
+        f"To say {word} to all would have an accuracy of {share:.4g}."
+    ]
+
+
+def score_charts(found: Scores) -> list[Chart]:
+    """Histogram by class, ROC, precision by recall, and reliability; what is defined of them."""
+    everything, found = found, found.judged
+    if not found.scores.size:
+        series = [_counts("records", everything.scores, everything)]
+        told = [Chart("scores", "score", series, x_range=found.shown)]
+        return told if everything.scores.size else []
+    charts = [_histogram(found)]
+    if found.yes.any() and not found.yes.all():
+        charts.append(_roc(found))
+    if found.yes.any():
+        charts.append(_precision_recall(found))
+    return [*charts, _reliability(found)]
+
+
+def _histogram(found: Scores) -> Chart:
+    classes = (("no", ~found.yes), ("yes", found.yes))
+    series = [_counts(name, found.scores[chosen], found) for name, chosen in classes]
+    told = f"Records by score; yes are those with a target of at least {found.in_range(0.5):g}."
+    return Chart("scores by class", "score", series, x_range=found.shown, note=told)
+
+
+def _counts(name: str, scores: Floats, found: Scores) -> Series:
+    counts, edges = np.histogram(scores, HISTOGRAM_BINS, (0, 1))
+    return Series(name, _pairs(found.in_range(edges[:-1]), counts), "bars")
+
+
+def _roc(found: Scores) -> Chart:
+    from sklearn.metrics import roc_curve  # type: ignore[import-untyped]  # takes a moment
+
+    wrong, right, _ = roc_curve(found.yes, found.scores)
+    series = [Series("true positives", _thin(wrong, right)), _guide((0, 0), (1, 1))]
+    return Chart("ROC: true by false positives", "false positive rate", series, (0, 1), (0, 1))
+
+
+def _precision_recall(found: Scores) -> Chart:
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(found.yes, found.scores)
+    share = float(found.yes.mean())
+    curve = _thin(recall[::-1], precision[::-1])
+    series = [Series("precision", curve), _guide((0, share), (1, share))]
+    return Chart("precision by recall", "recall", series, (0, 1), (0, 1))
+
+
+def _reliability(found: Scores) -> Chart:
+    """Mean target by mean score in the bins of ece (Guo et al. 2017, arXiv:1706.04599)."""
+    bins = np.digitize(found.scores, np.arange(1, ECE_BINS) / ECE_BINS, right=True)
+    points, shares = [], []
+    for place in np.unique(bins):
+        here = bins == place
+        at = float(found.in_range(found.scores[here].mean()))
+        points.append((at, float(found.in_range(found.targets[here].mean()))))
+        shares.append((at, float(found.in_range(here.mean()))))
+    series = [
+        Series("mean target", points, "dots"),
+        Series("share of records, of the height", shares, "faint"),
+        _guide((found.low, found.low), (found.high, found.high)),
+    ]
+    told = f"On the diagonal scores are what they say; {ECE_BINS} bins, empty ones left out."
+    return Chart("reliability", "mean score", series, found.shown, found.shown, note=told)
+
+
+def _guide(start: Point, end: Point) -> Series:
+    return Series("", [start, end], "guide")
+
+
+def _thin(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> list[Point]:
+    """A curve's points, every so-manyth where there are many, with both ends."""
+    chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), CURVE_POINTS)).round().astype(int))
+    return _pairs(x[chosen], y[chosen])
+
+
+def _pairs(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> list[Point]:
+    return list(zip(x.tolist(), y.tolist(), strict=True))

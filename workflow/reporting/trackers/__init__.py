@@ -1,0 +1,1 @@
+"""Who else hears a run's numbers: TensorBoard and Weights & Biases."""

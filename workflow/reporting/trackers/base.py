@@ -1,0 +1,228 @@
+"""Trackers, which draw a run's numbers: told what train_log.jsonl and metrics.jsonl are told.
+
+A tracker may neither fail nor stop nor delay a run. Each works in a thread of its own, for which
+the run waits a bounded time where it begins and ends, and never in between; at the first thing that
+goes wrong it is left alone.
+"""
+
+import importlib.util
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from workflow.core.console import log
+from workflow.core.errors import Problem
+from workflow.metrics.names import interval_of, is_number
+
+Sample = Mapping[str, Any]
+"""What a person is shown of a record, by the names of columns."""
+
+SAMPLES = 8
+"""Records of an evaluation that trackers are shown: the first ones."""
+LONGEST_TEXT = 1_000
+OPEN_SECONDS = 30.0
+"""What a run waits for at its begin. (Imports of two threads at a time can fail in either.)"""
+CLOSE_SECONDS = 15.0
+ABANDON_SECONDS = 2.0
+MOST_WAITING = 10_000
+"""Calls that a tracker may lag behind."""
+
+
+class Tracker(Protocol):
+    """What is told of a run as it goes on; any method may raise."""
+
+    def log_step(self, line: Mapping[str, Any]) -> None:
+        """Take a line of train_log.jsonl."""
+
+    def log_evaluation(
+        self, step: int, metrics: Mapping[str, Any], samples: Sequence[Sample]
+    ) -> None:
+        """Take a line of metrics.jsonl, and some of the records it is about."""
+
+    def close(self) -> None:
+        """Let all that was told be kept, within a bounded time."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a tracker is opened with.
+
+    Attributes:
+        folder: the run's.
+        config: the job, with every default filled in.
+        step: after which the run begins or goes on.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    step: int
+
+
+def _open_tensorboard(start: Start) -> Tracker:
+    from workflow.reporting.trackers.tensorboard import TensorBoard
+
+    return TensorBoard(start)
+
+
+def _open_wandb(start: Start) -> Tracker:
+    from workflow.reporting.trackers.wandb import WeightsAndBiases
+
+    return WeightsAndBiases(start)
+
+
+def _abandon_wandb() -> None:
+    from workflow.reporting.trackers.wandb import end_service
+
+    end_service()
+
+
+OPENED_BY: dict[str, Callable[[Start], Tracker]] = {
+    "tensorboard": _open_tensorboard,
+    "wandb": _open_wandb,
+}
+_ABANDONED_BY: dict[str, Callable[[], None]] = {"wandb": _abandon_wandb}
+"""What keeps a tracker that hangs from keeping the process from ending."""
+
+
+def problems_of_trackers(names: Iterable[str]) -> list[Problem]:
+    """The trackers whose packages are not installed, which are called as they are."""
+    mend = "run scripts/setup, which installs it, or leave it out"
+    return [
+        Problem(f"--report_to {name}", f"no package {name}", f"{name}, installed", mend)
+        for name in names
+        if not _is_installed(name)
+    ]
+
+
+def _is_installed(package: str) -> bool:
+    """Whether there is such a package; a mere folder of that name, as wandb leaves, is none."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
+
+
+def numbers_of(line: Mapping[str, Any], group: str) -> dict[str, float]:
+    """The numbers of a line as `group/name`; of an interval, in a group of its own, its ends."""
+    found: dict[str, float] = {}
+    for name, value in line.items():
+        bare = name.removesuffix("_ci95")
+        if is_number(value) and name not in ("step", "time"):
+            found[f"{group}/{name}"] = value
+        elif interval := interval_of(line, bare):
+            ends = zip(("low", "high"), interval, strict=True)
+            found |= {f"{group}_ci95/{bare}_{end}": number for end, number in ends}
+    return found
+
+
+def cut(value: Any) -> Any:
+    """A value as it is shown: of a text its first 1,000 characters."""
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        return value[: LONGEST_TEXT - 1] + "…"
+    return value
+
+
+class Shielded:
+    """A tracker in a thread of its own, left alone from the first thing on that goes wrong."""
+
+    def __init__(self, name: str, make: Callable[[], Tracker]):
+        self._name = name
+        self._calls: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(MOST_WAITING)
+        self._opened = threading.Event()
+        self._left = threading.Lock()  # held from when it is left alone
+        self._thread = threading.Thread(target=self._work, args=(make,), name=name, daemon=True)
+        self._thread.start()
+
+    def wait_until_open(self, seconds: float) -> None:
+        self._opened.wait(seconds)
+
+    def call(self, call: Callable[[Tracker], None] | None) -> None:
+        """Let the tracker take a call in its time; None ends it."""
+        if self._left.locked():
+            return
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._leave(f"it is {MOST_WAITING:,} calls behind")
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait until all is kept; what hangs for longer is given up."""
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._leave(f"it did not end within {CLOSE_SECONDS:g} seconds")
+            with suppress(Exception):
+                if abandon := _ABANDONED_BY.get(self._name):
+                    abandon()
+                    self._thread.join(ABANDON_SECONDS)  # it notices, and tidies up
+
+    def _work(self, make: Callable[[], Tracker]) -> None:
+        tracker = None
+        try:
+            tracker = make()
+            self._opened.set()
+            while (call := self._calls.get()) is not None and not self._left.locked():
+                call(tracker)
+            tracker.close()
+        except BaseException as error:  # libraries may exit, too
+            self._leave(f"{type(error).__name__}: {error}".rstrip(": "))
+            with suppress(BaseException):
+                if tracker is not None:
+                    tracker.close()
+        finally:
+            self._opened.set()
+
+    def _leave(self, reason: str) -> None:
+        if self._left.acquire(blocking=False):
+            told = " ".join(reason.split())
+            log.warning("%s is told nothing from here on, and the run goes on: %s",
+                        self._name, told)  # fmt: skip
+
+
+class Trackers:
+    """All trackers of a run, as one that never fails."""
+
+    def __init__(self, trackers: Sequence[Shielded] = ()):
+        self._trackers = trackers
+
+    def __bool__(self) -> bool:
+        return bool(self._trackers)
+
+    def log_step(self, line: Mapping[str, Any]) -> None:
+        self._tell(lambda tracker: tracker.log_step(line))
+
+    def log_evaluation(
+        self, step: int, metrics: Mapping[str, Any], samples: Sequence[Sample]
+    ) -> None:
+        shown = [{name: cut(value) for name, value in sample.items()} for sample in samples]
+        self._tell(lambda tracker: tracker.log_evaluation(step, metrics, shown))
+
+    def close(self) -> None:
+        self._tell(None)
+        ends = time.monotonic() + CLOSE_SECONDS
+        for tracker in self._trackers:
+            tracker.wait_for_end(max(0.0, ends - time.monotonic()))
+
+    def _tell(self, call: Callable[[Tracker], None] | None) -> None:
+        for tracker in self._trackers:
+            tracker.call(call)
+
+
+NO_TRACKERS = Trackers()
+
+
+@contextmanager
+def tracking(names: Sequence[str], start: Start) -> Iterator[Trackers]:
+    """The trackers of these names, closed at the end whatever happens."""
+    trackers = []
+    for name in names:
+        make = OPENED_BY[name]
+        trackers.append(Shielded(name, lambda make=make: make(start)))  # type: ignore[misc]
+        trackers[-1].wait_until_open(OPEN_SECONDS)
+    followed = Trackers(trackers)
+    try:
+        yield followed
+    finally:
+        followed.close()

@@ -1,0 +1,203 @@
+"""Checkpoints of a run: written whole by all its processes, found, and rotated.
+
+A checkpoint is a plain Hugging Face folder. What only going on needs lies in its subfolder
+`resume`, which the newest checkpoint alone keeps: the optimizer's moments by parameter, and
+state.json.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from workflow.core.checksums import has_checksums, write_checksums
+from workflow.core.console import log
+from workflow.core.errors import RunFailed
+from workflow.core.files import begin_folder, discard_folder, finish_folder, remove_partials
+from workflow.distributed.world import World, shared
+from workflow.models.loading import save_settings
+from workflow.models.safetensors_writer import (
+    SHARD_BYTES,
+    Files,
+    Tensors,
+    plan_files,
+    write_index,
+    write_tensors,
+)
+from workflow.models.state_dict import Model
+from workflow.runs.mount import CHECKPOINT_NAME
+
+RESUME_FOLDER = "resume"
+STATE_FILE = "state.json"
+SETTINGS_BYTES = 20_000_000
+"""What a checkpoint's tokenizer and settings take at most, by a generous guess."""
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    return run / f"checkpoint-{step}"
+
+
+def find_checkpoints(run: Path) -> list[int]:
+    """The steps of the whole checkpoints of a run, oldest first."""
+    folders = [path.name for path in run.glob("checkpoint-*") if path.is_dir()]
+    names = [CHECKPOINT_NAME.fullmatch(name) for name in folders]
+    return sorted(int(match.group(1)) for match in names if match)
+
+
+def can_go_on(checkpoint: Path) -> bool:
+    """Whether a checkpoint still has what going on needs, with the list that tells what is lost."""
+    folder = checkpoint / RESUME_FOLDER
+    return (folder / STATE_FILE).is_file() and has_checksums(folder)
+
+
+def what_is_left(run: Path) -> str:
+    """What the same command does when it is given again."""
+    steps = find_checkpoints(run)
+    return f"goes on from checkpoint-{steps[-1]}" if steps else "begins again"
+
+
+class Trained(Protocol):
+    """What a checkpoint is written of: an engine, as far as it is asked here."""
+
+    model: Model
+
+    def tensors(self) -> Tensors:
+        """The float32 tensors, by name."""
+
+    def moments(self) -> Tensors:
+        """What the optimizer keeps of each parameter."""
+
+
+def write_checkpoint(
+    run: Path, step: int, trained: Trained, tokenizer: Any, state: dict[str, Any], world: World
+) -> int:
+    """Write checkpoint-STEP whole or not at all, and return the bytes of its tensors.
+
+    All processes must call this. They share the files: each takes part in gathering every tensor,
+    and writes some.
+
+    Args:
+        state: what else going on needs, as JSON.
+
+    Raises:
+        RunFailed: on all processes, where one of them cannot write; earlier checkpoints stay.
+    """
+    folder = checkpoint_folder(run, step)
+    tensors, moments = trained.tensors(), trained.moments()
+    size = sum(tensor.bytes for tensor in (*tensors.values(), *moments.values()))
+    partial = None
+    try:
+        partial = world.by_main(lambda: _begin(folder, size))
+        kept = partial / RESUME_FOLDER
+        files = plan_files("model", tensors, SHARD_BYTES)
+        weights = _write_together(partial, files, tensors, world)
+        # Weights have the files that others expect; of moments each process has one to write.
+        share = -(-sum(moment.bytes for moment in moments.values()) // world.size)
+        moments_files = plan_files("optimizer", moments, min(share, SHARD_BYTES))
+        of_moments = _write_together(kept, moments_files, moments, world)
+
+        def finish() -> None:
+            write_index(partial, "model", files, tensors)
+            save_settings(trained.model, tokenizer, partial)
+            write_checksums(partial, weights)
+            (kept / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            write_checksums(kept, of_moments)
+            finish_folder(partial, folder)
+
+        world.by_main(finish)
+    except OSError as error:
+        told = (
+            f"step {step}: {folder} could not be written ({error}); mend that, and start again: "
+            f"the same command {what_is_left(run)}"
+        )
+        raise shared(RunFailed(told)) from error
+    finally:
+        if partial is not None and world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)  # which has become the folder if all is well
+    return size
+
+
+def _begin(folder: Path, size: int) -> Path:
+    """The folder beside a checkpoint's in which it is written.
+
+    Raises:
+        OSError: also where so many bytes have no room; a quota shows only in writing.
+    """
+    free = shutil.disk_usage(folder.parent).free
+    if free < size + SETTINGS_BYTES:
+        needed = (size + SETTINGS_BYTES) / 1e6
+        raise OSError(f"it takes {needed:,.0f} MB, and {free / 1e6:,.0f} MB are free there")
+    if folder.exists():
+        raise FileExistsError("something stands there already")
+    partial = begin_folder(folder)
+    (partial / RESUME_FOLDER).mkdir()
+    return partial
+
+
+def _write_together(folder: Path, files: Files, tensors: Tensors, world: World) -> dict[str, str]:
+    """Write tensors, each process its files; returns the SHA-256 of every file."""
+    written = world.together(lambda: write_tensors(folder, files, tensors, world.rank, world.size))
+    return {name: digest for part in world.gather(written) for name, digest in part.items()}
+
+
+def tidy(run: Path, keep_newest: int, best: int | None, passing: Collection[int] = ()) -> None:
+    """Remove what is not needed any more, but for checkpoints that another process reads.
+
+    That is all checkpoints but the newest `keep_newest` and the best, and of those that stay what
+    only going on needs, but for the newest.
+
+    Args:
+        passing: steps that stay only until there is a newer checkpoint.
+    """
+    steps = find_checkpoints(run)
+    kept = {best, *[step for step in steps if step not in passing][-keep_newest:]}
+    for step in steps[:-1]:
+        folder = checkpoint_folder(run, step)
+        old = step not in kept
+        for_going_on = folder / RESUME_FOLDER
+        if not old and not for_going_on.exists():
+            continue
+        try:
+            with _unread(folder) as unread:
+                if unread:
+                    discard_folder(folder if old else for_going_on)
+                else:
+                    log.info("%s is being read, and kept for now", folder.name)
+        except OSError as error:
+            log.warning("an old checkpoint could not be removed: %s", error)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a killed process left half-written or half-removed in a run that is ours."""
+    remove_partials(run, older_than=0)
+    for step in find_checkpoints(run):
+        remove_partials(checkpoint_folder(run, step), older_than=0)
+
+
+@contextmanager
+def reading(*folders: Path | str | None) -> Iterator[None]:
+    """While models' folders are read, no run removes them as old checkpoints of its own."""
+    with ExitStack() as stack:
+        for folder in (folder for folder in folders if folder is not None):
+            with suppress(OSError):  # a hub's model; some network file systems have no locks
+                file = stack.enter_context(open(Path(folder) / "config.json", "rb"))
+                fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def _unread(folder: Path) -> Iterator[bool]:
+    """Whether no process reads a checkpoint; then none can begin to."""
+    with ExitStack() as stack:
+        unread = True
+        try:
+            file = stack.enter_context(open(folder / "config.json", "r+b"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            unread = False
+        except OSError:  # nothing to read there, or no locks
+            pass
+        yield unread

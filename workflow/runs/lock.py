@@ -1,0 +1,264 @@
+"""A lock in a run's folder: which live job writes it.
+
+Jobs on clusters are killed, requeued on another node, and started twice by mistake. So a lock
+counts only while its holder lives. On the same machine the process itself tells that; elsewhere
+only the file does, which the holder touches every few seconds.
+"""
+
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Self
+
+import psutil  # type: ignore[import-untyped]
+
+from workflow.core.console import log
+from workflow.core.errors import RunFailed
+from workflow.core.files import write_json
+
+LOCK_FILE = "lock.json"
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+LARGEST_LOCK = 65536
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds a run's folder."""
+
+    host: str
+    pid_namespace: str  # pids mean nothing in another; "" where the system has none
+    pid: int
+    started: float  # pids are reused
+    job_id: str | None  # the scheduler's
+    token: str  # of this very claim
+    restart: int = 0  # how often the scheduler has started the job again
+
+    def __str__(self) -> str:
+        if self == UNKNOWN:
+            return "an unknown process"
+        job = "" if self.job_id is None else f", job {self.job_id}"
+        return f"pid {self.pid} on {self.host}{job}"
+
+
+UNKNOWN = Owner(host="", pid_namespace="", pid=0, started=0.0, job_id=None, token="")
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """What one look at a lock shows; two that differ are a sign of life."""
+
+    content: bytes
+    changed: int  # nanoseconds, by the clock of the file system
+
+    @property
+    def owner(self) -> Owner:
+        """Whom the lock names; UNKNOWN where it is not what a job writes."""
+        try:
+            values = json.loads(self.content)
+            owner = Owner(**{field.name: values[field.name] for field in fields(Owner)})
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return UNKNOWN
+        job_id = "" if owner.job_id is None else owner.job_id
+        texts = (owner.host, owner.pid_namespace, job_id, owner.token)
+        valid = all(isinstance(text, str) and text.isprintable() for text in texts)
+        valid = valid and type(owner.pid) is int and owner.pid > 0
+        valid = valid and isinstance(owner.started, float) and type(owner.restart) is int
+        return owner if valid else UNKNOWN
+
+
+def this_process() -> Owner:
+    """This process as the owner of a new claim."""
+    pid_namespace = ""
+    with suppress(OSError):  # every machine's first namespace has the same name
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        pid_namespace = f"{Path('/proc/self/ns/pid').readlink()} of boot {boot}"
+    return Owner(
+        host=socket.gethostname(),
+        pid_namespace=pid_namespace,
+        pid=os.getpid(),
+        started=start_of(os.getpid()),
+        job_id=os.environ.get("SLURM_JOB_ID") or None,
+        token=uuid.uuid4().hex,
+        restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+    )
+
+
+def start_of(pid: int) -> float:
+    """When a process was started; since the boot where that is known: a clock may be set."""
+    try:
+        fields_of_stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+        return float(fields_of_stat.split()[19])  # proc_pid_stat(5): starttime, in ticks
+    except OSError:
+        return float(psutil.Process(pid).create_time())
+
+
+def find_holder(folder: Path, wait: float = STALE_SECONDS, poll: float = 1.0) -> Owner | None:
+    """The live job that holds a run's folder, or None. May wait to find out.
+
+    Args:
+        wait: after how many seconds without a sign of life a holder elsewhere counts as gone.
+        poll: how many seconds pass between two looks at its lock.
+    """
+    sight = _look(folder / LOCK_FILE)
+    if sight is None:
+        return None
+    alive = _is_alive(sight.owner)
+    if alive is None:
+        return _watch(folder, sight, wait, poll)
+    return sight.owner if alive else None
+
+
+def _look(path: Path) -> _Sight | None:
+    """The lock as it is now; None where there is none.
+
+    A network file system may answer a plain stat from memory; opening a file makes it ask.
+    """
+    try:
+        try:
+            with open(path, "rb") as file:
+                changed = os.fstat(file.fileno()).st_mtime_ns
+                return _Sight(file.read(LARGEST_LOCK), changed)
+        except OSError:  # there, but not to be read
+            return _Sight(b"", path.lstat().st_mtime_ns)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_alive(owner: Owner) -> bool | None:
+    """Whether another process that holds a lock lives; None where that is not known from here."""
+    here = this_process()
+    if (owner.host, owner.pid_namespace) != (here.host, here.pid_namespace):
+        requeued = owner.job_id is not None and owner.job_id == here.job_id
+        return False if requeued and owner.restart < here.restart else None
+    live = is_live(owner.pid, owner.started)
+    return live and owner.pid != here.pid
+
+
+def is_live(pid: int, started: float) -> bool | None:
+    """Whether this very process of this machine lives; None where the system does not tell."""
+    try:
+        is_zombie = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return start_of(pid) == started and not is_zombie
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return None
+
+
+def is_fresh(folder: Path) -> bool:
+    """Whether a process has touched the lock of a run's folder a moment ago, and may live still."""
+    sight = _look(folder / LOCK_FILE)
+    if sight is None or _is_alive(sight.owner) is False:
+        return False
+    age = _age(folder, sight)
+    return (time.time() - sight.changed / 1e9 if age is None else age) < STALE_SECONDS
+
+
+def _watch(folder: Path, first: _Sight, wait: float, poll: float) -> Owner | None:
+    """The lock's owner if it shows a sign of life within `wait` seconds."""
+    age = _age(folder, first)
+    if age is not None and age > wait:
+        return None
+    seen = "some time" if age is None else f"{max(age, 0):.0f} s"
+    log.info(
+        "%s is held by %s, last seen alive %s ago; watching for up to %g s whether it still is",
+        folder, first.owner, seen, wait,
+    )  # fmt: skip
+    end = time.monotonic() + wait
+    while time.monotonic() < end:
+        time.sleep(poll)
+        sight = _look(folder / LOCK_FILE)
+        if sight != first:
+            return None if sight is None else sight.owner
+    return None
+
+
+def _age(folder: Path, sight: _Sight) -> float | None:
+    """Seconds since a lock's last sign of life; None where the folder cannot be written.
+
+    Machines' clocks differ, so a file touched beside the lock tells what time it is.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=f".{LOCK_FILE}.") as file:
+            os.utime(file.fileno())
+            return (os.fstat(file.fileno()).st_mtime_ns - sight.changed) / 1e9
+    except OSError:
+        return None
+
+
+class RunLock:
+    """This process's hold on a run's folder: one claim, taken once and released once."""
+
+    def __init__(
+        self, folder: Path, owner: Owner | None = None, heartbeat: float = HEARTBEAT_SECONDS
+    ):
+        self._folder = folder
+        self._path = folder / LOCK_FILE
+        self._owner = owner or this_process()
+        self._heartbeat = heartbeat
+        self._taken_by: Owner | None = None
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
+
+    def take(self) -> None:
+        """Write the lock, in place of any other, and keep it fresh from now on."""
+        write_json(self._path, asdict(self._owner))
+        self._thread.start()
+
+    @property
+    def taken_by(self) -> Owner | None:
+        """Another that has taken the folder over meanwhile; None while it is ours."""
+        return self._taken_by
+
+    @property
+    def loss(self) -> RunFailed | None:
+        """What to raise where another has taken the folder over.
+
+        This is what the last heartbeat saw, so that no training step waits for a disk.
+        """
+        if self._taken_by is None:
+            return None
+        return RunFailed(
+            f"{self._folder} was taken over by {self._taken_by};"
+            " this process has stopped writing to it"
+        )
+
+    def release(self) -> None:
+        """Stop the heartbeat, and remove the lock if it is still ours."""
+        self._released.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        with suppress(OSError):
+            sight = _look(self._path)
+            if sight is not None and sight.owner.token == self._owner.token:
+                self._path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def _beat(self) -> None:
+        """Touch the lock until it is released or another's.
+
+        A broken lock names no other, so it is ours still. One removed by hand is not written
+        again. A mount that vanished is told elsewhere.
+        """
+        while self._taken_by is None and not self._released.wait(self._heartbeat):
+            with suppress(OSError):
+                sight = _look(self._path)
+                if sight is None:
+                    continue
+                if sight.owner.token in (self._owner.token, UNKNOWN.token):
+                    os.utime(self._path)
+                else:
+                    self._taken_by = sight.owner

@@ -1,0 +1,262 @@
+"""A hub's model, put whole and checked into the mount, so that jobs need no network."""
+
+import fcntl
+import fnmatch
+import glob
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    enable_progress_bars,
+    validate_repo_id,
+)
+from huggingface_hub.utils.sha import git_hash
+
+from workflow.core.checksums import CHECKSUM_FILE, digest, write_checksums
+from workflow.core.console import log, progress_bar
+from workflow.core.errors import BadInput, Problem, shorten
+from workflow.core.files import finish_folder
+from workflow.models.folders import check_folder
+from workflow.models.hub import (
+    HUB_ERRORS,
+    SETTINGS,
+    WEIGHTS,
+    first_line,
+    load_config,
+    load_tokenizer,
+    shorten_names,
+)
+from workflow.models.loading import check_weight_files
+from workflow.models.tokenizers.vocabulary import needed_ids
+from workflow.runs.mount import Mount
+
+ANSWER_SECONDS = 30
+"""How long the hub may take to answer: nodes without a network often wait instead of failing."""
+SPARED_BYTES = 10_000_000
+"""Room for the library's notes on a download, and for what else is written meanwhile."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file as the hub describes it.
+
+    Attributes:
+        sha256: of a large file's content; None for a small one.
+        git: git's own digest of a small file's content.
+    """
+
+    size: int
+    sha256: str | None
+    git: str | None
+
+    def damage(self, path: Path) -> str | None:
+        """What stands at a path in the place of this file; None where it is this file."""
+        if not path.is_file():
+            return "no such file"
+        size = path.stat().st_size
+        if size != self.size:
+            return f"{size:,} bytes"
+        if self.sha256 is not None:
+            whole = digest(path) == self.sha256
+        else:
+            whole = git_hash(path.read_bytes()) == self.git
+        return None if whole else f"{size:,} bytes of another content"
+
+
+Files = dict[str, _File]
+
+
+def prefetch(model: str, mount: Mount) -> Path:
+    """Put a hub's model into mount/models/NAME, whole or not at all, and return that folder.
+
+    NAME is the last part of the hub's name, as flan-t5-xl of google/flan-t5-xl. Where it is there
+    already, nothing is done. Every file is compared with what the hub says of it, and listed for
+    the jobs that will read it. What a download that broke off has left whole is kept in the mount's
+    cache, and not fetched again. Code that a model may bring along is neither fetched nor run.
+
+    Raises:
+        BadInput: where the model cannot be had, has no room or is none that can be trained, or
+            something else stands in its place.
+    """
+    _check_name(model)
+    folder = mount.models / model.rpartition("/")[2]
+    download = mount.cache / "downloads" / folder.name
+    try:
+        commit, settings, weights = _ask(model)
+        files = settings | weights
+        with _alone(download, model):
+            if os.path.lexists(folder):
+                _check_same(folder, model, files)
+                log.info("%s is there already, and whole", folder)
+                return folder
+            download.mkdir(exist_ok=True)
+            _drop_leftovers(download, files)
+            _check_room(download, model, files)
+            _fetch(model, commit, settings, download)
+            _check_settings(download)
+            _fetch(model, commit, weights, download)
+            check_weight_files(download)
+            _finish(download, folder, files)
+    except HUB_ERRORS as error:
+        raise BadInput([_problem(error, model, folder)]) from error
+    log.info("%s is whole: name it with --model_init_name %s", folder, folder.name)
+    return folder
+
+
+def _check_name(model: str) -> None:
+    """Raise BadInput for what no hub can have, as a path that leads out of mount/models."""
+    try:
+        validate_repo_id(model)
+    except HFValidationError as error:
+        where, found = f"model {shorten(model)}", "no name that the hub could have"
+        expected = "a name like google/flan-t5-xl"
+        raise BadInput([Problem(where, found, expected, "correct the name")]) from error
+
+
+def _ask(model: str) -> tuple[str, Files, Files]:
+    """The hub's present commit of a model, and the files of its settings and of its weights."""
+    where = f"model {model}"
+    if huggingface_hub.is_offline_mode():
+        mend = "unset HF_HUB_OFFLINE, on a machine with a network, as a login node"
+        raise BadInput([Problem(where, "HF_HUB_OFFLINE", "leave to ask the hub", mend)])
+    told = huggingface_hub.HfApi().model_info(
+        model, revision="main", files_metadata=True, timeout=ANSWER_SECONDS
+    )
+    files = {
+        file.rfilename: _File(file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
+        for file in told.siblings or []
+        if "/" not in file.rfilename and not file.rfilename.startswith(".")
+    }
+    found = (fnmatch.filter(files, pattern) for pattern in WEIGHTS)
+    weights = next(filter(None, found), [])
+    if not weights:
+        expected = "safetensors, or files pytorch_model*.bin"
+        mend = "choose another model"
+        raise BadInput([Problem(where, f"no weights in {len(files)} files", expected, mend)])
+    # An index says which file holds what. Those of formats that are not fetched would mislead.
+    index = Path(weights[0]).suffix + ".index.json"
+    settings = {
+        name for pattern in SETTINGS for name in fnmatch.filter(files, pattern)
+        if name != CHECKSUM_FILE and (".index." not in name or name.endswith(index))
+    }  # fmt: skip
+    return str(told.sha), {n: files[n] for n in sorted(settings)}, {n: files[n] for n in weights}
+
+
+@contextmanager
+def _alone(download: Path, model: str) -> Iterator[None]:
+    """One process at a time fetches a model; another is told so, for it would wait for long."""
+    download.parent.mkdir(parents=True, exist_ok=True)
+    with open(download.with_name(f"{download.name}.lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            found, expected = "another process that fetches it", "one at a time"
+            raise BadInput([Problem(f"model {model}", found, expected, "let it end")]) from error
+        except OSError:  # some network file systems have no locks
+            pass
+        yield
+
+
+def _check_same(folder: Path, model: str, files: Files) -> None:
+    """Raise BadInput where a folder is not the hub's model."""
+    others = [name for name, _ in _find_damage(folder, files)]
+    if others:
+        found = f"a folder whose {shorten_names(others)} are not those of {model}"
+        mend = "use it as it is, or move it away and give the same command again"
+        raise BadInput([Problem(str(folder), found, "that model, or nothing yet", mend)])
+
+
+def _find_damage(folder: Path, files: Files) -> list[tuple[str, str]]:
+    """Each file that is not as the hub has it, and what stands in its place."""
+    found = []
+    with progress_bar(sum(file.size for file in files.values()), "checking", unit="B") as bar:
+        for name, file in files.items():
+            if damage := file.damage(folder / name):
+                found.append((name, damage))
+            bar.update(file.size)
+    return found
+
+
+def _drop_leftovers(download: Path, files: Files) -> None:
+    """Remove what an earlier call left that is not whole, or no part of the model any more."""
+    for path in [path for path in download.rglob("*") if path.is_file()]:
+        whole = path.name in files if path.parent == download else path.suffix != ".incomplete"
+        if not whole:
+            path.unlink()
+
+
+def _check_room(download: Path, model: str, files: Files) -> None:
+    """Raise BadInput where the disk has too little room; a quota shows only in writing."""
+    here = {path.name: path.stat().st_size for path in download.iterdir() if path.is_file()}
+    lacking = (file.size for name, file in files.items() if here.get(name) != file.size)
+    needed, free = sum(lacking) + SPARED_BYTES, shutil.disk_usage(download).free
+    if needed > free:
+        found, expected = f"{free / 1e6:,.0f} MB free", f"{needed / 1e6:,.0f} MB for {model}"
+        mend = "make room, or name another mount"
+        raise BadInput([Problem(str(download), found, expected, mend)])
+
+
+def _fetch(model: str, commit: str, files: Files, download: Path) -> None:
+    """Download files that are not there yet; raises BadInput where one is not the hub's."""
+    if sys.stderr.isatty():
+        enable_progress_bars()  # which transformers puts out when it is asked to be quiet
+    names = [glob.escape(name) for name in files]
+    huggingface_hub.snapshot_download(
+        model, revision=commit, local_dir=download, allow_patterns=names
+    )
+    problems = []
+    for name, found in _find_damage(download, files):
+        (download / name).unlink(missing_ok=True)
+        expected = f"the hub's {files[name].size:,} bytes"
+        mend = "give the same command again: it fetches what was not whole"
+        problems.append(Problem(f"{model}: {name}", found, expected, mend))
+    if problems:
+        raise BadInput(problems)
+
+
+def _check_settings(download: Path) -> None:
+    """Raise BadInput where they are of no model to train; nothing of it is kept then."""
+    try:
+        check_folder(download)
+        load_config(download, needed_ids(load_tokenizer(download)))
+    except BadInput:
+        shutil.rmtree(download, ignore_errors=True)
+        raise
+
+
+def _finish(download: Path, folder: Path, files: Files) -> None:
+    """List the files' checksums, and let the download become the model's folder."""
+    shutil.rmtree(download / ".cache")  # the library's own notes
+    write_checksums(download, {n: file.sha256 for n, file in files.items() if file.sha256})
+    finish_folder(download, folder)
+
+
+def _problem(error: Exception, model: str, folder: Path) -> Problem:
+    """What to tell of an error of the hub, of the way to it, or of the disk."""
+    where = f"model {model}"
+    if isinstance(error, GatedRepoError):
+        found, expected = "a model that is shown to chosen accounts only", "one of those"
+        mend = "ask for access on the model's page, then log in with hf auth login"
+    elif isinstance(error, RepositoryNotFoundError):
+        found, expected = "no such model, or a private one", "a name like google/flan-t5-xl"
+        mend = "correct the name, or log in with hf auth login"
+    elif isinstance(error, OSError) and _is_of_the_disk(error):
+        where, found = str(folder), f"what could not be written ({error.strerror})"
+        expected, mend = "room and leave to write", "mend that, and give the same command again"
+    else:
+        found = f"the hub did not give it ({first_line(error)})"
+        expected = "a hub that can be reached, as from a login node"
+        mend = "give the same command again; files that came whole are not fetched twice"
+    return Problem(where, found, expected, mend)
+
+
+def _is_of_the_disk(error: OSError) -> bool:
+    """Whether the system refused a file; what the hub's library raises itself has no number."""
+    return error.errno is not None and not isinstance(error, ConnectionError | TimeoutError)

@@ -1,0 +1,218 @@
+"""Where things lie in the mount: data and models found, writes kept inside mount/models."""
+
+import difflib
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow.config.job import JobSpec
+from workflow.core.errors import Problem, shorten
+from workflow.data.file_kinds import is_json_lines, kind_of
+from workflow.data.split_names import LINES, OTHER_NAMES, eval_name, eval_names
+
+CONTAINER_MOUNT = Path("/model_mount")
+CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9]\d*)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """The folder that holds data/ and models/."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def cache(self) -> Path:
+        return self.models / ".cache"
+
+    @property
+    def jobs(self) -> Path:
+        """What was submitted to clusters: a folder for each run."""
+        return self.models / ".jobs"
+
+
+def find_mount(asked: str | None) -> Mount:
+    """The mount asked for, else $WORKFLOW_MOUNT, /model_mount, or mount/ beside the scripts."""
+    named = asked or os.environ.get("WORKFLOW_MOUNT")
+    if named:
+        return Mount(Path(named).expanduser())
+    if CONTAINER_MOUNT.is_dir():
+        return Mount(CONTAINER_MOUNT)
+    return Mount(Path(__file__).resolve().parents[2] / "mount")
+
+
+def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
+    """The file of each split: of mount/data/NAME.json or .jsonl, mount/data/NAME/, NAME as a path.
+
+    Returns:
+        {"": file} for one JSON file with all splits, {LINES: file} for JSON Lines, else
+        {"train": file, "eval": file} with those that exist.
+    """
+    as_path = Path(os.path.expanduser(name))  # noqa: PTH111 (leaves ~nobody as it is)
+    in_mount = [mount.data / f"{name}.json", mount.data / f"{name}.jsonl", mount.data / name]
+    for path in [*in_mount, as_path]:
+        if os.path.isfile(path):  # noqa: PTH113 (False, not an error, for a name that is too long)
+            return {LINES if is_json_lines(path) else "": path}, []
+        if os.path.isdir(path):  # noqa: PTH112
+            return _split_files(path)
+    tried = ", ".join(str(path) for path in [*in_mount, as_path])
+    mend = nearest(name, _data_names(mount), f"put {Path(name).name}.json into {mount.data}")
+    if others := [path for path in _files_of(mount) if path.name.startswith(f"{name}.")]:
+        mend = _read_instead(others[0])
+    return {}, [Problem(f"--data_name {name}", "no such data", f"one of {tried}", mend)]
+
+
+def _read_instead(path: Path) -> str:
+    """What to do with a file whose name is that of the data, but for its ending."""
+    kind = kind_of(path)
+    if kind is None:
+        return f"if {path} is meant, name it by its path"
+    found, mend = kind
+    return f"{path} is {found}: {mend}"
+
+
+def _split_files(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
+    names = {path.name for path in folder.iterdir()}
+    stems = {name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl")}
+    found = {"train": "train", "eval": eval_name(stems)}
+    files = {split: folder / f"{stem}.jsonl" for split, stem in found.items()}
+    present = {split: path for split, path in files.items() if path.is_file()}
+    if "eval" not in present and len(both := eval_names(stems)) > 1:
+        told = f"no eval.jsonl, and {' and '.join(f'{stem}.jsonl' for stem in both)}"
+        mend = "rename one of them to eval.jsonl"
+        return {}, [Problem(str(folder), told, "one of them to evaluate on", mend)]
+    if present:
+        return present, []
+    problem = Problem(
+        str(folder),
+        "a folder without train.jsonl and eval.jsonl",
+        "one record a line in each of the two files",
+        _instead(folder, names),
+    )
+    return {}, [problem]
+
+
+def _instead(folder: Path, names: Collection[str]) -> str:
+    """What to do with a folder that has no JSON Lines of a split's name."""
+    if "dataset_dict.json" in names or "dataset_info.json" in names:
+        return 'write each split by datasets: load_from_disk(…)["train"].to_json("train.jsonl")'
+    splits = sorted(
+        path for path in folder.iterdir()
+        if path.is_file() and path.name.partition(".")[0] in ("train", "eval", *OTHER_NAMES)
+    )  # fmt: skip
+    if not splits:
+        return "add the files"
+    if all(is_json_lines(path) for path in splits):
+        return f"name them so: {splits[0].name} is JSON Lines"
+    kind = kind_of(splits[0])
+    if kind is not None:
+        return f"{splits[0].name} is {kind[0]}: {kind[1]}"
+    both = " and ".join(path.name for path in splits)
+    return (
+        f'put the lists of {both} into one file {folder.name}.json: {{"train": […], "eval": […]}}'
+    )
+
+
+def _data_names(mount: Mount) -> list[str]:
+    return [path.stem if path.suffix in (".json", ".jsonl") else path.name
+            for path in _files_of(mount)
+            if path.suffix in (".json", ".jsonl") or path.is_dir()]  # fmt: skip
+
+
+def _files_of(mount: Mount) -> list[Path]:
+    return sorted(mount.data.iterdir()) if mount.data.is_dir() else []
+
+
+def nearest(name: str, known: list[str], otherwise: str) -> str:
+    """How to mend a name that there is not."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def find_model(mount: Mount, spec: JobSpec) -> tuple[Path | str, list[Problem]]:
+    """The folder of the model, or its name on the hub where no such folder exists."""
+    if spec.model_init_name is not None:
+        folder = mount.models / spec.model_init_name
+        where = f"--model_init_name {spec.model_init_name}"
+        checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
+        if checkpoints and not (folder / "config.json").exists():
+            mend = f"write {spec.model_init_name}/{checkpoints[-1]}"
+            return folder, [Problem(where, "a run, not a model", "one of its checkpoints", mend)]
+        if folder.is_dir():
+            return folder, []
+        known = [p.name for p in mount.models.iterdir()] if mount.models.is_dir() else []
+        if folder.parent != mount.models and folder.parent.is_dir():
+            parent = Path(spec.model_init_name).parent
+            known = [str(parent / path.name) for path in folder.parent.iterdir()]
+        known = [name for name in known if not Path(name).name.startswith(".")]
+        mend = nearest(spec.model_init_name, known, f"put the model's folder into {mount.models}")
+        return folder, [Problem(where, "no such folder", str(folder), mend)]
+    folder = Path(spec.model).expanduser()
+    if folder.is_dir():
+        return folder, []
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.model) and not spec.model.startswith("."):
+        return spec.model, []
+    flag = "model_init_path" if spec.model_init_path is not None else "model_pretrain_name"
+    problem = Problem(
+        f"--{flag} {shorten(spec.model)}",
+        "no such folder, and no name the hub could have",
+        "a local folder or a name like google/flan-t5-xl",
+        "correct the path",
+    )
+    return spec.model, [problem]
+
+
+def run_name_of(spec: JobSpec) -> str:
+    """The name of the job's run: MODEL_DATA_SEED where the user gave none, or MODEL_DATA_eval.
+
+    The latter where the job only evaluates.
+    """
+    if spec.training_run_name:
+        return spec.training_run_name
+    last = "eval" if spec.no_train else str(spec.seed)
+    data = spec.data_name.removesuffix(".json")
+    return "_".join(_flat(part) for part in (spec.model, data, last))
+
+
+def _flat(name: str) -> str:
+    return name.strip("/").replace("/", "_").lstrip(".")
+
+
+def evaluated_step(model: Path | str) -> int:
+    """The step of a run's checkpoint, else 0."""
+    match = CHECKPOINT_NAME.fullmatch(Path(model).name)
+    return int(match.group(1)) if match else 0
+
+
+def find_run_folder(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
+    """The folder of a run; a name that would lead out of mount/models is a problem."""
+    folder = mount.models / name
+    models, resolved = mount.models.resolve(), Path(os.path.realpath(folder))
+    parts = Path(name).parts
+    hidden = any(part.startswith(".") for part in parts)
+    long = any(len(os.fsencode(part)) > 120 for part in parts)
+    broken = not name.isprintable()  # as by a newline, which would end a line of a script
+    outside = Path(name).is_absolute() or models not in resolved.parents
+    if outside or hidden or long or broken:
+        problem = Problem(
+            f"--training_run_name {shorten(name)}",
+            "a name that leaves mount/models, is hidden, cannot be printed or has over 120 bytes",
+            f"a folder name inside {mount.models}",
+            "choose another name",
+        )
+        return folder, [problem]
+    for parent in resolved.parents[: len(parts) - 1]:
+        if (parent / "config.json").exists() or (parent / "training_args.json").exists():
+            found = f"a name inside {parent}, which is a model or a run"
+            where = f"--training_run_name {shorten(name)}"
+            return folder, [Problem(where, found, "a folder of its own", "choose another name")]
+    return (resolved if folder.is_symlink() else folder), []

@@ -1,0 +1,67 @@
+"""What a run's folder tells of its evaluations: the metrics of each, and what was answered.
+
+Read by commands that are to answer at once: nothing here imports torch.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.data.reading import read_list
+from workflow.runs.status import METRICS, read_spec
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run.
+
+    Attributes:
+        metrics: its line of metrics.jsonl.
+        items: the file of what was answered to each record; it may have been removed since.
+    """
+
+    step: int
+    metrics: dict[str, Any]
+    items: Path
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """An item a record, in the order of the data file; none where the file is gone."""
+        return read_list(self.items) if self.items.exists() else iter(())
+
+
+def evaluations(run: Path) -> list[Evaluation]:
+    """The evaluations of a run, by step."""
+    spec = read_spec(run)
+    found = {}
+    for line in read_lines(run / METRICS):
+        step = line["step"]
+        found[step] = Evaluation(step, line, run / items_files(spec, step)[0])
+    return [found[step] for step in sorted(found)]
+
+
+def spread(evals: Sequence[Evaluation], most: int) -> list[Evaluation]:
+    """At most so many evaluations, the first and the last among them."""
+    if len(evals) <= most:
+        return list(evals)
+    return [evals[round(i * (len(evals) - 1) / (most - 1))] for i in range(most)]
+
+
+def items_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
+    """The names of the files of an evaluation's items, all alike, for a job as JSON holds it."""
+    if spec.get("task") == "clf":
+        return f"checkpoint-{step}-preds.json", "preds.json"
+    temperature, samples = spec.get("temperature", 0.0), spec.get("n_samples", 1)
+    return (f"temperature={temperature:.2f}_n={samples}_step={step}.json",)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a log of a run that have a step; a line may only be being written."""
+    with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with suppress(ValueError):
+                found = json.loads(line)
+                if isinstance(found, dict) and isinstance(found.get("step"), int):
+                    yield found

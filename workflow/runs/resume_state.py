@@ -1,0 +1,119 @@
+"""What a run goes on from: a checkpoint's state, read back and fitted to the job."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.core.errors import BadInput, Problem, shorten
+from workflow.models.state_dict import Named, mapped_tensors
+from workflow.runs.checkpoint import (
+    RESUME_FOLDER,
+    STATE_FILE,
+    can_go_on,
+    checkpoint_folder,
+    find_checkpoints,
+)
+from workflow.runs.mount import Mount
+from workflow.runs.train_state import Progress
+
+FORMAT = 1
+"""Of state.json."""
+
+
+@dataclass(frozen=True)
+class HowComputed:
+    """How a run was computed: what changes results by rounding alone.
+
+    Attributes:
+        stage: of ZeRO; 0 in plain torch.
+        positions: of a micro-batch.
+    """
+
+    processes: int
+    stage: int
+    offload: str
+    positions: int
+
+    def __str__(self) -> str:
+        processes = f"{self.processes} process{'es' * (self.processes > 1)}"
+        offload = "" if self.offload == "none" else f", offload {self.offload}"
+        under = f"ZeRO {self.stage}{offload}" if self.stage else "plain torch"
+        return f"{processes}, {under}, micro-batches of {self.positions} positions"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint says besides weights and moments.
+
+    Attributes:
+        spec: the job, as training_args.json holds it.
+        data: the key of each split's content.
+    """
+
+    progress: Progress
+    spec: dict[str, Any]
+    data: dict[str, str]
+    computed: HowComputed
+
+    def as_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+
+def read_state(checkpoint: Path) -> State:
+    """The state of a checkpoint; raises BadInput where it is none that this version writes."""
+    path = checkpoint / RESUME_FOLDER / STATE_FILE
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        if read["format"] != FORMAT:
+            raise ValueError(f"format {read['format']}")
+        progress = Progress.of_json(read["progress"])
+        return State(
+            progress, dict(read["spec"]), dict(read["data"]), HowComputed(**read["computed"])
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        found = f"no state to go on from ({shorten(str(error), 100)})"
+        mend = "get a whole copy, or begin another run from its weights with --model_init_name"
+        problem = Problem(str(path), found, f"what a run saves in format {FORMAT}", mend)
+        raise BadInput([problem]) from error
+
+
+def moments_of(checkpoint: Path) -> Iterator[Named]:
+    """The optimizer's moments, one at a time, as NAME.exp_avg."""
+    for path in sorted((checkpoint / RESUME_FOLDER).glob("optimizer*.safetensors")):
+        yield from mapped_tensors(path)
+
+
+def find_checkpoint_to_go_on_from(
+    run: Path, own: bool, asked: str | None, mount: Mount
+) -> tuple[Path | None, list[Problem]]:
+    """The newest checkpoint of a run, or the one asked for where the run has none yet.
+
+    Args:
+        run: its folder.
+        own: whether its own checkpoints count; they do not where it is to begin again.
+        asked: --resume_from_checkpoint; `none` for none at all.
+    """
+    steps = find_checkpoints(run) if own else []
+    if asked == "none":
+        return None, []
+    if steps or asked is None:
+        return (checkpoint_folder(run, steps[-1]) if steps else None), []
+    where = f"--resume_from_checkpoint {asked}"
+    named = [run / asked, mount.models / asked, Path(asked).expanduser()]
+    folder = next((path for path in named if path.is_dir()), None)
+    if folder is None:
+        tried = ", ".join(str(path) for path in named)
+        mend = "name a run or its newest checkpoint; a run's own is gone on from without this flag"
+        return None, [Problem(where, "no such folder", f"one of {tried}", mend)]
+    if of_run := find_checkpoints(folder):
+        folder = checkpoint_folder(folder, of_run[-1])
+    if run.resolve() in folder.resolve().parents:
+        found = "a checkpoint of the very run that --overwrite_output_dir is to remove"
+        return None, [Problem(where, found, "one of another run", "leave out one of the two")]
+    if not can_go_on(folder):
+        found = "a folder that has not (or no longer) the optimizer's state"
+        mend = "begin a run from its weights with --model_init_name"
+        return None, [Problem(where, found, "the newest checkpoint of a run", mend)]
+    return folder, []

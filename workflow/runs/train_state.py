@@ -1,0 +1,120 @@
+"""What changes while a run goes on: how far it is, what was best, and figures to log."""
+
+import dataclasses
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from workflow.data.step_planner import StepPlan
+from workflow.metrics.names import is_better
+
+
+@dataclass
+class LogWindow:
+    """Figures of the steps since the last logged one; time spent outside steps does not count."""
+
+    loss: float = 0.0
+    normalizer: int = 0
+    examples: int = 0
+    real_positions: int = 0
+    padded_positions: int = 0
+    slowest_positions: float = 0.0
+    seconds: float = 0.0
+
+    def add_step(self, loss: float, normalizer: int, plan: StepPlan, seconds: float) -> None:
+        """Add a step.
+
+        Args:
+            loss: the sum of the step's losses.
+            normalizer: what it is divided by.
+        """
+        self.loss += loss
+        self.normalizer += normalizer
+        self.examples += len(plan.examples)
+        self.real_positions += plan.real_positions
+        self.padded_positions += plan.padded_positions
+        self.slowest_positions += plan.imbalance * plan.padded_positions
+        self.seconds += seconds
+
+    def figures(self, step: int, learning_rate: float, gradient_norm: float) -> dict[str, Any]:
+        """A line of train_log.jsonl, but for the memory."""
+        return {
+            "step": step,
+            "loss": self.loss / self.normalizer,
+            "learning_rate": learning_rate,
+            "grad_norm": gradient_norm,
+            "examples_per_second": round(self.examples / self.seconds, 3),
+            "tokens_per_second": round(self.real_positions / self.seconds, 1),
+            "padding_ratio": round(self.padded_positions / self.real_positions, 4),
+            "imbalance": round(self.slowest_positions / self.padded_positions, 4),
+            "time": time.time(),
+        }
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved with every checkpoint.
+
+    Attributes:
+        step: of the last update.
+        evaluated_step: at which the run was last evaluated; `evaluated_value` is what that found
+            of the metric that says what is best.
+        window: the steps since the last logged one.
+        passing: the steps of checkpoints that were saved because the run was stopped, or by the
+            clock; they go as soon as there is a newer one.
+        longest_step: in seconds.
+        longest_save: the seconds for which training stood still.
+    """
+
+    step: int = 0
+    evaluated_step: int | None = None
+    evaluated_value: float | None = None
+    best_step: int | None = None
+    best_value: float | None = None
+    passing: list[int] = field(default_factory=list)
+    longest_step: float = 0.0
+    longest_save: float = 0.0
+    window: LogWindow = field(default_factory=LogWindow)
+
+    def add_step(
+        self, step: int, loss: float, normalizer: int, plan: StepPlan, seconds: float
+    ) -> None:
+        """Count a step; `loss` is its summed loss, `normalizer` what that is divided by."""
+        self.step = step
+        self.longest_step = max(self.longest_step, seconds)
+        self.window.add_step(loss, normalizer, plan, seconds)
+
+    def note_evaluation(self, value: float | None) -> None:
+        """Remember that the step was evaluated, and the metric that says what is best."""
+        self.evaluated_step, self.evaluated_value = self.step, value
+
+    def note_checkpoint(self, metric: str) -> None:
+        """Remember the checkpoint of this step where it was evaluated and is the best so far."""
+        value = self.evaluated_value if self.evaluated_step == self.step else None
+        if is_better(metric, value, self.best_value):
+            self.best_step, self.best_value = self.step, value
+
+    @property
+    def stop_seconds(self) -> float:
+        """What it takes to end a step and to save, at most, as far as is known."""
+        return self.longest_step + self.longest_save
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> "Progress":
+        """What `as_json` gave; raises TypeError for anything else."""
+        return cls(**(values | {"window": LogWindow(**values["window"])}))
+
+
+def peak_memory_gb() -> float:
+    """Peak memory of this process in GB (10⁹ bytes): the GPU's where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

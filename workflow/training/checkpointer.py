@@ -1,0 +1,115 @@
+"""When a run saves itself, and what it saves."""
+
+import copy
+import time
+
+from workflow.config.job import JobSpec
+from workflow.core.console import log
+from workflow.distributed.world import World
+from workflow.runs.checkpoint import find_checkpoints, tidy, write_checkpoint
+from workflow.runs.resume_state import HowComputed, State
+from workflow.runs.train_state import Progress
+from workflow.training.engines.single import Engine
+from workflow.training.oom import telling
+from workflow.training.prepare import Job
+from workflow.training.run_dir import RunFolder, written_spec
+
+WRITTEN_A_SECOND = 100e6
+"""Bytes that a save is taken to write, until one was measured."""
+
+
+class Saver:
+    """Saves a run as often as its job asks for; all processes call alike."""
+
+    def __init__(self, job: Job, engine: Engine, run: RunFolder, progress: Progress, world: World):
+        """Save a run that has just begun, or goes on from its progress."""
+        self._job = job
+        self._engine = engine
+        self._run = run
+        self._progress = progress
+        self._world = world
+        self._saved_at = time.monotonic()
+        self._kept_step = progress.step  # what the run began with, or goes on from
+        weights = sum(tensor.bytes for tensor in engine.tensors().values())
+        expected = 3 * weights / WRITTEN_A_SECOND  # two moments besides, which do not exist yet
+        self._measured = progress.longest_save
+        progress.longest_save = self._measured or expected
+
+    def is_due(self) -> bool:
+        """Whether the step just done is to be saved."""
+        spec = self._job.spec
+        if scheduled(self._progress.step, spec):
+            return True
+        if spec.save_seconds is None:
+            return False
+        is_over = time.monotonic() - self._saved_at >= spec.save_seconds
+        return self._world.by_main(lambda: is_over)
+
+    def save(self) -> None:
+        """Write a checkpoint of the last step, unless there is one; then remove old ones."""
+        progress, spec = self._progress, self._job.spec
+        if progress.step == self._kept_step:
+            return
+        began = time.perf_counter()
+        saved = self._as_saved()
+        state = State(
+            saved, written_spec(spec), self._job.data_keys, computed_now(self._job, self._world)
+        )
+        self._world.by_main(self._run.sync_logs)
+        with telling(self._job, self._world, f"saving step {progress.step}"):
+            size = write_checkpoint(
+                self._run.path, progress.step, self._engine, self._job.tokenizer, state.as_json(),
+                self._world,
+            )  # fmt: skip
+        self._kept_step = progress.step
+        progress.best_step, progress.best_value = saved.best_step, saved.best_value
+        progress.passing = self._world.by_main(lambda: self._tidy(saved))
+        seconds = time.perf_counter() - began
+        self._measured = progress.longest_save = max(seconds, self._measured)
+        self._saved_at = time.monotonic()
+        self._world.by_main(lambda: self._run.write_status("running", progress))
+        log.info(
+            "step %d: checkpoint-%d saved; training stood still for %.2f s to write %.0f MB",
+            progress.step, progress.step, seconds, size / 1e6,
+        )  # fmt: skip
+
+    def _as_saved(self) -> Progress:
+        """The progress of a run that has a checkpoint of this step.
+
+        Whether a run was stopped, or is saved by the clock too, does not decide what is best.
+        """
+        saved = copy.deepcopy(self._progress)
+        saved.longest_save = self._measured
+        if scheduled(saved.step, self._job.spec):
+            saved.note_checkpoint(self._job.spec.metric_for_best_model)
+        else:
+            saved.passing.append(saved.step)
+        return saved
+
+    def _tidy(self, saved: Progress) -> list[int]:
+        """Remove old checkpoints; returns those of the passing ones that are left."""
+        path, limit = self._run.path, self._job.spec.save_total_limit
+        tidy(path, limit, saved.best_step, saved.passing)
+        return sorted({*saved.passing} & {*find_checkpoints(path)})
+
+    def note_evaluation_of_saved(self) -> None:
+        """What the run goes on from may have been saved before it was evaluated; now it is."""
+        steps = self._world.by_main(lambda: find_checkpoints(self._run.path))
+        if {self._kept_step} & {*steps} - {*self._progress.passing}:
+            self._progress.note_checkpoint(self._job.spec.metric_for_best_model)
+
+
+def scheduled(step: int, spec: JobSpec) -> bool:
+    """Whether a step is saved whatever happens."""
+    return step > 0 and (step == spec.max_steps or step % spec.save_steps == 0)
+
+
+def computed_now(job: Job, world: World) -> HowComputed:
+    """How this world computes the job."""
+    setting = job.setting
+    return HowComputed(
+        processes=world.size,
+        stage=0 if setting is None else setting.stage,
+        offload="none" if setting is None else setting.offload,
+        positions=job.spec.micro_batch_tokens,
+    )

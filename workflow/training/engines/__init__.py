@@ -1,0 +1,1 @@
+"""Gradients and updates: plain torch in one process, DeepSpeed ZeRO in several."""

@@ -1,0 +1,273 @@
+"""The engine over DeepSpeed's ZeRO 1, 2 and 3: for several processes, or one that offloads."""
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from functools import partial
+from typing import Any
+
+import torch
+
+from workflow.config.job import JobSpec
+from workflow.core.errors import RunFailed
+from workflow.distributed.strategy import Setting, zero_configuration
+from workflow.distributed.world import World
+from workflow.models.safetensors_writer import Tensors, Whole
+from workflow.models.state_dict import (
+    Model,
+    Named,
+    is_partitioned,
+    model_name,
+    own_part,
+    saved_names,
+    whole_shape,
+)
+from workflow.tasks.base import Batch
+from workflow.training.engines.single import Loss
+from workflow.training.optim import at_rest, go_to_step, make_optimizer, make_scheduler
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter."""
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed, quietly: it logs every import and every group of parameters."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    warnings.filterwarnings("ignore", ".*torch.distributed.*deprecated", FutureWarning)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        # Its reduction in shared memory is compiled at the first start; gloo needs no compiler.
+        deepspeed.ops.__compatible_ops__ = {}
+    _import_muon()
+    return deepspeed
+
+
+def _import_muon() -> None:
+    """The optimizer that DeepSpeed looks for in any other, without the compiler it is meant for.
+
+    To import torch's compiler would take each process another second, for functions never called.
+    """
+    compiling = torch.compile
+    torch.compile = lambda function: function  # type: ignore[assignment]
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        torch.compile = compiling
+
+
+def partitioning(spec: JobSpec, setting: Setting) -> AbstractContextManager[None]:
+    """A model made within it is partitioned as its modules are made (ZeRO-3)."""
+    pinned = torch.cuda.is_available()
+    config = zero_configuration(spec, setting, pinned)
+    context: AbstractContextManager[None] = import_deepspeed().zero.Init(
+        config_dict_or_path=config,  # its precision too: Init's own dtype is misread on a CPU
+        remote_device="cpu" if setting.offload == "all" else None,
+        pin_memory=pinned and setting.offload == "all",
+    )
+    return context
+
+
+class _LossModule(torch.nn.Module):
+    """A model and its loss as one module, for ZeRO-3 gathers weights when modules are called."""
+
+    def __init__(self, model: Model, loss: Loss):
+        super().__init__()
+        self.model = model
+        self._loss = loss
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self._loss(self.model, batch)
+
+
+class ZeroEngine:
+    """Trains a model whose states are divided among processes, or rest in the host's memory.
+
+    Attributes:
+        model: in the precision that computes; under ZeRO-3 each process holds a part of it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        spec: JobSpec,
+        loss: Loss,
+        world: World,
+        setting: Setting,
+        weights: Callable[[], Iterator[Named]],
+        whole_copy: Callable[[], Model],
+    ):
+        """Take a model in the precision that computes; for stage 3 one made under `partitioning`.
+
+        Args:
+            weights: the model's tensors in full precision, for the float32 masters.
+            whole_copy: makes the same model, whole and without values, to evaluate in.
+        """
+        deepspeed = import_deepspeed()
+        self.model = model
+        self._world = world
+        self._whole_copy = whole_copy
+        if spec.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        self._gathers = setting.gathers
+        optimizer = None
+        if not spec.no_train:
+            optimizer = make_optimizer(model, spec)
+            self._scheduler = make_scheduler(optimizer, spec)
+        with redirect_stdout(io.StringIO()):  # where its bfloat16 optimizer reports on memory
+            self._engine, self._zero, _, _ = deepspeed.initialize(
+                model=_LossModule(model, loss),
+                optimizer=optimizer,
+                config=zero_configuration(spec, setting, torch.cuda.is_available()),
+                dist_init_required=False,
+            )
+        if spec.bf16 and not spec.no_train:
+            self._set_masters(weights())
+        self._engine.train()
+
+    def _set_masters(self, weights: Iterator[Named]) -> None:
+        """Give the float32 masters the digits that the bfloat16 model they were made of lacks."""
+        by_name = self.model.state_dict(keep_vars=True)
+        for name, tensor in weights:
+            parameter = by_name.get(model_name(self.model, by_name, name) or "")
+            if parameter is not None and parameter.requires_grad:
+                _set_state(parameter, tensor)
+
+    def add_gradient(self, batch: Batch, weight: float, last: bool) -> torch.Tensor:
+        self._engine.set_gradient_accumulation_boundary(last)
+        loss = self._engine(batch)
+        # DeepSpeed takes the mean over processes; ours is a sum.
+        self._engine.backward(loss * (weight * self._world.size))
+        detached: torch.Tensor = loss.detach()
+        return detached
+
+    def update(self) -> float:
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm())
+        if not self._engine.was_step_applied():
+            return float("nan")
+        self._scheduler.step()
+        return norm
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._zero.param_groups[0]["lr"])
+
+    @contextmanager
+    def evaluating(self) -> Iterator[tuple[Model, bool]]:
+        partitioned = is_partitioned(next(self.model.parameters()))
+        if partitioned and self._gathers:
+            whole = self._whole_copy()
+            self._gather_into(whole)
+            yield whole, False
+            return
+        self.model.eval()
+        yield self.model, partitioned
+        self.model.train()
+
+    def _gather_into(self, whole: Model) -> None:
+        """Give a whole model the values of the partitioned one, a tensor at a time."""
+        from deepspeed.runtime.zero import GatheredParameters
+
+        copies = saved_names(whole)
+        with torch.no_grad():
+            for name, parameter in saved_names(self.model).items():
+                if is_partitioned(parameter):
+                    with GatheredParameters([parameter]):
+                        copies[name].copy_(parameter)
+                else:
+                    copies[name].copy_(parameter)
+
+    def tensors(self) -> Tensors:
+        return {
+            name: Whole(whole_shape(tensor), partial(_whole_tensor, tensor))
+            for name, tensor in saved_names(self.model).items()
+        }
+
+    def moments(self) -> Tensors:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        self._link_moments()
+        return {
+            f"{name}.{kind}": Whole(
+                whole_shape(tensor), partial(safe_get_full_optimizer_state, tensor, kind)
+            )
+            for name, tensor in saved_names(self.model).items()
+            if _is_learned(tensor)
+            for kind in MOMENTS
+        }
+
+    def begin(self, step: int, moments: Iterable[Named], first: Batch, largest: Batch) -> None:
+        with at_rest(self._zero.optimizer):
+            self._rest(first)
+            self._rest(first, largest)
+        if step and not self._engine.was_step_applied():  # a loss that is not finite, times zero
+            raise RunFailed("the first record's loss is not finite: the run cannot go on with it")
+        self._link_moments()
+        parameters = saved_names(self.model)
+        for named, tensor in moments:
+            name, _, kind = named.rpartition(".")
+            _set_state(parameters[name], tensor, kind)
+        go_to_step(self._zero.optimizer, self._scheduler, step)
+
+    def _rest(self, *batches: Batch) -> None:
+        """A step of gradient zero."""
+        for batch in batches:
+            self.add_gradient(batch, 0.0, last=batch is batches[-1])
+        self._engine.step()
+
+    def _link_moments(self) -> None:
+        """Let DeepSpeed find the moments of all parameters.
+
+        ZeRO-1 and 2 look for them after the first group's first step, when the second group (norms
+        and biases) has none yet, and never again (DeepSpeed 0.19.8).
+        """
+        if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
+            self._zero._hp_optimizer_states_linked = False
+            self._zero._lazy_init_hp_params_optimizer_state()
+
+
+def _is_learned(tensor: Any) -> bool:
+    return isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
+
+
+def _whole_tensor(tensor: Any) -> torch.Tensor:
+    """A tensor of the model in full precision, whole; all processes must call this."""
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if _is_learned(tensor):
+        master: torch.Tensor = safe_get_full_fp32_param(tensor)
+        return master
+    if is_partitioned(tensor):
+        with GatheredParameters([tensor]):
+            found: torch.Tensor = tensor.detach().clone()
+    else:
+        found = tensor.detach()
+    return found
+
+
+def _set_state(parameter: Any, value: torch.Tensor, kind: str | None = None) -> None:
+    """Set a parameter's float32 master, or a moment of it, to a whole tensor's values.
+
+    Each process sets its own part alone.
+    """
+    from deepspeed import utils
+
+    if is_partitioned(parameter):
+        part = own_part(parameter, value)
+        held = torch.zeros(parameter.ds_tensor.ds_numel)
+        held[: len(part)] = part
+        if kind is None:
+            utils.safe_set_local_fp32_param(parameter, held)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, held, kind)
+    elif kind is None:
+        utils.safe_set_full_fp32_param(parameter, value.float())
+    else:
+        utils.safe_set_full_optimizer_state(parameter, value.float(), kind)

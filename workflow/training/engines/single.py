@@ -1,0 +1,183 @@
+"""Engines: gradients, updates, and the model to evaluate or to save. This one is plain torch."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from workflow.config.job import JobSpec
+from workflow.models.loading import held_tensors
+from workflow.models.losses import ELEMENTS_AT_ONCE
+from workflow.models.safetensors_writer import Tensors, Whole
+from workflow.models.state_dict import Model, Named, saved_names
+from workflow.tasks.base import Batch
+from workflow.training.optim import at_rest, go_to_step, make_optimizer, make_scheduler
+
+Loss = Callable[[Model, Batch], torch.Tensor]
+"""The float32 sum of a batch's losses under a model."""
+
+
+class Engine(Protocol):
+    """What training asks of whatever computes.
+
+    Attributes:
+        model: the model that computes. Several processes may each hold a part of it.
+    """
+
+    model: Model
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next update."""
+
+    def add_gradient(self, batch: Batch, weight: float, last: bool) -> torch.Tensor:
+        """Add the gradient of `weight` × the batch's loss to the step's; return that loss.
+
+        Args:
+            last: whether this is the step's last micro-batch.
+        """
+
+    def update(self) -> float:
+        """Clip, step the optimizer and the schedule, clear the gradient; return its norm.
+
+        Nothing is changed where the norm, over all processes, is not finite.
+        """
+
+    def evaluating(self) -> AbstractContextManager[tuple[Model, bool]]:
+        """The model in evaluation mode, and whether all processes must call it equally often."""
+
+    def tensors(self) -> Tensors:
+        """The float32 tensors of a checkpoint, by name."""
+
+    def moments(self) -> Tensors:
+        """What the optimizer keeps of each parameter, as NAME.exp_avg; after a first step."""
+
+    def begin(self, step: int, moments: Iterable[Named], first: Batch, largest: Batch) -> None:
+        """Let an engine that has done nothing yet go on from a step, or from 0.
+
+        It takes all the memory that training will, and leaves no trace of that.
+
+        Args:
+            moments: those of the checkpoint, if it goes on from one.
+            first: any of the job's; for its gradient times zero the optimizer makes its state.
+            largest: the job's; beside that its gradient is added to another's.
+        """
+
+
+class SingleProcessEngine:
+    """Trains a float32 model; in bf16 a bfloat16 copy computes, and nothing else is bfloat16.
+
+    Attributes:
+        master: the float32 model: its parameters, their gradients and the optimizer's state are
+            what training changes and what is saved.
+        model: the model that computes; `master` itself where the job computes in float32.
+    """
+
+    def __init__(self, model: Model, spec: JobSpec, loss: Loss):
+        """Train a float32 model that is where it is to compute."""
+        self.master = model
+        self.model = copy.deepcopy(model).to(torch.bfloat16) if spec.bf16 else model
+        self._loss = loss
+        if spec.bf16:
+            self._accumulate_in_master()
+        if spec.gradient_checkpointing:
+            self.model.activation_checkpointing_enable()
+        self._optimizer = make_optimizer(self.master, spec)
+        self._scheduler = make_scheduler(self._optimizer, spec)
+        self._max_grad_norm = spec.max_grad_norm
+        self.model.train()
+
+    def _accumulate_in_master(self) -> None:
+        """Add every gradient to its master's, in float32, as soon as it is there."""
+        pairs = zip(self.master.parameters(), self.model.parameters(), strict=True)
+        for master, parameter in pairs:
+            if not parameter.requires_grad:  # positions that are sines
+                continue
+
+            def accumulate(computed: Any, master: Any = master) -> None:
+                if master.grad is None:
+                    master.grad = torch.zeros_like(master)
+                add_by_parts(master.grad, computed.grad)
+                computed.grad = None
+
+            parameter.register_post_accumulate_grad_hook(accumulate)
+
+    def add_gradient(self, batch: Batch, weight: float, last: bool) -> torch.Tensor:
+        loss = self._loss(self.model, batch)
+        (loss * weight).backward()
+        return loss.detach()
+
+    def update(self) -> float:
+        gradients = [p.grad for p in self.master.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if torch.isfinite(norm):
+            if 0 < self._max_grad_norm < norm:
+                torch._foreach_mul_(gradients, clip_factor(norm, self._max_grad_norm))
+            self._optimizer.step()
+            self._scheduler.step()
+        # The masters' gradients in float32 keep their memory.
+        self._optimizer.zero_grad(set_to_none=self.model is self.master)
+        if self.model is not self.master:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
+        return float(norm)
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    @contextmanager
+    def evaluating(self) -> Iterator[tuple[Model, bool]]:
+        self.model.eval()
+        yield self.model, False
+        self.model.train()
+
+    def tensors(self) -> Tensors:
+        return held_tensors(self.master)
+
+    def moments(self) -> Tensors:
+        return {
+            f"{name}.{kind}": Whole(tensor.shape, partial(torch.Tensor.detach, tensor))
+            for name, parameter in saved_names(self.master).items()
+            for kind, tensor in self._state_of(parameter).items()
+        }
+
+    def _state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A parameter's moments; none where it takes no part in the loss."""
+        state = self._optimizer.state.get(parameter, {})
+        return {kind: t for kind, t in state.items() if torch.is_tensor(t) and kind != "step"}
+
+    def begin(self, step: int, moments: Iterable[Named], first: Batch, largest: Batch) -> None:
+        with at_rest(self._optimizer):
+            self._rest(first)
+            self._rest(first, largest)
+        parameters = saved_names(self.master)
+        for named, tensor in moments:
+            name, _, kind = named.rpartition(".")
+            state = self._state_of(parameters[name])
+            if kind in state:
+                state[kind].copy_(tensor)
+        go_to_step(self._optimizer, self._scheduler, step)
+
+    def _rest(self, *batches: Batch) -> None:
+        """A step of gradient zero, even where a loss is not finite."""
+        for batch in batches:
+            self.add_gradient(batch, 0.0, last=batch is batches[-1])
+        torch._foreach_zero_([p.grad for p in self.master.parameters() if p.grad is not None])
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=self.model is self.master)
+
+
+def clip_factor(norm: torch.Tensor, most: float) -> torch.Tensor:
+    """What gradients of this norm are scaled by; as in torch's clip_grad_norm_ and DeepSpeed's."""
+    return most / (norm + 1e-6)
+
+
+def add_by_parts(total: torch.Tensor, gradient: torch.Tensor) -> None:
+    """Add a gradient in 16 bits to one in 32 without a copy of it all in 32."""
+    parts = (t.view(-1).split(ELEMENTS_AT_ONCE) for t in (total, gradient.contiguous()))
+    for part, added in zip(*parts, strict=True):
+        part.add_(added)

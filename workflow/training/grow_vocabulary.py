@@ -1,0 +1,58 @@
+"""What the data loses by the tokenizer, and the tokenizer grown until it loses nothing."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from workflow.config.job import JobSpec
+from workflow.core.files import write_json
+from workflow.data.audit import Report, audit_splits, missing_characters, reserved_characters
+from workflow.data.token_cache import TokenizedSplit
+from workflow.models.tokenizers.vocabulary import can_grow, grow_tokenizer
+from workflow.tasks.base import Task
+
+AUDIT_FORMAT = 5
+ROUNDS = 4
+"""Growing may show more that is missing; what is left after so many times is told."""
+Splits = dict[str, TokenizedSplit]
+
+
+def audited(data: Splits, task: Task, tokenizer: Any, spec: JobSpec, cache: Path) -> Report:
+    """The audit of these splits, kept as the tokens are: it depends on them and the lengths."""
+    lengths = spec.max_source_length, spec.max_target_length, spec.truncation_side
+    key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])
+    path = cache / "audits" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    try:
+        report: Report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = audit_splits(data, task.schema, tokenizer, *lengths)
+        report["can_grow"] = can_grow(tokenizer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, report)
+    return report
+
+
+def grow_until_nothing_is_missing(
+    tokenizer: Any,
+    data: Splits,
+    tokenize: Callable[[Any], Splits],
+    audit: Callable[[Any, Splits], Report],
+) -> tuple[Any, Splits, Report]:
+    """The tokenizer with a token for each character that did not come back; data and audit by it.
+
+    So every text is tried with what was grown, and the audit tells what still does not come back.
+    """
+    report = audit(tokenizer, data)
+    asked: set[str] = set()
+    for _ in range(ROUNDS):
+        missing = missing_characters(report)
+        grown = grow_tokenizer(tokenizer, missing, reserved_characters(report)) if missing else None
+        if grown is None or grown is tokenizer:
+            break
+        tokenizer, asked = grown, asked | missing
+        data = tokenize(tokenizer)
+        report = audit(tokenizer, data)
+    report["added_tokens"] = sorted(asked - missing_characters(report))
+    return tokenizer, data, report

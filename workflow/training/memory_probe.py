@@ -1,0 +1,158 @@
+"""The largest micro-batch of a run, tried before its first step: what does not fit shows here."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+
+from workflow.core.console import log
+from workflow.data.step_planner import Indexes, Lengths, MicroBatch, plan_step, step_examples
+from workflow.distributed.world import World
+from workflow.memory.activations import activation_bytes
+from workflow.memory.model_dims import sizes_of_model
+from workflow.models.lm_head import packs_rows
+from workflow.models.state_dict import Model, Named
+from workflow.tasks.base import Batch
+from workflow.training.engines.single import Engine
+from workflow.training.oom import Shape, telling
+from workflow.training.prepare import Job
+
+PLANNED_EXAMPLES = 2048
+"""Steps are planned until they have so many examples: about a second's work."""
+LOOKED_AT = 20_000
+"""Steps at most whose lengths are looked at, in even distances: about a second's work, too."""
+FEWEST_STEPS = 4
+"""At least so many steps are planned: one by each measure of what is heavy."""
+HEADROOM = 1.25
+"""Times a micro-batch that was found among some of the steps, for what the others may have."""
+CALM_SECONDS = 10.0
+"""A trial that takes no longer is not worth a line of the log."""
+
+
+def begin_trying(
+    job: Job, engine: Engine, done: int, moments: Iterable[Named], world: World
+) -> None:
+    """Let the engine begin after the steps done, trying the largest micro-batch that is to come.
+
+    Raises:
+        OutOfMemory: where it does not fit.
+    """
+    if done == job.spec.max_steps:  # stopped before its last evaluation
+        steps = range(done, done + 1)
+    else:
+        steps = range(done + 1, job.spec.max_steps + 1)
+    began = time.perf_counter()
+    shape = largest_of(job, engine.model, steps, world.size)
+    first = job.task.collate(job.splits["train"], (np.array([0]),), job.spec, engine.model.config)
+    with telling(job, world, f"the trial before step {done + 1}", shape):
+        engine.begin(done, moments, first, enlarged(first, shape))
+    seconds = time.perf_counter() - began
+    if seconds > CALM_SECONDS:
+        log.info("the largest micro-batch (%s) fits; it was tried in %.0f s", shape, seconds)
+
+
+def largest_of(job: Job, model: Model, steps: range, world_size: int) -> Shape:
+    """The micro-batch of these steps that takes most memory, by the memory plan's prediction."""
+    spec, split = job.spec, job.splits["train"]
+    sizes = sizes_of_model(model)
+
+    def predicted(shape: Shape) -> float:
+        found = activation_bytes(
+            sizes, shape.positions, shape.source, shape.target,
+            computing=2 if spec.bf16 else 4,
+            on_gpu=model.device.type == "cuda",
+            checkpointing=spec.gradient_checkpointing,
+            dropout=True,
+        )  # fmt: skip
+        return sum(found.values())
+
+    def examples(step: int) -> Indexes:
+        return step_examples(step, spec.batch_size, len(split), spec.seed)
+
+    lengths = (
+        split.sources.lengths(spec.max_source_length),
+        split.targets.lengths(spec.max_target_length),
+    )
+    count = max(FEWEST_STEPS, PLANNED_EXAMPLES // spec.batch_size)
+    planned = heaviest_steps(steps, examples, lengths, count)
+    found = largest_shape(
+        [examples(step) for step in planned], lengths, spec.micro_batch_tokens,
+        packs_rows(model), world_size, predicted,
+    )  # fmt: skip
+    if len(planned) == len(steps):
+        return found
+    return filled_up(found, spec.micro_batch_tokens, int(lengths[1].max()))
+
+
+def heaviest_steps(
+    steps: range, examples: Callable[[int], Indexes], lengths: tuple[Lengths, Lengths], count: int
+) -> Sequence[int]:
+    """So many of the steps, to be planned, for that of all would take long.
+
+    A quarter each are those with the most positions, the most targets (and so logits), and the
+    longest source and target, whose attention takes the most of a position.
+    """
+    if len(steps) <= count:
+        return steps
+    steps = steps[:: -(-len(steps) // LOOKED_AT)]
+    sources, targets = lengths
+    measured = np.array([
+        (sources[of_step].sum() + targets[of_step].sum(), targets[of_step].sum(),
+         sources[of_step].max(), targets[of_step].max())
+        for of_step in map(examples, steps)
+    ])  # fmt: skip
+    found = np.argsort(-measured, axis=0, kind="stable")[: count // measured.shape[1]]
+    return [steps[index] for index in np.unique(found)]
+
+
+def largest_shape(
+    steps: Iterable[Indexes],
+    lengths: tuple[Lengths, Lengths],
+    max_positions: int,
+    packs: bool,
+    world_size: int,
+    predicted: Callable[[Shape], float],
+) -> Shape:
+    """Of all micro-batches of these steps, on all ranks, the one that is predicted to take most.
+
+    They are planned as they will be, and not bounded by a formula: how much of `max_positions` a
+    micro-batch has depends on what fits together, and one that never comes could fail in vain.
+    """
+    shapes = {
+        _shape_of(rows, *lengths)
+        for examples in steps
+        for ranks in plan_step(examples, *lengths, max_positions, packs, world_size).micro_steps
+        for rows in ranks
+        if rows
+    }
+    return max(shapes, key=predicted)
+
+
+def _shape_of(rows: MicroBatch, sources: Lengths, targets: Lengths) -> Shape:
+    longest = (int(max(lengths[row].sum() for row in rows)) for lengths in (sources, targets))
+    return Shape(len(rows), *longest)
+
+
+def filled_up(shape: Shape, max_positions: int, longest_target: int) -> Shape:
+    """What a step that was not planned may have more: rows within the bound, then targets."""
+    bound = int(min(max_positions, HEADROOM * shape.positions))
+    rows = max(shape.rows, bound // (shape.source + shape.target))
+    target = min(longest_target, bound // rows - shape.source)
+    return Shape(rows, shape.source, max(shape.target, target))
+
+
+def enlarged(batch: Batch, shape: Shape) -> Batch:
+    """A batch of this shape without padding: another's ids, again and again."""
+
+    def repeated(tensor: torch.Tensor, *size: int) -> torch.Tensor:
+        return torch.from_numpy(np.resize(tensor.numpy(), size))
+
+    source, target = (shape.rows, shape.source), (shape.rows, shape.target)
+    return Batch(
+        input_ids=repeated(batch.input_ids, *source),
+        source_segments=torch.ones(source, dtype=torch.int64),
+        decoder_input_ids=repeated(batch.decoder_input_ids, *target),
+        target_segments=torch.ones(target, dtype=torch.int64),
+        targets=repeated(batch.targets, shape.rows * shape.target),
+    )

@@ -1,0 +1,162 @@
+"""Out of memory: recognised, and told with what was asked for, what there is and what helps."""
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from traceback import clear_frames
+
+import torch
+
+from workflow.core.errors import OutOfMemory
+from workflow.distributed.world import World
+from workflow.memory.search import FEWEST, amount, available_memory
+from workflow.tasks.base import Batch
+from workflow.training.prepare import Job
+
+_ASKED = re.compile(r"allocate ([\d.]+) (bytes|[KMGT]iB)")
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_TOLD = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""By what errors of no class of their own are known."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a micro-batch is padded to."""
+
+    rows: int
+    source: int
+    target: int
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Shape":
+        rows, source = batch.input_ids.shape
+        return cls(rows, source, batch.decoder_input_ids.shape[1])
+
+    @property
+    def positions(self) -> int:
+        return self.rows * (self.source + self.target)
+
+    def __str__(self) -> str:
+        rows = f"{self.rows} row{'s' * (self.rows > 1)}"
+        return f"{rows} of {self.source} source and {self.target} target positions"
+
+
+@contextmanager
+def telling(
+    job: Job, world: World, what: str, shape: Shape | None = None, evaluates: bool = False
+) -> Iterator[None]:
+    """Raise OutOfMemory in place of what the libraries raise where memory runs out.
+
+    Args:
+        what: is done here, in words.
+        shape: of the micro-batch of training that is computed here, where there is one: only then
+            would a smaller one help, and its bound be halved.
+        evaluates: whether this is an evaluation.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
+        computing = f" computing {shape}" if shape else ""
+        asked = _asked(str(error))
+        positions = halved_bound(job) if shape else None
+        if shape:
+            mends = _of_micro_batch(job, world, positions)
+        else:
+            mends = ", or ".join(_of_evaluation(job) if evaluates else _of_states(job, world))
+        told = f"{what}: out of memory{computing}: {asked}; {_available()}; {mends}"
+        recorded = positions if job.asked.micro_batch_tokens is None else None
+        raise OutOfMemory(told, recorded) from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device or the host had no more memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(told in str(error) for told in _TOLD)
+
+
+def halved_bound(job: Job) -> int | None:
+    """Half the positions of a micro-batch; None where smaller ones would not be made.
+
+    An example is computed whole, and what the job chooses by itself is not below FEWEST.
+    """
+    spec = job.spec
+    longest = max(
+        int((split.sources.lengths(spec.max_source_length)
+             + split.targets.lengths(spec.max_target_length)).max())
+        for split in job.splits.values()
+    )  # fmt: skip
+    least = max(longest, FEWEST if job.asked.micro_batch_tokens is None else 1)
+    half = max(least, spec.micro_batch_tokens // 2)
+    return half if half < spec.micro_batch_tokens else None
+
+
+def _asked(error: str) -> str:
+    found = _ASKED.search(error)
+    if found is None:
+        return "more was asked for than there is"
+    return f"{amount(float(found[1]) * _UNITS[found[2]])} more were asked for"
+
+
+def _available() -> str:
+    """What there is, as the device or the system tells it after the failure."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return f"{amount(free)} of the GPU's {amount(total)} are free"
+    return f"the host has {amount(available_memory())} left{_limit()}"
+
+
+def _limit() -> str:
+    """A limit of this process alone, which the host's memory says nothing of."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return ""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return f", each process at most {amount(limit)} (ulimit -v)"
+
+
+def _of_micro_batch(job: Job, world: World, positions: int | None) -> str:
+    """What to do where a micro-batch does not fit, the least costly first."""
+    spec = job.spec
+    mends = [] if spec.gradient_checkpointing else ["add --gradient_checkpointing"]
+    mends += _of_states(job, world)
+    bound = spec.micro_batch_tokens
+    if positions is None:
+        longer = "--max_source_length" + " or --max_target_length" * (spec.task == "seq2seq")
+        mends.append(f"lower {longer}, for micro-batches of {bound} positions are the smallest")
+    elif job.asked.micro_batch_tokens is not None:
+        mends.insert(0, f"set --micro_batch_tokens {positions} in place of {bound}")
+    else:
+        first = f"the next start takes at most {positions} positions at once in place of {bound}"
+        return f"{first}; where that is not enough, {', or '.join(mends)}"
+    return ", or ".join(mends)
+
+
+def _of_evaluation(job: Job) -> list[str]:
+    rows = job.spec.eval_batch_size
+    mends = [] if rows == 1 else [f"set --eval_batch_size {rows // 2 if rows else 8}"]
+    return [*mends, "use a machine with more memory"]
+
+
+def _of_states(job: Job, world: World) -> list[str]:
+    """What makes a process hold less of weights, gradients and the optimizer's state."""
+    setting, mends = job.setting, []
+    if world.size > 1 and setting is not None and setting.stage < 3:
+        mends.append("set --zero_stage 3")
+    if torch.cuda.is_available() and (setting is None or setting.offload == "none"):
+        mends.append("set --offload optimizer")
+    return [*mends, "use more processes, each with memory of its own"]

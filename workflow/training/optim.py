@@ -1,0 +1,85 @@
+"""The optimizer and the schedule of its learning rate."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import get_scheduler
+from transformers.optimization import Adafactor
+
+from workflow.config.job import JobSpec
+from workflow.core.errors import BadInput, Problem
+from workflow.models.state_dict import Model, whole_shape
+
+
+def make_optimizer(model: Model, spec: JobSpec) -> torch.optim.Optimizer:
+    """AdamW, or Adafactor with a fixed rate; norms and biases do not decay."""
+    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        groups[len(whole_shape(parameter)) > 1 and "bias" not in name].append(parameter)
+    parameters = [
+        {"params": groups[True], "weight_decay": spec.weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]
+    if spec.optim == "adafactor":
+        return Adafactor(
+            parameters, lr=spec.learning_rate, scale_parameter=False, relative_step=False
+        )
+    assert spec.learning_rate is not None
+    return torch.optim.AdamW(parameters, lr=spec.learning_rate, fused=True)
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, spec: JobSpec) -> Any:
+    """The schedule named; raises BadInput where it does not take --lr_scheduler_kwargs."""
+    try:
+        return get_scheduler(
+            spec.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=int(spec.warmup_steps),
+            num_training_steps=spec.max_steps,
+            scheduler_specific_kwargs=spec.lr_scheduler_kwargs,
+        )
+    except (TypeError, ValueError) as error:
+        raise _bad_schedule(spec, error) from error
+
+
+def _bad_schedule(spec: JobSpec, error: Exception) -> BadInput:
+    found = f"{spec.lr_scheduler_kwargs} ({error})"
+    expected = f"what the schedule {spec.lr_scheduler_type} of transformers takes"
+    return BadInput([Problem("--lr_scheduler_kwargs", found, expected, "correct the keys")])
+
+
+def check_schedule(spec: JobSpec) -> None:
+    """Raise BadInput, before anything is loaded, where the schedule cannot give a rate."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=spec.learning_rate)
+    scheduler = make_scheduler(optimizer, spec)
+    try:
+        for step in (0, int(spec.warmup_steps), spec.max_steps // 2, spec.max_steps):
+            [function(step) for function in scheduler.lr_lambdas]
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise _bad_schedule(spec, error) from error
+
+
+@contextmanager
+def at_rest(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """A step of the optimizer changes no parameter here; it makes its state where it has none."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def go_to_step(optimizer: torch.optim.Optimizer, scheduler: Any, step: int) -> None:
+    """Let an optimizer that has its state, and its fresh schedule, have done so many steps."""
+    for state in filter(None, optimizer.state.values()):  # empty where a step was skipped
+        if torch.is_tensor(state["step"]):
+            state["step"].fill_(step)
+        else:
+            state["step"] = step
+    for _ in range(step):
+        scheduler.step()

@@ -1,0 +1,185 @@
+"""A job's plan: what is computed, on which machine, and so what fits; alone with --dry_run."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from workflow.config.deepspeed_file import offload_of, read_deepspeed_file
+from workflow.config.job import JobSpec, Place
+from workflow.config.parse import NO_MODEL
+from workflow.core.errors import BadInput, Problem
+from workflow.data.step_planner import POSITIONS_AT_ONCE
+from workflow.data.token_cache import TokenizedSplit
+from workflow.distributed.device import fast_bf16
+from workflow.distributed.strategy import Setting
+from workflow.distributed.world import World
+from workflow.memory.estimate import Work
+from workflow.memory.model_dims import sizes_of
+from workflow.memory.render import render_plans
+from workflow.memory.search import Asked, Machine, choose, plans, this_machine
+from workflow.models.folders import check_folder
+from workflow.models.hub import fetch_settings
+from workflow.runs.mount import Mount, find_model
+from workflow.runs.resume_state import HowComputed
+
+
+def plan_job(
+    folder: Path,
+    spec: JobSpec,
+    data: Mapping[str, TokenizedSplit],
+    users: Mapping[str, Any],
+    world: World,
+    earlier: HowComputed | None = None,
+    most: int | None = None,
+    machine: Machine | None = None,
+) -> tuple[Setting | None, int]:
+    """How processes divide the states, and the positions of a micro-batch: the lightest that fits.
+
+    Args:
+        machine: where the job is to run, if not here.
+        earlier: how the run was computed that goes on. As many processes go on like that, if it
+            fits still, so that the results are the same bit for bit.
+        most: positions of a micro-batch, where more were too many.
+
+    Raises:
+        BadInput: where nothing does.
+    """
+    work, asked = _work_of(spec, data), _asked(spec, users)
+    machine = machine or this_machine(world.size, world.local_size)
+    sizes, trains = sizes_of(folder), not spec.no_train
+    plan = None
+    if earlier is not None and earlier.processes == world.size:
+        with suppress(BadInput):
+            plan = choose(sizes, machine, work, _as_earlier(asked, earlier), trains)
+    plan = plan or choose(sizes, machine, work, asked, trains)
+    assert plan.positions is not None
+    return plan.setting, min(plan.positions, most or plan.positions)
+
+
+def tell_plans(
+    folder: Path, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
+) -> list[str]:
+    """What the job takes on a machine under each setting, and what fits."""
+    users, _ = own_settings(spec)
+    work, asked, trains = _work_of(spec, data), _asked(spec, users), not spec.no_train
+    sizes = sizes_of(folder)
+    return render_plans(sizes, machine, work, plans(sizes, machine, work, asked, trains), trains)
+
+
+def _work_of(spec: JobSpec, data: Mapping[str, TokenizedSplit]) -> Work:
+    """What a job computes, whose records are known."""
+    splits = data.values()
+    source = max(int(split.sources.lengths(spec.max_source_length).max()) for split in splits)
+    target = max(int(split.targets.lengths(spec.max_target_length).max()) for split in splits)
+    return _work(spec, spec.bf16, source, max(1, target), len(data["eval"]))
+
+
+def _as_earlier(asked: Asked, earlier: HowComputed) -> Asked:
+    """What the user leaves open, as it was."""
+    asked = dataclasses.replace(asked, positions=asked.positions or earlier.positions)
+    if asked.stage is not None or asked.offload is not None or asked.users:
+        return asked  # the two go together
+    return dataclasses.replace(asked, stage=earlier.stage or None, offload=earlier.offload)
+
+
+def dry_run(
+    spec: JobSpec, place: Place, mount: Mount, world: World, problems: Sequence[Problem]
+) -> list[str]:
+    """What the job takes under each setting; of the model only its config.json is read.
+
+    Examples are taken to be as long as the flags allow, whatever the data.
+
+    Raises:
+        BadInput: with what is wrong with the flags and the model's name.
+    """
+    problems = [*problems, *_contradictions(place)]
+    machine = _machine(place, world)
+    problems += problems_of_processes(spec, machine.processes)
+    source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
+    problems += found
+    users, found = own_settings(spec)
+    problems += found
+    if problems:
+        raise BadInput(problems)
+    folder = fetch_settings(source)
+    check_folder(folder)
+    sizes = sizes_of(folder)
+    bf16 = spec.bf16 if spec.bf16 is not None else place.plan_gpus is not None or fast_bf16()
+    target = spec.max_target_length if spec.task == "seq2seq" else 1
+    work = _work(spec, bf16, spec.max_source_length, target, records=None)
+    asked = _asked(spec, users)
+    trains = not spec.no_train
+    found_plans = plans(sizes, machine, work, asked, trains)
+    return render_plans(sizes, machine, work, found_plans, trains)
+
+
+def own_settings(spec: JobSpec) -> tuple[dict[str, Any], list[Problem]]:
+    """What --deepspeed names, and what is wrong with it; nothing where it is not given."""
+    if spec.deepspeed is None:
+        return {}, []
+    path = Path(spec.deepspeed).expanduser()
+    return read_deepspeed_file(path, spec.zero_stage, spec.offload)
+
+
+def problems_of_processes(spec: JobSpec, processes: int) -> list[Problem]:
+    """What speaks against so many processes of a job."""
+    if spec.optim != "adafactor" or spec.no_train:
+        return []
+    found = f"adafactor on {processes} processes"
+    if processes == 1:
+        if not (spec.zero_stage or spec.deepspeed or spec.offload not in (None, "none")):
+            return []
+        found = "adafactor under DeepSpeed"
+    expected = "adamw_torch there: ZeRO flattens tensors, and Adafactor would lose its factors"
+    mend = "use --optim adamw_torch, or --num_processes 1 in plain torch"
+    return [Problem("--optim", found, expected, mend)]
+
+
+def _asked(spec: JobSpec, users: Mapping[str, Any]) -> Asked:
+    """What the user settled, with a flag or in a DeepSpeed file."""
+    offload = offload_of(users)
+    own = offload if offload != "none" else spec.offload
+    return Asked(spec.zero_stage, own, spec.micro_batch_tokens, users)
+
+
+def _work(spec: JobSpec, bf16: bool, source: int, target: int, records: int | None) -> Work:
+    new_tokens = (spec.max_new_tokens or target) if spec.task == "seq2seq" else 1
+    of_record = source + max(spec.n_samples, spec.num_beams) * new_tokens
+    generated = max(of_record, POSITIONS_AT_ONCE)
+    if records is not None:
+        generated = min(generated, records * of_record)
+    return Work(
+        bf16=bf16,
+        source_length=source,
+        target_length=target,
+        positions=0,
+        gradient_checkpointing=spec.gradient_checkpointing,
+        generated=generated,
+        moments=0 if spec.optim == "adafactor" else 8,
+    )
+
+
+def _machine(place: Place, world: World) -> Machine:
+    """The machine that --plan_* describe, else this one."""
+    if place.plan_gpus is None:
+        return this_machine(world.size, world.local_size)
+    return Machine(
+        processes=place.plan_gpus * (place.plan_nodes or 1),
+        on_each=place.plan_gpus,
+        device_memory=place.plan_gpu_memory or 0.0,
+        host_memory=place.plan_host_memory,
+    )
+
+
+def _contradictions(place: Place) -> list[Problem]:
+    asked = [name for name in ("plan_gpu_memory", "plan_host_memory", "plan_nodes")
+             if getattr(place, name) is not None]  # fmt: skip
+    if place.plan_gpus is None and asked:
+        where = f"--{asked[0]}"
+        return [Problem(where, "no --plan_gpus", "GPUs of each node", "add --plan_gpus N")]
+    if place.plan_gpus is not None and place.plan_gpu_memory is None:
+        expected = "the memory of each GPU"
+        return [Problem("--plan_gpus", "no --plan_gpu_memory", expected, "add it, as 80GB")]
+    return []

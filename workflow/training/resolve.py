@@ -1,0 +1,253 @@
+"""How a job finds its run's folder: free, done, to be gone on with, or another's."""
+
+import dataclasses
+import fcntl
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.config.job import JobSpec
+from workflow.core.console import log
+from workflow.core.errors import BadInput, Problem, shorten
+from workflow.core.files import put_aside, remove_partials, whole_folder, write_json
+from workflow.distributed.stop import STOP_FILE
+from workflow.runs.checkpoint import can_go_on, find_checkpoints, remove_leftovers, tidy
+from workflow.runs.lock import LOCK_FILE, RunLock, find_holder
+from workflow.runs.resume_state import State, read_state
+from workflow.runs.status import (
+    SPEC_FILE,
+    STARTS,
+    STATUS_FILE,
+    is_requeued,
+    is_run_folder,
+    read_spec,
+    read_status,
+)
+from workflow.runs.train_state import Progress
+from workflow.training.prepare import Job
+from workflow.training.run_dir import RunFolder, written_spec
+
+MAY_DIFFER = frozenset(
+    {
+        "training_run_name",
+        "micro_batch_tokens", "eval_batch_size", "gradient_checkpointing", "zero_stage", "offload",
+        "deepspeed", "logging_steps", "save_steps", "save_seconds", "save_total_limit",
+        "report_to",
+    }
+)  # fmt: skip
+"""These change where and how a job is computed and how often it is saved, not what comes out."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a job is to do with its run's folder.
+
+    Attributes:
+        done: whether there is nothing to do.
+        checkpoint: what the run goes on from, and its `state`; None where it begins.
+        restarts: how often the run was begun or gone on with before.
+        steps: of the run's checkpoints.
+    """
+
+    done: bool = False
+    checkpoint: Path | None = None
+    state: State | None = None
+    restarts: int = 0
+    steps: tuple[int, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """After which the run begins or goes on."""
+        return self.state.progress.step if self.state is not None else 0
+
+    def foreign_checkpoint(self, job: Job) -> Path | None:
+        """The checkpoint, where it is another run's, which may want to remove it."""
+        return self.checkpoint if _is_foreign(self.checkpoint, job) else None
+
+
+def find_standing(job: Job) -> Standing:
+    """How the job finds its folder; raises BadInput where that is not free for it."""
+    folder = job.run_path
+    if not folder.exists():
+        return _new_run(job)
+    if not is_run_folder(folder):
+        if folder.is_dir() and not any(path.name != STATUS_FILE for path in folder.iterdir()):
+            return _new_run(job)
+        found = "something that is no run folder"
+        raise _not_free(folder, found, "a free name", "choose another --training_run_name")
+    check_not_held(folder)
+    status = read_status(folder)
+    if job.spec.overwrite_output_dir and not is_requeued(status):
+        return _new_run(job)
+    return _earlier_run(job, status)
+
+
+def check_not_held(folder: Path) -> None:
+    """Raise BadInput where a live job holds a run's folder; may watch for a minute to find out."""
+    holder = find_holder(folder)
+    if holder is not None:
+        found = f"a job that is running ({holder})"
+        mend = "wait for it, end it, or choose another --training_run_name"
+        raise _not_free(folder, found, "a run that is not running", mend)
+
+
+def _earlier_run(job: Job, status: dict[str, Any]) -> Standing:
+    """What is left to do of a run; raises BadInput where it is of another job."""
+    folder = job.run_path
+    earlier = read_spec(folder)
+    if not earlier or not status:
+        found = f"{STATUS_FILE if earlier else SPEC_FILE} that cannot be read"
+        mend = "get it back from a copy, or choose another --training_run_name"
+        raise _not_free(folder, found, "what the run wrote there", mend)
+    differences = differing(job, earlier)
+    if status.get("data") != job.data_keys:
+        differences.append("the data or the tokenizer has changed since")
+    if differences:
+        found = f"a run of another job ({'; '.join(differences)})"
+        mend = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
+        raise _not_free(folder, found, "the same job", mend)
+    restarts = int(status.get("restarts") or 0) + 1
+    if status.get("state") == "done" and status.get("max_steps") == job.spec.max_steps:
+        return Standing(done=True)
+    checkpoint, steps = job.checkpoint, find_checkpoints(folder)
+    if not steps and status.get("state") == "done" and not job.spec.no_train:
+        found = f"a run that ended at step {status.get('step')}, without its checkpoints"
+        mend = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
+        raise _not_free(folder, found, "a checkpoint to go on from", mend)
+    if checkpoint is None and steps:
+        found = f"a run that ended at step {status.get('step')} with checkpoints"
+        mend = "leave out --resume_from_checkpoint none, or add --overwrite_output_dir"
+        raise _not_free(folder, found, "a free name to begin in", mend)
+    if checkpoint is not None and not can_go_on(checkpoint):
+        found = f"{checkpoint.name} as the newest checkpoint, without the optimizer's state"
+        mend = (
+            f"begin another run from its weights (--model_init_name {folder.name}/"
+            f"{checkpoint.name}), or add --overwrite_output_dir to begin again"
+        )
+        raise _not_free(folder, found, "a checkpoint that can be gone on from", mend)
+    if _is_foreign(checkpoint, job):
+        return dataclasses.replace(_from_another_run(job), restarts=restarts)
+    state = None if checkpoint is None else read_state(checkpoint)
+    return Standing(checkpoint=checkpoint, state=state, restarts=restarts, steps=tuple(steps))
+
+
+def _new_run(job: Job) -> Standing:
+    """A run begins, or goes on from a checkpoint of another run."""
+    return _from_another_run(job) if _is_foreign(job.checkpoint, job) else Standing()
+
+
+def _is_foreign(checkpoint: Path | None, job: Job) -> bool:
+    return checkpoint is not None and checkpoint.parent != job.run_path
+
+
+def _from_another_run(job: Job) -> Standing:
+    """A run that goes on from another's checkpoint; raises BadInput where that is another job's."""
+    checkpoint = job.checkpoint
+    assert checkpoint is not None
+    state = read_state(checkpoint)
+    differences = differing(job, state.spec)
+    if state.data != job.data_keys:
+        differences.append("other data, or another tokenizer")
+    where = f"--resume_from_checkpoint {job.spec.resume_from_checkpoint}"
+    if differences:
+        found = f"a checkpoint of another job ({'; '.join(differences)})"
+        mend = "give the flags of that job, or begin from its weights with --model_init_name"
+        raise BadInput([Problem(where, found, "the same job", mend)])
+    if state.progress.step >= job.spec.max_steps:
+        found = f"a run that is done, at step {state.progress.step} of {job.spec.max_steps}"
+        mend = "ask for more with --max_steps, or evaluate it with --model_init_name and --no_train"
+        raise BadInput([Problem(where, found, "one with steps left to do", mend)])
+    progress = dataclasses.replace(  # evaluations and checkpoints there are not here
+        state.progress, evaluated_step=None, best_step=None, best_value=None, passing=[]
+    )
+    return Standing(checkpoint=checkpoint, state=dataclasses.replace(state, progress=progress))
+
+
+def _not_free(folder: Path, found: str, expected: str, mend: str) -> BadInput:
+    return BadInput([Problem(str(folder), found, expected, mend)])
+
+
+def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
+    """What makes a job another than an earlier one; more steps do not, nor what they entail."""
+    steps = earlier.get("max_steps")
+    of_that_length: JobSpec = job.spec
+    if isinstance(steps, int) and not job.spec.no_train and steps < job.spec.max_steps:
+        asked = dataclasses.replace(job.asked, max_steps=steps, num_train_epochs=None)
+        of_that_length = job.complete(asked)
+    wanted = json.loads(json.dumps(written_spec(of_that_length)))
+    return [
+        f"{name}: {shorten(earlier.get(name))} there, {shorten(value)} here"
+        for name, value in wanted.items()
+        if earlier.get(name) != value and name not in MAY_DIFFER
+    ]
+
+
+def claim(job: Job, standing: Standing, lock: RunLock) -> bool:
+    """Take the run's folder, and make it where the run begins, in place of what is left there.
+
+    Jobs of this mount lock a file while they claim, so that one of two wins.
+
+    Returns:
+        Whether the folder is ours; it is not where the job was done meanwhile.
+
+    Raises:
+        BadInput: where the folder is another's.
+    """
+    path = job.run_path
+    job.claim_lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(job.claim_lock, "w") as file:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        now = find_standing(job)
+        if now.done:
+            return False
+        if now.steps != standing.steps:
+            found = "checkpoints that another process wrote just now"
+            raise _not_free(path, found, "the run as it was a moment ago", "start again")
+        aside = None
+        if standing.checkpoint is None or standing.foreign_checkpoint(job):
+            aside = _make(job, standing)
+        lock.take()
+    if aside is not None:  # which may take long
+        shutil.rmtree(aside, ignore_errors=True)
+    remove_partials(path.parent)
+    remove_leftovers(path)
+    if standing.state is not None:  # a killed job may not have come to it
+        progress = standing.state.progress
+        tidy(path, job.spec.save_total_limit, progress.best_step, progress.passing)
+    return True
+
+
+def _make(job: Job, standing: Standing) -> Path | None:
+    """Make the folder; returns where what an earlier try left there has been put aside."""
+    path = job.run_path
+    if is_run_folder(path):
+        log.info("beginning again: what an earlier try left in %s is removed", path)
+    starts = b""
+    if standing.restarts:  # of this very job
+        with suppress(FileNotFoundError):
+            starts = (path / STARTS).read_bytes()
+    aside = put_aside(path) if path.exists() else None
+    run = RunFolder(
+        path, job.spec.max_steps, job.data_keys, standing.restarts,
+        most_positions=job.most_positions,
+    )  # fmt: skip
+    with whole_folder(path) as partial:
+        write_json(partial / SPEC_FILE, written_spec(job.spec))
+        write_json(partial / STATUS_FILE, run.status("running", Progress()))
+        if starts:
+            (partial / STARTS).write_bytes(starts)
+    return aside
+
+
+def forget_earlier_start(job: Job, standing: Standing) -> None:
+    """Remove what asked an earlier start to stop, and the lock of one that was killed at its end.
+
+    (Any other lock is replaced in claiming.) From now on a stop file asks this start.
+    """
+    (job.run_path / STOP_FILE).unlink(missing_ok=True)
+    if standing.done:
+        (job.run_path / LOCK_FILE).unlink(missing_ok=True)

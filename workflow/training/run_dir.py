@@ -1,0 +1,271 @@
+"""The folder of a run: what stands in it beside the checkpoints."""
+
+import dataclasses
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from workflow.config.job import JobSpec
+from workflow.core.console import log
+from workflow.core.errors import BadInput, OutOfMemory, RunFailed, Stopped
+from workflow.core.files import (
+    WholeList,
+    append_json_line,
+    json_item,
+    keep_json_lines,
+    sync,
+    write_json,
+)
+from workflow.distributed.world import shared
+from workflow.reporting.report.run import keep_report
+from workflow.reporting.trackers.base import NO_TRACKERS, Sample, Trackers
+from workflow.runs.checkpoint import what_is_left
+from workflow.runs.lock import RunLock
+from workflow.runs.predictions import read_lines
+from workflow.runs.status import METRICS, STARTS, STATUS_FILE, TRAIN_LOG, is_run_folder, read_status
+from workflow.runs.train_state import Progress
+
+
+def written_spec(spec: JobSpec) -> dict[str, Any]:
+    """The job as training_args.json holds it: what a job is, not how to treat an earlier one."""
+    values = dataclasses.asdict(spec)
+    for name in ("overwrite_output_dir", "resume_from_checkpoint", "audit"):
+        del values[name]
+    return values
+
+
+def write_refusal(folder: Path, error: BadInput) -> None:
+    """Let status.json say why a job was not begun, where its folder is free.
+
+    A launcher's own exit status is not that of the job it started.
+    """
+    if folder.exists() and any(path.name != STATUS_FILE for path in folder.iterdir()):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    status = RunFolder(folder, None, {}, 0).status("failed", Progress(), str(error))
+    write_json(folder / STATUS_FILE, status | {"exit_status": error.exit_status})
+
+
+def note_crash(folder: Path, reason: str, **more: Any) -> None:
+    """Let status.json say why a run's processes ended, where the main one could not or knew it not.
+
+    Args:
+        more: what else it is to say.
+    """
+    status = read_status(folder)
+    told = str(status.get("error", ""))
+    unknown = status.get("state") == "running" or told == "interrupted"
+    unknown = unknown or "gloo" in told or told.startswith("Dist")  # lost another process
+    if is_run_folder(folder) and unknown:
+        write_json(folder / STATUS_FILE, status | {"state": "failed", "error": reason} | more)
+
+
+class RunFolder:
+    """Writes what a run tells about itself."""
+
+    def __init__(
+        self,
+        path: Path,
+        max_steps: int | None,
+        data: dict[str, str],
+        restarts: int,
+        lock: RunLock | None = None,
+        writes: bool = True,
+        most_positions: int | None = None,
+        trackers: Trackers = NO_TRACKERS,
+    ):
+        """Stand for the folder at `path`.
+
+        Args:
+            writes: false in all processes but the main one.
+            most_positions: of a micro-batch, where an earlier start ran out of memory.
+            trackers: what else hears of steps and evaluations.
+        """
+        self.path = path
+        self.trackers = trackers
+        self._main = writes
+        self._lock = lock
+        self._max_steps = max_steps
+        self._data = data
+        self._restarts = restarts
+        self._most_positions = most_positions
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes, and the folder is not another job's by now."""
+        return self._main and (self._lock is None or self._lock.taken_by is None)
+
+    def write_status(self, state: str, progress: Progress, error: str | None = None) -> None:
+        self.write_json(STATUS_FILE, self.status(state, progress, error))
+
+    def status(self, state: str, progress: Progress, error: str | None = None) -> dict[str, Any]:
+        """What status.json says: running, saved, done or failed, how far, where, on which data."""
+        status = {
+            "state": state,
+            "step": progress.step,
+            "max_steps": self._max_steps,
+            "best_step": progress.best_step,
+            "best_value": progress.best_value,
+            "stop_seconds": round(progress.stop_seconds, 3),
+            "time": time.time(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "job_id": os.environ.get("SLURM_JOB_ID"),
+            "restarts": self._restarts,
+            "data": self._data,
+        }
+        if self._most_positions is not None:
+            status["micro_batch_tokens"] = self._most_positions
+        return status | ({"error": error} if error else {})
+
+    def note_out_of_memory(self, progress: Progress, error: OutOfMemory) -> None:
+        """Let status.json say it, and what the next start is to keep to; any process may."""
+        self._most_positions = error.positions or self._most_positions
+        if self._main:
+            self.write_status("failed", progress, str(error))
+        elif self._most_positions is not None:
+            note_crash(self.path, str(error), micro_batch_tokens=self._most_positions)
+        else:
+            note_crash(self.path, str(error))
+
+    def append_start(self, line: dict[str, Any]) -> None:
+        if self.writes:
+            append_json_line(self.path / STARTS, line)
+
+    def append_train_log(self, line: dict[str, Any]) -> None:
+        if self.writes:
+            append_json_line(self.path / TRAIN_LOG, line)
+            self.trackers.log_step(line)
+
+    def append_metrics(self, line: dict[str, Any], samples: Sequence[Sample] = ()) -> None:
+        if self.writes:
+            append_json_line(self.path / METRICS, line)
+            self.trackers.log_evaluation(line["step"], line, samples)
+
+    def keep_report(self) -> None:
+        """Bring report.html up to date with what stands in the folder."""
+        if self.writes:
+            keep_report(self.path)
+
+    def write_json(self, name: str, value: Any) -> None:
+        if self.writes:
+            write_json(self.path / name, value)
+
+    @contextmanager
+    def items(self, names: Sequence[str]) -> Iterator["ItemsFiles"]:
+        """Files of an evaluation's items; what is not finished in this block is removed."""
+        files = ItemsFiles(self, names)
+        try:
+            yield files
+        finally:
+            files.discard()
+
+    def metrics_before(self, step: int) -> list[dict[str, Any]]:
+        """The lines of the evaluations of earlier steps."""
+        return [line for line in read_lines(self.path / METRICS) if line["step"] < step]
+
+    def sync_logs(self) -> None:
+        """Let the logs be on the disk as surely as the checkpoint that is written next."""
+        for name in (TRAIN_LOG, METRICS):
+            if self.writes and (self.path / name).exists():
+                sync(self.path / name)
+
+    def go_back_to(self, step: int) -> dict[str, Any] | None:
+        """Remove from the logs what the run did after a step, for it is to do it again.
+
+        And from the list of starts what a killed one left of a line.
+
+        Returns:
+            The metrics of the step itself, where it was evaluated.
+        """
+        for name in (TRAIN_LOG, METRICS):
+            keep_json_lines(self.path / name, lambda line: line["step"] <= step)
+        keep_json_lines(self.path / STARTS, lambda line: True)
+        of_step = [line for line in read_lines(self.path / METRICS) if line["step"] == step]
+        return of_step[-1] if of_step else None
+
+
+class ItemsFiles:
+    """The files that tell of each record, all alike, written as the items come."""
+
+    def __init__(self, run: RunFolder, names: Sequence[str]):
+        self._run = run
+        self._paths = [run.path / name for name in names]
+        self._files: list[WholeList] = []
+
+    def add(self, item: dict[str, Any]) -> None:
+        text = json_item(item)
+        for file in self._opened():
+            file.add(text)
+
+    def finish(self) -> None:
+        """Let the files appear, where the run's folder is still ours."""
+        for file in self._opened() if self._run.writes else ():
+            file.finish()
+
+    def discard(self) -> None:
+        for file in self._files:
+            file.discard()
+
+    def _opened(self) -> list[WholeList]:
+        """The files, made when they are first asked for: before that, nothing can fail."""
+        if not self._files and self._run.writes:
+            for path in self._paths:
+                self._files.append(WholeList(path))
+        return self._files
+
+
+@contextmanager
+def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iterator[None]:
+    """Let status.json, and what is raised, say how the run ends.
+
+    Raises:
+        RunFailed: for what the system refused, with how to go on.
+    """
+    try:
+        yield
+    except Stopped as stopped:
+        run.write_status("saved", progress)
+        run.keep_report()
+        told = f"stopped by {stopped} at step {progress.step}; {_next(run, spec)}"
+        raise shared(Stopped(told)) from None
+    except OutOfMemory as error:
+        told = f"{error}; start again: {_next(run, spec)}"
+        failure = OutOfMemory(told, error.positions)
+        with suppress(OSError):
+            run.note_out_of_memory(progress, failure)
+        run.keep_report()
+        raise failure from None
+    except OSError as error:
+        told = f"step {progress.step}: {error}; mend that, and start again: {_next(run, spec)}"
+        refused = RunFailed(told)
+        refused = shared(refused) if getattr(error, "shared", False) else refused
+        _note_failure(run, progress, str(refused))
+        raise refused from error
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        reason = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
+        log.info("ended at step %d; what was written is in %s", progress.step, run.path)
+        _note_failure(run, progress, reason)
+        if not interrupted:  # that is in a hurry
+            run.keep_report()
+        raise
+    run.write_status("done", progress)
+    run.keep_report()
+
+
+def _next(run: RunFolder, spec: JobSpec) -> str:
+    without = " without --overwrite_output_dir" if spec.overwrite_output_dir else ""
+    return f"the same command{without} {what_is_left(run.path)}"
+
+
+def _note_failure(run: RunFolder, progress: Progress, reason: str) -> None:
+    """Let status.json say why the run failed, unless another process has: it was the first to."""
+    if read_status(run.path).get("state") == "failed":
+        return
+    with suppress(OSError):  # a full disk must not hide the error that tells of it
+        run.write_status("failed", progress, reason)

@@ -1,0 +1,126 @@
+"""From a prepared job to a model in memory, and to the engine that trains it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from workflow.core.checksums import find_damage
+from workflow.core.errors import BadInput
+from workflow.distributed.device import pick_device
+from workflow.distributed.world import World
+from workflow.models.growth import Growth
+from workflow.models.hub import fetch_settings, fetch_weights
+from workflow.models.kernels.cpu import tune_memory, use_fast_modules
+from workflow.models.lm_head import packs_rows
+from workflow.models.loading import build_model, check_weight_files, load_model, weights_of
+from workflow.models.state_dict import Model, file_tensors
+from workflow.models.tokenizers.vocabulary import count_ids
+from workflow.runs.checkpoint import RESUME_FOLDER
+from workflow.tasks.base import Batch
+from workflow.training.engines.deepspeed import ZeroEngine, partitioning
+from workflow.training.engines.single import Engine, SingleProcessEngine
+from workflow.training.oom import telling
+from workflow.training.prepare import Job
+
+
+def load_together(job: Job, world: World, checkpoint: Path | None) -> Model:
+    """The job's model, with a checkpoint's values where it goes on from one.
+
+    Raises:
+        BadInput: on all processes, where one of them cannot load it.
+    """
+    folder = world.together(lambda: _find_weights(job, world, checkpoint))
+
+    def load() -> Model:
+        with telling(job, world, "loading the model"):
+            return ready_model(job, folder, checkpoint)
+
+    return world.together(load)
+
+
+def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:
+    """The model's folder; the files that are to be loaded are whole, each checked by one process.
+
+    A run that goes on from a checkpoint needs no more than the settings of its first model.
+    """
+    folder = fetch_settings(job.model_source) if checkpoint else fetch_weights(job.model_source)
+    values = checkpoint or folder
+    damage = find_damage(values, world.has_file)
+    if checkpoint:
+        damage += find_damage(checkpoint / RESUME_FOLDER, world.has_file)
+        begin = "or begin another run from an older one's weights, with --model_init_name"
+        damage = [replace(problem, mend=f"{problem.mend}; {begin}") for problem in damage]
+    if damage:
+        raise BadInput(damage)
+    check_weight_files(values)
+    return folder
+
+
+def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> Model:
+    """The job's model where it is to compute, with a row for each of the tokenizer's tokens.
+
+    In float32 where plain torch is to train it: then the engine makes the copy that computes. Under
+    ZeRO-3 it is partitioned, and left as it is: a task may read weights without calling their
+    modules, which would not gather them.
+    """
+    device = pick_device()
+    spec, setting = job.spec, job.setting
+    if device.type == "cpu":
+        tune_memory(keeps=setting is None)
+    keeps_masters = setting is None and not spec.no_train
+    dtype = torch.bfloat16 if spec.bf16 and not keeps_masters else torch.float32
+    if setting is not None and setting.stage == 3:
+        with partitioning(spec, setting):
+            model = load_model(folder, spec.dropout_rate, growth_of(job), dtype, checkpoint)
+    else:
+        with device:
+            model = load_model(folder, spec.dropout_rate, growth_of(job), dtype, checkpoint)
+        job.task.adapt(model)
+    job.decoder_ids.set_in(model)
+    return _made_fast(model, device)
+
+
+def make_engine(job: Job, model: Model, world: World, checkpoint: Path | None = None) -> Engine:
+    """The engine that trains the job's model: plain torch, or ZeRO where the job has a setting.
+
+    Args:
+        checkpoint: where the model's values are from, if not from the job's model.
+    """
+    spec, setting = job.spec, job.setting
+
+    def loss(model: Model, batch: Batch) -> torch.Tensor:
+        return job.task.loss(model, batch, spec.label_smoothing_factor)
+
+    if setting is None:
+        return SingleProcessEngine(model, spec, loss)
+    folder = Path(model.name_or_path)
+    return ZeroEngine(
+        model, spec, loss, world, setting,
+        weights=lambda: (
+            file_tensors(checkpoint) if checkpoint else weights_of(model, folder, growth_of(job))
+        ),
+        whole_copy=lambda: _whole_copy(job, folder),
+    )  # fmt: skip
+
+
+def growth_of(job: Job) -> Growth | None:
+    """The tokens that the job's model is to have besides those it learned."""
+    tokens = count_ids(job.tokenizer)
+    return Growth(job.model_tokens, tokens) if tokens > job.model_tokens else None
+
+
+def _whole_copy(job: Job, folder: Path) -> Model:
+    device = pick_device()
+    dtype = torch.bfloat16 if job.spec.bf16 else torch.float32
+    with device:
+        model = build_model(folder, job.spec.dropout_rate, growth_of(job), dtype)
+    job.task.adapt(model)
+    job.decoder_ids.set_in(model)
+    return _made_fast(model, device).eval()
+
+
+def _made_fast(model: Model, device: torch.device) -> Model:
+    if device.type == "cpu":
+        use_fast_modules(model, attention=packs_rows(model))
+    return model

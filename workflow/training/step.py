@@ -1,0 +1,73 @@
+"""One optimizer step: the same gradient for any cut of its batch, on any number of processes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from workflow.core.errors import RunFailed
+from workflow.data.step_planner import MicroBatch, StepPlan, seed_from
+from workflow.distributed.world import World, shared
+from workflow.training.engines.single import Engine
+from workflow.training.oom import Shape, telling
+from workflow.training.prepare import Job
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """One optimizer step: summed loss, what it is divided by, and the rate it was applied at."""
+
+    loss: float
+    normalizer: int
+    gradient_norm: float
+    learning_rate: float
+
+
+def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World) -> StepOutcome:
+    """One optimizer step: its gradient does not depend on the cut into micro-batches.
+
+    Nor on the number of processes: each adds the gradients of its own micro-batches, as many as
+    the others; where it has none, that of the step's filler with weight zero.
+
+    Raises:
+        RunFailed: before the model is changed, where loss or gradient is not finite.
+    """
+    spec, split = job.spec, job.splits["train"]
+    normalizer = job.task.normalizer(split, plan.examples, spec)
+    # What is drawn in a step depends on seed, step and rank, not on what was drawn before.
+    torch.manual_seed(seed_from(spec.seed, step, world.rank))
+    # () where this rank has no work: it takes part in every reduction all the same.
+    micro_batches = plan.of_rank(world.rank)
+    losses = []
+    for number, rows in enumerate(micro_batches, start=1):
+        batch = job.task.collate(split, rows or plan.filler, spec, engine.model.config)
+        weight = 1 / normalizer if rows else 0.0
+        with telling(job, world, f"step {step}", Shape.of(batch)):
+            loss = engine.add_gradient(batch, weight, last=number == len(micro_batches))
+        losses.append(loss if rows else torch.zeros_like(loss))
+    by_micro_batch = torch.stack(losses).tolist()  # one wait for the device a step
+    summed_loss = world.sum(sum(by_micro_batch))
+    if not np.isfinite(summed_loss):
+        bad = [rows for rows, loss in zip(micro_batches, by_micro_batch, strict=True)
+               if not np.isfinite(loss)]  # fmt: skip
+        of_all = [rows for found in world.gather(bad) for rows in found]
+        raise _non_finite_error(step, "the loss is not finite", of_all)
+    learning_rate = engine.learning_rate
+    with telling(job, world, f"the update of step {step}"):
+        gradient_norm = engine.update()
+    if not np.isfinite(gradient_norm):
+        what = "the gradient's norm is not finite"
+        raise _non_finite_error(step, what, [rows for ranks in plan.micro_steps for rows in ranks])
+    return StepOutcome(summed_loss, normalizer, gradient_norm, learning_rate)
+
+
+def _non_finite_error(step: int, what: str, micro_batches: Sequence[MicroBatch]) -> RunFailed:
+    records = np.sort(np.concatenate([row for rows in micro_batches for row in rows]))
+    named = ", ".join(f"train[{i}]" for i in records[:20])
+    more = f" and {len(records) - 20} more" if len(records) > 20 else ""
+    told = (
+        f"step {step}: {what}, computing records {named}{more}; the model was not changed by this "
+        "step; look at those records, lower --learning_rate, or use --bf16 false"
+    )
+    return shared(RunFailed(told))

@@ -1,0 +1,72 @@
+"""What a job tells before it runs: its data, how it is computed, what it goes on from."""
+
+from pathlib import Path
+
+from workflow.core.console import log
+from workflow.data.audit import render
+from workflow.distributed.device import pick_device
+from workflow.distributed.world import World
+from workflow.models.generation_settings import describe_settings
+from workflow.models.state_dict import Model, whole_shape
+from workflow.runs.resume_state import State
+from workflow.training.checkpointer import computed_now
+from workflow.training.prepare import Job
+
+
+def tell_audit(job: Job) -> None:
+    for line in render(job.audit) if job.audit else []:
+        log.info(line)
+
+
+def tell_going_on(job: Job, checkpoint: Path, state: State, world: World) -> None:
+    """What a run goes on from, and what is not as it was."""
+    step, spec = state.progress.step, job.spec
+    log.info("going on from %s, after step %d of %d", checkpoint, step, spec.max_steps)
+    earlier, now = state.computed, computed_now(job, world)
+    if earlier != now:
+        log.info("by %s, until now by %s: results may differ by rounding", now, earlier)
+    if state.spec.get("max_steps") != spec.max_steps:
+        log.info(
+            "max_steps was %s, is %d: from here the learning rate follows the schedule of %d steps "
+            "(%s, %d of warm-up)", state.spec.get("max_steps"), spec.max_steps, spec.max_steps,
+            spec.lr_scheduler_type, spec.warmup_steps,
+        )  # fmt: skip
+
+
+def announce(job: Job, model: Model, world: World) -> None:
+    """What is about to run, and what the user may not expect of it."""
+    spec = job.spec
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in job.splits.items())
+    size = sum(whole_shape(parameter).numel() for parameter in model.parameters()) / 1e6
+    precision = "bfloat16" if spec.bf16 else "float32"
+    processes = f", {world.size} processes" if world.size > 1 else ""
+    log.info(
+        "%s: %.1f million parameters, %s on %s%s; records: %s",
+        spec.model, size, precision, pick_device().type, processes, counts,
+    )  # fmt: skip
+    if job.setting is not None:
+        log.info("%s", job.setting)
+    if job.most_positions is not None:
+        log.info(
+            "micro-batches have at most %d positions, for an earlier start ran out of memory "
+            "(--micro_batch_tokens sets another bound)",
+            spec.micro_batch_tokens,
+        )  # fmt: skip
+    log.info("%s", job.task.describe(spec))
+    settings = describe_settings(model.generation_config)
+    if spec.task == "seq2seq" and settings is not None:
+        log.info("%s", settings)
+    if spec.source_lang is not None:
+        to = "" if spec.target_lang is None else f", answers are in {spec.target_lang}"
+        log.info("prompts are in %s%s", spec.source_lang, to)
+    if spec.no_train:
+        return
+    log.info(
+        "%d steps of %d examples, %s at %g, %d steps of warm-up",
+        spec.max_steps, spec.batch_size, spec.optim, spec.learning_rate, spec.warmup_steps,
+    )  # fmt: skip
+    if spec.save_steps % spec.eval_steps and spec.save_steps < spec.max_steps:
+        log.warning(
+            "checkpoints come every %d steps and evaluations every %d: the best is chosen among "
+            "steps with both", spec.save_steps, spec.eval_steps,
+        )  # fmt: skip
