@@ -1,7 +1,8 @@
 """Runs of 20 steps give the digits that are written down, until a change is meant to change them.
 
 Digits depend on processor and libraries: `golden/frozen_runs.json` holds those of each kind that
-was at hand, and others are skipped. `python3 tests/test_frozen_runs.py` writes those of this one.
+was at hand, and others are skipped. With PYTHONPATH=tests this file, run as a
+script, writes those of this machine.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import transformers
 from conftest import ROOT, make_mount
 from forks import Fork, finish, places, run_script
 
-GOLDEN = Path(__file__).resolve().parent / "golden" / "frozen_runs.json"
+GOLDEN = ROOT / "tests" / "golden" / "frozen_runs.json"
 FLAGS = {
     "task": "seq2seq", "model_init_name": "small", "data_name": "sums", "max_steps": 20,
     "train_batch_size": 6, "learning_rate": 1e-3, "dropout_rate": 0.1, "logging_steps": 1,

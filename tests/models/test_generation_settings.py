@@ -1,12 +1,11 @@
 """Of a model's own generation settings the job keeps what is part of the model, and says so."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ALONE, make_t5
+from conftest import ALONE, ROOT, make_t5
 from test_families import job_of
 from test_generate import PROMPTS, answer, make_spec
 from tiny_models import make_marian
@@ -87,7 +86,7 @@ def test_marian_does_not_write_its_padding(mount: Mount, caplog: pytest.LogCaptu
 
 
 def test_the_list_in_the_documentation_is_the_one_that_is_kept() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     every = GenerationConfig(
         **IDS, bos_token_id=2, forced_bos_token_id=3, forced_eos_token_id=1, bad_words_ids=[[4]],
         suppress_tokens=[5], begin_suppress_tokens=[6],

@@ -15,7 +15,7 @@ import torch
 from conftest import make_t5
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_weights import INDEX, logits
+from test_state_dict import INDEX, logits
 from transformers import AutoModelForSeq2SeqLM
 
 from workflow.core.checksums import digest

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from workflow.cluster.containers import Runtime, find_runtime, problems_of_sight
 from workflow.cluster.job_state import State
@@ -14,7 +15,7 @@ from workflow.cluster.slurm.client import read_account, read_job
 from workflow.cluster.slurm.script import problems, script
 from workflow.core.errors import Problem
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = ROOT / "tests" / "golden"
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 
 

@@ -21,13 +21,14 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from conftest import ROOT
 
 from workflow.cluster.kubernetes import manifest as kubernetes
 from workflow.cluster.kubernetes.manifest import LONGEST_NAME, job_name, manifest, problems
 from workflow.cluster.kubernetes.settings import SETTINGS
 from workflow.cluster.resources import Cluster, Submission
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = ROOT / "tests" / "golden"
 SHELLCHECK = Path(sysconfig.get_path("scripts")) / "shellcheck"
 NEWEST = kubernetes_validate.latest_version()
 SECRET = "hf_not-to-be-seen"

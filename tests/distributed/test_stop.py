@@ -12,7 +12,7 @@ import psutil
 import pytest
 from conftest import ROOT
 from forks import Fork, finish, places, run_script
-from test_launch import wait_for
+from test_launcher import wait_for
 from test_processes import ONE_THREAD, flag_words, job
 
 from workflow.runs.mount import Mount

@@ -32,7 +32,7 @@ from workflow.reporting.report.blocks import Items, Table
 from workflow.reporting.report.html import render
 from workflow.runs.mount import Mount
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = ROOT / "tests" / "golden"
 REFERENCES = [
     "the cat sat", "two plus two is four", "Paris", "a b c d", "so be it", "x y z", "no",
     "one two three", "red green blue", "go west", "left or right", "up and down",
