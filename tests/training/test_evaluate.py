@@ -22,6 +22,8 @@ from workflow.core import files
 from workflow.inference import result_spool as found
 from workflow.inference import eval_shard as share
 from workflow.training.evaluate import evaluate
+from workflow.training.context import RunContext
+from workflow.runs.train_state import Progress
 from workflow.training.run_dir import RunFolder
 from workflow.distributed.stop import Stop
 from workflow.distributed.world import World
@@ -86,7 +88,7 @@ for fault, (at_fault, *where) in ((name, how or (None,)) for name, how in FAULTS
     )
     with failing(*where) if rank == at_fault else patch.object(share, "AT_ONCE", 4):
         try:
-            told[fault] = evaluate(job, None, 3, run, world, stop)
+            told[fault] = evaluate(RunContext(job, world, stop, run, Progress(3)), None)
         except Exception as error:
             told[fault] = [type(error).__name__, str(error)]
 world.end()

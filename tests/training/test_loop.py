@@ -265,7 +265,9 @@ def test_the_newest_and_the_best_checkpoints_are_kept(
 ) -> None:
     losses = dict(zip(range(7), [9, 5, 1, 5, 4, 6, 7], strict=True))
     monkeypatch.setattr(
-        workflow.training.loop, "evaluate", lambda *args: {"loss": float(losses[args[2]])}
+        workflow.training.loop,
+        "evaluate",
+        lambda *args: {"loss": float(losses[args[0].progress.step])},
     )
     folder = run(mount, max_steps=6, eval_steps=1, save_steps=1, save_total_limit=2)
     kept = sorted(path.name for path in folder.glob("checkpoint-*"))

@@ -9,25 +9,24 @@ from workflow.distributed.world import World
 from workflow.runs.checkpoint import find_checkpoints, tidy, write_checkpoint
 from workflow.runs.resume_state import HowComputed, State
 from workflow.runs.train_state import Progress
+from workflow.training.context import RunContext
 from workflow.training.engines.single import Engine
 from workflow.training.oom import telling
 from workflow.training.prepare import Job
-from workflow.training.run_dir import RunFolder, written_spec
+from workflow.training.run_dir import written_spec
 
 WRITTEN_A_SECOND = 100e6
 """Bytes that a save is taken to write, until one was measured."""
 
 
-class Saver:
+class Checkpointer:
     """Saves a run as often as its job asks for; all processes call alike."""
 
-    def __init__(self, job: Job, engine: Engine, run: RunFolder, progress: Progress, world: World):
+    def __init__(self, context: RunContext, engine: Engine):
         """Save a run that has just begun, or goes on from its progress."""
-        self._job = job
+        self._job, self._run, self._world = context.job, context.folder, context.world
+        self._progress = progress = context.progress
         self._engine = engine
-        self._run = run
-        self._progress = progress
-        self._world = world
         self._saved_at = time.monotonic()
         self._kept_step = progress.step  # what the run began with, or goes on from
         weights = sum(tensor.bytes for tensor in engine.tensors().values())

@@ -8,30 +8,20 @@ from typing import Any
 
 from workflow.core.console import log, on_terminal
 from workflow.data.schema import Record
-from workflow.distributed.stop import Stop
-from workflow.distributed.world import World
 from workflow.inference.eval_shard import Share
 from workflow.metrics.user import apply_user_metric, load_user_metric
 from workflow.models.state_dict import Model
 from workflow.reporting.eval_table import metrics_table
 from workflow.reporting.report.summary import NO_METRICS
 from workflow.reporting.trackers.base import SAMPLES
-from workflow.training.prepare import Job
-from workflow.training.run_dir import ItemsFiles, RunFolder
+from workflow.training.context import RunContext
+from workflow.training.run_dir import ItemsFiles
 
 _loaded_once = cache(load_user_metric)
 
 
-def evaluate(
-    job: Job,
-    model: Model,
-    step: int,
-    run: RunFolder,
-    world: World,
-    stop: Stop,
-    in_step: bool = False,
-) -> dict[str, Any]:
-    """Evaluate `model`, in evaluation mode, as it is at `step`; all processes get the metrics.
+def evaluate(context: RunContext, model: Model, in_step: bool = False) -> dict[str, Any]:
+    """Evaluate `model`, in evaluation mode, at the run's step; all processes get the metrics.
 
     Items and metrics are written by the main one.
 
@@ -41,12 +31,13 @@ def evaluate(
     Raises:
         Stopped: on all processes, and nothing is written.
     """
+    job, world, folder = context.job, context.world, context.folder
     task, spec, split = job.task, job.spec, job.splits["eval"]
-    share = Share(world, in_step, stop, run.path)
-    with run.items(task.items_files(spec, step)) as items:
+    share = Share(world, in_step, context.stop, folder.path)
+    with folder.items(task.items_files(spec, context.progress.step)) as items:
         heard = _Heard(items, keeps=spec.metric is not None)
         metrics = task.evaluate(model, job.tokenizer, split, spec, share, heard.hear)
-        return world.by_main(lambda: _told(job, metrics, heard, step, run))
+        return world.by_main(lambda: _told(context, metrics, heard))
 
 
 @dataclass(frozen=True)
@@ -73,28 +64,27 @@ class _Heard:
         return zip(self.records[:SAMPLES], self.predictions, strict=False)
 
 
-def _told(
-    job: Job, metrics: dict[str, Any] | None, heard: _Heard, step: int, run: RunFolder
-) -> dict[str, Any]:
+def _told(context: RunContext, metrics: dict[str, Any] | None, heard: _Heard) -> dict[str, Any]:
     """Write and log what an evaluation found, and return its metrics."""
     assert metrics is not None
+    job, folder = context.job, context.folder
     own = {} if job.spec.metric is None else _users_own(job.spec.metric, heard, metrics)
     metrics |= own
     heard.items.finish()
-    samples = [job.task.sample(*one) for one in heard.first] if run.trackers else []
-    run.append_metrics({"step": step, **metrics, "time": time.time()}, samples)
-    for line in _lines(job, metrics, list(own), step, run):
-        log.info("%s", line)
-    run.keep_report()
+    samples = [job.task.sample(*one) for one in heard.first] if folder.trackers else []
+    line = {"step": context.progress.step, **metrics, "time": time.time()}
+    folder.append_metrics(line, samples)
+    for shown in _lines(context, metrics, list(own)):
+        log.info("%s", shown)
+    folder.keep_report()
     return metrics
 
 
-def _lines(
-    job: Job, metrics: dict[str, Any], own: list[str], step: int, run: RunFolder
-) -> list[str]:
+def _lines(context: RunContext, metrics: dict[str, Any], own: list[str]) -> list[str]:
     """What the log says of an evaluation: a table on a terminal, a line elsewhere."""
+    job, step = context.job, context.progress.step
     if on_terminal():
-        earlier, now = run.metrics_before(step), {"step": step, **metrics}
+        earlier, now = context.folder.metrics_before(step), {"step": step, **metrics}
         table = metrics_table(earlier, now, job.task.shown, job.spec.max_steps, own)
         if table:
             return table

@@ -1,14 +1,16 @@
 """A run from beginning to end: prepare, evaluate, learn step by step, evaluate and save."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from workflow.config.job import JobSpec
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import Problem, Stopped
-from workflow.data.step_planner import plan_step, step_examples
+from workflow.data.step_planner import Lengths, plan_step, step_examples
 from workflow.distributed.device import pick_device
 from workflow.distributed.stop import Stop
 from workflow.distributed.world import World
@@ -22,7 +24,8 @@ from workflow.runs.provenance import describe_start
 from workflow.runs.resume_state import moments_of
 from workflow.runs.status import AUDIT, REPORT, SPEC_FILE
 from workflow.runs.train_state import LogWindow, Progress, peak_memory_gb
-from workflow.training.checkpointer import Saver
+from workflow.training.checkpointer import Checkpointer
+from workflow.training.context import RunContext
 from workflow.training.engines.single import Engine
 from workflow.training.evaluate import evaluate
 from workflow.training.memory_probe import begin_trying
@@ -74,142 +77,185 @@ def run_job(
         announce(job, model, world)
         with RunLock(job.run_path) as lock:
             if world.by_main(lambda: claim(job, standing, lock)):
-                _run(job, model, standing, lock, world, stop, command)
+                with _begun(job, standing, lock, world, stop) as context:
+                    _note_start(context, command)
+                    _run(context, model, standing)
             else:
                 log.info("another process has just done this job")
     log.info("results are in %s; look at its %s", job.run_path, REPORT)
     return job.run_path
 
 
-def _run(
-    job: Job,
-    model: Model,
-    standing: Standing,
-    lock: RunLock,
-    world: World,
-    stop: Stop,
-    command: Sequence[str],
-) -> None:
-    """Do what is left of a run whose folder is ours; folder and trackers are told how it goes."""
-    trackers = job.spec.report_to if world.is_main else ()
-    with tracking(trackers, Start(job.run_path, written_spec(job.spec), standing.step)) as told:
-        run = RunFolder(
-            job.run_path, job.spec.max_steps, job.data_keys, standing.restarts, lock,
-            world.is_main, job.most_positions, told,
+@contextmanager
+def _begun(
+    job: Job, standing: Standing, lock: RunLock, world: World, stop: Stop
+) -> Iterator[RunContext]:
+    """A run whose folder is ours, until the block ends: folder and trackers hear how it goes.
+
+    The folder goes back to the step that the run goes on from; from now on signals are noted, and
+    the run looks at them between steps.
+    """
+    spec = job.spec
+    trackers = spec.report_to if world.is_main else ()
+    with tracking(trackers, Start(job.run_path, written_spec(spec), standing.step)) as told:
+        folder = RunFolder(
+            job.run_path, spec.max_steps, job.data_keys, standing.restarts, lock, world.is_main,
+            job.most_positions, told,
         )  # fmt: skip
-        so_far = standing.state.progress if standing.state else Progress()
-        start = describe_start(so_far.step, world.size, command)
-        progress = world.by_main(lambda: _begin(job, run, so_far, start))
-        stop.defer(run.path, world, lock)
-        with recording_outcome(run, progress, job.spec):
-            if job.spec.no_train:
-                evaluate_only(job, model, run, progress, world, stop)
-            else:
-                _train_on(job, model, standing, run, progress, world, stop)
+        progress = standing.state.progress if standing.state else Progress()
+        progress = world.by_main(lambda: _go_back(job, folder, progress))
+        stop.defer(folder.path, world, lock)
+        with recording_outcome(folder, progress, spec):
+            yield RunContext(job, world, stop, folder, progress)
 
 
-def _begin(job: Job, run: RunFolder, progress: Progress, start: dict[str, Any]) -> Progress:
-    """Let the run's folder be that of a run that begins, or goes on from its progress.
+def _go_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
+    """Bring the folder to the step of a run's progress, and write its first status.
 
     Returns:
         The progress (that of the main process is then everyone's), with the evaluation of a step
         that was saved before it was evaluated.
     """
-    metrics = run.go_back_to(progress.step)
+    metrics = folder.go_back_to(progress.step)
     if metrics is not None and progress.evaluated_step != progress.step:
         progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
-    run.write_status("running", progress)
-    run.write_json(SPEC_FILE, written_spec(job.spec))
+    folder.write_status("running", progress)
+    folder.write_json(SPEC_FILE, written_spec(job.spec))
     if job.audit:
-        run.write_json(AUDIT, job.audit)
-    run.append_start(start)
+        folder.write_json(AUDIT, job.audit)
     return progress
 
 
-def _train_on(
-    job: Job,
-    model: Model,
-    standing: Standing,
-    run: RunFolder,
-    progress: Progress,
-    world: World,
-    stop: Stop,
-) -> None:
-    """Train from where the run was left, or from its beginning."""
+def _note_start(context: RunContext, command: Sequence[str]) -> None:
+    """Add a line to the folder's list of starts: by which command, on which machine."""
+    line = describe_start(context.progress.step, context.world.size, command)
+    context.world.by_main(lambda: context.folder.append_start(line))
+
+
+def _run(context: RunContext, model: Model, standing: Standing) -> None:
+    """Do what is left of a run: evaluate the model, or train it on."""
+    if context.job.spec.no_train:
+        evaluate_only(context, model)
+        return
+    job, world = context.job, context.world
     with telling(job, world, "making the optimizer"):
         engine = make_engine(job, model, world, standing.checkpoint)
-    saver = Saver(job, engine, run, progress, world)
+    trainer = Trainer(context, engine)
     moments: Iterable[Named] = ()
     if standing.checkpoint is not None and standing.state is not None:
         tell_going_on(job, standing.checkpoint, standing.state, world)
         moments = moments_of(standing.checkpoint)
-    begin_trying(job, engine, progress.step, moments, world)  # which sets the moments, too
-    train(job, engine, run, progress, saver, world, stop)
+    begin_trying(job, engine, context.progress.step, moments, world)  # which sets the moments, too
+    trainer.train()
 
 
-def evaluate_only(
-    job: Job, model: Model, run: RunFolder, progress: Progress, world: World, stop: Stop
-) -> None:
+def evaluate_only(context: RunContext, model: Model) -> None:
     """Evaluate the model as it was loaded; its step is that of its checkpoint's name, else 0."""
+    job, world, progress = context.job, context.world, context.progress
     progress.step = evaluated_step(job.model_source)
     if job.setting is None:  # no engine, whose optimizer would take memory
         with telling(job, world, f"the evaluation at step {progress.step}", evaluates=True):
-            evaluate(job, model, progress.step, run, world, stop)
+            evaluate(context, model)
     else:
-        _evaluate_engine(job, make_engine(job, model, world), run, progress, world, stop)
+        _evaluate_engine(context, make_engine(job, model, world))
 
 
-def train(
-    job: Job,
-    engine: Engine,
-    run: RunFolder,
-    progress: Progress,
-    saver: Saver,
-    world: World,
-    stop: Stop,
-) -> None:
-    """The training loop, from where the run is; every process of the world runs it.
+class Trainer:
+    """Trains a run from where it is to its end; every process of the world has one."""
 
-    A step is done, then evaluated, then saved, each where it is due. Asked to stop, a run is saved
-    without the evaluation, or breaks that off; it is made up for before the next step.
+    def __init__(self, context: RunContext, engine: Engine):
+        self._context = context
+        self._engine = engine
+        self._checkpointer = Checkpointer(context, engine)
 
-    Raises:
-        Stopped: on all processes, with the run saved.
-    """
-    spec, split = job.spec, job.splits["train"]
-    source_lengths = split.sources.lengths(spec.max_source_length)
-    target_lengths = split.targets.lengths(spec.max_target_length)
-    packs = packs_rows(engine.model)
-    try:
-        stop.check()
-        if evaluation_due(progress, spec):
-            _evaluate_engine(job, engine, run, progress, world, stop)
-        saver.note_evaluation_of_saved()
-        with progress_bar(
-            spec.max_steps, "train", unit="step", leave=True, initial=progress.step
-        ) as bar:
-            for step in range(progress.step + 1, spec.max_steps + 1):
-                began = time.perf_counter()
-                examples = step_examples(step, spec.batch_size, len(split), spec.seed)
-                plan = plan_step(
-                    examples, source_lengths, target_lengths, spec.micro_batch_tokens, packs,
-                    world.size,
-                )  # fmt: skip
-                outcome = train_step(job, engine, plan, step, world)
-                seconds = time.perf_counter() - began
-                progress.add_step(step, outcome.loss, outcome.normalizer, plan, seconds)
-                bar.update()
+    def train(self) -> None:
+        """The training loop.
 
-                if step % spec.logging_steps == 0 or step == spec.max_steps:
-                    _log_step(outcome, run, progress, bar, world)
-                stop.check()
-                if evaluation_due(progress, spec):
-                    _evaluate_engine(job, engine, run, progress, world, stop)
-                if saver.is_due():
-                    saver.save()
-    except Stopped:
-        saver.save()
-        raise
+        A step is done, then evaluated, then saved, each where it is due. Asked to stop, a run is
+        saved without the evaluation, or breaks that off; it is made up for before the next step.
+
+        Raises:
+            Stopped: on all processes, with the run saved.
+        """
+        spec, progress, stop = self._context.job.spec, self._context.progress, self._context.stop
+        try:
+            stop.check()
+            if evaluation_due(progress, spec):
+                _evaluate_engine(self._context, self._engine)
+            self._checkpointer.note_evaluation_of_saved()
+            with progress_bar(
+                spec.max_steps, "train", unit="step", leave=True, initial=progress.step
+            ) as bar:
+                for step in range(progress.step + 1, spec.max_steps + 1):
+                    outcome = self._do_step(step)
+                    bar.update()
+                    if step % spec.logging_steps == 0 or step == spec.max_steps:
+                        self._log(outcome, bar)
+                    stop.check()
+                    if evaluation_due(progress, spec):
+                        _evaluate_engine(self._context, self._engine)
+                    if self._checkpointer.is_due():
+                        self._checkpointer.save()
+        except Stopped:
+            self._checkpointer.save()
+            raise
+
+    def _do_step(self, step: int) -> StepOutcome:
+        """Plan a step, whose examples depend on seed and step alone, and learn from it."""
+        job, world = self._context.job, self._context.world
+        spec, split = job.spec, job.splits["train"]
+        began = time.perf_counter()
+        examples = step_examples(step, spec.batch_size, len(split), spec.seed)
+        plan = plan_step(
+            examples, *self._lengths, spec.micro_batch_tokens, packs_rows(self._engine.model),
+            world.size,
+        )  # fmt: skip
+        outcome = train_step(job, self._engine, plan, step, world)
+        seconds = time.perf_counter() - began
+        self._context.progress.add_step(step, outcome.loss, outcome.normalizer, plan, seconds)
+        return outcome
+
+    @cached_property
+    def _lengths(self) -> tuple[Lengths, Lengths]:
+        """Of the sources and the targets of the train records, after the cut."""
+        spec, split = self._context.job.spec, self._context.job.splits["train"]
+        return (
+            split.sources.lengths(spec.max_source_length),
+            split.targets.lengths(spec.max_target_length),
+        )
+
+    def _log(self, outcome: StepOutcome, bar: Any) -> None:
+        """Write down and show the figures of the steps since the last that was logged."""
+        world, folder, progress = (
+            self._context.world, self._context.folder, self._context.progress,
+        )  # fmt: skip
+        figures = progress.window.figures(
+            progress.step, outcome.learning_rate, outcome.gradient_norm
+        )
+        figures["memory_gb"] = round(max(world.gather(peak_memory_gb())), 3)
+        progress.window = LogWindow()
+        world.by_main(lambda: _write_step(folder, figures, progress))
+        speed = f"{figures['examples_per_second']:.1f} examples/s"
+        if bar.disable:
+            log.info("step %d/%d: loss %.4f, %s", progress.step, bar.total, figures["loss"], speed)
+        else:
+            bar.set_postfix_str(f"loss {figures['loss']:.4f}, {speed}")
+
+
+def _evaluate_engine(context: RunContext, engine: Engine) -> None:
+    """Evaluate the model as it is, and note what it is in the metric for the best."""
+    job, world, progress = context.job, context.world, context.progress
+    with (
+        telling(job, world, f"the evaluation at step {progress.step}", evaluates=True),
+        engine.evaluating() as (model, in_step),
+    ):
+        metrics = evaluate(context, model, in_step)
+    progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
+
+
+def _write_step(folder: RunFolder, figures: dict[str, Any], progress: Progress) -> None:
+    folder.append_train_log(figures)
+    folder.write_status("running", progress)
 
 
 def evaluation_due(progress: Progress, spec: JobSpec) -> bool:
@@ -223,34 +269,3 @@ def evaluation_due(progress: Progress, spec: JobSpec) -> bool:
     if step == 0:
         return spec.eval_on_start
     return left == 0 or (step % spec.eval_steps == 0 and left >= spec.eval_steps / 100)
-
-
-def _log_step(
-    outcome: StepOutcome, run: RunFolder, progress: Progress, bar: Any, world: World
-) -> None:
-    """Write down and show the figures of the steps since the last that was logged."""
-    figures = progress.window.figures(progress.step, outcome.learning_rate, outcome.gradient_norm)
-    figures["memory_gb"] = round(max(world.gather(peak_memory_gb())), 3)
-    progress.window = LogWindow()
-    world.by_main(lambda: _write_step(run, figures, progress))
-    speed = f"{figures['examples_per_second']:.1f} examples/s"
-    if bar.disable:
-        log.info("step %d/%d: loss %.4f, %s", progress.step, bar.total, figures["loss"], speed)
-    else:
-        bar.set_postfix_str(f"loss {figures['loss']:.4f}, {speed}")
-
-
-def _write_step(run: RunFolder, figures: dict[str, Any], progress: Progress) -> None:
-    run.append_train_log(figures)
-    run.write_status("running", progress)
-
-
-def _evaluate_engine(
-    job: Job, engine: Engine, run: RunFolder, progress: Progress, world: World, stop: Stop
-) -> None:
-    with (
-        telling(job, world, f"the evaluation at step {progress.step}", evaluates=True),
-        engine.evaluating() as (model, in_step),
-    ):
-        metrics = evaluate(job, model, progress.step, run, world, stop, in_step)
-    progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
