@@ -144,12 +144,10 @@ def make_multilingual(kind: str, folder: Path, **languages: str) -> None:
 
 @cache
 def _pieces(kind: str) -> Path:
-    """A SentencePiece model of the project's own documentation."""
+    """A SentencePiece model of the project's own license, which does not change."""
     folder = Path(mkdtemp())
-    lines = "\n".join((ROOT / name).read_text() for name in ("ARCHITECTURE.md", "LICENSE"))
-    (folder / "text.txt").write_text(lines)
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text.txt"), model_prefix=str(folder / kind), vocab_size=600,
+        input=str(ROOT / "LICENSE"), model_prefix=str(folder / kind), vocab_size=500,
         model_type=kind, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2,
     )  # fmt: skip
     return folder / f"{kind}.model"
