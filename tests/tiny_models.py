@@ -60,7 +60,7 @@ def make_family(family: str, folder: Path) -> Any:
         model.lm_head.weight = torch.nn.Parameter(torch.randn(1024, 32))
     model.save_pretrained(folder)
     _change(folder / "config.json", {k: v for k, v in sizes.items() if k in OWN_HEAD})
-    _add_t5_tokenizer(folder)
+    add_t5_tokenizer(folder)
     return model
 
 
@@ -74,7 +74,7 @@ def make_t5gemma(folder: Path) -> None:
     torch.manual_seed(0)
     config = T5GemmaConfig(encoder=sizes, decoder=sizes)
     T5GemmaForConditionalGeneration(config).save_pretrained(folder)
-    _add_t5_tokenizer(folder)
+    add_t5_tokenizer(folder)
 
 
 def make_byt5(folder: Path) -> None:
@@ -158,7 +158,8 @@ def _random_model(config: Any) -> Any:
     return AutoModelForSeq2SeqLM.from_config(config).eval()
 
 
-def _add_t5_tokenizer(folder: Path) -> None:
+def add_t5_tokenizer(folder: Path) -> None:
+    """Put the files of t5-tiny's tokenizer into a folder."""
     for file in T5_TINY.iterdir():
         if file.name not in ("model.safetensors", "config.json", "generation_config.json"):
             shutil.copy(file, folder)

@@ -1,14 +1,12 @@
 """A model that cannot learn or write is found before anything is made of the run."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import T5_TINY
 from test_families import job_of
-from tiny_models import BART_SIZES, IDS, LED, POSITIONS, T5_SIZES, make_family
+from tiny_models import BART_SIZES, IDS, LED, POSITIONS, T5_SIZES, add_t5_tokenizer, make_family
 from transformers import CONFIG_MAPPING
 
 import workflow.models.families
@@ -29,9 +27,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 def make_settings(mount: Mount, family: str, sizes: dict[str, Any]) -> Path:
     folder = mount.models / family
     CONFIG_MAPPING[family](**IDS, **sizes).save_pretrained(folder)
-    for file in T5_TINY.iterdir():
-        if file.name not in ("model.safetensors", "config.json", "generation_config.json"):
-            shutil.copy(file, folder)
+    add_t5_tokenizer(folder)
     return folder
 
 
@@ -54,9 +50,7 @@ def test_a_model_that_fails_is_refused(
 def test_a_model_that_cannot_keep_the_promises_is_refused(mount: Mount, family: str) -> None:
     folder = mount.models / family
     folder.mkdir()
-    for file in T5_TINY.iterdir():
-        if file.name not in ("model.safetensors", "config.json", "generation_config.json"):
-            shutil.copy(file, folder)
+    add_t5_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": family}))
     with pytest.raises(BadInput) as raised:
         prepare(job_of(family, family), mount)

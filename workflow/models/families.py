@@ -54,15 +54,14 @@ def find_decoder_ids(config: Any, generation: Any, tokenizer: Any) -> DecoderIds
     Args:
         generation: the model's own generation settings.
     """
-    codes = language_ids(tokenizer)
+    codes, target = language_ids(tokenizer), tokenizer(text_target="")["input_ids"]
     forced = generation.forced_bos_token_id
     if forced is None:  # some folders have it in config.json alone
         forced = getattr(config, "forced_bos_token_id", None)
     if codes:
-        first = tokenizer(text_target="")["input_ids"][0]
-        forced = first if first in codes else None
+        forced = target[0] if target[0] in codes else None
     if config.model_type in _LABELS_MOVED:
-        return DecoderIds(tokenizer(text_target="")["input_ids"][-1], forced)
+        return DecoderIds(target[-1], forced)
     start = getattr(config, "decoder_start_token_id", None)
     if config.model_type in ("t5gemma", "t5gemma2"):
         start = config.decoder.bos_token_id

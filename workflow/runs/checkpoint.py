@@ -60,7 +60,7 @@ def what_is_left(run: Path) -> str:
 
 
 class Trained(Protocol):
-    """What a checkpoint is written of: an engine, as far as it is asked here."""
+    """What a checkpoint is written of: that part of an engine."""
 
     model: Model
 
@@ -68,7 +68,7 @@ class Trained(Protocol):
         """The float32 tensors, by name."""
 
     def moments(self) -> Tensors:
-        """What the optimizer keeps of each parameter."""
+        """What the optimizer keeps of each parameter, as NAME.exp_avg; after a first step."""
 
 
 def write_checkpoint(

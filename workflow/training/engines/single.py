@@ -13,6 +13,7 @@ from workflow.models.loading import held_tensors
 from workflow.models.losses import ELEMENTS_AT_ONCE
 from workflow.models.safetensors_writer import Tensors, Whole
 from workflow.models.state_dict import Model, Named, saved_names
+from workflow.runs.checkpoint import Trained
 from workflow.tasks.base import Batch
 from workflow.training.optim import at_rest, go_to_step, make_optimizer, make_scheduler
 
@@ -20,7 +21,7 @@ Loss = Callable[[Model, Batch], torch.Tensor]
 """The float32 sum of a batch's losses under a model."""
 
 
-class Engine(Protocol):
+class Engine(Trained, Protocol):
     """What training asks of whatever computes.
 
     Attributes:
@@ -48,12 +49,6 @@ class Engine(Protocol):
 
     def evaluating(self) -> AbstractContextManager[tuple[Model, bool]]:
         """The model in evaluation mode, and whether all processes must call it equally often."""
-
-    def tensors(self) -> Tensors:
-        """The float32 tensors of a checkpoint, by name."""
-
-    def moments(self) -> Tensors:
-        """What the optimizer keeps of each parameter, as NAME.exp_avg; after a first step."""
 
     def begin(self, step: int, moments: Iterable[Named], first: Batch, largest: Batch) -> None:
         """Let an engine that has done nothing yet go on from a step, or from 0.
