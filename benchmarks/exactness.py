@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def kinds() -> list[tuple[str, str, int, str]]:
     """What is tried in each world: bf16 and clf in fewer ways."""
-    found = [("seq2seq", "fp32", *setting) for setting in SETTINGS]
+    found = [("seq2seq", "fp32", *strategy) for strategy in SETTINGS]
     found += [("clf", "fp32", stage, "none") for stage in (1, 2, 3)]
     return found + [("seq2seq", "bf16", stage, "none") for stage in (1, 2, 3)]
 

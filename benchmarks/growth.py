@@ -186,8 +186,8 @@ def by_processes(mount: Path) -> list[str]:
     for processes, stage in ((1, None), (2, 1), (2, 3), (4, 1), (4, 3)):
         flags = steps_of("small", 64) | {"micro_batch_tokens": 1024, "zero_stage": stage}
         found = measure(mount, flags, processes=processes)
-        setting = "plain torch" if stage is None else f"ZeRO {stage}"
-        lines.append(f"| {processes} | {setting} | {found.step:.2f} | {found.peak:.2f} |")
+        strategy = "plain torch" if stage is None else f"ZeRO {stage}"
+        lines.append(f"| {processes} | {strategy} | {found.step:.2f} | {found.peak:.2f} |")
         print(lines[-1], flush=True)
     return lines
 

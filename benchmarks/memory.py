@@ -58,9 +58,9 @@ class Trial:
         return 2 if self.stage else 1
 
     def __str__(self) -> str:
-        setting = f"zero{self.stage} {self.offload}" if self.stage else "plain"
+        strategy = f"zero{self.stage} {self.offload}" if self.stage else "plain"
         bucket = f" {self.bucket}" if self.bucket else ""
-        return f"{self.shape} {self.precision} {setting} {self.positions}{bucket}"
+        return f"{self.shape} {self.precision} {strategy} {self.positions}{bucket}"
 
     @property
     def users(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def trials() -> list[Trial]:
     every = [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"),
              (3, "optimizer"), (3, "all")]  # fmt: skip
     return [
-        *[Trial("wide", "fp32", *setting) for setting in every],
+        *[Trial("wide", "fp32", *strategy) for strategy in every],
         *[Trial("wide", "bf16", stage) for stage in (0, 1, 2, 3)],
         Trial("wide", "fp32", 1, bucket=SMALL_BUCKET),
         Trial("wide", "bf16", 3, bucket=SMALL_BUCKET),
@@ -142,7 +142,7 @@ def compare(mount: Path, trial: Trial, baseline: Sequence[float]) -> Found:
 
 def prediction(mount: Path, trial: Trial) -> tuple[int, float, str]:
     """The parameters of a trial's model, the bytes its processes need, and in which phase."""
-    from workflow.distributed.strategy import Setting
+    from workflow.distributed.strategy import ShardingStrategy
     from workflow.memory.estimate import Work, predict
     from workflow.memory.model_dims import sizes_of
     from workflow.memory.search import on_cpu
@@ -157,11 +157,13 @@ def prediction(mount: Path, trial: Trial) -> tuple[int, float, str]:
         on_gpu=False,
         generated=EVAL_RECORDS * (SOURCE + NEW_TOKENS),
     )
-    setting = Setting(trial.stage, trial.offload, users=trial.users) if trial.stage else None
-    need = predict(sizes, work, setting)
+    strategy = (
+        ShardingStrategy(trial.stage, trial.offload, users=trial.users) if trial.stage else None
+    )
+    need = predict(sizes, work, strategy)
     both = {phase.name: sum(phase.device.values()) + sum(phase.host.values())
             for phase in need.phases}  # fmt: skip
-    return sizes.parameters, on_cpu(need, setting), max(both, key=both.__getitem__)
+    return sizes.parameters, on_cpu(need, strategy), max(both, key=both.__getitem__)
 
 
 def peaks(mount: Path, trial: Trial) -> list[float]:
@@ -239,14 +241,14 @@ def held_by(process: int) -> float:
 
 def line(found: Found) -> str:
     trial = found.trial
-    setting = f"ZeRO {trial.stage}" if trial.stage else "plain torch"
-    setting += f", offload {trial.offload}" * (trial.offload != "none")
-    setting += f", buckets of {trial.bucket / 1e6:.0f} million" if trial.bucket else ""
+    strategy = f"ZeRO {trial.stage}" if trial.stage else "plain torch"
+    strategy += f", offload {trial.offload}" * (trial.offload != "none")
+    strategy += f", buckets of {trial.bucket / 1e6:.0f} million" if trial.bucket else ""
     ratio = f"{found.ratio:.2f}"
     if abs(found.ratio - 1) > AIM:
         ratio = f"**{ratio}**"
     return (
-        f"| {trial.shape} | {trial.precision} | {trial.processes} | {setting} | "
+        f"| {trial.shape} | {trial.precision} | {trial.processes} | {strategy} | "
         f"{trial.positions:,} | {found.predicted / 1e9:.2f} | {found.measured / 1e9:.2f} | "
         f"{ratio} |"
     )

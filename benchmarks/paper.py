@@ -2,7 +2,7 @@
 
 from workflow.memory.estimate import Work
 from workflow.memory.model_dims import Sizes, sizes_of_model
-from workflow.memory.search import Asked, Machine, choose, name_of
+from workflow.memory.search import Machine, PlanRequest, choose, name_of
 
 SOURCE, TARGET = 512, 128
 GPU_MEMORY, HOST_MEMORY, GPUS_A_NODE = 80e9, 1e12, 8
@@ -36,16 +36,16 @@ def expectation() -> list[str]:
     for gpus in (8, 16, 32, 64, 128, 256, 512):
         machine = Machine(gpus, GPUS_A_NODE, GPU_MEMORY, HOST_MEMORY)
         work = Work(bf16=True, source_length=SOURCE, target_length=TARGET, positions=0)
-        plan = choose(sizes, machine, work, Asked())
+        plan = choose(sizes, machine, work, PlanRequest())
         assert plan.positions is not None
-        assert plan.setting is not None
+        assert plan.strategy is not None
         computing = 6 * sizes.parameters * plan.positions / (PEAK * SHARE)
-        moved = sizes.parameters * (2 * 2 + 4 if plan.setting.stage == 3 else 4 + 2)
+        moved = sizes.parameters * (2 * 2 + 4 if plan.strategy.stage == 3 else 4 + 2)
         moving = moved / BANDWIDTH
         speed = gpus * plan.positions / (computing + moving)
         saving = 12 * sizes.parameters / (DISK * max(1, gpus // GPUS_A_NODE))
         lines.append(
-            f"| {gpus} | {name_of(plan.setting)} | {plan.positions:,} "
+            f"| {gpus} | {name_of(plan.strategy)} | {plan.positions:,} "
             f"| {plan.need.device / 1e9:.1f} | {computing:.1f} | {moving:.2f} | {speed:,.0f} "
             f"| {1e9 / speed / 3600:.1f} | {saving:.0f} |"
         )

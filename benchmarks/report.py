@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.side_by_side import machine, matrix_rates, spread, write_section
 from workflow.reporting.report.run import write_report
-from workflow.runs.predictions import items_files
+from workflow.runs.predictions import prediction_files
 
 WORDS = 20_000
 PROMPT_WORDS, ANSWER_WORDS = 120, 40
@@ -74,7 +74,7 @@ def _make_run(folder: Path, records: int, samples: int) -> None:
             _item(prompt, expected, list(_changed(expected, samples, draw, words)))
             for prompt, expected in asked
         ]
-        (folder / items_files(spec, step)[0]).write_text(json.dumps(found, indent=2))
+        (folder / prediction_files(spec, step)[0]).write_text(json.dumps(found, indent=2))
 
 
 def _changed(

@@ -25,7 +25,7 @@ from conftest import ROOT, make_mount
 from safetensors.torch import load_file
 
 from workflow.core.checksums import find_damage, has_checksums
-from workflow.runs.checkpoint import can_go_on, find_checkpoints
+from workflow.runs.checkpoint import can_resume, find_checkpoints
 from workflow.runs.lock import find_holder
 from workflow.runs.mount import Mount
 from workflow.runs.status import STARTS, read_status
@@ -107,7 +107,7 @@ def check(run: Path, before: list[int]) -> list[int]:
         assert has_checksums(part) and find_damage(part) == [], (part, find_damage(part))
         assert [load_file(file) for file in part.glob("*.safetensors")], part
     steps = find_checkpoints(run)
-    kept = [step for step in steps if can_go_on(run / f"checkpoint-{step}")]
+    kept = [step for step in steps if can_resume(run / f"checkpoint-{step}")]
     told = f"of {steps}, {kept} have resume/; {before} had"
     assert kept == steps[-len(kept) :], told  # all of them where none is kept
     assert len(kept) <= len(before) + 1 and max(kept, default=0) >= max(before, default=0), told

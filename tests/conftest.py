@@ -17,14 +17,14 @@ import torch
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from workflow.distributed.world import World
-from workflow.inference.eval_shard import Share
+from workflow.inference.eval_shard import EvalShard
 from workflow.runs.mount import Mount
 from workflow.tasks.base import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 T5_TINY = ROOT / "mount" / "models" / "t5-tiny"
 SHARED_DATA = ROOT.parent / "shared" / "data"
-ALONE = Share(World.alone())
+ALONE = EvalShard(World.alone())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow.runs.predictions import items_files
+from workflow.runs.predictions import prediction_files
 
 
 def write_run(
@@ -40,7 +40,7 @@ def write_run(
     _write(folder / "train_log.jsonl", "".join(json.dumps(line) + "\n" for line in logged))
     for step, (_, items) in evaluations.items():
         if items is not None:
-            _write(folder / items_files(spec, step)[0], json.dumps(items))
+            _write(folder / prediction_files(spec, step)[0], json.dumps(items))
     return folder
 
 

@@ -12,7 +12,7 @@ from transformers.trainer_utils import SchedulerType
 
 from workflow import BadInput, make_job
 from workflow.config.foreign_flags import FOREIGN
-from workflow.config.job import SCHEDULES, JobSpec, Place, complete
+from workflow.config.job import SCHEDULES, JobSpec, LaunchOptions, resolve_defaults
 from workflow.config.parse import as_arguments, parse_command_line
 
 BASE = ["--model_init_name", "m", "--data_name", "d"]
@@ -113,7 +113,7 @@ def parse(*argv: str) -> tuple[JobSpec, list[str]]:
 
 
 def completed(spec: JobSpec) -> JobSpec:
-    spec = complete(spec, "run", 2500, 33, fast_bf16=True)
+    spec = resolve_defaults(spec, "run", 2500, 33, fast_bf16=True)
     return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 2048)
 
 
@@ -123,7 +123,7 @@ def test_flags_and_defaults_are_frozen() -> None:
     expected = DEFAULTS | {"task": "seq2seq", "model_init_name": "m", "data_name": "d"}
     assert vars(spec) == expected
     assert vars(completed(spec)) == expected | COMPLETED
-    assert vars(Place()) == PLACE
+    assert vars(LaunchOptions()) == PLACE
 
 
 def test_adafactor_has_its_own_defaults() -> None:
@@ -273,7 +273,9 @@ def test_an_evaluation_job_leaves_training_open() -> None:
 
 
 def test_what_is_said_of_foreign_flags_names_real_ones() -> None:
-    known = {field.name for of_all in (JobSpec, Place) for field in dataclasses.fields(of_all)}
+    known = {
+        field.name for of_all in (JobSpec, LaunchOptions) for field in dataclasses.fields(of_all)
+    }
     assert known.isdisjoint(FOREIGN)
     for name, (_, mend) in FOREIGN.items():
         assert set(re.findall(r"--(\w+)", mend)) <= known, name

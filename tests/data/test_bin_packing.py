@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from workflow.data.bin_packing import deal, even_pieces, pack_evenly
+from workflow.data.bin_packing import balance_batches, even_pieces, pack_evenly
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [0, 1, 5, 40, 300])
 def test_every_batch_is_dealt_once_and_no_rank_is_much_busier(count: int, world_size: int) -> None:
     costs = np.random.default_rng(count).integers(1, 1000, count).tolist()
-    dealt = deal(costs, world_size)
+    dealt = balance_batches(costs, world_size)
     assert len(dealt) == world_size
     assert sorted(np.concatenate(dealt).tolist()) == list(range(count))
     for indexes in dealt:
@@ -21,9 +21,9 @@ def test_every_batch_is_dealt_once_and_no_rank_is_much_busier(count: int, world_
 
 
 def test_the_costliest_are_dealt_first_and_ties_go_by_index_and_rank() -> None:
-    assert [i.tolist() for i in deal([1, 1, 1, 1, 1], 2)] == [[0, 2, 4], [1, 3]]
-    assert [i.tolist() for i in deal([1, 2, 3, 4], 2)] == [[0, 3], [1, 2]]
-    assert [i.tolist() for i in deal([5], 2)] == [[0], []]
+    assert [i.tolist() for i in balance_batches([1, 1, 1, 1, 1], 2)] == [[0, 2, 4], [1, 3]]
+    assert [i.tolist() for i in balance_batches([1, 2, 3, 4], 2)] == [[0, 3], [1, 2]]
+    assert [i.tolist() for i in balance_batches([5], 2)] == [[0], []]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12])

@@ -47,24 +47,28 @@ def refuse_to_prepare():
     prepared.append(rank)
     raise BadInput([Problem("--max_steps", "0", "more", "raise it")] * 2)
 
-record("prepared", lambda: world.after_main(make_slowly))
-record("decided", lambda: world.after_main(
-    lambda: [rank, world.decided_by_main(lambda: ["by", rank]), world.decided_by_main(lambda: None)]
+record("prepared", lambda: world.rank_zero_first(make_slowly))
+record("decided", lambda: world.rank_zero_first(
+    lambda: [
+        rank,
+        world.decided_by_rank_zero(lambda: ["by", rank]),
+        world.decided_by_rank_zero(lambda: None),
+    ]
 ))
 unprepared = World(rank, size, size, PrefixStore("another job", store))
-record("refused", lambda: unprepared.after_main(refuse_to_prepare))
-assert prepared == [0] * world.is_main  # the others do not even try
+record("refused", lambda: unprepared.rank_zero_first(refuse_to_prepare))
+assert prepared == [0] * world.is_rank_zero  # the others do not even try
 assert not dist.is_initialized()  # before it begins, the main one may take its time
 world.begin(torch.device("cpu"))
 world.begin(torch.device("cpu"))  # again: nothing
 found["backend"] = dist.get_backend()
 record("gather", lambda: world.gather({"rank": rank}))
-record("on main", lambda: world.gather_on_main("x" * rank))
+record("on main", lambda: world.gather_on_rank_zero("x" * rank))
 record("sum", lambda: world.sum(0.1 * 3 ** rank))
-record("by main", lambda: world.by_main(lambda: ["of", rank]))
-record("nothing", lambda: world.by_main(lambda: None))
+record("by main", lambda: world.on_rank_zero(lambda: ["of", rank]))
+record("nothing", lambda: world.on_rank_zero(lambda: None))
 for kind in (BadInput, RunFailed, FileExistsError):
-    record(kind.__name__, lambda: world.by_main(refuse(kind)))
+    record(kind.__name__, lambda: world.on_rank_zero(refuse(kind)))
 failure = BadInput([Problem("rank", str(rank), "y", "z")]) if rank > 0 else None
 record("agree", lambda: [type(world.agree(failure)).__name__, str(world.agree(failure))])
 record("agreed", lambda: world.agree(None))
@@ -142,12 +146,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> World:
 
 def test_alone_there_is_nothing_to_set_up(alone: World) -> None:
     alone.begin(torch.device("cpu"))
-    assert (alone.rank, alone.size, alone.local_size, alone.is_main) == (0, 1, 1, True)
-    assert alone.after_main(lambda: "prepared") == "prepared"
-    assert alone.decided_by_main(lambda: "decided") == "decided"
-    assert alone.gather({"a": 1}) == alone.gather_on_main({"a": 1}) == [{"a": 1}]
+    assert (alone.rank, alone.size, alone.local_size, alone.is_rank_zero) == (0, 1, 1, True)
+    assert alone.rank_zero_first(lambda: "prepared") == "prepared"
+    assert alone.decided_by_rank_zero(lambda: "decided") == "decided"
+    assert alone.gather({"a": 1}) == alone.gather_on_rank_zero({"a": 1}) == [{"a": 1}]
     assert alone.sum(0.3) == 0.3
-    assert alone.by_main(lambda: "made") == "made"
+    assert alone.on_rank_zero(lambda: "made") == "made"
     assert alone.agree(None) is None
     assert all(map(alone.has_file, range(5)))
     error = RunFailed("stopped")
@@ -163,7 +167,7 @@ def test_alone_errors_come_as_they_are(alone: World, error: Exception) -> None:
     def fail() -> None:
         raise error
 
-    for function in (alone.by_main, alone.after_main, alone.decided_by_main):
+    for function in (alone.on_rank_zero, alone.rank_zero_first, alone.decided_by_rank_zero):
         with pytest.raises(type(error)) as raised:
             function(fail)
         assert raised.value is error

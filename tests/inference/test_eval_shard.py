@@ -11,8 +11,8 @@ import pytest
 
 from workflow.distributed.world import World
 from workflow.inference import eval_shard as share_module
-from workflow.inference.eval_shard import Share
-from workflow.inference.result_spool import Found, nameless_file
+from workflow.inference.eval_shard import EvalShard
+from workflow.inference.result_spool import ResultSpool, nameless_file
 
 T = TypeVar("T")
 
@@ -28,8 +28,8 @@ class FakeWorld(World):
         assert value == self._said[self.rank]
         return self._said
 
-    def gather_on_main(self, value: T) -> list[T] | None:
-        return self.gather(value) if self.is_main else None
+    def gather_on_rank_zero(self, value: T) -> list[T] | None:
+        return self.gather(value) if self.is_rank_zero else None
 
 
 def make_batches(seed: int, count: int) -> tuple[list[Any], list[int]]:
@@ -40,22 +40,22 @@ def make_batches(seed: int, count: int) -> tuple[list[Any], list[int]]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 2, 7, 40])
-@pytest.mark.parametrize("in_step", [False, True])
+@pytest.mark.parametrize("lockstep", [False, True])
 def test_every_batch_counts_once_and_in_step_all_are_called_equally_often(
-    size: int, count: int, in_step: bool
+    size: int, count: int, lockstep: bool
 ) -> None:
     for seed in range(5):
         batches, costs = make_batches(seed, count)
-        shares = [list(Share(World(rank, size), in_step).of(batches, costs))
+        shares = [list(EvalShard(World(rank, size), lockstep).of(batches, costs))
                   for rank in range(size)]  # fmt: skip
-        counted = [batch for share in shares for batch, counts in share if counts]
+        counted = [batch for shard in shares for batch, counts in shard if counts]
         assert sorted(np.concatenate(counted).tolist()) == list(range(5 * count))
         cheapest = batches[int(np.argmin(costs))]
-        fillers = [batch for share in shares for batch, counts in share if not counts]
+        fillers = [batch for shard in shares for batch, counts in shard if not counts]
         assert all(batch is cheapest for batch in fillers)
-        calls = [len(share) for share in shares]
-        if in_step:
-            most = max(sum(counts for _, counts in share) for share in shares)
+        calls = [len(shard) for shard in shares]
+        if lockstep:
+            most = max(sum(counts for _, counts in shard) for shard in shares)
             assert calls == [most] * size
         else:
             assert fillers == []
@@ -67,7 +67,7 @@ def test_shares_cost_about_the_same(size: int) -> None:
         batches, costs = make_batches(seed, 40)
         cost_of = {id(batch): cost for batch, cost in zip(batches, costs, strict=True)}
         busy = [
-            sum(cost_of[id(batch)] for batch, _ in Share(World(rank, size)).of(batches, costs))
+            sum(cost_of[id(batch)] for batch, _ in EvalShard(World(rank, size)).of(batches, costs))
             for rank in range(size)
         ]
         assert max(busy) - min(busy) <= max(costs)
@@ -76,8 +76,8 @@ def test_shares_cost_about_the_same(size: int) -> None:
 def test_a_share_is_in_the_order_of_the_batches() -> None:
     batches, costs = make_batches(0, 40)
     for rank in range(3):
-        share = [batch.tolist() for batch, _ in Share(World(rank, 3)).of(batches, costs)]
-        assert share == [batch.tolist() for batch in batches if batch.tolist() in share]
+        shard = [batch.tolist() for batch, _ in EvalShard(World(rank, 3)).of(batches, costs)]
+        assert shard == [batch.tolist() for batch in batches if batch.tolist() in shard]
 
 
 class Threads(World):
@@ -94,14 +94,14 @@ class Threads(World):
         self._barrier.wait(20)
         return everything
 
-    def gather_on_main(self, value: T) -> list[T] | None:
+    def gather_on_rank_zero(self, value: T) -> list[T] | None:
         everything = self.gather(value)
-        return everything if self.is_main else None
+        return everything if self.is_rank_zero else None
 
-    def by_main(self, function: Callable[[], T]) -> T:
+    def on_rank_zero(self, function: Callable[[], T]) -> T:
         result: Any = None
         failure: Exception | None = None
-        if self.is_main:
+        if self.is_rank_zero:
             try:
                 result = function()
             except Exception as error:
@@ -120,10 +120,10 @@ def collect(found: Sequence[Sequence[tuple[int, Any]]], count: int) -> list[Any]
 
     def run(rank: int) -> None:
         taken: list[Any] = []
-        share = Share(Threads(rank, size, barrier, said))
+        shard = EvalShard(Threads(rank, size, barrier, said))
         try:
-            with share.keeping(iter(found[rank]), count) as kept:
-                share.collect(
+            with shard.keeping(iter(found[rank]), count) as kept:
+                shard.collect(
                     kept, count, lambda at, values: taken.extend(zip(at, values, strict=True))
                 )
             done[rank] = taken
@@ -183,7 +183,7 @@ def _not_long(wait: Any) -> Any:
 
 def test_values_are_kept_on_disk(tmp_path: Path) -> None:
     with nameless_file(tmp_path) as file:
-        found = Found(20_000, file)
+        found = ResultSpool(20_000, file)
         tracemalloc.start()
         for index in range(20_000):
             found.put(index, "x" * 1_000)
@@ -197,5 +197,5 @@ def test_values_are_kept_on_disk(tmp_path: Path) -> None:
 def test_numbers_are_summed_each_by_itself() -> None:
     said = [[1.5, 2.0], [0.0, 0.0], [0.25, -2.0]]
     for rank in range(3):
-        assert Share(FakeWorld(rank, said)).total(said[rank]) == [1.75, 0.0]
-    assert Share(World.alone()).total((3.0, 4)) == [3.0, 4]
+        assert EvalShard(FakeWorld(rank, said)).total(said[rank]) == [1.75, 0.0]
+    assert EvalShard(World.alone()).total((3.0, 4)) == [3.0, 4]

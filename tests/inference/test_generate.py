@@ -10,10 +10,10 @@ import torch
 from conftest import ALONE, addition_records, make_t5
 
 from workflow import make_job
-from workflow.config.job import JobSpec, complete
+from workflow.config.job import JobSpec, resolve_defaults
 from workflow.data.token_cache import CutRows, Ragged
 from workflow.inference.generate import Generation, generate
-from workflow.inference.sampling import draw, likeliest
+from workflow.inference.sampling import argmax, draw
 from workflow.metrics.references import processed
 
 PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wrote the question?"]
@@ -21,7 +21,7 @@ PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wro
 
 def make_spec(**values: Any) -> JobSpec:
     spec = make_job("seq2seq", model_init_name="x", data_name="y", bf16=False, **values)
-    spec = complete(spec, "run", 10, 12, fast_bf16=True)
+    spec = resolve_defaults(spec, "run", 10, 12, fast_bf16=True)
     return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 64)
 
 
@@ -87,13 +87,13 @@ def test_the_ends_of_the_interval_draw_what_can_be_drawn(size: int) -> None:
 @pytest.mark.parametrize("size", [1, 127, 129, 300])
 def test_the_likeliest_is_the_first_of_the_greatest(size: int) -> None:
     scores = torch.randint(-9, -5, (50, size), generator=torch.Generator().manual_seed(0)).float()
-    assert torch.equal(likeliest(scores), scores.argmax(-1))
+    assert torch.equal(argmax(scores), scores.argmax(-1))
 
 
 def test_scores_that_are_no_numbers_draw_something() -> None:
     scores = torch.randn(4, 200)
     scores[0, 3], scores[1, 3], scores[2] = torch.nan, torch.inf, -torch.inf
-    for choose in (likeliest, lambda scores: draw(scores, torch.rand(4, dtype=torch.float64))):
+    for choose in (argmax, lambda scores: draw(scores, torch.rand(4, dtype=torch.float64))):
         ids = choose(scores)
         assert ((ids >= 0) & (ids < 200)).all()
 

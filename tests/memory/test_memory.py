@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 
 from workflow.core.errors import BadInput
-from workflow.distributed.strategy import Setting
+from workflow.distributed.strategy import ShardingStrategy
 from workflow.memory import search as memory_plan
 from workflow.memory.estimate import Work, predict, predict_evaluation
 from workflow.memory.model_dims import Sizes, checkpoint_bytes, sizes_of
-from workflow.memory.search import Asked, Machine, choose, fits, name_of, on_cpu, plans
+from workflow.memory.search import Machine, PlanRequest, choose, fits, name_of, on_cpu, plans
 
 SHAPES = {
     "xl": {"d_model": 2048, "num_heads": 32, "d_ff": 5120},
     "xxl": {"d_model": 4096, "num_heads": 64, "d_ff": 10240},
 }
-SETTINGS = [Setting(stage, offload) for stage in (1, 2, 3) for offload in ("none", "optimizer")]
-SETTINGS.append(Setting(3, "all"))
+SETTINGS = [
+    ShardingStrategy(stage, offload) for stage in (1, 2, 3) for offload in ("none", "optimizer")
+]
+SETTINGS.append(ShardingStrategy(3, "all"))
 FOUR_80GB = Machine(processes=4, on_each=4, device_memory=80e9, host_memory=512e9)
 WORK = Work(bf16=True, source_length=1024, target_length=512, positions=1536)
 
@@ -66,35 +68,35 @@ def test_parameters_of_flan_t5(models: dict[str, Sizes]) -> None:
     assert checkpoint_bytes(models["xxl"]) == (44_541_329_408, 133_623_988_224)
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=name_of)
+@pytest.mark.parametrize("strategy", SETTINGS, ids=name_of)
 @pytest.mark.parametrize("on_gpu", [True, False], ids=["gpu", "cpu"])
 @pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "fp32"])
 class TestOfEverySetting:
     def test_more_processes_never_need_more(
-        self, models: dict[str, Sizes], setting: Setting, on_gpu: bool, bf16: bool
+        self, models: dict[str, Sizes], strategy: ShardingStrategy, on_gpu: bool, bf16: bool
     ) -> None:
         for sizes in models.values():
-            needs = [predict(sizes, with_work(bf16=bf16, on_gpu=on_gpu, processes=count), setting)
+            needs = [predict(sizes, with_work(bf16=bf16, on_gpu=on_gpu, processes=count), strategy)
                      for count in (2, 4, 8, 64)]  # fmt: skip
             assert all(more.device <= less.device for less, more in pairwise(needs))
             assert all(more.host <= less.host for less, more in pairwise(needs))
             assert all(more.both <= less.both for less, more in pairwise(needs))
 
     def test_a_larger_micro_batch_needs_more(
-        self, xxl: Sizes, setting: Setting, on_gpu: bool, bf16: bool
+        self, xxl: Sizes, strategy: ShardingStrategy, on_gpu: bool, bf16: bool
     ) -> None:
         works = [with_work(bf16=bf16, on_gpu=on_gpu, processes=4, positions=rows * 1536)
                  for rows in (1, 8, 16, 32)]  # fmt: skip
-        needs = [predict(xxl, work, setting).device for work in works]
+        needs = [predict(xxl, work, strategy).device for work in works]
         assert all(less < more for less, more in pairwise(needs[1:]))
         assert needs[0] <= needs[1]  # one row may be less than what evaluation takes
 
     def test_recomputing_and_no_dropout_lower_activations(
-        self, xxl: Sizes, setting: Setting, on_gpu: bool, bf16: bool
+        self, xxl: Sizes, strategy: ShardingStrategy, on_gpu: bool, bf16: bool
     ) -> None:
         work = with_work(bf16=bf16, on_gpu=on_gpu, positions=16 * 1536, processes=4)
         whole, recomputed, undropped = (
-            phase_of(predict(xxl, each, setting), "backward").device["activations"]
+            phase_of(predict(xxl, each, strategy), "backward").device["activations"]
             for each in (
                 work,
                 dataclasses.replace(work, gradient_checkpointing=True),
@@ -105,12 +107,12 @@ class TestOfEverySetting:
         assert undropped < whole
 
     def test_nothing_is_offloaded_but_what_is_said(
-        self, xxl: Sizes, setting: Setting, on_gpu: bool, bf16: bool
+        self, xxl: Sizes, strategy: ShardingStrategy, on_gpu: bool, bf16: bool
     ) -> None:
         work = with_work(bf16=bf16, on_gpu=on_gpu, processes=4)
-        need = predict(xxl, work, setting)
+        need = predict(xxl, work, strategy)
         for phase in need.phases:
-            if setting.offload == "none":
+            if strategy.offload == "none":
                 assert not phase.host
             elif phase.host:
                 assert sum(phase.host.values()) >= 12 * xxl.parameters / work.processes
@@ -131,7 +133,8 @@ def test_each_stage_needs_less_than_the_one_before(
         work = with_work(bf16=bf16, processes=processes)
         plain = predict(sizes, dataclasses.replace(work, processes=1), None).device
         one, two, three = (
-            predict(sizes, work, Setting(stage, gathers=False)).device for stage in (1, 2, 3)
+            predict(sizes, work, ShardingStrategy(stage, gathers=False)).device
+            for stage in (1, 2, 3)
         )
         if bf16 or processes > 2:
             assert three < two < one
@@ -142,21 +145,25 @@ def test_each_stage_needs_less_than_the_one_before(
 @pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "fp32"])
 def test_offloading_moves_bytes_to_the_host(xxl: Sizes, bf16: bool, stage: int) -> None:
     work = with_work(bf16=bf16, processes=4)
-    here, away = (predict(xxl, work, Setting(stage, offload)) for offload in ("none", "optimizer"))
+    here, away = (
+        predict(xxl, work, ShardingStrategy(stage, offload)) for offload in ("none", "optimizer")
+    )
     assert away.device < here.device
     assert here.host == 0 < away.host
     if stage == 3:
-        everything = predict(xxl, work, Setting(3, "all"))
+        everything = predict(xxl, work, ShardingStrategy(3, "all"))
         assert everything.device < away.device
         assert everything.host - away.host >= work.computing * xxl.parameters / 4
 
 
 def test_pinned_buffers_are_rounded_up_to_powers_of_two(xxl: Sizes) -> None:
     share = xxl.parameters / 4  # 2.8 billion: masters and gradients of 11.1 GB take 17.2 each
-    host = phase_of(predict(xxl, with_work(processes=4), Setting(2, "optimizer")), "update").host
+    host = phase_of(
+        predict(xxl, with_work(processes=4), ShardingStrategy(2, "optimizer")), "update"
+    ).host
     assert host["masters"] == host["gradients"] == 2**34
     assert host["optimizer"] == 8 * share
-    on_cpu = predict(xxl, with_work(processes=4, on_gpu=False), Setting(2, "optimizer"))
+    on_cpu = predict(xxl, with_work(processes=4, on_gpu=False), ShardingStrategy(2, "optimizer"))
     assert phase_of(on_cpu, "update").host["masters"] == 4 * share
 
 
@@ -164,8 +171,8 @@ def test_an_evaluation_alone_needs_its_weights_and_little_more(xxl: Sizes) -> No
     work = with_work(processes=4)
     whole = 2 * xxl.parameters
     assert whole < predict_evaluation(xxl, work, None).device < 1.5 * whole
-    divided = predict_evaluation(xxl, work, Setting(3, gathers=False))
-    gathering = predict_evaluation(xxl, work, Setting(3))
+    divided = predict_evaluation(xxl, work, ShardingStrategy(3, gathers=False))
+    gathering = predict_evaluation(xxl, work, ShardingStrategy(3))
     assert divided.device < 0.75 * whole < whole < gathering.device
     assert gathering.gathered == whole
 
@@ -205,86 +212,90 @@ VERDICTS = {
 
 
 def test_xxl_on_four_gpus_of_80_gb(xxl: Sizes) -> None:
-    found = plans(xxl, FOUR_80GB, WORK, Asked(), trains=True)
-    assert {name_of(plan.setting): plan.positions is not None for plan in found} == VERDICTS
-    chosen = choose(xxl, FOUR_80GB, WORK, Asked())
+    found = plans(xxl, FOUR_80GB, WORK, PlanRequest(), trains=True)
+    assert {name_of(plan.strategy): plan.positions is not None for plan in found} == VERDICTS
+    chosen = choose(xxl, FOUR_80GB, WORK, PlanRequest())
     assert chosen == found[2]
-    assert chosen.setting == Setting(3, gathers=False, users={})  # 22 GB more would not fit
+    assert chosen.strategy == ShardingStrategy(
+        3, gathers=False, users={}
+    )  # 22 GB more would not fit
 
 
 def test_the_largest_micro_batch_that_fits_is_taken(xxl: Sizes) -> None:
-    for plan in plans(xxl, FOUR_80GB, WORK, Asked(), trains=True):
+    for plan in plans(xxl, FOUR_80GB, WORK, PlanRequest(), trains=True):
         if plan.positions is None:
             assert plan.need == plan.least
-            assert not fits(plan.least, FOUR_80GB, plan.setting)
+            assert not fits(plan.least, FOUR_80GB, plan.strategy)
             continue
-        assert fits(plan.need, FOUR_80GB, plan.setting)
+        assert fits(plan.need, FOUR_80GB, plan.strategy)
         more = plan.positions + max(64, plan.positions // 16)
-        larger = predict(xxl, with_work(processes=4, positions=more), plan.setting)
-        assert not fits(larger, FOUR_80GB, plan.setting)
+        larger = predict(xxl, with_work(processes=4, positions=more), plan.strategy)
+        assert not fits(larger, FOUR_80GB, plan.strategy)
 
 
 def test_with_more_memory_a_whole_copy_is_gathered_to_evaluate(xxl: Sizes) -> None:
     for memory, gathers in ((80e9, False), (192e9, True)):
         machine = dataclasses.replace(FOUR_80GB, device_memory=memory)
-        chosen = choose(xxl, machine, WORK, Asked(stage=3, positions=1536))
-        assert chosen.setting is not None
-        assert chosen.setting.gathers == gathers
+        chosen = choose(xxl, machine, WORK, PlanRequest(stage=3, positions=1536))
+        assert chosen.strategy is not None
+        assert chosen.strategy.gathers == gathers
         assert (chosen.need.gathered > 0) == gathers
 
 
 def test_what_was_asked_for_is_respected(models: dict[str, Sizes]) -> None:
     xl = models["xl"]
     alone = dataclasses.replace(FOUR_80GB, processes=1, on_each=1)
-    assert choose(xl, alone, WORK, Asked()).setting is None
-    assert choose(xl, alone, WORK, Asked(offload="optimizer")).setting == Setting(
+    assert choose(xl, alone, WORK, PlanRequest()).strategy is None
+    assert choose(xl, alone, WORK, PlanRequest(offload="optimizer")).strategy == ShardingStrategy(
         1, "optimizer", users={}
     )
-    assert choose(xl, FOUR_80GB, WORK, Asked(stage=3)).setting == Setting(3, users={})
-    assert choose(xl, FOUR_80GB, WORK, Asked(positions=777)).positions == 777
+    assert choose(xl, FOUR_80GB, WORK, PlanRequest(stage=3)).strategy == ShardingStrategy(
+        3, users={}
+    )
+    assert choose(xl, FOUR_80GB, WORK, PlanRequest(positions=777)).positions == 777
     users = {"zero_optimization": {"stage": 2, "reduce_bucket_size": 1_000_000}}
-    chosen = choose(xl, FOUR_80GB, WORK, Asked(users=users))
-    assert chosen.setting == Setting(2, users=users)
-    default = choose(xl, FOUR_80GB, WORK, Asked(stage=2))
+    chosen = choose(xl, FOUR_80GB, WORK, PlanRequest(users=users))
+    assert chosen.strategy == ShardingStrategy(2, users=users)
+    default = choose(xl, FOUR_80GB, WORK, PlanRequest(stage=2))
     assert chosen.least.device < default.least.device - 0.9e9
     on_cpus = Machine(2, 2, 20e9, 40e9, on_gpu=False)
-    tried = plans(xl, on_cpus, WORK, Asked(), trains=True)
-    assert [name_of(plan.setting) for plan in tried] == ["ZeRO 1", "ZeRO 2", "ZeRO 3"]
+    tried = plans(xl, on_cpus, WORK, PlanRequest(), trains=True)
+    assert [name_of(plan.strategy) for plan in tried] == ["ZeRO 1", "ZeRO 2", "ZeRO 3"]
 
 
 def test_to_evaluate_whole_weights_are_tried_before_divided_ones(xxl: Sizes) -> None:
-    assert choose(xxl, FOUR_80GB, WORK, Asked(), trains=False).setting is None
+    assert choose(xxl, FOUR_80GB, WORK, PlanRequest(), trains=False).strategy is None
     small = dataclasses.replace(FOUR_80GB, device_memory=24e9)
-    chosen = choose(xxl, small, WORK, Asked(), trains=False)
-    assert chosen.setting == Setting(3, gathers=False, users={})
+    chosen = choose(xxl, small, WORK, PlanRequest(), trains=False)
+    assert chosen.strategy == ShardingStrategy(3, gathers=False, users={})
 
 
 def test_on_a_cpu_device_and_host_are_one_memory(xxl: Sizes) -> None:
-    need = predict(xxl, with_work(on_gpu=False, processes=2), Setting(2, "optimizer"))
+    need = predict(xxl, with_work(on_gpu=False, processes=2), ShardingStrategy(2, "optimizer"))
     assert max(need.device, need.host) < need.both <= need.device + need.host
-    assert on_cpu(need, Setting(2, "optimizer")) == need.both < on_cpu(need, None)
+    assert on_cpu(need, ShardingStrategy(2, "optimizer")) == need.both < on_cpu(need, None)
 
 
 NOTHING_FITS = [
     (
-        "xxl", Machine(1, 1, 16e9, 64e9), Asked(),
+        "xxl", Machine(1, 1, 16e9, 64e9), PlanRequest(),
         "memory: found 13.7 GB for the model of each device, 55.9 GB of the host for each; "
         "expected at least 42.9 GB a device, 250.7 GB of the host each (ZeRO 3, offload "
         "optimizer); use a smaller model, or more memory",
     ),
     (
-        "xxl", FOUR_80GB, Asked(stage=2, offload="none"),
+        "xxl", FOUR_80GB, PlanRequest(stage=2, offload="none"),
         "memory: found 72.6 GB for the model of each device; expected at least 85.4 GB a device "
         "(ZeRO 2); leave out --zero_stage and --offload; add --gradient_checkpointing; use 8 "
         "processes on 2 times as many machines",
     ),
     (
-        "xl", Machine(1, 1, 40e9, 128e9), Asked(positions=100_000),
+        "xl", Machine(1, 1, 40e9, 128e9), PlanRequest(positions=100_000),
         "memory: found 35.8 GB for the model of each device; expected at least 559.3 GB a device "
         "(ZeRO 3, offload all); leave out --micro_batch_tokens; add --gradient_checkpointing",
     ),
     (
-        "xl", Machine(1, 1, 8e9, 8e9, on_gpu=False), Asked(),
+        "xl", Machine(1, 1, 8e9, 8e9, on_gpu=False), PlanRequest(),
         "memory: found 6.9 GB for the model of each process; expected at least 66.0 GB a process "
         "(plain torch); use a smaller model, or more memory",
     ),
@@ -293,7 +304,7 @@ NOTHING_FITS = [
 
 @pytest.mark.parametrize(("model", "machine", "asked", "message"), NOTHING_FITS)
 def test_where_nothing_fits_the_message_is_whole(
-    models: dict[str, Sizes], model: str, machine: Machine, asked: Asked, message: str
+    models: dict[str, Sizes], model: str, machine: Machine, asked: PlanRequest, message: str
 ) -> None:
     with pytest.raises(BadInput) as caught:
         choose(models[model], machine, WORK, asked)

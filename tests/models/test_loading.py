@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGe
 
 from workflow.core.errors import BadInput
 from workflow.models.hub import fetch_settings, fetch_weights, load_config, load_tokenizer
-from workflow.models.lm_head import head_at
+from workflow.models.lm_head import select_logits
 from workflow.models.loading import load_model, save_model
 from workflow.models.state_dict import file_tensors
 
@@ -180,7 +180,7 @@ def test_logits_are_computed_at_the_asked_positions_only(family: str) -> None:
     model: Any = make_t5() if family == "t5" else _make_bart()
     positions = torch.tensor([[True, False, True, False], [False, True, True, True]])
     whole = logits(model)
-    with head_at(model, positions):
+    with select_logits(model, positions):
         some = logits(model)
     torch.testing.assert_close(some, whole[positions])
     assert torch.equal(logits(model), whole)

@@ -14,7 +14,7 @@ from tiny_models import make_family
 
 from workflow.core.errors import BadInput
 from workflow.models.loading import load_model
-from workflow.models.state_dict import file_tensors, fill, saved_names
+from workflow.models.state_dict import file_tensors, load_state_dict, saved_names
 
 CROSS_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 INDEX = "model.safetensors.index.json"
@@ -200,7 +200,7 @@ def test_every_misfit_of_a_folder_is_told_once(tmp_path: Path) -> None:
 def test_a_model_is_filled_where_it_is_and_as_precise_as_it_is() -> None:
     original, other = make_t5(), make_t5(seed=1).to(torch.bfloat16)
     memory = {name: tensor.data_ptr() for name, tensor in other.state_dict().items()}
-    found = fill(other, original.state_dict().items())
+    found = load_state_dict(other, original.state_dict().items())
     assert not (found.missing or found.unexpected or found.misshapen or found.differing)
     for name, tensor in other.state_dict().items():
         assert tensor.data_ptr() == memory[name]

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 import workflow.runs.checkpoint
 from workflow import make_job
-from workflow.config.job import complete
+from workflow.config.job import resolve_defaults
 from workflow.core.checksums import CHECKSUM_FILE, find_damage, write_checksums
 from workflow.core.console import log
 from workflow.core.errors import RunFailed
@@ -33,11 +33,11 @@ from workflow.models.loading import load_model
 from workflow.models.safetensors_writer import Files, Tensors, plan_files, write_tensors
 from workflow.models.state_dict import Model
 from workflow.runs.checkpoint import (
-    can_go_on,
+    can_resume,
     find_checkpoints,
     reading,
     remove_leftovers,
-    tidy,
+    rotate_checkpoints,
     write_checkpoint,
 )
 from workflow.tasks.collate import make_batch
@@ -68,7 +68,7 @@ def make_engine(**flags: Any) -> SingleProcessEngine:
     """An engine on a small model that has learned one batch."""
     flags = {"max_steps": 9, "warmup_steps": 0, "learning_rate": 0.01, "bf16": False} | flags
     spec = make_job("seq2seq", model_init_name="m", data_name="d", **flags)
-    spec = complete(spec, "run", 10, 5, fast_bf16=False)
+    spec = resolve_defaults(spec, "run", 10, 5, fast_bf16=False)
     task = Seq2Seq()
     engine = SingleProcessEngine(make_t5(), spec, lambda model, batch: task.loss(model, batch, 0.0))
     batch = make_batch([[[3, 4, 5, 1]], [[6, 1]]], [[[0, 7]], [[0]]], torch.tensor([7, 1, 8]), 0)
@@ -123,7 +123,7 @@ def test_a_checkpoint_has_these_files_and_no_others(
     folder = run / "checkpoint-2"
     assert contents(folder).keys() == {*FILES, *LISTS, "resume"}
     assert find_checkpoints(run) == [2]
-    assert can_go_on(folder)
+    assert can_resume(folder)
     assert json.loads((folder / "resume" / "state.json").read_text()) == STATE
     for part, names in ((folder, WEIGHTS), (folder / "resume", MOMENTS)):
         assert json.loads((part / CHECKSUM_FILE).read_text()).keys() == set(names)
@@ -138,13 +138,15 @@ def test_a_checkpoint_holds_the_weights_and_the_moments_in_float32(
     engine = make_engine(optim=optim, bf16=bf16)
     size = save(run, 2, engine, tokenizer)
     weights = load_file(run / "checkpoint-2" / "model.safetensors")
-    moments = load_file(run / "checkpoint-2" / "resume" / "optimizer.safetensors")
-    assert size == 4 * sum(tensor.numel() for tensor in (*weights.values(), *moments.values()))
+    optimizer_state = load_file(run / "checkpoint-2" / "resume" / "optimizer.safetensors")
+    assert size == 4 * sum(
+        tensor.numel() for tensor in (*weights.values(), *optimizer_state.values())
+    )
     assert_equal(weights, tensors_of(engine.tensors()))
-    assert_equal(moments, tensors_of(engine.moments()))
+    assert_equal(optimizer_state, tensors_of(engine.optimizer_state()))
     assert_equal(load_model(run / "checkpoint-2").state_dict(), engine.master.state_dict())
-    assert {name.rpartition(".")[0] for name in moments} == weights.keys()
-    assert all(tensor.any() for name, tensor in moments.items() if name.endswith("exp_avg"))
+    assert {name.rpartition(".")[0] for name in optimizer_state} == weights.keys()
+    assert all(tensor.any() for name, tensor in optimizer_state.items() if name.endswith("exp_avg"))
 
 
 def test_a_checkpoint_in_shards_is_whole_too(
@@ -157,7 +159,7 @@ def test_a_checkpoint_in_shards_is_whole_too(
     save(run, 2, engine, tokenizer)
     folder = run / "checkpoint-2"
     shards = {*cut("model", engine.tensors())}
-    of_moments = {f"resume/{name}" for name in cut("optimizer", engine.moments())}
+    of_moments = {f"resume/{name}" for name in cut("optimizer", engine.optimizer_state())}
     assert min(len(shards), len(of_moments)) > 2
     whole = {*FILES, *LISTS, "resume"} - {"model.safetensors", "resume/optimizer.safetensors"}
     assert contents(folder).keys() == {*whole, *shards, *of_moments, "model.safetensors.index.json"}
@@ -387,9 +389,9 @@ class OneOfThreads(World):
         self._meeting.barrier.wait()
         return found
 
-    def by_main(self, function: Callable[[], Any]) -> Any:
+    def on_rank_zero(self, function: Callable[[], Any]) -> Any:
         result, failure = None, None
-        if self.is_main:
+        if self.is_rank_zero:
             try:
                 result = function()
             except Exception as error:
@@ -410,8 +412,8 @@ class InStep:
     def tensors(self) -> Tensors:
         return self._in_step(self._engine.tensors())
 
-    def moments(self) -> Tensors:
-        return self._in_step(self._engine.moments())
+    def optimizer_state(self) -> Tensors:
+        return self._in_step(self._engine.optimizer_state())
 
     def _in_step(self, tensors: Tensors) -> Tensors:
         return {
@@ -444,7 +446,7 @@ def save_together(size: int, run: Path, engine: SingleProcessEngine, tokenizer: 
 def test_processes_write_together_the_checkpoint_of_one(
     run: Path, engine: SingleProcessEngine, tokenizer: Any, saved: Path, size: int
 ) -> None:
-    wanted = engine.tensors(), engine.moments()
+    wanted = engine.tensors(), engine.optimizer_state()
     bytes_written = sum(tensor.bytes for tensors in wanted for tensor in tensors.values())
     assert save_together(size, run, engine, tokenizer) == [bytes_written] * size
     found, alone = contents(run / "checkpoint-2"), contents(saved)
@@ -453,8 +455,10 @@ def test_processes_write_together_the_checkpoint_of_one(
     assert found.keys() - cut == alone.keys() - {"resume/optimizer.safetensors"}
     differing = {name for name in found.keys() & alone.keys() if found[name] != alone[name]}
     assert differing == {f"resume/{CHECKSUM_FILE}"}
-    moments = [load_file(run / "checkpoint-2" / name) for name in sorted(cut)]
-    assert_equal({name: t for part in moments for name, t in part.items()}, tensors_of(wanted[1]))
+    optimizer_state = [load_file(run / "checkpoint-2" / name) for name in sorted(cut)]
+    assert_equal(
+        {name: t for part in optimizer_state for name, t in part.items()}, tensors_of(wanted[1])
+    )
     listed = json.loads((run / "checkpoint-2" / "resume" / CHECKSUM_FILE).read_text())
     assert {f"resume/{name}" for name in listed} == {"resume/state.json", *cut}
     assert find_damage(run / "checkpoint-2") == find_damage(run / "checkpoint-2" / "resume") == []
@@ -515,7 +519,7 @@ def make_checkpoints(run: Path, steps: list[int]) -> None:
 
 
 def can_go_on_from(run: Path) -> list[int]:
-    return [step for step in find_checkpoints(run) if can_go_on(run / f"checkpoint-{step}")]
+    return [step for step in find_checkpoints(run) if can_resume(run / f"checkpoint-{step}")]
 
 
 def test_checkpoints_are_found_in_the_order_of_their_steps(run: Path) -> None:
@@ -531,7 +535,7 @@ def test_a_checkpoint_without_its_state_cannot_be_gone_on_from(run: Path) -> Non
     (run / "checkpoint-1" / "resume" / "state.json").unlink()
     shutil.rmtree(run / "checkpoint-2" / "resume")
     assert can_go_on_from(run) == [3]
-    assert not can_go_on(run / "checkpoint-4")
+    assert not can_resume(run / "checkpoint-4")
 
 
 @pytest.mark.parametrize(
@@ -552,7 +556,7 @@ def test_the_newest_and_the_best_are_kept_and_only_the_newest_to_go_on_from(
     make_checkpoints(run, [1, 2, 3, 4, 5])
     before = contents(run)
     for _ in range(2):
-        tidy(run, keep, best)
+        rotate_checkpoints(run, keep, best)
         assert find_checkpoints(run) == kept
         assert can_go_on_from(run) == [5]
         folders = tuple(f"checkpoint-{step}" for step in kept)
@@ -579,7 +583,7 @@ def test_a_checkpoint_out_of_turn_stays_until_there_is_a_newer_one(
 ) -> None:
     """And is not counted, lest those of a run that is often stopped push out all others."""
     make_checkpoints(run, steps)
-    tidy(run, 2, best, passing=[step for step in steps if step % 2])
+    rotate_checkpoints(run, 2, best, ephemeral=[step for step in steps if step % 2])
     assert find_checkpoints(run) == kept
     assert can_go_on_from(run) == steps[-1:]
 
@@ -588,7 +592,7 @@ def test_a_checkpoint_out_of_turn_stays_until_there_is_a_newer_one(
 def test_few_checkpoints_are_all_kept(run: Path, steps: list[int]) -> None:
     make_checkpoints(run, steps)
     (run / "metrics.jsonl").write_text("{}")
-    tidy(run, 2, None)
+    rotate_checkpoints(run, 2, None)
     assert find_checkpoints(run) == steps
     assert can_go_on_from(run) == steps[-1:]
     assert (run / "metrics.jsonl").is_file()
@@ -606,7 +610,7 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
 
     monkeypatch.setattr("workflow.runs.checkpoint.discard_folder", discard)
     monkeypatch.setattr(log, "propagate", True)
-    tidy(run, 1, None)
+    rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [2, 4]
     assert set(caplog.messages) == {
         f"an old checkpoint could not be removed: [Errno 13] Permission denied: "
@@ -622,12 +626,12 @@ def test_a_checkpoint_that_is_read_is_kept_whole_until_it_was_read(run: Path) ->
     before = contents(run)
     with reading(run / "checkpoint-1"), reading(run / "checkpoint-3"):
         with reading(str(run / "checkpoint-1")):
-            tidy(run, 2, None)
-        tidy(run, 2, None)
+            rotate_checkpoints(run, 2, None)
+        rotate_checkpoints(run, 2, None)
         assert contents(run) == {
             name: content for name, content in before.items() if "checkpoint-2" not in name
         }
-    tidy(run, 2, None)
+    rotate_checkpoints(run, 2, None)
     assert find_checkpoints(run) == [3, 4]
     assert can_go_on_from(run) == [4]
 
@@ -670,17 +674,17 @@ def test_a_checkpoint_that_another_process_reads_is_kept_until_that_ends(
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == "reading\n"
-    tidy(run, 1, None)
+    rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [1, 3, 4]
     assert can_go_on_from(run) == [1, 3, 4]
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "read\n"
-    tidy(run, 1, None)
+    rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [1, 4]
     process.kill()
     process.wait()
-    tidy(run, 1, None)
+    rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [4]
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint-4"]
 
@@ -704,7 +708,7 @@ def test_an_error_of_reading_is_not_swallowed(run: Path, name: str) -> None:
     with pytest.raises(OSError, match="stale") as raised, reading(run / name):
         raise OSError(errno.ESTALE, "stale")
     assert raised.value.errno == errno.ESTALE
-    tidy(run, 1, None)  # which is not read any more
+    rotate_checkpoints(run, 1, None)  # which is not read any more
     assert find_checkpoints(run) == [2]
 
 
@@ -717,7 +721,7 @@ def test_without_locks_reading_and_tidying_go_on(
     make_checkpoints(run, [1, 2])
     monkeypatch.setattr("workflow.runs.checkpoint.fcntl.flock", flock)
     with reading(run / "checkpoint-2"):
-        tidy(run, 1, None)
+        rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [2]
 
 

@@ -25,7 +25,7 @@ from conftest import (
 )
 
 from workflow import make_job, run_job
-from workflow.config.job import BEST_METRICS, JobSpec, complete
+from workflow.config.job import BEST_METRICS, JobSpec, resolve_defaults
 from workflow.data.step_planner import plan_step
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.distributed.world import World
@@ -51,7 +51,7 @@ RECORDS = [
 def make_spec(**values: Any) -> JobSpec:
     values = {"max_steps": 10, "warmup_steps": 0, "max_grad_norm": 0} | values
     spec = make_job("clf", model_init_name="x", data_name="y", bf16=False, **values)
-    spec = complete(spec, "run", len(RECORDS), 1, fast_bf16=True)
+    spec = resolve_defaults(spec, "run", len(RECORDS), 1, fast_bf16=True)
     return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 64)
 
 
@@ -68,7 +68,7 @@ def evaluate(
     model: Any, tokenizer: Any, folder: Path, records: Any = RECORDS, **values: Any
 ) -> Evaluation:
     spec = make_spec(**values)
-    task = Classification.of(spec).fitted(tokenizer, 0)
+    task = Classification.of(spec).bind_tokenizer(tokenizer, 0)
     split = make_split(folder, task, tokenizer, records)
     return evaluate_alone(task, model, tokenizer, split, spec)
 
@@ -93,7 +93,7 @@ def ready(request: pytest.FixtureRequest, model: Any) -> Any:
     """A copy of the model, also as a run makes it ready."""
     ready = copy.deepcopy(model)
     if request.param:
-        Classification.of(make_spec()).adapt(ready)
+        Classification.of(make_spec()).optimize_for_task(ready)
         use_fast_modules(ready, attention=True)
     return ready
 
@@ -123,7 +123,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     model: Any, ready: Any, tokenizer: Any, tmp_path: Path, bound: int, packs: bool
 ) -> None:
     spec = make_spec()
-    task = Classification.of(spec).fitted(tokenizer, 0)
+    task = Classification.of(spec).bind_tokenizer(tokenizer, 0)
     split = make_split(tmp_path, task, tokenizer, RECORDS)
     logits = plain_logits(model, tokenizer, [record["input"] for record in RECORDS])
     targets = torch.tensor([[1 - r["target"], r["target"]] for r in RECORDS])
@@ -133,12 +133,13 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     splits = {"train": split}
     job = Job(
         spec, task, tokenizer, 1024, DecoderIds(0), {}, splits, tmp_path, tmp_path,
-        tmp_path / "lock", setting=None, asked=spec, complete=lambda asked: asked, checkpoint=None,
+        tmp_path / "lock", strategy=None, asked=spec, resolve_defaults=lambda asked: asked,
+        checkpoint=None,
     )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
     plan = plan_step(np.arange(len(RECORDS)), sources, answers, bound, packs)
     outcome = train_step(job, engine, plan, 1, World.alone())
-    assert outcome.normalizer == len(RECORDS)
+    assert outcome.loss_denominator == len(RECORDS)
     for (name, wanted), found in zip(model.named_parameters(), ready.parameters(), strict=True):
         if wanted.grad is not None:
             assert (found.grad - wanted.grad).norm() <= 1e-5 * wanted.grad.norm() + 1e-9, name
@@ -182,7 +183,7 @@ def test_a_long_input_keeps_head_and_tail(tokenizer: Any, tmp_path: Path) -> Non
     found = {}
     for side in ("middle", "right", "left"):
         spec = make_spec(max_source_length=11, truncation_side=side)
-        task = Classification.of(spec).fitted(tokenizer, 0)
+        task = Classification.of(spec).bind_tokenizer(tokenizer, 0)
         split = make_split(tmp_path, task, tokenizer, [{"input": text, "target": 1}])
         batch = task.collate(split, (np.array([0]),), spec, make_t5().config)
         found[side] = batch.input_ids[0].tolist()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from conftest import Evaluation, addition_records, evaluate_alone, make_t5, write_hub_folder
 
 from workflow import make_job
-from workflow.config.job import JobSpec, complete
+from workflow.config.job import JobSpec, resolve_defaults
 from workflow.core.console import inform_once, warn_once
 from workflow.core.errors import BadInput
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
@@ -32,7 +32,7 @@ RECORDS = [
 
 def make_spec(**values: Any) -> JobSpec:
     spec = make_job("seq2seq", model_init_name="x", data_name="y", bf16=False, **values)
-    spec = complete(spec, "run", len(RECORDS), 12, fast_bf16=True)
+    spec = resolve_defaults(spec, "run", len(RECORDS), 12, fast_bf16=True)
     return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 64)
 
 
@@ -74,7 +74,7 @@ def test_the_loss_is_the_naive_one(
         whole.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=smoothing
     )
     torch.testing.assert_close(loss, naive, rtol=1e-5, atol=0)
-    assert task.normalizer(split, everything, spec) == int((labels != -100).sum())
+    assert task.loss_denominator(split, everything, spec) == int((labels != -100).sum())
 
 
 def test_an_evaluation_equals_plain_transformers_calls(
@@ -138,7 +138,7 @@ def test_items_are_whole_and_in_the_order_of_the_file(
         for answer in item["generations"]:
             assert list(answer) == ["lm_postprocess", "full_generated", "scores"]
             assert len(answer["scores"]) == 2
-    assert Seq2Seq().items_files(spec, 7) == ("temperature=1.00_n=3_step=7.json",)
+    assert Seq2Seq().prediction_files(spec, 7) == ("temperature=1.00_n=3_step=7.json",)
 
 
 def test_samples_differ_and_come_again_with_the_same_seed(

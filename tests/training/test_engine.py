@@ -13,7 +13,7 @@ import transformers
 from conftest import addition_records, make_t5
 
 from workflow import BadInput, make_job
-from workflow.config.job import SCHEDULES, JobSpec, complete
+from workflow.config.job import SCHEDULES, JobSpec, resolve_defaults
 from workflow.data.step_planner import StepPlan, plan_step
 from workflow.data.token_cache import prepare_splits
 from workflow.distributed.world import World
@@ -34,7 +34,7 @@ RECORDS = [
 def make_spec(**values: Any) -> JobSpec:
     values = {"max_steps": 10, "warmup_steps": 0, "bf16": False, "max_grad_norm": 0} | values
     spec = make_job("seq2seq", model_init_name="x", data_name="y", **values)
-    spec = complete(spec, "run", len(RECORDS), 12, fast_bf16=True)
+    spec = resolve_defaults(spec, "run", len(RECORDS), 12, fast_bf16=True)
     return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 64)
 
 
@@ -48,7 +48,8 @@ def job(tmp_path: Path, tokenizer: Any) -> Job:
     spec = make_spec()
     return Job(
         spec, Seq2Seq(), tokenizer, 1000, DecoderIds(0), {}, splits, tmp_path, tmp_path,
-        tmp_path / "lock", setting=None, asked=spec, complete=lambda asked: asked, checkpoint=None,
+        tmp_path / "lock", strategy=None, asked=spec, resolve_defaults=lambda asked: asked,
+        checkpoint=None,
     )  # fmt: skip
 
 

@@ -44,9 +44,9 @@ FAULTS = {
     "none": None,
     "items": (0, files.WholeList, "add", 11),
     "finish": (0, files.WholeList, "finish", 1),
-    "finding": (1, found.Found, "put", 3),
-    "flush": (1, found.Found, "flush", 1),
-    "reading": (1, found.Found, "between", 2),
+    "finding": (1, found.ResultSpool, "put", 3),
+    "flush": (1, found.ResultSpool, "flush", 1),
+    "reading": (1, found.ResultSpool, "between", 2),
     "folder": (1, share, "nameless_file", 1),
     "stop": None,
     "lost": None,
@@ -55,7 +55,7 @@ FAULTS = {
 class Task:
     shown = ()
 
-    def items_files(self, spec, step):
+    def prediction_files(self, spec, step):
         return "a.json", "b.json"
 
     def evaluate(self, model, tokenizer, split, spec, share, tell):
@@ -73,7 +73,7 @@ class Task:
 
         with share.keeping(results(), 25) as kept:
             share.collect(kept, 25, take)
-        return {"loss": 1.0} if share.world.is_main else None
+        return {"loss": 1.0} if share.world.is_rank_zero else None
 
 world = World(rank, size, size, FileStore(str(folder / "store"), size))
 world.begin(torch.device("cpu"))
@@ -81,7 +81,7 @@ told = {}
 for fault, (at_fault, *where) in ((name, how or (None,)) for name, how in FAULTS.items()):
     (folder / fault).mkdir(exist_ok=True)
     stop, lock = Stop(), SimpleNamespace(loss=None, taken_by=None)
-    run = RunFolder(folder / fault, None, {}, 0, lock, world.is_main)
+    run = RunFolder(folder / fault, None, {}, 0, lock, world.is_rank_zero)
     stop.defer(run.path, world, lock)
     job = SimpleNamespace(
         task=Task(), tokenizer=None, splits={"eval": None}, spec=SimpleNamespace(metric=None)

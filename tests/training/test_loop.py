@@ -18,7 +18,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 import workflow.training.engines.single
 import workflow.training.loop
 from workflow import RunFailed, make_job, run_job
-from workflow.config.job import JobSpec, complete
+from workflow.config.job import JobSpec, resolve_defaults
 from workflow.runs.mount import Mount
 from workflow.runs.train_state import Progress
 from workflow.training.checkpointer import scheduled
@@ -293,7 +293,7 @@ def test_when_evaluations_and_checkpoints_are_due(
 ) -> None:
     spec = make_job("seq2seq", model_init_name="m", data_name="d", max_steps=max_steps,
                     eval_steps=eval_steps)  # fmt: skip
-    spec = complete(spec, "r", 10, 5, fast_bf16=False)
+    spec = resolve_defaults(spec, "r", 10, 5, fast_bf16=False)
     steps = range(1, max_steps + 1)
     assert [step for step in steps if evaluation_due(Progress(step), spec)] == evaluated
     assert [step for step in steps if scheduled(step, spec)] == saved
@@ -302,7 +302,7 @@ def test_when_evaluations_and_checkpoints_are_due(
 def test_epochs_become_steps() -> None:
     def steps(**values: Any) -> int:
         spec: JobSpec = make_job("seq2seq", model_init_name="m", data_name="d", **values)
-        return complete(spec, "r", 100, 5, fast_bf16=False).max_steps
+        return resolve_defaults(spec, "r", 100, 5, fast_bf16=False).max_steps
 
     assert steps() == 25
     assert steps(num_train_epochs=1) == 7

@@ -93,7 +93,7 @@ def test_a_trial_leaves_no_trace(
         return run_job(make_job(**job(values.pop("task", "seq2seq"), name, **values)), mount)
 
     tried = run("tried")
-    monkeypatch.setattr(workflow.training.loop, "begin_trying", lambda *args: None)
+    monkeypatch.setattr(workflow.training.loop, "probe_memory", lambda *args: None)
     assert_identical(tried, run("not_tried"), read_lines)
 
 

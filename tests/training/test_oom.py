@@ -25,13 +25,13 @@ import resource, sys
 sys.path.insert(0, {root!r})
 import workflow.training.loop
 
-def begin_trying(*arguments, begin=workflow.training.loop.begin_trying):
+def probe_memory(*arguments, begin=workflow.training.loop.probe_memory):
     pages = int(open("/proc/self/statm").read().split()[0])
     limit = pages * resource.getpagesize() + 150_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     begin(*arguments)
 
-workflow.training.loop.begin_trying = begin_trying
+workflow.training.loop.probe_memory = probe_memory
 from workflow.cli.run import main
 sys.exit(main("seq2seq", ""))
 """

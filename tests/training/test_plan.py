@@ -6,7 +6,7 @@ import pytest
 from test_memory import SHAPES, write_config
 
 from workflow.cli.run import main
-from workflow.distributed.strategy import Setting
+from workflow.distributed.strategy import ShardingStrategy
 from workflow.memory import search as memory_plan
 from workflow.memory.estimate import Work, predict
 from workflow.memory.model_dims import sizes_of
@@ -207,6 +207,6 @@ def test_published_jobs_are_predicted_to_fit_or_not(
         gradient_checkpointing=True,
         generated=0,  # how many they generated at once is not said
     )
-    setting = Setting(3, offload, gathers=False, users={"zero_optimization": buckets})
-    need = predict(sizes_of(write_config(tmp_path / model, model)), work, setting)
-    assert fits(need, Machine(gpus, gpus, memory, host), setting) == ran
+    strategy = ShardingStrategy(3, offload, gathers=False, users={"zero_optimization": buckets})
+    need = predict(sizes_of(write_config(tmp_path / model, model)), work, strategy)
+    assert fits(need, Machine(gpus, gpus, memory, host), strategy) == ran

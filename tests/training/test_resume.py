@@ -18,9 +18,9 @@ from test_processes import job, run_world
 from benchmarks.several_jobs import StopAfter
 from workflow import BadInput, RunFailed, make_job, run_job
 from workflow.core.errors import Stopped
-from workflow.memory.search import Asked
+from workflow.memory.search import PlanRequest
 from workflow.runs.mount import Mount
-from workflow.runs.resume_state import HowComputed
+from workflow.runs.resume_state import ComputedWith
 from workflow.runs.status import read_status
 from workflow.training.plan import _as_earlier
 
@@ -409,10 +409,10 @@ def test_what_is_left_of_a_killed_tidying_up_is_made_up_for(mount: Mount) -> Non
 
 def test_what_the_user_leaves_open_is_as_it_was() -> None:
     """Stage and offload go together: those of before may not suit what is asked for now."""
-    earlier = HowComputed(processes=2, stage=3, offload="all", positions=500)
-    assert _as_earlier(Asked(), earlier) == Asked(stage=3, offload="all", positions=500)
-    assert _as_earlier(Asked(stage=1), earlier) == Asked(stage=1, positions=500)
-    assert _as_earlier(Asked(positions=9), earlier).positions == 9
+    earlier = ComputedWith(processes=2, stage=3, offload="all", positions=500)
+    assert _as_earlier(PlanRequest(), earlier) == PlanRequest(stage=3, offload="all", positions=500)
+    assert _as_earlier(PlanRequest(stage=1), earlier) == PlanRequest(stage=1, positions=500)
+    assert _as_earlier(PlanRequest(positions=9), earlier).positions == 9
 
 
 class Bomb:

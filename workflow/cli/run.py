@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from workflow.config.job import JobSpec, Place
+from workflow.config.job import JobSpec, LaunchOptions
 from workflow.config.parse import NO_MODEL, parse_command_line
 from workflow.core.console import start_log
 from workflow.core.errors import BadInput, OutOfMemory, Problem, Stopped, WorkflowError
@@ -52,26 +52,26 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
 def _main(task: str, description: str, arguments: list[str]) -> int:
     ours = LAUNCHER_VARIABLE in os.environ
     die_with_parent()
-    spec, place, problems = parse_command_line(task, description, arguments)
+    spec, launch, problems = parse_command_line(task, description, arguments)
     stop = Stop()
     stop.listen()
     membership = None
     try:
         membership = find_world(os.environ)
         start_log(silent=membership is not None and membership.rank > 0)
-        if place.dry_run:
-            _dry_run(spec, place, problems, membership)
+        if launch.dry_run:
+            _dry_run(spec, launch, problems, membership)
         elif membership is not None:
-            _run_in_world(spec, place, problems, membership, stop)
+            _run_in_world(spec, launch, problems, membership, stop)
         else:
-            return _run(spec, place, problems, arguments, stop)
+            return _run(spec, launch, problems, arguments, stop)
     except Stopped as stopped:
         _tell(stopped, str(stopped), membership)
         return stopped.exit_status if membership is None else 0  # status.json says it
     except WorkflowError as error:
         _tell(error, str(error), membership)
         if isinstance(error, BadInput) and membership is not None and not ours:
-            _tell_in_status(spec, place, error, membership)
+            _tell_in_status(spec, launch, error, membership)
         return error.exit_status
     except OSError as error:
         _tell(error, f"stopped: {error}", membership)
@@ -102,26 +102,30 @@ def _tell(error: BaseException, told: str, membership: Membership | None) -> Non
 
 
 def _run(
-    spec: JobSpec, place: Place, problems: list[Problem], arguments: list[str], stop: Stop
+    spec: JobSpec, launch: LaunchOptions, problems: list[Problem], arguments: list[str], stop: Stop
 ) -> int:
     """Run a job that no launcher started: here, or in several processes; returns its status."""
-    processes = _processes_to_start(place)
+    processes = _processes_to_start(launch)
     if processes > 1:
         problems = [*problems, *_problems_of_gpus(processes)]
-        return _launch(spec, place, problems, arguments, processes)
+        return _launch(spec, launch, problems, arguments, processes)
     with importing():
         from workflow.training.loop import run_job  # slow: torch and transformers
 
-    run_job(spec, find_mount(place.mount), problems, stop=stop, command=_command())
+    run_job(spec, find_mount(launch.mount), problems, stop=stop, command=_command())
     return 0
 
 
 def _run_in_world(
-    spec: JobSpec, place: Place, problems: list[Problem], membership: Membership, stop: Stop
+    spec: JobSpec,
+    launch: LaunchOptions,
+    problems: list[Problem],
+    membership: Membership,
+    stop: Stop,
 ) -> None:
     """Take part in a job of several processes, which a launcher started."""
-    if place.num_processes not in (None, membership.size):
-        found = f"{place.num_processes} in a launcher's world of {membership.size} processes"
+    if launch.num_processes not in (None, membership.size):
+        found = f"{launch.num_processes} in a launcher's world of {membership.size} processes"
         mend = "leave it out under a launcher"
         problems = [*problems, Problem("--num_processes", found, "the same number", mend)]
     join(membership, os.environ)
@@ -131,7 +135,7 @@ def _run_in_world(
 
     world = World.joined()
     try:
-        run_job(spec, find_mount(place.mount), problems, world, stop, _command())
+        run_job(spec, find_mount(launch.mount), problems, world, stop, _command())
     except OutOfMemory:  # the others cannot take leave, and are ended with this process
         raise
     except WorkflowError:
@@ -140,10 +144,10 @@ def _run_in_world(
     world.end()
 
 
-def _processes_to_start(place: Place) -> int:
+def _processes_to_start(launch: LaunchOptions) -> int:
     """As many as asked for, else one for each GPU that is visible."""
-    if place.num_processes is not None:
-        return place.num_processes
+    if launch.num_processes is not None:
+        return launch.num_processes
     with importing():
         import torch
 
@@ -161,7 +165,11 @@ def _problems_of_gpus(processes: int) -> list[Problem]:
 
 
 def _launch(
-    spec: JobSpec, place: Place, problems: list[Problem], arguments: list[str], processes: int
+    spec: JobSpec,
+    launch: LaunchOptions,
+    problems: list[Problem],
+    arguments: list[str],
+    processes: int,
 ) -> int:
     """Check and tokenize everything here, then run the job in processes of its own."""
     with importing():
@@ -171,7 +179,7 @@ def _launch(
         from workflow.training.summary import tell_audit
 
     started = World(size=processes, local_size=processes)
-    job = prepare(spec, find_mount(place.mount), problems, started)
+    job = prepare(spec, find_mount(launch.mount), problems, started)
     if job.spec.audit:
         tell_audit(job)
         return 0
@@ -219,7 +227,7 @@ def _command() -> list[str]:
 
 
 def _dry_run(
-    spec: JobSpec, place: Place, problems: list[Problem], membership: Membership | None
+    spec: JobSpec, launch: LaunchOptions, problems: list[Problem], membership: Membership | None
 ) -> None:
     """Say what the job would take; of several processes the main one says it."""
     with importing():
@@ -229,21 +237,23 @@ def _dry_run(
     if membership is not None:
         world = World(membership.rank, membership.size, membership.local_size)
     else:
-        processes = _processes_to_start(place)
+        processes = _processes_to_start(launch)
         world = World(size=processes, local_size=processes)
-    if world.is_main:
-        for line in dry_run(spec, place, find_mount(place.mount), world, problems):
+    if world.is_rank_zero:
+        for line in dry_run(spec, launch, find_mount(launch.mount), world, problems):
             print(line)
 
 
-def _tell_in_status(spec: JobSpec, place: Place, error: BadInput, membership: Membership) -> None:
+def _tell_in_status(
+    spec: JobSpec, launch: LaunchOptions, error: BadInput, membership: Membership
+) -> None:
     """Write why a job was refused where the launcher's exit status cannot say it."""
     named = spec.training_run_name is not None or spec.model != NO_MODEL
     if membership.rank > 0 or not named:
         return
     from workflow.training.run_dir import write_refusal
 
-    mount = find_mount(place.mount)
+    mount = find_mount(launch.mount)
     if mount.root.is_dir():
         folder, found = find_run_folder(mount, run_name_of(spec))
         with suppress(OSError):

@@ -11,7 +11,7 @@ from workflow.cluster.legacy_command import SCRIPTS, Command, read_command
 from workflow.cluster.resources import ALIASES, Cluster
 from workflow.config import flags
 from workflow.config.field_types import boolean, text
-from workflow.config.job import JobSpec, Place
+from workflow.config.job import JobSpec, LaunchOptions
 from workflow.config.parse import CLUSTER_PART, parse_command_line
 from workflow.core.errors import Problem, shorten
 
@@ -35,7 +35,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SubmitRequest:
     """A command line, read: the job, what it asks of the cluster, and what is wrong with them."""
 
     kind: str
@@ -43,11 +43,11 @@ class Asked:
     options: Options
     command: Command
     spec: JobSpec
-    place: Place
+    place: LaunchOptions
     problems: list[Problem] = field(default_factory=list)
 
 
-def read_words(kind: str, words: Sequence[str]) -> Asked:
+def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
     """What follows `submit KIND`: flags of the cluster, then -- and the job's own command."""
     fields = [*dataclasses.fields(Cluster), *dataclasses.fields(Options)]
     usage = f"python3 -m workflow submit {kind} [flags] -- seq2seq.py|clf.py [flags of the job]"
@@ -70,7 +70,7 @@ def read_words(kind: str, words: Sequence[str]) -> Asked:
     options = dataclasses.replace(options, dry_run=options.dry_run or place.dry_run)
     envs = {**(cluster.envs or {}), **command.envs}
     cluster = dataclasses.replace(cluster, setup=(*cluster.setup, *command.setup), envs=envs)
-    return Asked(kind, cluster, options, command, spec, place, problems)
+    return SubmitRequest(kind, cluster, options, command, spec, place, problems)
 
 
 def _config_of(options: Options, job: Sequence[str]) -> Path | None:
@@ -151,7 +151,7 @@ def _task_in(path: Path) -> tuple[str, list[Problem]]:
     return "seq2seq", [Problem(f"--config {path}: task", found, "seq2seq or clf", mend)]
 
 
-def _problems_of_place(place: Place) -> list[Problem]:
+def _problems_of_place(place: LaunchOptions) -> list[Problem]:
     """Descriptions of a machine, which the cluster's own words are."""
     mend = "write --num_nodes, --gpus_per_node, --gpu_memory and --memory before the --"
     return [

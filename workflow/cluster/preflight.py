@@ -19,7 +19,7 @@ from workflow.runs.status import read_spec
 from workflow.tasks import TASKS
 from workflow.training.plan import tell_plans
 from workflow.training.prepare import Job, prepare, problems_of_records
-from workflow.training.resolve import check_not_held, find_standing
+from workflow.training.resolve import check_not_held, resolve_run
 
 NOT_CHECKED = "memory was not checked: "
 
@@ -65,7 +65,7 @@ def look_ahead(
     try:
         job = _prepared(spec, mount, machine, World(0, processes * nodes, processes))
         if not held:
-            find_standing(job)
+            resolve_run(job)
     except BadInput as error:
         problems += error.problems
     if problems:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from workflow.cluster.job_record import TEXT, Record, folder_of, read_record, write_record
 from workflow.cluster.job_state import OutOfReach
-from workflow.cluster.parse import PROJECT, Asked, read_words
+from workflow.cluster.parse import PROJECT, SubmitRequest, read_words
 from workflow.cluster.resources import Submission
 from workflow.cluster.schedulers import SCHEDULERS, Scheduler, state_of
 from workflow.config.job import JobSpec
@@ -33,7 +33,7 @@ UNSEEN_SECONDS = 600
 """A margin where not even the model's size is known."""
 
 
-def submit(asked: Asked, tell: Callable[[str], None]) -> None:
+def submit(asked: SubmitRequest, tell: Callable[[str], None]) -> None:
     """Check a job, and queue it; with --dry_run only tell what would be queued.
 
     Raises:
@@ -94,7 +94,7 @@ def _of_cluster(
 
 
 def _checked(
-    asked: Asked, submission: Submission, mount: Mount, problems: list[Problem]
+    asked: SubmitRequest, submission: Submission, mount: Mount, problems: list[Problem]
 ) -> list[str]:
     """The memory plan's verdict; raises BadInput with all that keeps the job from working."""
     from workflow.cluster.preflight import look_ahead, machine_of  # slow: torch and transformers
@@ -105,7 +105,7 @@ def _checked(
     return look_ahead(asked.spec, mount, problems, submission.processes, nodes, machine, waits)
 
 
-def _mount(asked: Asked) -> tuple[Mount, bool]:
+def _mount(asked: SubmitRequest) -> tuple[Mount, bool]:
     """The job's mount, and whether its files are to be seen here.
 
     A project that the command names has its own beside its scripts. What a claim of Kubernetes
@@ -123,7 +123,7 @@ def _mount(asked: Asked) -> tuple[Mount, bool]:
     return Mount((asked.command.folder / named.root).absolute()), True
 
 
-def _submission(asked: Asked, mount: Mount, seen: bool) -> Submission:
+def _submission(asked: SubmitRequest, mount: Mount, seen: bool) -> Submission:
     spec, command = asked.spec, asked.command
     run_name = run_name_of(spec)
     return Submission(
@@ -138,7 +138,7 @@ def _submission(asked: Asked, mount: Mount, seen: bool) -> Submission:
     )
 
 
-def _processes(asked: Asked) -> int:
+def _processes(asked: SubmitRequest) -> int:
     """Of each machine: as many as asked for, else one a GPU."""
     if asked.place.num_processes is not None:
         return asked.place.num_processes
@@ -163,7 +163,7 @@ def _margin(mount: Mount, spec: JobSpec, run_name: str) -> int:
     return FIRST_SECONDS + round(3 * sum(file.stat().st_size for file in files) / SLOWEST_DISK)
 
 
-def _read_by(asked: Asked, mount: Mount) -> Iterator[Path]:
+def _read_by(asked: SubmitRequest, mount: Mount) -> Iterator[Path]:
     """The files and folders that the job reads, as far as they are here."""
     spec = asked.spec
     source, problems = find_model(mount, spec)
@@ -174,7 +174,7 @@ def _read_by(asked: Asked, mount: Mount) -> Iterator[Path]:
     yield from (Path(name).absolute() for name in (spec.deepspeed, metric) if name)
 
 
-def _with_dependency(asked: Asked, mount: Mount) -> tuple[Asked, list[Problem]]:
+def _with_dependency(asked: SubmitRequest, mount: Mount) -> tuple[SubmitRequest, list[Problem]]:
     """The job to wait for in Slurm's words, in place of its run's name."""
     cluster = asked.cluster
     name = cluster.dependency
@@ -196,7 +196,7 @@ def _with_dependency(asked: Asked, mount: Mount) -> tuple[Asked, list[Problem]]:
     return asked, [Problem(f"--dependency {shorten(name)}", found, expected, mend)]
 
 
-def _waiting_for(asked: Asked, dependency: str | None) -> Asked:
+def _waiting_for(asked: SubmitRequest, dependency: str | None) -> SubmitRequest:
     cluster = dataclasses.replace(asked.cluster, dependency=dependency)
     return dataclasses.replace(asked, cluster=cluster)
 
@@ -225,7 +225,7 @@ def _held(mount: Mount) -> Iterator[None]:
         yield
 
 
-def _hand_over(asked: Asked, submission: Submission, folder: Path, text: str) -> Record:
+def _hand_over(asked: SubmitRequest, submission: Submission, folder: Path, text: str) -> Record:
     """Queue the job, and note it in its folder, which goes again where the cluster refuses it."""
     was_there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)

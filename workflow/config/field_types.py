@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Kind:
+class FieldType:
     """A kind of value: what to call it, and how to make one of text or of a JSON value.
 
     `convert` raises ValueError for anything else. On a command line it takes a text, or a list of
@@ -26,16 +26,16 @@ class Kind:
     words: int = 1
 
 
-def text() -> Kind:
+def text() -> FieldType:
     def convert(value: object) -> str:
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise ValueError
         return value
 
-    return Kind("a text that is not empty", convert, "TEXT")
+    return FieldType("a text that is not empty", convert, "TEXT")
 
 
-def texts() -> Kind:
+def texts() -> FieldType:
     """One text, or a list of them (on the command line as JSON)."""
 
     def convert(value: object) -> tuple[str, ...]:
@@ -49,10 +49,10 @@ def texts() -> Kind:
             raise ValueError
         return tuple(several)
 
-    return Kind("a text, or a JSON list of texts", convert, "TEXT")
+    return FieldType("a text, or a JSON list of texts", convert, "TEXT")
 
 
-def several(count: int) -> Kind:
+def several(count: int) -> FieldType:
     """As many different texts, one after the other."""
 
     def convert(value: object) -> tuple[str, ...]:
@@ -65,10 +65,10 @@ def several(count: int) -> Kind:
         "".join(value).encode()  # lone surrogates cannot be written
         return tuple(value)
 
-    return Kind(f"{count} different texts", convert, " ".join(["WORD"] * count), words=count)
+    return FieldType(f"{count} different texts", convert, " ".join(["WORD"] * count), words=count)
 
 
-def template(place: str) -> Kind:
+def template(place: str) -> FieldType:
     """A text in which `place` stands, or the name of a file that holds one."""
 
     def convert(value: object) -> str:
@@ -85,10 +85,10 @@ def template(place: str) -> Kind:
             raise ValueError
         return content
 
-    return Kind(f"a text with {place} in it, or a file that holds one", convert, "FILE|TEXT")
+    return FieldType(f"a text with {place} in it, or a file that holds one", convert, "FILE|TEXT")
 
 
-def integer(minimum: int, maximum: int | None = None) -> Kind:
+def integer(minimum: int, maximum: int | None = None) -> FieldType:
     def convert(value: object) -> int:
         if isinstance(value, bool | float) or not isinstance(value, int | str):
             raise ValueError
@@ -98,10 +98,10 @@ def integer(minimum: int, maximum: int | None = None) -> Kind:
         return converted
 
     upper = "" if maximum is None else f" and at most {maximum}"
-    return Kind(f"a whole number of at least {minimum}{upper}", convert, "N")
+    return FieldType(f"a whole number of at least {minimum}{upper}", convert, "N")
 
 
-def number(minimum: float = -math.inf, below: float = math.inf, above: bool = False) -> Kind:
+def number(minimum: float = -math.inf, below: float = math.inf, above: bool = False) -> FieldType:
     """A finite number of at least `minimum` (greater, if `above`) and less than `below`."""
 
     def convert(value: object) -> float:
@@ -116,19 +116,19 @@ def number(minimum: float = -math.inf, below: float = math.inf, above: bool = Fa
     lower = f" above {minimum:g}" if above else f" of at least {minimum:g}"
     lower = "" if math.isinf(minimum) else lower
     upper = "" if math.isinf(below) else f" and below {below:g}"
-    return Kind(f"a number{lower}{upper}", convert, "X")
+    return FieldType(f"a number{lower}{upper}", convert, "X")
 
 
-def choice(*options: str) -> Kind:
+def choice(*options: str) -> FieldType:
     def convert(value: object) -> str:
         if value not in options:
             raise ValueError
         return str(value)
 
-    return Kind("one of " + ", ".join(options), convert, "NAME")
+    return FieldType("one of " + ", ".join(options), convert, "NAME")
 
 
-def boolean() -> Kind:
+def boolean() -> FieldType:
     def convert(value: object) -> bool:
         if isinstance(value, str) and value.lower() in ("true", "false"):
             return value.lower() == "true"
@@ -136,20 +136,20 @@ def boolean() -> Kind:
             raise ValueError
         return value
 
-    return Kind("true or false", convert, "true|false", may_stand_alone=True)
+    return FieldType("true or false", convert, "true|false", may_stand_alone=True)
 
 
-def mapping() -> Kind:
+def mapping() -> FieldType:
     def convert(value: object) -> dict[str, object]:
         parsed = json.loads(value) if isinstance(value, str) else value
         if not isinstance(parsed, dict):
             raise ValueError
         return parsed
 
-    return Kind("a JSON object", convert, "JSON")
+    return FieldType("a JSON object", convert, "JSON")
 
 
-def words(expected: str, metavar: str) -> Kind:
+def words(expected: str, metavar: str) -> FieldType:
     """Any number of texts."""
 
     def convert(value: object) -> tuple[str, ...]:
@@ -158,10 +158,10 @@ def words(expected: str, metavar: str) -> Kind:
             raise ValueError
         return tuple(text().convert(one) for one in several)
 
-    return Kind(expected, convert, metavar, words=0)
+    return FieldType(expected, convert, metavar, words=0)
 
 
-def any_of(*options: str) -> Kind:
+def any_of(*options: str) -> FieldType:
     """Some of these names, in this order, or the word none."""
 
     def convert(value: object) -> tuple[str, ...]:
@@ -174,10 +174,10 @@ def any_of(*options: str) -> Kind:
             raise ValueError
         return tuple(option for option in options if option in chosen)
 
-    return Kind(f"none, or some of {', '.join(options)}", convert, "NAME", words=0)
+    return FieldType(f"none, or some of {', '.join(options)}", convert, "NAME", words=0)
 
 
-def pairs(expected: str, metavar: str, may_lack_value: bool = False) -> Kind:
+def pairs(expected: str, metavar: str, may_lack_value: bool = False) -> FieldType:
     """Names with values: a JSON object, or any number of words NAME=VALUE (or NAME alone)."""
 
     def convert(value: object) -> dict[str, Any]:
@@ -194,10 +194,10 @@ def pairs(expected: str, metavar: str, may_lack_value: bool = False) -> Kind:
             raise ValueError
         return found
 
-    return Kind(expected, convert, metavar, words=0)
+    return FieldType(expected, convert, metavar, words=0)
 
 
-def duration() -> Kind:
+def duration() -> FieldType:
     """A length of time, in seconds: 90m, 12h, 2d, or as Slurm has it, minutes or D-HH:MM:SS."""
     units = {"": 60, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -222,10 +222,10 @@ def duration() -> Kind:
             raise ValueError
         return seconds
 
-    return Kind("a length of time, as 12h, 90m or 1-00:00:00", convert, "TIME")
+    return FieldType("a length of time, as 12h, 90m or 1-00:00:00", convert, "TIME")
 
 
-def memory(with_unit: bool = False) -> Kind:
+def memory(with_unit: bool = False) -> FieldType:
     """An amount of memory, as 80GB or 512 GB, in bytes.
 
     Args:
@@ -245,10 +245,10 @@ def memory(with_unit: bool = False) -> Kind:
             raise ValueError
         return size
 
-    return Kind("an amount of memory, as 80GB", convert, "SIZE")
+    return FieldType("an amount of memory, as 80GB", convert, "SIZE")
 
 
-def or_auto(kind: Kind) -> Kind:
+def or_auto(kind: FieldType) -> FieldType:
     """`kind`, or the word auto, which becomes None: to be derived."""
 
     def convert(value: object) -> Any:

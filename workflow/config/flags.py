@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workflow.config.field_types import Kind
+from workflow.config.field_types import FieldType
 from workflow.config.foreign_flags import FOREIGN
 from workflow.core.errors import Problem, shorten
 
 
-def flag(kind: Kind, default: Any, group: str, help: str, shown: str | None = None) -> Any:
+def flag(kind: FieldType, default: Any, group: str, help: str, shown: str | None = None) -> Any:
     """A dataclass field that is also a command-line flag.
 
     A default of None means: derived from the other flags, the data or the machine; `shown` then

@@ -341,7 +341,7 @@ class JobSpec:
 
 
 @dataclass(frozen=True)
-class Place:
+class LaunchOptions:
     """Where a job is run from: flags that are not part of the job itself."""
 
     num_processes: int | None = flag(
@@ -379,7 +379,7 @@ def due_every_quarter(max_steps: int) -> int:
     return math.ceil(max_steps / 4)
 
 
-def complete(
+def resolve_defaults(
     spec: JobSpec,
     run_name: str,
     train_count: int,

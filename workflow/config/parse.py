@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from workflow.config import flags
-from workflow.config.field_types import Kind, choice, mapping
-from workflow.config.job import BEST_METRICS, GREEDY_BELOW, ONLY_FOR, TASK_DEFAULTS, JobSpec, Place
+from workflow.config.field_types import FieldType, choice, mapping
+from workflow.config.job import (
+    BEST_METRICS,
+    GREEDY_BELOW,
+    ONLY_FOR,
+    TASK_DEFAULTS,
+    JobSpec,
+    LaunchOptions,
+)
 from workflow.core.errors import BadInput, Problem, shorten
 
 NO_MODEL = "?"
@@ -21,12 +28,12 @@ CLUSTER_PART = "cluster"
 _ONE_OF = (("model_init_name", "model_init_path", "model_pretrain_name"),
            ("max_steps", "num_train_epochs"))  # fmt: skip
 _JOB_FIELDS = [field for field in dataclasses.fields(JobSpec) if field.name != "task"]
-_ALL_FIELDS = [*_JOB_FIELDS, *dataclasses.fields(Place)]
+_ALL_FIELDS = [*_JOB_FIELDS, *dataclasses.fields(LaunchOptions)]
 
 
 def parse_command_line(
     task: str, description: str, argv: Sequence[str] | None = None
-) -> tuple[JobSpec, Place, list[Problem]]:
+) -> tuple[JobSpec, LaunchOptions, list[Problem]]:
     """The job asked for by a command line, with every problem of its flags.
 
     A flag with a problem has its default in the job, so that further checks can go on.
@@ -42,15 +49,15 @@ def parse_command_line(
         problems += more
         overridden = {name for group in _ONE_OF if typed.keys() & set(group) for name in group}
         typed = {k: v for k, v in in_file.items() if k not in overridden} | typed
-    of_place = {field.name for field in dataclasses.fields(Place)}
-    place = Place(**{name: typed.pop(name) for name in of_place & typed.keys()})
-    planned = [name for name in vars(place) if name.startswith("plan_") and getattr(place, name)]
-    if planned and not place.dry_run:
+    of_place = {field.name for field in dataclasses.fields(LaunchOptions)}
+    launch = LaunchOptions(**{name: typed.pop(name) for name in of_place & typed.keys()})
+    planned = [name for name in vars(launch) if name.startswith("plan_") and getattr(launch, name)]
+    if planned and not launch.dry_run:
         mend = "add --dry_run, or leave it out"
         expected = "a description of a machine with --dry_run only"
         problems.append(Problem(f"--{planned[0]}", "no --dry_run", expected, mend))
     spec, more = _checked(task, typed, given)
-    return spec, place, problems + more
+    return spec, launch, problems + more
 
 
 def as_arguments(spec: JobSpec) -> tuple[str, ...]:
@@ -95,7 +102,7 @@ def _read_job_file(path: Path, task: str) -> tuple[dict[str, Any], list[Problem]
     return typed, problems + more
 
 
-def _field(name: str, kind: Kind) -> dataclasses.Field[Any]:
+def _field(name: str, kind: FieldType) -> dataclasses.Field[Any]:
     field: dataclasses.Field[Any] = dataclasses.field(metadata={"kind": kind})
     field.name = name
     return field

@@ -167,7 +167,7 @@ def pack_evenly(
     return [] if too_long else found
 
 
-def deal(costs: Sequence[int], world_size: int) -> tuple[Integers, ...]:
+def balance_batches(costs: Sequence[int], world_size: int) -> tuple[Integers, ...]:
     """For each rank the indexes of its batches, in their order.
 
     The costliest first, each to the rank that is least busy; ties go by index and by rank.

@@ -59,7 +59,7 @@ class Stop:
             raise KeyboardInterrupt
         if not self._deferred:
             sys.exit(Stopped.exit_status)
-        if is_first and self._world is not None and self._world.is_main:
+        if is_first and self._world is not None and self._world.is_rank_zero:
             name = signal.Signals(number).name
             told = f"{name}: the run ends its step and saves (a second Ctrl-C ends it)\n"
             with suppress(OSError):
@@ -67,7 +67,7 @@ class Stop:
 
     def defer(self, run: Path, world: "World", lock: Held) -> None:
         """From now on the run looks at signals, its folder's stop file, and other processes."""
-        self._file = run / STOP_FILE if world.is_main else None  # which tells the others
+        self._file = run / STOP_FILE if world.is_rank_zero else None  # which tells the others
         self._world, self._lock = world, lock
         self._deferred = True
 

@@ -11,7 +11,7 @@ BUCKET_ELEMENTS = 200_000_000
 
 
 @dataclass(frozen=True)
-class Setting:
+class ShardingStrategy:
     """How the states of training are divided.
 
     Attributes:
@@ -33,7 +33,7 @@ class Setting:
         return f"DeepSpeed ZeRO {self.stage}{offloaded}{slowly}"
 
 
-def zero_configuration(spec: JobSpec, setting: Setting, pinned: bool) -> dict[str, Any]:
+def zero_configuration(spec: JobSpec, strategy: ShardingStrategy, pinned: bool) -> dict[str, Any]:
     """DeepSpeed's configuration of a job.
 
     Batches and accumulation are ours (its counts are all 1, and what is accumulated is said with
@@ -44,15 +44,15 @@ def zero_configuration(spec: JobSpec, setting: Setting, pinned: bool) -> dict[st
     """
     host = {"device": "cpu", "pin_memory": pinned}
     zero: dict[str, Any] = {
-        "stage": setting.stage,
+        "stage": strategy.stage,
         "reduce_bucket_size": BUCKET_ELEMENTS,
         "allgather_bucket_size": BUCKET_ELEMENTS,
     }
-    if setting.offload != "none":
+    if strategy.offload != "none":
         zero["offload_optimizer"] = host
-    if setting.offload == "all":
+    if strategy.offload == "all":
         zero["offload_param"] = host
-    users = dict(setting.users or {})
+    users = dict(strategy.users or {})
     zero |= users.pop("zero_optimization", {})
     return {
         "train_micro_batch_size_per_gpu": 1,

@@ -25,8 +25,9 @@ LONGEST_GOODBYE = datetime.timedelta(seconds=10)
 class World:
     """All processes of a job, of which rank 0 is the one that speaks and writes.
 
-    Before `begin` they meet at a store: `after_main` runs on all, rank 0 first; `decided_by_main`
-    on rank 0, its result is everyone's. After it all must call alike: `by_main`, `agree`, `gather`.
+    Before `begin` they meet at a store: `rank_zero_first` runs on all, rank 0 first, and
+    `decided_by_rank_zero` on rank 0 alone, with its result for all. After it all must call alike
+    `on_rank_zero`, `agree` and `gather`.
 
     Attributes:
         rank, size: which process this is, of how many.
@@ -56,14 +57,14 @@ class World:
         return cls(rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), store)
 
     @property
-    def is_main(self) -> bool:
+    def is_rank_zero(self) -> bool:
         return self.rank == 0
 
     def has_file(self, number: int) -> bool:
         """Whether this process reads a file of several, by its number."""
         return number % self.size == self.rank
 
-    def after_main(self, prepare: Callable[[], T]) -> T:
+    def rank_zero_first(self, prepare: Callable[[], T]) -> T:
         """What `prepare` gives, on rank 0 first: the others find in the cache what it made.
 
         What is raised on rank 0 is raised on all.
@@ -72,7 +73,7 @@ class World:
             return prepare()
         self._prepared += 1
         key = f"prepared {self._prepared}"
-        if not self.is_main:
+        if not self.is_rank_zero:
             self._raise_of(key, 0)
         failure: Exception | None = None
         try:
@@ -92,13 +93,13 @@ class World:
         if failure is not None:
             raise shared(failure)
 
-    def decided_by_main(self, decide: Callable[[], T]) -> T:
-        """What `decide` gives on rank 0, on every rank; within `after_main`, before `begin`."""
+    def decided_by_rank_zero(self, decide: Callable[[], T]) -> T:
+        """What `decide` gives on rank 0, on every rank; only within `rank_zero_first`."""
         if self._store is None:
             return decide()
         self._decided += 1
         key = f"decided {self._decided}"
-        if self.is_main:
+        if self.is_rank_zero:
             decided = decide()
             self._store.set(key, pickle.dumps(decided))
             return decided
@@ -134,7 +135,7 @@ class World:
         if self._store is not None:
             with suppress(RuntimeError):  # the store is gone with rank 0, or a rank with its job
                 self._store.set(f"left {self.rank}", "")
-                if self.is_main:
+                if self.is_rank_zero:
                     keys = [f"left {rank}" for rank in range(self.size)]
                     self._store.wait(keys, LONGEST_GOODBYE)
 
@@ -146,11 +147,11 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def gather_on_main(self, value: T) -> list[T] | None:
+    def gather_on_rank_zero(self, value: T) -> list[T] | None:
         """The value of every rank, by rank, on rank 0; None elsewhere."""
         if self.size == 1:
             return [value]
-        values: list[Any] | None = [None] * self.size if self.is_main else None
+        values: list[Any] | None = [None] * self.size if self.is_rank_zero else None
         dist.gather_object(value, values, dst=0)
         return values
 
@@ -158,13 +159,13 @@ class World:
         """The sum of every rank's value, in the order of ranks."""
         return sum(self.gather(value))
 
-    def by_main(self, function: Callable[[], T]) -> T:
+    def on_rank_zero(self, function: Callable[[], T]) -> T:
         """What a function gives on rank 0, or raises there, on every rank."""
         if self.size == 1:
             return function()
         outcome: list[Any] = [None, None]
         failure: Exception | None = None
-        if self.is_main:
+        if self.is_rank_zero:
             try:
                 outcome[0] = function()
             except Exception as error:  # which ends all processes, each by raising it
@@ -179,7 +180,7 @@ class World:
     def call_out(self, word: str) -> None:
         """Say a word to all ranks at any time, which `called_out` hears; nothing is waited for.
 
-        It concerns the job that `after_main` began.
+        It concerns the job that `rank_zero_first` began.
         """
         if self._store is not None:
             self._store.set(f"called {self._prepared}", word)

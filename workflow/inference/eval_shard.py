@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workflow.data.bin_packing import deal
+from workflow.data.bin_packing import balance_batches
 from workflow.data.step_planner import Indexes
 from workflow.distributed.stop import Stop
 from workflow.distributed.world import World
-from workflow.inference.result_spool import Found, nameless_file
+from workflow.inference.result_spool import ResultSpool, nameless_file
 
 AT_ONCE = 1_000
 """Records whose results all processes put together at once."""
@@ -22,11 +22,11 @@ Take = Callable[[range, Iterator[Any]], None]
 
 
 @dataclass
-class Share:
+class EvalShard:
     """This process's share of an evaluation.
 
     Attributes:
-        in_step: whether the model is one that all processes must call equally often, since each
+        lockstep: whether the model is one that all processes must call equally often, since each
             holds a part of it.
         stop: whether the evaluation is to end before it is complete.
         folder: on whose disk lies what processes find, until it is put together.
@@ -34,7 +34,7 @@ class Share:
     """
 
     world: World
-    in_step: bool = False
+    lockstep: bool = False
     stop: Stop = field(default_factory=Stop)
     folder: Path | None = None
     failure: OSError | None = None
@@ -51,13 +51,13 @@ class Share:
             Stopped: on all processes, when one of them was asked to stop.
             OSError: on all processes, when one of them could not keep what it found.
         """
-        dealt = deal(costs, self.world.size)
+        dealt = balance_batches(costs, self.world.size)
         mine = [(index, True) for index in dealt[self.world.rank]]
-        if self.in_step and batches:
+        if self.lockstep and batches:
             cheapest = min(range(len(costs)), key=costs.__getitem__)
             mine += [(cheapest, False)] * (max(map(len, dealt)) - len(mine))
         for index, counts in mine:
-            if self.in_step:
+            if self.lockstep:
                 self.stop.check(self.failure)
             elif self.failure or self.stop.requested():
                 break
@@ -65,7 +65,7 @@ class Share:
         self.stop.check(self.failure)
 
     @contextmanager
-    def keeping(self, results: Iterable[tuple[int, Any]], count: int) -> Iterator[Found]:
+    def keeping(self, results: Iterable[tuple[int, Any]], count: int) -> Iterator[ResultSpool]:
         """Keep what this process finds, for `collect`, until the block ends.
 
         Args:
@@ -74,7 +74,7 @@ class Share:
         """
         with ExitStack() as opened:
             found = self.world.together(
-                lambda: Found(count, opened.enter_context(nameless_file(self.folder)))
+                lambda: ResultSpool(count, opened.enter_context(nameless_file(self.folder)))
             )
             for index, value in results:
                 try:
@@ -84,7 +84,7 @@ class Share:
             self.world.together(found.flush)
             yield found
 
-    def collect(self, found: Found, count: int, take: Take) -> None:
+    def collect(self, found: ResultSpool, count: int, take: Take) -> None:
         """Give `take`, on the main process, what all found for items 0 … `count` - 1, in order.
 
         What fails there is raised on all processes.
@@ -97,8 +97,8 @@ class Share:
             if start:  # `of` has just looked
                 self.stop.check()
             here = self.world.together(partial(found.between, indexes))
-            parts = self.world.gather_on_main(here)
-            self.world.by_main(partial(_give, take, indexes, parts))
+            parts = self.world.gather_on_rank_zero(here)
+            self.world.on_rank_zero(partial(_give, take, indexes, parts))
 
     def total(self, values: Sequence[float]) -> list[float]:
         """The sums over processes of several numbers."""

@@ -11,7 +11,7 @@ from workflow.config.job import JobSpec
 from workflow.core.console import progress_bar, warn_once
 from workflow.data.step_planner import LOGITS_AT_ONCE, POSITIONS_AT_ONCE, batches_by_positions
 from workflow.data.token_cache import CutRows
-from workflow.inference.eval_shard import Share
+from workflow.inference.eval_shard import EvalShard
 from workflow.inference.hf_generate import write_by_transformers
 from workflow.inference.t5_loop import Written, can_decode, write_texts
 from workflow.metrics.references import decoded, processed
@@ -44,7 +44,7 @@ class Generation:
 
 
 def generate(
-    model: Model, tokenizer: Any, sources: CutRows, spec: JobSpec, share: Share
+    model: Model, tokenizer: Any, sources: CutRows, spec: JobSpec, shard: EvalShard
 ) -> Iterator[tuple[int, list[Generation]]]:
     """`spec.n_samples` completions for each row of source ids in this process's share.
 
@@ -56,7 +56,7 @@ def generate(
         A row's index and its completions, in no order of the rows.
     """
     answer_ids = _answer_ids(tokenizer)
-    ours = can_decode(model, spec) and not share.in_step
+    ours = can_decode(model, spec) and not shard.lockstep
     streamed = STREAMED if ours else 1
     lengths = sources.lengths
     # A text counts for so many positions at least that a batch's logits keep to their bound.
@@ -65,11 +65,11 @@ def generate(
     positions_at_once = POSITIONS_AT_ONCE // max(spec.n_samples, spec.num_beams)
     rows = None if spec.eval_batch_size is None else streamed * spec.eval_batch_size
     batches = batches_by_positions(
-        lengths, counted, streamed * positions_at_once, rows, share.world.size
+        lengths, counted, streamed * positions_at_once, rows, shard.world.size
     )
     costs = [int((lengths[batch] + counted[batch]).sum()) for batch in batches]
     with progress_bar(len(sources), "generate") as bar:
-        for batch, counts in share.of(batches, costs):
+        for batch, counts in shard.of(batches, costs):
             prompts = [sources[i].tolist() for i in batch]
             # Without these pieces the end mark's logit tells whether a model gives numbers.
             words, indexes = answer_ids or [tokenizer.eos_token_id], batch.tolist()
@@ -78,12 +78,12 @@ def generate(
                     longest = int((lengths[batch] + counted[batch]).max())
                     at_once = spec.eval_batch_size or max(1, positions_at_once // longest)
                     written = write_texts(
-                        model, prompts, indexes, spec, words, share.stop, at_once,
-                        tick=lambda finished: bar.update(finished * share.world.size),
+                        model, prompts, indexes, spec, words, shard.stop, at_once,
+                        tick=lambda finished: bar.update(finished * shard.world.size),
                     )  # fmt: skip
                 else:
-                    written = write_by_transformers(model, prompts, indexes, spec, words, share)
-                    bar.update(len(batch) * share.world.size)
+                    written = write_by_transformers(model, prompts, indexes, spec, words, shard)
+                    bar.update(len(batch) * shard.world.size)
             if counts:
                 answers = _answers(written, tokenizer, spec, known=answer_ids is not None)
                 yield from zip(indexes, answers, strict=True)

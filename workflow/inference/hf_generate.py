@@ -17,7 +17,7 @@ from transformers import (
 
 from workflow.config.job import JobSpec
 from workflow.distributed.stop import Stop
-from workflow.inference.eval_shard import Share
+from workflow.inference.eval_shard import EvalShard
 from workflow.inference.sampling import draw, uniform_numbers, warpers_of
 from workflow.inference.t5_loop import Written
 from workflow.models.families import encoder_options
@@ -31,7 +31,7 @@ def write_by_transformers(
     indexes: Sequence[int],
     spec: JobSpec,
     words: list[int],
-    share: Share,
+    shard: EvalShard,
 ) -> Written:
     """The texts of some prompts; where processes keep step, it goes on until all have theirs."""
     rows = [torch.tensor(prompt, dtype=torch.int64) for prompt in prompts]
@@ -55,8 +55,8 @@ def write_by_transformers(
             attention_mask=mask,
             generation_config=_settings(spec),
             logits_processor=processors,
-            stopping_criteria=StoppingCriteriaList([EndEarly(share.stop)]),
-            synced_gpus=share.in_step,
+            stopping_criteria=StoppingCriteriaList([EndEarly(shard.stop)]),
+            synced_gpus=shard.lockstep,
         )
     own = model.generation_config
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]

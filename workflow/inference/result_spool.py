@@ -21,7 +21,7 @@ def nameless_file(folder: Path | None) -> Iterator[IO[bytes]]:
             file.close()
 
 
-class Found:
+class ResultSpool:
     """Values by their index, which JSON can hold; only where they lie is kept in memory."""
 
     def __init__(self, count: int, file: IO[bytes]):

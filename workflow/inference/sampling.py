@@ -25,7 +25,7 @@ far; to the next token of each."""
 def choice(spec: JobSpec, indexes: Sequence[int], device: torch.device) -> Choice:
     """How the job chooses tokens for the samples of these records, sample after sample."""
     if spec.greedy:
-        return lambda scores, rows, positions: likeliest(scores)
+        return lambda scores, rows, positions: argmax(scores)
     uniforms = uniform_numbers(spec, indexes).to(device)
     warpers = list(warpers_of(spec))
 
@@ -59,7 +59,7 @@ def uniform_numbers(spec: JobSpec, indexes: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
-def likeliest(scores: torch.Tensor) -> torch.Tensor:
+def argmax(scores: torch.Tensor) -> torch.Tensor:
     """The place of each row's greatest score, the first of several; of (rows, vocabulary).
 
     By blocks, whose greatest are found six to ten times as fast as by torch's argmax on a CPU.

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from workflow.data.step_planner import POSITIONS_AT_ONCE
-from workflow.distributed.strategy import BUCKET_ELEMENTS, Setting
+from workflow.distributed.strategy import BUCKET_ELEMENTS, ShardingStrategy
 from workflow.memory.activations import activation_bytes, evaluation_bytes
 from workflow.memory.model_dims import Sizes
 
@@ -113,28 +113,28 @@ class Need:
         return max(self.phases, key=lambda phase: sum(phase.device.values()))
 
 
-def predict(sizes: Sizes, work: Work, setting: Setting | None) -> Need:
+def predict(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need:
     """What one process of a job that learns needs; the setting is of `workflow.distributed`."""
-    if setting is None:
+    if strategy is None:
         return _plain(sizes, work)
-    if setting.stage == 3:
-        return _partitioned(sizes, work, setting)
-    if setting.stage == 1 and work.bf16 and setting.offload == "none":
+    if strategy.stage == 3:
+        return _partitioned(sizes, work, strategy)
+    if strategy.stage == 1 and work.bf16 and strategy.offload == "none":
         return _bfloat16_whole_gradients(sizes, work)
-    return _flat(sizes, work, setting)
+    return _flat(sizes, work, strategy)
 
 
-def predict_evaluation(sizes: Sizes, work: Work, setting: Setting | None) -> Need:
+def predict_evaluation(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need:
     """What one process needs that learns nothing: whole weights, or its share of them."""
     whole = work.computing * sizes.parameters
     evaluating = _evaluation(sizes, work)
-    if setting is None:
+    if strategy is None:
         return Need((Phase("evaluate", {"weights": whole} | evaluating),))
     live = work.computing * min(sizes.parameters, REUSE_ELEMENTS)
-    gathered = {"evaluation's copy": whole} if setting.gathers else {"gathered weights": live}
+    gathered = {"evaluation's copy": whole} if strategy.gathers else {"gathered weights": live}
     share = {"weights": whole / work.processes}
     phase = Phase("evaluate", _sum(share, gathered, evaluating))
-    return Need((phase,), gathered=whole if setting.gathers else 0.0)
+    return Need((phase,), gathered=whole if strategy.gathers else 0.0)
 
 
 def _plain(sizes: Sizes, work: Work) -> Need:
@@ -149,23 +149,23 @@ def _plain(sizes: Sizes, work: Work) -> Need:
     ))  # fmt: skip
 
 
-def _flat(sizes: Sizes, work: Work, setting: Setting) -> Need:
+def _flat(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
     """ZeRO 1 and 2, but for stage 1 in bf16 without offload."""
     count, computing = sizes.parameters, work.computing
     share = count / work.processes
-    bucket = _bucket(sizes, work, setting)
+    bucket = _bucket(sizes, work, strategy)
     largest = computing * sizes.largest_tensor
     weights = {"weights": float(computing * count)}
     states = {"masters": 4 * share, "optimizer": work.moments * share}
     device: dict[str, float] = {**weights, **states}
     host: dict[str, float] = {}
-    if setting.offload != "none":
+    if strategy.offload != "none":
         device = {**weights, "buffers": largest}
         host = {**states, "masters": _pinned(work, 4 * share)}
         host["gradients"] = _pinned(work, 4 * share)
         host["buffers"] = _pinned(work, computing * share, largest)
     partial = count > bucket
-    if setting.stage == 1:
+    if strategy.stage == 1:
         held = 4 * count + (2 * sizes.largest_tensor if work.bf16 else 0)
         reduced = held + (4 * share if work.bf16 else 0)
         during = {"gradients": held} | _activations(sizes, work)
@@ -173,7 +173,7 @@ def _flat(sizes: Sizes, work: Work, setting: Setting) -> Need:
         reducing = {"gradients": reduced, "reduction": 4 * bucket}
     else:
         kept = 4 * share * (2 if partial and not work.bf16 else 1)
-        if setting.offload != "none" and not work.bf16:
+        if strategy.offload != "none" and not work.bf16:
             kept = 0.0
             host["gradients"] += 4 * share  # of earlier micro-batches
         activations = _activations(sizes, work)
@@ -183,7 +183,7 @@ def _flat(sizes: Sizes, work: Work, setting: Setting) -> Need:
         reducing = {"gradients": kept + largest, "reduction": 8 * bucket}
         reducing |= {name: left * size for name, size in activations.items()}
     updating = {"gradients": 4 * share if work.bf16 else 8 * share}
-    if setting.offload != "none":
+    if strategy.offload != "none":
         updating = {"gradients": 4 * share if work.bf16 else 0.0}
     return Need((
         Phase("begin", {"weights": 2 * computing * count}),
@@ -208,35 +208,35 @@ def _bfloat16_whole_gradients(sizes: Sizes, work: Work) -> Need:
     ))  # fmt: skip
 
 
-def _partitioned(sizes: Sizes, work: Work, setting: Setting) -> Need:
+def _partitioned(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
     """ZeRO 3."""
     count, computing = sizes.parameters, work.computing
     share = count / work.processes
-    bucket = _bucket(sizes, work, setting)
+    bucket = _bucket(sizes, work, strategy)
     largest = computing * sizes.largest_tensor
     weights = {"weights": computing * share}
     states = {"masters": 4 * share, "gradients": 4 * share, "optimizer": work.moments * share}
     device: dict[str, float] = {"reduction": 4 * bucket}
     host: dict[str, float] = {}
-    if setting.offload == "none":
+    if strategy.offload == "none":
         device |= {**weights, **states}
     else:
         sub_groups = [4 * SUB_GROUP_ELEMENTS] * int(share // SUB_GROUP_ELEMENTS)
         left = 4 * (share % SUB_GROUP_ELEMENTS)
         host |= states | {"gradients": _pinned(work, 4 * share, *sub_groups, left)}
-        if setting.offload == "all":
+        if strategy.offload == "all":
             freed = computing * share if work.on_gpu else 0.0  # each tensor's part, once flattened
             host["weights"] = _pinned(work, computing * share) + freed
         else:
             device |= weights
-    reuse = _asked(setting, "stage3_max_reuse_distance", REUSE_ELEMENTS) / 2
-    prefetch = _asked(setting, "stage3_prefetch_bucket_size", PREFETCH_ELEMENTS)
+    reuse = _asked(strategy, "stage3_max_reuse_distance", REUSE_ELEMENTS) / 2
+    prefetch = _asked(strategy, "stage3_prefetch_bucket_size", PREFETCH_ELEMENTS)
     live = {"gathered weights": computing * min(count, reuse + prefetch + sizes.largest_tensor)}
     activations = _activations(sizes, work)
     left = max(0.0, 1 - bucket / count)
     later = {name: left * size for name, size in activations.items()}
-    flat = 4 * min(share, SUB_GROUP_ELEMENTS) if setting.offload == "none" else 0.0
-    whole = {"evaluation's copy": computing * count} if setting.gathers else live
+    flat = 4 * min(share, SUB_GROUP_ELEMENTS) if strategy.offload == "none" else 0.0
+    whole = {"evaluation's copy": computing * count} if strategy.gathers else live
     evaluating = _sum(device, whole, {"gathered weights": largest}, _evaluation(sizes, work))
     gradients = {"gradients": 2 * largest}
     reducing = {"reduction": 4 * bucket + (2 * bucket if work.bf16 else 0)}
@@ -247,7 +247,7 @@ def _partitioned(sizes: Sizes, work: Work, setting: Setting) -> Need:
             Phase("update", _sum(device, {"gradients": flat}), host),
             Phase("evaluate", evaluating, host),
         ),
-        gathered=computing * count if setting.gathers else 0.0,
+        gathered=computing * count if strategy.gathers else 0.0,
     )
 
 
@@ -266,15 +266,15 @@ def _evaluation(sizes: Sizes, work: Work) -> dict[str, float]:
     )  # fmt: skip
 
 
-def _bucket(sizes: Sizes, work: Work, setting: Setting) -> float:
+def _bucket(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> float:
     """Elements of a bucket: a GPU reserves it all, a CPU what is written of it."""
-    asked = _asked(setting, "reduce_bucket_size", BUCKET_ELEMENTS)
+    asked = _asked(strategy, "reduce_bucket_size", BUCKET_ELEMENTS)
     return asked if work.on_gpu else min(asked, sizes.parameters)
 
 
-def _asked(setting: Setting, name: str, default: int) -> float:
+def _asked(strategy: ShardingStrategy, name: str, default: int) -> float:
     """What the user asks of DeepSpeed, else the default."""
-    value = dict(setting.users or {}).get("zero_optimization", {}).get(name, default)
+    value = dict(strategy.users or {}).get("zero_optimization", {}).get(name, default)
     return float(value) if isinstance(value, int | float) else float(default)
 
 

@@ -62,14 +62,14 @@ def _table(machine: Machine, work: Work, found: list[Plan]) -> list[str]:
         f"{'positions':>12}{f'of {length}':>17}",
     ]
     for plan in found:
-        device = plan.least.device if machine.on_gpu else on_cpu(plan.least, plan.setting)
+        device = plan.least.device if machine.on_gpu else on_cpu(plan.least, plan.strategy)
         host = (plan.least.host if machine.on_gpu else device) * machine.on_each
         allowed = ["-", "-"]
         if plan.positions is not None:
             examples = max(1, plan.positions // length)
             allowed = [f"{plan.positions:,}", f"{examples:,} example{'s' * (examples > 1)}"]
         lines.append(
-            f"{name_of(plan.setting):26}{_gb(device):>14}{_gb(host):>14}"
+            f"{name_of(plan.strategy):26}{_gb(device):>14}{_gb(host):>14}"
             f"{_verdict(machine, plan):>11}{allowed[0]:>12}{allowed[1]:>17}"
         )
     return lines
@@ -86,17 +86,17 @@ def _verdict(machine: Machine, plan: Plan) -> str:
 def _chosen_lines(sizes: Sizes, machine: Machine, work: Work, chosen: Plan | None) -> list[str]:
     if chosen is None:
         return ["nothing fits"]
-    lines = [f"chosen: {name_of(chosen.setting)}, micro-batches of {chosen.positions:,} positions"]
+    lines = [f"chosen: {name_of(chosen.strategy)}, micro-batches of {chosen.positions:,} positions"]
     phase = chosen.need.greatest
     parts = sorted(phase.device.items(), key=lambda part: -part[1])
     shown = ", ".join(f"{name} {_gb(size)}" for name, size in parts if size >= 5e7)
     lines.append(f"  a process's most, in {phase.name}: {_gb(sum(phase.device.values()))} GB")
     lines += [f"    {line}" for line in _wrapped(shown)]
-    if chosen.setting is not None and chosen.setting.stage == 3:
+    if chosen.strategy is not None and chosen.strategy.stage == 3:
         whole = _gb(work.computing * sizes.parameters)
         lines.append(
             f"  evaluation: a whole copy of the weights on each process ({whole} GB) fits"
-            if chosen.setting.gathers
+            if chosen.strategy.gathers
             else f"  evaluation: a whole copy ({whole} GB) does not fit; generation will be slow"
         )
     return lines

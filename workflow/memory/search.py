@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from workflow.core.errors import BadInput, Problem
-from workflow.distributed.strategy import Setting
+from workflow.distributed.strategy import ShardingStrategy
 from workflow.memory.estimate import Need, Work, predict, predict_evaluation
 from workflow.memory.model_dims import Sizes
 
@@ -65,7 +65,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlanRequest:
     """What the user settled: stage, offload, positions of a micro-batch, DeepSpeed's own keys."""
 
     stage: int | None = None
@@ -84,7 +84,7 @@ class Plan:
         need: with that micro-batch; `least` where none fits.
     """
 
-    setting: Setting | None
+    strategy: ShardingStrategy | None
     least: Need
     positions: int | None
     need: Need
@@ -132,13 +132,17 @@ def _left_of_group() -> Iterator[float]:
         yield left + float(held["inactive_file"]) + float(held["active_file"])
 
 
-def plans(sizes: Sizes, machine: Machine, work: Work, asked: Asked, trains: bool) -> list[Plan]:
+def plans(
+    sizes: Sizes, machine: Machine, work: Work, request: PlanRequest, trains: bool
+) -> list[Plan]:
     """Every setting that the user leaves open, the lightest first."""
-    settings = _settings(machine, asked, trains)
-    return [_plan(sizes, machine, work, setting, asked, trains) for setting in settings]
+    settings = _settings(machine, request, trains)
+    return [_plan(sizes, machine, work, strategy, request, trains) for strategy in settings]
 
 
-def choose(sizes: Sizes, machine: Machine, work: Work, asked: Asked, trains: bool = True) -> Plan:
+def choose(
+    sizes: Sizes, machine: Machine, work: Work, request: PlanRequest, trains: bool = True
+) -> Plan:
     """The lightest setting that fits, with the largest micro-batch that it allows.
 
     Args:
@@ -147,90 +151,99 @@ def choose(sizes: Sizes, machine: Machine, work: Work, asked: Asked, trains: boo
     Raises:
         BadInput: where nothing fits; it says what is needed, what is there, what would fit.
     """
-    found = plans(sizes, machine, work, asked, trains)
+    found = plans(sizes, machine, work, request, trains)
     for plan in found:
         if plan.positions is not None:
             return plan
-    raise BadInput([_nothing_fits(sizes, machine, work, asked, trains, found)])
+    raise BadInput([_nothing_fits(sizes, machine, work, request, trains, found)])
 
 
-def _settings(machine: Machine, asked: Asked, trains: bool) -> list[Setting | None]:
+def _settings(
+    machine: Machine, request: PlanRequest, trains: bool
+) -> list[ShardingStrategy | None]:
     """In the order in which they are tried.
 
     A single process has nothing to divide, and a CPU's memory is the host's: there, only what is
     asked for by name is tried.
     """
-    stage = asked.users.get("zero_optimization", {}).get("stage", asked.stage)
+    stage = request.users.get("zero_optimization", {}).get("stage", request.stage)
     if not trains:
         whole = stage != 3
         divided = stage == 3 or (stage is None and machine.processes > 1)
-        return [None] * whole + [Setting(3, users=asked.users)] * divided
-    alone = machine.processes == 1 and not asked.users
-    found: list[Setting | None] = []
-    if alone and stage is None and asked.offload in (None, "none"):
+        return [None] * whole + [ShardingStrategy(3, users=request.users)] * divided
+    alone = machine.processes == 1 and not request.users
+    found: list[ShardingStrategy | None] = []
+    if alone and stage is None and request.offload in (None, "none"):
         found.append(None)
     for offload in ("none", "optimizer", "all"):
-        if offload != (asked.offload or offload):
+        if offload != (request.offload or offload):
             continue
-        if asked.offload is None and offload != "none" and not machine.on_gpu:
+        if request.offload is None and offload != "none" and not machine.on_gpu:
             continue
         if offload == "none" and alone and stage is None:
             continue
         stages = (3,) if offload == "all" else (1, 2, 3)
         found += [
-            Setting(each, offload, users=asked.users) for each in stages if each == (stage or each)
+            ShardingStrategy(each, offload, users=request.users)
+            for each in stages
+            if each == (stage or each)
         ]
     return found
 
 
 def _plan(
-    sizes: Sizes, machine: Machine, work: Work, setting: Setting | None, asked: Asked, trains: bool
+    sizes: Sizes,
+    machine: Machine,
+    work: Work,
+    strategy: ShardingStrategy | None,
+    request: PlanRequest,
+    trains: bool,
 ) -> Plan:
     """A setting with the largest micro-batch; ZeRO-3 gathers to evaluate where that fits too."""
-    partly = dataclasses.replace(setting, gathers=False) if setting else None
+    partly = dataclasses.replace(strategy, gathers=False) if strategy else None
 
-    def need(positions: int, setting: Setting | None = partly) -> Need:
+    def need(positions: int, strategy: ShardingStrategy | None = partly) -> Need:
         placed = dataclasses.replace(
             work, positions=positions, processes=machine.processes, on_gpu=machine.on_gpu
         )
-        return (predict if trains else predict_evaluation)(sizes, placed, setting)
+        return (predict if trains else predict_evaluation)(sizes, placed, strategy)
 
-    least = need(asked.positions or FEWEST)
-    if not fits(least, machine, setting):
+    least = need(request.positions or FEWEST)
+    if not fits(least, machine, strategy):
         return Plan(partly, least, None, least)
-    positions = asked.positions or FEWEST
-    if asked.positions is None:
+    positions = request.positions or FEWEST
+    if request.positions is None:
         most = MOST if machine.on_gpu else MOST_ON_CPU
         while positions < most:  # by steps of a sixteenth, which are as fine as this is exact
             more = min(most, positions + max(64, positions // 16))
-            if not fits(need(more), machine, setting):
+            if not fits(need(more), machine, strategy):
                 break
             positions = more
-    if setting is None or setting.stage < 3:
-        return Plan(setting, least, positions, need(positions, setting))
-    gathering = need(positions, setting)
-    if fits(gathering, machine, setting):
-        return Plan(setting, least, positions, gathering)
+    if strategy is None or strategy.stage < 3:
+        return Plan(strategy, least, positions, need(positions, strategy))
+    gathering = need(positions, strategy)
+    if fits(gathering, machine, strategy):
+        return Plan(strategy, least, positions, gathering)
     return Plan(partly, least, positions, need(positions))
 
 
-def fits(need: Need, machine: Machine, setting: Setting | None) -> bool:
+def fits(need: Need, machine: Machine, strategy: ShardingStrategy | None) -> bool:
     """Whether a process can have what it needs, of device and host."""
     if machine.on_gpu:
         return need.device <= machine.for_device and need.host <= machine.for_host
-    return on_cpu(need, setting) <= machine.for_device
+    return on_cpu(need, strategy) <= machine.for_device
 
 
-def on_cpu(need: Need, setting: Setting | None) -> float:
+def on_cpu(need: Need, strategy: ShardingStrategy | None) -> float:
     """Bytes of a process whose device is the host."""
-    return need.both * (KEPT if setting is None else 1.0)
+    return need.both * (KEPT if strategy is None else 1.0)
 
 
 def _nothing_fits(
     sizes: Sizes,
     machine: Machine,
     work: Work,
-    asked: Asked,
+    request: PlanRequest,
     trains: bool,
     found: list[Plan],
 ) -> Problem:
@@ -239,34 +252,40 @@ def _nothing_fits(
     def times(plan: Plan) -> float:
         """Of what is there, what is needed: of the device or the host, whichever lacks more."""
         if not machine.on_gpu:
-            return on_cpu(plan.least, plan.setting) / max(1.0, machine.for_device)
+            return on_cpu(plan.least, plan.strategy) / max(1.0, machine.for_device)
         of_device = plan.least.device / max(1.0, machine.for_device)
         return max(of_device, plan.least.host / max(1.0, machine.for_host))
 
     best = min(found, key=times)
     what = "device" if machine.on_gpu else "process"
-    least = best.least.device if machine.on_gpu else on_cpu(best.least, best.setting)
+    least = best.least.device if machine.on_gpu else on_cpu(best.least, best.strategy)
     there = f"{amount(machine.for_device)} for the model of each {what}"
     need = f"{amount(least)} a {what}"
     if machine.on_gpu and best.least.host > machine.for_host:
         there += f", {amount(machine.for_host)} of the host for each"
         need += f", {amount(best.least.host)} of the host each"
-    mends = _mends(sizes, machine, work, asked, trains)
+    mends = _mends(sizes, machine, work, request, trains)
     mend = "; ".join(mends) or "use a smaller model, or more memory"
-    return Problem("memory", there, f"at least {need} ({name_of(best.setting)})", mend)
+    return Problem("memory", there, f"at least {need} ({name_of(best.strategy)})", mend)
 
 
-def _mends(sizes: Sizes, machine: Machine, work: Work, asked: Asked, trains: bool) -> list[str]:
+def _mends(
+    sizes: Sizes, machine: Machine, work: Work, request: PlanRequest, trains: bool
+) -> list[str]:
     """What would fit, each by itself."""
 
-    def would(machine: Machine = machine, work: Work = work, asked: Asked = asked) -> bool:
-        return any(plan.positions for plan in plans(sizes, machine, work, asked, trains))
+    def would(
+        machine: Machine = machine, work: Work = work, request: PlanRequest = request
+    ) -> bool:
+        return any(plan.positions for plan in plans(sizes, machine, work, request, trains))
 
     mends = []
-    if asked.positions is not None and would(asked=dataclasses.replace(asked, positions=None)):
+    if request.positions is not None and would(
+        request=dataclasses.replace(request, positions=None)
+    ):
         mends.append("leave out --micro_batch_tokens")
-    unasked = dataclasses.replace(asked, stage=None, offload=None)
-    if unasked != asked and would(asked=unasked):
+    unasked = dataclasses.replace(request, stage=None, offload=None)
+    if unasked != request and would(request=unasked):
         mends.append("leave out --zero_stage and --offload")
     recomputing = dataclasses.replace(work, gradient_checkpointing=True)
     if trains and recomputing != work and would(work=recomputing):
@@ -284,9 +303,9 @@ def amount(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size, 0) / 1e6:.0f} MB"
 
 
-def name_of(setting: Setting | None) -> str:
+def name_of(strategy: ShardingStrategy | None) -> str:
     """A setting in a table: ZeRO 3, offload optimizer."""
-    if setting is None:
+    if strategy is None:
         return "plain torch"
-    offload = "" if setting.offload == "none" else f", offload {setting.offload}"
-    return f"ZeRO {setting.stage}{offload}"
+    offload = "" if strategy.offload == "none" else f", offload {strategy.offload}"
+    return f"ZeRO {strategy.stage}{offload}"

@@ -11,7 +11,7 @@ from workflow.models.kernels.cpu import ATTENTION
 from workflow.models.state_dict import Model
 
 
-def packs_rows(model: Model) -> bool:
+def supports_packing(model: Model) -> bool:
     """Whether several examples can stand in one row without seeing each other.
 
     Positions must be relative, and attention must take a mask of (rows, 1, queries, keys).
@@ -21,7 +21,7 @@ def packs_rows(model: Model) -> bool:
 
 
 @contextmanager
-def head_at(
+def select_logits(
     model: Model, positions: torch.Tensor, words: Sequence[int] | None = None
 ) -> Iterator[None]:
     """Let the model's head compute logits only where `positions` (rows, length) is true.

@@ -20,7 +20,6 @@ from workflow.models.families import (
     vocabulary_size,
     widen_vocabulary,
 )
-from workflow.models.growth import Growth
 from workflow.models.hub import (
     LOADING_ERRORS,
     load_generation_settings,
@@ -34,11 +33,12 @@ from workflow.models.state_dict import (
     Model,
     Named,
     file_tensors,
-    fill,
+    load_state_dict,
     model_name,
     saved_names,
     weight_files,
 )
+from workflow.models.vocab_extension import VocabExtension
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -47,7 +47,7 @@ transformers.utils.logging.disable_progress_bar()
 def load_model(
     folder: Path | str,
     dropout_rate: float | None = None,
-    growth: Growth | None = None,
+    extension: VocabExtension | None = None,
     dtype: torch.dtype = torch.float32,
     checkpoint: Path | None = None,
 ) -> Model:
@@ -58,7 +58,7 @@ def load_model(
     Reads safetensors, or PyTorch files with weights only, in one file or in shards.
 
     Args:
-        growth: the tokens that the model is to have besides.
+        extension: the tokens that the model is to have besides.
         checkpoint: a folder of this very model, grown already, to take the values from.
 
     Raises:
@@ -68,8 +68,8 @@ def load_model(
     values = checkpoint or folder
     check_weight_files(values)
     try:
-        model = build_model(folder, dropout_rate, growth, dtype)
-        found = fill(model, weights_of(model, values, None if checkpoint else growth))
+        model = build_model(folder, dropout_rate, extension, dtype)
+        found = load_state_dict(model, weights_of(model, values, None if checkpoint else extension))
     except LOADING_ERRORS as error:
         raise BadInput([unusable(values, error, "weights that can be loaded")]) from error
     problems = _problems_of_filling(found, values)
@@ -91,7 +91,7 @@ def check_weight_files(folder: Path) -> None:
 def build_model(
     folder: Path,
     dropout_rate: float | None = None,
-    growth: Growth | None = None,
+    extension: VocabExtension | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Model:
     """The modules of a folder's model, whose parameters have no values yet.
@@ -105,8 +105,8 @@ def build_model(
             setattr(config, name, 0.0)
     if dropout_rate is not None:
         _set_dropout(config, dropout_rate)
-    if growth is not None:
-        widen_vocabulary(config, growth.new_tokens)
+    if extension is not None:
+        widen_vocabulary(config, extension.new_tokens)
     with no_init_weights():
         model = model_class(config)._from_config(config, dtype=dtype)
     model.tie_weights()
@@ -140,12 +140,14 @@ def _set_dropout(config: Any, rate: float) -> None:
     raise BadInput([Problem("--dropout_rate", found, "a model with dropout", "leave it out")])
 
 
-def weights_of(model: Model, folder: Path, growth: Growth | None = None) -> Iterator[Named]:
+def weights_of(
+    model: Model, folder: Path, extension: VocabExtension | None = None
+) -> Iterator[Named]:
     """The tensors of a folder's files, with rows for the tokens that the model is to have besides.
 
     A tensor that is not grown is mapped: what is not touched of it is not read.
     """
-    if growth is None:
+    if extension is None:
         yield from file_tensors(folder)
         return
     by_name = model.state_dict(keep_vars=True)
@@ -154,7 +156,7 @@ def weights_of(model: Model, folder: Path, growth: Growth | None = None) -> Iter
     for name, tensor in file_tensors(folder):
         known = model_name(model, by_name, name)
         if known is not None and id(by_name[known]) in words:
-            yield name, growth.rows(tensor)
+            yield name, extension.rows(tensor)
         elif known is not None and (
             known.endswith("final_logits_bias") or by_name[known] is getattr(output, "bias", None)
         ):

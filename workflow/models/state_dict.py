@@ -82,7 +82,7 @@ class Filling:
     differing: list[str] = field(default_factory=list)
 
 
-def fill(model: Model, tensors: Iterable[Named]) -> Filling:
+def load_state_dict(model: Model, tensors: Iterable[Named]) -> Filling:
     """Copy tensors into a model, each only in the part that this process holds.
 
     A tensor that stands in the files under several names must be the same under all of them.

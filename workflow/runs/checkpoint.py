@@ -47,13 +47,13 @@ def find_checkpoints(run: Path) -> list[int]:
     return sorted(int(match.group(1)) for match in names if match)
 
 
-def can_go_on(checkpoint: Path) -> bool:
+def can_resume(checkpoint: Path) -> bool:
     """Whether a checkpoint still has what going on needs, with the list that tells what is lost."""
     folder = checkpoint / RESUME_FOLDER
     return (folder / STATE_FILE).is_file() and has_checksums(folder)
 
 
-def what_is_left(run: Path) -> str:
+def what_resumes(run: Path) -> str:
     """What the same command does when it is given again."""
     steps = find_checkpoints(run)
     return f"goes on from checkpoint-{steps[-1]}" if steps else "begins again"
@@ -67,7 +67,7 @@ class Trained(Protocol):
     def tensors(self) -> Tensors:
         """The float32 tensors, by name."""
 
-    def moments(self) -> Tensors:
+    def optimizer_state(self) -> Tensors:
         """What the optimizer keeps of each parameter, as NAME.exp_avg; after a first step."""
 
 
@@ -86,18 +86,18 @@ def write_checkpoint(
         RunFailed: on all processes, where one of them cannot write; earlier checkpoints stay.
     """
     folder = checkpoint_folder(run, step)
-    tensors, moments = trained.tensors(), trained.moments()
-    size = sum(tensor.bytes for tensor in (*tensors.values(), *moments.values()))
+    tensors, optimizer_state = trained.tensors(), trained.optimizer_state()
+    size = sum(tensor.bytes for tensor in (*tensors.values(), *optimizer_state.values()))
     partial = None
     try:
-        partial = world.by_main(lambda: _begin(folder, size))
+        partial = world.on_rank_zero(lambda: _begin(folder, size))
         kept = partial / RESUME_FOLDER
         files = plan_files("model", tensors, SHARD_BYTES)
         weights = _write_together(partial, files, tensors, world)
         # Weights have the files that others expect; of moments each process has one to write.
-        share = -(-sum(moment.bytes for moment in moments.values()) // world.size)
-        moments_files = plan_files("optimizer", moments, min(share, SHARD_BYTES))
-        of_moments = _write_together(kept, moments_files, moments, world)
+        share = -(-sum(moment.bytes for moment in optimizer_state.values()) // world.size)
+        moments_files = plan_files("optimizer", optimizer_state, min(share, SHARD_BYTES))
+        of_moments = _write_together(kept, moments_files, optimizer_state, world)
 
         def finish() -> None:
             write_index(partial, "model", files, tensors)
@@ -107,15 +107,15 @@ def write_checkpoint(
             write_checksums(kept, of_moments)
             finish_folder(partial, folder)
 
-        world.by_main(finish)
+        world.on_rank_zero(finish)
     except OSError as error:
         told = (
             f"step {step}: {folder} could not be written ({error}); mend that, and start again: "
-            f"the same command {what_is_left(run)}"
+            f"the same command {what_resumes(run)}"
         )
         raise shared(RunFailed(told)) from error
     finally:
-        if partial is not None and world.is_main:
+        if partial is not None and world.is_rank_zero:
             shutil.rmtree(partial, ignore_errors=True)  # which has become the folder if all is well
     return size
 
@@ -143,17 +143,19 @@ def _write_together(folder: Path, files: Files, tensors: Tensors, world: World) 
     return {name: digest for part in world.gather(written) for name, digest in part.items()}
 
 
-def tidy(run: Path, keep_newest: int, best: int | None, passing: Collection[int] = ()) -> None:
+def rotate_checkpoints(
+    run: Path, keep_newest: int, best: int | None, ephemeral: Collection[int] = ()
+) -> None:
     """Remove what is not needed any more, but for checkpoints that another process reads.
 
     That is all checkpoints but the newest `keep_newest` and the best, and of those that stay what
     only going on needs, but for the newest.
 
     Args:
-        passing: steps that stay only until there is a newer checkpoint.
+        ephemeral: steps that stay only until there is a newer checkpoint.
     """
     steps = find_checkpoints(run)
-    kept = {best, *[step for step in steps if step not in passing][-keep_newest:]}
+    kept = {best, *[step for step in steps if step not in ephemeral][-keep_newest:]}
     for step in steps[:-1]:
         folder = checkpoint_folder(run, step)
         old = step not in kept

@@ -38,7 +38,7 @@ def evaluations(run: Path) -> list[Evaluation]:
     found = {}
     for line in read_lines(run / METRICS):
         step = line["step"]
-        found[step] = Evaluation(step, line, run / items_files(spec, step)[0])
+        found[step] = Evaluation(step, line, run / prediction_files(spec, step)[0])
     return [found[step] for step in sorted(found)]
 
 
@@ -49,7 +49,7 @@ def spread(evals: Sequence[Evaluation], most: int) -> list[Evaluation]:
     return [evals[round(i * (len(evals) - 1) / (most - 1))] for i in range(most)]
 
 
-def items_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
+def prediction_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
     """The names of the files of an evaluation's items, all alike, for a job as JSON holds it."""
     if spec.get("task") == "clf":
         return f"checkpoint-{step}-preds.json", "preds.json"

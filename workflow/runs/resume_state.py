@@ -11,7 +11,7 @@ from workflow.models.state_dict import Named, mapped_tensors
 from workflow.runs.checkpoint import (
     RESUME_FOLDER,
     STATE_FILE,
-    can_go_on,
+    can_resume,
     checkpoint_folder,
     find_checkpoints,
 )
@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class HowComputed:
+class ComputedWith:
     """How a run was computed: what changes results by rounding alone.
 
     Attributes:
@@ -55,10 +55,10 @@ class State:
     progress: Progress
     spec: dict[str, Any]
     data: dict[str, str]
-    computed: HowComputed
+    computed: ComputedWith
 
     def as_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": FORMAT, **asdict(self), "progress": self.progress.as_json()}
 
 
 def read_state(checkpoint: Path) -> State:
@@ -70,7 +70,7 @@ def read_state(checkpoint: Path) -> State:
             raise ValueError(f"format {read['format']}")
         progress = Progress.of_json(read["progress"])
         return State(
-            progress, dict(read["spec"]), dict(read["data"]), HowComputed(**read["computed"])
+            progress, dict(read["spec"]), dict(read["data"]), ComputedWith(**read["computed"])
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"no state to go on from ({shorten(str(error), 100)})"
@@ -79,13 +79,13 @@ def read_state(checkpoint: Path) -> State:
         raise BadInput([problem]) from error
 
 
-def moments_of(checkpoint: Path) -> Iterator[Named]:
+def optimizer_state_of(checkpoint: Path) -> Iterator[Named]:
     """The optimizer's moments, one at a time, as NAME.exp_avg."""
     for path in sorted((checkpoint / RESUME_FOLDER).glob("optimizer*.safetensors")):
         yield from mapped_tensors(path)
 
 
-def find_checkpoint_to_go_on_from(
+def find_resume_checkpoint(
     run: Path, own: bool, asked: str | None, mount: Mount
 ) -> tuple[Path | None, list[Problem]]:
     """The newest checkpoint of a run, or the one asked for where the run has none yet.
@@ -112,7 +112,7 @@ def find_checkpoint_to_go_on_from(
     if run.resolve() in folder.resolve().parents:
         found = "a checkpoint of the very run that --overwrite_output_dir is to remove"
         return None, [Problem(where, found, "one of another run", "leave out one of the two")]
-    if not can_go_on(folder):
+    if not can_resume(folder):
         found = "a folder that has not (or no longer) the optimizer's state"
         mend = "begin a run from its weights with --model_init_name"
         return None, [Problem(where, found, "the newest checkpoint of a run", mend)]

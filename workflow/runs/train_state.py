@@ -18,22 +18,22 @@ class LogWindow:
     """Figures of the steps since the last logged one; time spent outside steps does not count."""
 
     loss: float = 0.0
-    normalizer: int = 0
+    loss_denominator: int = 0
     examples: int = 0
     real_positions: int = 0
     padded_positions: int = 0
     slowest_positions: float = 0.0
     seconds: float = 0.0
 
-    def add_step(self, loss: float, normalizer: int, plan: StepPlan, seconds: float) -> None:
+    def add_step(self, loss: float, loss_denominator: int, plan: StepPlan, seconds: float) -> None:
         """Add a step.
 
         Args:
             loss: the sum of the step's losses.
-            normalizer: what it is divided by.
+            loss_denominator: what it is divided by.
         """
         self.loss += loss
-        self.normalizer += normalizer
+        self.loss_denominator += loss_denominator
         self.examples += len(plan.examples)
         self.real_positions += plan.real_positions
         self.padded_positions += plan.padded_positions
@@ -44,7 +44,7 @@ class LogWindow:
         """A line of train_log.jsonl, but for the memory."""
         return {
             "step": step,
-            "loss": self.loss / self.normalizer,
+            "loss": self.loss / self.loss_denominator,
             "learning_rate": learning_rate,
             "grad_norm": gradient_norm,
             "examples_per_second": round(self.examples / self.seconds, 3),
@@ -64,7 +64,7 @@ class Progress:
         evaluated_step: at which the run was last evaluated; `evaluated_value` is what that found
             of the metric that says what is best.
         window: the steps since the last logged one.
-        passing: the steps of checkpoints that were saved because the run was stopped, or by the
+        ephemeral: the steps of checkpoints that were saved because the run was stopped, or by the
             clock; they go as soon as there is a newer one.
         longest_step: in seconds.
         longest_save: the seconds for which training stood still.
@@ -75,18 +75,18 @@ class Progress:
     evaluated_value: float | None = None
     best_step: int | None = None
     best_value: float | None = None
-    passing: list[int] = field(default_factory=list)
+    ephemeral: list[int] = field(default_factory=list)
     longest_step: float = 0.0
     longest_save: float = 0.0
     window: LogWindow = field(default_factory=LogWindow)
 
     def add_step(
-        self, step: int, loss: float, normalizer: int, plan: StepPlan, seconds: float
+        self, step: int, loss: float, loss_denominator: int, plan: StepPlan, seconds: float
     ) -> None:
-        """Count a step; `loss` is its summed loss, `normalizer` what that is divided by."""
+        """Count a step; `loss` is its summed loss, `loss_denominator` what that is divided by."""
         self.step = step
         self.longest_step = max(self.longest_step, seconds)
-        self.window.add_step(loss, normalizer, plan, seconds)
+        self.window.add_step(loss, loss_denominator, plan, seconds)
 
     def note_evaluation(self, value: float | None) -> None:
         """Remember that the step was evaluated, and the metric that says what is best."""
@@ -104,12 +104,20 @@ class Progress:
         return self.longest_step + self.longest_save
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """The progress as state.json holds it, in which two things have older names."""
+        values = dataclasses.asdict(self)
+        values["passing"] = values.pop("ephemeral")
+        values["window"]["normalizer"] = values["window"].pop("loss_denominator")
+        return values
 
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> "Progress":
-        """What `as_json` gave; raises TypeError for anything else."""
-        return cls(**(values | {"window": LogWindow(**values["window"])}))
+        """What `as_json` gave; raises KeyError or TypeError for anything else."""
+        window = dict(values["window"])
+        window["loss_denominator"] = window.pop("normalizer")
+        values = values | {"window": LogWindow(**window)}
+        values["ephemeral"] = values.pop("passing")
+        return cls(**values)
 
 
 def peak_memory_gb() -> float:

@@ -11,7 +11,7 @@ from workflow.config.job import JobSpec
 from workflow.data.schema import Record
 from workflow.data.step_planner import Indexes, MicroBatch
 from workflow.data.token_cache import Encoder, TokenizedSplit
-from workflow.inference.eval_shard import Share
+from workflow.inference.eval_shard import EvalShard
 from workflow.models.state_dict import Model
 
 
@@ -47,14 +47,14 @@ class Task(Encoder, Protocol):
     def shown(self) -> tuple[str, ...]:
         """The metrics that the log shows, in this order."""
 
-    def fitted(self, tokenizer: Any, start: int) -> Self:
+    def bind_tokenizer(self, tokenizer: Any, start: int) -> Self:
         """The task with what it must know of a model; raises BadInput where that lacks it.
 
         Args:
             start: the id that the model's decoding starts with.
         """
 
-    def adapt(self, model: Model) -> None:
+    def optimize_for_task(self, model: Model) -> None:
         """Let the model compute what this task asks of it faster; its results stay the same."""
 
     def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> None:
@@ -67,7 +67,7 @@ class Task(Encoder, Protocol):
     def collate(self, split: TokenizedSplit, rows: MicroBatch, spec: JobSpec, config: Any) -> Batch:
         """The examples of `rows` as tensors, for a model of this configuration."""
 
-    def normalizer(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
+    def loss_denominator(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
         """What the summed losses of these examples are divided by."""
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float) -> torch.Tensor:
@@ -79,7 +79,7 @@ class Task(Encoder, Protocol):
         tokenizer: Any,
         split: TokenizedSplit,
         spec: JobSpec,
-        share: Share,
+        shard: EvalShard,
         tell: Tell,
     ) -> dict[str, Any] | None:
         """Metrics by name: numbers, intervals as [low, high], and signatures.
@@ -95,5 +95,5 @@ class Task(Encoder, Protocol):
             prediction: what a user's own metric is given for it.
         """
 
-    def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
+    def prediction_files(self, spec: JobSpec, step: int) -> Sequence[str]:
         """The names of the files that hold an evaluation's items."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from workflow.models.families import encoder_options
-from workflow.models.lm_head import head_at, packs_rows
+from workflow.models.lm_head import select_logits, supports_packing
 from workflow.models.state_dict import Model
 from workflow.tasks.base import Batch
 
@@ -34,8 +34,8 @@ def target_logits(model: Model, batch: Batch, words: Sequence[int] | None = None
     Args:
         words: where given, only the logits of these ids, in float32: (positions, words).
     """
-    with head_at(model, batch.target_segments > 0, words):
-        if packs_rows(model):
+    with select_logits(model, batch.target_segments > 0, words):
+        if supports_packing(model):
             return _packed_logits(model, batch)
         mask = (batch.source_segments > 0).long()
         logits: torch.Tensor = model(

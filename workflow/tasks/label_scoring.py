@@ -19,12 +19,12 @@ from workflow.data.schema import NO_ANSWER, Record, Schema
 from workflow.data.step_planner import Indexes, MicroBatch, batches_by_positions
 from workflow.data.text_ids import Frame, frame_of, source_ids
 from workflow.data.token_cache import TokenizedSplit
-from workflow.inference.eval_shard import Share
+from workflow.inference.eval_shard import EvalShard
 from workflow.metrics.names import SHOWN
 from workflow.metrics.scores import in_range, score_metrics
 from workflow.models.kernels.cross_attention import fold_cross_attention
 from workflow.models.state_dict import Model
-from workflow.runs.predictions import items_files
+from workflow.runs.predictions import prediction_files
 from workflow.tasks.base import Batch, Tell
 from workflow.tasks.collate import make_batch, target_logits
 
@@ -91,7 +91,7 @@ class Classification:
             mend = MORE_CLASSES
         return shorten(value) if isinstance(value, str) else "", expected, mend
 
-    def fitted(self, tokenizer: Any, start: int) -> "Classification":
+    def bind_tokenizer(self, tokenizer: Any, start: int) -> "Classification":
         pieces = [
             tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words
         ]
@@ -114,7 +114,7 @@ class Classification:
             raise BadInput(problems)
         return dataclasses.replace(self, label_ids=label_ids)
 
-    def adapt(self, model: Model) -> None:
+    def optimize_for_task(self, model: Model) -> None:
         fold_cross_attention(model)
 
     def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> None:
@@ -152,7 +152,7 @@ class Classification:
             config.pad_token_id,
         )
 
-    def normalizer(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
+    def loss_denominator(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
         """The number of examples."""
         return len(indexes)
 
@@ -167,12 +167,12 @@ class Classification:
         tokenizer: Any,
         split: TokenizedSplit,
         spec: JobSpec,
-        share: Share,
+        shard: EvalShard,
         tell: Tell,
     ) -> dict[str, Any] | None:
         began = time.perf_counter()
         # On the main process alone, the logits of no and yes, and the targets in [0, 1].
-        records = len(split) if share.world.is_main else 0
+        records = len(split) if shard.world.is_rank_zero else 0
         logits = np.zeros((records, 2), np.float32)
         targets = np.full(records, np.nan)
 
@@ -187,10 +187,10 @@ class Classification:
                 item = {"orig_d": record, "pred_score": score}
                 tell(record, score, item | {"logits": None if score is None else pair})
 
-        with share.keeping(self._score(model, split, spec, share), len(split)) as kept:
+        with shard.keeping(self._score(model, split, spec, shard), len(split)) as kept:
             scored = time.perf_counter()
-            share.collect(kept, len(split), note)
-        if not share.world.is_main:
+            shard.collect(kept, len(split), note)
+        if not shard.world.is_rank_zero:
             return None
         measured = self._judge(logits, targets, spec.seed)
         measured["eval_seconds"] = time.perf_counter() - began
@@ -204,22 +204,22 @@ class Classification:
         return [score if math.isfinite(score) else None for score in scaled.tolist()]
 
     def _score(
-        self, model: Model, split: TokenizedSplit, spec: JobSpec, share: Share
+        self, model: Model, split: TokenizedSplit, spec: JobSpec, shard: EvalShard
     ) -> Iterator[tuple[int, list[float]]]:
         """The index and the float32 logits of no and yes of each record in this share."""
         lengths = split.sources.lengths(spec.max_source_length)
         at_once = SCORED_AT_ONCE * spec.micro_batch_tokens
         batches = batches_by_positions(
-            lengths, np.ones_like(lengths), at_once, spec.eval_batch_size, share.world.size
+            lengths, np.ones_like(lengths), at_once, spec.eval_batch_size, shard.world.size
         )
         costs = [int(lengths[batch].sum()) for batch in batches]
         with progress_bar(len(split), "score") as bar, torch.no_grad():
-            for chosen, counts in share.of(batches, costs):
+            for chosen, counts in shard.of(batches, costs):
                 batch = self.collate(split, tuple(chosen[:, None]), spec, model.config)
                 logits = target_logits(model, batch.to(model.device), self.label_ids)
                 if counts:
                     yield from zip(chosen.tolist(), logits.tolist(), strict=True)
-                bar.update(len(chosen) * share.world.size)
+                bar.update(len(chosen) * shard.world.size)
 
     def _judge(
         self,
@@ -256,8 +256,8 @@ class Classification:
     def sample(self, record: Record, prediction: float | None) -> Mapping[str, Any]:
         return {"input": record["input"], "target": record.get("target"), "score": prediction}
 
-    def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
-        return items_files(vars(spec), step)
+    def prediction_files(self, spec: JobSpec, step: int) -> Sequence[str]:
+        return prediction_files(vars(spec), step)
 
 
 def _bits(value: float) -> int:

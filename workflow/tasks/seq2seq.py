@@ -17,14 +17,14 @@ from workflow.data.schema import NO_ANSWER, Record, Schema
 from workflow.data.step_planner import Indexes, MicroBatch, batches_by_positions
 from workflow.data.text_ids import Frame, frame_of, source_ids, target_ids
 from workflow.data.token_cache import CutRows, TokenizedSplit
-from workflow.inference.eval_shard import Share
+from workflow.inference.eval_shard import EvalShard
 from workflow.inference.generate import Generation, generate
-from workflow.inference.sampling import likeliest
+from workflow.inference.sampling import argmax
 from workflow.metrics.names import SHOWN, perplexity
 from workflow.metrics.text import can_measure
 from workflow.models.losses import summed_cross_entropy
 from workflow.models.state_dict import Model
-from workflow.runs.predictions import items_files
+from workflow.runs.predictions import prediction_files
 from workflow.tasks.base import Batch, Tell
 from workflow.tasks.collate import make_batch, target_logits
 from workflow.tasks.judged import Judged, References, item_of
@@ -62,10 +62,10 @@ class Seq2Seq:
     def encoding(self) -> str:
         return json.dumps(["seq2seq", self.start])
 
-    def fitted(self, tokenizer: Any, start: int) -> "Seq2Seq":
+    def bind_tokenizer(self, tokenizer: Any, start: int) -> "Seq2Seq":
         return Seq2Seq(start)
 
-    def adapt(self, model: Model) -> None:
+    def optimize_for_task(self, model: Model) -> None:
         pass
 
     def describe(self, spec: JobSpec) -> str:
@@ -128,7 +128,7 @@ class Seq2Seq:
             config.pad_token_id,
         )
 
-    def normalizer(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
+    def loss_denominator(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
         """The number of target tokens."""
         return int(split.targets.lengths(spec.max_target_length, indexes).sum())
 
@@ -142,17 +142,17 @@ class Seq2Seq:
         tokenizer: Any,
         split: TokenizedSplit,
         spec: JobSpec,
-        share: Share,
+        shard: EvalShard,
         tell: Tell,
     ) -> dict[str, Any] | None:
         began = time.perf_counter()
-        loss, accuracy = self._token_metrics(model, split, spec, share)
+        loss, accuracy = self._token_metrics(model, split, spec, shard)
         references = References(tokenizer, split, spec.stop)
         generating = time.perf_counter()
         sources = CutRows(split.sources, spec.max_source_length, spec.truncation_side)
         results = (
             (index, [vars(answer) for answer in answers])
-            for index, answers in generate(model, tokenizer, sources, spec, share)
+            for index, answers in generate(model, tokenizer, sources, spec, shard)
         )
         judged = Judged(spec.seed, references.bleu_tokenizer)
 
@@ -164,10 +164,10 @@ class Seq2Seq:
                 item = item_of(record, reference, answers)
                 tell(record, [answer.text for answer in answers], item)
 
-        with share.keeping(results, len(split)) as kept:
+        with shard.keeping(results, len(split)) as kept:
             generated = time.perf_counter()
-            share.collect(kept, len(split), judge)
-        if not share.world.is_main:
+            shard.collect(kept, len(split), judge)
+        if not shard.world.is_rank_zero:
             return None
         judged.tell()
         return {
@@ -180,7 +180,7 @@ class Seq2Seq:
         }
 
     def _token_metrics(
-        self, model: Model, split: TokenizedSplit, spec: JobSpec, share: Share
+        self, model: Model, split: TokenizedSplit, spec: JobSpec, shard: EvalShard
     ) -> tuple[float | None, float | None]:
         """Mean token loss and share of right tokens over the real target tokens of all answers."""
         answered = np.flatnonzero(split.answered)
@@ -191,13 +191,13 @@ class Seq2Seq:
             split.targets.lengths(spec.max_target_length, answered),
             spec.micro_batch_tokens,
             spec.eval_batch_size,
-            share.world.size,
+            shard.world.size,
         )
         targets = split.targets.lengths(spec.max_target_length, answered)
         costs = [int(targets[batch].sum()) for batch in batches]
         losses, right, tokens, lost = 0.0, 0, 0, 0
         with progress_bar(len(answered), "eval loss") as bar, torch.no_grad():
-            for chosen, counts in share.of(batches, costs):
+            for chosen, counts in shard.of(batches, costs):
                 rows = tuple(answered[chosen][:, None])
                 batch = self.collate(split, rows, spec, model.config).to(model.device)
                 logits = target_logits(model, batch)
@@ -205,12 +205,12 @@ class Seq2Seq:
                     loss = float(summed_cross_entropy(logits, batch.targets))
                     losses += loss
                     lost += 0 if math.isfinite(loss) else _count_lost(logits, batch)
-                    right += int((likeliest(logits) == batch.targets).sum())
+                    right += int((argmax(logits) == batch.targets).sum())
                     tokens += len(batch.targets)
-                bar.update(len(chosen) * share.world.size)
-        sums = share.total([losses, right, tokens, lost])
+                bar.update(len(chosen) * shard.world.size)
+        sums = shard.total([losses, right, tokens, lost])
         loss = sums[0] / sums[2]
-        if sums[3] and share.world.is_main:
+        if sums[3] and shard.world.is_rank_zero:
             log.warning(
                 "the losses of %d of %d records are no finite numbers, so loss is null",
                 sums[3], len(answered),
@@ -224,8 +224,8 @@ class Seq2Seq:
             for number, text in enumerate(prediction[:ANSWERS_SHOWN], start=1)
         }
 
-    def items_files(self, spec: JobSpec, step: int) -> Sequence[str]:
-        return items_files(vars(spec), step)
+    def prediction_files(self, spec: JobSpec, step: int) -> Sequence[str]:
+        return prediction_files(vars(spec), step)
 
 
 def _count_lost(logits: torch.Tensor, batch: Batch) -> int:

@@ -6,12 +6,12 @@ import time
 from workflow.config.job import JobSpec
 from workflow.core.console import log
 from workflow.distributed.world import World
-from workflow.runs.checkpoint import find_checkpoints, tidy, write_checkpoint
-from workflow.runs.resume_state import HowComputed, State
+from workflow.runs.checkpoint import find_checkpoints, rotate_checkpoints, write_checkpoint
+from workflow.runs.resume_state import ComputedWith, State
 from workflow.runs.train_state import Progress
 from workflow.training.context import RunContext
 from workflow.training.engines.single import Engine
-from workflow.training.oom import telling
+from workflow.training.oom import oom_context
 from workflow.training.prepare import Job
 from workflow.training.run_dir import written_spec
 
@@ -42,7 +42,7 @@ class Checkpointer:
         if spec.save_seconds is None:
             return False
         is_over = time.monotonic() - self._saved_at >= spec.save_seconds
-        return self._world.by_main(lambda: is_over)
+        return self._world.on_rank_zero(lambda: is_over)
 
     def save(self) -> None:
         """Write a checkpoint of the last step, unless there is one; then remove old ones."""
@@ -54,19 +54,19 @@ class Checkpointer:
         state = State(
             saved, written_spec(spec), self._job.data_keys, computed_now(self._job, self._world)
         )
-        self._world.by_main(self._run.sync_logs)
-        with telling(self._job, self._world, f"saving step {progress.step}"):
+        self._world.on_rank_zero(self._run.sync_logs)
+        with oom_context(self._job, self._world, f"saving step {progress.step}"):
             size = write_checkpoint(
                 self._run.path, progress.step, self._engine, self._job.tokenizer, state.as_json(),
                 self._world,
             )  # fmt: skip
         self._kept_step = progress.step
         progress.best_step, progress.best_value = saved.best_step, saved.best_value
-        progress.passing = self._world.by_main(lambda: self._tidy(saved))
+        progress.ephemeral = self._world.on_rank_zero(lambda: self._tidy(saved))
         seconds = time.perf_counter() - began
         self._measured = progress.longest_save = max(seconds, self._measured)
         self._saved_at = time.monotonic()
-        self._world.by_main(lambda: self._run.write_status("running", progress))
+        self._world.on_rank_zero(lambda: self._run.write_status("running", progress))
         log.info(
             "step %d: checkpoint-%d saved; training stood still for %.2f s to write %.0f MB",
             progress.step, progress.step, seconds, size / 1e6,
@@ -82,19 +82,19 @@ class Checkpointer:
         if scheduled(saved.step, self._job.spec):
             saved.note_checkpoint(self._job.spec.metric_for_best_model)
         else:
-            saved.passing.append(saved.step)
+            saved.ephemeral.append(saved.step)
         return saved
 
     def _tidy(self, saved: Progress) -> list[int]:
         """Remove old checkpoints; returns those of the passing ones that are left."""
         path, limit = self._run.path, self._job.spec.save_total_limit
-        tidy(path, limit, saved.best_step, saved.passing)
-        return sorted({*saved.passing} & {*find_checkpoints(path)})
+        rotate_checkpoints(path, limit, saved.best_step, saved.ephemeral)
+        return sorted({*saved.ephemeral} & {*find_checkpoints(path)})
 
     def note_evaluation_of_saved(self) -> None:
         """What the run goes on from may have been saved before it was evaluated; now it is."""
-        steps = self._world.by_main(lambda: find_checkpoints(self._run.path))
-        if {self._kept_step} & {*steps} - {*self._progress.passing}:
+        steps = self._world.on_rank_zero(lambda: find_checkpoints(self._run.path))
+        if {self._kept_step} & {*steps} - {*self._progress.ephemeral}:
             self._progress.note_checkpoint(self._job.spec.metric_for_best_model)
 
 
@@ -103,12 +103,12 @@ def scheduled(step: int, spec: JobSpec) -> bool:
     return step > 0 and (step == spec.max_steps or step % spec.save_steps == 0)
 
 
-def computed_now(job: Job, world: World) -> HowComputed:
+def computed_now(job: Job, world: World) -> ComputedWith:
     """How this world computes the job."""
-    setting = job.setting
-    return HowComputed(
+    strategy = job.strategy
+    return ComputedWith(
         processes=world.size,
-        stage=0 if setting is None else setting.stage,
-        offload="none" if setting is None else setting.offload,
+        stage=0 if strategy is None else strategy.stage,
+        offload="none" if strategy is None else strategy.offload,
         positions=job.spec.micro_batch_tokens,
     )

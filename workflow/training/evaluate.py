@@ -8,36 +8,36 @@ from typing import Any
 
 from workflow.core.console import log, on_terminal
 from workflow.data.schema import Record
-from workflow.inference.eval_shard import Share
+from workflow.inference.eval_shard import EvalShard
 from workflow.metrics.user import apply_user_metric, load_user_metric
 from workflow.models.state_dict import Model
 from workflow.reporting.eval_table import metrics_table
 from workflow.reporting.report.summary import NO_METRICS
 from workflow.reporting.trackers.base import SAMPLES
 from workflow.training.context import RunContext
-from workflow.training.run_dir import ItemsFiles
+from workflow.training.run_dir import PredictionFiles
 
 _loaded_once = cache(load_user_metric)
 
 
-def evaluate(context: RunContext, model: Model, in_step: bool = False) -> dict[str, Any]:
+def evaluate(context: RunContext, model: Model, lockstep: bool = False) -> dict[str, Any]:
     """Evaluate `model`, in evaluation mode, at the run's step; all processes get the metrics.
 
     Items and metrics are written by the main one.
 
     Args:
-        in_step: whether all processes must call the model equally often.
+        lockstep: whether all processes must call the model equally often.
 
     Raises:
         Stopped: on all processes, and nothing is written.
     """
     job, world, folder = context.job, context.world, context.folder
     task, spec, split = job.task, job.spec, job.splits["eval"]
-    share = Share(world, in_step, context.stop, folder.path)
-    with folder.items(task.items_files(spec, context.progress.step)) as items:
+    shard = EvalShard(world, lockstep, context.stop, folder.path)
+    with folder.items(task.prediction_files(spec, context.progress.step)) as items:
         heard = _Heard(items, keeps=spec.metric is not None)
-        metrics = task.evaluate(model, job.tokenizer, split, spec, share, heard.hear)
-        return world.by_main(lambda: _told(context, metrics, heard))
+        metrics = task.evaluate(model, job.tokenizer, split, spec, shard, heard.hear)
+        return world.on_rank_zero(lambda: _told(context, metrics, heard))
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Heard:
     The first few are kept for trackers, all only for a user's own metric.
     """
 
-    items: ItemsFiles
+    items: PredictionFiles
     keeps: bool
     records: list[Record] = field(default_factory=list)
     predictions: list[Any] = field(default_factory=list)

@@ -14,28 +14,28 @@ from workflow.data.step_planner import Lengths, plan_step, step_examples
 from workflow.distributed.device import pick_device
 from workflow.distributed.stop import Stop
 from workflow.distributed.world import World
-from workflow.models.lm_head import packs_rows
+from workflow.models.lm_head import supports_packing
 from workflow.models.state_dict import Model, Named
 from workflow.reporting.trackers.base import Start, tracking
 from workflow.runs.checkpoint import reading
 from workflow.runs.lock import RunLock
 from workflow.runs.mount import Mount, evaluated_step
 from workflow.runs.provenance import describe_start
-from workflow.runs.resume_state import moments_of
+from workflow.runs.resume_state import optimizer_state_of
 from workflow.runs.status import AUDIT, REPORT, SPEC_FILE
 from workflow.runs.train_state import LogWindow, Progress, peak_memory_gb
 from workflow.training.checkpointer import Checkpointer
 from workflow.training.context import RunContext
 from workflow.training.engines.single import Engine
 from workflow.training.evaluate import evaluate
-from workflow.training.memory_probe import begin_trying
-from workflow.training.oom import telling
+from workflow.training.memory_probe import probe_memory
+from workflow.training.oom import oom_context
 from workflow.training.prepare import Job, prepare
-from workflow.training.resolve import Standing, claim, find_standing, forget_earlier_start
+from workflow.training.resolve import RunDisposition, claim, forget_earlier_start, resolve_run
 from workflow.training.run_dir import RunFolder, recording_outcome, written_spec
 from workflow.training.setup import load_together, make_engine
 from workflow.training.step import StepOutcome, train_step
-from workflow.training.summary import announce, tell_audit, tell_going_on
+from workflow.training.summary import announce, announce_resume, tell_audit
 
 
 def run_job(
@@ -62,24 +62,24 @@ def run_job(
         Stopped: where it was asked to; the same job goes on.
     """
     world, stop = world or World.alone(), stop or Stop()
-    job = world.after_main(lambda: prepare(spec, mount, problems, world))
+    job = world.rank_zero_first(lambda: prepare(spec, mount, problems, world))
     tell_audit(job)
     if job.spec.audit:
         return job.run_path
-    world.begin(pick_device(), alone_too=job.setting is not None)
-    standing = world.by_main(lambda: find_standing(job))
-    world.by_main(lambda: forget_earlier_start(job, standing))
-    if standing.done:
+    world.begin(pick_device(), alone_too=job.strategy is not None)
+    disposition = world.on_rank_zero(lambda: resolve_run(job))
+    world.on_rank_zero(lambda: forget_earlier_start(job, disposition))
+    if disposition.done:
         log.info("this job is done already; its results are in %s", job.run_path)
         return job.run_path
-    with reading(job.model_source, standing.foreign_checkpoint(job)):
-        model = load_together(job, world, standing.checkpoint)
+    with reading(job.model_source, disposition.foreign_checkpoint(job)):
+        model = load_together(job, world, disposition.checkpoint)
         announce(job, model, world)
         with RunLock(job.run_path) as lock:
-            if world.by_main(lambda: claim(job, standing, lock)):
-                with _begun(job, standing, lock, world, stop) as context:
+            if world.on_rank_zero(lambda: claim(job, disposition, lock)):
+                with _begun(job, disposition, lock, world, stop) as context:
                     _note_start(context, command)
-                    _run(context, model, standing)
+                    _run(context, model, disposition)
             else:
                 log.info("another process has just done this job")
     log.info("results are in %s; look at its %s", job.run_path, REPORT)
@@ -88,7 +88,7 @@ def run_job(
 
 @contextmanager
 def _begun(
-    job: Job, standing: Standing, lock: RunLock, world: World, stop: Stop
+    job: Job, disposition: RunDisposition, lock: RunLock, world: World, stop: Stop
 ) -> Iterator[RunContext]:
     """A run whose folder is ours, until the block ends: folder and trackers hear how it goes.
 
@@ -96,14 +96,14 @@ def _begun(
     the run looks at them between steps.
     """
     spec = job.spec
-    trackers = spec.report_to if world.is_main else ()
-    with tracking(trackers, Start(job.run_path, written_spec(spec), standing.step)) as told:
+    trackers = spec.report_to if world.is_rank_zero else ()
+    with tracking(trackers, Start(job.run_path, written_spec(spec), disposition.step)) as told:
         folder = RunFolder(
-            job.run_path, spec.max_steps, job.data_keys, standing.restarts, lock, world.is_main,
-            job.most_positions, told,
+            job.run_path, spec.max_steps, job.data_keys, disposition.restarts, lock,
+            world.is_rank_zero, job.max_padded_tokens, told,
         )  # fmt: skip
-        progress = standing.state.progress if standing.state else Progress()
-        progress = world.by_main(lambda: _go_back(job, folder, progress))
+        progress = disposition.state.progress if disposition.state else Progress()
+        progress = world.on_rank_zero(lambda: _go_back(job, folder, progress))
         stop.defer(folder.path, world, lock)
         with recording_outcome(folder, progress, spec):
             yield RunContext(job, world, stop, folder, progress)
@@ -129,23 +129,25 @@ def _go_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
 def _note_start(context: RunContext, command: Sequence[str]) -> None:
     """Add a line to the folder's list of starts: by which command, on which machine."""
     line = describe_start(context.progress.step, context.world.size, command)
-    context.world.by_main(lambda: context.folder.append_start(line))
+    context.world.on_rank_zero(lambda: context.folder.append_start(line))
 
 
-def _run(context: RunContext, model: Model, standing: Standing) -> None:
+def _run(context: RunContext, model: Model, disposition: RunDisposition) -> None:
     """Do what is left of a run: evaluate the model, or train it on."""
     if context.job.spec.no_train:
         evaluate_only(context, model)
         return
     job, world = context.job, context.world
-    with telling(job, world, "making the optimizer"):
-        engine = make_engine(job, model, world, standing.checkpoint)
+    with oom_context(job, world, "making the optimizer"):
+        engine = make_engine(job, model, world, disposition.checkpoint)
     trainer = Trainer(context, engine)
-    moments: Iterable[Named] = ()
-    if standing.checkpoint is not None and standing.state is not None:
-        tell_going_on(job, standing.checkpoint, standing.state, world)
-        moments = moments_of(standing.checkpoint)
-    begin_trying(job, engine, context.progress.step, moments, world)  # which sets the moments, too
+    optimizer_state: Iterable[Named] = ()
+    if disposition.checkpoint is not None and disposition.state is not None:
+        announce_resume(job, disposition.checkpoint, disposition.state, world)
+        optimizer_state = optimizer_state_of(disposition.checkpoint)
+    probe_memory(
+        job, engine, context.progress.step, optimizer_state, world
+    )  # which sets the moments, too
     trainer.train()
 
 
@@ -153,8 +155,8 @@ def evaluate_only(context: RunContext, model: Model) -> None:
     """Evaluate the model as it was loaded; its step is that of its checkpoint's name, else 0."""
     job, world, progress = context.job, context.world, context.progress
     progress.step = evaluated_step(job.model_source)
-    if job.setting is None:  # no engine, whose optimizer would take memory
-        with telling(job, world, f"the evaluation at step {progress.step}", evaluates=True):
+    if job.strategy is None:  # no engine, whose optimizer would take memory
+        with oom_context(job, world, f"the evaluation at step {progress.step}", evaluates=True):
             evaluate(context, model)
     else:
         _evaluate_engine(context, make_engine(job, model, world))
@@ -207,12 +209,12 @@ class Trainer:
         began = time.perf_counter()
         examples = step_examples(step, spec.batch_size, len(split), spec.seed)
         plan = plan_step(
-            examples, *self._lengths, spec.micro_batch_tokens, packs_rows(self._engine.model),
+            examples, *self._lengths, spec.micro_batch_tokens, supports_packing(self._engine.model),
             world.size,
         )  # fmt: skip
         outcome = train_step(job, self._engine, plan, step, world)
         seconds = time.perf_counter() - began
-        self._context.progress.add_step(step, outcome.loss, outcome.normalizer, plan, seconds)
+        self._context.progress.add_step(step, outcome.loss, outcome.loss_denominator, plan, seconds)
         return outcome
 
     @cached_property
@@ -234,7 +236,7 @@ class Trainer:
         )
         figures["memory_gb"] = round(max(world.gather(peak_memory_gb())), 3)
         progress.window = LogWindow()
-        world.by_main(lambda: _write_step(folder, figures, progress))
+        world.on_rank_zero(lambda: _write_step(folder, figures, progress))
         speed = f"{figures['examples_per_second']:.1f} examples/s"
         if bar.disable:
             log.info("step %d/%d: loss %.4f, %s", progress.step, bar.total, figures["loss"], speed)
@@ -246,10 +248,10 @@ def _evaluate_engine(context: RunContext, engine: Engine) -> None:
     """Evaluate the model as it is, and note what it is in the metric for the best."""
     job, world, progress = context.job, context.world, context.progress
     with (
-        telling(job, world, f"the evaluation at step {progress.step}", evaluates=True),
-        engine.evaluating() as (model, in_step),
+        oom_context(job, world, f"the evaluation at step {progress.step}", evaluates=True),
+        engine.evaluating() as (model, lockstep),
     ):
-        metrics = evaluate(context, model, in_step)
+        metrics = evaluate(context, model, lockstep)
     progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
 
 

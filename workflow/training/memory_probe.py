@@ -11,11 +11,11 @@ from workflow.data.step_planner import Indexes, Lengths, MicroBatch, plan_step, 
 from workflow.distributed.world import World
 from workflow.memory.activations import activation_bytes
 from workflow.memory.model_dims import sizes_of_model
-from workflow.models.lm_head import packs_rows
+from workflow.models.lm_head import supports_packing
 from workflow.models.state_dict import Model, Named
 from workflow.tasks.base import Batch
 from workflow.training.engines.single import Engine
-from workflow.training.oom import Shape, telling
+from workflow.training.oom import Shape, oom_context
 from workflow.training.prepare import Job
 
 PLANNED_EXAMPLES = 2048
@@ -30,8 +30,8 @@ CALM_SECONDS = 10.0
 """A trial that takes no longer is not worth a line of the log."""
 
 
-def begin_trying(
-    job: Job, engine: Engine, done: int, moments: Iterable[Named], world: World
+def probe_memory(
+    job: Job, engine: Engine, done: int, optimizer_state: Iterable[Named], world: World
 ) -> None:
     """Let the engine begin after the steps done, trying the largest micro-batch that is to come.
 
@@ -45,8 +45,8 @@ def begin_trying(
     began = time.perf_counter()
     shape = largest_of(job, engine.model, steps, world.size)
     first = job.task.collate(job.splits["train"], (np.array([0]),), job.spec, engine.model.config)
-    with telling(job, world, f"the trial before step {done + 1}", shape):
-        engine.begin(done, moments, first, enlarged(first, shape))
+    with oom_context(job, world, f"the trial before step {done + 1}", shape):
+        engine.begin(done, optimizer_state, first, enlarged(first, shape))
     seconds = time.perf_counter() - began
     if seconds > CALM_SECONDS:
         log.info("the largest micro-batch (%s) fits; it was tried in %.0f s", shape, seconds)
@@ -78,7 +78,7 @@ def largest_of(job: Job, model: Model, steps: range, world_size: int) -> Shape:
     planned = heaviest_steps(steps, examples, lengths, count)
     found = largest_shape(
         [examples(step) for step in planned], lengths, spec.micro_batch_tokens,
-        packs_rows(model), world_size, predicted,
+        supports_packing(model), world_size, predicted,
     )  # fmt: skip
     if len(planned) == len(steps):
         return found

@@ -16,7 +16,7 @@ from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
 from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.world import World
-from workflow.inference.eval_shard import Share
+from workflow.inference.eval_shard import EvalShard
 from workflow.inference.hf_generate import write_by_transformers
 from workflow.models.families import parts_of, widen_vocabulary
 from workflow.models.hub import first_line, load_generation_settings, model_class
@@ -125,6 +125,6 @@ def _trouble(model: Model, task: Task, split: TokenizedSplit, spec: JobSpec) -> 
         ]
         with torch.no_grad():
             write_by_transformers(
-                model, prompts, range(len(prompts)), few, [], Share(World.alone())
+                model, prompts, range(len(prompts)), few, [], EvalShard(World.alone())
             )
     return None

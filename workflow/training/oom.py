@@ -48,7 +48,7 @@ class Shape:
 
 
 @contextmanager
-def telling(
+def oom_context(
     job: Job, world: World, what: str, shape: Shape | None = None, evaluates: bool = False
 ) -> Iterator[None]:
     """Raise OutOfMemory in place of what the libraries raise where memory runs out.
@@ -154,9 +154,9 @@ def _of_evaluation(job: Job) -> list[str]:
 
 def _of_states(job: Job, world: World) -> list[str]:
     """What makes a process hold less of weights, gradients and the optimizer's state."""
-    setting, mends = job.setting, []
-    if world.size > 1 and setting is not None and setting.stage < 3:
+    strategy, mends = job.strategy, []
+    if world.size > 1 and strategy is not None and strategy.stage < 3:
         mends.append("set --zero_stage 3")
-    if torch.cuda.is_available() and (setting is None or setting.offload == "none"):
+    if torch.cuda.is_available() and (strategy is None or strategy.offload == "none"):
         mends.append("set --offload optimizer")
     return [*mends, "use more processes, each with memory of its own"]

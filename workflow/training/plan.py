@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from workflow.config.deepspeed_file import offload_of, read_deepspeed_file
-from workflow.config.job import JobSpec, Place
+from workflow.config.job import JobSpec, LaunchOptions
 from workflow.config.parse import NO_MODEL
 from workflow.core.errors import BadInput, Problem
 from workflow.data.step_planner import POSITIONS_AT_ONCE
 from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.device import fast_bf16
-from workflow.distributed.strategy import Setting
+from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
 from workflow.memory.estimate import Work
 from workflow.memory.model_dims import sizes_of
 from workflow.memory.render import render_plans
-from workflow.memory.search import Asked, Machine, choose, plans, this_machine
+from workflow.memory.search import Machine, PlanRequest, choose, plans, this_machine
 from workflow.models.folders import check_folder
 from workflow.models.hub import fetch_settings
 from workflow.runs.mount import Mount, find_model
-from workflow.runs.resume_state import HowComputed
+from workflow.runs.resume_state import ComputedWith
 
 
 def plan_job(
@@ -31,10 +31,10 @@ def plan_job(
     data: Mapping[str, TokenizedSplit],
     users: Mapping[str, Any],
     world: World,
-    earlier: HowComputed | None = None,
+    earlier: ComputedWith | None = None,
     most: int | None = None,
     machine: Machine | None = None,
-) -> tuple[Setting | None, int]:
+) -> tuple[ShardingStrategy | None, int]:
     """How processes divide the states, and the positions of a micro-batch: the lightest that fits.
 
     Args:
@@ -55,7 +55,7 @@ def plan_job(
             plan = choose(sizes, machine, work, _as_earlier(asked, earlier), trains)
     plan = plan or choose(sizes, machine, work, asked, trains)
     assert plan.positions is not None
-    return plan.setting, min(plan.positions, most or plan.positions)
+    return plan.strategy, min(plan.positions, most or plan.positions)
 
 
 def tell_plans(
@@ -76,7 +76,7 @@ def _work_of(spec: JobSpec, data: Mapping[str, TokenizedSplit]) -> Work:
     return _work(spec, spec.bf16, source, max(1, target), len(data["eval"]))
 
 
-def _as_earlier(asked: Asked, earlier: HowComputed) -> Asked:
+def _as_earlier(asked: PlanRequest, earlier: ComputedWith) -> PlanRequest:
     """What the user leaves open, as it was."""
     asked = dataclasses.replace(asked, positions=asked.positions or earlier.positions)
     if asked.stage is not None or asked.offload is not None or asked.users:
@@ -85,7 +85,7 @@ def _as_earlier(asked: Asked, earlier: HowComputed) -> Asked:
 
 
 def dry_run(
-    spec: JobSpec, place: Place, mount: Mount, world: World, problems: Sequence[Problem]
+    spec: JobSpec, launch: LaunchOptions, mount: Mount, world: World, problems: Sequence[Problem]
 ) -> list[str]:
     """What the job takes under each setting; of the model only its config.json is read.
 
@@ -94,8 +94,8 @@ def dry_run(
     Raises:
         BadInput: with what is wrong with the flags and the model's name.
     """
-    problems = [*problems, *_contradictions(place)]
-    machine = _machine(place, world)
+    problems = [*problems, *_contradictions(launch)]
+    machine = _machine(launch, world)
     problems += problems_of_processes(spec, machine.processes)
     source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
     problems += found
@@ -106,7 +106,7 @@ def dry_run(
     folder = fetch_settings(source)
     check_folder(folder)
     sizes = sizes_of(folder)
-    bf16 = spec.bf16 if spec.bf16 is not None else place.plan_gpus is not None or fast_bf16()
+    bf16 = spec.bf16 if spec.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
     target = spec.max_target_length if spec.task == "seq2seq" else 1
     work = _work(spec, bf16, spec.max_source_length, target, records=None)
     asked = _asked(spec, users)
@@ -137,11 +137,11 @@ def problems_of_processes(spec: JobSpec, processes: int) -> list[Problem]:
     return [Problem("--optim", found, expected, mend)]
 
 
-def _asked(spec: JobSpec, users: Mapping[str, Any]) -> Asked:
+def _asked(spec: JobSpec, users: Mapping[str, Any]) -> PlanRequest:
     """What the user settled, with a flag or in a DeepSpeed file."""
     offload = offload_of(users)
     own = offload if offload != "none" else spec.offload
-    return Asked(spec.zero_stage, own, spec.micro_batch_tokens, users)
+    return PlanRequest(spec.zero_stage, own, spec.micro_batch_tokens, users)
 
 
 def _work(spec: JobSpec, bf16: bool, source: int, target: int, records: int | None) -> Work:
@@ -161,25 +161,25 @@ def _work(spec: JobSpec, bf16: bool, source: int, target: int, records: int | No
     )
 
 
-def _machine(place: Place, world: World) -> Machine:
+def _machine(launch: LaunchOptions, world: World) -> Machine:
     """The machine that --plan_* describe, else this one."""
-    if place.plan_gpus is None:
+    if launch.plan_gpus is None:
         return this_machine(world.size, world.local_size)
     return Machine(
-        processes=place.plan_gpus * (place.plan_nodes or 1),
-        on_each=place.plan_gpus,
-        device_memory=place.plan_gpu_memory or 0.0,
-        host_memory=place.plan_host_memory,
+        processes=launch.plan_gpus * (launch.plan_nodes or 1),
+        on_each=launch.plan_gpus,
+        device_memory=launch.plan_gpu_memory or 0.0,
+        host_memory=launch.plan_host_memory,
     )
 
 
-def _contradictions(place: Place) -> list[Problem]:
+def _contradictions(launch: LaunchOptions) -> list[Problem]:
     asked = [name for name in ("plan_gpu_memory", "plan_host_memory", "plan_nodes")
-             if getattr(place, name) is not None]  # fmt: skip
-    if place.plan_gpus is None and asked:
+             if getattr(launch, name) is not None]  # fmt: skip
+    if launch.plan_gpus is None and asked:
         where = f"--{asked[0]}"
         return [Problem(where, "no --plan_gpus", "GPUs of each node", "add --plan_gpus N")]
-    if place.plan_gpus is not None and place.plan_gpu_memory is None:
+    if launch.plan_gpus is not None and launch.plan_gpu_memory is None:
         expected = "the memory of each GPU"
         return [Problem("--plan_gpus", "no --plan_gpu_memory", expected, "add it, as 80GB")]
     return []

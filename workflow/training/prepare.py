@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workflow.config.job import JobSpec, complete
+from workflow.config.job import JobSpec, resolve_defaults
 from workflow.config.parse import NO_MODEL
 from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
@@ -17,7 +17,7 @@ from workflow.data.held_out import HeldOut
 from workflow.data.reading import problems_of_holding_out, read_records
 from workflow.data.token_cache import TokenizedSplit, prepare_splits, tell_eval_records
 from workflow.distributed.device import fast_bf16
-from workflow.distributed.strategy import Setting
+from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
 from workflow.memory.search import Machine
 from workflow.metrics.user import load_user_metric
@@ -26,9 +26,9 @@ from workflow.models.hub import fetch_settings
 from workflow.models.settings import load_model_settings
 from workflow.models.tokenizers.vocabulary import count_ids
 from workflow.reporting.trackers.base import problems_of_trackers
-from workflow.runs.checkpoint import can_go_on
+from workflow.runs.checkpoint import can_resume
 from workflow.runs.mount import Mount, find_data, find_model, find_run_folder, run_name_of
-from workflow.runs.resume_state import HowComputed, find_checkpoint_to_go_on_from, read_state
+from workflow.runs.resume_state import ComputedWith, find_resume_checkpoint, read_state
 from workflow.runs.status import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.base import Task
@@ -50,10 +50,10 @@ class Job:
         model_source: the model's folder, or its name on the hub.
         run_path: where the run's folder is, or will be.
         claim_lock: a file to lock while the run's folder is made.
-        setting: how processes divide the states; None for one process in plain torch.
-        asked: the job as the user gave it, and `complete` what fills in the rest.
+        strategy: how processes divide the states; None for one process in plain torch.
+        asked: the job as the user gave it, and `resolve_defaults` what fills in the rest.
         checkpoint: what the run would go on from.
-        most_positions: of a micro-batch, where an earlier start ran out of memory.
+        max_padded_tokens: of a micro-batch, where an earlier start ran out of memory.
     """
 
     spec: JobSpec
@@ -66,11 +66,11 @@ class Job:
     model_source: Path | str
     run_path: Path
     claim_lock: Path
-    setting: Setting | None
+    strategy: ShardingStrategy | None
     asked: JobSpec
-    complete: Callable[[JobSpec], JobSpec]
+    resolve_defaults: Callable[[JobSpec], JobSpec]
     checkpoint: Path | None
-    most_positions: int | None = None
+    max_padded_tokens: int | None = None
 
     @property
     def data_keys(self) -> dict[str, str]:
@@ -107,7 +107,7 @@ def prepare(
         raise BadInput(damage)
     try:
         settings, spec = load_model_settings(folder, spec, world.size)
-        task = task.fitted(settings.tokenizer, settings.decoder_ids.start)
+        task = task.bind_tokenizer(settings.tokenizer, settings.decoder_ids.start)
     except BadInput as error:
         raise BadInput([*error.problems, *problems_of_records(files, task, spec)]) from error
     held_out = HeldOut(spec.eval_fraction, spec.seed) if spec.eval_fraction else None
@@ -129,7 +129,7 @@ def prepare(
         audit = audited(data, task, tokenizer, spec, mount.cache)
         audit["can_grow"] &= not spec.no_train
     completed = partial(
-        complete,
+        resolve_defaults,
         run_name=run_name_of(spec),
         train_count=len(data["train"]) if "train" in data else 0,
         longest_target=_longest_target(data, spec, source),
@@ -141,21 +141,21 @@ def prepare(
     if not spec.no_train:
         check_schedule(spec)
     most = _most_positions(asked, run_path)
-    setting, positions = world.decided_by_main(
+    strategy, positions = world.decided_by_rank_zero(
         lambda: plan_job(folder, spec, data, users, world, _computed(checkpoint), most, machine)
     )
     spec = dataclasses.replace(spec, micro_batch_tokens=positions)
     lock = mount.cache / "claim.lock"
     return Job(
         spec, task, tokenizer, model_tokens, settings.decoder_ids, audit, data, source, run_path,
-        lock, setting, asked, completed, checkpoint, most,
+        lock, strategy, asked, completed, checkpoint, most,
     )  # fmt: skip
 
 
-def _computed(checkpoint: Path | None) -> HowComputed | None:
+def _computed(checkpoint: Path | None) -> ComputedWith | None:
     """How the run that may go on was computed; a checkpoint that is not whole is told later."""
     try:
-        return read_state(checkpoint).computed if checkpoint and can_go_on(checkpoint) else None
+        return read_state(checkpoint).computed if checkpoint and can_resume(checkpoint) else None
     except BadInput:
         return None
 
@@ -196,7 +196,7 @@ def _find(
         requeued = is_requeued(read_status(run_path))  # which is to go on whatever the flags say
         asked = None if requeued else spec.resume_from_checkpoint
         own = requeued or not spec.overwrite_output_dir
-        checkpoint, found = find_checkpoint_to_go_on_from(run_path, own, asked, mount)
+        checkpoint, found = find_resume_checkpoint(run_path, own, asked, mount)
         problems += found
     problems += problems_of_trackers(spec.report_to)
     if spec.metric is not None:

@@ -14,7 +14,12 @@ from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import put_aside, remove_partials, whole_folder, write_json
 from workflow.distributed.stop import STOP_FILE
-from workflow.runs.checkpoint import can_go_on, find_checkpoints, remove_leftovers, tidy
+from workflow.runs.checkpoint import (
+    can_resume,
+    find_checkpoints,
+    remove_leftovers,
+    rotate_checkpoints,
+)
 from workflow.runs.lock import LOCK_FILE, RunLock, find_holder
 from workflow.runs.resume_state import State, read_state
 from workflow.runs.status import (
@@ -42,7 +47,7 @@ MAY_DIFFER = frozenset(
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunDisposition:
     """What a job is to do with its run's folder.
 
     Attributes:
@@ -68,7 +73,7 @@ class Standing:
         return self.checkpoint if _is_foreign(self.checkpoint, job) else None
 
 
-def find_standing(job: Job) -> Standing:
+def resolve_run(job: Job) -> RunDisposition:
     """How the job finds its folder; raises BadInput where that is not free for it."""
     folder = job.run_path
     if not folder.exists():
@@ -94,7 +99,7 @@ def check_not_held(folder: Path) -> None:
         raise _not_free(folder, found, "a run that is not running", mend)
 
 
-def _earlier_run(job: Job, status: dict[str, Any]) -> Standing:
+def _earlier_run(job: Job, status: dict[str, Any]) -> RunDisposition:
     """What is left to do of a run; raises BadInput where it is of another job."""
     folder = job.run_path
     earlier = read_spec(folder)
@@ -111,7 +116,7 @@ def _earlier_run(job: Job, status: dict[str, Any]) -> Standing:
         raise _not_free(folder, found, "the same job", mend)
     restarts = int(status.get("restarts") or 0) + 1
     if status.get("state") == "done" and status.get("max_steps") == job.spec.max_steps:
-        return Standing(done=True)
+        return RunDisposition(done=True)
     checkpoint, steps = job.checkpoint, find_checkpoints(folder)
     if not steps and status.get("state") == "done" and not job.spec.no_train:
         found = f"a run that ended at step {status.get('step')}, without its checkpoints"
@@ -121,7 +126,7 @@ def _earlier_run(job: Job, status: dict[str, Any]) -> Standing:
         found = f"a run that ended at step {status.get('step')} with checkpoints"
         mend = "leave out --resume_from_checkpoint none, or add --overwrite_output_dir"
         raise _not_free(folder, found, "a free name to begin in", mend)
-    if checkpoint is not None and not can_go_on(checkpoint):
+    if checkpoint is not None and not can_resume(checkpoint):
         found = f"{checkpoint.name} as the newest checkpoint, without the optimizer's state"
         mend = (
             f"begin another run from its weights (--model_init_name {folder.name}/"
@@ -131,19 +136,19 @@ def _earlier_run(job: Job, status: dict[str, Any]) -> Standing:
     if _is_foreign(checkpoint, job):
         return dataclasses.replace(_from_another_run(job), restarts=restarts)
     state = None if checkpoint is None else read_state(checkpoint)
-    return Standing(checkpoint=checkpoint, state=state, restarts=restarts, steps=tuple(steps))
+    return RunDisposition(checkpoint=checkpoint, state=state, restarts=restarts, steps=tuple(steps))
 
 
-def _new_run(job: Job) -> Standing:
+def _new_run(job: Job) -> RunDisposition:
     """A run begins, or goes on from a checkpoint of another run."""
-    return _from_another_run(job) if _is_foreign(job.checkpoint, job) else Standing()
+    return _from_another_run(job) if _is_foreign(job.checkpoint, job) else RunDisposition()
 
 
 def _is_foreign(checkpoint: Path | None, job: Job) -> bool:
     return checkpoint is not None and checkpoint.parent != job.run_path
 
 
-def _from_another_run(job: Job) -> Standing:
+def _from_another_run(job: Job) -> RunDisposition:
     """A run that goes on from another's checkpoint; raises BadInput where that is another job's."""
     checkpoint = job.checkpoint
     assert checkpoint is not None
@@ -161,9 +166,11 @@ def _from_another_run(job: Job) -> Standing:
         mend = "ask for more with --max_steps, or evaluate it with --model_init_name and --no_train"
         raise BadInput([Problem(where, found, "one with steps left to do", mend)])
     progress = dataclasses.replace(  # evaluations and checkpoints there are not here
-        state.progress, evaluated_step=None, best_step=None, best_value=None, passing=[]
+        state.progress, evaluated_step=None, best_step=None, best_value=None, ephemeral=[]
     )
-    return Standing(checkpoint=checkpoint, state=dataclasses.replace(state, progress=progress))
+    return RunDisposition(
+        checkpoint=checkpoint, state=dataclasses.replace(state, progress=progress)
+    )
 
 
 def _not_free(folder: Path, found: str, expected: str, mend: str) -> BadInput:
@@ -176,7 +183,7 @@ def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
     of_that_length: JobSpec = job.spec
     if isinstance(steps, int) and not job.spec.no_train and steps < job.spec.max_steps:
         asked = dataclasses.replace(job.asked, max_steps=steps, num_train_epochs=None)
-        of_that_length = job.complete(asked)
+        of_that_length = job.resolve_defaults(asked)
     wanted = json.loads(json.dumps(written_spec(of_that_length)))
     return [
         f"{name}: {shorten(earlier.get(name))} there, {shorten(value)} here"
@@ -185,7 +192,7 @@ def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
     ]
 
 
-def claim(job: Job, standing: Standing, lock: RunLock) -> bool:
+def claim(job: Job, disposition: RunDisposition, lock: RunLock) -> bool:
     """Take the run's folder, and make it where the run begins, in place of what is left there.
 
     Jobs of this mount lock a file while they claim, so that one of two wins.
@@ -201,39 +208,39 @@ def claim(job: Job, standing: Standing, lock: RunLock) -> bool:
     with open(job.claim_lock, "w") as file:
         with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(file, fcntl.LOCK_EX)
-        now = find_standing(job)
+        now = resolve_run(job)
         if now.done:
             return False
-        if now.steps != standing.steps:
+        if now.steps != disposition.steps:
             found = "checkpoints that another process wrote just now"
             raise _not_free(path, found, "the run as it was a moment ago", "start again")
         aside = None
-        if standing.checkpoint is None or standing.foreign_checkpoint(job):
-            aside = _make(job, standing)
+        if disposition.checkpoint is None or disposition.foreign_checkpoint(job):
+            aside = _make(job, disposition)
         lock.take()
     if aside is not None:  # which may take long
         shutil.rmtree(aside, ignore_errors=True)
     remove_partials(path.parent)
     remove_leftovers(path)
-    if standing.state is not None:  # a killed job may not have come to it
-        progress = standing.state.progress
-        tidy(path, job.spec.save_total_limit, progress.best_step, progress.passing)
+    if disposition.state is not None:  # a killed job may not have come to it
+        progress = disposition.state.progress
+        rotate_checkpoints(path, job.spec.save_total_limit, progress.best_step, progress.ephemeral)
     return True
 
 
-def _make(job: Job, standing: Standing) -> Path | None:
+def _make(job: Job, disposition: RunDisposition) -> Path | None:
     """Make the folder; returns where what an earlier try left there has been put aside."""
     path = job.run_path
     if is_run_folder(path):
         log.info("beginning again: what an earlier try left in %s is removed", path)
     starts = b""
-    if standing.restarts:  # of this very job
+    if disposition.restarts:  # of this very job
         with suppress(FileNotFoundError):
             starts = (path / STARTS).read_bytes()
     aside = put_aside(path) if path.exists() else None
     run = RunFolder(
-        path, job.spec.max_steps, job.data_keys, standing.restarts,
-        most_positions=job.most_positions,
+        path, job.spec.max_steps, job.data_keys, disposition.restarts,
+        max_padded_tokens=job.max_padded_tokens,
     )  # fmt: skip
     with whole_folder(path) as partial:
         write_json(partial / SPEC_FILE, written_spec(job.spec))
@@ -243,11 +250,11 @@ def _make(job: Job, standing: Standing) -> Path | None:
     return aside
 
 
-def forget_earlier_start(job: Job, standing: Standing) -> None:
+def forget_earlier_start(job: Job, disposition: RunDisposition) -> None:
     """Remove what asked an earlier start to stop, and the lock of one that was killed at its end.
 
     (Any other lock is replaced in claiming.) From now on a stop file asks this start.
     """
     (job.run_path / STOP_FILE).unlink(missing_ok=True)
-    if standing.done:
+    if disposition.done:
         (job.run_path / LOCK_FILE).unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from workflow.core.files import (
 from workflow.distributed.world import shared
 from workflow.reporting.report.run import keep_report
 from workflow.reporting.trackers.base import NO_TRACKERS, Sample, Trackers
-from workflow.runs.checkpoint import what_is_left
+from workflow.runs.checkpoint import what_resumes
 from workflow.runs.lock import RunLock
 from workflow.runs.predictions import read_lines
 from workflow.runs.status import METRICS, STARTS, STATUS_FILE, TRAIN_LOG, is_run_folder, read_status
@@ -75,14 +75,14 @@ class RunFolder:
         restarts: int,
         lock: RunLock | None = None,
         writes: bool = True,
-        most_positions: int | None = None,
+        max_padded_tokens: int | None = None,
         trackers: Trackers = NO_TRACKERS,
     ):
         """Stand for the folder at `path`.
 
         Args:
             writes: false in all processes but the main one.
-            most_positions: of a micro-batch, where an earlier start ran out of memory.
+            max_padded_tokens: of a micro-batch, where an earlier start ran out of memory.
             trackers: what else hears of steps and evaluations.
         """
         self.path = path
@@ -92,7 +92,7 @@ class RunFolder:
         self._max_steps = max_steps
         self._data = data
         self._restarts = restarts
-        self._most_positions = most_positions
+        self._most_positions = max_padded_tokens
 
     @property
     def writes(self) -> bool:
@@ -156,9 +156,9 @@ class RunFolder:
             write_json(self.path / name, value)
 
     @contextmanager
-    def items(self, names: Sequence[str]) -> Iterator["ItemsFiles"]:
+    def items(self, names: Sequence[str]) -> Iterator["PredictionFiles"]:
         """Files of an evaluation's items; what is not finished in this block is removed."""
-        files = ItemsFiles(self, names)
+        files = PredictionFiles(self, names)
         try:
             yield files
         finally:
@@ -189,7 +189,7 @@ class RunFolder:
         return of_step[-1] if of_step else None
 
 
-class ItemsFiles:
+class PredictionFiles:
     """The files that tell of each record, all alike, written as the items come."""
 
     def __init__(self, run: RunFolder, names: Sequence[str]):
@@ -260,7 +260,7 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
 
 def _next(run: RunFolder, spec: JobSpec) -> str:
     without = " without --overwrite_output_dir" if spec.overwrite_output_dir else ""
-    return f"the same command{without} {what_is_left(run.path)}"
+    return f"the same command{without} {what_resumes(run.path)}"
 
 
 def _note_failure(run: RunFolder, progress: Progress, reason: str) -> None:

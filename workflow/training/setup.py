@@ -9,18 +9,18 @@ from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput
 from workflow.distributed.device import pick_device
 from workflow.distributed.world import World
-from workflow.models.growth import Growth
 from workflow.models.hub import fetch_settings, fetch_weights
 from workflow.models.kernels.cpu import tune_memory, use_fast_modules
-from workflow.models.lm_head import packs_rows
+from workflow.models.lm_head import supports_packing
 from workflow.models.loading import build_model, check_weight_files, load_model, weights_of
 from workflow.models.state_dict import Model, file_tensors
 from workflow.models.tokenizers.vocabulary import count_ids
+from workflow.models.vocab_extension import VocabExtension
 from workflow.runs.checkpoint import RESUME_FOLDER
 from workflow.tasks.base import Batch
 from workflow.training.engines.deepspeed import ZeroEngine, partitioning
 from workflow.training.engines.single import Engine, SingleProcessEngine
-from workflow.training.oom import telling
+from workflow.training.oom import oom_context
 from workflow.training.prepare import Job
 
 
@@ -33,7 +33,7 @@ def load_together(job: Job, world: World, checkpoint: Path | None) -> Model:
     folder = world.together(lambda: _find_weights(job, world, checkpoint))
 
     def load() -> Model:
-        with telling(job, world, "loading the model"):
+        with oom_context(job, world, "loading the model"):
             return ready_model(job, folder, checkpoint)
 
     return world.together(load)
@@ -65,18 +65,18 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> Model
     modules, which would not gather them.
     """
     device = pick_device()
-    spec, setting = job.spec, job.setting
+    spec, strategy = job.spec, job.strategy
     if device.type == "cpu":
-        tune_memory(keeps=setting is None)
-    keeps_masters = setting is None and not spec.no_train
+        tune_memory(keeps=strategy is None)
+    keeps_masters = strategy is None and not spec.no_train
     dtype = torch.bfloat16 if spec.bf16 and not keeps_masters else torch.float32
-    if setting is not None and setting.stage == 3:
-        with partitioning(spec, setting):
-            model = load_model(folder, spec.dropout_rate, growth_of(job), dtype, checkpoint)
+    if strategy is not None and strategy.stage == 3:
+        with partitioning(spec, strategy):
+            model = load_model(folder, spec.dropout_rate, extension_of(job), dtype, checkpoint)
     else:
         with device:
-            model = load_model(folder, spec.dropout_rate, growth_of(job), dtype, checkpoint)
-        job.task.adapt(model)
+            model = load_model(folder, spec.dropout_rate, extension_of(job), dtype, checkpoint)
+        job.task.optimize_for_task(model)
     job.decoder_ids.set_in(model)
     return _made_fast(model, device)
 
@@ -87,40 +87,40 @@ def make_engine(job: Job, model: Model, world: World, checkpoint: Path | None = 
     Args:
         checkpoint: where the model's values are from, if not from the job's model.
     """
-    spec, setting = job.spec, job.setting
+    spec, strategy = job.spec, job.strategy
 
     def loss(model: Model, batch: Batch) -> torch.Tensor:
         return job.task.loss(model, batch, spec.label_smoothing_factor)
 
-    if setting is None:
+    if strategy is None:
         return SingleProcessEngine(model, spec, loss)
     folder = Path(model.name_or_path)
     return ZeroEngine(
-        model, spec, loss, world, setting,
+        model, spec, loss, world, strategy,
         weights=lambda: (
-            file_tensors(checkpoint) if checkpoint else weights_of(model, folder, growth_of(job))
+            file_tensors(checkpoint) if checkpoint else weights_of(model, folder, extension_of(job))
         ),
         whole_copy=lambda: _whole_copy(job, folder),
     )  # fmt: skip
 
 
-def growth_of(job: Job) -> Growth | None:
+def extension_of(job: Job) -> VocabExtension | None:
     """The tokens that the job's model is to have besides those it learned."""
     tokens = count_ids(job.tokenizer)
-    return Growth(job.model_tokens, tokens) if tokens > job.model_tokens else None
+    return VocabExtension(job.model_tokens, tokens) if tokens > job.model_tokens else None
 
 
 def _whole_copy(job: Job, folder: Path) -> Model:
     device = pick_device()
     dtype = torch.bfloat16 if job.spec.bf16 else torch.float32
     with device:
-        model = build_model(folder, job.spec.dropout_rate, growth_of(job), dtype)
-    job.task.adapt(model)
+        model = build_model(folder, job.spec.dropout_rate, extension_of(job), dtype)
+    job.task.optimize_for_task(model)
     job.decoder_ids.set_in(model)
     return _made_fast(model, device).eval()
 
 
 def _made_fast(model: Model, device: torch.device) -> Model:
     if device.type == "cpu":
-        use_fast_modules(model, attention=packs_rows(model))
+        use_fast_modules(model, attention=supports_packing(model))
     return model

@@ -10,7 +10,7 @@ from workflow.core.errors import RunFailed
 from workflow.data.step_planner import MicroBatch, StepPlan, seed_from
 from workflow.distributed.world import World, shared
 from workflow.training.engines.single import Engine
-from workflow.training.oom import Shape, telling
+from workflow.training.oom import Shape, oom_context
 from workflow.training.prepare import Job
 
 
@@ -19,7 +19,7 @@ class StepOutcome:
     """One optimizer step: summed loss, what it is divided by, and the rate it was applied at."""
 
     loss: float
-    normalizer: int
+    loss_denominator: int
     gradient_norm: float
     learning_rate: float
 
@@ -34,7 +34,7 @@ def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World
         RunFailed: before the model is changed, where loss or gradient is not finite.
     """
     spec, split = job.spec, job.splits["train"]
-    normalizer = job.task.normalizer(split, plan.examples, spec)
+    loss_denominator = job.task.loss_denominator(split, plan.examples, spec)
     # What is drawn in a step depends on seed, step and rank, not on what was drawn before.
     torch.manual_seed(seed_from(spec.seed, step, world.rank))
     # () where this rank has no work: it takes part in every reduction all the same.
@@ -42,8 +42,8 @@ def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World
     losses = []
     for number, rows in enumerate(micro_batches, start=1):
         batch = job.task.collate(split, rows or plan.filler, spec, engine.model.config)
-        weight = 1 / normalizer if rows else 0.0
-        with telling(job, world, f"step {step}", Shape.of(batch)):
+        weight = 1 / loss_denominator if rows else 0.0
+        with oom_context(job, world, f"step {step}", Shape.of(batch)):
             loss = engine.add_gradient(batch, weight, last=number == len(micro_batches))
         losses.append(loss if rows else torch.zeros_like(loss))
     by_micro_batch = torch.stack(losses).tolist()  # one wait for the device a step
@@ -54,12 +54,12 @@ def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World
         of_all = [rows for found in world.gather(bad) for rows in found]
         raise _non_finite_error(step, "the loss is not finite", of_all)
     learning_rate = engine.learning_rate
-    with telling(job, world, f"the update of step {step}"):
+    with oom_context(job, world, f"the update of step {step}"):
         gradient_norm = engine.update()
     if not np.isfinite(gradient_norm):
         what = "the gradient's norm is not finite"
         raise _non_finite_error(step, what, [rows for ranks in plan.micro_steps for rows in ranks])
-    return StepOutcome(summed_loss, normalizer, gradient_norm, learning_rate)
+    return StepOutcome(summed_loss, loss_denominator, gradient_norm, learning_rate)
 
 
 def _non_finite_error(step: int, what: str, micro_batches: Sequence[MicroBatch]) -> RunFailed:

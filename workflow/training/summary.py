@@ -18,7 +18,7 @@ def tell_audit(job: Job) -> None:
         log.info(line)
 
 
-def tell_going_on(job: Job, checkpoint: Path, state: State, world: World) -> None:
+def announce_resume(job: Job, checkpoint: Path, state: State, world: World) -> None:
     """What a run goes on from, and what is not as it was."""
     step, spec = state.progress.step, job.spec
     log.info("going on from %s, after step %d of %d", checkpoint, step, spec.max_steps)
@@ -44,9 +44,9 @@ def announce(job: Job, model: Model, world: World) -> None:
         "%s: %.1f million parameters, %s on %s%s; records: %s",
         spec.model, size, precision, pick_device().type, processes, counts,
     )  # fmt: skip
-    if job.setting is not None:
-        log.info("%s", job.setting)
-    if job.most_positions is not None:
+    if job.strategy is not None:
+        log.info("%s", job.strategy)
+    if job.max_padded_tokens is not None:
         log.info(
             "micro-batches have at most %d positions, for an earlier start ran out of memory "
             "(--micro_batch_tokens sets another bound)",

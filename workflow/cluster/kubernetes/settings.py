@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from workflow.config.field_types import Kind, integer, mapping, memory, text
+from workflow.config.field_types import FieldType, integer, mapping, memory, text
 from workflow.core.errors import Problem, shorten
 
 
@@ -47,41 +47,41 @@ def _problems_of_place(given: Mapping[str, object]) -> list[Problem]:
     return []
 
 
-def _folder() -> Kind:
+def _folder() -> FieldType:
     def convert(value: object) -> str:
         path: str = text().convert(value)
         if not path.startswith("/"):
             raise ValueError
         return path
 
-    return Kind("a folder, beginning with /", convert, "FOLDER")
+    return FieldType("a folder, beginning with /", convert, "FOLDER")
 
 
-def _named_texts() -> Kind:
+def _named_texts() -> FieldType:
     def convert(value: object) -> dict[str, str]:
         found: dict[str, str] = mapping().convert(value)
         if not all(isinstance(content, str) for content in found.values()):
             raise ValueError
         return found
 
-    return Kind("a JSON object of texts", convert, """'{"NAME": "TEXT"}'""")
+    return FieldType("a JSON object of texts", convert, """'{"NAME": "TEXT"}'""")
 
 
-def _objects() -> Kind:
+def _objects() -> FieldType:
     def convert(value: object) -> list[dict[str, Any]]:
         found = json.loads(value) if isinstance(value, str) else value
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
             raise ValueError
         return found
 
-    return Kind("a JSON list of objects", convert, "'[{…}]'")
+    return FieldType("a JSON list of objects", convert, "'[{…}]'")
 
 
-def _name(of: str) -> Kind:
+def _name(of: str) -> FieldType:
     return dataclasses.replace(text(), metavar=of)
 
 
-SETTINGS: dict[str, tuple[Kind, str]] = {
+SETTINGS: dict[str, tuple[FieldType, str]] = {
     "pvc": (_name("CLAIM"), "the claim of the volume that is the mount"),
     "pvc_path": (_name("PATH"), "the mount's place in that volume"),
     "host_path": (_folder(), "the mount as a folder that every node has"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from workflow.models.lm_head import packs_rows
+from workflow.models.lm_head import supports_packing
 from workflow.models.state_dict import Model
 
 
@@ -13,7 +13,7 @@ def fold_cross_attention(model: Model) -> None:
 
     Parameters and their names stay. Others are left as they are.
     """
-    if packs_rows(model):
+    if supports_packing(model):
         for block in model.get_decoder().block:
             layer = block.layer[1]
             layer.EncDecAttention = FoldedAttention(layer.EncDecAttention)

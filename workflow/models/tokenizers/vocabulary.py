@@ -80,7 +80,7 @@ def count_ids(tokenizer: Any) -> int:
 def needed_ids(tokenizer: Any) -> int:
     """The rows that a model must have: BART's for summaries have none for the mask, which is last.
 
-    No text is written with it; `Growth` gives it a row.
+    No text is written with it; `VocabExtension` gives it a row.
     """
     ids = set(tokenizer.get_vocab().values()) - {tokenizer.mask_token_id}
     return int(max(ids)) + 1

@@ -13,7 +13,7 @@ import torch
 
 from workflow.config.job import JobSpec
 from workflow.core.errors import RunFailed
-from workflow.distributed.strategy import Setting, zero_configuration
+from workflow.distributed.strategy import ShardingStrategy, zero_configuration
 from workflow.distributed.world import World
 from workflow.models.safetensors_writer import Tensors, Whole
 from workflow.models.state_dict import (
@@ -61,14 +61,14 @@ def _import_muon() -> None:
         torch.compile = compiling
 
 
-def partitioning(spec: JobSpec, setting: Setting) -> AbstractContextManager[None]:
+def partitioning(spec: JobSpec, strategy: ShardingStrategy) -> AbstractContextManager[None]:
     """A model made within it is partitioned as its modules are made (ZeRO-3)."""
     pinned = torch.cuda.is_available()
-    config = zero_configuration(spec, setting, pinned)
+    config = zero_configuration(spec, strategy, pinned)
     context: AbstractContextManager[None] = import_deepspeed().zero.Init(
         config_dict_or_path=config,  # its precision too: Init's own dtype is misread on a CPU
-        remote_device="cpu" if setting.offload == "all" else None,
-        pin_memory=pinned and setting.offload == "all",
+        remote_device="cpu" if strategy.offload == "all" else None,
+        pin_memory=pinned and strategy.offload == "all",
     )
     return context
 
@@ -98,7 +98,7 @@ class ZeroEngine:
         spec: JobSpec,
         loss: Loss,
         world: World,
-        setting: Setting,
+        strategy: ShardingStrategy,
         weights: Callable[[], Iterator[Named]],
         whole_copy: Callable[[], Model],
     ):
@@ -114,7 +114,7 @@ class ZeroEngine:
         self._whole_copy = whole_copy
         if spec.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        self._gathers = setting.gathers
+        self._gathers = strategy.gathers
         optimizer = None
         if not spec.no_train:
             optimizer = make_optimizer(model, spec)
@@ -123,7 +123,7 @@ class ZeroEngine:
             self._engine, self._zero, _, _ = deepspeed.initialize(
                 model=_LossModule(model, loss),
                 optimizer=optimizer,
-                config=zero_configuration(spec, setting, torch.cuda.is_available()),
+                config=zero_configuration(spec, strategy, torch.cuda.is_available()),
                 dist_init_required=False,
             )
         if spec.bf16 and not spec.no_train:
@@ -189,7 +189,7 @@ class ZeroEngine:
             for name, tensor in saved_names(self.model).items()
         }
 
-    def moments(self) -> Tensors:
+    def optimizer_state(self) -> Tensors:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         self._link_moments()
@@ -202,7 +202,9 @@ class ZeroEngine:
             for kind in MOMENTS
         }
 
-    def begin(self, step: int, moments: Iterable[Named], first: Batch, largest: Batch) -> None:
+    def begin(
+        self, step: int, optimizer_state: Iterable[Named], first: Batch, largest: Batch
+    ) -> None:
         with at_rest(self._zero.optimizer):
             self._rest(first)
             self._rest(first, largest)
@@ -210,7 +212,7 @@ class ZeroEngine:
             raise RunFailed("the first record's loss is not finite: the run cannot go on with it")
         self._link_moments()
         parameters = saved_names(self.model)
-        for named, tensor in moments:
+        for named, tensor in optimizer_state:
             name, _, kind = named.rpartition(".")
             _set_state(parameters[name], tensor, kind)
         go_to_step(self._zero.optimizer, self._scheduler, step)

@@ -50,13 +50,15 @@ class Engine(Trained, Protocol):
     def evaluating(self) -> AbstractContextManager[tuple[Model, bool]]:
         """The model in evaluation mode, and whether all processes must call it equally often."""
 
-    def begin(self, step: int, moments: Iterable[Named], first: Batch, largest: Batch) -> None:
+    def begin(
+        self, step: int, optimizer_state: Iterable[Named], first: Batch, largest: Batch
+    ) -> None:
         """Let an engine that has done nothing yet go on from a step, or from 0.
 
         It takes all the memory that training will, and leaves no trace of that.
 
         Args:
-            moments: those of the checkpoint, if it goes on from one.
+            optimizer_state: that of the checkpoint, if it resumes from one.
             first: any of the job's; for its gradient times zero the optimizer makes its state.
             largest: the job's; beside that its gradient is added to another's.
         """
@@ -133,7 +135,7 @@ class SingleProcessEngine:
     def tensors(self) -> Tensors:
         return held_tensors(self.master)
 
-    def moments(self) -> Tensors:
+    def optimizer_state(self) -> Tensors:
         return {
             f"{name}.{kind}": Whole(tensor.shape, partial(torch.Tensor.detach, tensor))
             for name, parameter in saved_names(self.master).items()
@@ -145,12 +147,14 @@ class SingleProcessEngine:
         state = self._optimizer.state.get(parameter, {})
         return {kind: t for kind, t in state.items() if torch.is_tensor(t) and kind != "step"}
 
-    def begin(self, step: int, moments: Iterable[Named], first: Batch, largest: Batch) -> None:
+    def begin(
+        self, step: int, optimizer_state: Iterable[Named], first: Batch, largest: Batch
+    ) -> None:
         with at_rest(self._optimizer):
             self._rest(first)
             self._rest(first, largest)
         parameters = saved_names(self.master)
-        for named, tensor in moments:
+        for named, tensor in optimizer_state:
             name, _, kind = named.rpartition(".")
             state = self._state_of(parameters[name])
             if kind in state:

@@ -7,7 +7,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Growth:
+class VocabExtension:
     """Tokens that a model learned, and how many it is to have."""
 
     old_tokens: int
