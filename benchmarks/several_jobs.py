@@ -22,6 +22,7 @@ from workflow.distributed.rendezvous import find_world, join
 from workflow.distributed.stop import Stop
 from workflow.distributed.world import World
 from workflow.runs.mount import Mount
+from workflow.training.context import Invocation
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     for flags in json.loads(Path(sys.argv[2]).read_text()):
         stop = StopAfter(flags.pop("stop_after", math.inf))
         with suppress(Stopped):
-            run_job(make_job(**flags), Mount(Path(sys.argv[1])), world=world, stop=stop)
+            run_job(make_job(**flags), Mount(Path(sys.argv[1])), Invocation(world=world, stop=stop))
     world.end()
     if membership is not None:
         end_process(0)

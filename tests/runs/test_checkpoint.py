@@ -33,6 +33,7 @@ from workflow.models.loading import load_model
 from workflow.models.safetensors_writer import Files, Tensors, plan_files, write_tensors
 from workflow.models.state_dict import Model
 from workflow.runs.checkpoint import (
+    CheckpointContents,
     can_resume,
     find_checkpoints,
     reading,
@@ -90,7 +91,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def save(run: Path, step: int, engine: Any, tokenizer: Any, world: World | None = None) -> int:
-    return write_checkpoint(run, step, engine, tokenizer, STATE, world or World.alone())
+    written = CheckpointContents(engine, tokenizer, STATE)
+    return write_checkpoint(run, step, written, world or World.alone())
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -38,6 +38,7 @@ from workflow.tasks.label_scoring import Classification
 from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.prepare import Job
 from workflow.training.step import train_step
+from workflow.tuning import TUNING_METHODS
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 SENTENCE = "the man went to the house with a bird and said that it was not his word"
@@ -132,9 +133,9 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     engine.update = lambda: 0.0  # type: ignore[method-assign]
     splits = {"train": split}
     job = Job(
-        spec, task, tokenizer, 1024, DecoderIds(0), {}, splits, tmp_path, tmp_path,
-        tmp_path / "lock", strategy=None, asked=spec, resolve_defaults=lambda asked: asked,
-        checkpoint=None,
+        spec, task, TUNING_METHODS["full"], tokenizer, DecoderIds(0), None, {}, splits, tmp_path,
+        tmp_path, tmp_path / "lock", strategy=None, asked=spec,
+        resolve_defaults=lambda asked: asked, resume_point=None,
     )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
     plan = plan_step(np.arange(len(RECORDS)), sources, answers, bound, packs)

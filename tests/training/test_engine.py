@@ -23,6 +23,7 @@ from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.optim import check_schedule, make_optimizer, make_scheduler
 from workflow.training.prepare import Job
 from workflow.training.step import StepOutcome, train_step
+from workflow.tuning import TUNING_METHODS
 
 RECORDS = [
     *addition_records(11),
@@ -47,9 +48,9 @@ def job(tmp_path: Path, tokenizer: Any) -> Job:
     splits = prepare_splits({"": path}, ["train"], Seq2Seq(), tokenizer, tmp_path / "cache", True)
     spec = make_spec()
     return Job(
-        spec, Seq2Seq(), tokenizer, 1000, DecoderIds(0), {}, splits, tmp_path, tmp_path,
-        tmp_path / "lock", strategy=None, asked=spec, resolve_defaults=lambda asked: asked,
-        checkpoint=None,
+        spec, Seq2Seq(), TUNING_METHODS["full"], tokenizer, DecoderIds(0), None, {}, splits,
+        tmp_path, tmp_path, tmp_path / "lock", strategy=None, asked=spec,
+        resolve_defaults=lambda asked: asked, resume_point=None,
     )  # fmt: skip
 
 
@@ -172,7 +173,7 @@ def test_updates_are_those_of_plain_adamw(job: Job) -> None:
 
 def test_norms_and_biases_do_not_decay() -> None:
     model = make_t5()
-    groups = make_optimizer(model, make_spec(weight_decay=0.3)).param_groups
+    groups = make_optimizer(model.named_parameters(), make_spec(weight_decay=0.3)).param_groups
     names = {id(p): n for n, p in model.named_parameters()}
     free = {names[id(p)] for p in groups[1]["params"]}
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]

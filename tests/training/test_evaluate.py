@@ -24,7 +24,7 @@ from workflow.inference import eval_shard as share
 from workflow.training.evaluate import evaluate
 from workflow.training.context import RunContext
 from workflow.runs.train_state import Progress
-from workflow.training.run_dir import RunFolder
+from workflow.training.run_dir import RunFacts, RunFolder
 from workflow.distributed.stop import Stop
 from workflow.distributed.world import World
 
@@ -81,7 +81,7 @@ told = {}
 for fault, (at_fault, *where) in ((name, how or (None,)) for name, how in FAULTS.items()):
     (folder / fault).mkdir(exist_ok=True)
     stop, lock = Stop(), SimpleNamespace(loss=None, taken_by=None)
-    run = RunFolder(folder / fault, None, {}, 0, lock, world.is_rank_zero)
+    run = RunFolder(folder / fault, RunFacts(), lock, world.is_rank_zero)
     stop.defer(run.path, world, lock)
     job = SimpleNamespace(
         task=Task(), tokenizer=None, splits={"eval": None}, spec=SimpleNamespace(metric=None)

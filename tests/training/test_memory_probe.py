@@ -133,7 +133,8 @@ def test_a_loss_that_is_not_finite_in_a_trial_changes_nothing(mount: Mount) -> N
     model.shared.weight.data[7] = float("inf")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     engine = make_engine(model, make_spec())
-    engine.begin(0, (), of(5), of(7))
+    engine.probe(of(5), of(7))
+    engine.restore(0, ())
     for name, tensor in engine.master.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert not torch.isnan(engine.add_gradient(of(5), 1.0, last=True))

@@ -22,6 +22,7 @@ from workflow.memory.search import PlanRequest
 from workflow.runs.mount import Mount
 from workflow.runs.resume_state import ComputedWith
 from workflow.runs.status import read_status
+from workflow.training.context import Invocation
 from workflow.training.plan import _as_earlier
 
 Lines = Callable[[Path], list[dict[str, Any]]]
@@ -36,7 +37,7 @@ def start(mount: Mount, name: str, stop_after: float = math.inf, **flags: Any) -
     """Run a job here, from where it is; whether it was done rather than stopped."""
     values = job(flags.pop("task", "seq2seq"), name, **(FLAGS | flags))
     try:
-        run_job(make_job(**values), mount, stop=StopAfter(stop_after))
+        run_job(make_job(**values), mount, Invocation(stop=StopAfter(stop_after)))
     except Stopped:
         return False
     return True
@@ -148,12 +149,12 @@ def test_a_run_moves_between_worlds_and_stages(mount: Mount, read_lines: Lines) 
 
 def test_the_state_of_a_stop_is_told(mount: Mount, read_lines: Lines) -> None:
     with pytest.raises(Stopped) as raised:
-        run_job(make_job(**job("seq2seq", "cut", **FLAGS)), mount, stop=StopAfter(3))
+        run_job(make_job(**job("seq2seq", "cut", **FLAGS)), mount, Invocation(stop=StopAfter(3)))
     assert str(raised.value) == (
         "stopped by the test at step 2; the same command goes on from checkpoint-2"
     )
     with pytest.raises(Stopped) as raised:
-        run_job(make_job(**job("seq2seq", "early", **FLAGS)), mount, stop=StopAfter(0))
+        run_job(make_job(**job("seq2seq", "early", **FLAGS)), mount, Invocation(stop=StopAfter(0)))
     assert str(raised.value) == "stopped by the test at step 0; the same command begins again"
     early = mount.models / "early"
     assert "Stopped at step 0, and saved: the same command goes on." in (
@@ -165,7 +166,7 @@ def test_the_state_of_a_stop_is_told(mount: Mount, read_lines: Lines) -> None:
     assert [one["step"] for one in read_lines(early / "starts.jsonl")] == [0, 0]
     evaluation = make_job("seq2seq", model_init_name="small", data_name="sums", no_train=True)
     with pytest.raises(Stopped) as raised:
-        run_job(evaluation, mount, stop=StopAfter(0))
+        run_job(evaluation, mount, Invocation(stop=StopAfter(0)))
     assert str(raised.value) == "stopped by the test at step 0; the same command begins again"
     evaluated = run_job(evaluation, mount)
     assert read_status(evaluated)["state"] == "done"

@@ -110,9 +110,11 @@ def _run(
         problems = [*problems, *_problems_of_gpus(processes)]
         return _launch(spec, launch, problems, arguments, processes)
     with importing():
-        from workflow.training.loop import run_job  # slow: torch and transformers
+        from workflow.training.context import Invocation  # slow: torch and transformers
+        from workflow.training.loop import run_job
 
-    run_job(spec, find_mount(launch.mount), problems, stop=stop, command=_command())
+    invocation = Invocation(problems, stop=stop, command=_command())
+    run_job(spec, find_mount(launch.mount), invocation)
     return 0
 
 
@@ -131,11 +133,12 @@ def _run_in_world(
     join(membership, os.environ)
     with importing():
         from workflow.distributed.world import World
+        from workflow.training.context import Invocation
         from workflow.training.loop import run_job
 
     world = World.joined()
     try:
-        run_job(spec, find_mount(launch.mount), problems, world, stop, _command())
+        run_job(spec, find_mount(launch.mount), Invocation(problems, world, stop, _command()))
     except OutOfMemory:  # the others cannot take leave, and are ended with this process
         raise
     except WorkflowError:
@@ -176,12 +179,12 @@ def _launch(
         from workflow.distributed.world import World
         from workflow.runs.status import read_status
         from workflow.training.prepare import prepare
-        from workflow.training.summary import tell_audit
+        from workflow.training.summary import log_audit
 
     started = World(size=processes, local_size=processes)
     job = prepare(spec, find_mount(launch.mount), problems, started)
     if job.spec.audit:
-        tell_audit(job)
+        log_audit(job)
         return 0
 
     def patience() -> float:

@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -203,18 +203,18 @@ def says_own_head(config: Any, folder: Path) -> bool:
 def save_model(model: Model, tokenizer: Any, folder: Path) -> None:
     """Write a plain Hugging Face folder of a model that this process holds all of."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = held_tensors(model)
+    tensors = held_tensors(saved_names(model))
     files = plan_files("model", tensors)
     write_tensors(folder, files, tensors)
     write_index(folder, "model", files, tensors)
     save_settings(model, tokenizer, folder)
 
 
-def held_tensors(model: Model) -> dict[str, Whole]:
-    """The tensors that are saved of a model that this process holds all of."""
+def held_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, Whole]:
+    """Tensors to be written, of which this process holds all."""
     return {
         name: Whole(tensor.shape, partial(torch.Tensor.detach, tensor))
-        for name, tensor in saved_names(model).items()
+        for name, tensor in tensors.items()
     }
 
 

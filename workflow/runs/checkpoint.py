@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,21 +72,30 @@ class Trained(Protocol):
         """What the optimizer keeps of each parameter, as NAME.exp_avg; after a first step."""
 
 
-def write_checkpoint(
-    run: Path, step: int, trained: Trained, tokenizer: Any, state: dict[str, Any], world: World
-) -> int:
+@dataclass(frozen=True)
+class CheckpointContents:
+    """What a checkpoint holds.
+
+    Attributes:
+        state: what resuming needs besides tensors, as JSON.
+    """
+
+    trained: Trained
+    tokenizer: Any
+    state: dict[str, Any]
+
+
+def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: World) -> int:
     """Write checkpoint-STEP whole or not at all, and return the bytes of its tensors.
 
     All processes must call this. They share the files: each takes part in gathering every tensor,
     and writes some.
 
-    Args:
-        state: what else going on needs, as JSON.
-
     Raises:
         RunFailed: on all processes, where one of them cannot write; earlier checkpoints stay.
     """
     folder = checkpoint_folder(run, step)
+    trained = contents.trained
     tensors, optimizer_state = trained.tensors(), trained.optimizer_state()
     size = sum(tensor.bytes for tensor in (*tensors.values(), *optimizer_state.values()))
     partial = None
@@ -101,9 +111,10 @@ def write_checkpoint(
 
         def finish() -> None:
             write_index(partial, "model", files, tensors)
-            save_settings(trained.model, tokenizer, partial)
+            save_settings(trained.model, contents.tokenizer, partial)
             write_checksums(partial, weights)
-            (kept / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            state = json.dumps(contents.state, indent=2) + "\n"
+            (kept / STATE_FILE).write_text(state, encoding="utf-8")
             write_checksums(kept, of_moments)
             finish_folder(partial, folder)
 

@@ -1,8 +1,9 @@
-"""What a run goes on from: a checkpoint's state, read back and fitted to the job."""
+"""What a run resumes from: a checkpoint and its state, read back."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,31 @@ def read_state(checkpoint: Path) -> State:
         raise BadInput([problem]) from error
 
 
-def optimizer_state_of(checkpoint: Path) -> Iterator[Named]:
-    """The optimizer's moments, one at a time, as NAME.exp_avg."""
-    for path in sorted((checkpoint / RESUME_FOLDER).glob("optimizer*.safetensors")):
-        yield from mapped_tensors(path)
+@dataclass(frozen=True)
+class ResumePoint:
+    """A checkpoint that a run may resume from."""
+
+    folder: Path
+
+    @cached_property
+    def state(self) -> State:
+        """Its state, read once; raises BadInput where it is none that this version writes."""
+        return read_state(self.folder)
+
+    @property
+    def has_optimizer_state(self) -> bool:
+        """Whether it can be resumed from: only a run's newest checkpoint can."""
+        return can_resume(self.folder)
+
+    def optimizer_state(self) -> Iterator[Named]:
+        """The optimizer's moments, one at a time, as NAME.exp_avg."""
+        for path in sorted((self.folder / RESUME_FOLDER).glob("optimizer*.safetensors")):
+            yield from mapped_tensors(path)
 
 
-def find_resume_checkpoint(
+def find_resume_point(
     run: Path, own: bool, asked: str | None, mount: Mount
-) -> tuple[Path | None, list[Problem]]:
+) -> tuple[ResumePoint | None, list[Problem]]:
     """The newest checkpoint of a run, or the one asked for where the run has none yet.
 
     Args:
@@ -99,7 +116,7 @@ def find_resume_checkpoint(
     if asked == "none":
         return None, []
     if steps or asked is None:
-        return (checkpoint_folder(run, steps[-1]) if steps else None), []
+        return (ResumePoint(checkpoint_folder(run, steps[-1])) if steps else None), []
     where = f"--resume_from_checkpoint {asked}"
     named = [run / asked, mount.models / asked, Path(asked).expanduser()]
     folder = next((path for path in named if path.is_dir()), None)
@@ -116,4 +133,4 @@ def find_resume_checkpoint(
         found = "a folder that has not (or no longer) the optimizer's state"
         mend = "begin a run from its weights with --model_init_name"
         return None, [Problem(where, found, "the newest checkpoint of a run", mend)]
-    return folder, []
+    return ResumePoint(folder), []

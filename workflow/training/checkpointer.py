@@ -6,7 +6,12 @@ import time
 from workflow.config.job import JobSpec
 from workflow.core.console import log
 from workflow.distributed.world import World
-from workflow.runs.checkpoint import find_checkpoints, rotate_checkpoints, write_checkpoint
+from workflow.runs.checkpoint import (
+    CheckpointContents,
+    find_checkpoints,
+    rotate_checkpoints,
+    write_checkpoint,
+)
 from workflow.runs.resume_state import ComputedWith, State
 from workflow.runs.train_state import Progress
 from workflow.training.context import RunContext
@@ -56,10 +61,8 @@ class Checkpointer:
         )
         self._world.on_rank_zero(self._run.sync_logs)
         with oom_context(self._job, self._world, f"saving step {progress.step}"):
-            size = write_checkpoint(
-                self._run.path, progress.step, self._engine, self._job.tokenizer, state.as_json(),
-                self._world,
-            )  # fmt: skip
+            contents = CheckpointContents(self._engine, self._job.tokenizer, state.as_json())
+            size = write_checkpoint(self._run.path, progress.step, contents, self._world)
         self._kept_step = progress.step
         progress.best_step, progress.best_value = saved.best_step, saved.best_value
         progress.ephemeral = self._world.on_rank_zero(lambda: self._tidy(saved))

@@ -1,7 +1,7 @@
 """A run from beginning to end: prepare, evaluate, learn step by step, evaluate and save."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -9,61 +9,52 @@ from typing import Any
 
 from workflow.config.job import JobSpec
 from workflow.core.console import log, progress_bar
-from workflow.core.errors import Problem, Stopped
+from workflow.core.errors import Stopped
 from workflow.data.step_planner import Lengths, plan_step, step_examples
 from workflow.distributed.device import pick_device
-from workflow.distributed.stop import Stop
-from workflow.distributed.world import World
 from workflow.models.lm_head import supports_packing
-from workflow.models.state_dict import Model, Named
+from workflow.models.state_dict import Model
 from workflow.reporting.trackers.base import Start, tracking
 from workflow.runs.checkpoint import reading
 from workflow.runs.lock import RunLock
 from workflow.runs.mount import Mount, evaluated_step
 from workflow.runs.provenance import describe_start
-from workflow.runs.resume_state import optimizer_state_of
 from workflow.runs.status import AUDIT, REPORT, SPEC_FILE
 from workflow.runs.train_state import LogWindow, Progress, peak_memory_gb
 from workflow.training.checkpointer import Checkpointer
-from workflow.training.context import RunContext
+from workflow.training.context import Invocation, RunContext
 from workflow.training.engines.single import Engine
 from workflow.training.evaluate import evaluate
 from workflow.training.memory_probe import probe_memory
 from workflow.training.oom import oom_context
 from workflow.training.prepare import Job, prepare
-from workflow.training.resolve import RunDisposition, claim, forget_earlier_start, resolve_run
+from workflow.training.resolve import (
+    RunDisposition,
+    claim,
+    facts_of,
+    forget_earlier_start,
+    resolve_run,
+)
 from workflow.training.run_dir import RunFolder, recording_outcome, written_spec
 from workflow.training.setup import load_together, make_engine
 from workflow.training.step import StepOutcome, train_step
-from workflow.training.summary import announce, announce_resume, tell_audit
+from workflow.training.summary import log_audit, log_job, log_resume
 
 
-def run_job(
-    spec: JobSpec,
-    mount: Mount,
-    problems: Sequence[Problem] = (),
-    world: World | None = None,
-    stop: Stop | None = None,
-    command: Sequence[str] = (),
-) -> Path:
+def run_job(spec: JobSpec, mount: Mount, invocation: Invocation | None = None) -> Path:
     """Run a job to its end and return the folder of its results (of an audit: where they would be).
 
-    A run that was begun before goes on from its newest checkpoint.
-
-    Args:
-        problems: what is known to be wrong with the job, to be told with all the rest.
-        world: the processes of the job, where there are several; all must call this.
-        command: the words that asked for the job, where it was a command line.
-        stop: whether the job is asked to stop; a file named `stop` in the run's folder does so too.
+    A run that was begun before is resumed from its newest checkpoint.
 
     Raises:
         BadInput: before the run's folder is made, with all that the user has to mend.
         RunFailed: where the run cannot go on; status.json then says why.
-        Stopped: where it was asked to; the same job goes on.
+        Stopped: where it was asked to; the same job resumes.
     """
-    world, stop = world or World.alone(), stop or Stop()
-    job = world.rank_zero_first(lambda: prepare(spec, mount, problems, world))
-    tell_audit(job)
+    invocation = invocation or Invocation()
+    world = invocation.world
+    job = world.rank_zero_first(lambda: prepare(spec, mount, invocation.problems, world))
+    log_audit(job)
     if job.spec.audit:
         return job.run_path
     world.begin(pick_device(), alone_too=job.strategy is not None)
@@ -74,12 +65,14 @@ def run_job(
         return job.run_path
     with reading(job.model_source, disposition.foreign_checkpoint(job)):
         model = load_together(job, world, disposition.checkpoint)
-        announce(job, model, world)
+        log_job(job, model, world)
         with RunLock(job.run_path) as lock:
             if world.on_rank_zero(lambda: claim(job, disposition, lock)):
-                with _begun(job, disposition, lock, world, stop) as context:
-                    _note_start(context, command)
-                    _run(context, model, disposition)
+                with _recorded(job, disposition, lock, invocation) as context:
+                    if job.spec.no_train:
+                        evaluate_only(context, model)
+                    else:
+                        _make_trainer(context, model, disposition).train()
             else:
                 log.info("another process has just done this job")
     log.info("results are in %s; look at its %s", job.run_path, REPORT)
@@ -87,25 +80,25 @@ def run_job(
 
 
 @contextmanager
-def _begun(
-    job: Job, disposition: RunDisposition, lock: RunLock, world: World, stop: Stop
+def _recorded(
+    job: Job, disposition: RunDisposition, lock: RunLock, invocation: Invocation
 ) -> Iterator[RunContext]:
     """A run whose folder is ours, until the block ends: folder and trackers hear how it goes.
 
-    The folder goes back to the step that the run goes on from; from now on signals are noted, and
+    The folder goes back to the step that the run resumes from; from now on signals are noted, and
     the run looks at them between steps.
     """
-    spec = job.spec
+    spec, world, stop = job.spec, invocation.world, invocation.stop
     trackers = spec.report_to if world.is_rank_zero else ()
-    with tracking(trackers, Start(job.run_path, written_spec(spec), disposition.step)) as told:
-        folder = RunFolder(
-            job.run_path, spec.max_steps, job.data_keys, disposition.restarts, lock,
-            world.is_rank_zero, job.max_padded_tokens, told,
-        )  # fmt: skip
-        progress = disposition.state.progress if disposition.state else Progress()
-        progress = world.on_rank_zero(lambda: _go_back(job, folder, progress))
+    start = Start(job.run_path, written_spec(spec), disposition.progress.step)
+    with tracking(trackers, start) as tracked:
+        facts = facts_of(job, disposition)
+        folder = RunFolder(job.run_path, facts, lock, world.is_rank_zero, tracked)
+        progress = world.on_rank_zero(lambda: _go_back(job, folder, disposition.progress))
         stop.defer(folder.path, world, lock)
         with recording_outcome(folder, progress, spec):
+            line = describe_start(progress.step, world.size, invocation.command)
+            world.on_rank_zero(lambda: folder.append_start(line))
             yield RunContext(job, world, stop, folder, progress)
 
 
@@ -126,29 +119,18 @@ def _go_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
     return progress
 
 
-def _note_start(context: RunContext, command: Sequence[str]) -> None:
-    """Add a line to the folder's list of starts: by which command, on which machine."""
-    line = describe_start(context.progress.step, context.world.size, command)
-    context.world.on_rank_zero(lambda: context.folder.append_start(line))
-
-
-def _run(context: RunContext, model: Model, disposition: RunDisposition) -> None:
-    """Do what is left of a run: evaluate the model, or train it on."""
-    if context.job.spec.no_train:
-        evaluate_only(context, model)
-        return
-    job, world = context.job, context.world
+def _make_trainer(context: RunContext, model: Model, disposition: RunDisposition) -> "Trainer":
+    """A trainer at the step that the run begins at or resumes from, whose memory is known to do."""
+    job, world, step = context.job, context.world, context.progress.step
     with oom_context(job, world, "making the optimizer"):
         engine = make_engine(job, model, world, disposition.checkpoint)
-    trainer = Trainer(context, engine)
-    optimizer_state: Iterable[Named] = ()
-    if disposition.checkpoint is not None and disposition.state is not None:
-        announce_resume(job, disposition.checkpoint, disposition.state, world)
-        optimizer_state = optimizer_state_of(disposition.checkpoint)
-    probe_memory(
-        job, engine, context.progress.step, optimizer_state, world
-    )  # which sets the moments, too
-    trainer.train()
+    point = disposition.resume_point
+    if point is not None:
+        log_resume(job, point, step, world)
+    probe_memory(job, engine, step, world)
+    with oom_context(job, world, "restoring the optimizer's state"):
+        engine.restore(step, () if point is None else point.optimizer_state())
+    return Trainer(context, engine)
 
 
 def evaluate_only(context: RunContext, model: Model) -> None:

@@ -12,7 +12,7 @@ from workflow.distributed.world import World
 from workflow.memory.activations import activation_bytes
 from workflow.memory.model_dims import sizes_of_model
 from workflow.models.lm_head import supports_packing
-from workflow.models.state_dict import Model, Named
+from workflow.models.state_dict import Model
 from workflow.tasks.base import Batch
 from workflow.training.engines.single import Engine
 from workflow.training.oom import Shape, oom_context
@@ -30,10 +30,10 @@ CALM_SECONDS = 10.0
 """A trial that takes no longer is not worth a line of the log."""
 
 
-def probe_memory(
-    job: Job, engine: Engine, done: int, optimizer_state: Iterable[Named], world: World
-) -> None:
-    """Let the engine begin after the steps done, trying the largest micro-batch that is to come.
+def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
+    """Compute the largest micro-batch that comes after the steps done; nothing is learned of it.
+
+    The optimizer has its state then, as made for a first step.
 
     Raises:
         OutOfMemory: where it does not fit.
@@ -46,7 +46,7 @@ def probe_memory(
     shape = largest_of(job, engine.model, steps, world.size)
     first = job.task.collate(job.splits["train"], (np.array([0]),), job.spec, engine.model.config)
     with oom_context(job, world, f"the trial before step {done + 1}", shape):
-        engine.begin(done, optimizer_state, first, enlarged(first, shape))
+        engine.probe(first, enlarged(first, shape))
     seconds = time.perf_counter() - began
     if seconds > CALM_SECONDS:
         log.info("the largest micro-batch (%s) fits; it was tried in %.0f s", shape, seconds)

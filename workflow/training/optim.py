@@ -1,6 +1,6 @@
 """The optimizer and the schedule of its learning rate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,13 +10,15 @@ from transformers.optimization import Adafactor
 
 from workflow.config.job import JobSpec
 from workflow.core.errors import BadInput, Problem
-from workflow.models.state_dict import Model, whole_shape
+from workflow.models.state_dict import whole_shape
 
 
-def make_optimizer(model: Model, spec: JobSpec) -> torch.optim.Optimizer:
+def make_optimizer(
+    trainable: Iterable[tuple[str, torch.nn.Parameter]], spec: JobSpec
+) -> torch.optim.Optimizer:
     """AdamW, or Adafactor with a fixed rate; norms and biases do not decay."""
     groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trainable:
         groups[len(whole_shape(parameter)) > 1 and "bias" not in name].append(parameter)
     parameters = [
         {"params": groups[True], "weight_decay": spec.weight_decay},

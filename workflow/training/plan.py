@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,47 +26,50 @@ from workflow.runs.mount import Mount, find_model
 from workflow.runs.resume_state import ComputedWith
 
 
+@dataclass(frozen=True)
+class EarlierStart:
+    """What an earlier start of a run left that this one keeps to.
+
+    Attributes:
+        computed: how the run was computed that is resumed. As many processes go on like that, if
+            it fits still, so that the results are the same bit for bit.
+        max_padded_tokens: of a micro-batch, where more were too many.
+    """
+
+    computed: ComputedWith | None = None
+    max_padded_tokens: int | None = None
+
+
 def plan_job(
     folder: Path,
     spec: JobSpec,
     data: Mapping[str, TokenizedSplit],
-    users: Mapping[str, Any],
-    world: World,
-    earlier: ComputedWith | None = None,
-    most: int | None = None,
-    machine: Machine | None = None,
+    machine: Machine,
+    earlier: EarlierStart,
 ) -> tuple[ShardingStrategy | None, int]:
     """How processes divide the states, and the positions of a micro-batch: the lightest that fits.
-
-    Args:
-        machine: where the job is to run, if not here.
-        earlier: how the run was computed that goes on. As many processes go on like that, if it
-            fits still, so that the results are the same bit for bit.
-        most: positions of a micro-batch, where more were too many.
 
     Raises:
         BadInput: where nothing does.
     """
-    work, asked = _work_of(spec, data), _asked(spec, users)
-    machine = machine or this_machine(world.size, world.local_size)
+    work, request = _work_of(spec, data), _request_of(spec)
     sizes, trains = sizes_of(folder), not spec.no_train
-    plan = None
-    if earlier is not None and earlier.processes == world.size:
+    plan, computed = None, earlier.computed
+    if computed is not None and computed.processes == machine.processes:
         with suppress(BadInput):
-            plan = choose(sizes, machine, work, _as_earlier(asked, earlier), trains)
-    plan = plan or choose(sizes, machine, work, asked, trains)
+            plan = choose(sizes, machine, work, _as_earlier(request, computed), trains)
+    plan = plan or choose(sizes, machine, work, request, trains)
     assert plan.positions is not None
-    return plan.strategy, min(plan.positions, most or plan.positions)
+    return plan.strategy, min(plan.positions, earlier.max_padded_tokens or plan.positions)
 
 
 def tell_plans(
     folder: Path, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
 ) -> list[str]:
     """What the job takes on a machine under each setting, and what fits."""
-    users, _ = own_settings(spec)
-    work, asked, trains = _work_of(spec, data), _asked(spec, users), not spec.no_train
+    work, request, trains = _work_of(spec, data), _request_of(spec), not spec.no_train
     sizes = sizes_of(folder)
-    return render_plans(sizes, machine, work, plans(sizes, machine, work, asked, trains), trains)
+    return render_plans(sizes, machine, work, plans(sizes, machine, work, request, trains), trains)
 
 
 def _work_of(spec: JobSpec, data: Mapping[str, TokenizedSplit]) -> Work:
@@ -76,12 +80,12 @@ def _work_of(spec: JobSpec, data: Mapping[str, TokenizedSplit]) -> Work:
     return _work(spec, spec.bf16, source, max(1, target), len(data["eval"]))
 
 
-def _as_earlier(asked: PlanRequest, earlier: ComputedWith) -> PlanRequest:
+def _as_earlier(request: PlanRequest, earlier: ComputedWith) -> PlanRequest:
     """What the user leaves open, as it was."""
-    asked = dataclasses.replace(asked, positions=asked.positions or earlier.positions)
-    if asked.stage is not None or asked.offload is not None or asked.users:
-        return asked  # the two go together
-    return dataclasses.replace(asked, stage=earlier.stage or None, offload=earlier.offload)
+    request = dataclasses.replace(request, positions=request.positions or earlier.positions)
+    if request.stage is not None or request.offload is not None or request.users:
+        return request  # the two go together
+    return dataclasses.replace(request, stage=earlier.stage or None, offload=earlier.offload)
 
 
 def dry_run(
@@ -99,8 +103,7 @@ def dry_run(
     problems += problems_of_processes(spec, machine.processes)
     source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
     problems += found
-    users, found = own_settings(spec)
-    problems += found
+    problems += own_settings(spec)[1]
     if problems:
         raise BadInput(problems)
     folder = fetch_settings(source)
@@ -109,10 +112,9 @@ def dry_run(
     bf16 = spec.bf16 if spec.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
     target = spec.max_target_length if spec.task == "seq2seq" else 1
     work = _work(spec, bf16, spec.max_source_length, target, records=None)
-    asked = _asked(spec, users)
     trains = not spec.no_train
-    found_plans = plans(sizes, machine, work, asked, trains)
-    return render_plans(sizes, machine, work, found_plans, trains)
+    all_plans = plans(sizes, machine, work, _request_of(spec), trains)
+    return render_plans(sizes, machine, work, all_plans, trains)
 
 
 def own_settings(spec: JobSpec) -> tuple[dict[str, Any], list[Problem]]:
@@ -137,8 +139,9 @@ def problems_of_processes(spec: JobSpec, processes: int) -> list[Problem]:
     return [Problem("--optim", found, expected, mend)]
 
 
-def _asked(spec: JobSpec, users: Mapping[str, Any]) -> PlanRequest:
+def _request_of(spec: JobSpec) -> PlanRequest:
     """What the user settled, with a flag or in a DeepSpeed file."""
+    users, _ = own_settings(spec)
     offload = offload_of(users)
     own = offload if offload != "none" else spec.offload
     return PlanRequest(spec.zero_stage, own, spec.micro_batch_tokens, users)

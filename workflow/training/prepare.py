@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,23 +20,24 @@ from workflow.data.token_cache import TokenizedSplit, prepare_splits, tell_eval_
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
-from workflow.memory.search import Machine
+from workflow.memory.search import Machine, this_machine
 from workflow.metrics.user import load_user_metric
 from workflow.models.families import DecoderIds, vocabulary_size
 from workflow.models.hub import fetch_settings
 from workflow.models.settings import load_model_settings
 from workflow.models.tokenizers.vocabulary import count_ids
+from workflow.models.vocab_extension import VocabExtension
 from workflow.reporting.trackers.base import problems_of_trackers
-from workflow.runs.checkpoint import can_resume
 from workflow.runs.mount import Mount, find_data, find_model, find_run_folder, run_name_of
-from workflow.runs.resume_state import ComputedWith, find_resume_checkpoint, read_state
+from workflow.runs.resume_state import ResumePoint, find_resume_point
 from workflow.runs.status import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.base import Task
 from workflow.training.grow_vocabulary import audited, grow_until_nothing_is_missing
 from workflow.training.model_check import check_model
 from workflow.training.optim import check_schedule
-from workflow.training.plan import own_settings, plan_job, problems_of_processes
+from workflow.training.plan import EarlierStart, own_settings, plan_job, problems_of_processes
+from workflow.tuning import TUNING_METHODS, TuningMethod
 
 
 @dataclass(frozen=True)
@@ -43,24 +45,26 @@ class Job:
     """A job that can begin: everything but the model's weights, which may take minutes.
 
     Attributes:
-        spec: the job, complete.
-        model_tokens: the tokens that the model has learned; the tokenizer may have more.
+        spec: the job, resolved.
+        tuning: which of the model's parameters learn.
         decoder_ids: how the model's decoder starts.
+        extension: tokens that the model is to have besides those it learned.
         audit: what the data hold; empty where nothing is learned from them.
         model_source: the model's folder, or its name on the hub.
         run_path: where the run's folder is, or will be.
         claim_lock: a file to lock while the run's folder is made.
         strategy: how processes divide the states; None for one process in plain torch.
         asked: the job as the user gave it, and `resolve_defaults` what fills in the rest.
-        checkpoint: what the run would go on from.
+        resume_point: what the run would resume from.
         max_padded_tokens: of a micro-batch, where an earlier start ran out of memory.
     """
 
     spec: JobSpec
     task: Task
+    tuning: TuningMethod
     tokenizer: Any
-    model_tokens: int
     decoder_ids: DecoderIds
+    extension: VocabExtension | None
     audit: Report
     splits: dict[str, TokenizedSplit]
     model_source: Path | str
@@ -69,12 +73,36 @@ class Job:
     strategy: ShardingStrategy | None
     asked: JobSpec
     resolve_defaults: Callable[[JobSpec], JobSpec]
-    checkpoint: Path | None
+    resume_point: ResumePoint | None
     max_padded_tokens: int | None = None
 
     @property
     def data_keys(self) -> dict[str, str]:
         return {name: split.key for name, split in self.splits.items()}
+
+
+@dataclass(frozen=True)
+class _Located:
+    """Where everything lies that a job names.
+
+    Attributes:
+        files: of the data, by split.
+        model: its folder, or its name on the hub.
+    """
+
+    files: dict[str, Path]
+    model: Path | str
+    run_path: Path
+    resume_point: ResumePoint | None
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The records as tokens, the tokenizer that made them, and what the audit says of them."""
+
+    splits: dict[str, TokenizedSplit]
+    tokenizer: Any
+    audit: Report
 
 
 def prepare(
@@ -94,121 +122,153 @@ def prepare(
     Raises:
         BadInput: with all problems of flags, names and data together.
     """
-    task = TASKS[spec.task](spec)
-    splits = splits_of(spec)
     world = world or World.alone()
-    problems = [*problems, *problems_of_processes(spec, world.size)]
-    users, found = own_settings(spec)
-    problems += found
-    files, source, run_path, checkpoint = _find(spec, mount, task, problems)
-
-    folder = fetch_settings(source)
+    task = TASKS[spec.task](spec)
+    located = _locate(spec, mount, task, [*problems, *problems_of_processes(spec, world.size)])
+    folder = fetch_settings(located.model)
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
     try:
-        settings, spec = load_model_settings(folder, spec, world.size)
+        settings, asked = load_model_settings(folder, spec, world.size)
         task = task.bind_tokenizer(settings.tokenizer, settings.decoder_ids.start)
     except BadInput as error:
-        raise BadInput([*error.problems, *problems_of_records(files, task, spec)]) from error
-    held_out = HeldOut(spec.eval_fraction, spec.seed) if spec.eval_fraction else None
-    tokenized = partial(prepare_splits, files, splits, task, cache=mount.cache / "tokens",
-                        answers_needed=not spec.no_train, held_out=held_out)  # fmt: skip
-    tokenizer = settings.tokenizer
-    data = tokenized(tokenizer)
-    tell_eval_records(files, data, held_out is not None)
-    if not spec.no_train:
-        task.check(tokenizer, data["eval"], spec)
-    model_tokens = min(count_ids(tokenizer), vocabulary_size(settings.config))
-    audit: Report = {}
-    if spec.add_missing_tokens and not spec.no_train:
-        tokenizer, data, audit = grow_until_nothing_is_missing(
-            tokenizer, data, tokenized,
-            lambda grown, data: audited(data, task, grown, spec, mount.cache),
-        )  # fmt: skip
-    elif spec.audit or not spec.no_train:
-        audit = audited(data, task, tokenizer, spec, mount.cache)
-        audit["can_grow"] &= not spec.no_train
-    completed = partial(
+        told = problems_of_records(located.files, task, spec)
+        raise BadInput([*error.problems, *told]) from error
+    data = _prepare_data(located.files, asked, task, settings.tokenizer, mount.cache)
+    resolve = partial(
         resolve_defaults,
-        run_name=run_name_of(spec),
-        train_count=len(data["train"]) if "train" in data else 0,
-        longest_target=_longest_target(data, spec, source),
+        run_name=run_name_of(asked),
+        train_count=len(data.splits["train"]) if "train" in data.splits else 0,
+        longest_target=_longest_target(data.splits, asked, located.model),
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
-    asked, spec = spec, completed(spec)
-    settings = dataclasses.replace(settings, tokenizer=tokenizer)
-    check_model(folder, settings, task, data["eval"], spec)
+    spec = resolve(asked)
+    learned = min(count_ids(settings.tokenizer), vocabulary_size(settings.config))
+    tokens = count_ids(data.tokenizer)
+    settings = dataclasses.replace(settings, tokenizer=data.tokenizer)
+    check_model(folder, settings, task, data.splits["eval"], spec)
     if not spec.no_train:
         check_schedule(spec)
-    most = _most_positions(asked, run_path)
-    strategy, positions = world.decided_by_rank_zero(
-        lambda: plan_job(folder, spec, data, users, world, _computed(checkpoint), most, machine)
-    )
-    spec = dataclasses.replace(spec, micro_batch_tokens=positions)
-    lock = mount.cache / "claim.lock"
+    earlier = _earlier_start(located, asked)
+
+    def plan() -> tuple[ShardingStrategy | None, int]:
+        computing = machine or this_machine(world.size, world.local_size)
+        return plan_job(folder, spec, data.splits, computing, earlier)
+
+    strategy, positions = world.decided_by_rank_zero(plan)
     return Job(
-        spec, task, tokenizer, model_tokens, settings.decoder_ids, audit, data, source, run_path,
-        lock, strategy, asked, completed, checkpoint, most,
-    )  # fmt: skip
+        spec=dataclasses.replace(spec, micro_batch_tokens=positions),
+        task=task,
+        tuning=TUNING_METHODS["full"],
+        tokenizer=data.tokenizer,
+        decoder_ids=settings.decoder_ids,
+        extension=VocabExtension(learned, tokens) if tokens > learned else None,
+        audit=data.audit,
+        splits=data.splits,
+        model_source=located.model,
+        run_path=located.run_path,
+        claim_lock=mount.cache / "claim.lock",
+        strategy=strategy,
+        asked=asked,
+        resolve_defaults=resolve,
+        resume_point=located.resume_point,
+        max_padded_tokens=earlier.max_padded_tokens,
+    )
 
 
-def _computed(checkpoint: Path | None) -> ComputedWith | None:
-    """How the run that may go on was computed; a checkpoint that is not whole is told later."""
-    try:
-        return read_state(checkpoint).computed if checkpoint and can_resume(checkpoint) else None
-    except BadInput:
-        return None
+def _prepare_data(
+    files: dict[str, Path], spec: JobSpec, task: Task, tokenizer: Any, cache: Path
+) -> _Data:
+    """Read, check, tokenize and audit the records; the tokenizer is grown where that is asked."""
+    held_out = HeldOut(spec.eval_fraction, spec.seed) if spec.eval_fraction else None
+    tokenize = partial(prepare_splits, files, splits_of(spec), task, cache=cache / "tokens",
+                       answers_needed=not spec.no_train, held_out=held_out)  # fmt: skip
+    splits = tokenize(tokenizer)
+    tell_eval_records(files, splits, held_out is not None)
+    if not spec.no_train:
+        task.check(tokenizer, splits["eval"], spec)
+    if spec.add_missing_tokens and not spec.no_train:
+        tokenizer, splits, audit = grow_until_nothing_is_missing(
+            tokenizer, splits, tokenize,
+            lambda grown, data: audited(data, task, grown, spec, cache),
+        )  # fmt: skip
+        return _Data(splits, tokenizer, audit)
+    if spec.no_train and not spec.audit:
+        return _Data(splits, tokenizer, {})
+    audit = audited(splits, task, tokenizer, spec, cache)
+    audit["can_grow"] &= not spec.no_train
+    return _Data(splits, tokenizer, audit)
 
 
-def _most_positions(spec: JobSpec, run_path: Path) -> int | None:
-    """What an earlier start that ran out of memory left; a bound of the user's own is not ours."""
-    status = read_status(run_path)
+def _earlier_start(located: _Located, spec: JobSpec) -> EarlierStart:
+    """What an earlier start of the run left to be kept to.
+
+    A checkpoint whose state cannot be read is told when the run is resolved; a bound of the user's
+    own goes before what a start that ran out of memory found.
+    """
+    point, computed = located.resume_point, None
+    with suppress(BadInput):
+        computed = point.state.computed if point and point.has_optimizer_state else None
+    status = read_status(located.run_path)
+    bound = status.get("micro_batch_tokens")
     begins_anew = spec.overwrite_output_dir and not is_requeued(status)
-    found = status.get("micro_batch_tokens")
-    if begins_anew or spec.micro_batch_tokens is not None or not isinstance(found, int):
-        return None
-    return max(1, found)
+    if begins_anew or spec.micro_batch_tokens is not None or not isinstance(bound, int):
+        return EarlierStart(computed)
+    return EarlierStart(computed, max(1, bound))
 
 
-def _find(
-    spec: JobSpec, mount: Mount, task: Task, problems: list[Problem]
-) -> tuple[dict[str, Path], Path | str, Path, Path | None]:
-    """The data's files, the model, the run's folder and what it may go on from.
+def _locate(spec: JobSpec, mount: Mount, task: Task, problems: Sequence[Problem]) -> _Located:
+    """Find the data's files, the model, the run's folder and what it may resume from.
 
     Raises:
         BadInput: with all there is to mend.
     """
+    _, of_deepspeed = own_settings(spec)
+    problems = [*problems, *of_deepspeed]
     if not mount.root.is_dir():
         expected = "a folder with data/ and models/"
         mend = "make it, or name another with --mount or $WORKFLOW_MOUNT"
         raise BadInput([*problems, Problem(str(mount.root), "no such mount", expected, mend)])
-    run_path, found = find_run_folder(mount, run_name_of(spec))
-    problems += found
-    source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
-    problems += found
-    if isinstance(source, Path) and run_path.resolve() in source.resolve().parents:
-        where = f"--training_run_name {run_path.name}"
-        found_inside = "the run that holds the model to begin with"
-        mend = "choose another --training_run_name"
-        problems.append(Problem(where, found_inside, "a folder of its own", mend))
-    checkpoint = None
-    if not spec.no_train:
-        requeued = is_requeued(read_status(run_path))  # which is to go on whatever the flags say
-        asked = None if requeued else spec.resume_from_checkpoint
-        own = requeued or not spec.overwrite_output_dir
-        checkpoint, found = find_resume_checkpoint(run_path, own, asked, mount)
-        problems += found
-    problems += problems_of_trackers(spec.report_to)
-    if spec.metric is not None:
-        try:
-            load_user_metric(spec.metric)
-        except BadInput as error:
-            problems += error.problems
-    files, found = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
-    problems += [*found, *_problems_of_holding_out(files, spec)]
+    run_path, of_run = find_run_folder(mount, run_name_of(spec))
+    model, of_model = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
+    resume_point, of_checkpoint = _find_resume_point(spec, mount, run_path)
+    files, of_data = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
+    problems += [
+        *of_run, *of_model, *_problems_of_model_in_run(model, run_path), *of_checkpoint,
+        *problems_of_trackers(spec.report_to), *_problems_of_metric(spec), *of_data,
+        *_problems_of_holding_out(files, spec),
+    ]  # fmt: skip
     if problems:
         raise BadInput([*problems, *problems_of_records(files, task, spec)])
-    return files, source, run_path, checkpoint
+    return _Located(files, model, run_path, resume_point)
+
+
+def _find_resume_point(
+    spec: JobSpec, mount: Mount, run_path: Path
+) -> tuple[ResumePoint | None, list[Problem]]:
+    if spec.no_train:
+        return None, []
+    requeued = is_requeued(read_status(run_path))  # which is to go on whatever the flags say
+    asked = None if requeued else spec.resume_from_checkpoint
+    return find_resume_point(run_path, requeued or not spec.overwrite_output_dir, asked, mount)
+
+
+def _problems_of_model_in_run(model: Path | str, run_path: Path) -> list[Problem]:
+    if not isinstance(model, Path) or run_path.resolve() not in model.resolve().parents:
+        return []
+    where = f"--training_run_name {run_path.name}"
+    mend = "choose another --training_run_name"
+    inside = "the run that holds the model to begin with"
+    return [Problem(where, inside, "a folder of its own", mend)]
+
+
+def _problems_of_metric(spec: JobSpec) -> list[Problem]:
+    try:
+        if spec.metric is not None:
+            load_user_metric(spec.metric)
+    except BadInput as error:
+        return error.problems
+    return []
 
 
 def splits_of(spec: JobSpec) -> list[str]:

@@ -1,11 +1,11 @@
-"""How a job finds its run's folder: free, done, to be gone on with, or another's."""
+"""What a job is to do with its run's folder: begin, resume, or nothing; it may be refused."""
 
 import dataclasses
 import fcntl
 import json
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import put_aside, remove_partials, whole_folder, write_json
 from workflow.distributed.stop import STOP_FILE
 from workflow.runs.checkpoint import (
-    can_resume,
     find_checkpoints,
     remove_leftovers,
     rotate_checkpoints,
 )
 from workflow.runs.lock import LOCK_FILE, RunLock, find_holder
-from workflow.runs.resume_state import State, read_state
+from workflow.runs.resume_state import ResumePoint
 from workflow.runs.status import (
     SPEC_FILE,
     STARTS,
@@ -33,7 +32,7 @@ from workflow.runs.status import (
 )
 from workflow.runs.train_state import Progress
 from workflow.training.prepare import Job
-from workflow.training.run_dir import RunFolder, written_spec
+from workflow.training.run_dir import RunFacts, written_spec
 
 MAY_DIFFER = frozenset(
     {
@@ -48,33 +47,34 @@ MAY_DIFFER = frozenset(
 
 @dataclass(frozen=True)
 class RunDisposition:
-    """What a job is to do with its run's folder.
+    """What a job is to do with its run's folder: begin a run, resume one, or nothing.
 
     Attributes:
         done: whether there is nothing to do.
-        checkpoint: what the run goes on from, and its `state`; None where it begins.
-        restarts: how often the run was begun or gone on with before.
+        resume_point: what the run resumes from; None where it begins.
+        progress: at which it begins or resumes.
+        restarts: how often the run was begun or resumed before.
         steps: of the run's checkpoints.
     """
 
     done: bool = False
-    checkpoint: Path | None = None
-    state: State | None = None
+    resume_point: ResumePoint | None = None
+    progress: Progress = field(default_factory=Progress)
     restarts: int = 0
     steps: tuple[int, ...] = ()
 
     @property
-    def step(self) -> int:
-        """After which the run begins or goes on."""
-        return self.state.progress.step if self.state is not None else 0
+    def checkpoint(self) -> Path | None:
+        """The folder that the run resumes from."""
+        return self.resume_point.folder if self.resume_point else None
 
     def foreign_checkpoint(self, job: Job) -> Path | None:
         """The checkpoint, where it is another run's, which may want to remove it."""
-        return self.checkpoint if _is_foreign(self.checkpoint, job) else None
+        return self.checkpoint if _is_foreign(self.resume_point, job) else None
 
 
 def resolve_run(job: Job) -> RunDisposition:
-    """How the job finds its folder; raises BadInput where that is not free for it."""
+    """What the job is to do with its folder; raises BadInput where that is not free for it."""
     folder = job.run_path
     if not folder.exists():
         return _new_run(job)
@@ -117,42 +117,44 @@ def _earlier_run(job: Job, status: dict[str, Any]) -> RunDisposition:
     restarts = int(status.get("restarts") or 0) + 1
     if status.get("state") == "done" and status.get("max_steps") == job.spec.max_steps:
         return RunDisposition(done=True)
-    checkpoint, steps = job.checkpoint, find_checkpoints(folder)
+    point, steps = job.resume_point, find_checkpoints(folder)
     if not steps and status.get("state") == "done" and not job.spec.no_train:
         found = f"a run that ended at step {status.get('step')}, without its checkpoints"
         mend = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
         raise _not_free(folder, found, "a checkpoint to go on from", mend)
-    if checkpoint is None and steps:
+    if point is None and steps:
         found = f"a run that ended at step {status.get('step')} with checkpoints"
         mend = "leave out --resume_from_checkpoint none, or add --overwrite_output_dir"
         raise _not_free(folder, found, "a free name to begin in", mend)
-    if checkpoint is not None and not can_resume(checkpoint):
-        found = f"{checkpoint.name} as the newest checkpoint, without the optimizer's state"
+    if point is not None and not point.has_optimizer_state:
+        checkpoint = point.folder.name
+        found = f"{checkpoint} as the newest checkpoint, without the optimizer's state"
         mend = (
             f"begin another run from its weights (--model_init_name {folder.name}/"
-            f"{checkpoint.name}), or add --overwrite_output_dir to begin again"
+            f"{checkpoint}), or add --overwrite_output_dir to begin again"
         )
         raise _not_free(folder, found, "a checkpoint that can be gone on from", mend)
-    if _is_foreign(checkpoint, job):
-        return dataclasses.replace(_from_another_run(job), restarts=restarts)
-    state = None if checkpoint is None else read_state(checkpoint)
-    return RunDisposition(checkpoint=checkpoint, state=state, restarts=restarts, steps=tuple(steps))
+    if point is not None and _is_foreign(point, job):
+        return dataclasses.replace(_from_another_run(job, point), restarts=restarts)
+    progress = Progress() if point is None else point.state.progress
+    return RunDisposition(False, point, progress, restarts, tuple(steps))
 
 
 def _new_run(job: Job) -> RunDisposition:
-    """A run begins, or goes on from a checkpoint of another run."""
-    return _from_another_run(job) if _is_foreign(job.checkpoint, job) else RunDisposition()
+    """A run begins, or resumes from a checkpoint of another run."""
+    point = job.resume_point
+    if point is not None and _is_foreign(point, job):
+        return _from_another_run(job, point)
+    return RunDisposition()
 
 
-def _is_foreign(checkpoint: Path | None, job: Job) -> bool:
-    return checkpoint is not None and checkpoint.parent != job.run_path
+def _is_foreign(point: ResumePoint | None, job: Job) -> bool:
+    return point is not None and point.folder.parent != job.run_path
 
 
-def _from_another_run(job: Job) -> RunDisposition:
-    """A run that goes on from another's checkpoint; raises BadInput where that is another job's."""
-    checkpoint = job.checkpoint
-    assert checkpoint is not None
-    state = read_state(checkpoint)
+def _from_another_run(job: Job, point: ResumePoint) -> RunDisposition:
+    """A run that resumes from another's checkpoint; raises BadInput where that is another job's."""
+    state = point.state
     differences = differing(job, state.spec)
     if state.data != job.data_keys:
         differences.append("other data, or another tokenizer")
@@ -168,9 +170,7 @@ def _from_another_run(job: Job) -> RunDisposition:
     progress = dataclasses.replace(  # evaluations and checkpoints there are not here
         state.progress, evaluated_step=None, best_step=None, best_value=None, ephemeral=[]
     )
-    return RunDisposition(
-        checkpoint=checkpoint, state=dataclasses.replace(state, progress=progress)
-    )
+    return RunDisposition(resume_point=point, progress=progress)
 
 
 def _not_free(folder: Path, found: str, expected: str, mend: str) -> BadInput:
@@ -195,7 +195,8 @@ def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
 def claim(job: Job, disposition: RunDisposition, lock: RunLock) -> bool:
     """Take the run's folder, and make it where the run begins, in place of what is left there.
 
-    Jobs of this mount lock a file while they claim, so that one of two wins.
+    Jobs of this mount lock a file while they claim, so that one of two wins: what was resolved
+    before must still hold then.
 
     Returns:
         Whether the folder is ours; it is not where the job was done meanwhile.
@@ -215,20 +216,20 @@ def claim(job: Job, disposition: RunDisposition, lock: RunLock) -> bool:
             found = "checkpoints that another process wrote just now"
             raise _not_free(path, found, "the run as it was a moment ago", "start again")
         aside = None
-        if disposition.checkpoint is None or disposition.foreign_checkpoint(job):
-            aside = _make(job, disposition)
+        if disposition.resume_point is None or disposition.foreign_checkpoint(job):
+            aside = _make_folder(job, disposition)
         lock.take()
     if aside is not None:  # which may take long
         shutil.rmtree(aside, ignore_errors=True)
     remove_partials(path.parent)
     remove_leftovers(path)
-    if disposition.state is not None:  # a killed job may not have come to it
-        progress = disposition.state.progress
+    if disposition.resume_point is not None:  # a killed job may not have come to it
+        progress = disposition.progress
         rotate_checkpoints(path, job.spec.save_total_limit, progress.best_step, progress.ephemeral)
     return True
 
 
-def _make(job: Job, disposition: RunDisposition) -> Path | None:
+def _make_folder(job: Job, disposition: RunDisposition) -> Path | None:
     """Make the folder; returns where what an earlier try left there has been put aside."""
     path = job.run_path
     if is_run_folder(path):
@@ -238,16 +239,19 @@ def _make(job: Job, disposition: RunDisposition) -> Path | None:
         with suppress(FileNotFoundError):
             starts = (path / STARTS).read_bytes()
     aside = put_aside(path) if path.exists() else None
-    run = RunFolder(
-        path, job.spec.max_steps, job.data_keys, disposition.restarts,
-        max_padded_tokens=job.max_padded_tokens,
-    )  # fmt: skip
+    status = facts_of(job, disposition).status("running", Progress())
     with whole_folder(path) as partial:
         write_json(partial / SPEC_FILE, written_spec(job.spec))
-        write_json(partial / STATUS_FILE, run.status("running", Progress()))
+        write_json(partial / STATUS_FILE, status)
         if starts:
             (partial / STARTS).write_bytes(starts)
     return aside
+
+
+def facts_of(job: Job, disposition: RunDisposition) -> RunFacts:
+    """What status.json is to say of the run besides its progress."""
+    restarts, bound = disposition.restarts, job.max_padded_tokens
+    return RunFacts(job.spec.max_steps, job.data_keys, restarts, bound)
 
 
 def forget_earlier_start(job: Job, disposition: RunDisposition) -> None:

@@ -4,8 +4,9 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def write_refusal(folder: Path, error: BadInput) -> None:
     if folder.exists() and any(path.name != STATUS_FILE for path in folder.iterdir()):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    status = RunFolder(folder, None, {}, 0).status("failed", Progress(), str(error))
+    status = RunFacts().status("failed", Progress(), str(error))
     write_json(folder / STATUS_FILE, status | {"exit_status": error.exit_status})
 
 
@@ -64,50 +65,27 @@ def note_crash(folder: Path, reason: str, **more: Any) -> None:
         write_json(folder / STATUS_FILE, status | {"state": "failed", "error": reason} | more)
 
 
-class RunFolder:
-    """Writes what a run tells about itself."""
+@dataclass(frozen=True)
+class RunFacts:
+    """What status.json says of a run besides its progress.
 
-    def __init__(
-        self,
-        path: Path,
-        max_steps: int | None,
-        data: dict[str, str],
-        restarts: int,
-        lock: RunLock | None = None,
-        writes: bool = True,
-        max_padded_tokens: int | None = None,
-        trackers: Trackers = NO_TRACKERS,
-    ):
-        """Stand for the folder at `path`.
+    Attributes:
+        data: the key of each split's content.
+        restarts: how often the run was begun or resumed before.
+        max_padded_tokens: of a micro-batch, where an earlier start ran out of memory.
+    """
 
-        Args:
-            writes: false in all processes but the main one.
-            max_padded_tokens: of a micro-batch, where an earlier start ran out of memory.
-            trackers: what else hears of steps and evaluations.
-        """
-        self.path = path
-        self.trackers = trackers
-        self._main = writes
-        self._lock = lock
-        self._max_steps = max_steps
-        self._data = data
-        self._restarts = restarts
-        self._most_positions = max_padded_tokens
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process writes, and the folder is not another job's by now."""
-        return self._main and (self._lock is None or self._lock.taken_by is None)
-
-    def write_status(self, state: str, progress: Progress, error: str | None = None) -> None:
-        self.write_json(STATUS_FILE, self.status(state, progress, error))
+    max_steps: int | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    restarts: int = 0
+    max_padded_tokens: int | None = None
 
     def status(self, state: str, progress: Progress, error: str | None = None) -> dict[str, Any]:
         """What status.json says: running, saved, done or failed, how far, where, on which data."""
         status = {
             "state": state,
             "step": progress.step,
-            "max_steps": self._max_steps,
+            "max_steps": self.max_steps,
             "best_step": progress.best_step,
             "best_value": progress.best_value,
             "stop_seconds": round(progress.stop_seconds, 3),
@@ -115,22 +93,54 @@ class RunFolder:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "job_id": os.environ.get("SLURM_JOB_ID"),
-            "restarts": self._restarts,
-            "data": self._data,
+            "restarts": self.restarts,
+            "data": self.data,
         }
-        if self._most_positions is not None:
-            status["micro_batch_tokens"] = self._most_positions
+        if self.max_padded_tokens is not None:
+            status["micro_batch_tokens"] = self.max_padded_tokens
         return status | ({"error": error} if error else {})
+
+
+class RunFolder:
+    """Writes what a run tells about itself."""
+
+    def __init__(
+        self,
+        path: Path,
+        facts: RunFacts,
+        lock: RunLock | None = None,
+        writes: bool = True,
+        trackers: Trackers = NO_TRACKERS,
+    ):
+        """Stand for the folder at `path`.
+
+        Args:
+            writes: false in all processes but the main one.
+            trackers: what else hears of steps and evaluations.
+        """
+        self.path = path
+        self.trackers = trackers
+        self._facts = facts
+        self._main = writes
+        self._lock = lock
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes, and the folder is not another job's by now."""
+        return self._main and (self._lock is None or self._lock.taken_by is None)
+
+    def write_status(self, state: str, progress: Progress, error: str | None = None) -> None:
+        self.write_json(STATUS_FILE, self._facts.status(state, progress, error))
 
     def note_out_of_memory(self, progress: Progress, error: OutOfMemory) -> None:
         """Let status.json say it, and what the next start is to keep to; any process may."""
-        self._most_positions = error.positions or self._most_positions
+        bound = error.positions or self._facts.max_padded_tokens
+        self._facts = replace(self._facts, max_padded_tokens=bound)
         if self._main:
             self.write_status("failed", progress, str(error))
-        elif self._most_positions is not None:
-            note_crash(self.path, str(error), micro_batch_tokens=self._most_positions)
         else:
-            note_crash(self.path, str(error))
+            more = {} if bound is None else {"micro_batch_tokens": bound}
+            note_crash(self.path, str(error), **more)
 
     def append_start(self, line: dict[str, Any]) -> None:
         if self.writes:

@@ -14,11 +14,9 @@ from workflow.models.kernels.cpu import tune_memory, use_fast_modules
 from workflow.models.lm_head import supports_packing
 from workflow.models.loading import build_model, check_weight_files, load_model, weights_of
 from workflow.models.state_dict import Model, file_tensors
-from workflow.models.tokenizers.vocabulary import count_ids
-from workflow.models.vocab_extension import VocabExtension
 from workflow.runs.checkpoint import RESUME_FOLDER
 from workflow.tasks.base import Batch
-from workflow.training.engines.deepspeed import ZeroEngine, partitioning
+from workflow.training.engines.deepspeed import ShardedModel, ZeroEngine, partitioning
 from workflow.training.engines.single import Engine, SingleProcessEngine
 from workflow.training.oom import oom_context
 from workflow.training.prepare import Job
@@ -72,13 +70,13 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> Model
     dtype = torch.bfloat16 if spec.bf16 and not keeps_masters else torch.float32
     if strategy is not None and strategy.stage == 3:
         with partitioning(spec, strategy):
-            model = load_model(folder, spec.dropout_rate, extension_of(job), dtype, checkpoint)
+            model = load_model(folder, spec.dropout_rate, job.extension, dtype, checkpoint)
     else:
         with device:
-            model = load_model(folder, spec.dropout_rate, extension_of(job), dtype, checkpoint)
+            model = load_model(folder, spec.dropout_rate, job.extension, dtype, checkpoint)
         job.task.optimize_for_task(model)
     job.decoder_ids.set_in(model)
-    return _made_fast(model, device)
+    return job.tuning.apply(_made_fast(model, device))
 
 
 def make_engine(job: Job, model: Model, world: World, checkpoint: Path | None = None) -> Engine:
@@ -93,28 +91,24 @@ def make_engine(job: Job, model: Model, world: World, checkpoint: Path | None = 
         return job.task.loss(model, batch, spec.label_smoothing_factor)
 
     if strategy is None:
-        return SingleProcessEngine(model, spec, loss)
+        return SingleProcessEngine(model, spec, loss, job.tuning)
     folder = Path(model.name_or_path)
-    return ZeroEngine(
-        model, spec, loss, world, strategy,
+    sharded = ShardedModel(
+        model,
+        strategy,
         weights=lambda: (
-            file_tensors(checkpoint) if checkpoint else weights_of(model, folder, extension_of(job))
+            file_tensors(checkpoint) if checkpoint else weights_of(model, folder, job.extension)
         ),
         whole_copy=lambda: _whole_copy(job, folder),
-    )  # fmt: skip
-
-
-def extension_of(job: Job) -> VocabExtension | None:
-    """The tokens that the job's model is to have besides those it learned."""
-    tokens = count_ids(job.tokenizer)
-    return VocabExtension(job.model_tokens, tokens) if tokens > job.model_tokens else None
+    )
+    return ZeroEngine(sharded, spec, loss, world, job.tuning)
 
 
 def _whole_copy(job: Job, folder: Path) -> Model:
     device = pick_device()
     dtype = torch.bfloat16 if job.spec.bf16 else torch.float32
     with device:
-        model = build_model(folder, job.spec.dropout_rate, extension_of(job), dtype)
+        model = build_model(folder, job.spec.dropout_rate, job.extension, dtype)
     job.task.optimize_for_task(model)
     job.decoder_ids.set_in(model)
     return _made_fast(model, device).eval()

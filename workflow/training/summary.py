@@ -1,27 +1,25 @@
 """What a job tells before it runs: its data, how it is computed, what it goes on from."""
 
-from pathlib import Path
-
 from workflow.core.console import log
 from workflow.data.audit import render
 from workflow.distributed.device import pick_device
 from workflow.distributed.world import World
 from workflow.models.generation_settings import describe_settings
 from workflow.models.state_dict import Model, whole_shape
-from workflow.runs.resume_state import State
+from workflow.runs.resume_state import ResumePoint
 from workflow.training.checkpointer import computed_now
 from workflow.training.prepare import Job
 
 
-def tell_audit(job: Job) -> None:
+def log_audit(job: Job) -> None:
     for line in render(job.audit) if job.audit else []:
         log.info(line)
 
 
-def announce_resume(job: Job, checkpoint: Path, state: State, world: World) -> None:
-    """What a run goes on from, and what is not as it was."""
-    step, spec = state.progress.step, job.spec
-    log.info("going on from %s, after step %d of %d", checkpoint, step, spec.max_steps)
+def log_resume(job: Job, point: ResumePoint, step: int, world: World) -> None:
+    """What a run resumes from, and what is not as it was."""
+    state, spec = point.state, job.spec
+    log.info("going on from %s, after step %d of %d", point.folder, step, spec.max_steps)
     earlier, now = state.computed, computed_now(job, world)
     if earlier != now:
         log.info("by %s, until now by %s: results may differ by rounding", now, earlier)
@@ -33,7 +31,7 @@ def announce_resume(job: Job, checkpoint: Path, state: State, world: World) -> N
         )  # fmt: skip
 
 
-def announce(job: Job, model: Model, world: World) -> None:
+def log_job(job: Job, model: Model, world: World) -> None:
     """What is about to run, and what the user may not expect of it."""
     spec = job.spec
     counts = ", ".join(f"{name} {len(split):,}" for name, split in job.splits.items())

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from workflow.models.state_dict import (
 from workflow.tasks.base import Batch
 from workflow.training.engines.single import Loss
 from workflow.training.optim import at_rest, go_to_step, make_optimizer, make_scheduler
+from workflow.tuning import TUNING_METHODS, TuningMethod
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter."""
@@ -85,6 +87,23 @@ class _LossModule(torch.nn.Module):
         return self._loss(self.model, batch)
 
 
+@dataclass(frozen=True)
+class ShardedModel:
+    """A model whose states processes divide, and where its values come from.
+
+    Attributes:
+        model: in the precision that computes; for stage 3 one made under `partitioning`.
+        strategy: how the states are divided.
+        weights: the model's tensors in full precision, for the float32 masters.
+        whole_copy: makes the same model, whole and without values, to evaluate in.
+    """
+
+    model: Model
+    strategy: ShardingStrategy
+    weights: Callable[[], Iterator[Named]]
+    whole_copy: Callable[[], Model]
+
+
 class ZeroEngine:
     """Trains a model whose states are divided among processes, or rest in the host's memory.
 
@@ -94,40 +113,33 @@ class ZeroEngine:
 
     def __init__(
         self,
-        model: Model,
+        sharded: ShardedModel,
         spec: JobSpec,
         loss: Loss,
         world: World,
-        strategy: ShardingStrategy,
-        weights: Callable[[], Iterator[Named]],
-        whole_copy: Callable[[], Model],
+        tuning: TuningMethod = TUNING_METHODS["full"],
     ):
-        """Take a model in the precision that computes; for stage 3 one made under `partitioning`.
-
-        Args:
-            weights: the model's tensors in full precision, for the float32 masters.
-            whole_copy: makes the same model, whole and without values, to evaluate in.
-        """
         deepspeed = import_deepspeed()
-        self.model = model
+        self.model = model = sharded.model
         self._world = world
-        self._whole_copy = whole_copy
+        self._tuning = tuning
+        self._whole_copy = sharded.whole_copy
         if spec.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        self._gathers = strategy.gathers
+        self._gathers = sharded.strategy.gathers
         optimizer = None
         if not spec.no_train:
-            optimizer = make_optimizer(model, spec)
+            optimizer = make_optimizer(tuning.trainable(model), spec)
             self._scheduler = make_scheduler(optimizer, spec)
         with redirect_stdout(io.StringIO()):  # where its bfloat16 optimizer reports on memory
             self._engine, self._zero, _, _ = deepspeed.initialize(
                 model=_LossModule(model, loss),
                 optimizer=optimizer,
-                config=zero_configuration(spec, strategy, torch.cuda.is_available()),
+                config=zero_configuration(spec, sharded.strategy, torch.cuda.is_available()),
                 dist_init_required=False,
             )
         if spec.bf16 and not spec.no_train:
-            self._set_masters(weights())
+            self._set_masters(sharded.weights())
         self._engine.train()
 
     def _set_masters(self, weights: Iterator[Named]) -> None:
@@ -186,7 +198,7 @@ class ZeroEngine:
     def tensors(self) -> Tensors:
         return {
             name: Whole(whole_shape(tensor), partial(_whole_tensor, tensor))
-            for name, tensor in saved_names(self.model).items()
+            for name, tensor in self._tuning.saved(self.model).items()
         }
 
     def optimizer_state(self) -> Tensors:
@@ -197,21 +209,21 @@ class ZeroEngine:
             f"{name}.{kind}": Whole(
                 whole_shape(tensor), partial(safe_get_full_optimizer_state, tensor, kind)
             )
-            for name, tensor in saved_names(self.model).items()
+            for name, tensor in self._tuning.saved(self.model).items()
             if _is_learned(tensor)
             for kind in MOMENTS
         }
 
-    def begin(
-        self, step: int, optimizer_state: Iterable[Named], first: Batch, largest: Batch
-    ) -> None:
+    def probe(self, first: Batch, largest: Batch) -> None:
         with at_rest(self._zero.optimizer):
             self._rest(first)
             self._rest(first, largest)
+
+    def restore(self, step: int, optimizer_state: Iterable[Named]) -> None:
         if step and not self._engine.was_step_applied():  # a loss that is not finite, times zero
             raise RunFailed("the first record's loss is not finite: the run cannot go on with it")
         self._link_moments()
-        parameters = saved_names(self.model)
+        parameters = self._tuning.saved(self.model)
         for named, tensor in optimizer_state:
             name, _, kind = named.rpartition(".")
             _set_state(parameters[name], tensor, kind)

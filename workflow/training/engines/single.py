@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,11 +10,12 @@ import torch
 from workflow.config.job import JobSpec
 from workflow.models.loading import held_tensors
 from workflow.models.losses import ELEMENTS_AT_ONCE
-from workflow.models.safetensors_writer import Tensors, Whole
-from workflow.models.state_dict import Model, Named, saved_names
+from workflow.models.safetensors_writer import Tensors
+from workflow.models.state_dict import Model, Named
 from workflow.runs.checkpoint import Trained
 from workflow.tasks.base import Batch
 from workflow.training.optim import at_rest, go_to_step, make_optimizer, make_scheduler
+from workflow.tuning import TUNING_METHODS, TuningMethod
 
 Loss = Callable[[Model, Batch], torch.Tensor]
 """The float32 sum of a batch's losses under a model."""
@@ -50,17 +50,19 @@ class Engine(Trained, Protocol):
     def evaluating(self) -> AbstractContextManager[tuple[Model, bool]]:
         """The model in evaluation mode, and whether all processes must call it equally often."""
 
-    def begin(
-        self, step: int, optimizer_state: Iterable[Named], first: Batch, largest: Batch
-    ) -> None:
-        """Let an engine that has done nothing yet go on from a step, or from 0.
-
-        It takes all the memory that training will, and leaves no trace of that.
+    def probe(self, first: Batch, largest: Batch) -> None:
+        """Take all the memory that training will, in two updates that change no parameter.
 
         Args:
-            optimizer_state: that of the checkpoint, if it resumes from one.
             first: any of the job's; for its gradient times zero the optimizer makes its state.
             largest: the job's; beside that its gradient is added to another's.
+        """
+
+    def restore(self, step: int, optimizer_state: Iterable[Named]) -> None:
+        """Let an engine that was probed stand after a step: optimizer and schedule.
+
+        Args:
+            optimizer_state: that of the step's checkpoint; nothing for step 0.
         """
 
 
@@ -73,8 +75,11 @@ class SingleProcessEngine:
         model: the model that computes; `master` itself where the job computes in float32.
     """
 
-    def __init__(self, model: Model, spec: JobSpec, loss: Loss):
+    def __init__(
+        self, model: Model, spec: JobSpec, loss: Loss, tuning: TuningMethod = TUNING_METHODS["full"]
+    ):
         """Train a float32 model that is where it is to compute."""
+        self._tuning = tuning
         self.master = model
         self.model = copy.deepcopy(model).to(torch.bfloat16) if spec.bf16 else model
         self._loss = loss
@@ -82,7 +87,7 @@ class SingleProcessEngine:
             self._accumulate_in_master()
         if spec.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
-        self._optimizer = make_optimizer(self.master, spec)
+        self._optimizer = make_optimizer(tuning.trainable(self.master), spec)
         self._scheduler = make_scheduler(self._optimizer, spec)
         self._max_grad_norm = spec.max_grad_norm
         self.model.train()
@@ -133,27 +138,27 @@ class SingleProcessEngine:
         self.model.train()
 
     def tensors(self) -> Tensors:
-        return held_tensors(self.master)
+        return held_tensors(self._tuning.saved(self.master))
 
     def optimizer_state(self) -> Tensors:
-        return {
-            f"{name}.{kind}": Whole(tensor.shape, partial(torch.Tensor.detach, tensor))
-            for name, parameter in saved_names(self.master).items()
+        return held_tensors({
+            f"{name}.{kind}": tensor
+            for name, parameter in self._tuning.saved(self.master).items()
             for kind, tensor in self._state_of(parameter).items()
-        }
+        })  # fmt: skip
 
     def _state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         """A parameter's moments; none where it takes no part in the loss."""
         state = self._optimizer.state.get(parameter, {})
         return {kind: t for kind, t in state.items() if torch.is_tensor(t) and kind != "step"}
 
-    def begin(
-        self, step: int, optimizer_state: Iterable[Named], first: Batch, largest: Batch
-    ) -> None:
+    def probe(self, first: Batch, largest: Batch) -> None:
         with at_rest(self._optimizer):
             self._rest(first)
             self._rest(first, largest)
-        parameters = saved_names(self.master)
+
+    def restore(self, step: int, optimizer_state: Iterable[Named]) -> None:
+        parameters = self._tuning.saved(self.master)
         for named, tensor in optimizer_state:
             name, _, kind = named.rpartition(".")
             state = self._state_of(parameters[name])
