@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -322,8 +321,8 @@ def test_a_server_that_cannot_be_reached_is_known_at_once(monkeypatch: pytest.Mo
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    with serving() as server:
+        url = server.url
         assert choose_mode("online", url) == ("online", None)
         monkeypatch.setenv("http_proxy", "127.0.0.1:1")
         assert choose_mode("online", url.replace("127.0.0.1", "host.invalid"))[0] == "offline"

@@ -10,10 +10,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import psutil  # type: ignore[import-untyped]
 
 from workflow.core.console import log
 from workflow.core.errors import Problem
@@ -28,9 +31,14 @@ LONGEST_TEXT = 1_000
 OPEN_SECONDS = 30.0
 """What a run waits for at its begin. (Imports of two threads at a time can fail in either.)"""
 CLOSE_SECONDS = 15.0
-ABANDON_SECONDS = 2.0
+TIDY_SECONDS = 2.0
+"""What a tracker has to end in, once what it waited for is killed."""
 MOST_WAITING = 10_000
 """Calls that a tracker may lag behind."""
+WANDB_SERVICE = "wandb-core"
+"""wandb's own process, which wandb waits for without bound as this one ends."""
+
+Result = TypeVar("Result")
 
 
 class Tracker(Protocol):
@@ -75,18 +83,10 @@ def _open_wandb(start: Start) -> Tracker:
     return WeightsAndBiases(start)
 
 
-def _abandon_wandb() -> None:
-    from workflow.reporting.trackers.wandb import end_service
-
-    end_service()
-
-
 OPENED_BY: dict[str, Callable[[Start], Tracker]] = {
     "tensorboard": _open_tensorboard,
     "wandb": _open_wandb,
 }
-_ABANDONED_BY: dict[str, Callable[[], None]] = {"wandb": _abandon_wandb}
-"""What keeps a tracker that hangs from keeping the process from ending."""
 
 
 def problems_of_trackers(names: Iterable[str]) -> list[Problem]:
@@ -132,7 +132,7 @@ class Shielded:
         self._name = name
         self._calls: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(MOST_WAITING)
         self._opened = threading.Event()
-        self._left = threading.Lock()  # held from when it is left alone
+        self._disabled = threading.Lock()  # taken by whoever notices first, and says so
         self._thread = threading.Thread(target=self._work, args=(make,), name=name, daemon=True)
         self._thread.start()
 
@@ -141,44 +141,43 @@ class Shielded:
 
     def call(self, call: Callable[[Tracker], None] | None) -> None:
         """Let the tracker take a call in its time; None ends it."""
-        if self._left.locked():
+        if self._disabled.locked():
             return
         try:
             self._calls.put_nowait(call)
         except queue.Full:
-            self._leave(f"it is {MOST_WAITING:,} calls behind")
+            self._disable(f"it is {MOST_WAITING:,} calls behind")
 
     def wait_for_end(self, seconds: float) -> None:
         """Wait until all is kept; what hangs for longer is given up."""
         self._thread.join(seconds)
         if self._thread.is_alive():
-            self._leave(f"it did not end within {CLOSE_SECONDS:g} seconds")
-            with suppress(Exception):
-                if abandon := _ABANDONED_BY.get(self._name):
-                    abandon()
-                    self._thread.join(ABANDON_SECONDS)  # it notices, and tidies up
+            self._disable(f"it did not end within {CLOSE_SECONDS:g} seconds")
+            for child in psutil.Process().children():
+                if child.name() == WANDB_SERVICE:
+                    child.kill()
+                    self._thread.join(TIDY_SECONDS)
 
     def _work(self, make: Callable[[], Tracker]) -> None:
-        tracker = None
-        try:
-            tracker = make()
-            self._opened.set()
-            while (call := self._calls.get()) is not None and not self._left.locked():
-                call(tracker)
-            tracker.close()
-        except BaseException as error:  # libraries may exit, too
-            self._leave(f"{type(error).__name__}: {error}".rstrip(": "))
-            with suppress(BaseException):
-                if tracker is not None:
-                    tracker.close()
-        finally:
-            self._opened.set()
+        tracker = self._shield(make)
+        self._opened.set()
+        if tracker is None:
+            return
+        while not self._disabled.locked() and (call := self._calls.get()) is not None:
+            self._shield(partial(call, tracker))
+        self._shield(tracker.close)
 
-    def _leave(self, reason: str) -> None:
-        if self._left.acquire(blocking=False):
-            told = " ".join(reason.split())
+    def _shield(self, action: Callable[[], Result]) -> Result | None:
+        try:
+            return action()
+        except BaseException as error:  # libraries may exit, too
+            self._disable(f"{type(error).__name__}: {error}".rstrip(": "))
+            return None
+
+    def _disable(self, reason: str) -> None:
+        if self._disabled.acquire(blocking=False):
             log.warning("%s is told nothing from here on, and the run goes on: %s",
-                        self._name, told)  # fmt: skip
+                        self._name, " ".join(reason.split()))  # fmt: skip
 
 
 class Trackers:
@@ -218,8 +217,7 @@ def tracking(names: Sequence[str], start: Start) -> Iterator[Trackers]:
     """The trackers of these names, closed at the end whatever happens."""
     trackers = []
     for name in names:
-        make = OPENED_BY[name]
-        trackers.append(Shielded(name, lambda make=make: make(start)))  # type: ignore[misc]
+        trackers.append(Shielded(name, partial(OPENED_BY[name], start)))
         trackers[-1].wait_until_open(OPEN_SECONDS)
     followed = Trackers(trackers)
     try:

@@ -2,19 +2,14 @@
 
 import os
 import secrets
-import socket
 import sys
-import threading
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import requests
 import wandb
-from wandb.sdk import wandb_setup
 from wandb.sdk.lib import wbauth
 
 from workflow.core.console import log
@@ -79,7 +74,7 @@ class WeightsAndBiases:
         try:
             self._run.finish()
         finally:
-            _end_session(self._run)
+            _end_session()
 
 
 def choose_mode(asked: str, url: str) -> tuple[str, str | None]:
@@ -96,30 +91,18 @@ def choose_mode(asked: str, url: str) -> tuple[str, str | None]:
     )  # fmt: skip
     if key is None:
         return "offline", "no API key is configured"
-    if not os.environ.get("WANDB_MODE") and not answers(url, REACH_SECONDS):
+    if not os.environ.get("WANDB_MODE") and not is_reached(url):
         return "offline", f"{url} cannot be reached"
     return asked, None
 
 
-def answers(url: str, seconds: float) -> bool:
+def is_reached(url: str) -> bool:
     """Whether the server of a URL, or the proxy on the way to it, takes a connection in time."""
-    host = urllib.parse.urlsplit(url)
-    proxy = urllib.request.getproxies().get(host.scheme)
-    if proxy and not urllib.request.proxy_bypass(host.netloc):
-        host = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    port = host.port or (443 if host.scheme == "https" else 80)
-    found = []
-
-    def connect() -> None:
-        with suppress(OSError):
-            socket.create_connection((host.hostname or "", port), seconds).close()
-            found.append(True)
-
-    # In a thread, for looking up a name knows no timeout.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(found)
+    try:
+        requests.head(url, timeout=REACH_SECONDS)
+    except requests.RequestException as error:
+        return isinstance(error, requests.ReadTimeout)  # one that is slow is there
+    return True
 
 
 def _begin(start: Start, mode: str, project: str | None) -> "wandb.Run":
@@ -178,19 +161,7 @@ def _id_of(folder: Path) -> str:
     return file.read_text()
 
 
-def _end_session(run: "wandb.Run | None" = None) -> None:
-    """End wandb's own process now, and not as this one ends; but for a run of the user's own.
-
-    Args:
-        run: of ours, which may not have ended well.
-    """
-    active = wandb_setup.singleton().most_recent_active_run
-    if active is None or active is run:
+def _end_session() -> None:
+    """End wandb's own process now, and not as this one ends; but for a run of the user's own."""
+    if wandb.run is None:
         wandb.teardown()
-
-
-def end_service() -> None:
-    """End wandb's own process, which this one would otherwise wait for at its end."""
-    for child in psutil.Process().children():
-        if child.name() == "wandb-core":
-            child.kill()
