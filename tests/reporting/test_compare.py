@@ -24,10 +24,9 @@ from workflow.reporting.compare import compare
 from workflow.reporting.compare.comparison import Comparison, compare_named
 from workflow.reporting.compare.config_diff import Curves
 from workflow.reporting.compare.html import page
+from workflow.reporting.compare.pairing import EVEN, LOST, WON
 from workflow.reporting.compare.selectors import find_named
-from workflow.reporting.compare.sparkline import sparklines
-from workflow.reporting.compare.terminal import tell
-from workflow.reporting.compare.win_rate import EVEN, LOST, WON
+from workflow.reporting.compare.terminal import sparklines, tell
 from workflow.reporting.report.blocks import Items, Table
 from workflow.reporting.report.html import render
 from workflow.runs.mount import Mount
@@ -627,7 +626,7 @@ def test_each_run_is_judged_by_what_its_answers_can_be(
     assert values["exact_match"] == (1, 1, 1)
     assert values["bleu"] == pytest.approx((100, 100, 100))  # by sacrebleu's zh
     assert values["rougeL"] == (None, None, None)
-    assert {one.result(1) for one in found.outcomes} == {EVEN}
+    assert {one.result(1) for one in found.pairs.pairs} == {EVEN}
     assert found.main.name == "exact_match"
     assert "gave the same answer to every record" in said(mount, capsys, "cut", "kept")
     in_json(found)

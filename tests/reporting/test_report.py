@@ -18,16 +18,18 @@ from made_runs import answered, scored, write_run
 
 from workflow.cli.main import main
 from workflow.config.parse import parse_command_line
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.files import _beside
 from workflow.metrics.scores import score_metrics
 from workflow.reporting.eval_table import metrics_table
+from workflow.reporting.outputs import Scores, Texts
 from workflow.reporting.report import records
 from workflow.reporting.report.blocks import Answer, Charts, Item, Items, Page, Section, Table, Text
 from workflow.reporting.report.curves import curves, smoothed, thinned
 from workflow.reporting.report.html import render
 from workflow.reporting.report.job import command_again
 from workflow.reporting.report.run import keep_report, page_of, write_report
-from workflow.reporting.report.scores import baseline, score_charts, scores_of, unit_of
+from workflow.reporting.report.scores import baseline, score_charts, scores_of
 from workflow.reporting.report.summary import all_metrics, sentences, summary
 from workflow.runs.predictions import Evaluation, evaluations, spread
 
@@ -126,7 +128,12 @@ def test_a_metric_of_the_users_own_is_told_and_cannot_be_taken_for_an_interval()
     ]  # fmt: skip
     assert summary({"task": "seq2seq"}, [Evaluation(0, {"mean_length": 2.0}, Path("none"))]) == []
     assert metrics_table([], {"step": 4, **metrics}, (), None, ["own"])[-1] == "own  0.5"
-    series = [s for block in curves("seq2seq", [], evals) for c in block.charts for s in c.series]
+    series = [
+        s
+        for block in curves(TASK_SPECS["seq2seq"], [], evals)
+        for c in block.charts
+        for s in c.series
+    ]
     assert not any(one.low_high for one in series)
 
 
@@ -144,7 +151,7 @@ def test_of_many_evaluations_some_are_shown_evenly() -> None:
     evals = made(*(float(i) for i in range(1000)))
     assert [one.step for one in spread(evals, 4)] == [0, 3330, 6660, 9990]
     assert spread(evals[:4], 4) == evals[:4]
-    (table,) = all_metrics("seq2seq", evals)
+    (table,) = all_metrics(TASK_SPECS["seq2seq"], evals)
     assert (len(table.head), table.head[1], table.head[-1]) == (13, "step 9990", "step 0")
 
 
@@ -164,7 +171,7 @@ def test_every_metric_has_a_curve_and_those_of_a_kind_share_a_chart() -> None:
         for step in (0, 5)
     ]  # fmt: skip
     logged = [{"step": 1, "loss": 3.0, "learning_rate": 0.5, "grad_norm": float("nan")}]
-    first, others = curves("seq2seq", logged, evals)
+    first, others = curves(TASK_SPECS["seq2seq"], logged, evals)
     assert isinstance(first, Charts)
     assert [(c.title, [s.name for s in c.series]) for c in first.charts] == [
         ("loss", ["train", "eval"]), ("ROUGE", ["rougeL", "rouge1"]),
@@ -179,7 +186,7 @@ def test_every_metric_has_a_curve_and_those_of_a_kind_share_a_chart() -> None:
 
 def test_answers_beside_what_was_expected_and_what_has_changed(tmp_path: Path) -> None:
     first, last = evaluations(seq2seq_run(tmp_path / "run"))
-    found = records.sampled(last, first)
+    found = records.record_list(Texts(SEQ2SEQ), last, first)
     assert found.items == [
         Item(0, "one", "1", [Answer("answer", "1", 1.0), Answer("step 0", "2", 0.0)],
              ["logits of no -1.00, yes 0.50"], [1.0], ["changed", "right"]),
@@ -193,14 +200,14 @@ def test_answers_beside_what_was_expected_and_what_has_changed(tmp_path: Path) -
         "Step 4: 3 records, 2 of them with a completion to compare with; all of it is in "
         "temperature=0.00_n=1_step=4.json."
     )
-    assert records.sampled(first, None).begin == "word F1, lowest first"
+    assert records.record_list(Texts(SEQ2SEQ), first, None).begin == "word F1, lowest first"
 
 
 def test_answers_are_beside_what_they_are_compared_with(tmp_path: Path) -> None:
     cut = answered("q", "<x> b END", "b") | {"reference": "b"}
     found = [answered("p", "a END of it", "a"), cut]
     run = write_run(tmp_path / "run", SEQ2SEQ | {"stop": [" END"]}, {0: ({"loss": None}, found)})
-    items = records.sampled(evaluations(run)[0], None, [" END"]).items
+    items = records.record_list(Texts({"stop": [" END"]}), evaluations(run)[0], None).items
     assert [(item.expected, item.tags, item.numbers) for item in items] == [
         ("a", ["right"], [1.0]), ("b", ["right"], [1.0]),
     ]  # fmt: skip
@@ -213,7 +220,7 @@ def test_equal_samples_are_told_once(tmp_path: Path) -> None:
         tmp_path / "run", SEQ2SEQ | {"n_samples": 3},
         {0: ({"loss": 1.0}, [answered("p", "a b", "a", "a b", "a")])},
     )  # fmt: skip
-    (item,) = records.sampled(evaluations(run)[0], None).items
+    (item,) = records.record_list(Texts(SEQ2SEQ), evaluations(run)[0], None).items
     assert [one.by for one in item.answers] == ["2 of 3 samples", "a sample"]
     assert item.numbers == [2 / 3, 1.0]
 
@@ -230,7 +237,7 @@ def test_scores_with_the_worst_mistakes_first(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     first, last = evaluations(run)
-    found = records.scored(last, first, unit_of(spec))
+    found = records.record_list(Scores(spec), last, first)
     assert found.begin == "error, highest first"
     assert [(item.prompt, item.numbers, item.tags) for item in found.items] == [
         ("a", [0.25, 4.0], ["changed"]), ("b", [0.75, 4.0], ["wrong", "changed"]),
@@ -247,7 +254,7 @@ def test_of_many_records_some_are_shown_evenly(
     monkeypatch.setattr(records, "MOST_RECORDS", 10)
     items = [answered(f"p{i}", "a", "a") for i in range(35)]
     run = write_run(tmp_path / "run", SEQ2SEQ, {0: ({"loss": 1.0}, items)})
-    found = records.sampled(evaluations(run)[0], None)
+    found = records.record_list(Texts(SEQ2SEQ), evaluations(run)[0], None)
     assert [item.place for item in found.items] == [0, 4, 8, 12, 16, 20, 24, 28, 32]
     assert found.note.startswith("Step 0: 35 records. One in 4 is here;")
 
@@ -277,7 +284,7 @@ def drawn(count: int = 400) -> list[dict[str, Any]]:
 def test_the_charts_of_scores_agree_with_the_metrics(tmp_path: Path) -> None:
     items = drawn()
     run = write_run(tmp_path / "run", CLF, {0: ({"loss": 1.0}, items)})
-    found = scores_of(evaluations(run)[0], CLF)
+    found = scores_of(evaluations(run)[0], Scores(CLF))
     metrics = score_metrics(found.scores, found.targets)
     histogram, roc, precision, reliability = score_charts(found)
     assert sum(y for one in histogram.series for _, y in one.points) == len(items)
@@ -299,7 +306,7 @@ def test_charts_that_are_not_defined_are_left_out(tmp_path: Path) -> None:
         ([scored("x", 1.0, 0.5)], ["scores by class", "precision by recall", "reliability"]),
     ):
         run = write_run(tmp_path / f"{titles}", CLF, {0: ({"loss": 1.0}, items)})
-        charts = score_charts(scores_of(evaluations(run)[0], CLF))
+        charts = score_charts(scores_of(evaluations(run)[0], Scores(CLF)))
         assert [chart.title for chart in charts] == titles
 
 
@@ -337,7 +344,7 @@ def test_no_text_can_run_as_a_script() -> None:
         Table([EVIL], [[EVIL]], note=EVIL, folded=EVIL),
         Text([EVIL]),
         Text([EVIL], code=True),
-        *curves("seq2seq", [], made(1.0, 2.0, name=EVIL)),
+        *curves(TASK_SPECS["seq2seq"], [], made(1.0, 2.0, name=EVIL)),
         Items([Item(1, EVIL, EVIL, answers, [EVIL], [1.0], [EVIL])], EVIL, EVIL, [EVIL],
               {EVIL: EVIL}, EVIL, EVIL),
     ]  # fmt: skip
@@ -351,7 +358,11 @@ def test_no_text_can_run_as_a_script() -> None:
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
     assert f"script-src &#39;sha256-{digest}&#39;" in policy
     assert "unsafe" not in policy
-    assert packed(html)["items"] == [[1, EVIL, EVIL, [[EVIL, EVIL, 0.5, 1]], [EVIL], [1.0], [0]]]
+    answer = {"by": EVIL, "text": EVIL, "score": 0.5, "compared": True}
+    assert packed(html)["items"] == [
+        {"place": 1, "prompt": EVIL, "expected": EVIL, "answers": [answer], "facts": [EVIL],
+         "numbers": [1.0], "tags": [EVIL]},
+    ]  # fmt: skip
 
 
 def test_a_report_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -428,7 +439,7 @@ def test_scores_of_another_range_are_drawn_in_it(tmp_path: Path) -> None:
     spec = CLF | {"target_min": 1.0, "target_max": 5.0}
     items = [scored("a", 5.0, 4.5), scored("b", 1.0, 1.5), scored("c", 3.0, 2.5)]
     run = write_run(tmp_path / "run", spec, {0: ({"loss": 1.0, "rmse": 1.0}, items)})
-    found = scores_of(evaluations(run)[0], spec)
+    found = scores_of(evaluations(run)[0], Scores(spec))
     histogram, *_, reliability = score_charts(found)
     assert histogram.x_range == reliability.y_range == (1.0, 5.0)
     assert histogram.note == "Records by score; yes are those with a target of at least 3."

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workflow.config.task_specs import task_of
 from workflow.data.reading import read_list
 from workflow.runs.status import METRICS, read_spec
 
@@ -51,7 +52,7 @@ def spread(evals: Sequence[Evaluation], most: int) -> list[Evaluation]:
 
 def prediction_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
     """The names of the files of an evaluation's items, all alike, for a job as JSON holds it."""
-    if spec.get("task") == "clf":
+    if task_of(spec).output == "scores":
         return f"checkpoint-{step}-preds.json", "preds.json"
     temperature, samples = spec.get("temperature", 0.0), spec.get("n_samples", 1)
     return (f"temperature={temperature:.2f}_n={samples}_step={step}.json",)

@@ -7,10 +7,10 @@ from typing import Any
 from workflow.metrics.names import LOWER_IS_BETTER
 from workflow.reporting.compare.config_diff import Curves, curves, differing_fields
 from workflow.reporting.compare.metrics import Metric, main_metric, measure
-from workflow.reporting.compare.pairing import Pairs, Told, pair
+from workflow.reporting.compare.pairing import EVEN, LOST, WON, Pairs, pair
 from workflow.reporting.compare.selectors import Named
 from workflow.reporting.compare.verdict import sentence
-from workflow.reporting.compare.win_rate import EVEN, LOST, WON, Outcome, outcomes
+from workflow.reporting.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ class Comparison:
     pairs: Pairs
     metrics: Sequence[Metric]
     main: Metric
-    outcomes: Sequence[Outcome]
     fields: dict[str, tuple[Any, ...]]
     curves: Sequence[Curves]
 
@@ -35,15 +34,17 @@ class Comparison:
         return [one.label for one in self.named]
 
     @property
-    def is_scored(self) -> bool:
-        """Whether answers are scores."""
-        return self.named[0].spec.get("task") == "clf"
+    def outputs(self) -> Outputs:
+        """How the outputs of all are read and judged."""
+        return self.named[0].outputs
 
     def verdicts(self) -> list[str]:
         """A sentence for each evaluation but the first."""
-        answers = [one.pair.answers for one in self.outcomes]
+        answers = [one.answers for one in self.pairs.pairs]
         return [
-            sentence(self.main, index, self.labels, _are_alike(answers, index), self.some)
+            sentence(
+                self.main, index, self.labels, all(a[0] == a[index] for a in answers), self.some
+            )
             for index in range(1, len(self.named))
         ]
 
@@ -52,25 +53,25 @@ class Comparison:
         """Which records are compared; empty where they are all that each evaluation has."""
         if not any(self.pairs.left_out):
             return ""
-        records = how_many(len(self.outcomes))
+        records = how_many(len(self.pairs.pairs))
         if not self.pairs.alike:
             return f"the {records} that {'both' if len(self.named) == 2 else 'all'} have"
-        return f"the {records} with {'targets and scores' if self.is_scored else 'completions'}"
+        return f"the {records} with {self.outputs.needed}"
 
     def counted(self, index: int) -> dict[str, int]:
         """How many records were won, lost and even."""
-        results = [one.result(index) for one in self.outcomes]
+        results = [one.result(index) for one in self.pairs.pairs]
         return {result: results.count(result) for result in (WON, LOST, EVEN)}
 
     def as_json(self) -> dict[str, Any]:
         labels = self.labels
         return {
-            "task": self.named[0].spec.get("task"),
+            "task": self.outputs.task.name,
             "runs": [
                 {"name": one.label, "run": one.run, "step": one.step, "records_left_out": count}
                 for one, count in zip(self.named, self.pairs.left_out, strict=True)
             ],
-            "records": len(self.outcomes),
+            "records": len(self.pairs.pairs),
             "verdicts": self.verdicts(),
             "main_metric": self.main.name,
             "metrics": {metric.name: self._metric_json(metric) for metric in self.metrics},
@@ -99,10 +100,6 @@ def how_many(records: int) -> str:
     return f"{records:,} record{'s' * (records != 1)}"
 
 
-def _are_alike(answers: Sequence[tuple[Told, ...]], index: int) -> bool:
-    return all(told[0] == told[index] for told in answers)
-
-
 def compare_named(named: Sequence[Named]) -> Comparison:
     """Compare evaluations with the first of them.
 
@@ -113,6 +110,6 @@ def compare_named(named: Sequence[Named]) -> Comparison:
     metrics = measure(named, pairs)
     names = dict.fromkeys(["loss", *(metric.name for metric in metrics)])
     return Comparison(
-        named, pairs, metrics, main_metric(metrics, named), outcomes(named, pairs.pairs),
-        differing_fields(named), curves(named, names),
+        named, pairs, metrics, main_metric(metrics, named), differing_fields(named),
+        curves(named, names),
     )  # fmt: skip

@@ -1,11 +1,9 @@
 """A comparison as a page."""
 
-from workflow.metrics.names import SHOWN
 from workflow.reporting.compare.comparison import Comparison
 from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
-from workflow.reporting.compare.pairing import as_text
-from workflow.reporting.compare.terminal import judged_by, legend, metric_rows, records_told, title
-from workflow.reporting.compare.win_rate import EVEN, LOST, WON, Outcome
+from workflow.reporting.compare.pairing import EVEN, LOST, WON, Pair, as_text
+from workflow.reporting.compare.terminal import legend, metric_rows, records_told, title
 from workflow.reporting.report.blocks import (
     Answer,
     Block,
@@ -44,7 +42,7 @@ def _metrics(found: Comparison) -> Table:
 
 def _curves(found: Comparison) -> list[Block]:
     """Those told first, and the others to be opened."""
-    first = (TRAIN_LOSS, *SHOWN["clf" if found.is_scored else "seq2seq"], found.main.name)
+    first = (TRAIN_LOSS, *found.outputs.task.shown_metrics, found.main.name)
     charts: dict[bool, list[Chart]] = {True: [], False: []}
     for curves in found.curves:
         style = "line" if curves.name == TRAIN_LOSS else "dots"
@@ -65,7 +63,9 @@ def _counts(found: Comparison) -> Block:
         for index, label in enumerate(found.labels)
         if index
     ]
-    return Table([f"against {found.labels[0]}", WON, LOST, EVEN], rows, f"Won: {judged_by(found)}.")
+    return Table(
+        [f"against {found.labels[0]}", WON, LOST, EVEN], rows, f"Won: {found.outputs.won_by}."
+    )
 
 
 def _items(found: Comparison) -> Items:
@@ -77,8 +77,8 @@ def _items(found: Comparison) -> Items:
         for result in (WON, LOST, EVEN)
         for index, label in enumerate(others, 1)
     }
-    ranked = sorted(found.outcomes, key=lambda one: -max(abs(one.gain(i)) for i in indexes))
-    shown = sorted(ranked[:MOST_RECORDS], key=lambda one: one.pair.place)
+    ranked = sorted(found.pairs.pairs, key=lambda one: -max(abs(one.gain(i)) for i in indexes))
+    shown = sorted(ranked[:MOST_RECORDS], key=lambda one: one.place)
     note = f"The {len(shown):,} clearest of {len(ranked):,} records." * (len(shown) < len(ranked))
     items = [_item(found, one) for one in shown]
     begin = f"{numbers[0]}, highest first"
@@ -89,21 +89,16 @@ def _tag(found: Comparison, index: int, result: str) -> str:
     return result if len(found.named) == 2 else f"{found.labels[index]} {result}"
 
 
-def _item(found: Comparison, outcome: Outcome) -> Item:
+def _item(found: Comparison, pair: Pair) -> Item:
     others = range(1, len(found.named))
-    pair = outcome.pair
     answers = [
-        Answer(label, as_text(answer), None if found.is_scored else score, not found.is_scored)
-        for label, answer, score in zip(found.labels, pair.answers, outcome.scores, strict=True)
-    ]
-    return Item(
-        pair.place,
-        pair.prompt,
-        as_text(pair.shown),
-        answers,
-        numbers=[outcome.gain(index) for index in others],
-        tags=[_tag(found, index, outcome.result(index)) for index in others],
-    )
+        Answer(label, answer, score, True) if isinstance(answer, str)
+        else Answer(label, as_text(answer), None, False)
+        for label, answer, score in zip(found.labels, pair.answers, pair.scores, strict=True)
+    ]  # fmt: skip
+    numbers = [pair.gain(index) for index in others]
+    tags = [_tag(found, index, pair.result(index)) for index in others]
+    return Item(pair.place, pair.prompt, as_text(pair.shown), answers, numbers=numbers, tags=tags)
 
 
 def _jobs(found: Comparison) -> Block:

@@ -14,18 +14,17 @@ from workflow.metrics.scripts import bleu_tokenizer, looked_at
 from workflow.metrics.text import TextMetrics
 from workflow.reporting.compare.pairing import Pair, Pairs
 from workflow.reporting.compare.selectors import Named
-from workflow.reporting.report.summary import MOSTLY_WRONG, OF_SAMPLES, metric_names
+from workflow.reporting.report.summary import OF_SAMPLES, metric_names
 from workflow.runs.status import read_status
 
 Interval = tuple[float, float]
-Points = dict[str, float | None]
+Measured = tuple[dict[str, float | None], dict[str, Floats]]
+"""Of an evaluation: its metrics, and those with intervals in every resample, (resamples,) each."""
 
 RECORDS_NEEDED = 10
 """Of fewer records the resamples are too much alike for their percentiles to tell who is better."""
 _MANY = 0.01
 """Of resamples: a metric is undefined in more where fewer than five records are of a class."""
-_OF_TOKENS = ("loss", "perplexity", "token_accuracy", "mean_length")
-"""These cannot be compared where the runs' tokenizers give the same texts other tokens."""
 _SECONDS = frozenset({"eval_seconds", "generate_seconds", "score_seconds"})
 
 
@@ -59,41 +58,35 @@ class Metric:
 
 def measure(named: Sequence[Named], pairs: Pairs) -> list[Metric]:
     """All metrics that can be compared: those of the answers first, then what the runs noted."""
-    # In an order that neither the data files nor the command line decide.
-    ordered = sorted(pairs.pairs, key=lambda pair: pair.key)
     seed = min(int(one.spec.get("seed", 0)) for one in named)
-    if named[0].spec.get("task") == "clf":
-        measured = [_of_scores(ordered, i, one, seed) for i, one in enumerate(named)]
-    else:
-        references = [str(pairs.pairs[i].references[0]) for i in looked_at(len(pairs.pairs))]
-        measured = _of_texts(ordered, len(named), seed, bleu_tokenizer(references))
+    measured = _MEASURED_BY[named[0].outputs.task.output](named, pairs.pairs, seed)
     names = dict.fromkeys(name for points, _ in measured for name in points)
-    metrics = [_metric(name, measured, len(ordered)) for name in names]
-    return metrics + (_noted(named, names.keys(), len(ordered)) if pairs.alike else [])
+    metrics = [_metric(name, measured, len(pairs.pairs)) for name in names]
+    return metrics + (_noted(named, names.keys(), len(pairs.pairs)) if pairs.alike else [])
 
 
 def main_metric(metrics: Sequence[Metric], named: Sequence[Named]) -> Metric:
     """What the base's best checkpoint is best in, else the usual one that answers tell."""
     by_name = {metric.name: metric for metric in metrics if metric.has_intervals}
-    wanted = [str(named[0].spec.get("metric_for_best_model"))]
-    if named[0].spec.get("task") == "clf":
-        wanted += ["auc", "spearman", "rmse"]
-    else:
-        right = max(value or 0.0 for value in by_name["exact_match"].values)
-        wanted += ["exact_match"] * (right > MOSTLY_WRONG) + ["rougeL", "rougeL_unicode"]
+    right = by_name["exact_match"].values if "exact_match" in by_name else ()
+    usual = named[0].outputs.usual_metrics(max((value or 0.0 for value in right), default=0.0))
+    wanted = [str(named[0].spec.get("metric_for_best_model")), *usual]
     return next(by_name[name] for name in wanted if name in by_name)
 
 
-def _of_texts(
-    pairs: Sequence[Pair], evaluations: int, seed: int, tokenize: str
-) -> list[tuple[Points, dict[str, Floats]]]:
-    """Of each evaluation the metrics, and these in every resample."""
-    judged = [TextMetrics(seed, tokenize) for _ in range(evaluations)]
+def _ordered(pairs: Sequence[Pair]) -> list[Pair]:
+    """In an order that neither the data files nor the command line decide."""
+    return sorted(pairs, key=lambda pair: pair.key)
+
+
+def _of_texts(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
+    tokenize = bleu_tokenizer([str(pairs[i].references[0]) for i in looked_at(len(pairs))])
+    judged = [TextMetrics(seed, tokenize) for _ in named]
     with progress_bar(len(pairs), "judge") as bar:
-        for pair in pairs:
-            told = list(zip(pair.answers, pair.references, strict=True))
-            for one, of_one in zip(told, judged, strict=True):
-                same = judged[told.index(one)]
+        for pair in _ordered(pairs):
+            both = list(zip(pair.answers, pair.references, strict=True))
+            for one, of_one in zip(both, judged, strict=True):
+                same = judged[both.index(one)]
                 if same is of_one:
                     of_one.add([str(one[0])], str(one[1]))
                 else:  # judged already: ROUGE takes its time
@@ -102,25 +95,24 @@ def _of_texts(
     return [(dict(of_one.points()), of_one.resampled()) for of_one in judged]
 
 
-def _of_scores(
-    pairs: Sequence[Pair], index: int, named: Named, seed: int
-) -> tuple[Points, dict[str, Floats]]:
-    """The metrics of one evaluation, and these in every resample."""
-    scores, targets = (
-        to_unit(np.array(of_all, np.float64), *named.target_range)
-        for of_all in ([p.answers[index] for p in pairs], [p.expected for p in pairs])
+def _of_scores(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
+    ends, ordered = named[0].outputs.target_range, _ordered(pairs)
+    targets, *scores = to_unit(
+        np.array([(pair.expected, *pair.answers) for pair in ordered], np.float64).T.copy(), *ends
     )
-    resampled = resampled_score_metrics(scores, targets, seed)
-    resampled |= resampled_correlations(scores, targets, seed)
-    return (
-        in_range(score_points(scores, targets), *named.target_range),
-        in_range(resampled, *named.target_range),
-    )
+    measured = []
+    for of_one in scores:
+        resampled = resampled_score_metrics(of_one, targets, seed)
+        resampled |= resampled_correlations(of_one, targets, seed)
+        points = in_range(score_points(of_one, targets), *ends)
+        measured.append((points, in_range(resampled, *ends)))
+    return measured
 
 
-def _metric(
-    name: str, measured: Sequence[tuple[Points, dict[str, Floats]]], records: int
-) -> Metric:
+_MEASURED_BY = {"texts": _of_texts, "scores": _of_scores}
+
+
+def _metric(name: str, measured: Sequence[Measured], records: int) -> Metric:
     values = tuple(points.get(name) for points, _ in measured)
     differences = [
         resampled[name] - measured[0][1][name] if name in resampled else np.empty(0)
@@ -149,9 +141,10 @@ def _noted(named: Sequence[Named], known: Collection[str], records: int) -> list
     evaluations = [one.evaluation for one in named]
     samples = {one.spec.get("n_samples") for one in named}
     tokenized = {(read_status(one.folder).get("data") or {}).get("eval") for one in named}
-    hidden = _OF_TOKENS if named[0].spec.get("task") != "clf" and len(tokenized) > 1 else ()
+    outputs = named[0].outputs
+    hidden = outputs.of_tokens if len(tokenized) > 1 else ()
     found = []
-    for name in metric_names(str(named[0].spec.get("task")), evaluations):
+    for name in metric_names(outputs.task, evaluations):
         of_samples = name == "distinct_samples" or OF_SAMPLES.search(name)
         if name in known or name in (*_SECONDS, *hidden) or (len(samples) > 1 and of_samples):
             continue

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow.core.errors import BadInput, Problem, shorten
+from workflow.reporting.outputs import Outputs, outputs_of
 from workflow.reporting.report.summary import best_of
 from workflow.runs.mount import Mount, find_run_folder, nearest
 from workflow.runs.predictions import Evaluation, evaluations
@@ -40,8 +41,8 @@ class Named:
         return self.evaluation.step
 
     @property
-    def target_range(self) -> tuple[float, float]:
-        return float(self.spec.get("target_min", 0)), float(self.spec.get("target_max", 1))
+    def outputs(self) -> Outputs:
+        return outputs_of(self.spec)
 
 
 def find_named(mount: Mount, words: Sequence[str]) -> list[Named]:
@@ -50,45 +51,48 @@ def find_named(mount: Mount, words: Sequence[str]) -> list[Named]:
     Raises:
         BadInput: with all problems of all words.
     """
+    named: list[Named] = []
     problems: list[Problem] = []
-    found = [one for word in words for one in _find(mount, word, len(words) == 1, problems)]
-    problems = problems or _do_not_go_together(found)
+    for word in words:
+        try:
+            named += _find(mount, word, len(words) == 1)
+        except BadInput as error:
+            problems += error.problems
+    problems = problems or _do_not_go_together(named)
     if problems:
         raise BadInput(problems)
-    runs, labels = Counter(one.run for one in found), Counter(one.label for one in found)
-    return [_with_step(one) if runs[one.run] > 1 or labels[one.label] > 1 else one for one in found]
+    runs, labels = Counter(one.run for one in named), Counter(one.label for one in named)
+    return [_with_step(one) if runs[one.run] > 1 or labels[one.label] > 1 else one for one in named]
 
 
 def _with_step(named: Named) -> Named:
     return dataclasses.replace(named, label=f"{named.run}@{named.step}")
 
 
-def _find(mount: Mount, word: str, alone: bool, problems: list[Problem]) -> list[Named]:
-    """What a word names: one evaluation, or two where it stands `alone` and names no step."""
+def _find(mount: Mount, word: str, alone: bool) -> list[Named]:
+    """What a word names: one evaluation, or two where it stands `alone` and names no step.
+
+    Raises:
+        BadInput: with the one problem.
+    """
     run, _, which = word.rpartition("@")
     if _is_run(mount, word) or not run:
         run, which = word, ""
     if not _is_run(mount, run):
-        problems.append(_no_such_run(mount, run))
-        return []
+        raise BadInput([_no_such_run(mount, run)])
     run = str(Path(run))  # ./RUN/ is RUN
     folder = mount.models / run
-    spec, of_run = read_spec(folder), evaluations(folder)
-    if alone and not which:
-        if len(of_run) < 2:
-            found, expected = _counted(of_run), "two to compare"
-            problems.append(Problem(f"run {run}", found, expected, "name another run too"))
-            return []
-        chosen = [of_run[0], of_run[-1]]
-    elif alone:
-        mend = f"name another, or {run} alone: its first against its last"
-        problems.append(Problem(_printable(word), "one evaluation", "two to compare", mend))
-        return []
-    else:
-        chosen = _choose(of_run, which, str(spec.get("metric_for_best_model", "loss")))
+    spec, evals = read_spec(folder), evaluations(folder)
+    if alone and which:
+        hint = f"name another, or {run} alone: its first against its last"
+        raise BadInput([Problem(_printable(word), "one evaluation", "two to compare", hint)])
+    if alone and len(evals) < 2:
+        found = f"one evaluation, of step {evals[0].step}" if evals else "no evaluation"
+        raise BadInput([Problem(f"run {run}", found, "two to compare", "name another run too")])
+    chosen = _choose(evals, which, str(spec.get("metric_for_best_model", "loss")))
     if not chosen:
-        problems.append(_no_such_step(word, run, which, of_run))
-    named = [Named(run, run, folder, spec, one) for one in chosen]
+        raise BadInput([_no_such_step(word, run, which, evals)])
+    named = [Named(run, run, folder, spec, one) for one in ([evals[0]] if alone else []) + chosen]
     return [_with_step(one) for one in named] if which else named
 
 
@@ -138,28 +142,24 @@ def _no_such_step(word: str, run: str, which: str, of_run: Sequence[Evaluation])
     return Problem(_printable(word), found, expected, "name one of these behind the @")
 
 
-def _counted(of_run: Sequence[Evaluation]) -> str:
-    return f"one evaluation, of step {of_run[0].step}" if of_run else "no evaluation"
-
-
-def _do_not_go_together(found: Sequence[Named]) -> list[Problem]:
+def _do_not_go_together(named: Sequence[Named]) -> list[Problem]:
     """What keeps evaluations from being compared, as far as jobs tell."""
-    base, problems, seen = found[0], [], set()
-    for one in found:
+    base, problems, seen = named[0], [], set()
+    for one in named:
         evaluation = one.folder.resolve(), one.step  # one folder may be linked to another
         if evaluation in seen:
             name, what = f"{one.run}@{one.step}", "the same evaluation twice"
             problems.append(Problem(name, what, "different ones", "leave one of them out"))
         seen.add(evaluation)
-        tasks = str(one.spec.get("task")), str(base.spec.get("task"))
-        if tasks[0] != tasks[1]:
-            expected = f"{tasks[1]}, as of {base.run}"
-            mend = "compare runs of one task"
-            problems.append(Problem(f"run {one.run}", f"a run of {tasks[0]}", expected, mend))
-        elif one.target_range != base.target_range:
-            was, expected = (
-                "targets from {:g} to {:g}".format(*n.target_range) for n in (one, base)
-            )
-            mend = "compare runs of the same --target_min and --target_max"
-            problems.append(Problem(f"run {one.run}", was, f"{expected}, as of {base.run}", mend))
+        ours, theirs = one.outputs, base.outputs
+        if ours.task != theirs.task:
+            found, expected = f"a run of {ours.task.name}", theirs.task.name
+            hint = "compare runs of one task"
+        elif ours.target_range != theirs.target_range:
+            found, expected = ("targets from {:g} to {:g}".format(*of.target_range)
+                               for of in (ours, theirs))  # fmt: skip
+            hint = "compare runs of the same --target_min and --target_max"
+        else:
+            continue
+        problems.append(Problem(f"run {one.run}", found, f"{expected}, as of {base.run}", hint))
     return problems

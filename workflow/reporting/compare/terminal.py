@@ -3,21 +3,26 @@
 import os
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from workflow.core.errors import shorten
 from workflow.core.tables import aligned
 from workflow.metrics.bootstrap import RESAMPLES
 from workflow.reporting.compare.comparison import Comparison, how_many
-from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
+from workflow.reporting.compare.config_diff import TRAIN_LOSS, Curves, field_rows
 from workflow.reporting.compare.metrics import RECORDS_NEEDED, Metric
-from workflow.reporting.compare.pairing import Told, as_text
-from workflow.reporting.compare.sparkline import sparklines
+from workflow.reporting.compare.pairing import EVEN, LOST, WON, as_text
 from workflow.reporting.compare.verdict import has_width, judged
-from workflow.reporting.compare.win_rate import EVEN, LOST, WON, Outcome, clearest
+from workflow.reporting.outputs import Output
 
 SHOWN = 3
 """Records of each result."""
 TEXT = 72
 """Characters of a text that are shown."""
+BLOCKS = "▁▂▃▄▅▆▇█"
+WIDEST = 40
+_STEEP = 20
+"""Curves that span more than this factor are drawn by their logarithms."""
 
 
 def tell(found: Comparison, draws: bool) -> list[str]:
@@ -54,7 +59,7 @@ def records_told(found: Comparison) -> list[str]:
         if number
     ]
     if not left_out:
-        return [f"{steps}; {how_many(len(found.outcomes))}"]
+        return [f"{steps}; {how_many(len(found.pairs.pairs))}"]
     lines = [f"{steps}; on {found.some}", f"left out: {', '.join(left_out)}"]
     if not found.pairs.alike:
         lines[-1] += "; so are metrics that only the runs themselves could tell, as the loss"
@@ -86,7 +91,7 @@ def _judged(metric: Metric, index: int) -> tuple[str, str]:
 
 def legend(found: Comparison) -> str:
     what = f"95%: of the difference, in {RESAMPLES:,} paired resamples of the records"
-    if len(found.outcomes) < RECORDS_NEEDED:
+    if len(found.pairs.pairs) < RECORDS_NEEDED:
         return f"{what}, too few for better and worse"
     return f"{what}; better, worse: zero is not in it"
 
@@ -98,16 +103,6 @@ def _metrics(found: Comparison, index: int) -> Iterator[str]:
         yield legend(found)
 
 
-def judged_by(found: Comparison) -> str:
-    """What a record is won by."""
-    if found.is_scored:
-        return "nearer to the target by more than a hundredth of the range"
-    return (
-        "a higher word F1 (the share of words that are the expected ones, in order), "
-        "or the same and the exact text"
-    )
-
-
 def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
     base, label = found.labels[0], found.labels[index]
     counts = found.counted(index)
@@ -116,36 +111,32 @@ def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
         f"{counts[EVEN]} even"
     )
     if index == 1:
-        yield f"  won: {judged_by(found)}"
+        yield f"  won: {found.outputs.won_by}"
     skipped = _beginning_of_all(found)
     for result in (WON, LOST):
-        shown = clearest(found.outcomes, index, result, SHOWN)
+        shown = [pair for pair in found.pairs.pairs if pair.result(index) == result]
+        shown.sort(key=lambda pair: (-abs(pair.gain(index)), pair.place))
         if shown:
             yield f"  clearest {result}:"
-        for outcome in shown:
-            yield from (f"    {line}" for line in _record(found, outcome, index, skipped))
-
-
-def _record(found: Comparison, outcome: Outcome, index: int, skipped: int) -> Iterator[str]:
-    pair = outcome.pair
-    yield f"eval[{pair.place}] {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
-    rows = [["expected", _answer(pair.shown), ""]]
-    for i in (0, index):
-        how_good = "" if found.is_scored else f"{outcome.scores[i]:.2f}"
-        rows.append([found.labels[i], _answer(pair.answers[i]), how_good])
-    yield from (f"  {line}" for line in aligned(rows, left=2))
+        for pair in shown[:SHOWN]:
+            yield f"    eval[{pair.place}] {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
+            rows = [["expected", _answer(pair.shown), ""]]
+            for i in (0, index):
+                quality = f"{pair.scores[i]:.2f}" if isinstance(pair.answers[i], str) else ""
+                rows.append([found.labels[i], _answer(pair.answers[i]), quality])
+            yield from (f"      {line}" for line in aligned(rows, left=2))
 
 
 def _beginning_of_all(found: Comparison) -> int:
     """How long a beginning all prompts have, up to its last blank; 0 where it is short."""
-    prompts = [one.pair.prompt for one in found.outcomes]
+    prompts = [one.prompt for one in found.pairs.pairs]
     common = os.path.commonprefix([min(prompts), max(prompts)])  # noqa: RUF071 (of texts)
     end = max(common.rfind(blank) for blank in " \n\t") + 1 if min(prompts) < max(prompts) else 0
     return end if end > TEXT // 4 else 0
 
 
-def _answer(told: Told) -> str:
-    return _text(told) if isinstance(told, str) else as_text(told)
+def _answer(output: Output) -> str:
+    return _text(output) if isinstance(output, str) else as_text(output)
 
 
 def _text(text: str) -> str:
@@ -190,3 +181,25 @@ def _curves(found: Comparison, draws: bool) -> Iterator[str]:
                 told = f"{figure(start)} at {first:g}, {figure(end)} at {last:g}"
                 rows.append([run, *([lines[run]] if draws else []), told])
         yield from (f"  {line}" for line in aligned(rows, left=3))
+
+
+def sparklines(curves: Curves) -> dict[str, str]:
+    """A line of blocks for each run, over the same steps and between the same values."""
+    drawn = {run: np.array(points) for run, points in curves.by_run.items() if points}
+    if not drawn:
+        return {}
+    every = np.concatenate(list(drawn.values()))
+    (start, low), (end, high) = every.min(axis=0), every.max(axis=0)
+    height = np.log if low > 0 and high / low > _STEEP else np.asarray
+    columns = np.linspace(
+        start, end, min(WIDEST, max(2 * len(points) for points in drawn.values()))
+    )
+    half = (columns[1] - columns[0]) / 2
+    lines = {}
+    for run, points in drawn.items():
+        heights = np.interp(columns, points[:, 0], height(points[:, 1])) - height(low)
+        span = height(high) - height(low)
+        levels = np.minimum(heights / (span or 1) * len(BLOCKS), len(BLOCKS) - 1).astype(int)
+        there = (points[0, 0] - half <= columns) & (columns <= points[-1, 0] + half)
+        lines[run] = "".join(np.where(there, np.array(list(BLOCKS))[levels], " "))
+    return lines

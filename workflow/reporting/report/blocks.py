@@ -81,7 +81,7 @@ class Charts:
     folded: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """What was said to a record.
 
@@ -97,7 +97,7 @@ class Answer:
     compared: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Item:
     """A record in the list.
 
@@ -172,8 +172,3 @@ class Page:
 def shown(value: Any) -> str:
     """A flag's value: a text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def rounded(value: float | None, digits: int = 4) -> Any:
-    """A number as the page needs it: fewer digits, less to load."""
-    return None if value is None else float(f"{value:.{digits}g}")

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from workflow.metrics.names import SHOWN, interval_of, is_number
+from workflow.config.task_specs import TaskSpec
+from workflow.metrics.names import interval_of, is_number
 from workflow.reporting.report.blocks import Chart, Charts, Point, Series
 from workflow.reporting.report.summary import OF_SAMPLES, metric_names
 from workflow.runs.predictions import Evaluation, spread
@@ -37,7 +38,7 @@ _LOGGED = (
 
 
 def curves(
-    task: str, logged: Sequence[dict[str, Any]], evals: Sequence[Evaluation]
+    task: TaskSpec, logged: Sequence[dict[str, Any]], evals: Sequence[Evaluation]
 ) -> list[Charts]:
     """Loss, the metrics told first and how training went; the other metrics to be opened.
 
@@ -50,7 +51,7 @@ def curves(
     # One evaluation is no curve: its metrics stand in a table.
     for title, series in _metrics_together(task, evals).items() if len(evals) > 1 else ():
         chart = Chart(title, "step", series, log=title in ("loss", "perplexity"))
-        if not any(one.name in SHOWN.get(task, ()) for one in series):
+        if not any(one.name in task.shown_metrics for one in series):
             others.append(chart)
         elif title != "loss" or not logged:
             first.append(chart)
@@ -73,7 +74,7 @@ def _loss_chart(losses: Sequence[Point], evals: Sequence[Evaluation]) -> Chart:
     return Chart("loss", "step", curves, log=True)
 
 
-def _metrics_together(task: str, evals: Sequence[Evaluation]) -> dict[str, list[Series]]:
+def _metrics_together(task: TaskSpec, evals: Sequence[Evaluation]) -> dict[str, list[Series]]:
     """Every metric by step, with its interval; those of a kind together, under their title."""
     lines = [one.metrics for one in evals]
     titles = {name: title for title, members in _TOGETHER for name in members}

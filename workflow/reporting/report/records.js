@@ -113,7 +113,7 @@ function putText(where, text) {
   else element("span", where, "(nothing)", { class: "small" });
 }
 
-function putAnswer(where, expected, [, text, score, compared], named, cells) {
+function putAnswer(where, expected, { text, score, compared }, named, cells) {
   const differ = compared && expected !== null && expected !== text && text;
   const pieces = differ ? differences(expected, text, cells) : null;
   if (pieces) putPieces(where, pieces);
@@ -126,16 +126,16 @@ function putAnswer(where, expected, [, text, score, compared], named, cells) {
   if (told.length) where.append(" ", element("span", null, told.join(" · "), { class: "small" }));
 }
 
-function drawItem(list, item, { asked, score, tags }, cells) {
-  const [place, prompt, expected, answers, facts, , tagged] = item;
+function drawItem(list, item, { asked, score }, cells) {
+  const { place, prompt, expected, answers, facts, tags } = item;
   const article = element("article", list);
   const head = element("h3", article);
-  for (const tag of tagged) element("b", head, tags[tag], { class: "tag" });
+  for (const tag of tags) element("b", head, tag, { class: "tag" });
   head.append([`eval[${place}]`, ...facts].join(" · "));
   const parts = element("dl", article);
   putText(row(parts, asked), prompt);
   if (expected !== null) putText(row(parts, "expected"), expected);
-  for (const one of answers) putAnswer(row(parts, one[0]), expected, one, score, cells);
+  for (const one of answers) putAnswer(row(parts, one.by), expected, one, score, cells);
 }
 
 function select(parent, label, options) {
@@ -146,17 +146,17 @@ function select(parent, label, options) {
 
 function orders(numbers, tags) {
   const by = (i, sign) => (a, b) => {
-    const [x, y] = [a[5][i], b[5][i]];
+    const [x, y] = [a.numbers[i], b.numbers[i]];
     if (x === null || y === null) return (x === null) - (y === null);
     return sign * (x - y);
   };
-  const tagged = (item) => (item[6].includes(0) ? 0 : 1);
+  const tagged = (item) => (item.tags.includes(tags[0]) ? 0 : 1);
   return [
     ...(tags.length ? [[`${tags[0]} first`, (a, b) => tagged(a) - tagged(b)]] : []),
     ...numbers.flatMap((name, i) => [
       [`${name}, lowest first`, by(i, 1)], [`${name}, highest first`, by(i, -1)],
     ]),
-    ["as in the file", (a, b) => a[0] - b[0]],
+    ["as in the file", (a, b) => a.place - b.place],
   ];
 }
 
@@ -167,8 +167,8 @@ async function unpacked(text) {
 }
 
 function explainMarks(box, items) {
-  if (!items.some(([, , expected, answers]) => expected !== null
-    && answers.some(([, text, , compared]) => compared && text !== expected))) return;
+  if (!items.some(({ expected, answers }) => expected !== null
+    && answers.some(({ text, compared }) => compared && text !== expected))) return;
   const line = element("p", box, null, { class: "note" });
   line.append(element("ins", null, "underlined"), ": not expected; ",
     element("del", null, "struck through"), ": expected, and missing");
@@ -183,7 +183,8 @@ function counted(shown, found, all) {
 
 async function drawItems(box) {
   const content = await unpacked(box.querySelector("script").textContent.trim());
-  const { items, numbers, tags, begin } = content;
+  const { items, numbers, begin } = content;
+  const tags = Object.keys(content.tags);
   const controls = element("div", box, null, { class: "controls" });
   const search = element("input", controls, null,
     { type: "search", placeholder: "search", "aria-label": "search" });
@@ -198,14 +199,15 @@ async function drawItems(box) {
   let texts = null; // of each item, made when they are first searched
   const holds = (item, wanted) => {
     texts ??= new Map(items.map((one) => [one,
-      [one[1], one[2] ?? "", ...one[3].map((a) => a[1]), ...one[4]].join("\n").toLowerCase()]));
+      [one.prompt, one.expected ?? "", ...one.answers.map((a) => a.text), ...one.facts]
+        .join("\n").toLowerCase()]));
     return texts.get(item).includes(wanted);
   };
   let found = [];
   let shown = 0;
   const showMore = () => {
     const next = found.slice(shown, shown + atOnce());
-    const answers = next.reduce((sum, item) => sum + item[3].length, 0);
+    const answers = next.reduce((sum, item) => sum + item.answers.length, 0);
     const cells = Math.min(MOST_CELLS, CELLS / answers);
     for (const item of next) drawItem(list, item, content, cells);
     shown += next.length;
@@ -215,9 +217,9 @@ async function drawItems(box) {
   };
   const show = () => {
     const wanted = search.value.toLowerCase();
-    const tag = chosen ? Number(chosen.value) - 1 : -1;
+    const tag = chosen ? tags[chosen.value - 1] : undefined;
     found = items.filter((item) =>
-      (tag < 0 || item[6].includes(tag)) && (!wanted || holds(item, wanted)));
+      (!tag || item.tags.includes(tag)) && (!wanted || holds(item, wanted)));
     found.sort(ways[order.value][1]);
     list.replaceChildren();
     shown = 0;

@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from workflow.config.task_specs import task_of
 from workflow.core.console import log
 from workflow.core.files import whole_file
-from workflow.reporting.report import job
-from workflow.reporting.report import summary as verdict
-from workflow.reporting.report.blocks import Block, Charts, Page, Section, Text
+from workflow.reporting.outputs import Outputs, outputs_of
+from workflow.reporting.report import job, summary
+from workflow.reporting.report.blocks import Block, Page, Section, Table, Text
 from workflow.reporting.report.curves import curves
 from workflow.reporting.report.html import render
-from workflow.reporting.report.records import sampled, scored
+from workflow.reporting.report.records import record_list
 from workflow.runs.predictions import Evaluation, evaluations, read_lines
 from workflow.runs.status import (
     AUDIT,
@@ -55,21 +56,24 @@ def page_of(run: Path) -> Page:
     A part that cannot be made, as of a file that is damaged, says so in its place.
     """
     spec, status, evals = read_spec(run), read_status(run), evaluations(run)
-    task, audit = spec.get("task", ""), read_object(run / AUDIT)
+    outputs, audit = outputs_of(spec), read_object(run / AUDIT)
     starts = list(read_lines(run / STARTS))
     parts: list[tuple[str, Callable[[], Sequence[Block]]]] = [
-        ("Verdict", lambda: verdict.tables(spec, evals) if evals else []),
-        ("Curves", lambda: curves(task, list(read_lines(run / TRAIN_LOG)), evals)),
-        ("Scores" if task == "clf" else "Answers", lambda: _of_records(spec, evals)),
+        ("Verdict", lambda: _of_metrics(spec, evals)),
+        ("Curves", lambda: curves(outputs.task, list(read_lines(run / TRAIN_LOG)), evals)),
+        (outputs.title, lambda: _of_records(outputs, evals)),
         ("Data", lambda: job.data_blocks(audit)),
         ("Job", lambda: job.job_blocks(run, spec, starts)),
         ("Starts and machine", lambda: job.starts_blocks(starts)),
     ]
     made = [(title, _made(make)) for title, make in parts]
+    names = (spec.get(f"model_{kind}") for kind in ("init_name", "init_path", "pretrain_name"))
+    model = next(filter(None, names), None)
+    of_what = f"{outputs.task.name}: {model} on {spec.get('data_name')}"
     return Page(
         title=job.place_of(run)[1],
-        subtitle=f"{task}: {_model(spec)} on {spec.get('data_name')}; {verdict.standing(status)}",
-        verdict=verdict.sentences(spec, status, evals),
+        subtitle=f"{of_what}; {summary.standing(status)}",
+        verdict=summary.sentences(spec, status, evals),
         sections=[Section(title, blocks) for title, blocks in made if blocks],
         warnings=job.warnings(audit),
     )
@@ -82,24 +86,15 @@ def _made(make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
         return [Text([f"This could not be made ({type(error).__name__}: {error})."])]
 
 
-def _model(spec: dict[str, Any]) -> str:
-    names = (spec.get(f"model_{kind}") for kind in ("init_name", "init_path", "pretrain_name"))
-    return str(next(filter(None, names), None))
+def _of_metrics(spec: dict[str, Any], evals: Sequence[Evaluation]) -> list[Table]:
+    if not evals:
+        return []
+    return [*summary.summary(spec, evals), *summary.all_metrics(task_of(spec), evals)]
 
 
-def _of_records(spec: dict[str, Any], evals: Sequence[Evaluation]) -> list[Block]:
-    """The records of the last evaluation, and for clf what their scores show together."""
+def _of_records(outputs: Outputs, evals: Sequence[Evaluation]) -> list[Block]:
+    """What the last evaluation wrote: together, and record by record."""
     if not evals or not evals[-1].items.exists():
         return []
-    last, before = evals[-1], evals[-2] if len(evals) > 1 else None
-    if spec.get("task") != "clf":
-        return [sampled(last, before, spec.get("stop") or ())]
-    from workflow.reporting.report import scores  # here, as scikit-learn's import takes long
-
-    found = scores.scores_of(last, spec)
-    charts, said = scores.score_charts(found), scores.baseline(found)
-    return [
-        *([Text(said)] if said else []),
-        *([Charts(charts)] if charts else []),
-        scored(last, before, scores.unit_of(spec)),
-    ]
+    before = evals[-2] if len(evals) > 1 else None
+    return [*outputs.charts(evals[-1]), record_list(outputs, evals[-1], before)]

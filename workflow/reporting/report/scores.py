@@ -1,9 +1,7 @@
 """How clf's scores stand to their targets: by class, by threshold, and if they can be believed."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,12 @@ import numpy.typing as npt
 from workflow.metrics.bootstrap import Floats
 from workflow.metrics.ranking import ECE_BINS, Bools
 from workflow.metrics.scores import to_unit
+from workflow.reporting.outputs import Scores as OfScores
 from workflow.reporting.report.blocks import Chart, Point, Series
 from workflow.runs.predictions import Evaluation
 
 HISTOGRAM_BINS = 20
 CURVE_POINTS = 300
-
-Unit = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -55,26 +52,16 @@ class Scores:
         return self.low + value * (self.high - self.low)
 
 
-def unit_of(spec: dict[str, Any]) -> Unit:
-    """A function of a score or target in the job's range to 0..1; None stays None."""
-    ends = _range_of(spec)
-    return lambda value: None if value is None else float(to_unit(np.asarray(value), *ends))
-
-
-def _range_of(spec: dict[str, Any]) -> Point:
-    return spec.get("target_min", 0.0), spec.get("target_max", 1.0)
-
-
-def scores_of(evaluation: Evaluation, spec: dict[str, Any]) -> Scores:
+def scores_of(evaluation: Evaluation, outputs: OfScores) -> Scores:
     """What an evaluation found."""
-    found = (
-        (item["pred_score"], item["orig_d"].get("target", math.nan))
-        for item in evaluation.answers()
-        if item["pred_score"] is not None
-    )
-    pairs = np.fromiter(chain.from_iterable(found), np.float64).reshape(-1, 2)
-    pairs = to_unit(pairs, *_range_of(spec))
-    return Scores(pairs[:, 0], pairs[:, 1], *_range_of(spec))
+    records = (outputs.read(place, item) for place, item in enumerate(evaluation.answers()))
+    pairs = [
+        (record.outputs[0], math.nan if record.expected is None else record.expected)
+        for record in records
+        if record.outputs[0] is not None
+    ]
+    units = to_unit(np.array(pairs, np.float64).reshape(-1, 2), *outputs.target_range)
+    return Scores(units[:, 0], units[:, 1], *outputs.target_range)
 
 
 def baseline(found: Scores) -> list[str]:

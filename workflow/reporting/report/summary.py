@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from workflow.config.job import BEST_METRICS
-from workflow.metrics.names import LOWER_IS_BETTER, SHOWN, interval_of, is_better, is_number
+from workflow.config.task_specs import TaskSpec, task_of
+from workflow.metrics.names import LOWER_IS_BETTER, interval_of, is_better, is_number
+from workflow.reporting.outputs import outputs_of
 from workflow.reporting.report.blocks import Table
 from workflow.runs.predictions import Evaluation, spread
 
 MOST_COLUMNS = 12
 """Evaluations of a table."""
-MOSTLY_WRONG = 0.05
-"""Where no more answers than this are exactly right, rougeL says more."""
 OF_SAMPLES = re.compile("_(best|mean)_of_n$")
 """What follows the name of a metric that is of several samples."""
 _OTHERS = frozenset({
@@ -48,9 +48,9 @@ def _interval(metrics: dict[str, Any], name: str) -> str:
     return "" if ends is None or ends[0] == ends[1] else f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
-def metric_names(task: str, evaluations: Sequence[Evaluation]) -> list[str]:
+def metric_names(task: TaskSpec, evaluations: Sequence[Evaluation]) -> list[str]:
     """The metrics that have a value at some evaluation, those told first of a task first."""
-    names: dict[str, None] = dict.fromkeys(SHOWN.get(task, ()))
+    names = dict.fromkeys(task.shown_metrics)
     for one in evaluations:
         names |= dict.fromkeys(one.metrics)
     return [
@@ -88,30 +88,28 @@ def moment(seconds: Any) -> str:
 def sentences(
     spec: dict[str, Any], status: dict[str, Any], evaluations: Sequence[Evaluation]
 ) -> list[str]:
-    """How the run ended where it did not end well, and what came of its chief metrics."""
-    told, step = [], status.get("step")
+    """How the run ended where it did not end well, and what came of its chief metrics.
+
+    Those are the one by which the best checkpoint is chosen, and one that says how good outputs
+    are.
+    """
+    lines, step = [], status.get("step")
     if status.get("state") == "failed":
-        told.append(f"Failed at step {step}: {status.get('error')}")
+        lines.append(f"Failed at step {step}: {status.get('error')}")
     if status.get("state") == "saved":
-        told.append(f"Stopped at step {step}, and saved: the same command goes on.")
+        lines.append(f"Stopped at step {step}, and saved: the same command goes on.")
     if not evaluations:
-        return [*told, "It has not been evaluated yet."]
-    names = [name for name in _chief(spec, evaluations) if best_of(name, evaluations)]
-    if not names:
-        answer = "target" if spec.get("task") == "clf" else "completion"
-        return [*told, f"No eval record has a {answer} to compare with, so there are no metrics."]
-    return told + [_came_of(name, evaluations) for name in names]
-
-
-def _chief(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[str]:
-    """The metric by which the best checkpoint is chosen, and one that says how good answers are."""
-    chosen = spec.get("metric_for_best_model") or "loss"
-    of_task = "auc"
-    if spec.get("task") != "clf":
-        right = max((one.metrics.get("exact_match") or 0.0 for one in evaluations), default=0.0)
-        nearly = "rougeL" if best_of("rougeL", evaluations) else "rougeL_unicode"
-        of_task = "exact_match" if right > MOSTLY_WRONG else nearly
-    return list(dict.fromkeys([of_task, chosen] if spec.get("no_train") else [chosen, of_task]))
+        return [*lines, "It has not been evaluated yet."]
+    outputs = outputs_of(spec)
+    exact_match = max(one.metrics.get("exact_match") or 0.0 for one in evaluations)
+    of_outputs = [name for name in outputs.usual_metrics(exact_match) if best_of(name, evaluations)]
+    names = [spec.get("metric_for_best_model") or "loss", *of_outputs[:1]]
+    chief = dict.fromkeys(reversed(names) if spec.get("no_train") else names)
+    came_of = [_came_of(name, evaluations) for name in chief if best_of(name, evaluations)]
+    nothing = (
+        f"No eval record has a {outputs.task.answer_key} to compare with, so there are no metrics."
+    )
+    return lines + (came_of or [nothing])
 
 
 def _came_of(name: str, evaluations: Sequence[Evaluation]) -> str:
@@ -120,44 +118,33 @@ def _came_of(name: str, evaluations: Sequence[Evaluation]) -> str:
     assert best is not None
     if len(evaluations) == 1:
         return f"At step {last.step} {name} is {with_interval(last.metrics, name)}."
-    told = f"The best {name} is {with_interval(best.metrics, name)}, at step {best.step}"
+    sentence = f"The best {name} is {with_interval(best.metrics, name)}, at step {best.step}"
     if first is best:
-        return f"{told}: no later evaluation is better."
-    told += f", from {with_interval(first.metrics, name)} at step {first.step}"
+        return f"{sentence}: no later evaluation is better."
+    sentence += f", from {with_interval(first.metrics, name)} at step {first.step}"
     if last is best:
-        return f"{told}; that is the last evaluation."
-    return f"{told}. The last, at step {last.step}, has {with_interval(last.metrics, name)}."
-
-
-def tables(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[Table]:
-    """The metrics told first, and all of them to be opened."""
-    task = spec.get("task", "")
-    return [*summary(spec, evaluations), *all_metrics(task, evaluations)]
+        return f"{sentence}; that is the last evaluation."
+    return f"{sentence}. The last, at step {last.step}, has {with_interval(last.metrics, name)}."
 
 
 def summary(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[Table]:
     """The metrics told first: at the first evaluation, at the best of each, at the last."""
     first, last = evaluations[0], evaluations[-1]
-    task, chief = spec.get("task", ""), spec.get("metric_for_best_model")
+    task, chief = task_of(spec), spec.get("metric_for_best_model")
     own = own_metrics(spec, evaluations)
-    told = {*SHOWN.get(task, ()), chief, *own}
+    wanted = {*task.shown_metrics, chief, *own}
     if (spec.get("target_min"), spec.get("target_max")) != (0, 1):
-        told |= {"rmse", "mae"}
-    names = [name for name in metric_names(task, evaluations) if name in told]
-    if not names:
-        return []
-    strong = frozenset(i for i, name in enumerate(names) if name == chief)
-    if first is last:
-        rows = [[_headed(name), cell(last.metrics, name)] for name in names]
-        return [Table(["", f"step {last.step}"], rows, _notes(names, last), strong)]
-    rows = []
+        wanted |= {"rmse", "mae"}
+    names = [name for name in metric_names(task, evaluations) if name in wanted]
+    head, rows = ["", f"step {first.step}", "best, at step", f"last, step {last.step}"], []
     for name in names:
         best = None if name in own else best_of(name, evaluations)
         at_best = "–" if best is None else cell(best.metrics, name, f" at {best.step}")
-        ends = [cell(one.metrics, name) for one in (first, last)]
-        rows.append([_headed(name), ends[0], at_best, ends[1]])
-    head = ["", f"step {first.step}", "best, at step", f"last, step {last.step}"]
-    return [Table(head, rows, _notes(names, last), strong)]
+        rows.append([_headed(name), cell(first.metrics, name), at_best, cell(last.metrics, name)])
+    if first is last:
+        head, rows = head[:2], [row[:2] for row in rows]
+    strong = frozenset(i for i, name in enumerate(names) if name == chief)
+    return [Table(head, rows, _notes(names, last), strong)] if rows else []
 
 
 def own_metrics(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[str]:
@@ -165,7 +152,7 @@ def own_metrics(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list
     if spec.get("metric") is None:
         return []
     known = {name for names in BEST_METRICS.values() for name in names} | _OTHERS
-    names = metric_names(spec.get("task", ""), evaluations)
+    names = metric_names(task_of(spec), evaluations)
     return [name for name in names if name not in known and not OF_SAMPLES.search(name)]
 
 
@@ -176,20 +163,20 @@ def _headed(name: str) -> str:
 def _notes(names: Sequence[str], evaluation: Evaluation) -> str:
     lower = any(name in LOWER_IS_BETTER for name in names)
     intervals = any(_interval(evaluation.metrics, name) for name in names)
-    told = ["↓ lower is better."] * lower
-    told += ["Below values their 95% bootstrap intervals over the eval records."] * intervals
-    return " ".join(told)
+    notes = ["↓ lower is better."] * lower
+    notes += ["Below values their 95% bootstrap intervals over the eval records."] * intervals
+    return " ".join(notes)
 
 
-def all_metrics(task: str, evaluations: Sequence[Evaluation]) -> list[Table]:
-    """Every metric at every evaluation, or at some, the last first."""
+def all_metrics(task: TaskSpec, evaluations: Sequence[Evaluation]) -> list[Table]:
+    """Every metric at every evaluation, or at some, the last first; to be opened."""
     names = metric_names(task, evaluations)
     steps = list(reversed(spread(evaluations, MOST_COLUMNS)))
     rows = [[_headed(name), *(cell(one.metrics, name) for one in steps)] for name in names]
-    signatures = {
+    signatures = sorted(
         f"{name.removesuffix('_signature')}: {value}"
         for name, value in steps[0].metrics.items() if name.endswith("_signature")
-    }  # fmt: skip
+    )  # fmt: skip
     head = ["", *(f"step {one.step}" for one in steps)]
-    note = "; ".join(sorted(signatures))
+    note = "; ".join(signatures)
     return [Table(head, rows, note, folded="all metrics by step")] if rows else []
