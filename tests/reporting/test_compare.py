@@ -22,12 +22,11 @@ from workflow.metrics.scores import in_range, score_metrics
 from workflow.metrics.text import TextMetrics
 from workflow.reporting.compare import compare
 from workflow.reporting.compare.comparison import Comparison, compare_named
-from workflow.reporting.compare.config_diff import Curves
 from workflow.reporting.compare.html import page
 from workflow.reporting.compare.pairing import EVEN, LOST, WON
 from workflow.reporting.compare.selectors import find_named
 from workflow.reporting.compare.terminal import sparklines, tell
-from workflow.reporting.report.blocks import Items, Table
+from workflow.reporting.report.blocks import Chart, Items, Series, Table
 from workflow.reporting.report.html import render
 from workflow.runs.mount import Mount
 
@@ -708,13 +707,13 @@ def test_files_that_cannot_be_written_are_told_first(
 
 
 def test_lines_of_blocks() -> None:
+    def lines(**series: Sequence[tuple[float, float]]) -> dict[str, str]:
+        return sparklines(Chart("loss", "step", [Series(*one) for one in series.items()]))
+
     falling = [(float(step), 8.0 - step) for step in range(8)]
-    assert sparklines(Curves("loss", {"a": falling[::7], "b": falling[:4], "c": []})) == {
-        "a": "█▇▆▅▄▃▂▁", "b": "█▇▆▅    ",
-    }  # fmt: skip
-    steep = [(0, 1000.0), (1, 1.0)]
-    assert sparklines(Curves("loss", {"a": steep}))["a"] == "█▆▃▁"
-    assert sparklines(Curves("loss", {"a": [(3, 1.0)]})) == {"a": "▁▁"}
+    assert lines(a=falling[::7], b=falling[:4], c=[]) == {"a": "█▇▆▅▄▃▂▁", "b": "█▇▆▅    "}
+    assert lines(a=[(0, 1000.0), (1, 1.0)])["a"] == "█▆▃▁"
+    assert lines(a=[(3, 1.0)]) == {"a": "▁▁"}
 
 
 LIGHT = """

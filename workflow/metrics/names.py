@@ -4,18 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-SHOWN = {
-    "seq2seq": (
-        "loss",
-        "token_accuracy",
-        "exact_match",
-        "rougeL",
-        "rougeL_unicode",
-        "bleu",
-        "chrf",
-    ),
-    "clf": ("loss", "accuracy", "auc", "brier", "ece", "spearman"),
-}
+from workflow.config.task_specs import TASK_SPECS
+
+SHOWN = {name: task.shown_metrics for name, task in TASK_SPECS.items()}
 """The metrics of each task that are told first, in this order."""
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "brier", "log_loss", "ece", "rmse", "mae"})
 

@@ -1,9 +1,8 @@
 """What evaluations write of a record, texts or scores: how each is read, judged and listed."""
 
 import math
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,10 +16,9 @@ MOST_ANSWERS = 8
 """Different samples of a record that are listed."""
 MOSTLY_WRONG = 0.05
 """Where no more answers than this are exactly right, rougeL says more."""
-HARDLY_APART = 0.01
-"""Scores between words that are nearer than this are even."""
-
 MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError)
+"""What reading a record raises that is not as a run writes it."""
+
 Output = str | float
 """A text, or a score in the range of the targets."""
 
@@ -45,100 +43,60 @@ class Record:
     logits: Sequence[float] | None
 
 
-class Outputs(ABC):
-    """The outputs of a run's evaluations.
+class Texts:
+    """How the texts that a run's evaluations wrote are read and judged; of `Scores` alike.
 
     Attributes:
         title: of their part of a report.
-        needed: what a record has that is compared.
+        needed: what a record has that can be compared.
         won_by: what a record is won by in a comparison, and `margin` how far apart they have to be.
-        changed: what is said of a record that an evaluation before has other outputs of.
+        changed: what is said of a record of which an evaluation before has something else.
         verdicts: the tags of records that can be judged, and what each means.
         of_tokens: metrics that cannot be compared where the runs' tokenizers give the same texts
             other tokens.
     """
 
-    title: ClassVar[str]
-    needed: ClassVar[str]
-    won_by: ClassVar[str]
-    margin: ClassVar[float] = 0.0
-    changed: ClassVar[str]
-    verdicts: ClassVar[dict[str, str]]
-    of_tokens: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, spec: dict[str, Any]):
-        self.spec = spec
-        self.task = task_of(spec)
-        self.target_range = float(spec.get("target_min", 0)), float(spec.get("target_max", 1))
-
-    @abstractmethod
-    def read(self, place: int, item: dict[str, Any]) -> Record:
-        """A record of an evaluation's file; raises one of `MALFORMED` where it is none."""
-
-    @abstractmethod
-    def usual_metrics(self, exact_match: float) -> Sequence[str]:
-        """Those that say how good outputs are, the first that has a value best.
-
-        Args:
-            exact_match: the best one, 0..1.
-        """
-
-    @abstractmethod
-    def quality(self, output: Any, reference: Any) -> float:
-        """How good an output is, 0..1."""
-
-    @abstractmethod
-    def is_right(self, output: Any, reference: Any) -> bool:
-        """Whether an output is the very text that is expected; no score is."""
-
-    @abstractmethod
-    def item(self, record: Record, before: Record | None, step: int | None) -> Item:
-        """A record in a list, beside what an evaluation before has of it, at that step."""
-
-    @abstractmethod
-    def order(
-        self, items: Sequence[Item], is_judged: bool, has_before: bool
-    ) -> tuple[Sequence[str], str]:
-        """The names of what items can be sorted by, and the order at the beginning."""
-
-    def charts(self, evaluation: Evaluation) -> list[Block]:
-        """What the outputs of an evaluation show together."""
-        return []
-
-
-class Texts(Outputs):
     title = "Answers"
     needed = "completions"
     won_by = (
         "a higher word F1 (the share of words that are the expected ones, in order), "
         "or the same and the exact text"
     )
+    margin = 0.0
     changed = "the first answer is another than at step"
     verdicts: ClassVar = {
         "wrong": "the first answer is not the expected text",
         "right": "the first answer is the expected text",
     }
-    of_tokens = ("loss", "perplexity", "token_accuracy", "mean_length")
+    of_tokens: tuple[str, ...] = ("loss", "perplexity", "token_accuracy", "mean_length")
+
+    def __init__(self, spec: Mapping[str, Any]):
+        self.task = task_of(spec)
+        self._stops = [str(stop) for stop in spec.get("stop") or ()]
 
     def read(self, place: int, item: dict[str, Any]) -> Record:
-        expected = item["demonstration"]
-        reference = reference_of(item, [str(stop) for stop in self.spec.get("stop") or ()])
+        """A record of an evaluation's file; raises one of `MALFORMED` where it is none."""
+        expected, reference = item["demonstration"], reference_of(item, self._stops)
         texts = tuple(_text(one["lm_postprocess"]) for one in item["generations"])
         logits = item["generations"][0].get("scores")
         if expected is not None:
             _text(expected)
         return Record(place, _text(item["prompt"]), expected, reference, texts, logits)
 
-    def usual_metrics(self, exact_match: float) -> Sequence[str]:
+    def usual_metrics(self, exact_match: float) -> list[str]:
+        """Those that say how good outputs are, the best first; `exact_match`: the highest, 0..1."""
         return [*["exact_match"] * (exact_match > MOSTLY_WRONG), "rougeL", "rougeL_unicode"]
 
-    def quality(self, output: str, reference: str) -> float:
+    def quality(self, output: Any, reference: Any) -> float:
+        """How good an output is, 0..1."""
         return word_f1(output, reference)
 
-    def is_right(self, output: str, reference: str) -> bool:
-        return output.strip() == reference
+    def is_right(self, output: Any, reference: Any) -> bool:
+        """Whether it is the very text that is expected; no score is."""
+        return bool(output.strip() == reference)
 
     def item(self, record: Record, before: Record | None, step: int | None) -> Item:
+        """A record in a list, beside what an evaluation before has of it, at that step."""
         first, expected = record.outputs[0], record.reference
         times = Counter(record.outputs)
 
@@ -165,10 +123,15 @@ class Texts(Outputs):
     def order(
         self, items: Sequence[Item], is_judged: bool, has_before: bool
     ) -> tuple[Sequence[str], str]:
+        """The names of what items can be sorted by, and the order at the beginning."""
         several = any(len(item.numbers) > 1 and item.numbers[1] is not None for item in items)
         numbers = ["word F1", *["best word F1 of the samples"] * several] if is_judged else []
         by_quality = "word F1, lowest first" if is_judged else "as in the file"
         return numbers, "changed first" if has_before else by_quality
+
+    def charts(self, evaluation: Evaluation) -> list[Block]:
+        """What the outputs of an evaluation show together."""
+        return []
 
 
 def _by(times: int, samples: int) -> str:
@@ -177,13 +140,20 @@ def _by(times: int, samples: int) -> str:
     return "a sample" if times == 1 else f"{times} of {samples} samples"
 
 
-class Scores(Outputs):
+class Scores:
+    """The same for scores; `target_range` is that of them and of the targets."""
+
     title = "Scores"
     needed = "targets and scores"
     won_by = "nearer to the target by more than a hundredth of the range"
-    margin = HARDLY_APART
+    margin = 0.01
     changed = "the score has crossed the middle since step"
     verdicts: ClassVar = {"wrong": "score and target lie on two sides of the middle"}
+    of_tokens: tuple[str, ...] = ()
+
+    def __init__(self, spec: Mapping[str, Any]):
+        self.task = task_of(spec)
+        self.target_range = target_range(spec)
 
     def unit(self, value: float) -> float:
         """A score or target of the range as one of 0..1; those outside it as its ends."""
@@ -195,13 +165,13 @@ class Scores(Outputs):
         target, score = _number(record.get("target")), _number(item["pred_score"])
         return Record(place, _text(record["input"]), target, target, (score,), item.get("logits"))
 
-    def usual_metrics(self, exact_match: float) -> Sequence[str]:
+    def usual_metrics(self, exact_match: float) -> list[str]:
         return ["auc", "spearman", "rmse"]
 
-    def quality(self, output: float, reference: float) -> float:
+    def quality(self, output: Any, reference: Any) -> float:
         return 1 - abs(self.unit(output) - self.unit(reference))
 
-    def is_right(self, output: float, reference: float) -> bool:
+    def is_right(self, output: Any, reference: Any) -> bool:
         return False
 
     def item(self, record: Record, before: Record | None, step: int | None) -> Item:
@@ -237,10 +207,16 @@ class Scores(Outputs):
         return blocks + ([Charts(charts)] if charts else [])
 
 
-def outputs_of(spec: dict[str, Any]) -> Outputs:
-    """Those of a run, whose training_args.json that is."""
-    kinds: dict[str, type[Outputs]] = {"texts": Texts, "scores": Scores}
-    return kinds[task_of(spec).output](spec)
+Outputs = Texts | Scores
+
+
+def outputs_of(spec: Mapping[str, Any]) -> Outputs:
+    """How those of a run are read, whose training_args.json that is."""
+    return Texts(spec) if task_of(spec).output == "texts" else Scores(spec)
+
+
+def target_range(spec: Mapping[str, Any]) -> tuple[float, float]:
+    return float(spec.get("target_min", 0)), float(spec.get("target_max", 1))
 
 
 def _logits(record: Record) -> list[str]:

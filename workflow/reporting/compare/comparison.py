@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflow.metrics.names import LOWER_IS_BETTER
-from workflow.reporting.compare.config_diff import Curves, curves, differing_fields
+from workflow.reporting.compare.config_diff import curves, differing_fields
 from workflow.reporting.compare.metrics import Metric, main_metric, measure
 from workflow.reporting.compare.pairing import EVEN, LOST, WON, Pairs, pair
 from workflow.reporting.compare.selectors import Named
 from workflow.reporting.compare.verdict import sentence
 from workflow.reporting.outputs import Outputs
+from workflow.reporting.report.blocks import Chart
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Comparison:
     metrics: Sequence[Metric]
     main: Metric
     fields: dict[str, tuple[Any, ...]]
-    curves: Sequence[Curves]
+    curves: dict[str, Chart]
 
     @property
     def labels(self) -> list[str]:
@@ -81,7 +82,10 @@ class Comparison:
             "job_fields": {
                 name: dict(zip(labels, values, strict=True)) for name, values in self.fields.items()
             },
-            "curves": {one.name: one.by_run for one in self.curves},
+            "curves": {
+                name: {one.name: one.points for one in chart.series}
+                for name, chart in self.curves.items()
+            },
         }
 
     def _metric_json(self, metric: Metric) -> dict[str, Any]:

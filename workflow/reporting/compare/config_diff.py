@@ -1,32 +1,20 @@
 """What differs in the jobs of several runs, and how the runs went."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from workflow.reporting.compare.selectors import Named
-from workflow.reporting.report.blocks import Point, shown
-from workflow.reporting.report.curves import intervals_of, points_of, thinned
+from workflow.reporting.report.blocks import Chart, Series, shown
+from workflow.reporting.report.curves import metric_series, points_of, thinned
 from workflow.runs.predictions import evaluations, read_lines
 from workflow.runs.status import TRAIN_LOG, read_status
 
 TRAIN_LOSS = "train_loss"
+_TITLES = {TRAIN_LOSS: "loss in training", "loss": "loss in evaluations"}
+_LOGARITHMIC = (TRAIN_LOSS, "loss", "perplexity")
 
 _CHANGE_NOTHING = frozenset({"training_run_name", "report_to"})
 """Fields that say what a run is called, and whom it tells."""
-
-
-@dataclass(frozen=True)
-class Curves:
-    """A number by step, of each run in which it was noted.
-
-    Attributes:
-        intervals: of each point; empty where a run has none.
-    """
-
-    name: str
-    by_run: dict[str, list[Point]]
-    intervals: dict[str, list[Point]] = field(default_factory=dict)
 
 
 def differing_fields(named: Sequence[Named]) -> dict[str, tuple[Any, ...]]:
@@ -43,36 +31,31 @@ def differing_fields(named: Sequence[Named]) -> dict[str, tuple[Any, ...]]:
     fields = dict.fromkeys(field for job in jobs for field in job if field not in _CHANGE_NOTHING)
     values = {field: tuple(job.get(field) for job in jobs) for field in fields}
     return {
-        field: of_all
-        for field, of_all in values.items()
-        if any(value != of_all[0] for value in of_all)
+        field: of_all for field, of_all in values.items() if any(v != of_all[0] for v in of_all)
     }
 
 
 def field_rows(fields: dict[str, tuple[Any, ...]], named: Sequence[Named]) -> list[list[str]]:
     """A table of the differing fields: a head, and a row each; none where all are of one run."""
     places = {one.run: place for place, one in enumerate(named)}
-    rows = [
-        [name, *(_shown(values[i]) for i in places.values())] for name, values in fields.items()
-    ]
-    return [["field", *places], *rows] if len(places) > 1 else []
+    rows = [["field", *places]]
+    for name, values in fields.items():
+        rows.append([name, *("-" if values[i] is None else shown(values[i])
+                             for i in places.values())])  # fmt: skip
+    return rows if len(places) > 1 else []
 
 
-def _shown(value: Any) -> str:
-    return "-" if value is None else shown(value)
-
-
-def curves(named: Sequence[Named], metrics: Iterable[str]) -> list[Curves]:
-    """The loss in training, and these metrics as they were noted; of each run once."""
-    runs = {one.run: one.folder for one in named}
-    lines = {run: [one.metrics for one in evaluations(folder)] for run, folder in runs.items()}
-    logged = {
-        run: thinned(points_of(read_lines(folder / TRAIN_LOG), "loss"))
-        for run, folder in runs.items()
+def curves(named: Sequence[Named], metrics: Collection[str]) -> dict[str, Chart]:
+    """By its name the loss in training, and these metrics as they were noted; of each run once."""
+    series: dict[str, list[Series]] = {name: [] for name in (TRAIN_LOSS, *metrics)}
+    for run, folder in {one.run: one.folder for one in named}.items():
+        losses = points_of(read_lines(folder / TRAIN_LOG), "loss")
+        series[TRAIN_LOSS].append(Series(run, thinned(losses)))
+        lines = [one.metrics for one in evaluations(folder)]
+        for name in metrics:
+            series[name].append(metric_series(lines, name, run))
+    return {
+        name: Chart(_TITLES.get(name, name), "step", of_runs, log=name in _LOGARITHMIC)
+        for name, of_runs in series.items()
+        if any(one.points for one in of_runs)
     }
-    found = [Curves(TRAIN_LOSS, logged)]
-    for name in metrics:
-        by_run = {run: points_of(of_run, name) for run, of_run in lines.items()}
-        around = {run: intervals_of(of_run, name) for run, of_run in lines.items()}
-        found.append(Curves(name, by_run, around))
-    return [one for one in found if any(one.by_run.values())]

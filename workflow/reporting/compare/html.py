@@ -1,26 +1,16 @@
 """A comparison as a page."""
 
+from collections.abc import Sequence
+
 from workflow.reporting.compare.comparison import Comparison
 from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
 from workflow.reporting.compare.pairing import EVEN, LOST, WON, Pair, as_text
-from workflow.reporting.compare.terminal import legend, metric_rows, records_told, title
-from workflow.reporting.report.blocks import (
-    Answer,
-    Block,
-    Chart,
-    Charts,
-    Item,
-    Items,
-    Page,
-    Section,
-    Series,
-    Table,
-    Text,
-)
+from workflow.reporting.compare.terminal import legend, metric_rows, records_told
+from workflow.reporting.report.blocks import Answer, Block, Item, Items, Page, Section, Table, Text
+from workflow.reporting.report.curves import charts_blocks
 from workflow.reporting.report.records import MOST_RECORDS, fit
 
 _MEANINGS = {WON: "better than", LOST: "worse than", EVEN: "as good as"}
-_LOGARITHMIC = frozenset({TRAIN_LOSS, "loss", "perplexity"})
 
 
 def page(found: Comparison) -> Page:
@@ -40,21 +30,12 @@ def _metrics(found: Comparison) -> Table:
     return Table(head, rows, legend(found), frozenset({chief}))
 
 
-def _curves(found: Comparison) -> list[Block]:
+def _curves(found: Comparison) -> Sequence[Block]:
     """Those told first, and the others to be opened."""
     first = (TRAIN_LOSS, *found.outputs.task.shown_metrics, found.main.name)
-    charts: dict[bool, list[Chart]] = {True: [], False: []}
-    for curves in found.curves:
-        style = "line" if curves.name == TRAIN_LOSS else "dots"
-        series = [
-            Series(run, points, style, curves.intervals.get(run, ()))
-            for run, points in curves.by_run.items()
-            if points
-        ]
-        chart = Chart(title(curves.name), "step", series, log=curves.name in _LOGARITHMIC)
-        charts[curves.name in first].append(chart)
-    blocks = [Charts(charts[True]), Charts(charts[False], folded="curves of the other metrics")]
-    return [block for block in blocks if block.charts]
+    shown = [chart for name, chart in found.curves.items() if name in first]
+    others = [chart for name, chart in found.curves.items() if name not in first]
+    return charts_blocks(shown, others)
 
 
 def _counts(found: Comparison) -> Block:

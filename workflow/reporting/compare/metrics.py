@@ -14,6 +14,7 @@ from workflow.metrics.scripts import bleu_tokenizer, looked_at
 from workflow.metrics.text import TextMetrics
 from workflow.reporting.compare.pairing import Pair, Pairs
 from workflow.reporting.compare.selectors import Named
+from workflow.reporting.outputs import target_range
 from workflow.reporting.report.summary import OF_SAMPLES, metric_names
 from workflow.runs.status import read_status
 
@@ -96,7 +97,7 @@ def _of_texts(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[
 
 
 def _of_scores(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
-    ends, ordered = named[0].outputs.target_range, _ordered(pairs)
+    ends, ordered = target_range(named[0].spec), _ordered(pairs)
     targets, *scores = to_unit(
         np.array([(pair.expected, *pair.answers) for pair in ordered], np.float64).T.copy(), *ends
     )

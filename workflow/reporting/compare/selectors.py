@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workflow.config.task_specs import task_of
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.reporting.outputs import Outputs, outputs_of
+from workflow.reporting.outputs import Outputs, outputs_of, target_range
 from workflow.reporting.report.summary import best_of
 from workflow.runs.mount import Mount, find_run_folder, nearest
 from workflow.runs.predictions import Evaluation, evaluations
@@ -151,13 +152,13 @@ def _do_not_go_together(named: Sequence[Named]) -> list[Problem]:
             name, what = f"{one.run}@{one.step}", "the same evaluation twice"
             problems.append(Problem(name, what, "different ones", "leave one of them out"))
         seen.add(evaluation)
-        ours, theirs = one.outputs, base.outputs
-        if ours.task != theirs.task:
-            found, expected = f"a run of {ours.task.name}", theirs.task.name
+        tasks = [task_of(of_one.spec) for of_one in (one, base)]
+        ranges = [target_range(of_one.spec) for of_one in (one, base)]
+        if tasks[0] != tasks[1]:
+            found, expected = f"a run of {tasks[0].name}", tasks[1].name
             hint = "compare runs of one task"
-        elif ours.target_range != theirs.target_range:
-            found, expected = ("targets from {:g} to {:g}".format(*of.target_range)
-                               for of in (ours, theirs))  # fmt: skip
+        elif ranges[0] != ranges[1]:
+            found, expected = ("targets from {:g} to {:g}".format(*ends) for ends in ranges)
             hint = "compare runs of the same --target_min and --target_max"
         else:
             continue

@@ -9,11 +9,12 @@ from workflow.core.errors import shorten
 from workflow.core.tables import aligned
 from workflow.metrics.bootstrap import RESAMPLES
 from workflow.reporting.compare.comparison import Comparison, how_many
-from workflow.reporting.compare.config_diff import TRAIN_LOSS, Curves, field_rows
-from workflow.reporting.compare.metrics import RECORDS_NEEDED, Metric
+from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
+from workflow.reporting.compare.metrics import RECORDS_NEEDED
 from workflow.reporting.compare.pairing import EVEN, LOST, WON, as_text
 from workflow.reporting.compare.verdict import has_width, judged
 from workflow.reporting.outputs import Output
+from workflow.reporting.report.blocks import Chart
 
 SHOWN = 3
 """Records of each result."""
@@ -75,18 +76,12 @@ def metric_rows(found: Comparison, indexes: Sequence[int]) -> list[list[str]]:
     for metric in found.metrics:
         row = [metric.name, figure(metric.values[0])]
         for index in indexes:
+            interval = metric.intervals[index - 1]
+            ends = interval if interval and has_width(interval) else ()
             row += [figure(metric.values[index]), figure(metric.differences[index - 1], "+")]
-            row += _judged(metric, index)
+            row += [" to ".join(figure(end, "+") for end in ends), judged(metric, index)]
         rows.append(row)
     return rows
-
-
-def _judged(metric: Metric, index: int) -> tuple[str, str]:
-    """The interval of a difference, and what it means."""
-    interval = metric.intervals[index - 1]
-    ends = [figure(value, "+") for value in interval or ()]
-    around = " to ".join(ends) if interval and has_width(interval) else ""
-    return around, judged(metric, index)
 
 
 def legend(found: Comparison) -> str:
@@ -120,10 +115,10 @@ def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
             yield f"  clearest {result}:"
         for pair in shown[:SHOWN]:
             yield f"    eval[{pair.place}] {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
-            rows = [["expected", _answer(pair.shown), ""]]
+            rows = [["expected", _text(pair.shown), ""]]
             for i in (0, index):
                 quality = f"{pair.scores[i]:.2f}" if isinstance(pair.answers[i], str) else ""
-                rows.append([found.labels[i], _answer(pair.answers[i]), quality])
+                rows.append([found.labels[i], _text(pair.answers[i]), quality])
             yield from (f"      {line}" for line in aligned(rows, left=2))
 
 
@@ -135,13 +130,9 @@ def _beginning_of_all(found: Comparison) -> int:
     return end if end > TEXT // 4 else 0
 
 
-def _answer(output: Output) -> str:
-    return _text(output) if isinstance(output, str) else as_text(output)
-
-
-def _text(text: str) -> str:
-    """A text on one line, as far as there is room."""
-    return shorten(" ".join(text.split()), TEXT)
+def _text(output: Output) -> str:
+    """A text on one line, as far as there is room, or a score."""
+    return shorten(" ".join(output.split()), TEXT) if isinstance(output, str) else as_text(output)
 
 
 def _fields(found: Comparison) -> Iterator[str]:
@@ -161,31 +152,25 @@ def _cell(text: str) -> str:
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
 
 
-def title(name: str) -> str:
-    """What a curve is called."""
-    return {TRAIN_LOSS: "loss in training", "loss": "loss in evaluations"}.get(name, name)
-
-
 def _curves(found: Comparison, draws: bool) -> Iterator[str]:
-    chosen = (TRAIN_LOSS, "loss", found.main.name)
-    for curves in found.curves:
-        several = any(len(points) > 1 for points in curves.by_run.values())
-        if curves.name not in chosen or not several:
+    for name in dict.fromkeys((TRAIN_LOSS, "loss", found.main.name)):
+        chart = found.curves.get(name)
+        if chart is None or not any(len(one.points) > 1 for one in chart.series):
             continue
-        yield f"{title(curves.name)} by step"
-        lines = sparklines(curves)
+        yield f"{chart.title} by step"
+        lines = sparklines(chart)
         rows = []
-        for run, points in curves.by_run.items():
-            if points:
-                (first, start), (last, end) = points[0], points[-1]
-                told = f"{figure(start)} at {first:g}, {figure(end)} at {last:g}"
-                rows.append([run, *([lines[run]] if draws else []), told])
+        for one in chart.series:
+            if one.points:
+                (first, start), (last, end) = one.points[0], one.points[-1]
+                ends = f"{figure(start)} at {first:g}, {figure(end)} at {last:g}"
+                rows.append([one.name, *([lines[one.name]] if draws else []), ends])
         yield from (f"  {line}" for line in aligned(rows, left=3))
 
 
-def sparklines(curves: Curves) -> dict[str, str]:
-    """A line of blocks for each run, over the same steps and between the same values."""
-    drawn = {run: np.array(points) for run, points in curves.by_run.items() if points}
+def sparklines(chart: Chart) -> dict[str, str]:
+    """A line of blocks for each series, over the same steps and between the same values."""
+    drawn = {one.name: np.array(one.points) for one in chart.series if one.points}
     if not drawn:
         return {}
     every = np.concatenate(list(drawn.values()))

@@ -137,13 +137,8 @@ function drawSeries(drawing, one, color, f) {
 }
 
 function nearest(points, x) {
-  let [low, high] = [0, points.length - 1];
-  while (high - low > 1) {
-    const middle = (low + high) >> 1;
-    if (points[middle][0] <= x) low = middle;
-    else high = middle;
-  }
-  return Math.abs(points[low][0] - x) <= Math.abs(points[high][0] - x) ? low : high;
+  const gap = (i) => Math.abs(points[i][0] - x);
+  return points.reduce((best, _, i) => (gap(i) < gap(best) ? i : best), 0);
 }
 
 function followPointer(drawing, read, chart, f) {
@@ -216,26 +211,15 @@ function drawChart(plot, chart) {
     followPointer(drawing, read, chart, f);
     room.replaceChildren(drawing);
     read.textContent = "";
+    if (!button) return;
+    button.textContent = `${log ? "linear" : "log"} scale`;
+    button.title = `show on a ${button.textContent}`;
   };
-  if (wide) {
-    const button = element("button", plot);
-    const name = () => {
-      const other = `${log ? "linear" : "log"} scale`;
-      button.textContent = other;
-      button.title = `show on a ${other}`;
-    };
-    button.addEventListener("click", () => {
-      log = !log;
-      name();
-      draw();
-    });
-    name();
-  }
-  draw();
-  let drawnFor = room.clientWidth;
-  new ResizeObserver(() => {
-    if (room.clientWidth === drawnFor) return;
-    drawnFor = room.clientWidth;
+  const button = wide ? element("button", plot) : null;
+  button?.addEventListener("click", () => {
+    log = !log;
     draw();
-  }).observe(room);
+  });
+  draw();
+  new ResizeObserver(draw).observe(room);
 }

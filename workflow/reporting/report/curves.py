@@ -61,6 +61,11 @@ def curves(
             shown = (0.0, 1.05 * max(map(_height, points))) if from_zero else None
             series = [Series(name, thinned(points))]
             first.append(Chart(title, "step", series, y_range=shown, log=not from_zero))
+    return charts_blocks(first, others)
+
+
+def charts_blocks(first: Sequence[Chart], others: Sequence[Chart]) -> list[Charts]:
+    """Charts to be seen at once, and others to be opened."""
     blocks = [Charts(first), Charts(others, folded="curves of the other metrics")]
     return [block for block in blocks if block.charts]
 
@@ -80,7 +85,7 @@ def _metrics_together(task: TaskSpec, evals: Sequence[Evaluation]) -> dict[str, 
     titles = {name: title for title, members in _TOGETHER for name in members}
     found: dict[str, list[Series]] = {}
     for name in metric_names(task, evals):
-        series = Series(name, points_of(lines, name), "dots", intervals_of(lines, name))
+        series = metric_series(lines, name, name)
         of_samples = OF_SAMPLES.sub("", name)
         title = titles.get(of_samples, of_samples)
         title += " of several samples" if name != of_samples else ""
@@ -93,11 +98,13 @@ def points_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
     return [(line["step"], float(line[name])) for line in lines if is_number(line.get(name))]
 
 
-def intervals_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
-    """The interval at each of `points_of`; none where one of them lacks it."""
-    shown = [interval_of(line, name) for line in lines if is_number(line.get(name))]
-    found = [one for one in shown if one is not None]
-    return found if len(found) == len(shown) else []
+def metric_series(lines: Sequence[dict[str, Any]], name: str, label: str) -> Series:
+    """A metric by step, with its interval at each point; with none where one of them lacks it."""
+    intervals = [interval_of(line, name) for line in lines if is_number(line.get(name))]
+    around = [one for one in intervals if one is not None]
+    return Series(
+        label, points_of(lines, name), "dots", around if len(around) == len(intervals) else ()
+    )
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:

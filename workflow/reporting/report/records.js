@@ -196,12 +196,11 @@ async function drawItems(box) {
   explainMarks(box, items);
   const list = element("div", box);
   const more = element("button", box);
-  let texts = null; // of each item, made when they are first searched
   const holds = (item, wanted) => {
-    texts ??= new Map(items.map((one) => [one,
-      [one.prompt, one.expected ?? "", ...one.answers.map((a) => a.text), ...one.facts]
-        .join("\n").toLowerCase()]));
-    return texts.get(item).includes(wanted);
+    const { prompt, expected, answers, facts } = item;
+    item.text ??= [prompt, expected ?? "", ...answers.map(({ text }) => text), ...facts]
+      .join("\n").toLowerCase(); // made as it is first searched
+    return item.text.includes(wanted);
   };
   let found = [];
   let shown = 0;

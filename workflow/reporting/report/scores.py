@@ -1,7 +1,7 @@
 """How clf's scores stand to their targets: by class, by threshold, and if they can be believed."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from workflow.metrics.bootstrap import Floats
 from workflow.metrics.ranking import ECE_BINS, Bools
 from workflow.metrics.scores import to_unit
-from workflow.reporting.outputs import Scores as OfScores
+from workflow.reporting.outputs import Scores
 from workflow.reporting.report.blocks import Chart, Point, Series
 from workflow.runs.predictions import Evaluation
 
@@ -19,40 +19,35 @@ CURVE_POINTS = 300
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreArrays:
     """The records with a finite score, and their targets, both in 0..1, (records,) each.
 
     Attributes:
         targets: NaN where a record has none.
-        low, high: the range of targets, in which charts are drawn.
+        ends: the range of targets, in which charts are drawn.
     """
 
     scores: Floats
     targets: Floats
-    low: float
-    high: float
+    ends: Point
 
     @property
     def yes(self) -> Bools:
         return self.targets >= 0.5
 
     @property
-    def judged(self) -> "Scores":
+    def judged(self) -> "ScoreArrays":
         """Those with a target."""
         has_target = ~np.isnan(self.targets)
-        return replace(self, scores=self.scores[has_target], targets=self.targets[has_target])
-
-    @property
-    def shown(self) -> Point:
-        """The range of the axes."""
-        return self.low, self.high
+        return ScoreArrays(self.scores[has_target], self.targets[has_target], self.ends)
 
     def in_range(self, value: Any) -> Any:
         """What is in 0..1 in the range of the targets."""
-        return self.low + value * (self.high - self.low)
+        low, high = self.ends
+        return low + value * (high - low)
 
 
-def scores_of(evaluation: Evaluation, outputs: OfScores) -> Scores:
+def scores_of(evaluation: Evaluation, outputs: Scores) -> ScoreArrays:
     """What an evaluation found."""
     records = (outputs.read(place, item) for place, item in enumerate(evaluation.answers()))
     pairs = [
@@ -61,10 +56,10 @@ def scores_of(evaluation: Evaluation, outputs: OfScores) -> Scores:
         if record.outputs[0] is not None
     ]
     units = to_unit(np.array(pairs, np.float64).reshape(-1, 2), *outputs.target_range)
-    return Scores(units[:, 0], units[:, 1], *outputs.target_range)
+    return ScoreArrays(units[:, 0], units[:, 1], outputs.target_range)
 
 
-def baseline(found: Scores) -> list[str]:
+def baseline(found: ScoreArrays) -> list[str]:
     """What saying the same of all records would come to."""
     found = found.judged
     count, yes = len(found.yes), int(found.yes.sum())
@@ -77,12 +72,12 @@ def baseline(found: Scores) -> list[str]:
     ]
 
 
-def score_charts(found: Scores) -> list[Chart]:
+def score_charts(found: ScoreArrays) -> list[Chart]:
     """Histogram by class, ROC, precision by recall, and reliability; what is defined of them."""
     everything, found = found, found.judged
     if not found.scores.size:
         series = [_counts("records", everything.scores, everything)]
-        told = [Chart("scores", "score", series, x_range=found.shown)]
+        told = [Chart("scores", "score", series, x_range=found.ends)]
         return told if everything.scores.size else []
     charts = [_histogram(found)]
     if found.yes.any() and not found.yes.all():
@@ -92,19 +87,19 @@ def score_charts(found: Scores) -> list[Chart]:
     return [*charts, _reliability(found)]
 
 
-def _histogram(found: Scores) -> Chart:
+def _histogram(found: ScoreArrays) -> Chart:
     classes = (("no", ~found.yes), ("yes", found.yes))
     series = [_counts(name, found.scores[chosen], found) for name, chosen in classes]
     told = f"Records by score; yes are those with a target of at least {found.in_range(0.5):g}."
-    return Chart("scores by class", "score", series, x_range=found.shown, note=told)
+    return Chart("scores by class", "score", series, x_range=found.ends, note=told)
 
 
-def _counts(name: str, scores: Floats, found: Scores) -> Series:
+def _counts(name: str, scores: Floats, found: ScoreArrays) -> Series:
     counts, edges = np.histogram(scores, HISTOGRAM_BINS, (0, 1))
     return Series(name, _pairs(found.in_range(edges[:-1]), counts), "bars")
 
 
-def _roc(found: Scores) -> Chart:
+def _roc(found: ScoreArrays) -> Chart:
     from sklearn.metrics import roc_curve  # type: ignore[import-untyped]  # takes a moment
 
     wrong, right, _ = roc_curve(found.yes, found.scores)
@@ -112,7 +107,7 @@ def _roc(found: Scores) -> Chart:
     return Chart("ROC: true by false positives", "false positive rate", series, (0, 1), (0, 1))
 
 
-def _precision_recall(found: Scores) -> Chart:
+def _precision_recall(found: ScoreArrays) -> Chart:
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(found.yes, found.scores)
@@ -122,10 +117,10 @@ def _precision_recall(found: Scores) -> Chart:
     return Chart("precision by recall", "recall", series, (0, 1), (0, 1))
 
 
-def _reliability(found: Scores) -> Chart:
+def _reliability(found: ScoreArrays) -> Chart:
     """Mean target by mean score in the bins of ece (Guo et al. 2017, arXiv:1706.04599)."""
     bins = np.digitize(found.scores, np.arange(1, ECE_BINS) / ECE_BINS, right=True)
-    points, shares = [], []
+    points, shares, (low, high) = [], [], found.ends
     for place in np.unique(bins):
         here = bins == place
         at = float(found.in_range(found.scores[here].mean()))
@@ -134,10 +129,10 @@ def _reliability(found: Scores) -> Chart:
     series = [
         Series("mean target", points, "dots"),
         Series("share of records, of the height", shares, "faint"),
-        _guide((found.low, found.low), (found.high, found.high)),
+        _guide((low, low), (high, high)),
     ]
     told = f"On the diagonal scores are what they say; {ECE_BINS} bins, empty ones left out."
-    return Chart("reliability", "mean score", series, found.shown, found.shown, note=told)
+    return Chart("reliability", "mean score", series, found.ends, found.ends, note=told)
 
 
 def _guide(start: Point, end: Point) -> Series:
