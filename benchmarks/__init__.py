@@ -1,1 +1,7 @@
-"""Measurements against public peers, side by side in one run; they write docs/PERFORMANCE.md."""
+"""Measurements of what users run, in folders by the room they measure."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+T5_TINY = ROOT / "mount" / "models" / "t5-tiny"
+"""The folder of a tokenizer that is always there."""

@@ -1,40 +1,36 @@
-"""`python3 -m benchmarks NAME` measures and writes docs/PERFORMANCE.md."""
+"""Measures what users run, and writes it into docs/PERFORMANCE.md: `python3 -m benchmarks NAME`."""
 
 import argparse
 
-from benchmarks import (
-    durability,
-    exactness,
-    generate,
-    growth,
-    memory,
-    peer_defects,
-    report,
-    score,
-    startup,
-    train,
-    train_memory,
-)
+from benchmarks.cli import startup
+from benchmarks.inference import generate, score
+from benchmarks.memory import memory, paper
+from benchmarks.reporting import report
+from benchmarks.runs import durability
+from benchmarks.training import exactness, growth, train, train_memory
+
+BENCHMARKS = {
+    "train": train,
+    "train_memory": train_memory,
+    "exactness": exactness,
+    "growth": growth,
+    "generate": generate,
+    "score": score,
+    "memory": memory,
+    "paper": paper,
+    "durability": durability,
+    "startup": startup,
+    "report": report,
+}
 
 
 def main() -> None:
+    """Measure what the command line names."""
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    named = {
-        "train": train,
-        "train_memory": train_memory,
-        "score": score,
-        "generate": generate,
-        "startup": startup,
-        "report": report,
-        "exactness": exactness,
-        "growth": growth,
-        "durability": durability,
-        "memory": memory,
-        "peer_defects": peer_defects,
-    }
-    for name, benchmark in named.items():
-        benchmark.add_arguments(commands.add_parser(name, help=benchmark.__doc__))
+    for name, benchmark in BENCHMARKS.items():
+        told = benchmark.__doc__
+        benchmark.add_arguments(commands.add_parser(name, help=told, description=told))
     arguments = parser.parse_args()
     arguments.run(arguments)
 

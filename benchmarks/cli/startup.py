@@ -1,7 +1,6 @@
 """From a command to its first training step, beside what the imports of its libraries take."""
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.side_by_side import ROOT, machine, matrix_rates, spread, write_section
+from benchmarks import ROOT, T5_TINY
+from benchmarks.processes import seq2seq
+from benchmarks.publish import machine, matrix_rates, publish, spread
+from workflow.runs.predictions import read_lines
 
 TRANSFORMERS = "import torch, transformers; transformers.AutoModelForSeq2SeqLM"
 T5 = "import torch; from transformers import T5ForConditionalGeneration"
@@ -28,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mount = Path(folder)
         shutil.copytree(ROOT / "mount" / "data", mount / "data")
-        shutil.copytree(ROOT / "mount" / "models" / "t5-tiny", mount / "models" / "t5-tiny")
+        shutil.copytree(T5_TINY, mount / "models" / "t5-tiny")
         timed: dict[str, Callable[[], float]] = {
             "`seq2seq.py -h`": lambda: _whole(["seq2seq.py", "-h"]),
             "`import torch`": lambda: _whole(["-c", "import torch"]),
@@ -45,9 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
             for name, measure in timed.items():
                 seconds[name].append(measure())
                 print(name, f"{seconds[name][-1]:.2f}", flush=True)
-    text = report(seconds, arguments.rounds)
-    write_section("startup", text)
-    print(text)
+    publish("benchmarks startup", report(seconds, arguments.rounds))
 
 
 def _whole(words: list[str]) -> float:
@@ -59,17 +59,13 @@ def _whole(words: list[str]) -> float:
 
 def _first_step(mount: Path, words: list[str]) -> float:
     """Seconds from the command to the line that the log gets after the first step."""
-    command = [
-        sys.executable, "seq2seq.py", "--mount", str(mount), "--model_init_name", "t5-tiny",
-        "--data_name", "data", "--training_run_name", "run", "--overwrite_output_dir",
-        "--max_steps", "1", "--logging_steps", "1", *words,
-    ]  # fmt: skip
+    command = seq2seq(mount, "t5-tiny", "data", "--max_steps", "1", "--logging_steps", "1", *words)
     began = time.time()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    first = (mount / "models" / "run" / "train_log.jsonl").read_text().splitlines()[0]
-    return float(json.loads(first)["time"]) - began
+    first = next(read_lines(mount / "models" / "run" / "train_log.jsonl"))
+    return float(first["time"]) - began
 
 
 def report(seconds: dict[str, list[float]], rounds: int) -> str:

@@ -9,15 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.side_by_side import (
-    Trials,
-    add_shared_arguments,
-    has_cuda,
-    machine,
-    measure,
-    spread,
-    write_section,
-)
+from benchmarks.peer import load_peer, make_trainer
+from benchmarks.publish import machine, publish, ratios, spread
+from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
 
 SAMPLES = 8
 PEER_ROWS = 128
@@ -33,7 +27,8 @@ KINDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_shared_arguments(parser, list(KINDS), "prompts and completions")
+    add_trial_arguments(parser, list(KINDS))
+    add_data_arguments(parser, "prompts and completions")
     parser.add_argument("--records", type=int, help="records to answer; those of eval if left out")
     parser.add_argument("--sampled", type=int, default=96, help="of these, records to sample for")
     parser.add_argument("--steps", type=int, default=100, help="of training, so that answers end")
@@ -56,9 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         _train(folder.parent, arguments.steps)
 
     trials, rates = measure("generate", list(KINDS), arguments, write_data)
-    text = _report(trials, rates, arguments)
-    write_section("generate", text)
-    print(text)
+    publish("benchmarks generate", _report(trials, rates, arguments))
 
 
 def _train(mount: Path, steps: int) -> None:
@@ -132,13 +125,7 @@ def _records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
     """As transformers' own examples do it, prompts in the order of the file; tokens are ready."""
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-    folder = arguments.folder / "models" / "m"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-    if has_cuda():
-        model = model.cuda()
+    model, tokenizer = load_peer(arguments.folder / "models" / "m")
     records = _records(arguments)
     rows = tokenizer([record["prompt"] for record in records])["input_ids"]
     answers = tokenizer([record["completion"] for record in records])["input_ids"]
@@ -156,29 +143,17 @@ def _as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
 def _predictor(
     model: Any, tokenizer: Any, rows: Any, new_tokens: int, folder: Path
 ) -> Callable[[], Any]:
-    from transformers import (
-        DataCollatorForSeq2Seq,
-        GenerationConfig,
-        Seq2SeqTrainer,
-        Seq2SeqTrainingArguments,
-    )
+    from transformers import GenerationConfig
 
     ids = {name: getattr(model.generation_config, name)
            for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}  # fmt: skip
-    collate = DataCollatorForSeq2Seq(tokenizer, model=model)  # gives labels of None, too
-    trainer = Seq2SeqTrainer(
-        model=model,
-        args=Seq2SeqTrainingArguments(
-            output_dir=str(folder / "peer"),
-            per_device_eval_batch_size=16,
-            predict_with_generate=True,
-            generation_config=GenerationConfig(max_new_tokens=new_tokens, **ids),
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=not has_cuda(),
-        ),
-        data_collator=lambda rows: {n: t for n, t in collate(rows).items() if t is not None},
-    )
+    settings = {
+        "output_dir": str(folder / "peer"),
+        "per_device_eval_batch_size": 16,
+        "predict_with_generate": True,
+        "generation_config": GenerationConfig(max_new_tokens=new_tokens, **ids),
+    }
+    trainer = make_trainer(model, tokenizer, settings)
     examples = [{"input_ids": row} for row in rows]
     return lambda: trainer.predict(examples).predictions.clip(min=0)
 
@@ -191,7 +166,7 @@ def _sampler(
     torch.manual_seed(0)
 
     def answer() -> list[list[int]]:
-        found = []
+        found: list[list[int]] = []
         for start in range(0, len(rows), PEER_ROWS // SAMPLES):
             chosen = {"input_ids": rows[start : start + PEER_ROWS // SAMPLES]}
             batch = tokenizer.pad(chosen, return_tensors="pt").to(model.device)
@@ -211,8 +186,7 @@ def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespa
     for kind, found in trials.items():
         peer = trials["peer_samples" if "samples" in kind else "peer"]
         speeds = [one["tokens"] / one["seconds"] for one in found]
-        ratios = [ours["tokens"] / ours["seconds"] / (theirs["tokens"] / theirs["seconds"])
-                  for ours, theirs in zip(found, peer, strict=True)]  # fmt: skip
+        peers = [one["tokens"] / one["seconds"] for one in peer]
         rate = rates["fp32" if "peer" in kind or kind == "fp32" else "bf16"]
         share = statistics.median(one["gflop"] / one["seconds"] for one in found) / rate
         same = sum(a == b for a, b in zip(found[0]["texts"], peer[0]["texts"], strict=True))
@@ -220,17 +194,17 @@ def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespa
         seconds = [one["seconds"] for one in found]
         rows.append(
             f"| {KINDS[kind]} | {spread(seconds)} | {spread(speeds, 0)} "
-            f"| {spread(ratios, unit=' ×')} | {share:.0%} | {told} |"
+            f"| {ratios(speeds, peers)} | {share:.0%} | {told} |"
         )
     few = len(trials["samples"][0]["texts"]) // SAMPLES
-    peer = trials["peer"][0]
-    count = len(peer["texts"])
+    greedy = trials["peer"][0]
+    count = len(greedy["texts"])
     return "\n".join(
         [
             "`python3 -m benchmarks generate` answers prompts with a model in flan-t5-small's",
             f"layout that was trained for {arguments.steps} steps, so that its answers end:",
             f"{count} records of `{arguments.data.name}`, "
-            f"whose greedy answers have {peer['tokens'] / count:.1f} tokens on average; "
+            f"whose greedy answers have {greedy['tokens'] / count:.1f} tokens on average; "
             f"{arguments.rounds} rounds in turn; tokens are ready before",
             f"the clock starts. {SAMPLES} samples a prompt are of the first {few} records.",
             "Medians, with the least and the greatest in brackets; ratios are of each",

@@ -6,14 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.side_by_side import (
-    Trials,
-    add_shared_arguments,
-    machine,
-    measure,
-    spread,
-    write_section,
-)
+from benchmarks.peer import load_peer
+from benchmarks.publish import machine, publish, ratios, spread
+from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
 
 KINDS = {
     "peer": "`model(input_ids, decoder_input_ids)`, fp32, random batches of 16",
@@ -23,7 +18,8 @@ KINDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_shared_arguments(parser, list(KINDS), "inputs or prompts")
+    add_trial_arguments(parser, list(KINDS))
+    add_data_arguments(parser, "inputs or prompts")
     parser.add_argument("--records", type=int, default=800, help="records to score")
     parser.set_defaults(run=run)
 
@@ -42,9 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
         (folder / "data.json").write_text(json.dumps({"eval": records}), encoding="utf-8")
 
     trials, rates = measure("score", list(KINDS), arguments, write_data)
-    text = _report(trials, rates, arguments)
-    write_section("score", text)
-    print(text)
+    publish("benchmarks score", _report(trials, rates, arguments))
 
 
 def _score_ours(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -66,13 +60,8 @@ def _score_ours(arguments: argparse.Namespace) -> dict[str, Any]:
 def _score_as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
     """All logits of the vocabulary in random batches, then two of them; tokens are ready before."""
     import torch
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    folder = arguments.folder / "models" / "m"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-    if torch.cuda.is_available():
-        model = model.cuda()
+    model, tokenizer = load_peer(arguments.folder / "models" / "m")
     records = json.loads((arguments.folder / "data" / "data.json").read_text())["eval"]
     texts = [record["input"] for record in records]
     rows = tokenizer(texts, max_length=1024, truncation=True)["input_ids"]
@@ -99,12 +88,11 @@ def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespa
     rows = []
     for kind, found in trials.items():
         speeds = [trial["records_per_second"] for trial in found]
-        pairs = zip(found, trials["peer"], strict=True)
-        ratios = [one["records_per_second"] / peer["records_per_second"] for one, peer in pairs]
+        peers = [trial["records_per_second"] for trial in trials["peer"]]
         wanted = trials["peer"][0]["scores"]
         apart = max(abs(a - b) for a, b in zip(found[0]["scores"], wanted, strict=True))
         rows.append(
-            f"| {KINDS[kind]} | {spread(speeds, 1)} | {spread(ratios, unit=' ×')} | {apart:.1e} |"
+            f"| {KINDS[kind]} | {spread(speeds, 1)} | {ratios(speeds, peers)} | {apart:.1e} |"
         )
     count = len(trials["peer"][0]["scores"])
     return "\n".join(

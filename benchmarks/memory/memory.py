@@ -2,20 +2,17 @@
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peer_defects import bare_environment, free_port
-from benchmarks.side_by_side import ROOT, make_model, write_section
+from benchmarks.processes import run_jobs
+from benchmarks.publish import publish
+from benchmarks.synthetic import LEAST, even_record, make_model, write_data
 
-TOKENIZER = ROOT / "mount" / "models" / "t5-tiny"
 SOURCE, TARGET = 128, 64
 """Tokens of every record, so that micro-batches are as large as their bound."""
 EVAL_RECORDS, NEW_TOKENS = 4, 4
@@ -24,12 +21,9 @@ MICRO_BATCHES = 2
 SMALL_BUCKET = 40_000_000
 """Elements: of a larger model the default holds as small a part."""
 AIM = 0.15
-EVERY = 0.004
-"""Seconds between two looks at the processes."""
 
 SHAPES: dict[str, dict[str, int]] = {
-    "tiny": {"vocab_size": 1024, "d_model": 4, "d_kv": 2, "d_ff": 4, "num_heads": 2,
-             "num_layers": 1},
+    "least": LEAST,
     "wide": {"vocab_size": 32128, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_heads": 16,
              "num_layers": 2},
     "deep": {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_heads": 8,
@@ -96,17 +90,18 @@ def run(arguments: argparse.Namespace) -> None:
     baselines: dict[tuple[str, int], list[float]] = {}
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        write_even(Path(folder) / "data")
-        for shape in dict.fromkeys(["tiny", *[trial.shape for trial in chosen]]):
-            make_model(Path(folder) / "models" / shape, SHAPES[shape], TOKENIZER)
+        record = even_record(SOURCE, TARGET)
+        write_data(Path(folder) / "data" / "even.json", [record] * 64, [record] * EVAL_RECORDS)
+        for shape in dict.fromkeys(["least", *[trial.shape for trial in chosen]]):
+            make_model(Path(folder) / "models" / shape, SHAPES[shape])
         for trial in chosen:
             kind = trial.precision, 2 if trial.stage else 0
             if kind not in baselines:
-                baselines[kind] = peaks(Path(folder), Trial("tiny", *kind))
+                baselines[kind] = peaks(Path(folder), Trial("least", *kind))
             found.append(compare(Path(folder), trial, baselines[kind]))
             print(line(found[-1]), found[-1].phase, flush=True)
     if not arguments.only:
-        write_section("memory", report(found, baselines.values()))
+        publish("benchmarks memory", report(found, baselines.values()))
 
 
 def trials() -> list[Trial]:
@@ -123,15 +118,6 @@ def trials() -> list[Trial]:
         *[Trial("deep", "bf16", stage) for stage in (0, 2, 3)],
         Trial("deep", "bf16", 3, positions=1152),
     ]
-
-
-def write_even(data: Path) -> None:
-    """Records of one length, as `even` in a mount's data folder."""
-    data.mkdir(exist_ok=True)
-    record = {"prompt": "1 " * SOURCE, "completion": "2 " * TARGET}
-    (data / "even.json").write_text(
-        json.dumps({"train": [record] * 64, "eval": [record] * EVAL_RECORDS})
-    )
 
 
 def compare(mount: Path, trial: Trial, baseline: Sequence[float]) -> Found:
@@ -172,33 +158,7 @@ def peaks(mount: Path, trial: Trial) -> list[float]:
     if trial.users:
         flags["deepspeed"] = str(mount / "deepspeed.json")
         (mount / "deepspeed.json").write_text(json.dumps(trial.users))
-    (mount / "jobs.json").write_text(json.dumps([flags]))
-    command = [sys.executable, str(ROOT / "benchmarks" / "several_jobs.py"), str(mount),
-               str(mount / "jobs.json")]  # fmt: skip
-    port = free_port()
-    running = []
-    with (mount / "words").open("w+") as words:
-        for rank in range(trial.processes):
-            environment = bare_environment() | {"OMP_NUM_THREADS": str(2 // trial.processes)}
-            if trial.processes > 1:
-                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                environment |= {f"{name}WORLD_SIZE": str(trial.processes)
-                                for name in ("", "LOCAL_")}  # fmt: skip
-                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            started = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=words,
-                                       stderr=words)  # fmt: skip
-            running.append(started)
-        try:
-            found = watch(running)
-        finally:
-            for process in running:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-        words.seek(0)
-        if any(process.returncode for process in running):
-            raise SystemExit(f"{trial}: {words.read()[-4000:]}")
-    return found
+    return run_jobs(mount, [flags], trial.processes, threads=2 // trial.processes)
 
 
 def job(trial: Trial) -> dict[str, Any]:
@@ -216,27 +176,6 @@ def job(trial: Trial) -> dict[str, Any]:
         "train_batch_size": rows * MICRO_BATCHES * trial.processes, "eval_steps": 2,
         "save_steps": 2,
     }  # fmt: skip
-
-
-def watch(running: Sequence[subprocess.Popen[bytes]]) -> list[float]:
-    """The peak of each process; returns when all have ended, or one of them badly."""
-    most = [0.0] * len(running)
-    while None in (states := [process.poll() for process in running]) and not any(states):
-        most = [
-            max(peak, held_by(process.pid)) for peak, process in zip(most, running, strict=True)
-        ]
-        time.sleep(EVERY)
-    return most
-
-
-def held_by(process: int) -> float:
-    """Bytes of a process that no file backs; 0 where it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0.0
-    return sum(1024.0 * int(text.split()[1]) for text in lines
-               if text.startswith(("RssAnon", "RssShmem")))  # fmt: skip
 
 
 def line(found: Found) -> str:

@@ -1,5 +1,9 @@
 """What Flan-T5 xxl is expected to take on many GPUs, on paper: none were at hand."""
 
+import argparse
+
+from benchmarks.publish import publish
+from benchmarks.synthetic import FLAN_T5, random_model
 from workflow.memory.estimate import Work
 from workflow.memory.model_dims import Sizes, sizes_of_model
 from workflow.memory.search import Machine, PlanRequest, choose, name_of
@@ -16,9 +20,16 @@ DISK = 2e9
 """Bytes a second that a node writes."""
 
 
-def expectation() -> list[str]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    publish("benchmarks paper", "\n".join([*expectation(xxl()), ""]))
+
+
+def expectation(sizes: Sizes) -> list[str]:
     """A line for each number of GPUs: what is chosen, what it takes, how long a step is."""
-    sizes = xxl()
     lines = [
         f"Flan-T5 xxl ({sizes.parameters / 1e9:.1f} billion parameters) on paper, on nodes of "
         f"{GPUS_A_NODE} GPUs of {GPU_MEMORY / 1e9:.0f} GB, {SOURCE} + {TARGET} tokens a record. "
@@ -55,13 +66,6 @@ def expectation() -> list[str]:
 def xxl() -> Sizes:
     """Flan-T5 xxl's sizes, without its weights."""
     import torch
-    from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(
-        vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_heads=64, num_layers=24,
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False,
-    )  # fmt: skip
     with torch.device("meta"):
-        model = T5ForConditionalGeneration(config)
-        model.lm_head.weight = torch.nn.Parameter(torch.empty(32128, 4096))
-    return sizes_of_model(model)
+        return sizes_of_model(random_model(FLAN_T5["xxl"]))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.side_by_side import machine, matrix_rates, spread, write_section
+from benchmarks.publish import machine, matrix_rates, publish, spread
 from workflow.reporting.report.run import write_report
 from workflow.runs.predictions import prediction_files
 
@@ -47,9 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
                 times.setdefault(name, []).append(seconds)
         more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         items = sum(path.stat().st_size for path in made.glob("temperature=*"))
-        text = report(arguments, times, page.stat().st_size, items, more)
-    write_section("report", text)
-    print(text)
+        publish("benchmarks report", report(arguments, times, page.stat().st_size, items, more))
 
 
 def _make_run(folder: Path, records: int, samples: int) -> None:

@@ -1,18 +1,20 @@
 """How long a save holds up training, how soon a job that is asked to ends, and bytes on disk."""
 
 import argparse
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.side_by_side import ROOT, SMALL, make_model, spread, write_section
+from benchmarks import T5_TINY
+from benchmarks.processes import seq2seq
+from benchmarks.publish import publish, spread
+from benchmarks.synthetic import FLAN_T5, add_one, make_model, write_data
+from workflow.runs.predictions import read_lines
 
 SAVES = 5
 WAYS = [
@@ -36,49 +38,41 @@ class Found:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    tokenizer = ROOT / "mount" / "models" / "t5-tiny"
-    parser.add_argument("--tokenizer", type=Path, default=tokenizer, help="folder of a tokenizer")
+    parser.add_argument("--tokenizer", type=Path, default=T5_TINY, help="folder of a tokenizer")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mount = Path(folder)
-        make_model(mount / "models" / "m", SMALL, arguments.tokenizer)
-        records = [{"prompt": f"add one: {' '.join(str(i))}", "completion": " ".join(str(i + 1))}
-                   for i in range(1000, 1064)]  # fmt: skip
-        (mount / "data").mkdir()
-        (mount / "data" / "sums.json").write_text(
-            json.dumps({"train": records, "eval": records[:2]})
-        )
+        make_model(mount / "models" / "m", FLAN_T5["small"], arguments.tokenizer)
+        records = [add_one(number) for number in range(1000, 1064)]
+        write_data(mount / "data" / "sums.json", records, records[:2])
         weights = (mount / "models" / "m" / "model.safetensors").stat().st_size
         found = []
         for way, words in WAYS:
             found.append(trial(mount, way, words))
             print(found[-1], flush=True)
-        section = report(found, weights, [plain_write(mount, 3 * weights) for _ in range(SAVES)])
-    write_section("durability", section)
-    print(section)
+        plain = [plain_write(mount, 3 * weights) for _ in range(SAVES)]
+    publish("benchmarks durability", report(found, weights, plain))
 
 
 def trial(mount: Path, way: str, words: list[str]) -> Found:
     """A job that saves every other step until it is asked to stop, in the middle of a step."""
     run_path = mount / "models" / "run"
-    command = [
-        sys.executable, str(ROOT / "seq2seq.py"), "--mount", str(mount), "--model_init_name", "m",
-        "--data_name", "sums", "--training_run_name", "run", "--max_steps", "1000",
-        "--eval_on_start", "false", "--eval_steps", "1000", "--save_steps", "2",
-        "--logging_steps", "1", "--overwrite_output_dir", *words,
-    ]  # fmt: skip
+    command = seq2seq(
+        mount, "m", "sums", "--max_steps", "1000", "--eval_on_start", "false",
+        "--eval_steps", "1000", "--save_steps", "2", "--logging_steps", "1", *words,
+    )  # fmt: skip
     saves: list[float] = []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
         assert job.stderr is not None
         for line in job.stderr:
-            if (told := SAVED.search(line)) is not None:
-                saves.append(float(told[1]))
+            if (saved := SAVED.search(line)) is not None:
+                saves.append(float(saved[1]))
             if len(saves) == SAVES:
                 break
-        log = [json.loads(line) for line in (run_path / "train_log.jsonl").open()]
+        log = list(read_lines(run_path / "train_log.jsonl"))
         step = sum(16 / line["examples_per_second"] for line in log) / len(log)
         time.sleep(step / 2)
         began = time.perf_counter()

@@ -3,29 +3,26 @@
 import argparse
 import json
 import random
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import free_port, watch
-from benchmarks.paper import expectation
-from benchmarks.peer_defects import bare_environment
-from benchmarks.side_by_side import ROOT, machine, make_model, matrix_rates, write_section
+from benchmarks.processes import run_jobs
+from benchmarks.publish import machine, matrix_rates, publish
+from benchmarks.synthetic import (
+    FLAN_T5,
+    TINY,
+    even_record,
+    make_model,
+    training_gflop,
+    write_data,
+)
+from workflow.runs.predictions import read_lines
 
-TOKENIZER = ROOT / "mount" / "models" / "t5-tiny"
-TINY = {"vocab_size": 1024, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4,
-        "num_layers": 2}  # fmt: skip
-SHAPES = {
-    "small": {"d_model": 512, "d_ff": 1024, "num_heads": 6, "num_layers": 8},
-    "base": {"d_model": 768, "d_ff": 2048, "num_heads": 12, "num_layers": 12},
-    "large": {"d_model": 1024, "d_ff": 2816, "num_heads": 16, "num_layers": 24},
-}
-"""Flan-T5's; d_kv is 64, the vocabulary 32,128."""
+SIZES = ("small", "base", "large")
 SOURCE, TARGET = 43, 15
 """Tokens of a record, without end marks."""
 
@@ -49,27 +46,22 @@ def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mount = Path(folder)
         (mount / "data").mkdir()
-        make_model(mount / "models" / "tiny", TINY, TOKENIZER)
-        parameters = {
-            name: make_model(
-                mount / "models" / name, shape | {"vocab_size": 32128, "d_kv": 64}, TOKENIZER
-            )
-            for name, shape in SHAPES.items()
-        }
+        make_model(mount / "models" / "tiny", TINY)
+        parameters = {name: make_model(mount / "models" / name, FLAN_T5[name]) for name in SIZES}
         curves: dict[str, Callable[[], list[str]]] = {
             "records": lambda: by_records(mount, arguments.most),
             "lengths": lambda: by_lengths(mount),
             "sizes": lambda: by_sizes(mount, parameters),
             "processes": lambda: by_processes(mount),
-            "paper": expectation,
         }
         found: list[str] = []
         for name, curve in curves.items():
             if (arguments.only or "") in name:
                 found += [*curve(), ""]
-                print("\n".join(found), flush=True)
-    if not arguments.only:
-        write_section("growth", "\n".join([*found, machine(matrix_rates()), ""]))
+    if arguments.only:
+        print("\n".join(found))
+    else:
+        publish("benchmarks growth", "\n".join([*found, machine(matrix_rates()), ""]))
 
 
 def by_records(mount: Path, most: int) -> list[str]:
@@ -139,7 +131,7 @@ def by_lengths(mount: Path) -> list[str]:
     ]
     for length in (64, 128, 256, 512, 1024):
         batch = 8192 // length
-        write_even(mount / "data" / "even.json", length, batch)
+        write_even(mount, length, batch)
         flags = steps_of("small", batch) | {"micro_batch_tokens": 2048}
         found = measure(mount, flags)
         row = f"| {length * 3 // 4} + {length // 4} | {found.step:.2f} "
@@ -155,18 +147,13 @@ def by_sizes(mount: Path, parameters: dict[str, int]) -> list[str]:
         "| layout | million parameters | a step, s | tokens/s | of the matrix rate | GB |",
         "|---|---|---|---|---|---|",
     ]
-    write_even(mount / "data" / "even.json", 128, 16)
+    write_even(mount, 128, 16)
     rate = matrix_rates()["bf16"]
-    for name, shape in SHAPES.items():
+    for name, count in parameters.items():
         found = measure(mount, steps_of(name, 16) | {"micro_batch_tokens": 2048})
-        # Encoder blocks meet source tokens, decoder blocks and the head target tokens.
-        block = 4 * shape["d_model"] * shape["num_heads"] * 64
-        forward = 3 * shape["d_model"] * shape["d_ff"]
-        encoder = shape["num_layers"] * (block + forward)
-        decoder = shape["num_layers"] * (2 * block + forward) + 32128 * shape["d_model"]
-        work = 6 * 16 * (96 * encoder + 32 * decoder) / 1e9
+        work = training_gflop(FLAN_T5[name], 16 * 96, 16 * 32)
         lines.append(
-            f"| {name} | {parameters[name] / 1e6:.0f} | {found.step:.2f} "
+            f"| {name} | {count / 1e6:.0f} | {found.step:.2f} "
             f"| {2048 / found.step:,.0f} | {work / found.step / rate:.0%} | {found.peak:.2f} |"
         )
         print(lines[-1], flush=True)
@@ -182,7 +169,7 @@ def by_processes(mount: Path) -> list[str]:
         "| processes | setting | a step, s | GB of the greatest |",
         "|---|---|---|---|",
     ]
-    write_even(mount / "data" / "even.json", 128, 64)
+    write_even(mount, 128, 64)
     for processes, stage in ((1, None), (2, 1), (2, 3), (4, 1), (4, 3)):
         flags = steps_of("small", 64) | {"micro_batch_tokens": 1024, "zero_stage": stage}
         found = measure(mount, flags, processes=processes)
@@ -192,12 +179,11 @@ def by_processes(mount: Path) -> list[str]:
     return lines
 
 
-def write_even(path: Path, length: int, batch: int) -> None:
-    """Records of one length, three quarters of it source, end marks included."""
-    source, target = length * 3 // 4, length // 4
-    record = {"prompt": "1 " * (source - 1), "completion": "2 " * (target - 1)}
-    data = {"train": [record] * (4 * batch), "eval": [{"prompt": "1", "completion": "2"}]}
-    path.write_text(json.dumps(data), encoding="utf-8")
+def write_even(mount: Path, length: int, batch: int) -> None:
+    """Records of one length, three quarters of it source, as `even`."""
+    record = even_record(length * 3 // 4, length // 4)
+    evaluated = [{"prompt": "1", "completion": "2"}]
+    write_data(mount / "data" / "even.json", [record] * (4 * batch), evaluated)
 
 
 def steps_of(model: str, batch: int) -> dict[str, Any]:
@@ -213,35 +199,15 @@ def measure(mount: Path, flags: dict[str, Any], processes: int = 1) -> Measured:
         "task": "seq2seq", "model_init_name": "tiny", "training_run_name": "measured",
         "overwrite_output_dir": True,
     } | flags  # fmt: skip
-    (mount / "jobs.json").write_text(json.dumps([flags]))
-    command = [sys.executable, str(ROOT / "benchmarks" / "several_jobs.py"), str(mount),
-               str(mount / "jobs.json")]  # fmt: skip
-    port, running = free_port(), []
     began = time.time()
-    with (mount / "words").open("w+") as words:
-        for rank in range(processes):
-            environment = bare_environment()
-            if processes > 1:
-                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank),
-                                "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
-                                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-                                "OMP_NUM_THREADS": "1"}  # fmt: skip
-            running.append(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=words, stderr=words)
-            )
-        peaks = watch(running)
-        seconds = time.time() - began
-        if any(process.wait() for process in running):
-            words.seek(0)
-            raise SystemExit(words.read()[-4000:])
-    return Measured(seconds, _last_step(mount, flags), max(peaks) / 1e9)
+    peaks = run_jobs(mount, [flags], processes)
+    return Measured(time.time() - began, _last_step(mount, flags), max(peaks) / 1e9)
 
 
 def _last_step(mount: Path, flags: dict[str, Any]) -> float:
     """Seconds a step: the median of those after the first."""
-    path = mount / "models" / "measured" / "train_log.jsonl"
     if flags.get("no_train") or flags["max_steps"] == 1:
         return 0.0
-    log: Sequence[dict[str, Any]] = [json.loads(line) for line in path.open()]
+    log = list(read_lines(mount / "models" / "measured" / "train_log.jsonl"))
     seconds = sorted(flags["train_batch_size"] / line["examples_per_second"] for line in log[1:])
-    return seconds[len(seconds) // 2]
+    return float(seconds[len(seconds) // 2])

@@ -8,15 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.side_by_side import (
-    Trials,
-    add_shared_arguments,
-    has_cuda,
-    machine,
-    measure,
-    spread,
-    write_section,
-)
+from benchmarks.peer import load_peer, make_trainer, tokenized
+from benchmarks.publish import machine, publish, ratios, spread
+from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
+from benchmarks.synthetic import FLAN_T5, training_gflop
+from workflow.runs.predictions import read_lines
 
 BATCH = 64
 WARM_UP = 3
@@ -30,7 +26,8 @@ KINDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_shared_arguments(parser, list(KINDS), "prompts and completions")
+    add_trial_arguments(parser, list(KINDS))
+    add_data_arguments(parser, "prompts and completions")
     parser.add_argument(
         "--steps",
         type=int,
@@ -51,9 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     words = ["--steps", str(arguments.steps)]
     trials, rates = measure("train", list(KINDS), arguments, write_data, words)
-    text = report(trials, rates, arguments)
-    write_section("train", text)
-    print(text)
+    publish("benchmarks train", report(trials, rates, arguments))
 
 
 def run_trial(arguments: argparse.Namespace) -> dict[str, float]:
@@ -80,33 +75,17 @@ def _train_ours(arguments: argparse.Namespace) -> tuple[Path, float]:
         bf16=False if arguments.trial == "fp32" else None,
     )  # fmt: skip
     folder = run_job(job, find_mount(str(arguments.folder)))
-    lines = (folder / "train_log.jsonl").read_text().splitlines()
-    speeds = [json.loads(line)["examples_per_second"] for line in lines[WARM_UP:]]
+    lines = list(read_lines(folder / "train_log.jsonl"))
+    speeds = [line["examples_per_second"] for line in lines[WARM_UP:]]
     return folder / f"checkpoint-{arguments.steps}", sum(BATCH / speed for speed in speeds)
 
 
 def _train_peer(arguments: argparse.Namespace) -> tuple[Path, float]:
     """As transformers' own translation and summarization examples use it."""
-    from transformers import (
-        AutoModelForSeq2SeqLM,
-        AutoTokenizer,
-        DataCollatorForSeq2Seq,
-        Seq2SeqTrainer,
-        Seq2SeqTrainingArguments,
-        TrainerCallback,
-    )
+    from transformers import TrainerCallback
 
-    folder = arguments.folder / "models" / "m"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    model, tokenizer = load_peer(arguments.folder / "models" / "m")
     records = json.loads((arguments.folder / "data" / "data.json").read_text())["train"]
-    examples = [
-        {
-            "input_ids": tokenizer(record["prompt"], max_length=1024, truncation=True)["input_ids"],
-            "labels": tokenizer(record["completion"], max_length=512, truncation=True)["input_ids"],
-        }
-        for record in records
-    ]
     ends: list[float] = []
 
     class Clock(TrainerCallback):
@@ -114,26 +93,19 @@ def _train_peer(arguments: argparse.Namespace) -> tuple[Path, float]:
             ends.append(time.perf_counter())
 
     output = arguments.folder / "peer"
-    trainer = Seq2SeqTrainer(
-        model=model,
-        args=Seq2SeqTrainingArguments(
-            output_dir=str(output),
-            per_device_train_batch_size=16,
-            gradient_accumulation_steps=4,
-            max_steps=arguments.steps,
-            learning_rate=1e-4,
-            warmup_steps=1,
-            weight_decay=0.01,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            seed=0,
-            use_cpu=not has_cuda(),
-        ),
-        train_dataset=examples,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        callbacks=[Clock()],
-    )
+    settings = {
+        "output_dir": str(output),
+        "per_device_train_batch_size": 16,
+        "gradient_accumulation_steps": 4,
+        "max_steps": arguments.steps,
+        "learning_rate": 1e-4,
+        "warmup_steps": 1,
+        "weight_decay": 0.01,
+        "save_strategy": "no",
+        "seed": 0,
+    }
+    examples = tokenized(tokenizer, records)
+    trainer = make_trainer(model, tokenizer, settings, train_dataset=examples, callbacks=[Clock()])
     trainer.train()
     trainer.save_model(str(output))
     tokenizer.save_pretrained(output)
@@ -162,26 +134,17 @@ def _eval_loss(checkpoint: Path, folder: Path) -> float:
 
 
 def gflop_per_example(arguments: argparse.Namespace) -> float:
-    """Matrix-product work of training on one example: 6 × parameters × real tokens.
-
-    Encoder blocks meet source tokens, decoder blocks and the head target tokens.
-    """
+    """Matrix products of training on an average example, of its real tokens."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
     records = json.loads(arguments.data.read_text())["train"]
     source = sum(map(len, tokenizer([r["prompt"] for r in records])["input_ids"]))
     target = sum(map(len, tokenizer([r["completion"] for r in records])["input_ids"]))
-    attention, feed_forward = 4 * 512 * 6 * 64, 3 * 512 * 1024
-    encoder = 8 * (attention + feed_forward)
-    decoder = 8 * (2 * attention + feed_forward) + 32128 * 512
-    return 6 * (encoder * source + decoder * target) / len(records) / 1e9
+    return training_gflop(FLAN_T5["small"], source / len(records), target / len(records))
 
 
-def report(
-    trials: Trials, rates: dict[str, float],
-    arguments: argparse.Namespace,
-) -> str:  # fmt: skip
+def report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespace) -> str:
     """The section of docs/PERFORMANCE.md that this benchmark writes."""
     from workflow.distributed.device import fast_bf16
 
@@ -189,14 +152,13 @@ def report(
     rows = []
     for kind, found in trials.items():
         speeds = [trial["examples_per_second"] for trial in found]
-        pairs = zip(speeds, trials["peer"], strict=True)
-        ratios = [speed / peer["examples_per_second"] for speed, peer in pairs]
+        peers = [trial["examples_per_second"] for trial in trials["peer"]]
         speed = statistics.median(speeds)
         rate = rates["bf16" if kind == "default" and fast_bf16() else "fp32"]
         loss = statistics.median(trial["eval_loss"] for trial in found)
         memory = statistics.median(trial["peak_memory_gb"] for trial in found)
         rows.append(
-            f"| {KINDS[kind]} | {spread(speeds)} | {spread(ratios, unit=' ×')} "
+            f"| {KINDS[kind]} | {spread(speeds)} | {ratios(speeds, peers)} "
             f"| {work * speed / rate:.0%} | {loss:.3f} | {memory:.2f} |"
         )
     return "\n".join(
@@ -214,4 +176,4 @@ def report(
             machine(rates),
             "",
         ]
-    )  # fmt: skip
+    )

@@ -2,13 +2,17 @@
 
 import argparse
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.memory import SHAPES, SOURCE, TARGET, TOKENIZER, watch, write_even
-from benchmarks.side_by_side import ROOT, SMALL, has_cuda, make_model, spread, write_section
+from benchmarks import ROOT
+from benchmarks.peer import load_peer, make_trainer
+from benchmarks.processes import Failed, watch
+from benchmarks.publish import publish, ratios, spread
+from benchmarks.side_by_side import add_trial_arguments, trial_command
+from benchmarks.synthetic import FLAN_T5, LEAST, even_record, make_model, write_data
 
+SOURCE, TARGET = 128, 64
 ROWS = 8
 """Examples of a micro-batch, all of one length, so that both have the same tokens."""
 STEPS = 3
@@ -23,9 +27,7 @@ KINDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turn")
-    parser.add_argument("--trial", choices=list(KINDS), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    add_trial_arguments(parser, list(KINDS))
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
@@ -40,23 +42,21 @@ def run(arguments: argparse.Namespace) -> None:
     above: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         mount = Path(folder)
-        write_even(mount / "data")
-        make_model(mount / "models" / "tiny", SHAPES["tiny"], TOKENIZER)
-        states = STATES * make_model(mount / "models" / "small", SMALL, TOKENIZER)
+        record = even_record(SOURCE, TARGET)
+        write_data(mount / "data" / "even.json", [record] * 64, [record] * 4)
+        make_model(mount / "models" / "least", LEAST)
+        states = STATES * make_model(mount / "models" / "small", FLAN_T5["small"])
         for _ in range(arguments.rounds):
             for kind, found in above.items():
-                more = _peak(mount, kind, "small") - _peak(mount, kind, "tiny")
+                more = _peak(mount, kind, "small") - _peak(mount, kind, "least")
                 found.append((more - states) / 1e9)
                 print(kind, f"{found[-1]:.3f} GB", flush=True)
-    text = _report(above, states)
-    write_section("train_memory", text)
-    print(text)
+    publish("benchmarks train_memory", _report(above, states))
 
 
 def _peak(mount: Path, kind: str, model: str) -> float:
     """The most bytes that a training process held: of its GPU, else anonymous ones of the host."""
-    command = [sys.executable, "-m", "benchmarks", "train_memory", "--trial", kind,
-               "--folder", str(mount), "--model", model]  # fmt: skip
+    command = trial_command("train_memory", kind, mount, ["--model", model])
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
@@ -64,7 +64,7 @@ def _peak(mount: Path, kind: str, model: str) -> float:
         assert process.stdout is not None
         told = process.stdout.read().split()
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+        raise Failed(f"{' '.join(command)} ended with {process.returncode}")
     return float(told[-1]) or peak
 
 
@@ -89,32 +89,16 @@ def _train_ours(arguments: argparse.Namespace) -> None:
 
 
 def _train_peer(arguments: argparse.Namespace) -> None:
-    from transformers import (
-        AutoModelForSeq2SeqLM,
-        AutoTokenizer,
-        DataCollatorForSeq2Seq,
-        Seq2SeqTrainer,
-        Seq2SeqTrainingArguments,
-    )
-
-    folder = arguments.folder / "models" / arguments.model
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    model, tokenizer = load_peer(arguments.folder / "models" / arguments.model)
     examples = [{"input_ids": [5] * SOURCE, "labels": [6] * TARGET}] * 64
-    trainer = Seq2SeqTrainer(
-        model=model,
-        args=Seq2SeqTrainingArguments(
-            output_dir=str(arguments.folder / "peer"),
-            per_device_train_batch_size=ROWS,
-            gradient_accumulation_steps=2,
-            max_steps=STEPS,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=not has_cuda(),
-        ),
-        train_dataset=examples,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-    )
+    settings = {
+        "output_dir": str(arguments.folder / "peer"),
+        "per_device_train_batch_size": ROWS,
+        "gradient_accumulation_steps": 2,
+        "max_steps": STEPS,
+        "save_strategy": "no",
+    }
+    trainer = make_trainer(model, tokenizer, settings, train_dataset=examples)
     trainer.train()
     trainer.save_model(str(arguments.folder / "peer"))
 
@@ -123,8 +107,8 @@ def _report(above: dict[str, list[float]], states: float) -> str:
     """The section of docs/PERFORMANCE.md that this benchmark writes."""
     rows = []
     for kind, found in above.items():
-        ratios = [ours / peer for ours, peer in zip(found, above["peer"], strict=True)]
-        rows.append(f"| {KINDS[kind]} | {spread(found, 3)} | {spread(ratios, unit=' ×')} |")
+        against = ratios(found, above["peer"])
+        rows.append(f"| {KINDS[kind]} | {spread(found, 3)} | {against} |")
     return "\n".join(
         [
             f"A random model in flan-t5-small's layout; micro-batches of {ROWS} examples, "

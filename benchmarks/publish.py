@@ -1,0 +1,68 @@
+"""What is measured as text: its place in docs/PERFORMANCE.md, medians, and the machine's rates."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+
+from benchmarks import ROOT
+
+DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"
+
+
+def publish(command: str, section: str) -> None:
+    """Print what a command measured, and put it between the command's marks in the document.
+
+    Args:
+        command: as it stands after `python3 -m`.
+    """
+    print(section)
+    begin, end = f"<!-- measured by: python3 -m {command} -->\n", "<!-- end -->\n"
+    before, rest = DOCUMENT.read_text(encoding="utf-8").split(begin, 1)
+    after = rest.split(end, 1)[1]
+    DOCUMENT.write_text(f"{before}{begin}{section}{end}{after}", encoding="utf-8")
+
+
+def spread(values: Sequence[float], digits: int = 2, unit: str = "") -> str:
+    """The median, and the least and the greatest in brackets."""
+    least, greatest = min(values), max(values)
+    middle = statistics.median(values)
+    return f"{middle:.{digits}f}{unit} ({least:.{digits}f}–{greatest:.{digits}f})"
+
+
+def ratios(ours: Sequence[float], peers: Sequence[float]) -> str:
+    """How many times the peer's each of ours is, round by round."""
+    return spread([one / peer for one, peer in zip(ours, peers, strict=True)], unit=" ×")
+
+
+def matrix_rates() -> dict[str, float]:
+    """GFLOP/s of a product of two 2048 × 2048 matrices, the median of 20, by precision."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        one = torch.randn(2048, 2048, dtype=dtype, device=device)
+        product = torch.empty_like(one)
+        seconds = []
+        for _ in range(20):
+            began = time.perf_counter()
+            torch.mm(one, one, out=product)
+            product[0, 0].item()
+            seconds.append(time.perf_counter() - began)
+        rates[name] = 2 * 2048**3 / statistics.median(seconds) / 1e9
+    return rates
+
+
+def machine(rates: dict[str, float]) -> str:
+    """The machine and the versions, in a sentence or two."""
+    import torch
+    import transformers
+
+    return (
+        f"Machine: {platform.machine()}, {os.cpu_count()} cores; matrix "
+        f"rate {rates['fp32']:.0f} GFLOP/s in fp32, {rates['bf16']:.0f} in bf16. Python "
+        f"{platform.python_version()}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}."
+    )

@@ -1,0 +1,1 @@
+"""Proofs about the pinned stack: what it gives where this project goes its own way."""

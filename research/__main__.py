@@ -1,0 +1,97 @@
+"""Measures what the pinned stack gives, and what this project gives in its place.
+
+`python3 -m research` lists the proofs, `… NAME` runs one, `… all` writes docs/PERFORMANCE.md too.
+The exit status is 1 where this project is not right.
+"""
+
+import argparse
+import importlib.util
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks.publish import publish
+from research import cut_steps, padded_predictions, saved_config, zero3_head
+from research.trials import Row, make_mount
+
+PROOFS = {
+    "head": zero3_head,
+    "step": cut_steps,
+    "rows": padded_predictions,
+    "saved": saved_config,
+}
+NEEDED = {"accelerate": "1.15.0", "deepspeed": "0.19.8"}
+
+
+def main() -> None:
+    """List the proofs, or run what the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m research",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", choices=[*PROOFS, "all"], help="what to prove")
+    name = parser.parse_args().name
+    if name is None:
+        for known, proof in PROOFS.items():
+            print(f"{known}: {proof.__doc__}")
+        return
+    check_packages()
+    rows = prove(list(PROOFS) if name == "all" else [name])
+    if name == "all" and not any(row.ours.startswith("failed") for row in rows):
+        publish("research all", table(rows))
+    else:
+        print(table(rows))
+    if not all(row.ours_is_right for row in rows):
+        raise SystemExit(1)
+
+
+def check_packages() -> None:
+    """The peer needs more than this project does."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " ".join(f"{name}=={NEEDED[name]}" for name in missing)
+        raise SystemExit(f"the peer needs more packages: .venv/bin/pip install {names}")
+
+
+def prove(names: Sequence[str]) -> list[Row]:
+    """Run proofs on a mount of their own."""
+    os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed says which it found
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        make_mount(Path(folder))
+        for name in names:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            rows.append(PROOFS[name].prove(Path(folder)))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The section of docs/PERFORMANCE.md."""
+    lines = []
+    for row in rows:
+        verdict = "gone" if row.peer_is_right else "there"
+        ours = row.ours if row.ours_is_right else f"**{row.ours}**"
+        lines.append(f"| {row.defect} | {row.right} | {row.peer} | {ours} | {verdict} |")
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("torch", "transformers", *NEEDED)
+    )
+    return "\n".join(
+        [
+            "| defect | right | peer | this project | peer's verdict |",
+            "|---|---|---|---|---|",
+            *lines,
+            "",
+            f"A tiny random model in Flan-T5's layout, in fp32 on a CPU. Python "
+            f"{platform.python_version()}, {versions}.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
