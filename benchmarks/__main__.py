@@ -1,4 +1,4 @@
-"""Measures what users run, and writes it into docs/PERFORMANCE.md: `python3 -m benchmarks NAME`."""
+"""Measures what users run, and writes it into docs/PERFORMANCE.md; minutes are of two cores."""
 
 import argparse
 

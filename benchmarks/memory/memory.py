@@ -1,4 +1,4 @@
-"""what memory a process takes at its peak, predicted and measured, under every setting"""
+"""A process's peak by the memory plan against the measured one; about 20 minutes."""
 
 import argparse
 import json

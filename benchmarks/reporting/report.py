@@ -1,4 +1,4 @@
-"""The report of a run with many records: time to make it, its size, and time to open it."""
+"""The report of a run of many records: to make it, its size, to open it; about a minute."""
 
 import argparse
 import json

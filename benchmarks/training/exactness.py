@@ -1,4 +1,4 @@
-"""the same losses and logits in any world, under any ZeRO stage, for any cut and offload"""
+"""Losses and logits of any world, stage, cut, offload against plain torch's; about 10 minutes."""
 
 import argparse
 import json

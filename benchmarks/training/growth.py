@@ -1,4 +1,4 @@
-"""How time and memory grow: with records, lengths, model size and processes; and xxl on paper."""
+"""Time and memory by records, lengths, model size and processes; about half an hour."""
 
 import argparse
 import json

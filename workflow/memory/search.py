@@ -21,10 +21,11 @@ GPU_BYTES = 1_000_000_000
 GPU_HOST_BYTES = 3_000_000_000
 """Of the host for each process with a GPU, before it holds a model. Not measured either."""
 CPU_BYTES = 450_000_000
-"""Of the host for each process on CPUs, before it holds a model (benchmarks/memory.py)."""
+"""Of the host for each process on CPUs, before it holds a model (benchmarks/memory/memory.py)."""
 KEPT = 1.12
 """What plain torch takes on a CPU over what it uses at once: memory that it frees is kept for what
-it allocates next (`workflow.models.kernels.cpu.tune_memory`); measured by benchmarks/memory.py."""
+it allocates next (`workflow.models.kernels.cpu.tune_memory`); measured by
+benchmarks/memory/memory.py."""
 
 SYSTEM, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 """Where Linux tells of memory."""
