@@ -1,11 +1,11 @@
 """transformers 5.23.0 (accelerate 1.15.0) predicts some records twice on several processes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peer import tokenized
 from research.trials import EVALUATED, Row, peer_trainer, run_ours, try_ours, try_peer
+from workflow.runs.predictions import evaluations
 
 
 def prove(mount: Path) -> Row:
@@ -31,6 +31,6 @@ def predict(folder: Path, accumulation: int) -> dict[str, Any]:
 
 def _ours(mount: Path) -> tuple[str, bool]:
     run = run_ours(mount, "--no_train", "--num_processes", "2")
-    items = json.loads((run / "temperature=0.00_n=1_step=0.json").read_text("utf-8"))
-    prompts = [item["prompt"] for item in items]
-    return str(len(items)), prompts == [record["prompt"] for record in EVALUATED]
+    (evaluation,) = evaluations(run)
+    prompts = [item["prompt"] for item in evaluation.answers()]
+    return str(len(prompts)), prompts == [record["prompt"] for record in EVALUATED]

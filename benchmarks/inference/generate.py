@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.peer import load_peer, make_trainer
 from benchmarks.publish import machine, publish, ratios, spread
 from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
+from workflow.runs.predictions import evaluations
 
 SAMPLES = 8
 PEER_ROWS = 128
@@ -77,10 +78,9 @@ def _ours(arguments: argparse.Namespace) -> dict[str, Any]:
         overwrite_output_dir=True, bf16=False if arguments.trial == "fp32" else None, **sampling,
     )  # fmt: skip
     folder = run_job(job, find_mount(str(arguments.folder)))
-    metrics = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    items = json.loads(next(folder.glob("temperature=*.json")).read_text())
-    texts = [g["full_generated"] for item in items for g in item["generations"]]
-    return _found(arguments, metrics["generate_seconds"], texts)
+    (evaluation,) = evaluations(folder)
+    texts = [g["full_generated"] for item in evaluation.answers() for g in item["generations"]]
+    return _found(arguments, evaluation.metrics["generate_seconds"], texts)
 
 
 def _found(arguments: argparse.Namespace, seconds: float, texts: Sequence[str]) -> dict[str, Any]:

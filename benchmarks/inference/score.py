@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.peer import load_peer
 from benchmarks.publish import machine, publish, ratios, spread
 from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
+from workflow.runs.predictions import evaluations
 
 KINDS = {
     "peer": "`model(input_ids, decoder_input_ids)`, fp32, random batches of 16",
@@ -49,12 +50,10 @@ def _score_ours(arguments: argparse.Namespace) -> dict[str, Any]:
         bf16=False if arguments.trial == "fp32" else None,
     )  # fmt: skip
     folder = run_job(job, find_mount(str(arguments.folder)))
-    metrics = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    items = json.loads((folder / "preds.json").read_text())
-    return {
-        "records_per_second": len(items) / metrics["score_seconds"],
-        "scores": [item["pred_score"] for item in items],
-    }
+    (evaluation,) = evaluations(folder)
+    scores = [item["pred_score"] for item in evaluation.answers()]
+    speed = len(scores) / evaluation.metrics["score_seconds"]
+    return {"records_per_second": speed, "scores": scores}
 
 
 def _score_as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
