@@ -1,4 +1,4 @@
-"""Losses and logits of any world, stage, cut, offload against plain torch's; about 10 minutes."""
+"""Losses and logits of any world, stage, cut, offload against plain torch's; about 15 minutes."""
 
 import argparse
 import json
