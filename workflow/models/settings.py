@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflow.config.job import ONLY_FOR, JobSpec
+from workflow.config.job import JOB_FLAGS
+from workflow.config.request import JobRequest
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
 from workflow.models.families import ONE_PROCESS, DecoderIds, find_decoder_ids
@@ -26,8 +28,8 @@ class ModelSettings:
 
 
 def load_model_settings(
-    folder: Path, spec: JobSpec, processes: int
-) -> tuple[ModelSettings, JobSpec]:
+    folder: Path, spec: JobRequest, processes: int
+) -> tuple[ModelSettings, JobRequest]:
     """The settings of a folder's model, and the job with the languages that its tokenizer writes.
 
     Raises:
@@ -36,7 +38,7 @@ def load_model_settings(
     check_folder(folder)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder, needed_ids(tokenizer))
-    writes = spec.task == "seq2seq"
+    writes = TASK_SPECS[spec.task].output == "texts"
     problems = set_languages(tokenizer, spec.source_lang, spec.target_lang, target_needed=writes)
     spec, too_long = _fit_lengths(spec, config)
     problems += too_long
@@ -61,7 +63,7 @@ def load_model_settings(
     return ModelSettings(tokenizer, config, ids), spec
 
 
-def _fit_lengths(spec: JobSpec, config: Any) -> tuple[JobSpec, list[Problem]]:
+def _fit_lengths(spec: JobRequest, config: Any) -> tuple[JobRequest, list[Problem]]:
     """The job within the positions that a model has learned, which may be fewer than the defaults.
 
     Limits that the user set to more are problems.
@@ -70,18 +72,13 @@ def _fit_lengths(spec: JobSpec, config: Any) -> tuple[JobSpec, list[Problem]]:
     read = getattr(config, "max_encoder_position_embeddings", both)
     written = getattr(config, "max_decoder_position_embeddings", both)
     bounds = {"max_source_length": read, "max_target_length": written, "max_new_tokens": written}
-    defaults = {field.name: field.default for field in dataclasses.fields(JobSpec)}
     problems = []
     fitting: dict[str, Any] = {}
     for name, positions in bounds.items():
-        asked = getattr(spec, name)
-        if (
-            asked is None
-            or asked <= positions
-            or (spec.task != "seq2seq" and name in ONLY_FOR["seq2seq"])
-        ):
+        asked, flag = getattr(spec, name), JOB_FLAGS[name]
+        if asked is None or asked <= positions or flag.only_for not in (None, spec.task):
             continue
-        if asked == defaults[name]:
+        if asked == flag.default:
             log.info("--%s is %d, the positions that this model has", name, positions)
             fitting[name] = positions
         else:

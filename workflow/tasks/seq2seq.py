@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from workflow.config.job import GREEDY_BELOW, JobSpec
+from workflow.config.job import JobSpec, PlannedSpec
+from workflow.config.request import GREEDY_BELOW, JobRequest
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import BadInput, Problem
 from workflow.data.schema import NO_ANSWER, Record, Schema
@@ -55,7 +56,7 @@ class Seq2Seq:
     shown = SHOWN["seq2seq"]
 
     @classmethod
-    def of(cls, spec: JobSpec) -> "Seq2Seq":
+    def of(cls, spec: JobRequest) -> "Seq2Seq":
         return cls()
 
     @property
@@ -76,7 +77,7 @@ class Seq2Seq:
             decoding = f"{spec.n_samples} samples at temperature {spec.temperature:g}"
         return f"answers are at most {spec.max_new_tokens} tokens, {decoding}"
 
-    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> None:
+    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobRequest) -> None:
         references = References(tokenizer, split, spec.stop)
         metric = spec.metric_for_best_model
         tokenize = references.bleu_tokenizer if metric == "bleu" else ""
@@ -141,7 +142,7 @@ class Seq2Seq:
         model: Model,
         tokenizer: Any,
         split: TokenizedSplit,
-        spec: JobSpec,
+        spec: PlannedSpec,
         shard: EvalShard,
         tell: Tell,
     ) -> dict[str, Any] | None:
@@ -180,7 +181,7 @@ class Seq2Seq:
         }
 
     def _token_metrics(
-        self, model: Model, split: TokenizedSplit, spec: JobSpec, shard: EvalShard
+        self, model: Model, split: TokenizedSplit, spec: PlannedSpec, shard: EvalShard
     ) -> tuple[float | None, float | None]:
         """Mean token loss and share of right tokens over the real target tokens of all answers."""
         answered = np.flatnonzero(split.answered)
