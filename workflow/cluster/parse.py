@@ -26,14 +26,12 @@ DESCRIPTION = "Hand a job to a cluster, or to this machine's background, once it
 class Options:
     """What submitting itself can be told."""
 
-    config: str | None = _submitting(
-        text(), None, 'a job file, whose "cluster" part has these flags', "-"
-    )
+    config: str | None = _submitting(text(), 'a job file, whose "cluster" part has these flags [-]')
     dry_run: bool = _submitting(
-        boolean(), False, "print what would be submitted, and what memory it takes"
+        boolean(), "print what would be submitted, and what memory it takes", False
     )
     apply: bool = _submitting(
-        boolean(), False, "Kubernetes: call kubectl apply; else the text is printed"
+        boolean(), "Kubernetes: call kubectl apply; else the text is printed", False
     )
 
 
@@ -55,9 +53,7 @@ def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
     usage = f"python3 -m workflow submit {kind} [flags] -- seq2seq.py|clf.py [flags of the job]"
     flags = FlagSet(flags_of(Cluster, Options), ALIASES)
     cut = words.index("--") if "--" in words else len(words)
-    given, problems = flags.read_command_line(words[:cut], DESCRIPTION, usage)
-    typed, more = flags.convert_values(given)
-    problems += more
+    typed, _, problems = flags.read_command_line(words[:cut], DESCRIPTION, usage)
     named = {f.name for f in dataclasses.fields(Options)}
     options = Options(**{name: typed.pop(name) for name in named & typed.keys()})
     job = list(words[cut + 1 :])

@@ -41,76 +41,60 @@ class Cluster:
     Times are in seconds, memory in bytes.
     """
 
-    name: str | None = _cluster(text(), None, "the job's name in the queue", "the run's")
-    num_nodes: int = _cluster(integer(1), 1, "machines")
-    gpus_per_node: int = _cluster(integer(0), 0, "GPUs of each; 0: on CPUs")
-    gpu_type: str | None = _cluster(text(), None, "kind of GPU, as the cluster names it", "-")
+    name: str | None = _cluster(text(), "the job's name in the queue [the run's]")
+    num_nodes: int = _cluster(integer(1), "machines", 1)
+    gpus_per_node: int = _cluster(integer(0), "GPUs of each; 0: on CPUs", 0)
+    gpu_type: str | None = _cluster(text(), "kind of GPU, as the cluster names it [-]")
     gpu_memory: float | None = _cluster(
-        memory(with_unit=True), None, "memory of each GPU, as 80GB: what fits is checked by it", "-"
+        memory(with_unit=True), "memory of each GPU, as 80GB: what fits is checked by it [-]"
     )
     cpus_per_task: int | None = _cluster(
-        integer(1), None, "cores of each machine", "the cluster's default"
+        integer(1), "cores of each machine [the cluster's default]"
     )
     memory: float | None = _cluster(
-        memory(with_unit=True), None, "memory of each machine, as 512GB", "the cluster's default"
+        memory(with_unit=True), "memory of each machine, as 512GB [the cluster's default]"
     )
     time: int | None = _cluster(
         duration(),
-        None,
-        "the longest that the job runs at a time, as 12h; it saves before that and is queued again",
-        "the cluster's default",
+        "the longest that the job runs at a time, as 12h; it saves before that and is queued again "
+        "[the cluster's default]",
     )
     container: str | None = _cluster(
-        text(),
-        None,
-        "image to run in; pyxis:, apptainer: or docker: before it says by what",
-        "none",
+        text(), "image to run in; pyxis:, apptainer: or docker: before it says by what [none]"
     )
     mounts: tuple[str, ...] = _cluster(
         words("folders SOURCE or SOURCE:TARGET", "SOURCE[:TARGET]"),
+        "folders that the container sees besides the project and the mount [-]",
         (),
-        "folders that the container sees besides the project and the mount",
-        "-",
     )
     envs: dict[str, str | None] | None = _cluster(
         pairs("environment variables NAME or NAME=VALUE", "NAME[=VALUE]", may_lack_value=True),
-        None,
-        "environment variables; NAME alone passes what it holds here, and is how secrets go",
-        "-",
+        "environment variables; NAME alone passes what it holds here, and is how secrets go [-]",
     )
     setup: tuple[str, ...] = _cluster(
-        texts(), (), "shell lines before the job, as 'module load cuda'", "-"
+        texts(), "shell lines before the job, as 'module load cuda' [-]", ()
     )
     max_restarts: int = _cluster(
-        integer(0), 20, "how often the job is queued again before it gives up"
+        integer(0), "how often the job is queued again before it gives up", 20
     )
     dependency: str | None = _cluster(
-        text(),
-        None,
-        "a run, or a job's number, that has to end well before; or as sbatch has it",
-        "-",
+        text(), "a run, or a job's number, that has to end well before; or as sbatch has it [-]"
     )
     high_priority: bool = _cluster(
-        boolean(), False, "refused: write the queue or priority in the cluster's own words"
+        boolean(), "refused: write the queue or priority in the cluster's own words", False
     )
-    login: bool = _cluster(boolean(), False, "refused: a queued job has no login")
-    shared_host_dir: str | None = _cluster(
-        text(), None, "a folder that --command sees as data/", "-"
-    )
+    login: bool = _cluster(boolean(), "refused: a queued job has no login", False)
+    shared_host_dir: str | None = _cluster(text(), "a folder that --command sees as data/ [-]")
     command: str | None = _cluster(
-        text(), None, "the job as one shell command, in place of what follows --", "-"
+        text(), "the job as one shell command, in place of what follows -- [-]"
     )
     slurm: dict[str, Any] | None = _for_one(
         pairs("#SBATCH options NAME=VALUE or NAME", "NAME[=VALUE]", may_lack_value=True),
-        None,
-        "any other #SBATCH options, as partition=gpu account=me",
-        "-",
+        "any other #SBATCH options, as partition=gpu account=me [-]",
     )
     kubernetes: dict[str, Any] | None = _for_one(
         pairs("settings NAME=VALUE", "NAME=VALUE"),
-        None,
-        "pvc=CLAIM or host_path=FOLDER for the mount; see the README for the others",
-        "-",
+        "pvc=CLAIM or host_path=FOLDER for the mount; see the README for the others [-]",
     )
 
 

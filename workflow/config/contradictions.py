@@ -12,7 +12,7 @@ def contradictions(job: JobRequest) -> Iterator[Problem]:
     """The problems of flags that were asked for together."""
     yield from _of_training(job)
     yield from _of_task(job)
-    if TASK_SPECS[job.task].output == "texts":
+    if job.writes_texts:
         yield from _of_decoding(job)
     yield from _of_schedule(job)
 

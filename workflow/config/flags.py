@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,14 +20,18 @@ _LIKE = 0.7
 _NO_VALUE = object()
 
 
+Decision = Literal["result", "course", "name", "start"]
+
+
 @dataclass(frozen=True)
 class Flag:
     """All that a flag means; it stands in the metadata of a dataclass's field.
 
     Attributes:
         group: of the help that the flag stands in.
+        help: what the flag is for; at its end, in brackets, the default where that says more than
+            the value itself.
         default: None where it is derived from other flags, the data or the machine.
-        shown: the default as the help has it.
         only_for: the task that alone has a use for the flag; None where all have.
         decides: what of a job: what comes out of it; the course that takes, as where it is computed
             and how often it is saved; what it is called and whom it tells; or how this start
@@ -35,24 +40,22 @@ class Flag:
 
     group: str
     type: FieldType
-    default: Any
     help: str
-    shown: str
+    default: Any = None
     only_for: str | None = None
-    decides: Literal["result", "course", "name", "start"] = "result"
+    decides: Decision = "result"
+
+    @property
+    def described(self) -> str:
+        """The help with the default."""
+        return (
+            self.help if self.help.endswith("]") else f"{self.help} [{str(self.default).lower()}]"
+        )
 
 
-def flag(
-    group: str, type: FieldType, default: Any, help: str, shown: str | None = None, **more: Any
-) -> Any:
-    """A dataclass field that is also a command-line flag.
-
-    Args:
-        shown: the default as the help has it, where it is not that itself.
-        more: what else a Flag has.
-    """
-    shown = str(default).lower() if shown is None else shown
-    metadata = {"flag": Flag(group, type, default, help, shown, **more)}
+def flag(group: str, type: FieldType, help: str, default: Any = None, **more: Any) -> Any:
+    """A dataclass field that is also a command-line flag; `more` is what else a Flag has."""
+    metadata = {"flag": Flag(group, type, help, default, **more)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -71,8 +74,11 @@ class FlagSet:
 
     def read_command_line(
         self, argv: Sequence[str], description: str, usage: str
-    ) -> tuple[dict[str, object], list[Problem]]:
-        """The flags given in `argv` as name → text (True where a true/false flag stands alone)."""
+    ) -> tuple[dict[str, Any], set[str], list[Problem]]:
+        """The values of a command line, the names of what was given, and every problem of it.
+
+        What was given has no value where that could not be converted.
+        """
         namespace, unknown = self._parser(description, usage).parse_known_args(list(argv))
         values: dict[str, object] = {}
         problems = self._unknown_words(unknown)
@@ -87,18 +93,15 @@ class FlagSet:
                 )
             value = given[-1]
             values[name] = True if value is _NO_VALUE and type.may_stand_alone else value
-        return values, problems
+        typed, more = self._convert(values, "--")
+        return typed, set(values), problems + more
 
     def _parser(self, description: str, usage: str) -> argparse.ArgumentParser:
         """A parser that takes every value as text, so that all problems can be told at once."""
-
-        def formatter(prog: str) -> argparse.HelpFormatter:
-            return argparse.HelpFormatter(prog, max_help_position=38, width=100)
-
         parser = argparse.ArgumentParser(
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
-            formatter_class=formatter,
+            formatter_class=partial(argparse.HelpFormatter, max_help_position=38, width=100),
             description=description,
             usage=usage,
         )
@@ -113,7 +116,7 @@ class FlagSet:
                 **({"nargs": "?", "const": _NO_VALUE} if flag.type.words == 1 else {"nargs": "*"}),
                 action="append",
                 metavar=flag.type.metavar,
-                help=f"{flag.help} [{flag.shown}]".replace("%", "%%"),
+                help=flag.described.replace("%", "%%"),
             )
         return parser
 
@@ -152,17 +155,13 @@ class FlagSet:
                 problems.append(dataclasses.replace(problem, where=f"{where}{problem.where}"))
             elif value is not None:
                 values[name] = value
-        converted, more = self.convert_values(values, where)
+        converted, more = self._convert(values, where)
         return converted, problems + more
 
-    def convert_values(
-        self, values: Mapping[str, object], where: str = "--"
+    def _convert(
+        self, values: Mapping[str, object], where: str
     ) -> tuple[dict[str, Any], list[Problem]]:
-        """The values of flags as their types have them, with a problem for each that is none.
-
-        Args:
-            where: stands before the name of a flag.
-        """
+        """The values of flags as their types have them, with a problem for each that is none."""
         converted = {}
         problems = []
         for name, value in values.items():

@@ -5,9 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from workflow.config.flags import flags_of
+from workflow.config.flags import Decision, flags_of
 from workflow.config.request import JobRequest
-from workflow.config.task_specs import TASK_SPECS
 
 JOB_FLAGS = flags_of(JobRequest)
 
@@ -48,7 +47,7 @@ def written(spec: JobRequest) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in flags_deciding("start")}
 
 
-def flags_deciding(*what: str) -> frozenset[str]:
+def flags_deciding(*what: Decision) -> frozenset[str]:
     """The flags that decide this of a job, in the words of Flag."""
     return frozenset(name for name, flag in JOB_FLAGS.items() if flag.decides in what)
 
@@ -71,7 +70,7 @@ def resolve_defaults(
     values = vars(request) | {"training_run_name": run_name}
     if request.bf16 is None:
         values["bf16"] = fast_bf16
-    if TASK_SPECS[request.task].output == "texts":
+    if request.writes_texts:
         most = max(longest_target, request.min_new_tokens)
         values["max_new_tokens"] = request.max_new_tokens or most
     if not request.no_train:

@@ -16,27 +16,25 @@ class LaunchOptions:
     """Where, and by how many processes, a job is run; or on what machine it is planned."""
 
     num_processes: int | None = _processes(
-        integer(1), None, "processes on this machine", "one a GPU, else 1"
+        integer(1), "processes on this machine [one a GPU, else 1]"
     )
     local_rank: int | None = _processes(
-        integer(-1), None, "accepted from launchers, which say it otherwise too", "-"
+        integer(-1), "accepted from launchers, which say it otherwise too [-]"
     )
     dry_run: bool = _processes(
-        boolean(), False, "only say what memory the job takes, and what fits"
+        boolean(), "only say what memory the job takes, and what fits", False
     )
     plan_gpus: int | None = _processes(
-        integer(1), None, "GPUs a node to plan for, with --dry_run", "this machine's"
+        integer(1), "GPUs a node to plan for, with --dry_run [this machine's]"
     )
-    plan_gpu_memory: float | None = _processes(
-        memory(), None, "memory of each of them, as 80GB", "-"
-    )
+    plan_gpu_memory: float | None = _processes(memory(), "memory of each of them, as 80GB [-]")
     plan_host_memory: float | None = _processes(
-        memory(), None, "memory of each node, as 512GB", "as much as is asked for"
+        memory(), "memory of each node, as 512GB [as much as is asked for]"
     )
-    plan_nodes: int | None = _processes(integer(1), None, "nodes to plan for", "1")
+    plan_nodes: int | None = _processes(integer(1), "nodes to plan for [1]")
     mount: str | None = _run(
-        text(), None, "holds data/ and models/", "$WORKFLOW_MOUNT, /model_mount, or ./mount"
+        text(), "holds data/ and models/ [$WORKFLOW_MOUNT, /model_mount, or ./mount]"
     )
     config: str | None = _run(
-        text(), None, "a JSON file of these flags; the command line overrides it", "-"
+        text(), "a JSON file of these flags; the command line overrides it [-]"
     )

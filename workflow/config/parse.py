@@ -36,9 +36,7 @@ def parse_command_line(
     flags = FlagSet(JOB_FLAGS | of_launch, ALIASES)
     usage = "%(prog)s --MODEL_FLAG MODEL --data_name DATA [flags]"
     arguments = sys.argv[1:] if argv is None else argv
-    given, problems = flags.read_command_line(arguments, description, usage)
-    typed, more = flags.convert_values(given)
-    problems += more
+    typed, given, problems = flags.read_command_line(arguments, description, usage)
     if "config" in typed:
         in_file, more = _read_job_file(Path(typed["config"]), task)
         problems += more
@@ -50,7 +48,7 @@ def parse_command_line(
         mend = "add --dry_run, or leave it out"
         expected = "a description of a machine with --dry_run only"
         problems.append(Problem(f"--{planned[0]}", "no --dry_run", expected, mend))
-    request, more = _checked(task, typed, typed.keys() | given.keys())
+    request, more = _checked(task, typed, typed.keys() | given)
     return request, launch, problems + more
 
 
@@ -85,8 +83,8 @@ def _read_job_file(path: Path, task: str) -> tuple[dict[str, Any], list[Problem]
     """The flags in a job file, which may hold its task and a part for clusters, too."""
     parsed, problems = read_json_object(path)
     beside = {
-        "task": Flag("", choice(task), None, "", ""),
-        CLUSTER_PART: Flag("", mapping(), None, "", ""),
+        "task": Flag("", choice(task), "the script"),
+        CLUSTER_PART: Flag("", mapping(), "of `submit`"),
     }
     typed, more = FlagSet(JOB_FLAGS | beside, ALIASES).read_object(parsed, f"--config {path}: ")
     return {k: v for k, v in typed.items() if k not in beside}, problems + more

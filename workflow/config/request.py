@@ -53,226 +53,203 @@ class JobRequest:
     task: str
 
     model_init_name: str | None = _model(
-        text(), None, "a folder in mount/models, as flan-t5-xxl or RUN/checkpoint-2000", "-"
+        text(), "a folder in mount/models, as flan-t5-xxl or RUN/checkpoint-2000 [-]"
     )
-    model_init_path: str | None = _model(
-        text(), None, "a local folder, or a Hugging Face hub name", "-"
-    )
-    model_pretrain_name: str | None = _model(text(), None, "the same as --model_init_path", "-")
+    model_init_path: str | None = _model(text(), "a local folder, or a Hugging Face hub name [-]")
+    model_pretrain_name: str | None = _model(text(), "the same as --model_init_path [-]")
     dropout_rate: float | None = _model(
-        number(0, below=1), None, "dropout while training", "the model's own"
+        number(0, below=1), "dropout while training [the model's own]"
     )
 
     data_name: str = _data(
-        text(), "", "X for mount/data/X.json or X.jsonl, a folder mount/data/X, or a path", "-"
+        text(), "X for mount/data/X.json or X.jsonl, a folder mount/data/X, or a path [-]", ""
     )
     eval_fraction: float | None = _data(
         number(0, below=1, above=True),
-        None,
-        "share of the train records that are held out to evaluate on, of data without eval records",
-        "-",
+        "share of the train records that are held out to evaluate on, of data without eval "
+        "records [-]",
     )
     max_source_length: int = _data(
-        integer(2), 1024, "tokens of a prompt that the model sees; the rest is cut off"
+        integer(2), "tokens of a prompt that the model sees; the rest is cut off", 1024
     )
     max_target_length: int = _seq2seq_data(
-        integer(2), 512, "tokens of a completion that are learned; the rest is cut off"
+        integer(2), "tokens of a completion that are learned; the rest is cut off", 512
     )
     truncation_side: str = _data(
         choice("right", "left", "middle"),
+        f"where a prompt that is too long is cut [{shown_default('truncation_side')}]",
         MISSING,
-        "where a prompt that is too long is cut",
-        shown_default("truncation_side"),
     )
     template: str = _clf_data(
-        template("{input}"), "{input}", "what clf makes of an input: text around {input}"
+        template("{input}"), "what clf makes of an input: text around {input}", "{input}"
     )
     label_words: tuple[str, ...] = _clf_data(
-        several(2), ("no", "yes"), "the words for --target_min and --target_max in clf", "no yes"
+        several(2), "the words for --target_min and --target_max in clf [no yes]", ("no", "yes")
     )
-    target_min: float = _clf_data(number(), 0.0, "the target that means no, in clf")
-    target_max: float = _clf_data(number(), 1.0, "the target that means yes, in clf")
+    target_min: float = _clf_data(number(), "the target that means no, in clf", 0.0)
+    target_max: float = _clf_data(number(), "the target that means yes, in clf", 1.0)
     source_lang: str | None = _data(
-        text(), None, "language of the prompts, for multilingual models", "the tokenizer's"
+        text(), "language of the prompts, for multilingual models [the tokenizer's]"
     )
     target_lang: str | None = _seq2seq_data(
-        text(), None, "language of the completions, for multilingual models", "the tokenizer's"
+        text(), "language of the completions, for multilingual models [the tokenizer's]"
     )
     add_missing_tokens: bool = _data(
-        boolean(), False, "make characters that the vocabulary lacks tokens of the model"
+        boolean(), "make characters that the vocabulary lacks tokens of the model", False
     )
 
     training_run_name: str | None = _run(
-        text(),
-        None,
-        "folder of the run in mount/models",
-        "MODEL_DATA_SEED, or _eval",
-        decides="name",
+        text(), "folder of the run in mount/models [MODEL_DATA_SEED, or _eval]", decides="name"
     )
-    no_train: bool = _run(boolean(), False, "only evaluate the model on the eval records")
-    audit: bool = _start(boolean(), False, "only say what the data holds, and end")
+    no_train: bool = _run(boolean(), "only evaluate the model on the eval records", False)
+    audit: bool = _start(boolean(), "only say what the data holds, and end", False)
     overwrite_output_dir: bool = _start(
-        boolean(), False, "remove an earlier run of this name, then begin"
+        boolean(), "remove an earlier run of this name, then begin", False
     )
     resume_from_checkpoint: str | None = _start(
         text(),
-        None,
-        "go on from another run's newest checkpoint; none: never go on, be refused instead",
-        "the run's own newest",
+        "go on from another run's newest checkpoint; none: never go on, be refused instead "
+        "[the run's own newest]",
     )
-    seed: int = _run(integer(0, 2**32 - 1), 0, "of the order of the data, dropout and sampling")
+    seed: int = _run(integer(0, 2**32 - 1), "of the order of the data, dropout and sampling", 0)
 
-    max_steps: int | None = _training(
-        integer(1), None, "optimizer steps", "from --num_train_epochs"
-    )
+    max_steps: int | None = _training(integer(1), "optimizer steps [from --num_train_epochs]")
     num_train_epochs: float | None = _training(
-        number(0, above=True), None, "passes over the train records", "4"
+        number(0, above=True), "passes over the train records [4]"
     )
     train_batch_size: int = _training(
         integer(1),
+        f"examples per step over all devices together [{shown_default('train_batch_size')}]",
         MISSING,
-        "examples per step over all devices together",
-        shown_default("train_batch_size"),
     )
     gradient_accumulation_steps: int = _training(
-        integer(1), 1, "batches of --train_batch_size per optimizer step"
+        integer(1), "batches of --train_batch_size per optimizer step", 1
     )
     micro_batch_tokens: int | None = _training(
         or_auto(integer(1)),
-        None,
-        "padded positions (source + target) computed at once: bounds memory, changes no result",
-        "auto",
+        "padded positions (source + target) computed at once: bounds memory, changes no result "
+        "[auto]",
         decides="course",
     )
     label_smoothing_factor: float = _training(
         number(0, below=1),
-        0.0,
         "share of each target spread over the vocabulary",
+        0.0,
         only_for="seq2seq",
     )
     bf16: bool | None = _training(
         or_auto(boolean()),
-        None,
-        "compute in bfloat16 on float32 master weights; auto: where the hardware does it fast",
-        "auto",
+        "compute in bfloat16 on float32 master weights; auto: where the hardware does it fast "
+        "[auto]",
     )
     gradient_checkpointing: bool = _training(
         boolean(),
-        False,
         "recompute activations: less memory, about a third more time",
+        False,
         decides="course",
     )
 
     zero_stage: int | None = _processes(
         or_auto(integer(1, 3)),
-        None,
         "what processes divide: 1 the optimizer's state, 2 gradients too, 3 parameters too; "
-        "changes no result",
-        "auto: the least that fits",
+        "changes no result [auto: the least that fits]",
     )
     offload: str | None = _processes(
         or_auto(choice("none", "optimizer", "all")),
-        None,
         "what rests in the host's memory: none, optimizer, or all (parameters too); changes no "
-        "result",
-        "auto: none if that fits",
+        "result [auto: none if that fits]",
     )
     deepspeed: str | None = _processes(
-        text(), None, "a JSON file with your own zero_optimization and communication settings", "-"
+        text(), "a JSON file with your own zero_optimization and communication settings [-]"
     )
 
     optim: str = _optimizer(
-        choice("adamw_torch", "adafactor"), "adamw_torch", "adamw_torch or adafactor"
+        choice("adamw_torch", "adafactor"), "adamw_torch or adafactor", "adamw_torch"
     )
     learning_rate: float | None = _optimizer(
-        number(0, above=True), None, "peak learning rate", "1e-4; adafactor 1e-3"
+        number(0, above=True), "peak learning rate [1e-4; adafactor 1e-3]"
     )
     lr_scheduler_type: str | None = _optimizer(
         choice(*SCHEDULES),
-        None,
-        f"schedule of transformers by name: {', '.join(SCHEDULES)}",
-        "linear; adafactor constant",
+        f"schedule of transformers by name: {', '.join(SCHEDULES)} [linear; adafactor constant]",
     )
     lr_scheduler_kwargs: dict[str, Any] | None = _optimizer(
-        mapping(), None, 'what the schedule takes besides, as {"num_cycles": 2}', "-"
+        mapping(), 'what the schedule takes besides, as {"num_cycles": 2} [-]'
     )
     warmup_steps: float | None = _optimizer(
-        number(0), None, "steps of linear warm-up; below 1: share of the run", "0.05"
+        number(0), "steps of linear warm-up; below 1: share of the run [0.05]"
     )
-    weight_decay: float = _optimizer(number(0), 0.01, "decay of all but norms and biases")
+    weight_decay: float = _optimizer(number(0), "decay of all but norms and biases", 0.01)
     max_grad_norm: float = _optimizer(
-        number(0), 1.0, "the gradient is scaled down to this norm; 0: never"
+        number(0), "the gradient is scaled down to this norm; 0: never", 1.0
     )
 
     eval_steps: int | None = _evaluation(
-        integer(1), None, "evaluate every N steps, and after the last", "a quarter of the run"
+        integer(1), "evaluate every N steps, and after the last [a quarter of the run]"
     )
-    eval_on_start: bool = _evaluation(boolean(), True, "evaluate before the first step too")
+    eval_on_start: bool = _evaluation(boolean(), "evaluate before the first step too", True)
     metric: str | None = _evaluation(
-        text(), None, "FILE.py:FUNCTION, a metric of yours: f(records, predictions)", "-"
+        text(), "FILE.py:FUNCTION, a metric of yours: f(records, predictions) [-]"
     )
     eval_batch_size: int | None = _evaluation(
         or_auto(integer(1)),
-        None,
-        "eval records computed at once; auto: by their tokens",
-        "auto",
+        "eval records computed at once; auto: by their tokens [auto]",
         decides="course",
     )
 
     max_new_tokens: int | None = _decoding(
-        integer(1), None, "longest generation", "the longest completion in the data"
+        integer(1), "longest generation [the longest completion in the data]"
     )
-    min_new_tokens: int = _decoding(integer(0), 0, "shortest generation")
+    min_new_tokens: int = _decoding(integer(0), "shortest generation", 0)
     temperature: float = _decoding(
-        number(0), 0.001, f"of sampling; below {GREEDY_BELOW} the likeliest token is taken"
+        number(0), f"of sampling; below {GREEDY_BELOW} the likeliest token is taken", 0.001
     )
-    top_k: int | None = _decoding(integer(1), None, "draw from the K likeliest tokens only", "all")
+    top_k: int | None = _decoding(integer(1), "draw from the K likeliest tokens only [all]")
     top_p: float | None = _decoding(
         number(0, below=1, above=True),
-        None,
-        "draw from the likeliest tokens that together have this probability",
-        "all",
+        "draw from the likeliest tokens that together have this probability [all]",
     )
     n_samples: int = _decoding(
-        integer(1), 1, "completions generated for each eval record (with beams: the best)"
+        integer(1), "completions generated for each eval record (with beams: the best)", 1
     )
-    num_beams: int = _decoding(integer(1), 1, "beams of a beam search; 1: none")
+    num_beams: int = _decoding(integer(1), "beams of a beam search; 1: none", 1)
     repetition_penalty: float = _decoding(
-        number(0, above=True), 1.0, "divides the scores of tokens that stand already"
+        number(0, above=True), "divides the scores of tokens that stand already", 1.0
     )
     no_repeat_ngram_size: int = _decoding(
-        integer(0), 0, "no N tokens in a row occur twice in a completion; 0: they may"
+        integer(0), "no N tokens in a row occur twice in a completion; 0: they may", 0
     )
     stop: tuple[str, ...] = _decoding(
-        texts(), (), "text that ends a completion, or a JSON list of such", "-"
+        texts(), "text that ends a completion, or a JSON list of such [-]", ()
     )
 
     save_steps: int | None = _saving(
-        integer(1),
-        None,
-        "write a checkpoint every N steps and after the last",
-        "a quarter of the run",
+        integer(1), "write a checkpoint every N steps and after the last [a quarter of the run]"
     )
     save_seconds: float | None = _saving(
-        number(0, above=True), None, "write one after so many seconds without, too", "-"
+        number(0, above=True), "write one after so many seconds without, too [-]"
     )
     save_total_limit: int = _saving(
-        integer(1), 2, "newest checkpoints to keep; the best is kept besides"
+        integer(1), "newest checkpoints to keep; the best is kept besides", 2
     )
     metric_for_best_model: str = _saving(
         choice(*BEST_METRICS),
-        "loss",
         f"what the best checkpoint is best in: {_BEST['seq2seq']}; in clf {_BEST['clf']}",
+        "loss",
         decides="result",
     )
-    logging_steps: int = _saving(integer(1), 10, "log every N steps")
+    logging_steps: int = _saving(integer(1), "log every N steps", 10)
     report_to: tuple[str, ...] = _saving(
         any_of("tensorboard", "wandb"),
+        "tell the numbers to tensorboard, wandb, or both; changes no result [none]",
         (),
-        "tell the numbers to tensorboard, wandb, or both; changes no result",
-        "none",
         decides="name",
     )
+
+    @property
+    def writes_texts(self) -> bool:
+        """Whether an evaluation generates texts; else it scores."""
+        return TASK_SPECS[self.task].output == "texts"
 
     @property
     def batch_size(self) -> int:

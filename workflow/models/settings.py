@@ -8,7 +8,6 @@ from typing import Any
 
 from workflow.config.job import JOB_FLAGS
 from workflow.config.request import JobRequest
-from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
 from workflow.models.families import ONE_PROCESS, DecoderIds, find_decoder_ids
@@ -38,8 +37,9 @@ def load_model_settings(
     check_folder(folder)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder, needed_ids(tokenizer))
-    writes = TASK_SPECS[spec.task].output == "texts"
-    problems = set_languages(tokenizer, spec.source_lang, spec.target_lang, target_needed=writes)
+    problems = set_languages(
+        tokenizer, spec.source_lang, spec.target_lang, target_needed=spec.writes_texts
+    )
     spec, too_long = _fit_lengths(spec, config)
     problems += too_long
     if processes > 1 and not spec.no_train and config.model_type in ONE_PROCESS:
@@ -58,7 +58,7 @@ def load_model_settings(
     spec = dataclasses.replace(
         spec,
         source_lang=getattr(tokenizer, "src_lang", None),
-        target_lang=getattr(tokenizer, "tgt_lang", None) if writes else None,
+        target_lang=getattr(tokenizer, "tgt_lang", None) if spec.writes_texts else None,
     )
     return ModelSettings(tokenizer, config, ids), spec
 

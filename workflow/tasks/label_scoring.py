@@ -14,6 +14,7 @@ import torch
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.data.schema import NO_ANSWER, Record, Schema
@@ -21,7 +22,6 @@ from workflow.data.step_planner import Indexes, MicroBatch, batches_by_positions
 from workflow.data.text_ids import Frame, frame_of, source_ids
 from workflow.data.token_cache import TokenizedSplit
 from workflow.inference.eval_shard import EvalShard
-from workflow.metrics.names import SHOWN
 from workflow.metrics.scores import in_range, score_metrics
 from workflow.models.kernels.cross_attention import fold_cross_attention
 from workflow.models.state_dict import Model
@@ -54,7 +54,7 @@ class Classification:
     target_max: float
     label_ids: tuple[int, ...] = ()
 
-    shown = SHOWN["clf"]
+    shown = TASK_SPECS["clf"].shown_metrics
 
     @classmethod
     def of(cls, spec: JobRequest) -> "Classification":

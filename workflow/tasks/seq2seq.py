@@ -12,6 +12,7 @@ import torch
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import GREEDY_BELOW, JobRequest
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import BadInput, Problem
 from workflow.data.schema import NO_ANSWER, Record, Schema
@@ -21,7 +22,7 @@ from workflow.data.token_cache import CutRows, TokenizedSplit
 from workflow.inference.eval_shard import EvalShard
 from workflow.inference.generate import Generation, generate
 from workflow.inference.sampling import argmax
-from workflow.metrics.names import SHOWN, perplexity
+from workflow.metrics.names import perplexity
 from workflow.metrics.text import can_measure
 from workflow.models.losses import summed_cross_entropy
 from workflow.models.state_dict import Model
@@ -53,7 +54,7 @@ class Seq2Seq:
     start: int | None = None
 
     schema = Schema("prompt", "completion", _check_completion)
-    shown = SHOWN["seq2seq"]
+    shown = TASK_SPECS["seq2seq"].shown_metrics
 
     @classmethod
     def of(cls, spec: JobRequest) -> "Seq2Seq":

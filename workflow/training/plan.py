@@ -112,7 +112,7 @@ def dry_run(
     check_folder(folder)
     sizes = sizes_of(folder)
     bf16 = spec.bf16 if spec.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
-    target = spec.max_target_length if spec.task == "seq2seq" else 1
+    target = spec.max_target_length if spec.writes_texts else 1
     work = _work(spec, bf16, spec.max_source_length, target, records=None)
     trains = not spec.no_train
     all_plans = plans(sizes, machine, work, _request_of(spec), trains)
@@ -150,7 +150,7 @@ def _request_of(spec: JobRequest) -> PlanRequest:
 
 
 def _work(spec: JobRequest, bf16: bool, source: int, target: int, records: int | None) -> Work:
-    new_tokens = (spec.max_new_tokens or target) if spec.task == "seq2seq" else 1
+    new_tokens = (spec.max_new_tokens or target) if spec.writes_texts else 1
     of_record = source + max(spec.n_samples, spec.num_beams) * new_tokens
     generated = max(of_record, POSITIONS_AT_ONCE)
     if records is not None:
