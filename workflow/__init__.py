@@ -8,6 +8,7 @@ import importlib
 
 _EXPORTS = {
     "BadInput": "workflow.core.errors",
+    "JobRequest": "workflow.config.request",
     "JobSpec": "workflow.config.job",
     "RunFailed": "workflow.core.errors",
     "Stopped": "workflow.core.errors",

@@ -12,8 +12,10 @@ from transformers.trainer_utils import SchedulerType
 
 from workflow import BadInput, make_job
 from workflow.config.foreign_flags import FOREIGN
-from workflow.config.job import SCHEDULES, JobSpec, LaunchOptions, resolve_defaults
+from workflow.config.job import JOB_FLAGS, JobSpec, flags_deciding, resolve_defaults, written
+from workflow.config.launch import LaunchOptions
 from workflow.config.parse import as_arguments, parse_command_line
+from workflow.config.request import SCHEDULES, JobRequest
 
 BASE = ["--model_init_name", "m", "--data_name", "d"]
 
@@ -107,12 +109,12 @@ COMPLETED = {
 }
 
 
-def parse(*argv: str) -> tuple[JobSpec, list[str]]:
+def parse(*argv: str) -> tuple[JobRequest, list[str]]:
     spec, _, problems = parse_command_line("seq2seq", "", argv)
     return spec, [str(problem) for problem in problems]
 
 
-def completed(spec: JobSpec) -> JobSpec:
+def completed(spec: JobRequest) -> JobSpec:
     spec = resolve_defaults(spec, "run", 2500, 33, fast_bf16=True)
     return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 2048)
 
@@ -124,6 +126,37 @@ def test_flags_and_defaults_are_frozen() -> None:
     assert vars(spec) == expected
     assert vars(completed(spec)) == expected | COMPLETED
     assert vars(LaunchOptions()) == PLACE
+
+
+def test_what_flags_decide_is_frozen() -> None:
+    """A run goes on under other flags where they decide its course alone."""
+    assert flags_deciding("name") == {"training_run_name", "report_to"}
+    assert flags_deciding("start") == {"audit", "overwrite_output_dir", "resume_from_checkpoint"}
+    assert flags_deciding("course") == {
+        "micro_batch_tokens", "eval_batch_size", "gradient_checkpointing", "zero_stage", "offload",
+        "deepspeed", "logging_steps", "save_steps", "save_seconds", "save_total_limit",
+    }  # fmt: skip
+
+
+def test_a_resolved_job_is_written_as_it_was_asked_for() -> None:
+    """In the order of the flags, without what a start alone decides."""
+    request = parse(*BASE)[0]
+    spec = resolve_defaults(request, "run", 2500, 33, fast_bf16=True).planned(2048)
+    assert list(written(spec)) == list(written(request))
+    assert written(request).keys() == DEFAULTS.keys() - flags_deciding("start") | {"task"}
+    assert vars(spec) == vars(completed(request))
+
+
+def test_flags_of_one_task_are_refused_in_the_other() -> None:
+    """Every one of them; those of decoding are as long a list as the group in the help."""
+    only = {name: flag.only_for for name, flag in JOB_FLAGS.items() if flag.only_for}
+    assert [name for name, task in only.items() if task == "clf"] == [
+        "template", "label_words", "target_min", "target_max"
+    ]  # fmt: skip
+    decoding = {name for name, flag in JOB_FLAGS.items() if flag.group == "decoding"}
+    of_texts = {name for name, task in only.items() if task == "seq2seq"}
+    assert of_texts - decoding == {"max_target_length", "target_lang", "label_smoothing_factor"}
+    assert decoding - of_texts == set()
 
 
 def test_adafactor_has_its_own_defaults() -> None:
@@ -274,7 +307,7 @@ def test_an_evaluation_job_leaves_training_open() -> None:
 
 def test_what_is_said_of_foreign_flags_names_real_ones() -> None:
     known = {
-        field.name for of_all in (JobSpec, LaunchOptions) for field in dataclasses.fields(of_all)
+        field.name for of_all in (JobRequest, LaunchOptions) for field in dataclasses.fields(of_all)
     }
     assert known.isdisjoint(FOREIGN)
     for name, (_, mend) in FOREIGN.items():

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from workflow import find_mount, make_job
-from workflow.config.job import JobSpec
+from workflow.config.request import JobRequest
 from workflow.runs import mount as mount_module
 from workflow.runs.mount import (
     Mount,
@@ -19,7 +19,7 @@ from workflow.runs.mount import (
 )
 
 
-def job(**values: object) -> JobSpec:
+def job(**values: object) -> JobRequest:
     return make_job("seq2seq", **({"model_init_name": "m", "data_name": "d"} | values))
 
 

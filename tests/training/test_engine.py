@@ -13,7 +13,8 @@ import transformers
 from conftest import addition_records, make_t5
 
 from workflow import BadInput, make_job
-from workflow.config.job import SCHEDULES, JobSpec, resolve_defaults
+from workflow.config.job import JobSpec, resolve_defaults
+from workflow.config.request import SCHEDULES
 from workflow.data.step_planner import StepPlan, plan_step
 from workflow.data.token_cache import prepare_splits
 from workflow.distributed.world import World

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from workflow.config.job import JobSpec, LaunchOptions
+from workflow.config.launch import LaunchOptions
 from workflow.config.parse import NO_MODEL, parse_command_line
+from workflow.config.request import JobRequest
 from workflow.core.console import start_log
 from workflow.core.errors import BadInput, OutOfMemory, Problem, Stopped, WorkflowError
 from workflow.core.imports import importing
@@ -102,7 +103,11 @@ def _tell(error: BaseException, told: str, membership: Membership | None) -> Non
 
 
 def _run(
-    spec: JobSpec, launch: LaunchOptions, problems: list[Problem], arguments: list[str], stop: Stop
+    spec: JobRequest,
+    launch: LaunchOptions,
+    problems: list[Problem],
+    arguments: list[str],
+    stop: Stop,
 ) -> int:
     """Run a job that no launcher started: here, or in several processes; returns its status."""
     processes = _processes_to_start(launch)
@@ -119,7 +124,7 @@ def _run(
 
 
 def _run_in_world(
-    spec: JobSpec,
+    spec: JobRequest,
     launch: LaunchOptions,
     problems: list[Problem],
     membership: Membership,
@@ -168,7 +173,7 @@ def _problems_of_gpus(processes: int) -> list[Problem]:
 
 
 def _launch(
-    spec: JobSpec,
+    spec: JobRequest,
     launch: LaunchOptions,
     problems: list[Problem],
     arguments: list[str],
@@ -230,7 +235,7 @@ def _command() -> list[str]:
 
 
 def _dry_run(
-    spec: JobSpec, launch: LaunchOptions, problems: list[Problem], membership: Membership | None
+    spec: JobRequest, launch: LaunchOptions, problems: list[Problem], membership: Membership | None
 ) -> None:
     """Say what the job would take; of several processes the main one says it."""
     with importing():
@@ -248,7 +253,7 @@ def _dry_run(
 
 
 def _tell_in_status(
-    spec: JobSpec, launch: LaunchOptions, error: BadInput, membership: Membership
+    spec: JobRequest, launch: LaunchOptions, error: BadInput, membership: Membership
 ) -> None:
     """Write why a job was refused where the launcher's exit status cannot say it."""
     named = spec.training_run_name is not None or spec.model != NO_MODEL

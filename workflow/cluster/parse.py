@@ -4,18 +4,21 @@ import dataclasses
 from collections.abc import Sequence
 from contextlib import chdir
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workflow.cluster.legacy_command import SCRIPTS, Command, read_command
 from workflow.cluster.resources import ALIASES, Cluster
-from workflow.config import flags
 from workflow.config.field_types import boolean, text
-from workflow.config.job import JobSpec, LaunchOptions
+from workflow.config.flags import FlagSet, flag, flags_of, read_json_object
+from workflow.config.launch import LaunchOptions
 from workflow.config.parse import CLUSTER_PART, parse_command_line
+from workflow.config.request import JobRequest
 from workflow.core.errors import Problem, shorten
 
 PROJECT = Path(__file__).resolve().parents[2]
+_submitting = partial(flag, "submitting")
 DESCRIPTION = "Hand a job to a cluster, or to this machine's background, once it is known to work."
 
 
@@ -23,14 +26,12 @@ DESCRIPTION = "Hand a job to a cluster, or to this machine's background, once it
 class Options:
     """What submitting itself can be told."""
 
-    config: str | None = flags.flag(
-        text(), None, "submitting", 'a job file, whose "cluster" part has these flags', "-"
+    config: str | None = _submitting(text(), 'a job file, whose "cluster" part has these flags [-]')
+    dry_run: bool = _submitting(
+        boolean(), "print what would be submitted, and what memory it takes", False
     )
-    dry_run: bool = flags.flag(
-        boolean(), False, "submitting", "print what would be submitted, and what memory it takes"
-    )
-    apply: bool = flags.flag(
-        boolean(), False, "submitting", "Kubernetes: call kubectl apply; else the text is printed"
+    apply: bool = _submitting(
+        boolean(), "Kubernetes: call kubectl apply; else the text is printed", False
     )
 
 
@@ -42,20 +43,17 @@ class SubmitRequest:
     cluster: Cluster
     options: Options
     command: Command
-    spec: JobSpec
+    spec: JobRequest
     place: LaunchOptions
     problems: list[Problem] = field(default_factory=list)
 
 
 def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
     """What follows `submit KIND`: flags of the cluster, then -- and the job's own command."""
-    fields = [*dataclasses.fields(Cluster), *dataclasses.fields(Options)]
     usage = f"python3 -m workflow submit {kind} [flags] -- seq2seq.py|clf.py [flags of the job]"
-    parser = flags.build_parser(fields, ALIASES, description=DESCRIPTION, usage=usage)
+    flags = FlagSet(flags_of(Cluster, Options), ALIASES)
     cut = words.index("--") if "--" in words else len(words)
-    given, problems = flags.read_command_line(parser, fields, ALIASES, words[:cut])
-    typed, more = flags.convert_values(given, fields)
-    problems += more
+    typed, _, problems = flags.read_command_line(words[:cut], DESCRIPTION, usage)
     named = {f.name for f in dataclasses.fields(Options)}
     options = Options(**{name: typed.pop(name) for name in named & typed.keys()})
     job = list(words[cut + 1 :])
@@ -86,14 +84,11 @@ def _config_of(options: Options, job: Sequence[str]) -> Path | None:
 
 def _cluster_part(config: Path | None) -> tuple[dict[str, Any], list[Problem]]:
     """The "cluster" part of a job file; what else is wrong with the file is told elsewhere."""
-    part = None if config is None else flags.read_json_object(config)[0].get(CLUSTER_PART)
+    part = None if config is None else read_json_object(config)[0].get(CLUSTER_PART)
     if not isinstance(part, dict):
         return {}, []
-    where = f"--config {config}: {CLUSTER_PART}"
-    fields = dataclasses.fields(Cluster)
-    values, problems = flags.known_values(part, fields, ALIASES, where)
-    typed, more = flags.convert_values(values, fields, where + ": {}")
-    return typed, problems + more
+    flags = FlagSet(flags_of(Cluster), ALIASES)
+    return flags.read_object(part, f"--config {config}: {CLUSTER_PART}: ")
 
 
 def _merged(in_file: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +138,7 @@ def _after_dashes(words: list[str], here: Path) -> tuple[Command, list[Problem]]
 
 
 def _task_in(path: Path) -> tuple[str, list[Problem]]:
-    task = flags.read_json_object(path)[0].get("task")
+    task = read_json_object(path)[0].get("task")
     if task in SCRIPTS.values():
         return str(task), []
     found = "no task" if task is None else shorten(task)

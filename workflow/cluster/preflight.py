@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow.cluster.resources import Cluster
-from workflow.config.job import JobSpec
 from workflow.config.parse import NO_MODEL
+from workflow.config.request import JobRequest
 from workflow.core.errors import BadInput, Problem
 from workflow.distributed.world import World
 from workflow.memory.model_dims import checkpoint_bytes, sizes_of
@@ -25,7 +25,7 @@ NOT_CHECKED = "memory was not checked: "
 
 
 def look_ahead(
-    spec: JobSpec,
+    spec: JobRequest,
     mount: Mount,
     problems: Sequence[Problem],
     processes: int,
@@ -77,7 +77,7 @@ def _each_once(problems: Sequence[Problem]) -> list[Problem]:
     return list(dict.fromkeys(problems))
 
 
-def _prepared(spec: JobSpec, mount: Mount, machine: Machine | None, world: World) -> Job:
+def _prepared(spec: JobRequest, mount: Mount, machine: Machine | None, world: World) -> Job:
     """The job as it will be, but for the precision that its machines choose by themselves."""
     run, _ = find_run_folder(mount, run_name_of(spec))
     if spec.bf16 is None:
@@ -107,7 +107,7 @@ def _verdict(job: Job, machine: Machine) -> list[str]:
     return tell_plans(folder, job.spec, job.splits, machine)
 
 
-def _problems_of_run(spec: JobSpec, mount: Mount) -> list[Problem]:
+def _problems_of_run(spec: JobRequest, mount: Mount) -> list[Problem]:
     """Whether a live job holds the run's folder; may watch for a minute to find out."""
     run, problems = find_run_folder(mount, run_name_of(spec))
     if problems:
@@ -119,7 +119,7 @@ def _problems_of_run(spec: JobSpec, mount: Mount) -> list[Problem]:
     return []
 
 
-def _problems_of_data(spec: JobSpec, mount: Mount) -> list[Problem]:
+def _problems_of_data(spec: JobRequest, mount: Mount) -> list[Problem]:
     files, problems = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
     return problems + problems_of_records(files, TASKS[spec.task](spec), spec)
 
@@ -131,7 +131,7 @@ def _problems_of_hub_model(name: str) -> list[Problem]:
     return [Problem(f"model {name}", "a name on the hub", "a folder that the job can read", mend)]
 
 
-def _problems_of_disk(spec: JobSpec, mount: Mount, model: Path) -> list[Problem]:
+def _problems_of_disk(spec: JobRequest, mount: Mount, model: Path) -> list[Problem]:
     """Whether the checkpoints that stand together have room, as far as the disk tells."""
     if spec.no_train:
         return []

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from workflow.config.field_types import (
 from workflow.config.flags import flag
 from workflow.core.errors import Problem, shorten
 
-_CLUSTER, _ELSE = "cluster", "for one kind of cluster"
+_cluster = partial(flag, "cluster")
+_for_one = partial(flag, "for one kind of cluster")
 _SECRET = re.compile(
     r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|KEYS?|API_?KEY)($|_)",
     re.IGNORECASE,
@@ -39,79 +41,61 @@ class Cluster:
     Times are in seconds, memory in bytes.
     """
 
-    name: str | None = flag(text(), None, _CLUSTER, "the job's name in the queue", "the run's")
-    num_nodes: int = flag(integer(1), 1, _CLUSTER, "machines")
-    gpus_per_node: int = flag(integer(0), 0, _CLUSTER, "GPUs of each; 0: on CPUs")
-    gpu_type: str | None = flag(text(), None, _CLUSTER, "kind of GPU, as the cluster names it", "-")
-    gpu_memory: float | None = flag(
-        memory(with_unit=True),
-        None,
-        _CLUSTER,
-        "memory of each GPU, as 80GB: what fits is checked by it",
-        "-",
+    name: str | None = _cluster(text(), "the job's name in the queue [the run's]")
+    num_nodes: int = _cluster(integer(1), "machines", 1)
+    gpus_per_node: int = _cluster(integer(0), "GPUs of each; 0: on CPUs", 0)
+    gpu_type: str | None = _cluster(text(), "kind of GPU, as the cluster names it [-]")
+    gpu_memory: float | None = _cluster(
+        memory(with_unit=True), "memory of each GPU, as 80GB: what fits is checked by it [-]"
     )
-    cpus_per_task: int | None = flag(
-        integer(1), None, _CLUSTER, "cores of each machine", "the cluster's default"
+    cpus_per_task: int | None = _cluster(
+        integer(1), "cores of each machine [the cluster's default]"
     )
-    memory: float | None = flag(
-        memory(with_unit=True),
-        None,
-        _CLUSTER,
-        "memory of each machine, as 512GB",
-        "the cluster's default",
+    memory: float | None = _cluster(
+        memory(with_unit=True), "memory of each machine, as 512GB [the cluster's default]"
     )
-    time: int | None = flag(
-        duration(), None, _CLUSTER, "the longest that the job runs at a time, as 12h; it saves "
-        "before that and is queued again", "the cluster's default",
-    )  # fmt: skip
-    container: str | None = flag(
-        text(), None, _CLUSTER,
-        "image to run in; pyxis:, apptainer: or docker: before it says by what", "none",
-    )  # fmt: skip
-    mounts: tuple[str, ...] = flag(
-        words("folders SOURCE or SOURCE:TARGET", "SOURCE[:TARGET]"), (), _CLUSTER,
-        "folders that the container sees besides the project and the mount", "-",
-    )  # fmt: skip
-    envs: dict[str, str | None] | None = flag(
+    time: int | None = _cluster(
+        duration(),
+        "the longest that the job runs at a time, as 12h; it saves before that and is queued again "
+        "[the cluster's default]",
+    )
+    container: str | None = _cluster(
+        text(), "image to run in; pyxis:, apptainer: or docker: before it says by what [none]"
+    )
+    mounts: tuple[str, ...] = _cluster(
+        words("folders SOURCE or SOURCE:TARGET", "SOURCE[:TARGET]"),
+        "folders that the container sees besides the project and the mount [-]",
+        (),
+    )
+    envs: dict[str, str | None] | None = _cluster(
         pairs("environment variables NAME or NAME=VALUE", "NAME[=VALUE]", may_lack_value=True),
-        None, _CLUSTER,
-        "environment variables; NAME alone passes what it holds here, and is how secrets go", "-",
-    )  # fmt: skip
-    setup: tuple[str, ...] = flag(
-        texts(), (), _CLUSTER, "shell lines before the job, as 'module load cuda'", "-"
+        "environment variables; NAME alone passes what it holds here, and is how secrets go [-]",
     )
-    max_restarts: int = flag(
-        integer(0), 20, _CLUSTER, "how often the job is queued again before it gives up"
+    setup: tuple[str, ...] = _cluster(
+        texts(), "shell lines before the job, as 'module load cuda' [-]", ()
     )
-    dependency: str | None = flag(
-        text(),
-        None,
-        _CLUSTER,
-        "a run, or a job's number, that has to end well before; or as sbatch has it",
-        "-",
+    max_restarts: int = _cluster(
+        integer(0), "how often the job is queued again before it gives up", 20
     )
-    high_priority: bool = flag(
-        boolean(),
-        False,
-        _CLUSTER,
-        "refused: write the queue or priority in the cluster's own words",
+    dependency: str | None = _cluster(
+        text(), "a run, or a job's number, that has to end well before; or as sbatch has it [-]"
     )
-    login: bool = flag(boolean(), False, _CLUSTER, "refused: a queued job has no login")
-    shared_host_dir: str | None = flag(
-        text(), None, _CLUSTER, "a folder that --command sees as data/", "-"
+    high_priority: bool = _cluster(
+        boolean(), "refused: write the queue or priority in the cluster's own words", False
     )
-    command: str | None = flag(
-        text(), None, _CLUSTER, "the job as one shell command, in place of what follows --", "-"
+    login: bool = _cluster(boolean(), "refused: a queued job has no login", False)
+    shared_host_dir: str | None = _cluster(text(), "a folder that --command sees as data/ [-]")
+    command: str | None = _cluster(
+        text(), "the job as one shell command, in place of what follows -- [-]"
     )
-    slurm: dict[str, Any] | None = flag(
-        pairs("#SBATCH options NAME=VALUE or NAME", "NAME[=VALUE]", may_lack_value=True), None,
-        _ELSE,
-        "any other #SBATCH options, as partition=gpu account=me", "-",
-    )  # fmt: skip
-    kubernetes: dict[str, Any] | None = flag(
-        pairs("settings NAME=VALUE", "NAME=VALUE"), None, _ELSE,
-        "pvc=CLAIM or host_path=FOLDER for the mount; see the README for the others", "-",
-    )  # fmt: skip
+    slurm: dict[str, Any] | None = _for_one(
+        pairs("#SBATCH options NAME=VALUE or NAME", "NAME[=VALUE]", may_lack_value=True),
+        "any other #SBATCH options, as partition=gpu account=me [-]",
+    )
+    kubernetes: dict[str, Any] | None = _for_one(
+        pairs("settings NAME=VALUE", "NAME=VALUE"),
+        "pvc=CLAIM or host_path=FOLDER for the mount; see the README for the others [-]",
+    )
 
 
 ALIASES = {

@@ -15,8 +15,8 @@ from workflow.cluster.job_state import OutOfReach
 from workflow.cluster.parse import PROJECT, SubmitRequest, read_words
 from workflow.cluster.resources import Submission
 from workflow.cluster.schedulers import SCHEDULERS, Scheduler, state_of
-from workflow.config.job import JobSpec
 from workflow.config.parse import as_arguments
+from workflow.config.request import JobRequest
 from workflow.core.console import start_log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.runs.mount import Mount, find_data, find_model, find_mount, run_name_of
@@ -149,7 +149,7 @@ def _processes(asked: SubmitRequest) -> int:
     return max(1, asked.cluster.gpus_per_node)
 
 
-def _margin(mount: Mount, spec: JobSpec, run_name: str) -> int:
+def _margin(mount: Mount, spec: JobRequest, run_name: str) -> int:
     """Seconds that the job may take to end its step and to save: by what it took before.
 
     Where it never ran, a checkpoint is taken to be three times the model's files, which is what

@@ -1,4 +1,4 @@
-"""The kinds of value that flags take."""
+"""The types of value that flags take."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class FieldType:
-    """A kind of value: what to call it, and how to make one of text or of a JSON value.
+    """A type of value: what to call it, and how to make one of text or of a JSON value.
 
     `convert` raises ValueError for anything else. On a command line it takes a text, or a list of
     several `words`; of any number where that is 0.
@@ -24,6 +24,20 @@ class FieldType:
     metavar: str
     may_stand_alone: bool = False
     words: int = 1
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise ValueError
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """One text or a list of them, of which none is empty."""
+    several = [value] if isinstance(value, str) else value
+    if not isinstance(several, list | tuple):
+        raise ValueError
+    _require(all(isinstance(one, str) and one for one in several))
+    return tuple(several)
 
 
 def text() -> FieldType:
@@ -42,12 +56,7 @@ def texts() -> FieldType:
         if isinstance(value, str) and value.startswith("["):
             with suppress(ValueError):  # else it is a text such as [END]
                 value = json.loads(value)
-        several = [value] if isinstance(value, str) else value
-        if not isinstance(several, list | tuple):
-            raise ValueError
-        if not all(isinstance(one, str) and one for one in several):
-            raise ValueError
-        return tuple(several)
+        return _texts(value)
 
     return FieldType("a text, or a JSON list of texts", convert, "TEXT")
 
@@ -56,14 +65,10 @@ def several(count: int) -> FieldType:
     """As many different texts, one after the other."""
 
     def convert(value: object) -> tuple[str, ...]:
-        if not isinstance(value, list | tuple) or len(value) != count:
-            raise ValueError
-        if not all(isinstance(one, str) and one.strip() for one in value):
-            raise ValueError
-        if len(set(value)) != count:
-            raise ValueError
-        "".join(value).encode()  # lone surrogates cannot be written
-        return tuple(value)
+        found = _texts(value)
+        _require(len(found) == len(set(found)) == count and all(one.strip() for one in found))
+        "".join(found).encode()  # lone surrogates cannot be written
+        return found
 
     return FieldType(f"{count} different texts", convert, " ".join(["WORD"] * count), words=count)
 
@@ -81,23 +86,21 @@ def template(place: str) -> FieldType:
             except OSError as error:
                 raise ValueError from error
         content.encode()  # lone surrogates cannot be written
-        if place not in content or "\0" in content:
-            raise ValueError
+        _require(place in content and "\0" not in content)
         return content
 
     return FieldType(f"a text with {place} in it, or a file that holds one", convert, "FILE|TEXT")
 
 
-def integer(minimum: int, maximum: int | None = None) -> FieldType:
+def integer(minimum: int, maximum: float = math.inf) -> FieldType:
     def convert(value: object) -> int:
-        if isinstance(value, bool | float) or not isinstance(value, int | str):
+        if isinstance(value, bool) or not isinstance(value, int | str):
             raise ValueError
         converted = int(value)
-        if converted < minimum or (maximum is not None and converted > maximum):
-            raise ValueError
+        _require(minimum <= converted <= maximum)
         return converted
 
-    upper = "" if maximum is None else f" and at most {maximum}"
+    upper = "" if math.isinf(maximum) else f" and at most {maximum}"
     return FieldType(f"a whole number of at least {minimum}{upper}", convert, "N")
 
 
@@ -108,9 +111,8 @@ def number(minimum: float = -math.inf, below: float = math.inf, above: bool = Fa
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError
         converted = float(value)
-        too_low = converted <= minimum if above else converted < minimum
-        if not math.isfinite(converted) or too_low or converted >= below:
-            raise ValueError
+        _require(math.isfinite(converted) and minimum <= converted < below)
+        _require(converted > minimum or not above)
         return converted
 
     lower = f" above {minimum:g}" if above else f" of at least {minimum:g}"
@@ -121,8 +123,7 @@ def number(minimum: float = -math.inf, below: float = math.inf, above: bool = Fa
 
 def choice(*options: str) -> FieldType:
     def convert(value: object) -> str:
-        if value not in options:
-            raise ValueError
+        _require(value in options)
         return str(value)
 
     return FieldType("one of " + ", ".join(options), convert, "NAME")
@@ -153,10 +154,9 @@ def words(expected: str, metavar: str) -> FieldType:
     """Any number of texts."""
 
     def convert(value: object) -> tuple[str, ...]:
-        several = [value] if isinstance(value, str) else value
-        if not isinstance(several, list | tuple) or not several:
-            raise ValueError
-        return tuple(text().convert(one) for one in several)
+        found = _texts(value)
+        _require(len(found) > 0)
+        return tuple(text().convert(one) for one in found)
 
     return FieldType(expected, convert, metavar, words=0)
 
@@ -165,13 +165,8 @@ def any_of(*options: str) -> FieldType:
     """Some of these names, in this order, or the word none."""
 
     def convert(value: object) -> tuple[str, ...]:
-        chosen = [value] if isinstance(value, str) else value
-        if not isinstance(chosen, list | tuple):
-            raise ValueError
-        if any(one not in (*options, "none") for one in chosen) or (
-            "none" in chosen and len(chosen) > 1
-        ):
-            raise ValueError
+        chosen = _texts(value)
+        _require(chosen == ("none",) or {*chosen} <= {*options})
         return tuple(option for option in options if option in chosen)
 
     return FieldType(f"none, or some of {', '.join(options)}", convert, "NAME", words=0)
@@ -190,8 +185,7 @@ def pairs(expected: str, metavar: str, may_lack_value: bool = False) -> FieldTyp
             found = {name: content if equals else None for name, equals, content in split}
         else:
             raise ValueError
-        if not all(found) or (None in found.values() and not may_lack_value):
-            raise ValueError
+        _require(all(found) and (may_lack_value or None not in found.values()))
         return found
 
     return FieldType(expected, convert, metavar, words=0)
@@ -203,8 +197,6 @@ def duration() -> FieldType:
 
     def convert(value: object) -> int:
         written = str(value).strip().lower()
-        if isinstance(value, bool):
-            raise ValueError
         if found := re.fullmatch(r"(\d{1,9})([smhd]?)", written, re.ASCII):
             seconds = int(found[1]) * units[found[2]]
         elif found := re.fullmatch(
@@ -218,8 +210,7 @@ def duration() -> FieldType:
             seconds = int(days or 0) * 86400 + hours * 3600 + minutes * 60 + rest
         else:
             raise ValueError
-        if seconds < 1:
-            raise ValueError
+        _require(seconds >= 1)
         return seconds
 
     return FieldType("a length of time, as 12h, 90m or 1-00:00:00", convert, "TIME")
@@ -233,27 +224,25 @@ def memory(with_unit: bool = False) -> FieldType:
     """
 
     def convert(value: object) -> float:
-        found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
-        if found is None or isinstance(value, bool):
+        written = str(value).strip()
+        found = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(i?)B?", written, re.IGNORECASE)
+        if found is None or (with_unit and written[-1].isdigit()):
             raise ValueError
         number, prefix, binary = found.groups()
-        if with_unit and str(value).strip()[-1:].isdigit():
-            raise ValueError
         power = " KMGT".index(prefix.upper() or " ")
         size: float = float(number) * (1024 if binary else 1000) ** power
-        if not 0 < size < math.inf:
-            raise ValueError
+        _require(0 < size < math.inf)
         return size
 
     return FieldType("an amount of memory, as 80GB", convert, "SIZE")
 
 
-def or_auto(kind: FieldType) -> FieldType:
-    """`kind`, or the word auto, which becomes None: to be derived."""
+def or_auto(type: FieldType) -> FieldType:
+    """`type`, or the word auto, which becomes None: to be derived."""
 
     def convert(value: object) -> Any:
-        return None if value == "auto" else kind.convert(value)
+        return None if value == "auto" else type.convert(value)
 
     return dataclasses.replace(
-        kind, expected=f"auto or {kind.expected}", convert=convert, metavar=f"auto|{kind.metavar}"
+        type, expected=f"auto or {type.expected}", convert=convert, metavar=f"auto|{type.metavar}"
     )

@@ -1,4 +1,4 @@
-"""The two tasks as data: what each is called, what its files and metrics are named."""
+"""The two tasks as data: what each is called, its files, metrics and defaults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ class TaskSpec:
         source_key, answer_key: of a record of its data.
         output: what an evaluation writes of a record: "texts" or "scores".
         shown_metrics: those that the log and tables show, in this order.
+        best_metrics: those that the best checkpoint may be best in.
+        defaults: of the flags whose default depends on the task.
     """
 
     name: str
@@ -21,6 +23,8 @@ class TaskSpec:
     answer_key: str
     output: Literal["texts", "scores"]
     shown_metrics: tuple[str, ...]
+    best_metrics: tuple[str, ...]
+    defaults: Mapping[str, Any]
 
 
 TASK_SPECS: dict[str, TaskSpec] = {
@@ -30,14 +34,13 @@ TASK_SPECS: dict[str, TaskSpec] = {
         answer_key="completion",
         output="texts",
         shown_metrics=(
-            "loss",
-            "token_accuracy",
-            "exact_match",
-            "rougeL",
-            "rougeL_unicode",
-            "bleu",
-            "chrf",
+            "loss", "token_accuracy", "exact_match", "rougeL", "rougeL_unicode", "bleu", "chrf",
         ),
+        best_metrics=(
+            "loss", "perplexity", "token_accuracy", "exact_match", "normalized_exact_match",
+            "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeL_unicode", "bleu", "chrf",
+        ),
+        defaults={"train_batch_size": 16, "truncation_side": "right"},
     ),
     "clf": TaskSpec(
         name="clf",
@@ -45,10 +48,24 @@ TASK_SPECS: dict[str, TaskSpec] = {
         answer_key="target",
         output="scores",
         shown_metrics=("loss", "accuracy", "auc", "brier", "ece", "spearman"),
+        best_metrics=(
+            "loss", "accuracy", "balanced_accuracy", "f1", "auc", "average_precision", "brier",
+            "log_loss", "ece", "rmse", "mae", "pearson", "spearman",
+        ),
+        defaults={"train_batch_size": 32, "truncation_side": "middle"},
     ),
-}
+}  # fmt: skip
+BEST_METRICS = tuple(dict.fromkeys(name for t in TASK_SPECS.values() for name in t.best_metrics))
+"""Those of all tasks."""
 
 
 def task_of(spec: Mapping[str, Any]) -> TaskSpec:
     """The task of a run's training_args.json; seq2seq where that does not say clf."""
     return TASK_SPECS["clf" if spec.get("task") == "clf" else "seq2seq"]
+
+
+def shown_default(flag: str) -> str:
+    """The default of a flag as the help shows it: the first task's, then the others'."""
+    first, *others = TASK_SPECS.values()
+    of_others = [f"{task.name} {task.defaults[flag]}" for task in others]
+    return "; ".join([str(first.defaults[flag]), *of_others])

@@ -1,13 +1,9 @@
-"""What is said of metrics: which are shown, which are best where lowest, what is a number."""
+"""What is said of metrics: which are best where lowest, what is a number."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from workflow.config.task_specs import TASK_SPECS
-
-SHOWN = {name: task.shown_metrics for name, task in TASK_SPECS.items()}
-"""The metrics of each task that are told first, in this order."""
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "brier", "log_loss", "ece", "rmse", "mae"})
 
 

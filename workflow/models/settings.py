@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflow.config.job import ONLY_FOR, JobSpec
+from workflow.config.job import JOB_FLAGS
+from workflow.config.request import JobRequest
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
 from workflow.models.families import ONE_PROCESS, DecoderIds, find_decoder_ids
@@ -26,8 +27,8 @@ class ModelSettings:
 
 
 def load_model_settings(
-    folder: Path, spec: JobSpec, processes: int
-) -> tuple[ModelSettings, JobSpec]:
+    folder: Path, spec: JobRequest, processes: int
+) -> tuple[ModelSettings, JobRequest]:
     """The settings of a folder's model, and the job with the languages that its tokenizer writes.
 
     Raises:
@@ -36,8 +37,9 @@ def load_model_settings(
     check_folder(folder)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder, needed_ids(tokenizer))
-    writes = spec.task == "seq2seq"
-    problems = set_languages(tokenizer, spec.source_lang, spec.target_lang, target_needed=writes)
+    problems = set_languages(
+        tokenizer, spec.source_lang, spec.target_lang, target_needed=spec.writes_texts
+    )
     spec, too_long = _fit_lengths(spec, config)
     problems += too_long
     if processes > 1 and not spec.no_train and config.model_type in ONE_PROCESS:
@@ -56,12 +58,12 @@ def load_model_settings(
     spec = dataclasses.replace(
         spec,
         source_lang=getattr(tokenizer, "src_lang", None),
-        target_lang=getattr(tokenizer, "tgt_lang", None) if writes else None,
+        target_lang=getattr(tokenizer, "tgt_lang", None) if spec.writes_texts else None,
     )
     return ModelSettings(tokenizer, config, ids), spec
 
 
-def _fit_lengths(spec: JobSpec, config: Any) -> tuple[JobSpec, list[Problem]]:
+def _fit_lengths(spec: JobRequest, config: Any) -> tuple[JobRequest, list[Problem]]:
     """The job within the positions that a model has learned, which may be fewer than the defaults.
 
     Limits that the user set to more are problems.
@@ -70,18 +72,13 @@ def _fit_lengths(spec: JobSpec, config: Any) -> tuple[JobSpec, list[Problem]]:
     read = getattr(config, "max_encoder_position_embeddings", both)
     written = getattr(config, "max_decoder_position_embeddings", both)
     bounds = {"max_source_length": read, "max_target_length": written, "max_new_tokens": written}
-    defaults = {field.name: field.default for field in dataclasses.fields(JobSpec)}
     problems = []
     fitting: dict[str, Any] = {}
     for name, positions in bounds.items():
-        asked = getattr(spec, name)
-        if (
-            asked is None
-            or asked <= positions
-            or (spec.task != "seq2seq" and name in ONLY_FOR["seq2seq"])
-        ):
+        asked, flag = getattr(spec, name), JOB_FLAGS[name]
+        if asked is None or asked <= positions or flag.only_for not in (None, spec.task):
             continue
-        if asked == defaults[name]:
+        if asked == flag.default:
             log.info("--%s is %d, the positions that this model has", name, positions)
             fitting[name] = positions
         else:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow.config.job import JobSpec
+from workflow.config.request import JobRequest
 from workflow.core.errors import Problem, shorten
 from workflow.data.file_kinds import is_json_lines, kind_of
 from workflow.data.split_names import LINES, OTHER_NAMES, eval_name, eval_names
@@ -138,7 +138,7 @@ def nearest(name: str, known: list[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
-def find_model(mount: Mount, spec: JobSpec) -> tuple[Path | str, list[Problem]]:
+def find_model(mount: Mount, spec: JobRequest) -> tuple[Path | str, list[Problem]]:
     """The folder of the model, or its name on the hub where no such folder exists."""
     if spec.model_init_name is not None:
         folder = mount.models / spec.model_init_name
@@ -171,7 +171,7 @@ def find_model(mount: Mount, spec: JobSpec) -> tuple[Path | str, list[Problem]]:
     return spec.model, [problem]
 
 
-def run_name_of(spec: JobSpec) -> str:
+def run_name_of(spec: JobRequest) -> str:
     """The name of the job's run: MODEL_DATA_SEED where the user gave none, or MODEL_DATA_eval.
 
     The latter where the job only evaluates.

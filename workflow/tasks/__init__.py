@@ -5,9 +5,9 @@ May import inference, memory, runs and all rooms below them.
 
 from collections.abc import Callable
 
-from workflow.config.job import JobSpec
+from workflow.config.request import JobRequest
 from workflow.tasks.base import Task
 from workflow.tasks.label_scoring import Classification
 from workflow.tasks.seq2seq import Seq2Seq
 
-TASKS: dict[str, Callable[[JobSpec], Task]] = {"seq2seq": Seq2Seq.of, "clf": Classification.of}
+TASKS: dict[str, Callable[[JobRequest], Task]] = {"seq2seq": Seq2Seq.of, "clf": Classification.of}

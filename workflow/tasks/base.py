@@ -7,7 +7,8 @@ from typing import Any, Protocol, Self
 
 import torch
 
-from workflow.config.job import JobSpec
+from workflow.config.job import JobSpec, PlannedSpec
+from workflow.config.request import JobRequest
 from workflow.data.schema import Record
 from workflow.data.step_planner import Indexes, MicroBatch
 from workflow.data.token_cache import Encoder, TokenizedSplit
@@ -57,7 +58,7 @@ class Task(Encoder, Protocol):
     def optimize_for_task(self, model: Model) -> None:
         """Let the model compute what this task asks of it faster; its results stay the same."""
 
-    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> None:
+    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobRequest) -> None:
         """Raise BadInput where the best checkpoint is to be chosen by what these eval records
         cannot tell."""
 
@@ -78,7 +79,7 @@ class Task(Encoder, Protocol):
         model: Model,
         tokenizer: Any,
         split: TokenizedSplit,
-        spec: JobSpec,
+        spec: PlannedSpec,
         shard: EvalShard,
         tell: Tell,
     ) -> dict[str, Any] | None:

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from workflow.config.job import JobSpec
+from workflow.config.job import JobSpec, PlannedSpec
+from workflow.config.request import JobRequest
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.data.schema import NO_ANSWER, Record, Schema
@@ -20,7 +22,6 @@ from workflow.data.step_planner import Indexes, MicroBatch, batches_by_positions
 from workflow.data.text_ids import Frame, frame_of, source_ids
 from workflow.data.token_cache import TokenizedSplit
 from workflow.inference.eval_shard import EvalShard
-from workflow.metrics.names import SHOWN
 from workflow.metrics.scores import in_range, score_metrics
 from workflow.models.kernels.cross_attention import fold_cross_attention
 from workflow.models.state_dict import Model
@@ -53,10 +54,10 @@ class Classification:
     target_max: float
     label_ids: tuple[int, ...] = ()
 
-    shown = SHOWN["clf"]
+    shown = TASK_SPECS["clf"].shown_metrics
 
     @classmethod
-    def of(cls, spec: JobSpec) -> "Classification":
+    def of(cls, spec: JobRequest) -> "Classification":
         return cls(spec.template, spec.label_words, spec.target_min, spec.target_max)
 
     @property
@@ -117,7 +118,7 @@ class Classification:
     def optimize_for_task(self, model: Model) -> None:
         fold_cross_attention(model)
 
-    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> None:
+    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobRequest) -> None:
         pass
 
     def describe(self, spec: JobSpec) -> str:
@@ -166,7 +167,7 @@ class Classification:
         model: Model,
         tokenizer: Any,
         split: TokenizedSplit,
-        spec: JobSpec,
+        spec: PlannedSpec,
         shard: EvalShard,
         tell: Tell,
     ) -> dict[str, Any] | None:
@@ -204,7 +205,7 @@ class Classification:
         return [score if math.isfinite(score) else None for score in scaled.tolist()]
 
     def _score(
-        self, model: Model, split: TokenizedSplit, spec: JobSpec, shard: EvalShard
+        self, model: Model, split: TokenizedSplit, spec: PlannedSpec, shard: EvalShard
     ) -> Iterator[tuple[int, list[float]]]:
         """The index and the float32 logits of no and yes of each record in this share."""
         lengths = split.sources.lengths(spec.max_source_length)

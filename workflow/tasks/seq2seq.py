@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from workflow.config.job import GREEDY_BELOW, JobSpec
+from workflow.config.job import JobSpec, PlannedSpec
+from workflow.config.request import GREEDY_BELOW, JobRequest
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import BadInput, Problem
 from workflow.data.schema import NO_ANSWER, Record, Schema
@@ -20,7 +22,7 @@ from workflow.data.token_cache import CutRows, TokenizedSplit
 from workflow.inference.eval_shard import EvalShard
 from workflow.inference.generate import Generation, generate
 from workflow.inference.sampling import argmax
-from workflow.metrics.names import SHOWN, perplexity
+from workflow.metrics.names import perplexity
 from workflow.metrics.text import can_measure
 from workflow.models.losses import summed_cross_entropy
 from workflow.models.state_dict import Model
@@ -52,10 +54,10 @@ class Seq2Seq:
     start: int | None = None
 
     schema = Schema("prompt", "completion", _check_completion)
-    shown = SHOWN["seq2seq"]
+    shown = TASK_SPECS["seq2seq"].shown_metrics
 
     @classmethod
-    def of(cls, spec: JobSpec) -> "Seq2Seq":
+    def of(cls, spec: JobRequest) -> "Seq2Seq":
         return cls()
 
     @property
@@ -76,7 +78,7 @@ class Seq2Seq:
             decoding = f"{spec.n_samples} samples at temperature {spec.temperature:g}"
         return f"answers are at most {spec.max_new_tokens} tokens, {decoding}"
 
-    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> None:
+    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobRequest) -> None:
         references = References(tokenizer, split, spec.stop)
         metric = spec.metric_for_best_model
         tokenize = references.bleu_tokenizer if metric == "bleu" else ""
@@ -141,7 +143,7 @@ class Seq2Seq:
         model: Model,
         tokenizer: Any,
         split: TokenizedSplit,
-        spec: JobSpec,
+        spec: PlannedSpec,
         shard: EvalShard,
         tell: Tell,
     ) -> dict[str, Any] | None:
@@ -180,7 +182,7 @@ class Seq2Seq:
         }
 
     def _token_metrics(
-        self, model: Model, split: TokenizedSplit, spec: JobSpec, shard: EvalShard
+        self, model: Model, split: TokenizedSplit, spec: PlannedSpec, shard: EvalShard
     ) -> tuple[float | None, float | None]:
         """Mean token loss and share of right tokens over the real target tokens of all answers."""
         answered = np.flatnonzero(split.answered)

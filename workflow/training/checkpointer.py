@@ -3,7 +3,7 @@
 import copy
 import time
 
-from workflow.config.job import JobSpec
+from workflow.config.job import JobSpec, written
 from workflow.core.console import log
 from workflow.distributed.world import World
 from workflow.runs.checkpoint import (
@@ -18,7 +18,6 @@ from workflow.training.context import RunContext
 from workflow.training.engines.single import Engine
 from workflow.training.oom import oom_context
 from workflow.training.prepare import Job
-from workflow.training.run_dir import written_spec
 
 WRITTEN_A_SECOND = 100e6
 """Bytes that a save is taken to write, until one was measured."""
@@ -57,7 +56,7 @@ class Checkpointer:
         began = time.perf_counter()
         saved = self._as_saved()
         state = State(
-            saved, written_spec(spec), self._job.data_keys, computed_now(self._job, self._world)
+            saved, written(spec), self._job.data_keys, computed_now(self._job, self._world)
         )
         self._world.on_rank_zero(self._run.sync_logs)
         with oom_context(self._job, self._world, f"saving step {progress.step}"):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workflow.config.job import JobSpec
+from workflow.config.request import JobRequest
 from workflow.core.files import write_json
 from workflow.data.audit import Report, audit_splits, missing_characters, reserved_characters
 from workflow.data.token_cache import TokenizedSplit
@@ -19,7 +19,7 @@ ROUNDS = 4
 Splits = dict[str, TokenizedSplit]
 
 
-def audited(data: Splits, task: Task, tokenizer: Any, spec: JobSpec, cache: Path) -> Report:
+def audited(data: Splits, task: Task, tokenizer: Any, spec: JobRequest, cache: Path) -> Report:
     """The audit of these splits, kept as the tokens are: it depends on them and the lengths."""
     lengths = spec.max_source_length, spec.max_target_length, spec.truncation_side
     key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])

@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from workflow.config.job import JobSpec
+from workflow.config.job import JobSpec, written
+from workflow.config.request import JobRequest
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import Stopped
 from workflow.data.step_planner import Lengths, plan_step, step_examples
@@ -35,13 +36,13 @@ from workflow.training.resolve import (
     forget_earlier_start,
     resolve_run,
 )
-from workflow.training.run_dir import RunFolder, recording_outcome, written_spec
+from workflow.training.run_dir import RunFolder, recording_outcome
 from workflow.training.setup import load_together, make_engine
 from workflow.training.step import StepOutcome, train_step
 from workflow.training.summary import log_audit, log_job, log_resume
 
 
-def run_job(spec: JobSpec, mount: Mount, invocation: Invocation | None = None) -> Path:
+def run_job(spec: JobRequest, mount: Mount, invocation: Invocation | None = None) -> Path:
     """Run a job to its end and return the folder of its results (of an audit: where they would be).
 
     A run that was begun before is resumed from its newest checkpoint.
@@ -90,7 +91,7 @@ def _recorded(
     """
     spec, world, stop = job.spec, invocation.world, invocation.stop
     trackers = spec.report_to if world.is_rank_zero else ()
-    start = Start(job.run_path, written_spec(spec), disposition.progress.step)
+    start = Start(job.run_path, written(spec), disposition.progress.step)
     with tracking(trackers, start) as tracked:
         facts = facts_of(job, disposition)
         folder = RunFolder(job.run_path, facts, lock, world.is_rank_zero, tracked)
@@ -113,7 +114,7 @@ def _go_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
     if metrics is not None and progress.evaluated_step != progress.step:
         progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
     folder.write_status("running", progress)
-    folder.write_json(SPEC_FILE, written_spec(job.spec))
+    folder.write_json(SPEC_FILE, written(job.spec))
     if job.audit:
         folder.write_json(AUDIT, job.audit)
     return progress

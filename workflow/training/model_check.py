@@ -119,7 +119,7 @@ def _trouble(model: Model, task: Task, split: TokenizedSplit, spec: JobSpec) -> 
             alone = sum(float(loss(index[None])) for index in pair)
         if not abs(float(together.detach()) - alone) <= TOLERANCE * abs(alone):  # nor if it is NaN
             return "gives a record another loss beside others than alone"
-    if spec.task == "seq2seq":
+    if spec.writes_texts:
         prompts = [
             split.sources.row(index, SOURCE_IDS).tolist() for index in range(min(2, len(split)))
         ]

@@ -136,7 +136,7 @@ def _of_micro_batch(job: Job, world: World, positions: int | None) -> str:
     mends += _of_states(job, world)
     bound = spec.micro_batch_tokens
     if positions is None:
-        longer = "--max_source_length" + " or --max_target_length" * (spec.task == "seq2seq")
+        longer = "--max_source_length" + " or --max_target_length" * spec.writes_texts
         mends.append(f"lower {longer}, for micro-batches of {bound} positions are the smallest")
     elif job.asked.micro_batch_tokens is not None:
         mends.insert(0, f"set --micro_batch_tokens {positions} in place of {bound}")

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from workflow.config.deepspeed_file import offload_of, read_deepspeed_file
-from workflow.config.job import JobSpec, LaunchOptions
+from workflow.config.job import JobSpec
+from workflow.config.launch import LaunchOptions
 from workflow.config.parse import NO_MODEL
+from workflow.config.request import JobRequest
 from workflow.core.errors import BadInput, Problem
 from workflow.data.step_planner import POSITIONS_AT_ONCE
 from workflow.data.token_cache import TokenizedSplit
@@ -89,7 +91,7 @@ def _as_earlier(request: PlanRequest, earlier: ComputedWith) -> PlanRequest:
 
 
 def dry_run(
-    spec: JobSpec, launch: LaunchOptions, mount: Mount, world: World, problems: Sequence[Problem]
+    spec: JobRequest, launch: LaunchOptions, mount: Mount, world: World, problems: Sequence[Problem]
 ) -> list[str]:
     """What the job takes under each setting; of the model only its config.json is read.
 
@@ -110,14 +112,14 @@ def dry_run(
     check_folder(folder)
     sizes = sizes_of(folder)
     bf16 = spec.bf16 if spec.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
-    target = spec.max_target_length if spec.task == "seq2seq" else 1
+    target = spec.max_target_length if spec.writes_texts else 1
     work = _work(spec, bf16, spec.max_source_length, target, records=None)
     trains = not spec.no_train
     all_plans = plans(sizes, machine, work, _request_of(spec), trains)
     return render_plans(sizes, machine, work, all_plans, trains)
 
 
-def own_settings(spec: JobSpec) -> tuple[dict[str, Any], list[Problem]]:
+def own_settings(spec: JobRequest) -> tuple[dict[str, Any], list[Problem]]:
     """What --deepspeed names, and what is wrong with it; nothing where it is not given."""
     if spec.deepspeed is None:
         return {}, []
@@ -125,7 +127,7 @@ def own_settings(spec: JobSpec) -> tuple[dict[str, Any], list[Problem]]:
     return read_deepspeed_file(path, spec.zero_stage, spec.offload)
 
 
-def problems_of_processes(spec: JobSpec, processes: int) -> list[Problem]:
+def problems_of_processes(spec: JobRequest, processes: int) -> list[Problem]:
     """What speaks against so many processes of a job."""
     if spec.optim != "adafactor" or spec.no_train:
         return []
@@ -139,7 +141,7 @@ def problems_of_processes(spec: JobSpec, processes: int) -> list[Problem]:
     return [Problem("--optim", found, expected, mend)]
 
 
-def _request_of(spec: JobSpec) -> PlanRequest:
+def _request_of(spec: JobRequest) -> PlanRequest:
     """What the user settled, with a flag or in a DeepSpeed file."""
     users, _ = own_settings(spec)
     offload = offload_of(users)
@@ -147,8 +149,8 @@ def _request_of(spec: JobSpec) -> PlanRequest:
     return PlanRequest(spec.zero_stage, own, spec.micro_batch_tokens, users)
 
 
-def _work(spec: JobSpec, bf16: bool, source: int, target: int, records: int | None) -> Work:
-    new_tokens = (spec.max_new_tokens or target) if spec.task == "seq2seq" else 1
+def _work(spec: JobRequest, bf16: bool, source: int, target: int, records: int | None) -> Work:
+    new_tokens = (spec.max_new_tokens or target) if spec.writes_texts else 1
     of_record = source + max(spec.n_samples, spec.num_beams) * new_tokens
     generated = max(of_record, POSITIONS_AT_ONCE)
     if records is not None:

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workflow.config.job import JobSpec, resolve_defaults
+from workflow.config.job import JobSpec, PlannedSpec, resolve_defaults
 from workflow.config.parse import NO_MODEL
+from workflow.config.request import JobRequest
 from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import Report
@@ -59,7 +60,7 @@ class Job:
         max_padded_tokens: of a micro-batch, where an earlier start ran out of memory.
     """
 
-    spec: JobSpec
+    spec: PlannedSpec
     task: Task
     tuning: TuningMethod
     tokenizer: Any
@@ -71,8 +72,8 @@ class Job:
     run_path: Path
     claim_lock: Path
     strategy: ShardingStrategy | None
-    asked: JobSpec
-    resolve_defaults: Callable[[JobSpec], JobSpec]
+    asked: JobRequest
+    resolve_defaults: Callable[[JobRequest], JobSpec]
     resume_point: ResumePoint | None
     max_padded_tokens: int | None = None
 
@@ -106,7 +107,7 @@ class _Data:
 
 
 def prepare(
-    spec: JobSpec,
+    request: JobRequest,
     mount: Mount,
     problems: Sequence[Problem] = (),
     world: World | None = None,
@@ -123,16 +124,17 @@ def prepare(
         BadInput: with all problems of flags, names and data together.
     """
     world = world or World.alone()
-    task = TASKS[spec.task](spec)
-    located = _locate(spec, mount, task, [*problems, *problems_of_processes(spec, world.size)])
+    task = TASKS[request.task](request)
+    problems = [*problems, *problems_of_processes(request, world.size)]
+    located = _locate(request, mount, task, problems)
     folder = fetch_settings(located.model)
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
     try:
-        settings, asked = load_model_settings(folder, spec, world.size)
+        settings, asked = load_model_settings(folder, request, world.size)
         task = task.bind_tokenizer(settings.tokenizer, settings.decoder_ids.start)
     except BadInput as error:
-        told = problems_of_records(located.files, task, spec)
+        told = problems_of_records(located.files, task, request)
         raise BadInput([*error.problems, *told]) from error
     data = _prepare_data(located.files, asked, task, settings.tokenizer, mount.cache)
     resolve = partial(
@@ -157,7 +159,7 @@ def prepare(
 
     strategy, positions = world.decided_by_rank_zero(plan)
     return Job(
-        spec=dataclasses.replace(spec, micro_batch_tokens=positions),
+        spec=spec.planned(positions),
         task=task,
         tuning=TUNING_METHODS["full"],
         tokenizer=data.tokenizer,
@@ -177,7 +179,7 @@ def prepare(
 
 
 def _prepare_data(
-    files: dict[str, Path], spec: JobSpec, task: Task, tokenizer: Any, cache: Path
+    files: dict[str, Path], spec: JobRequest, task: Task, tokenizer: Any, cache: Path
 ) -> _Data:
     """Read, check, tokenize and audit the records; the tokenizer is grown where that is asked."""
     held_out = HeldOut(spec.eval_fraction, spec.seed) if spec.eval_fraction else None
@@ -200,7 +202,7 @@ def _prepare_data(
     return _Data(splits, tokenizer, audit)
 
 
-def _earlier_start(located: _Located, spec: JobSpec) -> EarlierStart:
+def _earlier_start(located: _Located, spec: JobRequest) -> EarlierStart:
     """What an earlier start of the run left to be kept to.
 
     A checkpoint whose state cannot be read is told when the run is resolved; a bound of the user's
@@ -217,7 +219,7 @@ def _earlier_start(located: _Located, spec: JobSpec) -> EarlierStart:
     return EarlierStart(computed, max(1, bound))
 
 
-def _locate(spec: JobSpec, mount: Mount, task: Task, problems: Sequence[Problem]) -> _Located:
+def _locate(spec: JobRequest, mount: Mount, task: Task, problems: Sequence[Problem]) -> _Located:
     """Find the data's files, the model, the run's folder and what it may resume from.
 
     Raises:
@@ -244,7 +246,7 @@ def _locate(spec: JobSpec, mount: Mount, task: Task, problems: Sequence[Problem]
 
 
 def _find_resume_point(
-    spec: JobSpec, mount: Mount, run_path: Path
+    spec: JobRequest, mount: Mount, run_path: Path
 ) -> tuple[ResumePoint | None, list[Problem]]:
     if spec.no_train:
         return None, []
@@ -262,7 +264,7 @@ def _problems_of_model_in_run(model: Path | str, run_path: Path) -> list[Problem
     return [Problem(where, inside, "a folder of its own", mend)]
 
 
-def _problems_of_metric(spec: JobSpec) -> list[Problem]:
+def _problems_of_metric(spec: JobRequest) -> list[Problem]:
     try:
         if spec.metric is not None:
             load_user_metric(spec.metric)
@@ -271,18 +273,18 @@ def _problems_of_metric(spec: JobSpec) -> list[Problem]:
     return []
 
 
-def splits_of(spec: JobSpec) -> list[str]:
+def splits_of(spec: JobRequest) -> list[str]:
     """The splits that a job uses."""
     return ["eval"] if spec.no_train else ["train", "eval"]
 
 
-def _problems_of_holding_out(files: dict[str, Path], spec: JobSpec) -> list[Problem]:
+def _problems_of_holding_out(files: dict[str, Path], spec: JobRequest) -> list[Problem]:
     if spec.eval_fraction is None or spec.no_train:  # which is told already
         return []
     return problems_of_holding_out(files, spec.eval_fraction)
 
 
-def problems_of_records(files: dict[str, Path], task: Task, spec: JobSpec) -> list[Problem]:
+def problems_of_records(files: dict[str, Path], task: Task, spec: JobRequest) -> list[Problem]:
     splits = ["train"] if spec.eval_fraction and not spec.no_train else splits_of(spec)
     try:
         if files:
@@ -293,7 +295,7 @@ def problems_of_records(files: dict[str, Path], task: Task, spec: JobSpec) -> li
     return []
 
 
-def _longest_target(data: dict[str, TokenizedSplit], spec: JobSpec, source: Path | str) -> int:
+def _longest_target(data: dict[str, TokenizedSplit], spec: JobRequest, source: Path | str) -> int:
     """Tokens that the data's completions need.
 
     Where only eval records were read, a run's checkpoint answers with what its run allowed at

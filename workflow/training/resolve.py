@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workflow.config.job import JobSpec
+from workflow.config.job import JobSpec, flags_deciding, written
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import put_aside, remove_partials, whole_folder, write_json
@@ -32,17 +32,7 @@ from workflow.runs.status import (
 )
 from workflow.runs.train_state import Progress
 from workflow.training.prepare import Job
-from workflow.training.run_dir import RunFacts, written_spec
-
-MAY_DIFFER = frozenset(
-    {
-        "training_run_name",
-        "micro_batch_tokens", "eval_batch_size", "gradient_checkpointing", "zero_stage", "offload",
-        "deepspeed", "logging_steps", "save_steps", "save_seconds", "save_total_limit",
-        "report_to",
-    }
-)  # fmt: skip
-"""These change where and how a job is computed and how often it is saved, not what comes out."""
+from workflow.training.run_dir import RunFacts
 
 
 @dataclass(frozen=True)
@@ -184,11 +174,11 @@ def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
     if isinstance(steps, int) and not job.spec.no_train and steps < job.spec.max_steps:
         asked = dataclasses.replace(job.asked, max_steps=steps, num_train_epochs=None)
         of_that_length = job.resolve_defaults(asked)
-    wanted = json.loads(json.dumps(written_spec(of_that_length)))
+    wanted = json.loads(json.dumps(written(of_that_length)))
     return [
         f"{name}: {shorten(earlier.get(name))} there, {shorten(value)} here"
         for name, value in wanted.items()
-        if earlier.get(name) != value and name not in MAY_DIFFER
+        if earlier.get(name) != value and name not in flags_deciding("course", "name")
     ]
 
 
@@ -241,7 +231,7 @@ def _make_folder(job: Job, disposition: RunDisposition) -> Path | None:
     aside = put_aside(path) if path.exists() else None
     status = facts_of(job, disposition).status("running", Progress())
     with whole_folder(path) as partial:
-        write_json(partial / SPEC_FILE, written_spec(job.spec))
+        write_json(partial / SPEC_FILE, written(job.spec))
         write_json(partial / STATUS_FILE, status)
         if starts:
             (partial / STARTS).write_bytes(starts)

@@ -1,6 +1,5 @@
 """The folder of a run: what stands in it beside the checkpoints."""
 
-import dataclasses
 import os
 import socket
 import time
@@ -29,14 +28,6 @@ from workflow.runs.lock import RunLock
 from workflow.runs.predictions import read_lines
 from workflow.runs.status import METRICS, STARTS, STATUS_FILE, TRAIN_LOG, is_run_folder, read_status
 from workflow.runs.train_state import Progress
-
-
-def written_spec(spec: JobSpec) -> dict[str, Any]:
-    """The job as training_args.json holds it: what a job is, not how to treat an earlier one."""
-    values = dataclasses.asdict(spec)
-    for name in ("overwrite_output_dir", "resume_from_checkpoint", "audit"):
-        del values[name]
-    return values
 
 
 def write_refusal(folder: Path, error: BadInput) -> None:

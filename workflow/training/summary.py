@@ -52,7 +52,7 @@ def log_job(job: Job, model: Model, world: World) -> None:
         )  # fmt: skip
     log.info("%s", job.task.describe(spec))
     settings = describe_settings(model.generation_config)
-    if spec.task == "seq2seq" and settings is not None:
+    if spec.writes_texts and settings is not None:
         log.info("%s", settings)
     if spec.source_lang is not None:
         to = "" if spec.target_lang is None else f", answers are in {spec.target_lang}"

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from workflow.config.job import flags_deciding
 from workflow.reporting.compare.selectors import Named
 from workflow.reporting.report.blocks import Chart, Series, shown
 from workflow.reporting.report.curves import metric_series, points_of, thinned
@@ -12,9 +13,6 @@ from workflow.runs.status import TRAIN_LOG, read_status
 TRAIN_LOSS = "train_loss"
 _TITLES = {TRAIN_LOSS: "loss in training", "loss": "loss in evaluations"}
 _LOGARITHMIC = (TRAIN_LOSS, "loss", "perplexity")
-
-_CHANGE_NOTHING = frozenset({"training_run_name", "report_to"})
-"""Fields that say what a run is called, and whom it tells."""
 
 
 def differing_fields(named: Sequence[Named]) -> dict[str, tuple[Any, ...]]:
@@ -28,7 +26,8 @@ def differing_fields(named: Sequence[Named]) -> dict[str, tuple[Any, ...]]:
         keys = data.items() if isinstance(data, dict) else ()
         read = {f"data file or tokenizer ({split})": str(key)[:8] for split, key in keys}
         jobs.append(one.spec | read)
-    fields = dict.fromkeys(field for job in jobs for field in job if field not in _CHANGE_NOTHING)
+    names = flags_deciding("name")
+    fields = dict.fromkeys(field for job in jobs for field in job if field not in names)
     values = {field: tuple(job.get(field) for job in jobs) for field in fields}
     return {
         field: of_all for field, of_all in values.items() if any(v != of_all[0] for v in of_all)

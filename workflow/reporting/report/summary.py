@@ -5,8 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from workflow.config.job import BEST_METRICS
-from workflow.config.task_specs import TaskSpec, task_of
+from workflow.config.task_specs import BEST_METRICS, TaskSpec, task_of
 from workflow.metrics.names import LOWER_IS_BETTER, interval_of, is_better, is_number
 from workflow.reporting.outputs import outputs_of
 from workflow.reporting.report.blocks import Table
@@ -151,7 +150,7 @@ def own_metrics(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list
     """The metrics of the user's own function, of which nobody knows which value is best."""
     if spec.get("metric") is None:
         return []
-    known = {name for names in BEST_METRICS.values() for name in names} | _OTHERS
+    known = {*BEST_METRICS, *_OTHERS}
     names = metric_names(task_of(spec), evaluations)
     return [name for name in names if name not in known and not OF_SAMPLES.search(name)]
 
