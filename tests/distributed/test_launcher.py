@@ -91,7 +91,7 @@ def is_alive(pid: int) -> bool:
 def test_all_well(launch: Launch, tmp_path: Path) -> None:
     body = """
 names = "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR OMP_NUM_THREADS".split()
-names += ["TORCHELASTIC_ERROR_FILE", "WORKFLOW_LAUNCHER"]
+names += ["WORKFLOW_LAUNCHER"]
 seen = {name: os.environ.get(name) for name in names}
 print(json.dumps(seen | {"arguments": sys.argv[1:]}), flush=True)
 """
@@ -108,7 +108,6 @@ print(json.dumps(seen | {"arguments": sys.argv[1:]}), flush=True)
             "LOCAL_WORLD_SIZE": "2",
             "MASTER_ADDR": "127.0.0.1",
             "OMP_NUM_THREADS": threads,
-            "TORCHELASTIC_ERROR_FILE": "",
             "WORKFLOW_LAUNCHER": None,
             "arguments": arguments,
         }

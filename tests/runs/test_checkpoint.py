@@ -36,7 +36,7 @@ from workflow.runs.checkpoint import (
     CheckpointContents,
     can_resume,
     find_checkpoints,
-    reading,
+    hold_for_reading,
     remove_leftovers,
     rotate_checkpoints,
     write_checkpoint,
@@ -626,8 +626,8 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
 def test_a_checkpoint_that_is_read_is_kept_whole_until_it_was_read(run: Path) -> None:
     make_checkpoints(run, [1, 2, 3, 4])
     before = contents(run)
-    with reading(run / "checkpoint-1"), reading(run / "checkpoint-3"):
-        with reading(str(run / "checkpoint-1")):
+    with hold_for_reading(run / "checkpoint-1"), hold_for_reading(run / "checkpoint-3"):
+        with hold_for_reading(str(run / "checkpoint-1")):
             rotate_checkpoints(run, 2, None)
         rotate_checkpoints(run, 2, None)
         assert contents(run) == {
@@ -640,9 +640,9 @@ def test_a_checkpoint_that_is_read_is_kept_whole_until_it_was_read(run: Path) ->
 
 READER = """
 import sys
-from workflow.runs.checkpoint import reading
-with reading(sys.argv[1]):
-    with reading(sys.argv[2]):
+from workflow.runs.checkpoint import hold_for_reading
+with hold_for_reading(sys.argv[1]):
+    with hold_for_reading(sys.argv[2]):
         print("reading", flush=True)
         sys.stdin.readline()
     print("read", flush=True)
@@ -699,7 +699,7 @@ def test_what_is_no_models_folder_is_read_without_a_lock(
     Path("empty").mkdir()
     for folder in (name, Path(name)):
         done = []
-        with reading(folder):
+        with hold_for_reading(folder):
             done.append(folder)
         assert done == [folder]
 
@@ -707,7 +707,7 @@ def test_what_is_no_models_folder_is_read_without_a_lock(
 @pytest.mark.parametrize("name", ["checkpoint-1", "gone", "google/flan-t5-small"])
 def test_an_error_of_reading_is_not_swallowed(run: Path, name: str) -> None:
     make_checkpoints(run, [1, 2])
-    with pytest.raises(OSError, match="stale") as raised, reading(run / name):
+    with pytest.raises(OSError, match="stale") as raised, hold_for_reading(run / name):
         raise OSError(errno.ESTALE, "stale")
     assert raised.value.errno == errno.ESTALE
     rotate_checkpoints(run, 1, None)  # which is not read any more
@@ -721,8 +721,8 @@ def test_without_locks_reading_and_tidying_go_on(
         raise OSError(errno.ENOLCK, "No locks available")
 
     make_checkpoints(run, [1, 2])
-    monkeypatch.setattr("workflow.runs.checkpoint.fcntl.flock", flock)
-    with reading(run / "checkpoint-2"):
+    monkeypatch.setattr("workflow.core.files.fcntl.flock", flock)
+    with hold_for_reading(run / "checkpoint-2"):
         rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [2]
 
