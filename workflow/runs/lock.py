@@ -94,19 +94,33 @@ def start_of(pid: int) -> float:
 
 
 def find_holder(folder: Path, wait: float = STALE_SECONDS, poll: float = 1.0) -> Owner | None:
-    """The live job that holds a run's folder, or None. May wait to find out.
+    """The live job that holds a run's folder, or None. Watches a holder elsewhere to find out.
 
     Args:
         wait: after how many seconds without a sign of life a holder elsewhere counts as gone.
         poll: how many seconds pass between two looks at its lock.
     """
-    sight = _look(folder / LOCK_FILE)
-    if sight is None:
+    first = _look(folder / LOCK_FILE)
+    if first is None:
         return None
-    alive = _is_alive(sight.owner)
-    if alive is None:
-        return _watch(folder, sight, wait, poll)
-    return sight.owner if alive else None
+    alive = _is_alive(first.owner)
+    if alive is not None:
+        return first.owner if alive else None
+    age = _age(folder, first)
+    if age is not None and age > wait:
+        return None
+    seen = "some time" if age is None else f"{max(age, 0):.0f} s"
+    log.info(
+        "%s is held by %s, last seen alive %s ago; watching for up to %g s whether it still is",
+        folder, first.owner, seen, wait,
+    )  # fmt: skip
+    end = time.monotonic() + wait
+    while time.monotonic() < end:
+        time.sleep(poll)
+        sight = _look(folder / LOCK_FILE)
+        if sight != first:
+            return None if sight is None else sight.owner
+    return None
 
 
 def is_fresh(folder: Path) -> bool:
@@ -150,25 +164,6 @@ def _is_alive(owner: Owner) -> bool | None:
         requeued = owner.job_id is not None and owner.job_id == here.job_id
         return False if requeued and owner.restart < here.restart else None
     return owner.pid != here.pid and is_live(owner.pid, owner.started)
-
-
-def _watch(folder: Path, first: _Sight, wait: float, poll: float) -> Owner | None:
-    """The lock's owner if it shows a sign of life within `wait` seconds."""
-    age = _age(folder, first)
-    if age is not None and age > wait:
-        return None
-    seen = "some time" if age is None else f"{max(age, 0):.0f} s"
-    log.info(
-        "%s is held by %s, last seen alive %s ago; watching for up to %g s whether it still is",
-        folder, first.owner, seen, wait,
-    )  # fmt: skip
-    end = time.monotonic() + wait
-    while time.monotonic() < end:
-        time.sleep(poll)
-        sight = _look(folder / LOCK_FILE)
-        if sight != first:
-            return None if sight is None else sight.owner
-    return None
 
 
 def _age(folder: Path, sight: _Sight) -> float | None:

@@ -98,10 +98,11 @@ def _ask(model: str) -> tuple[str, Files, Files]:
     found = (fnmatch.filter(files, pattern) for pattern in WEIGHTS)
     weights = next(filter(None, found), [])
     if not weights:
-        expected = "safetensors, or files pytorch_model*.bin"
-        mend = "choose another model"
-        found_none = f"no weights in {len(files)} files"
-        raise BadInput([Problem(f"model {model}", found_none, expected, mend)])
+        none, expected = (
+            f"no weights in {len(files)} files",
+            "safetensors, or files pytorch_model*.bin",
+        )
+        raise BadInput([Problem(f"model {model}", none, expected, "choose another model")])
     # An index says which file holds what. Those of formats that are not fetched would mislead.
     index = Path(weights[0]).suffix + ".index.json"
     settings = {
@@ -113,40 +114,33 @@ def _ask(model: str) -> tuple[str, Files, Files]:
 
 def _check_same(folder: Path, model: str, files: Files) -> None:
     """Raise BadInput where a folder is not the hub's model."""
-    others = [name for name, _ in _find_damage(folder, files)]
-    if others:
+    if others := _find_others(folder, files):
         found = f"a folder whose {shorten_names(others)} are not those of {model}"
         mend = "use it as it is, or move it away and give the same command again"
         raise BadInput([Problem(str(folder), found, "that model, or nothing yet", mend)])
 
 
-def _find_damage(folder: Path, files: Files) -> list[tuple[str, str]]:
-    """Each file that is not as the hub has it, and what stands in its place."""
-    found = []
-    with progress_bar(sum(map(_size, files.values())), "checking", unit="B") as bar:
-        for name, file in files.items():
-            if damage := _damage(folder / name, file):
-                found.append((name, damage))
-            bar.update(_size(file))
-    return found
+def _find_others(folder: Path, files: Files) -> list[str]:
+    """The names of files that are missing, or are not as the hub has them."""
+    others = []
+    with progress_bar(sum(_sizes(files).values()), "checking", unit="B") as bar:
+        for name, size in _sizes(files).items():
+            if not _is_whole(folder / name, files[name]):
+                others.append(name)
+            bar.update(size)
+    return others
 
 
-def _damage(path: Path, file: RepoSibling) -> str | None:
-    """What stands at a path in the place of a file; None where it is that file."""
-    if not path.is_file():
-        return "no such file"
-    size = path.stat().st_size
-    if size != _size(file):
-        return f"{size:,} bytes"
+def _is_whole(path: Path, file: RepoSibling) -> bool:
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
     if file.lfs:
-        whole = digest(path) == file.lfs.sha256
-    else:
-        whole = git_hash(path.read_bytes()) == file.blob_id
-    return None if whole else f"{size:,} bytes of another content"
+        return digest(path) == file.lfs.sha256
+    return git_hash(path.read_bytes()) == file.blob_id
 
 
-def _size(file: RepoSibling) -> int:
-    return file.size or 0
+def _sizes(files: Files) -> dict[str, int]:
+    return {name: file.size or 0 for name, file in files.items()}
 
 
 def _drop_leftovers(download: Path, files: Files) -> None:
@@ -160,8 +154,7 @@ def _drop_leftovers(download: Path, files: Files) -> None:
 def _check_room(download: Path, model: str, files: Files) -> None:
     """Raise BadInput where the disk has too little room; a quota shows only in writing."""
     here = {path.name: path.stat().st_size for path in download.iterdir() if path.is_file()}
-    sizes = {name: _size(file) for name, file in files.items()}
-    lacking = (size for name, size in sizes.items() if here.get(name) != size)
+    lacking = (size for name, size in _sizes(files).items() if here.get(name) != size)
     needed, free = sum(lacking) + SPARED_BYTES, shutil.disk_usage(download).free
     if needed > free:
         found, expected = f"{free / 1e6:,.0f} MB free", f"{needed / 1e6:,.0f} MB for {model}"
@@ -178,9 +171,10 @@ def _fetch(model: str, commit: str, files: Files, download: Path) -> None:
         model, revision=commit, local_dir=download, allow_patterns=names
     )
     problems = []
-    for name, found in _find_damage(download, files):
-        (download / name).unlink(missing_ok=True)
-        expected = f"the hub's {_size(files[name]):,} bytes"
+    for name in _find_others(download, files):
+        found = f"{(download / name).stat().st_size:,} bytes of another content"
+        (download / name).unlink()
+        expected = f"the hub's {files[name].size:,} bytes"
         mend = "give the same command again: it fetches what was not whole"
         problems.append(Problem(f"{model}: {name}", found, expected, mend))
     if problems:
