@@ -158,6 +158,7 @@ def _start(command: Sequence[str], place: Membership) -> Worker:
     threads = max(1, len(os.sched_getaffinity(0)) // place.local_size)
     names["OMP_NUM_THREADS"] = names.get("OMP_NUM_THREADS") or str(threads)
     names["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # for torch: rank 0 is not to open the port
+    names.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # as under torchrun
     names[LAUNCHER_VARIABLE] = str(os.getpid())
     return subprocess.Popen(command, env=names, start_new_session=True)
 
