@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 from forks import Fork
 
+from workflow.distributed import launcher as launcher_module
 from workflow.distributed.launcher import Ending, find_cause, launch_local, tell_signal
 
 START = """
@@ -61,6 +62,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
 
 
 def _launch(script: str, arguments: tuple[str, ...], processes: int) -> None:
+    launcher_module.GRACE_SECONDS = 0.3
     sys.exit(launch_local(script, arguments, processes).status)
 
 
@@ -91,7 +93,7 @@ def is_alive(pid: int) -> bool:
 def test_all_well(launch: Launch, tmp_path: Path) -> None:
     body = """
 names = "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR OMP_NUM_THREADS".split()
-names += ["TORCHELASTIC_ERROR_FILE", "WORKFLOW_LAUNCHER"]
+names += ["WORKFLOW_LAUNCHER"]
 seen = {name: os.environ.get(name) for name in names}
 print(json.dumps(seen | {"arguments": sys.argv[1:]}), flush=True)
 """
@@ -108,7 +110,6 @@ print(json.dumps(seen | {"arguments": sys.argv[1:]}), flush=True)
             "LOCAL_WORLD_SIZE": "2",
             "MASTER_ADDR": "127.0.0.1",
             "OMP_NUM_THREADS": threads,
-            "TORCHELASTIC_ERROR_FILE": "",
             "WORKFLOW_LAUNCHER": None,
             "arguments": arguments,
         }
@@ -131,8 +132,12 @@ time.sleep(60)
     assert launcher.returncode == 2
 
 
-def test_an_exception_is_its_workers_to_tell(launch: Launch) -> None:
+def test_an_exception_is_its_workers_to_tell_and_no_child_is_left(
+    launch: Launch, tmp_path: Path
+) -> None:
     body = """
+import subprocess
+Path(f"pid{rank + 2}").write_text(str(subprocess.Popen(["sleep", "60"]).pid))
 if rank == 0:
     raise ValueError("a defect")
 block()
@@ -143,6 +148,7 @@ block()
     assert err.startswith("Traceback")
     assert err.endswith("ValueError: a defect\n")
     assert err.count("\n") < 6
+    wait_for(lambda: not any(is_alive(read_pid(tmp_path, number)) for number in range(4)), 10)
 
 
 def test_the_others_are_down_soon_after_a_kill(launch: Launch, tmp_path: Path) -> None:
@@ -178,7 +184,7 @@ def test_a_signal_is_passed_on_and_leaves_time_to_save(launch: Launch, tmp_path:
     body = """
 def save(*_):
     Path(f"asked{rank}").write_text("yes")
-    time.sleep(4 * (rank == 0))
+    time.sleep(rank == 0)
     Path(f"saved{rank}").write_text("yes")
     sys.exit(143)
 signal.signal(signal.SIGTERM, save)
@@ -208,6 +214,18 @@ except KeyboardInterrupt:
     launcher.send_signal(signal.SIGINT)
     assert launcher.communicate(timeout=60) == ("", "")
     assert launcher.returncode == 130
+
+
+def test_a_third_signal_ends_what_is_deaf_to_two(launch: Launch, tmp_path: Path) -> None:
+    launcher = launch(SIGNALS_HANDLED_IN_C)
+    pids = [read_pid(tmp_path, rank) for rank in range(2)]
+    for _ in range(3):
+        assert launcher.poll() is None
+        launcher.terminate()
+        time.sleep(0.3)
+    assert launcher.communicate(timeout=10) == ("", "")
+    assert launcher.returncode == 143
+    assert not any(map(is_alive, pids))
 
 
 def test_no_worker_outlives_its_launcher(launch: Launch, tmp_path: Path) -> None:

@@ -49,11 +49,7 @@ def refuse_to_prepare():
 
 record("prepared", lambda: world.rank_zero_first(make_slowly))
 record("decided", lambda: world.rank_zero_first(
-    lambda: [
-        rank,
-        world.decided_by_rank_zero(lambda: ["by", rank]),
-        world.decided_by_rank_zero(lambda: None),
-    ]
+    lambda: [rank, world.decided_by_rank_zero(lambda: ["by", rank])]
 ))
 unprepared = World(rank, size, size, PrefixStore("another job", store))
 record("refused", lambda: unprepared.rank_zero_first(refuse_to_prepare))
@@ -99,7 +95,7 @@ def test_a_real_world_of_processes(tmp_path: Path, size: int) -> None:
     assert [rank for rank, _ in prepared] == list(range(size))
     assert prepared[0][1] == min(time for _, time in prepared)  # the others wait for the main one
     decided = [one.pop("decided") for one in found]
-    assert decided == [[rank, ["by", 0], None] for rank in range(size)]
+    assert decided == [[rank, ["by", 0]] for rank in range(size)]
     files = [one.pop("files") for one in found]
     assert sorted(number for numbers in files for number in numbers) == list(range(7))
     assert max(map(len, files)) - min(map(len, files)) <= 1

@@ -36,7 +36,7 @@ from workflow.runs.checkpoint import (
     CheckpointContents,
     can_resume,
     find_checkpoints,
-    reading,
+    hold_for_reading,
     remove_leftovers,
     rotate_checkpoints,
     write_checkpoint,
@@ -176,22 +176,6 @@ def test_a_checkpoint_in_shards_is_whole_too(
 # --- damage --------------------------------------------------------------------------------------
 
 
-def flip(content: bytes, position: int) -> bytes:
-    changed = bytearray(content)
-    changed[position] ^= 1 << position % 8
-    return bytes(changed)
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
-    "truncated": lambda content: content[:-1],
-    "emptied": lambda content: b"",
-    "first bit": lambda content: flip(content, 0),
-    "middle bit": lambda content: flip(content, len(content) // 2),
-    "last bit": lambda content: flip(content, len(content) - 1),
-    "removed": lambda content: None,
-}
-
-
 @pytest.fixture(scope="module")
 def saved(
     engine: SingleProcessEngine, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
@@ -202,37 +186,18 @@ def saved(
     return run / "checkpoint-2"
 
 
-def damaged(saved: Path, folder: Path, name: str, damage: str) -> tuple[list[str], list[str]]:
-    """What is found in a copy of a checkpoint: where the file lies, and in the other folder."""
-    shutil.copytree(saved, folder)
-    path = folder / name
-    content = DAMAGES[damage](path.read_bytes())
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    parts = sorted((folder, folder / "resume"), key=lambda part: part != path.parent)
-    found, elsewhere = ([problem.where for problem in find_damage(part)] for part in parts)
-    return found, elsewhere
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_of_a_checkpoint_is_found(
-    saved: Path, tmp_path: Path, name: str, damage: str
-) -> None:
+def test_a_changed_file_of_a_checkpoint_is_found(saved: Path, tmp_path: Path) -> None:
+    """What kinds of damage are, core's tests of checksums say."""
     folder = tmp_path / "checkpoint-2"
-    assert damaged(saved, folder, name, damage) == ([str(folder / name)], [])
-
-
-@pytest.mark.parametrize("name", LISTS)
-@pytest.mark.parametrize("damage", ["emptied", "first bit", "middle bit"])
-def test_a_damaged_list_of_a_checkpoint_is_found(
-    saved: Path, tmp_path: Path, name: str, damage: str
-) -> None:
-    """But for its last byte, the end of a line; a folder without a list is not judged."""
-    found, elsewhere = damaged(saved, tmp_path / "checkpoint-2", name, damage)
-    assert found
-    assert elsewhere == []
+    shutil.copytree(saved, folder)
+    for name in FILES:
+        with open(folder / name, "r+b") as file:
+            last = file.seek(-1, os.SEEK_END)
+            changed = bytes([file.read(1)[0] ^ 1])
+            file.seek(last)
+            file.write(changed)
+    found = [problem.where for part in (folder, folder / "resume") for problem in find_damage(part)]
+    assert sorted(found) == sorted(str(folder / name) for name in FILES)
 
 
 # --- failures ------------------------------------------------------------------------------------
@@ -286,7 +251,7 @@ def test_a_save_that_fails_leaves_nothing_half_made(
     assert contents(run / "checkpoint-2") == contents(run / "checkpoint-1")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ZeroDivisionError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize(("stage", "call"), STAGES)
 def test_a_save_that_is_broken_off_leaves_nothing_half_made(
     run: Path, engine: SingleProcessEngine, tokenizer: Any, stage: str, call: int,
@@ -578,6 +543,7 @@ def test_the_newest_and_the_best_are_kept_and_only_the_newest_to_go_on_from(
         ([4, 5], None, [4, 5]),
         ([5, 7], None, [7]),
         ([5], None, [5]),
+        ([], None, []),
     ],
 )
 def test_a_checkpoint_out_of_turn_stays_until_there_is_a_newer_one(
@@ -588,16 +554,6 @@ def test_a_checkpoint_out_of_turn_stays_until_there_is_a_newer_one(
     rotate_checkpoints(run, 2, best, ephemeral=[step for step in steps if step % 2])
     assert find_checkpoints(run) == kept
     assert can_go_on_from(run) == steps[-1:]
-
-
-@pytest.mark.parametrize("steps", [[], [7], [7, 8]])
-def test_few_checkpoints_are_all_kept(run: Path, steps: list[int]) -> None:
-    make_checkpoints(run, steps)
-    (run / "metrics.jsonl").write_text("{}")
-    rotate_checkpoints(run, 2, None)
-    assert find_checkpoints(run) == steps
-    assert can_go_on_from(run) == steps[-1:]
-    assert (run / "metrics.jsonl").is_file()
 
 
 def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
@@ -626,8 +582,8 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
 def test_a_checkpoint_that_is_read_is_kept_whole_until_it_was_read(run: Path) -> None:
     make_checkpoints(run, [1, 2, 3, 4])
     before = contents(run)
-    with reading(run / "checkpoint-1"), reading(run / "checkpoint-3"):
-        with reading(str(run / "checkpoint-1")):
+    with hold_for_reading(run / "checkpoint-1"), hold_for_reading(run / "checkpoint-3"):
+        with hold_for_reading(str(run / "checkpoint-1")):
             rotate_checkpoints(run, 2, None)
         rotate_checkpoints(run, 2, None)
         assert contents(run) == {
@@ -640,9 +596,9 @@ def test_a_checkpoint_that_is_read_is_kept_whole_until_it_was_read(run: Path) ->
 
 READER = """
 import sys
-from workflow.runs.checkpoint import reading
-with reading(sys.argv[1]):
-    with reading(sys.argv[2]):
+from workflow.runs.checkpoint import hold_for_reading
+with hold_for_reading(sys.argv[1]):
+    with hold_for_reading(sys.argv[2]):
         print("reading", flush=True)
         sys.stdin.readline()
     print("read", flush=True)
@@ -699,7 +655,7 @@ def test_what_is_no_models_folder_is_read_without_a_lock(
     Path("empty").mkdir()
     for folder in (name, Path(name)):
         done = []
-        with reading(folder):
+        with hold_for_reading(folder):
             done.append(folder)
         assert done == [folder]
 
@@ -707,7 +663,7 @@ def test_what_is_no_models_folder_is_read_without_a_lock(
 @pytest.mark.parametrize("name", ["checkpoint-1", "gone", "google/flan-t5-small"])
 def test_an_error_of_reading_is_not_swallowed(run: Path, name: str) -> None:
     make_checkpoints(run, [1, 2])
-    with pytest.raises(OSError, match="stale") as raised, reading(run / name):
+    with pytest.raises(OSError, match="stale") as raised, hold_for_reading(run / name):
         raise OSError(errno.ESTALE, "stale")
     assert raised.value.errno == errno.ESTALE
     rotate_checkpoints(run, 1, None)  # which is not read any more
@@ -721,8 +677,8 @@ def test_without_locks_reading_and_tidying_go_on(
         raise OSError(errno.ENOLCK, "No locks available")
 
     make_checkpoints(run, [1, 2])
-    monkeypatch.setattr("workflow.runs.checkpoint.fcntl.flock", flock)
-    with reading(run / "checkpoint-2"):
+    monkeypatch.setattr("workflow.core.files.fcntl.flock", flock)
+    with hold_for_reading(run / "checkpoint-2"):
         rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [2]
 

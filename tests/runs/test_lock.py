@@ -1,8 +1,7 @@
 """One live job writes a run's folder, wherever it runs and however the last one ended."""
 
-import json
+import errno
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -35,33 +34,13 @@ NODE8 = Owner("node8", "pid:[4026531836]", 12, 1e9, "4711", "8" * 32)
 FAST = 0.02
 
 
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, ("unpickled",)
-
-
 BROKEN = {
     "empty": b"",
     "truncated": b'{"host": "node8", "pid": 1',
     "no text": b"\xff\xfe\x00",
     "a list": b"[]",
-    "null": b"null",
-    "a huge nest": b"[" * 100_000,
-    "a pickle": pickle.dumps(Trap()),
-    "half a character": json.dumps(asdict(NODE8) | {"host": "\ud800"}).encode(),
-    "missing fields": b'{"host": "node8", "pid": 12}',
+    "another version's": b'{"host": "node8", "pid": 12}',
 }
-WRONG = [
-    {"pid": "12"},
-    {"pid": True},
-    {"pid": -1},
-    {"started": None},
-    {"job_id": 4711},
-    {"token": []},
-    {"host": "node8\x1b[2J"},
-]
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +134,7 @@ def test_a_live_process_is_found_until_it_is_killed(
     tmp_path: Path, holder: "subprocess.Popen[str]"
 ) -> None:
     with at_once():
+        assert is_fresh(tmp_path)
         found = find_holder(tmp_path)
         assert found is not None
         assert str(found) == f"pid {holder.pid} on {os.uname().nodename}"
@@ -166,17 +146,9 @@ def test_a_live_process_is_found_until_it_is_killed(
         assert find_holder(tmp_path) is None
         holder.wait()
         assert find_holder(tmp_path) is None
+        assert not is_fresh(tmp_path)
     assert names_in(tmp_path) == [LOCK_FILE]
-
-
-def test_a_holder_that_is_killed_here_is_known_at_once(
-    tmp_path: Path, holder: "subprocess.Popen[str]"
-) -> None:
-    assert is_fresh(tmp_path)
-    holder.kill()
-    holder.wait()
-    assert not is_fresh(tmp_path)
-    write_json(tmp_path / LOCK_FILE, asdict(NODE8))
+    write_lock(tmp_path)
     assert is_fresh(tmp_path)  # of another machine only time can tell
 
 
@@ -185,12 +157,10 @@ def test_a_process_with_a_dead_holders_pid_is_not_it(
 ) -> None:
     found = find_holder(tmp_path)
     assert found is not None
-    holder_is_found = {}
     for seconds in (-10, -1, 1, 10):
         write_lock(tmp_path, replace(found, started=found.started + seconds))
         with at_once():
-            holder_is_found[seconds] = find_holder(tmp_path) is not None
-    assert holder_is_found == {-10: False, -1: False, 1: False, 10: False}
+            assert find_holder(tmp_path) is None
 
 
 def test_a_live_process_is_no_job_of_ours_for_its_job_id(
@@ -316,37 +286,28 @@ def test_a_job_that_takes_over_what_is_watched(
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_a_broken_lock_is_known_by_its_heartbeat_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_broken_lock_is_known_by_its_heartbeat_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / LOCK_FILE
     path.write_bytes(content)
-    check_unknown(path)
+    with at_once(), touching(path):
+        assert str(find_holder(tmp_path, poll=FAST)) == "an unknown process"
+    ahead(path)
+    assert find_holder(tmp_path, wait=0.1, poll=FAST) is None
     assert names_in(tmp_path) == [LOCK_FILE]
 
 
-@pytest.mark.parametrize("changes", WRONG, ids=str)
-def test_a_lock_of_wrong_types_is_a_broken_one(tmp_path: Path, changes: dict[str, Any]) -> None:
-    check_unknown(write_lock(tmp_path, **changes))
+def test_a_lock_that_cannot_be_read_just_now_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one on a network file system that is replaced between opening and reading."""
 
+    def stale(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
 
-def test_a_folder_in_the_locks_place_is_a_broken_one(tmp_path: Path) -> None:
-    path = tmp_path / LOCK_FILE
-    path.mkdir()
-    check_unknown(path)
-
-
-def test_a_link_to_nowhere_in_the_locks_place_is_a_broken_one(tmp_path: Path) -> None:
-    (tmp_path / LOCK_FILE).symlink_to(LOCK_FILE)
-    assert find_holder(tmp_path, wait=0.1, poll=FAST) is None
-
-
-def check_unknown(path: Path) -> None:
+    path = write_lock(tmp_path)
+    monkeypatch.setattr("workflow.runs.lock.open", stale, raising=False)
     with at_once(), touching(path):
-        assert str(find_holder(path.parent, poll=FAST)) == "an unknown process"
-    ahead(path)
-    assert find_holder(path.parent, wait=0.1, poll=FAST) is None
+        assert str(find_holder(tmp_path, poll=FAST)) == "an unknown process"
 
 
 def test_the_heartbeat_touches_the_lock_until_it_is_released(tmp_path: Path) -> None:
@@ -441,6 +402,7 @@ def test_a_lock_that_cannot_be_taken_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_releases_its_lock(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), RunLock(tmp_path):
+    with pytest.raises(ZeroDivisionError), taken(tmp_path):
+        assert names_in(tmp_path) == [LOCK_FILE]
         raise ZeroDivisionError
     assert names_in(tmp_path) == []

@@ -1,31 +1,29 @@
-"""One job as several processes on this (Linux) machine, under torch's elastic launcher.
+"""One job as several processes on this (Linux) machine.
 
-The launcher's agent holds the port at which the processes meet, so that two jobs never collide.
+The launcher holds the port at which the processes meet, so that two jobs never collide.
 """
 
 import contextlib
 import ctypes
-import logging
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-if TYPE_CHECKING:  # slow: a worker calls die_with_parent before it imports torch
-    from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
-    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-    from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
+from workflow.distributed.rendezvous import Membership, join
 
 LAUNCHER_VARIABLE = "WORKFLOW_LAUNCHER"
 GRACE_SECONDS = 3.0  # to end in after another worker's death: those blocked in C++ never will
 POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
-HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""What torch's agent passes on to the workers."""
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+Worker = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -63,31 +61,30 @@ def launch_local(
     Args:
         patience: the seconds that workers have after a signal, asked when it comes.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException  # slow
+    from torch.distributed import TCPStore  # type: ignore[attr-defined] # slow, for workers too
 
-    _prepare_environment(processes)
-    failures: list[Ending] = []
-    agent = _make_agent(_make_spec(script, arguments, processes), failures, patience)
-    handlers = {number: signal.getsignal(number) for number in HANDLED}
-    try:
-        agent.run()
-    except SignalException as stop:
-        return Launched(128 + stop.sigval, stop.sigval, _pids(agent))
-    finally:
-        _signal_groups(_pids(agent), signal.SIGKILL)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    workers: list[Worker] = []
+    with _noted_signals() as signals:
+        try:
+            for rank in range(processes):
+                place = Membership(rank, processes, rank, processes, "127.0.0.1", store.port)
+                workers.append(_start([sys.executable, script, *arguments], place))
+            failures = _wait(workers, signals, patience)
+        finally:
+            _signal_groups(workers, signal.SIGKILL)
+            for worker in workers:
+                with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver
+                    worker.wait(GRACE_SECONDS)
+    pids = tuple(worker.pid for worker in workers)
+    if signals:
+        return Launched(128 + signals[-1], signals[-1], pids)
     if not failures:
-        return Launched(0, pids=_pids(agent))
+        return Launched(0, pids=pids)
     first = find_cause(failures)
     if first.signal:
         print(tell_signal(first, processes), file=sys.stderr, flush=True)
-    status = 128 + first.signal if first.signal else first.status
-    return Launched(status, pids=_pids(agent))
-
-
-def _pids(agent: "LocalElasticAgent") -> tuple[int, ...]:
-    return tuple(worker.id for worker in agent.get_worker_group().workers if worker.id)
+    return Launched(128 + first.signal if first.signal else first.status, pids=pids)
 
 
 def die_with_parent() -> None:
@@ -139,116 +136,68 @@ def hint_at(number: int) -> str:
     return "; the system does that where memory runs out: lower --micro_batch_tokens, see --dry_run"
 
 
-def _prepare_environment(processes: int) -> None:
-    """What the workers inherit, and a torch that says nothing of its own."""
-    os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
-    # What is ignored stays so, as SIGHUP under nohup: torch would handle it.
-    kept = [number.name for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(kept)
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(threads)
-    torch_log = logging.getLogger("torch.distributed.elastic")
-    torch_log.addHandler(logging.NullHandler())
-    torch_log.propagate = False
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """The signals that have come, instead of what they do; what is ignored stays so."""
+    noted: list[int] = []
+    before = {number: signal.getsignal(number) for number in PASSED_ON}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as SIGHUP is under nohup
+            signal.signal(number, lambda number, _frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _make_spec(script: str, arguments: Sequence[str], processes: int) -> "WorkerSpec":
-    from torch.distributed.elastic.agent.server.api import WorkerSpec
-    from torch.distributed.elastic.rendezvous import RendezvousParameters
-    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
-
-    meeting = RendezvousParameters(
-        backend="c10d",
-        endpoint="127.0.0.1:0",  # a port that is free, and held from now on
-        run_id=str(os.getpid()),
-        min_nodes=1,
-        max_nodes=1,
-        local_addr="127.0.0.1",
-        is_host=True,
-    )
-    return WorkerSpec(
-        role="worker",
-        local_world_size=processes,
-        rdzv_handler=get_rendezvous_handler(meeting),
-        entrypoint=sys.executable,
-        args=tuple(text.replace("$", "$$") for text in (script, *arguments)),  # string templates
-        max_restarts=0,
-        monitor_interval=POLL_SECONDS,
-        local_addr="127.0.0.1",
-    )
+def _start(command: Sequence[str], place: Membership) -> Worker:
+    """Start a worker in a session of its own, so that it can be signalled with what it starts."""
+    names = dict(os.environ)
+    join(place, names)
+    threads = max(1, len(os.sched_getaffinity(0)) // place.local_size)
+    names["OMP_NUM_THREADS"] = names.get("OMP_NUM_THREADS") or str(threads)
+    names["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # for torch: rank 0 is not to open the port
+    names.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # as under torchrun
+    names[LAUNCHER_VARIABLE] = str(os.getpid())
+    return subprocess.Popen(command, env=names, start_new_session=True)
 
 
-def _make_agent(
-    spec: "WorkerSpec", failures: list[Ending], patience: Callable[[], float]
-) -> "LocalElasticAgent":
-    """Torch's agent, but that workers have GRACE_SECONDS after another's death; there it is 30.
-
-    After a signal to the launcher they have what `patience` says then; there it is fixed before.
-    """
-    from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
-    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-    from torch.distributed.elastic.multiprocessing import SignalException
-
-    class Agent(LocalElasticAgent):
-        def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-            try:
-                super()._shutdown(death_sig, math.ceil(patience()))
-            except SignalException as again:
-                if again.sigval == death_sig == signal.SIGINT:  # torch would pass on SIGTERM
-                    _signal_groups(_pids(self), signal.SIGINT)
-                raise
-
-        def _monitor_workers(self, worker_group: "WorkerGroup") -> "RunResult":
-            pids = {worker.global_rank: worker.id for worker in worker_group.workers}
-            endings = [ending for rank in pids if (ending := _find_ending(rank, pids[rank]))]
-            failures.extend(ending for ending in endings if ending.status or ending.signal)
+def _wait(
+    workers: Sequence[Worker], signals: Sequence[int], patience: Callable[[], float]
+) -> list[Ending]:
+    """Wait until workers have ended, or had their time to; returns the failures found first."""
+    failures: list[Ending] = []
+    passed_on, last = 0, math.inf
+    while True:
+        endings = [found for rank, worker in enumerate(workers) if (found := _look(rank, worker))]
+        if not failures and not passed_on:
+            failures = [ending for ending in endings if ending.status or ending.signal]
             if failures:
-                _stop(list(pids.values()))
-            elif len(endings) < len(pids):
-                return RunResult(state=WorkerState.HEALTHY)
-            result: RunResult = super()._monitor_workers(worker_group)  # finds them all ended
-            return result
-
-    return Agent(spec, _make_logs_specs())
-
-
-def _make_logs_specs() -> "LogsSpecs":
-    """No files or folders, and no threads that read what none writes."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-
-    class Inherited(DefaultLogsSpecs):
-        def reify(self, envs: dict[int, dict[str, str]]) -> "LogsDest":
-            streams = super().reify(envs)
-            streams.tee_stdouts.clear()
-            streams.tee_stderrs.clear()
-            return streams
-
-    return Inherited(log_dir=os.devnull)
+                _signal_groups(workers, signal.SIGTERM)
+                last = time.monotonic() + GRACE_SECONDS
+        if len(endings) == len(workers) or time.monotonic() > last or passed_on > 2:
+            return failures
+        if not failures:  # else a signal would leave healthy workers more time
+            for number in signals[passed_on:]:
+                _signal_groups(workers, number)
+                last = time.monotonic() + patience()
+                passed_on += 1
+        time.sleep(POLL_SECONDS)
 
 
-def _find_ending(rank: int, pid: int) -> Ending | None:
-    """How a worker ended, left for torch to collect; None while it runs."""
-    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+def _look(rank: int, worker: Worker) -> Ending | None:
+    """How a worker ended; None while it runs. Its pid stays its own until it is collected."""
+    ended = os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if ended is None:
         return None
     left = ended.si_code == os.CLD_EXITED
-    return Ending(rank, pid, ended.si_status if left else 0, 0 if left else ended.si_status)
+    number = 0 if left else ended.si_status
+    return Ending(rank, worker.pid, ended.si_status if left else 0, number)
 
 
-def _stop(pids: Sequence[int]) -> None:
-    """End workers and what they started: asked at first, soon not asked any more."""
-    try:
-        _signal_groups(pids, signal.SIGTERM)
-        last = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < last and not all(_find_ending(0, pid) for pid in pids):
-            time.sleep(POLL_SECONDS)
-    finally:  # even if a signal to the launcher comes now, which leaves healthy workers more time
-        _signal_groups(pids, signal.SIGKILL)
-
-
-def _signal_groups(pids: Sequence[int], number: signal.Signals) -> None:
-    """Signal the process groups of workers not collected yet; torch makes each worker its own."""
-    for pid in pids:
-        with contextlib.suppress(ChildProcessError, ProcessLookupError):
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            os.killpg(pid, number)
+def _signal_groups(workers: Sequence[Worker], number: int) -> None:
+    """Signal workers that are not collected yet, and what they started."""
+    for worker in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.pid, number)

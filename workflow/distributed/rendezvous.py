@@ -40,14 +40,13 @@ def find_world(environment: Mapping[str, str]) -> Membership | None:
         BadInput: the variables are broken or contradict each other
     """
     values = _Values(environment)
+    world = None
     if values.text("RANK"):
         world = _launched_world(values)
     elif _in_step_of_tasks(environment):
         world = _slurm_world(values)
-    else:
-        if values.text("WORLD_SIZE") not in ("", "1"):
-            values.blame("WORLD_SIZE", "RANK, MASTER_ADDR and MASTER_PORT beside it")
-        world = None
+    elif values.text("WORLD_SIZE") not in ("", "1"):
+        values.blame("WORLD_SIZE", "RANK, MASTER_ADDR and MASTER_PORT beside it")
     if world and not values.problems:
         _check_places(world, values)
     if values.problems:
@@ -111,9 +110,6 @@ class _Values:
         self.blame(name, f"a whole number from {least} to {most}")
         return least
 
-    def port(self, default: int | None = None) -> int:
-        return self.number("MASTER_PORT", 1, 65_535, default)
-
 
 def _launched_world(values: _Values) -> Membership:
     size = values.number("WORLD_SIZE", 1, HIGHEST_COUNT)
@@ -127,7 +123,7 @@ def _launched_world(values: _Values) -> Membership:
         local_rank=values.number("LOCAL_RANK", 0, HIGHEST_COUNT, default=0),
         local_size=values.number(local_name, 1, HIGHEST_COUNT, default=1),
         master_address=values.needed("MASTER_ADDR", "the name of the machine that has rank 0"),
-        master_port=values.port(),
+        master_port=values.number("MASTER_PORT", 1, 65_535),
     )
 
 
@@ -143,11 +139,10 @@ def _slurm_world(values: _Values) -> Membership:
     step = values.number("SLURM_STEP_ID", 0, FIRST_SPECIAL_STEP)
     port = FIRST_PORT + (101 * values.number("SLURM_JOB_ID", 0, 10**9) + step) % PORTS
     # sbatch and salloc called inside a step pass its SLURM_STEP_ variables on to their own job
-    if values.number("SLURM_NTASKS", 1, HIGHEST_COUNT, default=size) != size:
-        kept = "(another is left from a step around this job, or kept by srun --preserve-env)"
-        values.blame("SLURM_NTASKS", f"SLURM_STEP_NUM_TASKS, which is {size} {kept}")
-    if values.number("WORLD_SIZE", 1, HIGHEST_COUNT, default=size) != size:
-        values.blame("WORLD_SIZE", f"SLURM_STEP_NUM_TASKS, which is {size}")
+    kept = " (another is left from a step around this job, or kept by srun --preserve-env)"
+    for name, why in (("SLURM_NTASKS", kept), ("WORLD_SIZE", "")):
+        if values.number(name, 1, HIGHEST_COUNT, default=size) != size:
+            values.blame(name, f"SLURM_STEP_NUM_TASKS, which is {size}{why}")
     host = first_host(values.text("SLURM_STEP_NODELIST"))
     return Membership(
         rank=values.number("SLURM_PROCID", 0, HIGHEST_COUNT),
@@ -156,7 +151,7 @@ def _slurm_world(values: _Values) -> Membership:
         local_size=_slurm_local_size(values),
         # not SLURM_LAUNCH_NODE_IPADDR: srun may run on a login node, where no task is
         master_address=values.text("MASTER_ADDR") or host or values.needed("MASTER_ADDR", "a name"),
-        master_port=values.port(default=port),
+        master_port=values.number("MASTER_PORT", 1, 65_535, default=port),
     )
 
 

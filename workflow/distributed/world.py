@@ -5,7 +5,7 @@ import os
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -40,7 +40,6 @@ class World:
         self.local_size = local_size
         self._store = store
         self._prepared = 0
-        self._decided = 0
 
     @classmethod
     def alone(cls) -> "World":
@@ -72,38 +71,35 @@ class World:
         if self._store is None:
             return prepare()
         self._prepared += 1
-        key = f"prepared {self._prepared}"
         if not self.is_rank_zero:
-            self._raise_of(key, 0)
-        failure: Exception | None = None
-        try:
-            prepared = prepare()
-        except Exception as error:
-            failure = error
-        self._store.set(f"{key} {self.rank}", pickle.dumps(failure and _to_tell(failure)))
+            self._raise_of(0)
+        prepared, failure = _attempt(prepare)
+        self._store.set(self._key(self.rank), pickle.dumps(failure and _to_tell(failure)))
+        if failure is not None:
+            raise shared(failure)
         for rank in range(self.size):
-            if rank == self.rank and failure is not None:
-                raise shared(failure)
-            self._raise_of(key, rank)
-        return prepared
+            self._raise_of(rank)
+        return cast(T, prepared)
 
-    def _raise_of(self, key: str, rank: int) -> None:
+    def _raise_of(self, rank: int) -> None:
         """Raise what a rank said that it failed of, as soon as it says how it went."""
-        failure = pickle.loads(self._store.get(f"{key} {rank}"))
+        failure = pickle.loads(self._store.get(self._key(rank)))
         if failure is not None:
             raise shared(failure)
 
+    def _key(self, what: object) -> str:
+        """The name of something in the store, for the job that `rank_zero_first` began."""
+        return f"job {self._prepared}: {what}"
+
     def decided_by_rank_zero(self, decide: Callable[[], T]) -> T:
-        """What `decide` gives on rank 0, on every rank; only within `rank_zero_first`."""
+        """What `decide` gives on rank 0, on every rank; once within `rank_zero_first`."""
         if self._store is None:
             return decide()
-        self._decided += 1
-        key = f"decided {self._decided}"
         if self.is_rank_zero:
             decided = decide()
-            self._store.set(key, pickle.dumps(decided))
+            self._store.set(self._key("decided"), pickle.dumps(decided))
             return decided
-        told: T = pickle.loads(self._store.get(key))
+        told: T = pickle.loads(self._store.get(self._key("decided")))
         return told
 
     def begin(self, device: torch.device, alone_too: bool = False) -> None:
@@ -163,19 +159,12 @@ class World:
         """What a function gives on rank 0, or raises there, on every rank."""
         if self.size == 1:
             return function()
-        outcome: list[Any] = [None, None]
-        failure: Exception | None = None
-        if self.is_rank_zero:
-            try:
-                outcome[0] = function()
-            except Exception as error:  # which ends all processes, each by raising it
-                failure = error
-                outcome[1] = _to_tell(error)
-        dist.broadcast_object_list(outcome, src=0)
-        if outcome[1] is not None:
-            raise failure or shared(outcome[1])
-        result: T = outcome[0]
-        return result
+        found, failure = _attempt(function) if self.is_rank_zero else (None, None)
+        told: list[Any] = [found, failure and _to_tell(failure)]
+        dist.broadcast_object_list(told, src=0)
+        if told[1] is not None:
+            raise failure or shared(told[1])
+        return cast(T, told[0])
 
     def call_out(self, word: str) -> None:
         """Say a word to all ranks at any time, which `called_out` hears; nothing is waited for.
@@ -183,14 +172,13 @@ class World:
         It concerns the job that `rank_zero_first` began.
         """
         if self._store is not None:
-            self._store.set(f"called {self._prepared}", word)
+            self._store.set(self._key("called out"), word)
 
     def called_out(self) -> str | None:
         """What a rank has called out, if any has."""
-        key = f"called {self._prepared}"
-        if self._store is None or not self._store.check([key]):
+        if self._store is None or not self._store.check([self._key("called out")]):
             return None
-        word: str = self._store.get(key).decode()
+        word: str = self._store.get(self._key("called out")).decode()
         return word
 
     def together(self, function: Callable[[], T]) -> T:
@@ -199,15 +187,11 @@ class World:
         (Of what a user can mend: anything else ends its process, and a launcher the others.) Ranks
         are to meet between what may fail on one of them and what takes all of them.
         """
-        failure: Exception | None = None
-        try:
-            found = function()
-        except (WorkflowError, OSError) as error:
-            failure = error
+        found, failure = _attempt(function, (WorkflowError, OSError))
         failure = self.agree(failure)
         if failure is not None:
             raise failure
-        return found
+        return cast(T, found)
 
     def agree(self, error: Exception | None) -> Exception | None:
         """The first error that any rank has, by rank, on every rank."""
@@ -219,6 +203,16 @@ def shared(error: E) -> E:
     """An error that is raised on all processes, of which the main one tells it."""
     error.shared = True  # type: ignore[attr-defined]
     return error
+
+
+def _attempt(
+    function: Callable[[], T], caught: type[Exception] | tuple[type[Exception], ...] = Exception
+) -> tuple[T | None, Exception | None]:
+    """What a function gives, or what it raises."""
+    try:
+        return function(), None
+    except caught as error:
+        return None, error
 
 
 def _to_tell(error: Exception) -> Exception:

@@ -26,7 +26,6 @@ from workflow.core.files import write_json
 LOCK_FILE = "lock.json"
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
-LARGEST_LOCK = 65536
 
 
 @dataclass(frozen=True)
@@ -60,18 +59,12 @@ class _Sight:
 
     @property
     def owner(self) -> Owner:
-        """Whom the lock names; UNKNOWN where it is not what a job writes."""
+        """Whom the lock names; UNKNOWN where it cannot be read, or another version wrote it."""
         try:
             values = json.loads(self.content)
-            owner = Owner(**{field.name: values[field.name] for field in fields(Owner)})
-        except (ValueError, TypeError, KeyError, RecursionError):
+            return Owner(**{field.name: values[field.name] for field in fields(Owner)})
+        except (ValueError, TypeError, KeyError):
             return UNKNOWN
-        job_id = "" if owner.job_id is None else owner.job_id
-        texts = (owner.host, owner.pid_namespace, job_id, owner.token)
-        valid = all(isinstance(text, str) and text.isprintable() for text in texts)
-        valid = valid and type(owner.pid) is int and owner.pid > 0
-        valid = valid and isinstance(owner.started, float) and type(owner.restart) is int
-        return owner if valid else UNKNOWN
 
 
 def this_process() -> Owner:
@@ -101,69 +94,18 @@ def start_of(pid: int) -> float:
 
 
 def find_holder(folder: Path, wait: float = STALE_SECONDS, poll: float = 1.0) -> Owner | None:
-    """The live job that holds a run's folder, or None. May wait to find out.
+    """The live job that holds a run's folder, or None. Watches a holder elsewhere to find out.
 
     Args:
         wait: after how many seconds without a sign of life a holder elsewhere counts as gone.
         poll: how many seconds pass between two looks at its lock.
     """
-    sight = _look(folder / LOCK_FILE)
-    if sight is None:
+    first = _look(folder / LOCK_FILE)
+    if first is None:
         return None
-    alive = _is_alive(sight.owner)
-    if alive is None:
-        return _watch(folder, sight, wait, poll)
-    return sight.owner if alive else None
-
-
-def _look(path: Path) -> _Sight | None:
-    """The lock as it is now; None where there is none.
-
-    A network file system may answer a plain stat from memory; opening a file makes it ask.
-    """
-    try:
-        try:
-            with open(path, "rb") as file:
-                changed = os.fstat(file.fileno()).st_mtime_ns
-                return _Sight(file.read(LARGEST_LOCK), changed)
-        except OSError:  # there, but not to be read
-            return _Sight(b"", path.lstat().st_mtime_ns)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _is_alive(owner: Owner) -> bool | None:
-    """Whether another process that holds a lock lives; None where that is not known from here."""
-    here = this_process()
-    if (owner.host, owner.pid_namespace) != (here.host, here.pid_namespace):
-        requeued = owner.job_id is not None and owner.job_id == here.job_id
-        return False if requeued and owner.restart < here.restart else None
-    live = is_live(owner.pid, owner.started)
-    return live and owner.pid != here.pid
-
-
-def is_live(pid: int, started: float) -> bool | None:
-    """Whether this very process of this machine lives; None where the system does not tell."""
-    try:
-        is_zombie = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-        return start_of(pid) == started and not is_zombie
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return None
-
-
-def is_fresh(folder: Path) -> bool:
-    """Whether a process has touched the lock of a run's folder a moment ago, and may live still."""
-    sight = _look(folder / LOCK_FILE)
-    if sight is None or _is_alive(sight.owner) is False:
-        return False
-    age = _age(folder, sight)
-    return (time.time() - sight.changed / 1e9 if age is None else age) < STALE_SECONDS
-
-
-def _watch(folder: Path, first: _Sight, wait: float, poll: float) -> Owner | None:
-    """The lock's owner if it shows a sign of life within `wait` seconds."""
+    alive = _is_alive(first.owner)
+    if alive is not None:
+        return first.owner if alive else None
     age = _age(folder, first)
     if age is not None and age > wait:
         return None
@@ -181,8 +123,51 @@ def _watch(folder: Path, first: _Sight, wait: float, poll: float) -> Owner | Non
     return None
 
 
+def is_fresh(folder: Path) -> bool:
+    """Whether a process has touched the lock of a run's folder a moment ago, and may live still."""
+    sight = _look(folder / LOCK_FILE)
+    if sight is None or _is_alive(sight.owner) is False:
+        return False
+    age = _age(folder, sight)
+    return (time.time() - sight.changed / 1e9 if age is None else age) < STALE_SECONDS
+
+
+def is_live(pid: int, started: float) -> bool:
+    """Whether this very process of this machine lives."""
+    try:
+        is_zombie = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return start_of(pid) == started and not is_zombie
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _look(path: Path) -> _Sight | None:
+    """The lock as it is now; None where there is none.
+
+    A network file system may answer a plain stat from memory; opening a file makes it ask.
+    """
+    try:
+        try:
+            with open(path, "rb") as file:
+                changed = os.fstat(file.fileno()).st_mtime_ns
+                return _Sight(file.read(), changed)
+        except OSError:  # there, but not to be read, as one that is replaced at this moment
+            return _Sight(b"", path.stat().st_mtime_ns)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_alive(owner: Owner) -> bool | None:
+    """Whether another process that holds a lock lives; None where that is not known from here."""
+    here = this_process()
+    if (owner.host, owner.pid_namespace) != (here.host, here.pid_namespace):
+        requeued = owner.job_id is not None and owner.job_id == here.job_id
+        return False if requeued and owner.restart < here.restart else None
+    return owner.pid != here.pid and is_live(owner.pid, owner.started)
+
+
 def _age(folder: Path, sight: _Sight) -> float | None:
-    """Seconds since a lock's last sign of life; None where the folder cannot be written.
+    """Seconds since a lock was touched; None where nothing can be written beside it.
 
     Machines' clocks differ, so a file touched beside the lock tells what time it is.
     """
@@ -195,7 +180,11 @@ def _age(folder: Path, sight: _Sight) -> float | None:
 
 
 class RunLock:
-    """This process's hold on a run's folder: one claim, taken once and released once."""
+    """This process's hold on a run's folder: one claim, taken once and released once.
+
+    Attributes:
+        taken_by: another that has taken the folder over meanwhile; None while it is ours.
+    """
 
     def __init__(
         self, folder: Path, owner: Owner | None = None, heartbeat: float = HEARTBEAT_SECONDS
@@ -204,7 +193,7 @@ class RunLock:
         self._path = folder / LOCK_FILE
         self._owner = owner or this_process()
         self._heartbeat = heartbeat
-        self._taken_by: Owner | None = None
+        self.taken_by: Owner | None = None
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
 
@@ -214,20 +203,15 @@ class RunLock:
         self._thread.start()
 
     @property
-    def taken_by(self) -> Owner | None:
-        """Another that has taken the folder over meanwhile; None while it is ours."""
-        return self._taken_by
-
-    @property
     def loss(self) -> RunFailed | None:
         """What to raise where another has taken the folder over.
 
         This is what the last heartbeat saw, so that no training step waits for a disk.
         """
-        if self._taken_by is None:
+        if self.taken_by is None:
             return None
         return RunFailed(
-            f"{self._folder} was taken over by {self._taken_by};"
+            f"{self._folder} was taken over by {self.taken_by};"
             " this process has stopped writing to it"
         )
 
@@ -253,7 +237,7 @@ class RunLock:
         A broken lock names no other, so it is ours still. One removed by hand is not written
         again. A mount that vanished is told elsewhere.
         """
-        while self._taken_by is None and not self._released.wait(self._heartbeat):
+        while self.taken_by is None and not self._released.wait(self._heartbeat):
             with suppress(OSError):
                 sight = _look(self._path)
                 if sight is None:
@@ -261,4 +245,4 @@ class RunLock:
                 if sight.owner.token in (self._owner.token, UNKNOWN.token):
                     os.utime(self._path)
                 else:
-                    self._taken_by = sight.owner
+                    self.taken_by = sight.owner

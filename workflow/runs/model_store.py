@@ -1,28 +1,27 @@
 """A hub's model, put whole and checked into the mount, so that jobs need no network."""
 
-import fcntl
 import fnmatch
 import glob
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    enable_progress_bars,
-    validate_repo_id,
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
 )
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]
 from huggingface_hub.utils.sha import git_hash
 
 from workflow.core.checksums import CHECKSUM_FILE, digest, write_checksums
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.core.files import finish_folder
+from workflow.core.files import finish_folder, locked
 from workflow.models.folders import check_folder
 from workflow.models.hub import (
     HUB_ERRORS,
@@ -43,34 +42,8 @@ SPARED_BYTES = 10_000_000
 """Room for the library's notes on a download, and for what else is written meanwhile."""
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file as the hub describes it.
-
-    Attributes:
-        sha256: of a large file's content; None for a small one.
-        git: git's own digest of a small file's content.
-    """
-
-    size: int
-    sha256: str | None
-    git: str | None
-
-    def damage(self, path: Path) -> str | None:
-        """What stands at a path in the place of this file; None where it is this file."""
-        if not path.is_file():
-            return "no such file"
-        size = path.stat().st_size
-        if size != self.size:
-            return f"{size:,} bytes"
-        if self.sha256 is not None:
-            whole = digest(path) == self.sha256
-        else:
-            whole = git_hash(path.read_bytes()) == self.git
-        return None if whole else f"{size:,} bytes of another content"
-
-
-Files = dict[str, _File]
+Files = dict[str, RepoSibling]
+"""The hub's description of each file, by its name."""
 
 
 def prefetch(model: str, mount: Mount) -> Path:
@@ -85,13 +58,15 @@ def prefetch(model: str, mount: Mount) -> Path:
         BadInput: where the model cannot be had, has no room or is none that can be trained, or
             something else stands in its place.
     """
-    _check_name(model)
     folder = mount.models / model.rpartition("/")[2]
     download = mount.cache / "downloads" / folder.name
     try:
         commit, settings, weights = _ask(model)
         files = settings | weights
-        with _alone(download, model):
+        with locked(download.with_name(f"{download.name}.lock"), wait=False) as alone:
+            if not alone:
+                found, expected = "another process that fetches it", "one at a time"
+                raise BadInput([Problem(f"model {model}", found, expected, "let it end")])
             if os.path.lexists(folder):
                 _check_same(folder, model, files)
                 log.info("%s is there already, and whole", folder)
@@ -110,36 +85,24 @@ def prefetch(model: str, mount: Mount) -> Path:
     return folder
 
 
-def _check_name(model: str) -> None:
-    """Raise BadInput for what no hub can have, as a path that leads out of mount/models."""
-    try:
-        validate_repo_id(model)
-    except HFValidationError as error:
-        where, found = f"model {shorten(model)}", "no name that the hub could have"
-        expected = "a name like google/flan-t5-xl"
-        raise BadInput([Problem(where, found, expected, "correct the name")]) from error
-
-
 def _ask(model: str) -> tuple[str, Files, Files]:
     """The hub's present commit of a model, and the files of its settings and of its weights."""
-    where = f"model {model}"
-    if huggingface_hub.is_offline_mode():
-        mend = "unset HF_HUB_OFFLINE, on a machine with a network, as a login node"
-        raise BadInput([Problem(where, "HF_HUB_OFFLINE", "leave to ask the hub", mend)])
     told = huggingface_hub.HfApi().model_info(
         model, revision="main", files_metadata=True, timeout=ANSWER_SECONDS
     )
     files = {
-        file.rfilename: _File(file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
+        file.rfilename: file
         for file in told.siblings or []
         if "/" not in file.rfilename and not file.rfilename.startswith(".")
     }
     found = (fnmatch.filter(files, pattern) for pattern in WEIGHTS)
     weights = next(filter(None, found), [])
     if not weights:
-        expected = "safetensors, or files pytorch_model*.bin"
-        mend = "choose another model"
-        raise BadInput([Problem(where, f"no weights in {len(files)} files", expected, mend)])
+        none, expected = (
+            f"no weights in {len(files)} files",
+            "safetensors, or files pytorch_model*.bin",
+        )
+        raise BadInput([Problem(f"model {model}", none, expected, "choose another model")])
     # An index says which file holds what. Those of formats that are not fetched would mislead.
     index = Path(weights[0]).suffix + ".index.json"
     settings = {
@@ -149,39 +112,35 @@ def _ask(model: str) -> tuple[str, Files, Files]:
     return str(told.sha), {n: files[n] for n in sorted(settings)}, {n: files[n] for n in weights}
 
 
-@contextmanager
-def _alone(download: Path, model: str) -> Iterator[None]:
-    """One process at a time fetches a model; another is told so, for it would wait for long."""
-    download.parent.mkdir(parents=True, exist_ok=True)
-    with open(download.with_name(f"{download.name}.lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            found, expected = "another process that fetches it", "one at a time"
-            raise BadInput([Problem(f"model {model}", found, expected, "let it end")]) from error
-        except OSError:  # some network file systems have no locks
-            pass
-        yield
-
-
 def _check_same(folder: Path, model: str, files: Files) -> None:
     """Raise BadInput where a folder is not the hub's model."""
-    others = [name for name, _ in _find_damage(folder, files)]
-    if others:
+    if others := _find_others(folder, files):
         found = f"a folder whose {shorten_names(others)} are not those of {model}"
         mend = "use it as it is, or move it away and give the same command again"
         raise BadInput([Problem(str(folder), found, "that model, or nothing yet", mend)])
 
 
-def _find_damage(folder: Path, files: Files) -> list[tuple[str, str]]:
-    """Each file that is not as the hub has it, and what stands in its place."""
-    found = []
-    with progress_bar(sum(file.size for file in files.values()), "checking", unit="B") as bar:
-        for name, file in files.items():
-            if damage := file.damage(folder / name):
-                found.append((name, damage))
-            bar.update(file.size)
-    return found
+def _find_others(folder: Path, files: Files) -> list[str]:
+    """The names of files that are missing, or are not as the hub has them."""
+    others = []
+    with progress_bar(sum(_sizes(files).values()), "checking", unit="B") as bar:
+        for name, size in _sizes(files).items():
+            if not _is_whole(folder / name, files[name]):
+                others.append(name)
+            bar.update(size)
+    return others
+
+
+def _is_whole(path: Path, file: RepoSibling) -> bool:
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    if file.lfs:
+        return digest(path) == file.lfs.sha256
+    return git_hash(path.read_bytes()) == file.blob_id
+
+
+def _sizes(files: Files) -> dict[str, int]:
+    return {name: file.size or 0 for name, file in files.items()}
 
 
 def _drop_leftovers(download: Path, files: Files) -> None:
@@ -195,7 +154,7 @@ def _drop_leftovers(download: Path, files: Files) -> None:
 def _check_room(download: Path, model: str, files: Files) -> None:
     """Raise BadInput where the disk has too little room; a quota shows only in writing."""
     here = {path.name: path.stat().st_size for path in download.iterdir() if path.is_file()}
-    lacking = (file.size for name, file in files.items() if here.get(name) != file.size)
+    lacking = (size for name, size in _sizes(files).items() if here.get(name) != size)
     needed, free = sum(lacking) + SPARED_BYTES, shutil.disk_usage(download).free
     if needed > free:
         found, expected = f"{free / 1e6:,.0f} MB free", f"{needed / 1e6:,.0f} MB for {model}"
@@ -212,8 +171,9 @@ def _fetch(model: str, commit: str, files: Files, download: Path) -> None:
         model, revision=commit, local_dir=download, allow_patterns=names
     )
     problems = []
-    for name, found in _find_damage(download, files):
-        (download / name).unlink(missing_ok=True)
+    for name in _find_others(download, files):
+        found = f"{(download / name).stat().st_size:,} bytes of another content"
+        (download / name).unlink()
         expected = f"the hub's {files[name].size:,} bytes"
         mend = "give the same command again: it fetches what was not whole"
         problems.append(Problem(f"{model}: {name}", found, expected, mend))
@@ -234,14 +194,20 @@ def _check_settings(download: Path) -> None:
 def _finish(download: Path, folder: Path, files: Files) -> None:
     """List the files' checksums, and let the download become the model's folder."""
     shutil.rmtree(download / ".cache")  # the library's own notes
-    write_checksums(download, {n: file.sha256 for n, file in files.items() if file.sha256})
+    write_checksums(download, {n: file.lfs.sha256 for n, file in files.items() if file.lfs})
     finish_folder(download, folder)
 
 
 def _problem(error: Exception, model: str, folder: Path) -> Problem:
     """What to tell of an error of the hub, of the way to it, or of the disk."""
     where = f"model {model}"
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, HFValidationError):
+        where, found = f"model {shorten(model)}", "no name that the hub could have"
+        expected, mend = "a name like google/flan-t5-xl", "correct the name"
+    elif isinstance(error, OfflineModeIsEnabled):
+        found, expected = "HF_HUB_OFFLINE", "leave to ask the hub"
+        mend = "unset HF_HUB_OFFLINE, on a machine with a network, as a login node"
+    elif isinstance(error, GatedRepoError):
         found, expected = "a model that is shown to chosen accounts only", "one of those"
         mend = "ask for access on the model's page, then log in with hf auth login"
     elif isinstance(error, RepositoryNotFoundError):

@@ -3,7 +3,6 @@
 import difflib
 import os
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,46 +63,42 @@ def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
             return {LINES if is_json_lines(path) else "": path}, []
         if os.path.isdir(path):  # noqa: PTH112
             return _split_files(path)
+    beside = sorted(mount.data.iterdir()) if mount.data.is_dir() else []
+    if others := [path for path in beside if path.name.startswith(f"{name}.")]:
+        mend = _what_is(others[0], str(others[0]))
+        mend = mend or f"if {others[0]} is meant, name it by its path"
+    else:
+        known = [path.name.removesuffix(".json").removesuffix(".jsonl") for path in beside
+                 if path.suffix in (".json", ".jsonl") or path.is_dir()]  # fmt: skip
+        mend = nearest(name, known, f"put {Path(name).name}.json into {mount.data}")
     tried = ", ".join(str(path) for path in [*in_mount, as_path])
-    mend = nearest(name, _data_names(mount), f"put {Path(name).name}.json into {mount.data}")
-    if others := [path for path in _files_of(mount) if path.name.startswith(f"{name}.")]:
-        mend = _read_instead(others[0])
     return {}, [Problem(f"--data_name {name}", "no such data", f"one of {tried}", mend)]
 
 
-def _read_instead(path: Path) -> str:
-    """What to do with a file whose name is that of the data, but for its ending."""
+def _what_is(path: Path, name: str) -> str | None:
+    """What to do with a file that is no JSON, where its content tells what it is."""
     kind = kind_of(path)
-    if kind is None:
-        return f"if {path} is meant, name it by its path"
-    found, mend = kind
-    return f"{path} is {found}: {mend}"
+    return kind and f"{name} is {kind[0]}: {kind[1]}"
 
 
 def _split_files(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
-    names = {path.name for path in folder.iterdir()}
-    stems = {name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl")}
-    found = {"train": "train", "eval": eval_name(stems)}
-    files = {split: folder / f"{stem}.jsonl" for split, stem in found.items()}
-    present = {split: path for split, path in files.items() if path.is_file()}
-    if "eval" not in present and len(both := eval_names(stems)) > 1:
-        told = f"no eval.jsonl, and {' and '.join(f'{stem}.jsonl' for stem in both)}"
+    stems = {path.stem for path in folder.glob("*.jsonl") if path.is_file()}
+    stem_of = {"train": "train", "eval": eval_name(stems)}
+    files = {split: folder / f"{stem}.jsonl" for split, stem in stem_of.items() if stem in stems}
+    where = str(folder)
+    if "eval" not in files and len(both := eval_names(stems)) > 1:
+        found = f"no eval.jsonl, and {' and '.join(f'{stem}.jsonl' for stem in both)}"
         mend = "rename one of them to eval.jsonl"
-        return {}, [Problem(str(folder), told, "one of them to evaluate on", mend)]
-    if present:
-        return present, []
-    problem = Problem(
-        str(folder),
-        "a folder without train.jsonl and eval.jsonl",
-        "one record a line in each of the two files",
-        _instead(folder, names),
-    )
-    return {}, [problem]
+        return {}, [Problem(where, found, "one of them to evaluate on", mend)]
+    if files:
+        return files, []
+    found, expected = "a folder without train.jsonl and eval.jsonl", "one record a line in each"
+    return {}, [Problem(where, found, f"{expected} of the two files", _instead(folder))]
 
 
-def _instead(folder: Path, names: Collection[str]) -> str:
+def _instead(folder: Path) -> str:
     """What to do with a folder that has no JSON Lines of a split's name."""
-    if "dataset_dict.json" in names or "dataset_info.json" in names:
+    if any((folder / f"dataset_{part}.json").exists() for part in ("dict", "info")):
         return 'write each split by datasets: load_from_disk(…)["train"].to_json("train.jsonl")'
     splits = sorted(
         path for path in folder.iterdir()
@@ -113,23 +108,12 @@ def _instead(folder: Path, names: Collection[str]) -> str:
         return "add the files"
     if all(is_json_lines(path) for path in splits):
         return f"name them so: {splits[0].name} is JSON Lines"
-    kind = kind_of(splits[0])
-    if kind is not None:
-        return f"{splits[0].name} is {kind[0]}: {kind[1]}"
+    if mend := _what_is(splits[0], splits[0].name):
+        return mend
     both = " and ".join(path.name for path in splits)
     return (
         f'put the lists of {both} into one file {folder.name}.json: {{"train": […], "eval": […]}}'
     )
-
-
-def _data_names(mount: Mount) -> list[str]:
-    return [path.stem if path.suffix in (".json", ".jsonl") else path.name
-            for path in _files_of(mount)
-            if path.suffix in (".json", ".jsonl") or path.is_dir()]  # fmt: skip
-
-
-def _files_of(mount: Mount) -> list[Path]:
-    return sorted(mount.data.iterdir()) if mount.data.is_dir() else []
 
 
 def nearest(name: str, known: list[str], otherwise: str) -> str:
@@ -141,21 +125,7 @@ def nearest(name: str, known: list[str], otherwise: str) -> str:
 def find_model(mount: Mount, spec: JobRequest) -> tuple[Path | str, list[Problem]]:
     """The folder of the model, or its name on the hub where no such folder exists."""
     if spec.model_init_name is not None:
-        folder = mount.models / spec.model_init_name
-        where = f"--model_init_name {spec.model_init_name}"
-        checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
-        if checkpoints and not (folder / "config.json").exists():
-            mend = f"write {spec.model_init_name}/{checkpoints[-1]}"
-            return folder, [Problem(where, "a run, not a model", "one of its checkpoints", mend)]
-        if folder.is_dir():
-            return folder, []
-        known = [p.name for p in mount.models.iterdir()] if mount.models.is_dir() else []
-        if folder.parent != mount.models and folder.parent.is_dir():
-            parent = Path(spec.model_init_name).parent
-            known = [str(parent / path.name) for path in folder.parent.iterdir()]
-        known = [name for name in known if not Path(name).name.startswith(".")]
-        mend = nearest(spec.model_init_name, known, f"put the model's folder into {mount.models}")
-        return folder, [Problem(where, "no such folder", str(folder), mend)]
+        return _find_in_mount(mount, spec.model_init_name)
     folder = Path(spec.model).expanduser()
     if folder.is_dir():
         return folder, []
@@ -169,6 +139,21 @@ def find_model(mount: Mount, spec: JobRequest) -> tuple[Path | str, list[Problem
         "correct the path",
     )
     return spec.model, [problem]
+
+
+def _find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
+    folder, where = mount.models / name, f"--model_init_name {name}"
+    checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
+    if checkpoints and not (folder / "config.json").exists():
+        mend = f"write {name}/{checkpoints[-1]}"
+        return folder, [Problem(where, "a run, not a model", "one of its checkpoints", mend)]
+    if folder.is_dir():
+        return folder, []
+    around = folder.parent if folder.parent.is_dir() else mount.models
+    beside = around.iterdir() if around.is_dir() else ()
+    known = [os.path.relpath(path, mount.models) for path in beside if path.name[:1] != "."]
+    mend = nearest(name, known, f"put the model's folder into {mount.models}")
+    return folder, [Problem(where, "no such folder", str(folder), mend)]
 
 
 def run_name_of(spec: JobRequest) -> str:

@@ -5,7 +5,7 @@ import platform
 import socket
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def describe_start(step: int, processes: int, command: Sequence[str]) -> dict[st
         "system": platform.platform(),
         "python": platform.python_version(),
         "workflow": __version__,
-        **{name: _version_of(name) for name in PACKAGES},
+        **{name: version(name) for name in PACKAGES},
     }
 
 
@@ -55,10 +55,3 @@ def _processor() -> str | None:
         return None
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, None)
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

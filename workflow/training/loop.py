@@ -16,7 +16,7 @@ from workflow.distributed.device import pick_device
 from workflow.models.lm_head import supports_packing
 from workflow.models.state_dict import Model
 from workflow.reporting.trackers.base import Start, tracking
-from workflow.runs.checkpoint import reading
+from workflow.runs.checkpoint import hold_for_reading
 from workflow.runs.lock import RunLock
 from workflow.runs.mount import Mount, evaluated_step
 from workflow.runs.provenance import describe_start
@@ -64,7 +64,7 @@ def run_job(spec: JobRequest, mount: Mount, invocation: Invocation | None = None
     if disposition.done:
         log.info("this job is done already; its results are in %s", job.run_path)
         return job.run_path
-    with reading(job.model_source, disposition.foreign_checkpoint(job)):
+    with hold_for_reading(job.model_source, disposition.foreign_checkpoint(job)):
         model = load_together(job, world, disposition.checkpoint)
         log_job(job, model, world)
         with RunLock(job.run_path) as lock:
