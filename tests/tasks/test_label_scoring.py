@@ -26,6 +26,7 @@ from conftest import (
 
 from workflow import make_job, run_job
 from workflow.config.job import BEST_METRICS, JobSpec, resolve_defaults
+from workflow.data.source import DataSource
 from workflow.data.step_planner import plan_step
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.distributed.world import World
@@ -61,7 +62,9 @@ def make_split(
 ) -> TokenizedSplit:
     path = folder / "data.json"
     path.write_text(json.dumps({"eval": records}))
-    splits = prepare_splits({"": path}, ["eval"], task, tokenizer, folder / "cache", False)
+    splits = prepare_splits(
+        DataSource({"": path}, ["eval"], answers_needed=False), task, tokenizer, folder / "cache"
+    )
     return splits["eval"]
 
 

@@ -14,6 +14,7 @@ from conftest import addition_records, make_t5
 
 from workflow import BadInput, make_job
 from workflow.config.job import SCHEDULES, JobSpec, resolve_defaults
+from workflow.data.source import DataSource
 from workflow.data.step_planner import StepPlan, plan_step
 from workflow.data.token_cache import prepare_splits
 from workflow.distributed.world import World
@@ -45,7 +46,9 @@ def job(tmp_path: Path, tokenizer: Any) -> Job:
 
     path = tmp_path / "data.json"
     path.write_text(json.dumps({"train": RECORDS}))
-    splits = prepare_splits({"": path}, ["train"], Seq2Seq(), tokenizer, tmp_path / "cache", True)
+    splits = prepare_splits(
+        DataSource({"": path}, ["train"]), Seq2Seq(), tokenizer, tmp_path / "cache"
+    )
     spec = make_spec()
     return Job(
         spec, Seq2Seq(), TUNING_METHODS["full"], tokenizer, DecoderIds(0), None, {}, splits,

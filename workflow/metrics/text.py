@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from workflow.metrics.bootstrap import Columns, Floats, interval, resampled_counts, weighted_sums
+from workflow.metrics.bootstrap import (
+    Columns,
+    Floats,
+    as_points,
+    resampled_counts,
+    weighted_sums,
+    with_intervals,
+)
 from workflow.metrics.rouge import has_pair, is_seen, rouge_scorer, word_f1
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -123,7 +130,7 @@ class TextMetrics:
         if records == 0:
             return {}
         self._forget_tokenized_texts()
-        measured = self._with_intervals()
+        measured = with_intervals(self.points(), self.resampled())
         for name, metric in self._corpus.items():
             measured[f"{name}_signature"] = str(metric.get_signature())
         if self._samples > 1:
@@ -200,8 +207,7 @@ class TextMetrics:
 
         There must be a record.
         """
-        values = self._values(np.array([self._first.sums()]))
-        return {name: None if np.isnan(value) else float(value) for name, (value,) in values}
+        return as_points(dict(self._values(np.array([self._first.sums()]))))
 
     def resampled(self) -> dict[str, Floats]:
         """Each of `points` in every resample, (resamples,); NaN where it is undefined.
@@ -212,16 +218,6 @@ class TextMetrics:
         counted = resampled_counts(self._first.rows, self._seed)
         sums = [weighted_sums(counts, self._first.blocks()) for counts in counted]
         return dict(self._values(np.vstack(sums)))
-
-    def _with_intervals(self) -> dict[str, Any]:
-        """Each metric's value, and as "<name>_ci95" its interval."""
-        measured: dict[str, Any] = {}
-        resampled = self.resampled()
-        for name, value in self.points().items():
-            measured[name] = value
-            defined = resampled[name][~np.isnan(resampled[name])]
-            measured[f"{name}_ci95"] = interval(defined) if defined.size else None
-        return measured
 
     def _values(self, sums: Floats) -> Iterator[tuple[str, Floats]]:
         """Each metric, with a value for each row of sums over records; NaN where undefined."""

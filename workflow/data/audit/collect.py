@@ -29,11 +29,13 @@ def audit_splits(
     splits: Mapping[str, TokenizedSplit],
     schema: Schema,
     tokenizer: Any,
-    max_source_length: int,
-    max_target_length: int,
+    limits: Mapping[str, int],
     truncation_side: str = "right",
 ) -> Report:
     """Look at every record once; of its texts nothing is held but 16 bytes.
+
+    Args:
+        limits: how long "prompts" and "completions" may be, in tokens.
 
     Returns:
         What can be written as JSON: for each split its findings, those of its prompts and those of
@@ -42,7 +44,6 @@ def audit_splits(
         any cut, with the end mark.
     """
     damage = Damage(tokenizer)
-    limits = {"prompts": max_source_length, "completions": max_target_length}
     audits = {}
     with progress_bar(sum(map(len, splits.values())), "audit") as bar:
         for name, split in splits.items():
@@ -50,7 +51,7 @@ def audit_splits(
             for start in range(0, len(split), CHUNK):
                 bar.update(audits[name].add_chunk(start))
     report: Report = {
-        "limits": limits,
+        "limits": dict(limits),
         "truncation_side": truncation_side,
         "splits": {name: audit.report(limits) for name, audit in audits.items()},
     }
@@ -209,15 +210,14 @@ def _digest(values: list[Any]) -> int:
 def _repeated_from_train(train: SplitAudit, evaluation: SplitAudit) -> Report:
     """Eval records, and eval prompts with whatever answer, that train holds too."""
     report = {}
-    for name in ("pairs", "prompts"):
-        ours, theirs = getattr(evaluation, name), getattr(train, name)
+    for name, ours, theirs in (
+        ("eval_records_in_train", evaluation.pairs, train.pairs),
+        ("eval_prompts_in_train", evaluation.prompts, train.prompts),
+    ):
         rows = np.flatnonzero(_are_in(ours, theirs))
         examples = [
             f"train[{np.flatnonzero(theirs == ours[i])[0]}] = {evaluation.example(i)}"
             for i in rows[:EXAMPLES]
         ]
-        report[f"eval_{name}_in_train"] = Finding(len(rows), examples).report()
-    return {
-        "eval_records_in_train": report["eval_pairs_in_train"],
-        "eval_prompts_in_train": report["eval_prompts_in_train"],
-    }
+        report[name] = Finding(len(rows), examples).report()
+    return report
