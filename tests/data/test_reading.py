@@ -12,7 +12,7 @@ import pytest
 import workflow.data.diagnose
 import workflow.data.json_stream
 from workflow.core.errors import BadInput, Problem
-from workflow.data.diagnose import unfit_json
+from workflow.data.diagnose import unfit_file, unfit_json
 from workflow.data.reading import check_records
 from workflow.data.schema import Record, check_record, decoder, make_object, name_type
 from workflow.data.source import DataSource
@@ -126,7 +126,7 @@ def test_random_data_in_random_layouts(write: Write, monkeypatch: pytest.MonkeyP
 def problems_of_whole(files: Mapping[str, Path]) -> list[Problem]:
     """The problems of a JSON file, found with the whole of it in memory."""
     path, source = files[""], DataSource(files, SPLITS)
-    if problem := unfit_json(path, SPLITS, SCHEMA):
+    if problem := unfit_file(path) or unfit_json(path, SPLITS, SCHEMA):
         return [problem]
     data = decoder.decode(path.read_text("utf-8-sig"))
     outline = {key: value[:1] if isinstance(value, list) else name_type(value)
@@ -201,7 +201,11 @@ def test_of_damaged_json_lines_each_is_told(tmp_path: Path) -> None:
             assert of_file or {int(re.match(r"\d+", place)[0]) for place in places} == bad
         else:
             lines = content.decode("utf-8-sig").rstrip().split("\n")
-            assert read(files)["train"] == [json.loads(line) for line in lines]
+            records = [json.loads(line) for line in lines]
+            if all(map(SCHEMA.is_blank, records)):
+                assert "an empty completion in every record" in str(problems_of(files)[0])
+            else:
+                assert read(files)["train"] == records
             well += 1
     assert 20 < well < 400
 

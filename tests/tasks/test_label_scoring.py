@@ -141,7 +141,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
         resolve_defaults=lambda asked: asked, resume_point=None,
     )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
-    plan = plan_step(np.arange(len(RECORDS)), sources, answers, bound, packs)
+    plan = plan_step(np.arange(len(RECORDS)), (sources, answers), bound, packs)
     outcome = train_step(job, engine, plan, 1, World.alone())
     assert outcome.loss_denominator == len(RECORDS)
     for (name, wanted), found in zip(model.named_parameters(), ready.parameters(), strict=True):

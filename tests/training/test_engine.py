@@ -83,8 +83,8 @@ def cuts(job: Job) -> list[StepPlan]:
     examples = np.arange(len(RECORDS))
     sources = job.splits["train"].sources.lengths(1024)
     targets = job.splits["train"].targets.lengths(512)
-    planned = [plan_step(examples, sources, targets, bound) for bound in (1, 24, 64, 100_000)]
-    packed = [plan_step(examples, sources, targets, bound, packs=True) for bound in (128, 10_000)]
+    planned = [plan_step(examples, (sources, targets), bound) for bound in (1, 24, 64, 100_000)]
+    packed = [plan_step(examples, (sources, targets), bound, packs=True) for bound in (128, 10_000)]
     alone = [examples[i : i + 1] for i in examples]
     by_hand = [
         [tuple(alone)],
@@ -129,7 +129,7 @@ def test_the_gradients_of_several_processes_add_up_to_the_naive_one(
     """Fillers, which keep a process without work in step, count neither in it nor in the loss."""
     split = job.splits["train"]
     lengths = split.sources.lengths(1024), split.targets.lengths(512)
-    plan = plan_step(np.arange(len(RECORDS)), *lengths, 128, packs, processes)
+    plan = plan_step(np.arange(len(RECORDS)), lengths, 128, packs, processes)
     assert any(() in ranks for ranks in plan.micro_steps) is (processes == 20)
     summed: dict[str, Any] = {}
     losses = []

@@ -98,4 +98,5 @@ class DataSource:
             path, expected = str(self.path("train")), "two to hold one out"
             hint = "add records, or leave --eval_fraction out"
             raise BadInput([Problem(path, "a single record", expected, hint)])
-        return self.held_out.choose(count) == (split == "eval")
+        chosen = self.held_out.choose(count)
+        return chosen if split == "eval" else ~chosen

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -224,7 +224,9 @@ def _tokenize(
     """
     with ExitStack() as stack:
         cache = next(iter(folders.values())).parent
-        kept = defaultdict(lambda: stack.enter_context(TemporaryFile(dir=cache)))
+        kept: defaultdict[str, IO[bytes]] = defaultdict(
+            lambda: stack.enter_context(TemporaryFile(dir=cache))
+        )
         counts: Counter[str] = Counter()
 
         def keep(name: str, record: Record) -> None:
