@@ -11,14 +11,18 @@ from workflow.data.file_kinds import kind_of
 from workflow.data.schema import Schema, decoder, name_type, too_deep
 from workflow.data.split_names import HOLD_OUT
 
-_OF_PYTHON = re.compile(r"'|[ubr]+'|(None|True|False|nan|inf|array|set|datetime)\b|\(")
-_NAMED = re.compile(r"[A-Za-z_]\w*\s*:")
-_QUOTES = "“”„‟«»‘’‚‹›`"
 _BY_PYTHON = "single quotes or words of Python, as repr() and str() write them"
-_GOES_ON = "a record that goes on at the next line"
-
-Explained = tuple[str, str]
-"""What was found, and a hint."""
+_PYTHON = r"'|[ubr]+'|(None|True|False|nan|inf|array|set|datetime)\b|\("
+_CAUSES = (
+    ("\ufeff", "a byte order mark (U+FEFF), as where files were joined", "remove the mark"),
+    ("[“”„‟«»‘’‚‹›`]", "the quotation mark {mark} (U+{code:04X})", 'write " instead'),
+    (r"//|/\*|#", "a comment", "remove it: JSON has none"),
+    ("undefined|function", "JavaScript", "write it by JSON.stringify"),
+    (_PYTHON, _BY_PYTHON, "write it by json.dumps"),
+    (r"[A-Za-z_]\w*\s*:", "a key without quotes", 'write it in quotes, as "prompt"'),
+    (r",\s*[]}]", "a comma before the closing bracket", "remove the comma"),
+)
+"""What text that is no JSON may begin with, what that is, and a hint."""
 
 
 def unfit_file(path: Path) -> Problem | None:
@@ -121,70 +125,30 @@ def unfit_text(
     return Problem(where, found, "a number", "write it in quotes")
 
 
-def _explain(error: json.JSONDecodeError, in_lines: bool, last: bool) -> Explained:
-    """What an error in a JSON file, or in a line of JSON Lines, comes from."""
-    text = error.doc
-    rest, before = text[error.pos :], text[: error.pos].rstrip()
-    at_end = not rest.strip()
-    if at_end or (error.msg.startswith("Unterminated") and not text.rstrip().endswith(("}", "]"))):
-        if last:
-            return _plain(error, "the file may have been cut off: write it again")
-        if in_lines:
-            return _GOES_ON, "write each record on a line of its own, line breaks in texts as \\n"
-    return (
-        _strange_character(rest)
-        or _trailing_comma(rest, before)
-        or _in_text(rest, error.msg)
-        or _several_values(rest, error.msg, in_lines)
-        or _plain(error, "correct it there")
-    )
-
-
-def _plain(error: json.JSONDecodeError, mend: str) -> Explained:
-    return f"no valid JSON ({error.msg})", mend
-
-
-def _strange_character(rest: str) -> Explained | None:
-    first = rest[:1]
-    if first == "\ufeff":
-        return "a byte order mark (U+FEFF), as where files were joined", "remove the mark"
-    if first and first in _QUOTES:
-        return f"the quotation mark {first} (U+{ord(first):04X})", 'write " instead'
-    if rest.startswith(("//", "/*", "#")):
-        return "a comment", "remove it: JSON has none"
-    if rest.startswith(("undefined", "function")):
-        return "JavaScript", "write it by JSON.stringify"
-    if _OF_PYTHON.match(rest):
-        return _BY_PYTHON, "write it by json.dumps"
-    if _NAMED.match(rest):
-        return "a key without quotes", 'write it in quotes, as "prompt"'
-    return None
-
-
-def _trailing_comma(rest: str, before: str) -> Explained | None:
-    behind = rest[1:].lstrip() if rest.startswith(",") else rest
-    comma = rest.startswith(",") or before.endswith(",")
-    if comma and behind.startswith(("}", "]")):
-        return "a comma before the closing bracket", "remove the comma"
-    return None
-
-
-def _in_text(rest: str, message: str) -> Explained | None:
-    if message.startswith("Invalid control character"):
-        written = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(rest[:1], f"\\u{ord(rest[0]):04x}")
+def _explain(error: json.JSONDecodeError, in_lines: bool, last: bool) -> tuple[str, str]:
+    """What an error in a JSON file, or in a line of JSON Lines, comes from, and a hint."""
+    text, rest = error.doc, error.doc[error.pos :]
+    invalid = f"no valid JSON ({error.msg})"
+    is_cut = error.msg.startswith("Unterminated") and not text.rstrip().endswith(("}", "]"))
+    if (is_cut or not rest.strip()) and last:
+        return invalid, "the file may have been cut off: write it again"
+    if (is_cut or not rest.strip()) and in_lines:
+        on_one = "write each record on a line of its own, line breaks in texts as \\n"
+        return "a record that goes on at the next line", on_one
+    if text[: error.pos].rstrip().endswith(",") and rest.startswith(("}", "]")):
+        rest = "," + rest  # the decoder passes over the comma in an object
+    for pattern, found, hint in _CAUSES:
+        if re.match(pattern, rest):
+            return found.format(mark=rest[0], code=ord(rest[0])), hint
+    if error.msg.startswith("Invalid control character"):
+        written = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(rest[0], f"\\u{ord(rest[0]):04x}")
         what = {"\n": "a line break", "\r": "a line break", "\t": "a tab"}
-        return f"{what.get(rest[:1], 'a control character')} in a text", f"write it as {written}"
-    if message.startswith("Invalid \\"):
+        return f"{what.get(rest[0], 'a control character')} in a text", f"write it as {written}"
+    if error.msg.startswith("Invalid \\"):
         return "a backslash in a text", "write it as \\\\"
-    return None
-
-
-def _several_values(rest: str, message: str, in_lines: bool) -> Explained | None:
-    if not message.startswith("Extra data") or not rest.startswith(("{", "[")):
-        return None
-    if in_lines:
-        return "another record on the same line", "write each record on a line of its own"
-    return (
-        "several JSON values one after the other",
-        "write each record on a line of its own, in train.jsonl and eval.jsonl",
-    )
+    if error.msg.startswith("Extra data") and rest.startswith(("{", "[")):
+        if in_lines:
+            return "another record on the same line", "write each record on a line of its own"
+        hint = "write each record on a line of its own, in train.jsonl and eval.jsonl"
+        return "several JSON values one after the other", hint
+    return invalid, "correct it there"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -65,7 +66,9 @@ class Ragged:
     offsets: npt.NDArray[np.int64]
     frame: Frame = (0, 1)
 
-    def row(self, index: int, longest: int, side: str = "right") -> npt.NDArray[np.int32]:
+    def row(
+        self, index: int, longest: int = sys.maxsize, side: str = "right"
+    ) -> npt.NDArray[np.int32]:
         """Row `index`; beyond `longest` ids it is cut at its `side`: right, left or middle."""
         row = self.values[self.offsets[index] : self.offsets[index + 1]]
         if len(row) <= longest:
@@ -160,8 +163,11 @@ def prepare_splits(
         key = json.dumps([CACHE_FORMAT, task.encoding, of_tokenizer, split, digests[path], *drawn])
         folders[split] = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = {split: _open_cached(folder) for split, folder in folders.items()}
-    serves = all(_serves(split, source.answers_needed) for split in cached.values())
-    if source.conflicts or not serves:
+    serve = all(
+        split is not None and (split.answered.all() or not source.answers_needed)
+        for split in cached.values()
+    )
+    if source.conflicts or not serve:
         _tokenize(source, task, tokenizer, folders, digests)
     return {split: cached[split] or TokenizedSplit(folder) for split, folder in folders.items()}
 
@@ -183,10 +189,6 @@ def _file_digest(path: Path | None) -> str:
         return digest(path) if path else "none"
     except OSError:
         return "none"
-
-
-def _serves(split: TokenizedSplit | None, answers_needed: bool) -> bool:
-    return split is not None and (not answers_needed or bool(split.answered.all()))
 
 
 def _open_cached(folder: Path) -> TokenizedSplit | None:
