@@ -126,26 +126,23 @@ def _points(ranked: Ranked) -> dict[str, float | None]:
     scores, targets = ranked.scores, ranked.targets
     of_all = of_resamples(ranked, [np.ones((1, len(scores)), np.uint8)])
     mae = {"mae": float(np.abs(scores - targets).mean())}
-    by_libraries = _of_classes(ranked.yes, scores) | mae | _correlations(scores, targets)
+    by_libraries = _of_ranking(ranked.yes, scores) | mae | _correlations(scores, targets)
     return as_points(of_all) | by_libraries | _best_threshold(ranked)
 
 
-def _of_classes(yes: npt.NDArray[np.bool_], scores: Floats) -> dict[str, float]:
-    """What scikit-learn computes of all records, where it is defined.
+def _of_ranking(yes: npt.NDArray[np.bool_], scores: Floats) -> dict[str, float]:
+    """What scikit-learn computes of how all records are ranked, where it is defined.
 
-    The formulas of `ranking` give the same; they are there for resamples, of which there are many.
+    `ranking` gives the same but for rounding; it is there for resamples, of which there are many.
     """
     from sklearn import metrics  # type: ignore[import-untyped]  # here, as the import takes long
 
-    chosen = scores >= 0.5
-    points = {"accuracy": metrics.accuracy_score(yes, chosen)}
+    points = {}
     if yes.any():
-        points["f1"] = metrics.f1_score(yes, chosen, zero_division=0.0)
-        points["average_precision"] = metrics.average_precision_score(yes, scores)
+        points["average_precision"] = float(metrics.average_precision_score(yes, scores))
     if yes.any() and not yes.all():
-        points["balanced_accuracy"] = metrics.balanced_accuracy_score(yes, chosen)
-        points["auc"] = metrics.roc_auc_score(yes, scores)
-    return {name: float(value) for name, value in points.items()}
+        points["auc"] = float(metrics.roc_auc_score(yes, scores))
+    return points
 
 
 def _correlations(scores: Floats, targets: Floats) -> dict[str, float | None]:
