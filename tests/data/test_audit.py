@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from workflow.data.audit import Report, audit_splits, missing_characters, render, warnings_of
 from workflow.data.audit.round_trip import Damage
 from workflow.data.schema import Record, Schema
+from workflow.data.source import DataSource
 from workflow.data.text_ids import Frame
 from workflow.data.token_cache import Encoder, prepare_splits
 from workflow.tasks.seq2seq import Seq2Seq
@@ -93,9 +94,13 @@ def audit(
     task = task or Seq2Seq()
     path = folder / "data.json"
     path.write_text(json.dumps(data))
-    splits = prepare_splits({"": path}, list(data), task, tokenizer, folder / "cache", False)
-    report: Report = json.loads(json.dumps(audit_splits(splits, task.schema, tokenizer, 30, 30)))
-    return report
+    splits = prepare_splits(
+        DataSource({"": path}, list(data), False), task, tokenizer, folder / "cache"
+    )
+    limits = {"prompts": 30, "completions": 30}
+    report = json.dumps(audit_splits(splits, task.schema, tokenizer, limits))
+    as_written: Report = json.loads(report)
+    return as_written
 
 
 def test_every_problem_is_counted(tmp_path: Path, tokenizer: Any) -> None:

@@ -5,7 +5,7 @@ import json
 import logging
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 
 from workflow import make_job
 from workflow.core.errors import BadInput, Problem
-from workflow.data.held_out import HeldOut
-from workflow.data.reading import problems_of_holding_out, read_records
+from workflow.data.reading import check_records
+from workflow.data.source import DataSource, HeldOut
 from workflow.data.split_names import near_eval_names
 from workflow.data.token_cache import prepare_splits
 from workflow.runs.mount import Mount, find_data
@@ -44,8 +44,7 @@ def told(path: Path, splits: list[str] = SPLITS) -> str:
     files, problems = find_data(Mount(path.parent / "mount"), str(path))
     if not problems:
         with pytest.raises(BadInput) as caught:
-            for _ in read_records(files, splits, Seq2Seq.schema, True, "read"):
-                pass
+            check_records(DataSource(files, splits), Seq2Seq.schema)
         problems = caught.value.problems
     return "\n".join(map(str, problems)).replace(str(path.parent), "{folder}")
 
@@ -297,10 +296,27 @@ def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None
     ]
 
 
+def of_holding_out(path: Path) -> list[Problem]:
+    """The problems of a JSON file of which records are to be held out."""
+    with pytest.raises(BadInput) as caught:
+        check_records(DataSource({"": path}, SPLITS, held_out=HeldOut(0.2, 0)), Seq2Seq.schema)
+    return caught.value.problems
+
+
 def in_the_way(path: Path) -> str:
-    """What is found where records of a JSON file are to be held out."""
-    (problem,) = problems_of_holding_out({"": path}, 0.2)
+    (problem,) = of_holding_out(path)
     return problem.found
+
+
+def prompts_of(files: Mapping[str, Path]) -> dict[str, list[str]]:
+    """The prompts that are read of each split."""
+    found: dict[str, list[str]] = {}
+    names = check_records(
+        DataSource(files, SPLITS),
+        Seq2Seq.schema,
+        lambda name, record: found.setdefault(name, []).append(record["prompt"]),
+    )
+    return {split: found[name] for split, name in names.items()}
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "dev", "val", "test"])
@@ -315,15 +331,11 @@ def test_another_word_for_eval_is_read_where_there_is_no_eval(tmp_path: Path, na
         for given in (path, tmp_path / "d"):
             files, problems = find_data(Mount(tmp_path), str(given))
             assert problems == []
-            read = list(read_records(files, SPLITS, Seq2Seq.schema, True, "read"))
-            assert [(split, record["prompt"]) for split, record in read] == [
-                ("train", "a"), ("eval", "e"),
-            ]  # fmt: skip
+            assert prompts_of(files) == {"train": ["a"], "eval": ["e"]}
     assert in_the_way(path) == f"0.2, and the records of {name}"
     path.write_text(json.dumps({"eval": [], **lists}))
     assert in_the_way(path) == f"0.2, and the records of {name}"
-    read = list(read_records({"": path}, SPLITS, Seq2Seq.schema, True, "read"))
-    assert [(split, record["prompt"]) for split, record in read] == [("train", "a"), ("eval", "e")]
+    assert prompts_of({"": path}) == {"train": ["a"], "eval": ["e"]}
     path.write_text(json.dumps(lists | {"eval": [json.loads(ROW)], "nested": {name: 1}}))
     assert in_the_way(path) == "0.2, and the records of eval"
     wrong = {"train": lists["train"], name: [{"prompt": 1, "completion": "f"}]}
@@ -345,7 +357,7 @@ def test_records_of_nearly_a_name_of_eval_are_not_passed_over(tmp_path: Path, na
         path.write_text(json.dumps({"train": [json.loads(ROW)], name: [json.loads(ROW)]} | others))
         found = f'the key "{name}"'
         message = Problem(str(path), found, 'the key "eval"', 'rename it to "eval"')
-        assert problems_of_holding_out({"": path}, 0.2) == [message]
+        assert of_holding_out(path) == [message]
         for splits in (SPLITS, ["eval"]):
             assert told(path, splits) == str(message).replace(str(tmp_path), "{folder}")
 
@@ -392,9 +404,8 @@ def held_out(path: Path, seed: int = 0, fraction: float = 0.25) -> dict[str, lis
     files, problems = find_data(Mount(path.parent), str(path))
     assert problems == []
     tokenizer = AutoTokenizer.from_pretrained(T5_TINY)
-    splits = prepare_splits(
-        files, SPLITS, Seq2Seq(), tokenizer, path.parent / "cache", True, HeldOut(fraction, seed)
-    )
+    source = DataSource(files, SPLITS, held_out=HeldOut(fraction, seed))
+    splits = prepare_splits(source, Seq2Seq(), tokenizer, path.parent / "cache")
     return {name: [split.record(i) for i in range(len(split))] for name, split in splits.items()}
 
 
@@ -425,17 +436,18 @@ def test_a_share_is_held_out_of_train(
 
 def test_of_what_is_held_out_there_is_one_on_each_side(tmp_path: Path) -> None:
     sums = {
-        (count, fraction): int(HeldOut(fraction, 3).choose(count, tmp_path).sum())
+        (count, fraction): int(HeldOut(fraction, 3).choose(count).sum())
         for count, fraction in [(2, 0.01), (2, 0.99), (10, 0.01), (10, 0.99), (1000, 0.1)]
     }
     assert list(sums.values()) == [1, 1, 1, 9, 100]
-    again = [HeldOut(0.5, 3).choose(50, tmp_path) for _ in range(2)]
+    again = [HeldOut(0.5, 3).choose(50) for _ in range(2)]
     assert np.array_equal(*again)
+    (tmp_path / "d.jsonl").write_text(ROW)
     with pytest.raises(BadInput) as caught:
-        HeldOut(0.5, 3).choose(1, Path("d.jsonl"))
+        held_out(tmp_path / "d.jsonl")
     assert str(caught.value) == (
-        "d.jsonl: found a single record; expected two to hold one out; add records, or leave "
-        "--eval_fraction out"
+        f"{tmp_path}/d.jsonl: found a single record; expected two to hold one out; add records, "
+        "or leave --eval_fraction out"
     )
 
 
@@ -468,10 +480,3 @@ def test_what_is_evaluated_is_told_at_every_start(
         if "no_train" not in flags:
             held = ["held out to evaluate on: 2 of 10 records"]
             assert lines_of("alone", eval_fraction=0.2) == held
-    for name in (mount.cache / "tokens").glob("*/name.txt"):  # as in caches of before
-        sizes = json.loads((name.parent / "sizes.json").read_text())
-        name.unlink()
-        sizes.pop("name.txt")
-        (name.parent / "sizes.json").write_text(json.dumps(sizes))
-    assert lines_of("named") == ["the eval records are those of dev"]
-    assert not any("damaged" in line for line in caplog.messages)

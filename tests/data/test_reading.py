@@ -2,17 +2,22 @@
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import workflow.data.reading
+import workflow.data.diagnose
+import workflow.data.json_stream
+import workflow.data.tally
 from workflow.core.errors import BadInput, Problem
-from workflow.data.diagnose import find_problems
-from workflow.data.reading import read_records
-from workflow.data.schema import Record
+from workflow.data.diagnose import unfit_file, unfit_json
+from workflow.data.reading import check_records
+from workflow.data.schema import Record, check_record, decoder, make_object, name_type
+from workflow.data.source import DataSource
+from workflow.data.split_names import find_splits
 from workflow.tasks.seq2seq import Seq2Seq
 
 SCHEMA = Seq2Seq.schema
@@ -32,10 +37,13 @@ EXTRAS = {
 
 
 def read(files: Mapping[str, Path], splits: list[str] = SPLITS) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = {split: [] for split in splits}
-    for split, record in read_records(files, splits, SCHEMA, True, "read"):
-        found[split].append(record)
-    return found
+    found: dict[str, list[Record]] = {}
+    names = check_records(
+        DataSource(files, splits),
+        SCHEMA,
+        lambda name, record: found.setdefault(name, []).append(record),
+    )
+    return {split: found[name] for split, name in names.items()}
 
 
 def problems_of(files: Mapping[str, Path], splits: list[str] = SPLITS) -> list[Problem]:
@@ -62,7 +70,7 @@ Write = Callable[[str], dict[str, Path]]
 def test_any_value_may_stand_in_a_record_and_beside_the_splits(
     write: Write, monkeypatch: pytest.MonkeyPatch, extra: str, window: int
 ) -> None:
-    monkeypatch.setattr(workflow.data.reading, "WINDOW", window)
+    monkeypatch.setattr(workflow.data.json_stream, "WINDOW", window)
     value = EXTRAS[extra]
     record = f'{{"prompt": "a", "completion": "b", "extra": {value}}}'
     for blank in ("", " ", "\r\n\t"):
@@ -110,22 +118,28 @@ def test_random_data_in_random_layouts(write: Write, monkeypatch: pytest.MonkeyP
         }
         others = {f"other {i}": random_value(draw) for i in range(draw.randint(0, 3))}
         text = random_layout(draw, data | others if draw.random() < 0.5 else others | data)
-        monkeypatch.setattr(workflow.data.reading, "WINDOW", draw.choice([*WINDOWS, 15, 31, 200]))
+        monkeypatch.setattr(
+            workflow.data.json_stream, "WINDOW", draw.choice([*WINDOWS, 15, 31, 200])
+        )
         assert read(write(text)) == data
 
 
-def same_as_from_the_whole(files: Mapping[str, Path], load: Callable[[Path], list[Record]]) -> bool:
-    """Whether files are well, after a check that a stream says the same as the whole file.
-
-    Args:
-        load: gives the train records of a file that is well.
-    """
-    told = find_problems(files, SPLITS, SCHEMA, True)
-    if told:
-        assert problems_of(files) == told
-    else:
-        assert read(files)["train"] == load(files.get("train") or files[""])
-    return not told
+def problems_of_whole(files: Mapping[str, Path]) -> list[Problem]:
+    """The problems of a JSON file, found with the whole of it in memory."""
+    path, source = files[""], DataSource(files, SPLITS)
+    if problem := unfit_file(path) or unfit_json(path, SPLITS, SCHEMA):
+        return [problem]
+    data = decoder.decode(path.read_text("utf-8-sig"))
+    outline = {key: value[:1] if isinstance(value, list) else name_type(value)
+               for key, value in data.items()}  # fmt: skip
+    if type(data) is not dict:
+        outline = make_object([*outline.items(), *((key, outline[key]) for key in data.repeated)])
+    names, problems = find_splits(path, outline, SPLITS, SCHEMA)
+    for name in names.values():
+        records = data.get(name)
+        for index, record in enumerate(records if isinstance(records, list) else ()):
+            problems += check_record(record, source.place(name, index), SCHEMA, True)
+    return problems
 
 
 DAMAGE = ['"', ",", "[", "]", "{", "}", ":", "\\", " ", "\n", "", "1", "e", "-", "N", "\0", "é"]
@@ -143,19 +157,33 @@ def test_a_damaged_file_is_told_as_the_whole_file_is(
         place = draw.randrange(len(text))
         behind = place + draw.choice([0, 1, 1, 5, len(text)])
         text = text[:place] + draw.choice(DAMAGE) + text[behind:]
-        monkeypatch.setattr(workflow.data.reading, "WINDOW", draw.choice(WINDOWS))
-        well += same_as_from_the_whole(
-            write(text), lambda path: json.loads(path.read_text())["train"]
-        )
+        monkeypatch.setattr(workflow.data.json_stream, "WINDOW", draw.choice(WINDOWS))
+        files = write(text)
+        if problems := problems_of_whole(files):
+            assert problems_of(files) == problems
+        else:
+            assert read(files)["train"] == json.loads(text)["train"]
+            well += 1
     assert 50 < well < 350  # blanks, and letters within texts
 
 
-def load_lines(path: Path) -> list[Record]:
-    lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    return [json.loads(line) for line in lines]
+def lines_of_problems(content: bytes) -> set[int]:
+    """The numbers of the lines of JSON Lines that are no good records."""
+    lines = content.removeprefix(b"\xef\xbb\xbf").rstrip().split(b"\n")
+    bad = set()
+    for number, line in enumerate(lines, start=1):
+        try:
+            if check_record(decoder.decode(line.decode()), "", SCHEMA, True):
+                bad.add(number)
+        except ValueError:
+            bad.add(number)
+    return bad
 
 
-def test_damaged_json_lines_are_told_as_the_whole_file_is(tmp_path: Path) -> None:
+def test_of_damaged_json_lines_each_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow.data.tally, "SHOWN_SINGLY", 100)
     draw = random.Random(0)
     lines = [json.dumps(RECORD | {"n": 10 * i, "é": ["é"]}, ensure_ascii=False) for i in range(3)]
     files = {split: tmp_path / f"{split}.jsonl" for split in SPLITS}
@@ -169,8 +197,23 @@ def test_damaged_json_lines_are_told_as_the_whole_file_is(tmp_path: Path) -> Non
         place = draw.randrange(len(content))
         behind = place + draw.choice([0, 1, 1, 5, len(content)])
         damage = draw.choice([*map(str.encode, DAMAGE), b"\xe9", b"\n\n"])
-        files["train"].write_bytes(content[:place] + damage + content[behind:])
-        well += same_as_from_the_whole(files, load_lines)
+        content = content[:place] + damage + content[behind:]
+        files["train"].write_bytes(content)
+        if bad := lines_of_problems(content):
+            problems = problems_of(files)
+            if "in every record" in problems[-1].found:  # what is left has no answer
+                problems.pop()
+            places = [problem.where.partition(": line ")[2] for problem in problems]
+            of_file = places == [""]  # it is empty, or one list
+            assert of_file or {int(re.match(r"\d+", place)[0]) for place in places} == bad
+        else:
+            kept = content.decode("utf-8-sig").rstrip().split("\n")
+            records = [json.loads(line) for line in kept]
+            if all(map(SCHEMA.is_blank, records)):
+                assert "an empty completion in every record" in str(problems_of(files)[0])
+            else:
+                assert read(files)["train"] == records
+            well += 1
     assert 20 < well < 400
 
 
@@ -187,9 +230,9 @@ def test_damaged_json_lines_are_told_as_the_whole_file_is(tmp_path: Path) -> Non
 def test_what_is_no_object_of_lists_is_told_as_of_the_whole_file(
     write: Write, monkeypatch: pytest.MonkeyPatch, text: str, window: int
 ) -> None:
-    monkeypatch.setattr(workflow.data.reading, "WINDOW", window)
+    monkeypatch.setattr(workflow.data.json_stream, "WINDOW", window)
     files = write(text)
-    assert problems_of(files) == find_problems(files, SPLITS, SCHEMA, True) != []
+    assert problems_of(files) == problems_of_whole(files) != []
 
 
 def test_problems_come_in_the_order_of_the_splits_asked_for(write: Write) -> None:
@@ -198,20 +241,9 @@ def test_problems_come_in_the_order_of_the_splits_asked_for(write: Write) -> Non
     assert places == ["train[1]", "train[3]", "eval[1]"]
 
 
-def test_no_record_follows_the_first_problem(write: Write) -> None:
-    found = []
-    with pytest.raises(BadInput):
-        for _, record in read_records(
-            write(json.dumps({"train": [RECORD, 1, RECORD], "eval": [RECORD]})),
-            SPLITS, SCHEMA, True, "read",
-        ):  # fmt: skip
-            found.append(record)
-    assert found == [RECORD]
-
-
 def test_a_file_that_is_mended_meanwhile_is_no_success(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write("{")
-    monkeypatch.setattr(workflow.data.reading, "find_problems", lambda *_: [])
+    monkeypatch.setattr(workflow.data.diagnose, "unfit_json", lambda *_: None)
     assert "data that change while they are read" in str(problems_of(files)[0])

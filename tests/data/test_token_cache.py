@@ -12,10 +12,12 @@ from conftest import T5_TINY, addition_records
 from forks import CONTEXT, Fork, finish
 from transformers import AutoTokenizer
 
-import workflow.data.reading
+import workflow.data.json_stream
 import workflow.data.token_cache
 import workflow.data.token_writer
 from workflow.core.errors import BadInput, RunFailed
+from workflow.data.reading import check_records
+from workflow.data.source import DataSource
 from workflow.data.text_ids import fingerprint
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.tasks.seq2seq import Seq2Seq
@@ -32,9 +34,8 @@ def prepare(
 ) -> dict[str, TokenizedSplit]:
     path = folder / "data.json"
     path.write_text(json.dumps({"train": train, "eval": RECORDS[:3]}))
-    return prepare_splits(
-        {"": path}, ["train", "eval"], Seq2Seq(), tokenizer, folder / "cache", answers_needed
-    )
+    source = DataSource({"": path}, ["train", "eval"], answers_needed)
+    return prepare_splits(source, Seq2Seq(), tokenizer, folder / "cache")
 
 
 def forbid_tokenizing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +43,7 @@ def forbid_tokenizing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("tokenized again")
 
     monkeypatch.setattr(Seq2Seq, "encode", refuse)
-    monkeypatch.setattr(workflow.data.token_cache, "read_records", refuse)
+    monkeypatch.setattr(workflow.data.token_cache, "check_records", refuse)
 
 
 def test_ids_and_records_come_back(tmp_path: Path, tokenizer: Any) -> None:
@@ -85,9 +86,9 @@ def test_nothing_is_left_of_a_split_where_another_has_problems(
     wrong = {"eval": addition_records(5), "train": [*addition_records(5), {"prompt": 1}]}
     for text in (json.dumps(wrong), json.dumps(wrong)[:-20]):
         (tmp_path / "data.json").write_text(text)
-        files = {"": tmp_path / "data.json"}
+        source = DataSource({"": tmp_path / "data.json"}, list(wrong))
         with pytest.raises(BadInput):
-            prepare_splits(files, list(wrong), Seq2Seq(), tokenizer, tmp_path / "cache", True)
+            prepare_splits(source, Seq2Seq(), tokenizer, tmp_path / "cache")
         assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -118,7 +119,7 @@ def test_memory_does_not_grow_with_the_records(
     """Reading, tokenizing, and reading rows again; 24 bytes a record are offsets."""
     monkeypatch.setattr(Seq2Seq, "encode", lambda *given: ([[1, 2, 3]] * len(given[-1]),) * 2)
     monkeypatch.setattr(workflow.data.token_writer, "CHUNK", 200)
-    monkeypatch.setattr(workflow.data.reading, "WINDOW", 10_000)
+    monkeypatch.setattr(workflow.data.json_stream, "WINDOW", 10_000)
     peaks = {}
     for count in (2_000, 20_000):
         data = {"train": addition_records(count), "eval": addition_records(1)}
@@ -126,9 +127,8 @@ def test_memory_does_not_grow_with_the_records(
         path.write_text(json.dumps(data))
         del data
         tracemalloc.start()
-        splits = prepare_splits(
-            {"": path}, ["train", "eval"], Seq2Seq(), tokenizer, tmp_path / "cache", True
-        )
+        source = DataSource({"": path}, ["train", "eval"])
+        splits = prepare_splits(source, Seq2Seq(), tokenizer, tmp_path / "cache")
         for index in range(0, count, 10):
             splits["train"].record(index)
             splits["train"].sources.row(index, 99)
@@ -169,8 +169,8 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, tokenizer: Any, name: str
 def _prepare_many(folder: Path, barrier: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(T5_TINY)
     barrier.wait()
-    path = folder / "data.json"
-    splits = prepare_splits({"": path}, ["train"], Seq2Seq(), tokenizer, folder / "cache", True)
+    source = DataSource({"": folder / "data.json"}, ["train"])
+    splits = prepare_splits(source, Seq2Seq(), tokenizer, folder / "cache")
     assert splits["train"].record(2999)["id"] == 2999 * 37
 
 
@@ -188,9 +188,8 @@ def test_json_lines_give_the_same_records(tmp_path: Path, tokenizer: Any) -> Non
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\r\n" for record in RECORDS)
         (tmp_path / f"{name}.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
     files = {name: tmp_path / f"{name}.jsonl" for name in ("train", "eval")}
-    splits = prepare_splits(
-        files, ["train", "eval"], Seq2Seq(), tokenizer, tmp_path / "cache", True
-    )
+    source = DataSource(files, ["train", "eval"])
+    splits = prepare_splits(source, Seq2Seq(), tokenizer, tmp_path / "cache")
     assert [splits["train"].record(i) for i in range(len(RECORDS))] == RECORDS
 
 
@@ -204,3 +203,18 @@ def test_an_empty_completion_is_learned_as_an_end_mark_and_a_missing_one_is_none
     assert rows[1:] == [[tokenizer.eos_token_id]] * 2 + [[]]
     assert split.answered.tolist() == [True] * 3 + [False]
     assert split.record(2) == records[2]
+
+
+def test_data_that_change_while_they_are_read_are_no_cache(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_and_change(source: DataSource, *others: Any) -> dict[str, str]:
+        names = check_records(source, *others)
+        with source.files[""].open("a") as file:
+            file.write(" ")
+        return names
+
+    monkeypatch.setattr(workflow.data.token_cache, "check_records", check_and_change)
+    with pytest.raises(BadInput, match="found data that change while they are read; expected"):
+        prepare(tmp_path, tokenizer)
+    assert list((tmp_path / "cache").iterdir()) == []

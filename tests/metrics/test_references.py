@@ -8,7 +8,8 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
-from workflow.metrics.references import decoded, processed, reference_of, special_remover
+from workflow.data.text_ids import decode_texts, special_remover
+from workflow.metrics.references import processed, reference_of
 from workflow.models.tokenizers.vocabulary import grow_tokenizer
 
 WORDS = ["the", "a", "word", ".", ",", "in the house", "1"]
@@ -42,8 +43,8 @@ def test_special_tokens_go_as_decoding_lets_them_go(name: str, tokenizers: dict[
         blanks = draw.choices(["", " "], k=len(parts) - 1)
         text = parts[0] + "".join(b + part for b, part in zip(blanks, parts[1:], strict=True))
         ids = used(text_target=text, add_special_tokens=False)["input_ids"]
-        written = decoded(used, [ids], skip_special_tokens=True)[0]
-        plain = decoded(used, [ids], skip_special_tokens=False)[0]
+        written = decode_texts(used, [ids], skip_special_tokens=True)[0]
+        plain = decode_texts(used, [ids], skip_special_tokens=False)[0]
         if plain.replace(" ", "") == text.replace(" ", ""):
             assert processed(without(text), ()) == processed(written, ()), text
 

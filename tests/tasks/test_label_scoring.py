@@ -27,6 +27,7 @@ from conftest import (
 from workflow import make_job, run_job
 from workflow.config.job import JobSpec, resolve_defaults
 from workflow.config.task_specs import BEST_METRICS
+from workflow.data.source import DataSource
 from workflow.data.step_planner import plan_step
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.distributed.world import World
@@ -62,7 +63,9 @@ def make_split(
 ) -> TokenizedSplit:
     path = folder / "data.json"
     path.write_text(json.dumps({"eval": records}))
-    splits = prepare_splits({"": path}, ["eval"], task, tokenizer, folder / "cache", False)
+    splits = prepare_splits(
+        DataSource({"": path}, ["eval"], answers_needed=False), task, tokenizer, folder / "cache"
+    )
     return splits["eval"]
 
 
@@ -139,7 +142,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
         resolve_defaults=lambda asked: asked, resume_point=None,
     )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
-    plan = plan_step(np.arange(len(RECORDS)), sources, answers, bound, packs)
+    plan = plan_step(np.arange(len(RECORDS)), (sources, answers), bound, packs)
     outcome = train_step(job, engine, plan, 1, World.alone())
     assert outcome.loss_denominator == len(RECORDS)
     for (name, wanted), found in zip(model.named_parameters(), ready.parameters(), strict=True):

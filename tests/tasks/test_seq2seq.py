@@ -16,6 +16,7 @@ from workflow import make_job
 from workflow.config.job import JobSpec, resolve_defaults
 from workflow.core.console import inform_once, warn_once
 from workflow.core.errors import BadInput
+from workflow.data.source import DataSource
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.inference import generate as generate_module
 from workflow.inference.t5_loop import Written
@@ -39,7 +40,12 @@ def make_spec(**values: Any) -> JobSpec:
 def make_split(folder: Path, tokenizer: Any, records: Sequence[dict[str, Any]]) -> TokenizedSplit:
     path = folder / "data.json"
     path.write_text(json.dumps({"eval": records}))
-    splits = prepare_splits({"": path}, ["eval"], Seq2Seq(), tokenizer, folder / "cache", False)
+    splits = prepare_splits(
+        DataSource({"": path}, ["eval"], answers_needed=False),
+        Seq2Seq(),
+        tokenizer,
+        folder / "cache",
+    )
     return splits["eval"]
 
 

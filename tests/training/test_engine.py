@@ -15,6 +15,7 @@ from conftest import addition_records, make_t5
 from workflow import BadInput, make_job
 from workflow.config.job import JobSpec, resolve_defaults
 from workflow.config.request import SCHEDULES
+from workflow.data.source import DataSource
 from workflow.data.step_planner import StepPlan, plan_step
 from workflow.data.token_cache import prepare_splits
 from workflow.distributed.world import World
@@ -46,7 +47,9 @@ def job(tmp_path: Path, tokenizer: Any) -> Job:
 
     path = tmp_path / "data.json"
     path.write_text(json.dumps({"train": RECORDS}))
-    splits = prepare_splits({"": path}, ["train"], Seq2Seq(), tokenizer, tmp_path / "cache", True)
+    splits = prepare_splits(
+        DataSource({"": path}, ["train"]), Seq2Seq(), tokenizer, tmp_path / "cache"
+    )
     spec = make_spec()
     return Job(
         spec, Seq2Seq(), TUNING_METHODS["full"], tokenizer, DecoderIds(0), None, {}, splits,
@@ -81,8 +84,8 @@ def cuts(job: Job) -> list[StepPlan]:
     examples = np.arange(len(RECORDS))
     sources = job.splits["train"].sources.lengths(1024)
     targets = job.splits["train"].targets.lengths(512)
-    planned = [plan_step(examples, sources, targets, bound) for bound in (1, 24, 64, 100_000)]
-    packed = [plan_step(examples, sources, targets, bound, packs=True) for bound in (128, 10_000)]
+    planned = [plan_step(examples, (sources, targets), bound) for bound in (1, 24, 64, 100_000)]
+    packed = [plan_step(examples, (sources, targets), bound, packs=True) for bound in (128, 10_000)]
     alone = [examples[i : i + 1] for i in examples]
     by_hand = [
         [tuple(alone)],
@@ -127,7 +130,7 @@ def test_the_gradients_of_several_processes_add_up_to_the_naive_one(
     """Fillers, which keep a process without work in step, count neither in it nor in the loss."""
     split = job.splits["train"]
     lengths = split.sources.lengths(1024), split.targets.lengths(512)
-    plan = plan_step(np.arange(len(RECORDS)), *lengths, 128, packs, processes)
+    plan = plan_step(np.arange(len(RECORDS)), lengths, 128, packs, processes)
     assert any(() in ranks for ranks in plan.micro_steps) is (processes == 20)
     summed: dict[str, Any] = {}
     losses = []

@@ -42,7 +42,7 @@ def test_no_micro_batch_is_larger_than_the_one_that_is_tried(
     arguments: Any = ((sources, targets), max_positions, packs, world_size)
     largest = largest_shape(steps, *arguments, bytes_of)
     for examples in steps:
-        plan = plan_step(examples, sources, targets, *arguments[1:])
+        plan = plan_step(examples, (sources, targets), *arguments[1:])
         for rows in (rows for ranks in plan.micro_steps for rows in ranks if rows):
             source, target = (max(n[row].sum() for row in rows) for n in (sources, targets))
             assert bytes_of(Shape(len(rows), source, target)) <= bytes_of(largest)

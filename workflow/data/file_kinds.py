@@ -50,20 +50,16 @@ _ENCODING_MARKS = (
 _MARKUP = re.compile(r"<(!doctype html|html)", re.IGNORECASE)
 
 
-def recognize(path: Path, content: bytes) -> Kind | None:
-    """What a file that is not JSON is, as its beginning and its name tell; None for neither."""
-    found = _binary(path, content[:HEAD]) or _of_text(path, content[:HEAD])
-    stem = path.name.partition(".")[0]
-    return found and (found[0], found[1].replace("{name}", path.name).replace("{stem}", stem))
-
-
 def kind_of(path: Path) -> Kind | None:
-    """As `recognize`, of a file that is not read yet."""
+    """What a file that is not JSON is, as its beginning and its name tell; None for neither."""
     try:
         with open(path, "rb") as file:
-            return recognize(path, file.read(HEAD))
+            head = file.read(HEAD)
     except OSError:
         return None
+    kind = _binary(path, head) or _of_text(path, head)
+    stem = path.name.partition(".")[0]
+    return kind and (kind[0], kind[1].replace("{name}", path.name).replace("{stem}", stem))
 
 
 def _binary(path: Path, head: bytes) -> Kind | None:
@@ -74,7 +70,7 @@ def _binary(path: Path, head: bytes) -> Kind | None:
         return "a pickled object", "load it where it was made, and write it by json.dump"
     if head.startswith(b"PK\x03\x04"):
         return _archive(path)
-    if head[257:262] == b"ustar":
+    if head[257:262] == b"ustar" and b"\0" in head[:257]:
         return "a tar archive", _unpack("tar xf")
     marked = [name for mark, name in _ENCODING_MARKS if head.startswith(mark)]
     if marked or re.match(rb"(\0[^\0]|[^\0]\0)\s*", head):

@@ -60,7 +60,8 @@ class NotFinite:
         self.text = text
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of keys and values; `RepeatedKeys` where a key stands more than once."""
     made = dict(pairs)
     if len(made) == len(pairs):
         return made
@@ -75,7 +76,9 @@ def _float(text: str) -> float | NotFinite:
     return value if math.isfinite(value) else NotFinite(text)
 
 
-decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=NotFinite)
+decoder = json.JSONDecoder(
+    object_pairs_hook=make_object, parse_float=_float, parse_constant=NotFinite
+)
 
 
 # --- records -------------------------------------------------------------------------------------

@@ -2,8 +2,16 @@
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from workflow.core.errors import Problem, shorten
+from workflow.data.schema import RepeatedKeys, Schema, missing_key, repeated_keys
+
+Outline = Mapping[str, list[object] | str]
+"""What stands under the keys of a JSON file: of each list its first item, else what it is."""
+HOLD_OUT = "--eval_fraction 0.1"
 
 LINES = "lines"
 """The key of a file of JSON Lines that is all there is; "" is that of a JSON file of all splits."""
@@ -59,6 +67,50 @@ def _is_near(name: str) -> bool:
     return bool(_NEARLY.fullmatch(name) or difflib.get_close_matches(name, _NEAR, 1, cutoff=0.85))
 
 
-def file_of(files: Mapping[str, Path], split: str) -> Path | None:
-    """The file in which a split stands."""
-    return files.get(split) or files.get("") or files.get(LINES)
+def find_splits(
+    path: Path, outline: Outline, splits: Sequence[str], schema: Schema
+) -> tuple[dict[str, str], list[Problem]]:
+    """The key of each split in a JSON file, and what is wrong with those that cannot be read."""
+    names = {split: eval_key(outline) if split == "eval" else split for split in splits}
+    problems = [repeated_keys(str(path), outline)] if isinstance(outline, RepeatedKeys) else []
+    holds_out = "train" in splits and isinstance(outline.get("train"), list)
+    for split, name in names.items():
+        records = outline.get(name)
+        if split == "eval" and (misnamed := misnamed_eval(path, outline)):
+            problems += misnamed
+        elif records is None:
+            problems.append(_missing_split(path, split, outline, schema, holds_out))
+        elif isinstance(records, str):
+            problems.append(Problem(f"{path}: {name}", records, "a list", "make it a list"))
+        elif not records:
+            hint = "add records" + (f", or {HOLD_OUT}" if split == "eval" and holds_out else "")
+            expected = "at least one record"
+            problems.append(Problem(f"{path}: {name}", "an empty list", expected, hint))
+    return names, problems
+
+
+def misnamed_eval(path: Path, outline: Outline) -> list[Problem]:
+    """Whether there are records to evaluate on, but not under a name that says which."""
+    names = eval_names(filled(outline))
+    if len(names) == 1:
+        return []
+    names = names or near_eval_names(outline)
+    if len(names) == 1:
+        found = f'the key "{names[0]}"'
+        return [Problem(str(path), found, 'the key "eval"', 'rename it to "eval"')]
+    if not names:
+        return []
+    no_eval = 'an empty list under "eval"' if "eval" in outline else 'no key "eval"'
+    found = f"{no_eval}, and the keys {' and '.join(map(shorten, names))}"
+    hint = 'rename one of them to "eval"'
+    return [Problem(str(path), found, "one of them to evaluate on", hint)]
+
+
+def _missing_split(
+    path: Path, split: str, outline: Outline, schema: Schema, holds_out: bool
+) -> Problem:
+    missing = missing_key(str(path), split, outline, f"a list of {schema.example}")
+    if split != "eval" or missing.mend != "add it" or not isinstance(outline.get("train"), list):
+        return missing
+    hint = 'put the records under "eval", or rename the key "train" to "eval"'
+    return replace(missing, mend=f"add it, or {HOLD_OUT}" if holds_out else hint)

@@ -87,8 +87,7 @@ def _epoch_order(epoch: int, count: int, seed: int) -> Indexes:
 
 def plan_step(
     examples: Indexes,
-    source_lengths: Lengths,
-    target_lengths: Lengths,
+    lengths: tuple[Lengths, Lengths],
     max_positions: int,
     packs: bool = False,
     world_size: int = 1,
@@ -102,11 +101,11 @@ def plan_step(
 
     Args:
         examples: indexes of the step's examples.
-        source_lengths, target_lengths: lengths of all examples, in tokens.
+        lengths: of the sources and targets of all examples, in tokens.
         packs: whether short examples may share a row.
         world_size: the number of ranks.
     """
-    sources, targets = source_lengths[examples], target_lengths[examples]
+    sources, targets = (of_all[examples] for of_all in lengths)
     planned = (
         _plan_for_one(sources, targets, max_positions, packs)
         if world_size == 1

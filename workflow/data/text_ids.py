@@ -1,9 +1,12 @@
-"""Texts to token ids as a model wants them: to be read, or to be written."""
+"""Texts to token ids as a model wants them, to be read or to be written; and back to texts."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
+
+import regex
 
 Frame = tuple[int, int]
 """How many ids of every text are the tokenizer's own, at its beginning and at its end."""
@@ -41,6 +44,44 @@ def target_ids(tokenizer: Any, texts: Sequence[str], start: int | None) -> list[
     if frame and frame[0] == start == tokenizer.bos_token_id:
         ids = [row[1:] for row in ids]
     return ids
+
+
+def decode_texts(tokenizer: Any, ids: Iterable[Any], skip_special_tokens: bool) -> list[str]:
+    """The texts of rows of ids, with nothing tidied up in them."""
+    texts: list[str] = tokenizer.batch_decode(
+        ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+    )
+    return texts
+
+
+def special_remover(tokenizer: Any) -> Callable[[str], str]:
+    """A function that takes from a text the special tokens spelled out in it, as decoding does.
+
+    The white space around them becomes what decoding leaves there between the same neighbours.
+    """
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    special = {*added, *tokenizer.all_special_tokens}
+    # White space is taken as a whole: so the time does not grow with its square.
+    pattern = regex.compile(r"(?<!\s)\s*+(?:\L<special>\s*+)++", special=special)
+
+    @lru_cache(maxsize=1_000)
+    def left(before: str, found: str, after: str) -> str:
+        for start, end in ((before, after), ("a", "b")):  # a vocabulary may not have the first
+            ids = tokenizer(text_target=f"{start}{found}{end}")["input_ids"]
+            text = decode_texts(tokenizer, [ids], skip_special_tokens=True)[0].strip()
+            if len(text) > 1 and text[0] == start and text[-1] == end:
+                return text[1:-1]
+        return " "
+
+    def without(text: str) -> str:
+        def replaced(found: Any) -> str:
+            start, end = found.span()
+            return left(text[start - 1 : start] or "a", found[0], text[end : end + 1] or "b")
+
+        left_over: str = pattern.sub(replaced, text)
+        return left_over
+
+    return without
 
 
 def frame_of(empty: Sequence[int], filled: Sequence[int]) -> Frame:

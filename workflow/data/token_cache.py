@@ -2,28 +2,32 @@
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryFile
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from workflow.core.console import log
+from workflow.core.checksums import digest
+from workflow.core.console import log, progress_bar
 from workflow.core.errors import BadInput
 from workflow.core.files import discard_folder, remove_partials
+from workflow.data.diagnose import changed_meanwhile
 from workflow.data.file_array import FileArray
-from workflow.data.held_out import HeldOut
-from workflow.data.reading import changed_meanwhile, names_of, read_records
+from workflow.data.reading import check_records
 from workflow.data.schema import Record, Schema
-from workflow.data.split_names import file_of
+from workflow.data.source import DataSource
 from workflow.data.step_planner import Indexes, Lengths
 from workflow.data.text_ids import Frame, fingerprint
-from workflow.data.token_writer import NAME_FILE, writing
+from workflow.data.token_writer import NAME_FILE, SplitWriter
 
 CACHE_FORMAT = 2
 
@@ -62,7 +66,9 @@ class Ragged:
     offsets: npt.NDArray[np.int64]
     frame: Frame = (0, 1)
 
-    def row(self, index: int, longest: int, side: str = "right") -> npt.NDArray[np.int32]:
+    def row(
+        self, index: int, longest: int = sys.maxsize, side: str = "right"
+    ) -> npt.NDArray[np.int32]:
         """Row `index`; beyond `longest` ids it is cut at its `side`: right, left or middle."""
         row = self.values[self.offsets[index] : self.offsets[index + 1]]
         if len(row) <= longest:
@@ -109,13 +115,12 @@ class TokenizedSplit:
 
     Attributes:
         key: differs where data, split, tokenizer or task differ.
-        name: of the split in a JSON file of all; empty in caches of before it was kept.
+        name: of the split in the data files.
     """
 
     def __init__(self, folder: Path):
         self.key = folder.name
-        name = folder / NAME_FILE
-        self.name = name.read_text() if name.exists() else ""
+        self.name = (folder / NAME_FILE).read_text()
         frames = json.loads((folder / "frames.json").read_text())
         self.sources = _open_ragged(folder, "source", frames)
         self.targets = _open_ragged(folder, "target", frames)
@@ -137,42 +142,8 @@ class TokenizedSplit:
         return np.diff(self.targets.offsets) > 0
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The files of the splits that are wanted, of which eval may be held out of train."""
-
-    files: Mapping[str, Path]
-    splits: Sequence[str]
-    held_out: HeldOut | None
-
-    @property
-    def read(self) -> Sequence[str]:
-        """The splits that the files hold."""
-        return ["train"] if self.held_out else self.splits
-
-    def records(
-        self, schema: Schema, answers_needed: bool, counts: Mapping[str, int]
-    ) -> Iterator[tuple[str, Record]]:
-        """All records, each with its split, after a check that found so many."""
-        found = read_records(self.files, self.read, schema, answers_needed, "tokenize")
-        if self.held_out is None:
-            yield from found
-            return
-        path = file_of(self.files, "train")
-        assert path is not None  # it has been checked
-        chosen = self.held_out.choose(counts["train"], path)
-        for held, (split, record) in zip(chosen, found, strict=False):  # changed files are told
-            yield ("eval" if held else split), record
-
-
 def prepare_splits(
-    files: Mapping[str, Path],
-    splits: Sequence[str],
-    task: Encoder,
-    tokenizer: Any,
-    cache: Path,
-    answers_needed: bool,
-    held_out: HeldOut | None = None,
+    source: DataSource, task: Encoder, tokenizer: Any, cache: Path
 ) -> dict[str, TokenizedSplit]:
     """The tokenized splits, from the cache where it holds them, else read, checked and tokenized.
 
@@ -183,49 +154,41 @@ def prepare_splits(
     """
     cache.mkdir(parents=True, exist_ok=True)
     remove_partials(cache)
-    data = _Data(files, splits, held_out)
-    of_tokenizer = fingerprint(tokenizer)
-    paths = {split: file_of(files, "train" if held_out else split) for split in splits}
-    digests = {path: _file_digest(path) for path in paths.values() if path}
+    held_out, of_tokenizer = source.held_out, fingerprint(tokenizer)
+    paths = {split: source.path("train" if held_out else split) for split in source.splits}
+    digests = {path: _file_digest(path) for path in paths.values()}
     drawn = [held_out.fraction, held_out.seed] if held_out else []
     folders = {}
     for split, path in paths.items():
-        content = digests[path] if path else "none"
-        key = json.dumps([CACHE_FORMAT, task.encoding, of_tokenizer, split, content, *drawn])
+        key = json.dumps([CACHE_FORMAT, task.encoding, of_tokenizer, split, digests[path], *drawn])
         folders[split] = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     cached = {split: _open_cached(folder) for split, folder in folders.items()}
-    if not all(_serves(split, answers_needed) for split in cached.values()):
-        missing = {split: folders[split] for split in splits if cached[split] is None}
-        _tokenize(data, missing, task, tokenizer, answers_needed, digests)
+    serve = all(
+        split is not None and (split.answered.all() or not source.answers_needed)
+        for split in cached.values()
+    )
+    if source.conflicts or not serve:
+        _tokenize(source, task, tokenizer, folders, digests)
     return {split: cached[split] or TokenizedSplit(folder) for split, folder in folders.items()}
 
 
-def tell_eval_records(
-    files: Mapping[str, Path], splits: Mapping[str, TokenizedSplit], held_out: bool
-) -> None:
+def tell_eval_records(source: DataSource, splits: Mapping[str, TokenizedSplit]) -> None:
     """Log which records are evaluated, where it is not those of eval."""
-    if held_out:
+    if source.held_out:
         count = len(splits["eval"])
         log.info("held out to evaluate on: %d of %d records", count, count + len(splits["train"]))
         return
-    name = files["eval"].stem if "eval" in files else "eval"
-    if "" in files:
-        name = splits["eval"].name or names_of(files, ["eval"])["eval"]
+    name = source.files["eval"].stem if "eval" in source.files else splits["eval"].name
     if name != "eval":
         log.info("the eval records are those of %s", name)
 
 
-def _file_digest(path: Path) -> str:
-    """A digest of the file's content; where it cannot be read, `read_records` will say why."""
+def _file_digest(path: Path | None) -> str:
+    """A digest of the file's content; where it cannot be read, `check_records` will say why."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(path) if path else "none"
     except OSError:
         return "none"
-
-
-def _serves(split: TokenizedSplit | None, answers_needed: bool) -> bool:
-    return split is not None and (not answers_needed or bool(split.answered.all()))
 
 
 def _open_cached(folder: Path) -> TokenizedSplit | None:
@@ -250,34 +213,40 @@ def _open_ragged(folder: Path, name: str, frames: Mapping[str, Sequence[int]]) -
 
 
 def _tokenize(
-    data: _Data,
-    missing: Mapping[str, Path],
+    source: DataSource,
     task: Encoder,
     tokenizer: Any,
-    answers_needed: bool,
-    digests: Mapping[Path, str],
+    folders: Mapping[str, Path],
+    digests: Mapping[Path | None, str],
 ) -> None:
-    """Read and check the data, and write the cache of the splits `missing`, each into its folder.
+    """Read and check the data, and write the cache of each split that has no folder yet.
 
-    Nothing is written where there is a problem in any of them, or files are not of these digests.
+    Problems are told before minutes of tokenizing, for which the records are kept on disk. Nothing
+    is written where there is a problem in any split, or files are not of these digests.
     """
-    counts = Counter(
-        split
-        for split, _ in read_records(data.files, data.read, task.schema, answers_needed, "check")
-    )  # problems are told before minutes of tokenizing
-    names = names_of(data.files, data.read)
-    encode, frames = partial(task.encode, tokenizer), task.frames(tokenizer)
     with ExitStack() as stack:
-        writers = {
-            split: stack.enter_context(
-                writing(folder, split, names.get(split, split), encode, frames)
-            )
-            for split, folder in missing.items()
-        }
-        for split, record in data.records(task.schema, answers_needed, counts):
-            if split in writers:
-                writers[split].add(record)
-        for writer in writers.values():
-            writer.finish()
-        if any(_file_digest(path) != digest for path, digest in digests.items()):
-            raise BadInput([changed_meanwhile(data.files)])
+        cache = next(iter(folders.values())).parent
+        kept: defaultdict[str, IO[bytes]] = defaultdict(
+            lambda: stack.enter_context(TemporaryFile(dir=cache))
+        )
+        counts: Counter[str] = Counter()
+
+        def keep(name: str, record: Record) -> None:
+            kept[name].write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            counts[name] += 1
+
+        names = check_records(source, task.schema, keep)
+        for path, known in digests.items():
+            if path and _file_digest(path) != known:
+                raise BadInput([changed_meanwhile(path)])
+        writer = SplitWriter(partial(task.encode, tokenizer), task.frames(tokenizer))
+        for split, folder in folders.items():
+            if folder.is_dir():
+                continue
+            log.info("tokenizing the %s records (once; kept for later runs)", split)
+            name = "train" if source.held_out else names[split]
+            kept[name].seek(0)
+            chosen = source.choose(split, counts[name])
+            with progress_bar(int(chosen.sum()), "tokenize") as bar:
+                lines = compress(kept[name], chosen)
+                writer.write(folder, names.get(split, split), lines, bar.update)

@@ -1,98 +1,75 @@
-"""A split's token ids and records, written to the cache as they come."""
+"""A split's token ids and records, written to the cache chunk by chunk."""
 
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from workflow.core.console import log
 from workflow.core.files import whole_folder, write_json
 from workflow.data.schema import Record
 from workflow.data.text_ids import Frame
-
-Encode = Callable[[Sequence[Record]], tuple[list[list[int]], list[list[int]]]]
-"""Records to the rows of their sources and targets."""
 
 CHUNK = 4096
 """Records tokenized at once."""
 FILES = {"source": "source.ids", "target": "target.ids", "records": "records.jsonl"}
 """What a cached split holds; NAME.offsets say where the rows of each begin and end."""
-
 NAME_FILE = "name.txt"
 
 
-@contextmanager
-def writing(
-    folder: Path, split: str, name: str, encode: Encode, frames: Mapping[str, Frame]
-) -> Iterator["SplitWriter"]:
-    """Yield a writer of what becomes `folder` when the block ends well.
-
-    Args:
-        name: of the split, as a JSON file of all has it.
-    """
-    with whole_folder(folder) as partial, ExitStack() as stack:
-        files = {
-            part: stack.enter_context(open(partial / name, "wb")) for part, name in FILES.items()
-        }
-        write_json(partial / "frames.json", frames)
-        (partial / NAME_FILE).write_text(name)
-        yield SplitWriter(partial, files, split, encode)
-
-
+@dataclass(frozen=True)
 class SplitWriter:
-    """Writes the cache of a split; of its records no more than a chunk is held."""
+    """Writes the token ids and records of splits; of the records no more than a chunk is held.
 
-    def __init__(
-        self,
-        folder: Path,
-        files: Mapping[str, BinaryIO],
-        split: str,
-        encode: Encode,
-    ):
-        self._folder, self._files, self._split = folder, files, split
-        self._encode = encode
-        self._offsets = {part: array("q", [0]) for part in files}
-        self._chunk: list[Record] = []
+    Attributes:
+        encode: records to the rows of their sources and targets.
+        frames: how many ids of each source and target are the tokenizer's own.
+    """
 
-    def add(self, record: Record) -> None:
-        self._chunk.append(record)
-        if len(self._chunk) == CHUNK:
-            self._write_chunk()
+    encode: Callable[[Sequence[Record]], tuple[list[list[int]], list[list[int]]]]
+    frames: Mapping[str, Frame]
 
-    def finish(self) -> None:
-        """Write what is left, the offsets, and the sizes of all files."""
-        self._write_chunk()
-        for part, file in self._files.items():
-            file.close()
-            with open(self._folder / f"{part}.offsets", "wb") as offsets:
-                self._offsets[part].tofile(offsets)
-        sizes = {path.name: path.stat().st_size for path in self._folder.iterdir()}
-        write_json(self._folder / "sizes.json", sizes)
+    def write(
+        self, folder: Path, name: str, lines: Iterator[bytes], advance: Callable[[int], object]
+    ) -> None:
+        """Make `folder`, whole or not at all.
 
-    def _write_chunk(self) -> None:
-        if not self._chunk:
-            return
-        if len(self._offsets["records"]) == 1:
-            log.info("tokenizing the %s records (once; kept for later runs)", self._split)
-        sources, targets = self._encode(self._chunk)
-        lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in self._chunk]
-        self._append("source", map(len, sources), _joined(sources))
-        self._append("target", map(len, targets), _joined(targets))
-        self._append("records", map(len, lines), b"".join(lines))
-        self._chunk = []
+        Args:
+            name: of the split, as the data files have it.
+            lines: the records as JSON, each with its line's end.
+            advance: told of each chunk how many records it has.
+        """
+        offsets = {part: array("q", [0]) for part in FILES}
+        with whole_folder(folder) as partial:
+            with ExitStack() as stack:
+                files = {
+                    part: stack.enter_context(open(partial / file, "wb"))
+                    for part, file in FILES.items()
+                }
+                while chunk := list(islice(lines, CHUNK)):
+                    sources, targets = self.encode([json.loads(line) for line in chunk])
+                    files["source"].write(_ids(sources))
+                    files["target"].write(_ids(targets))
+                    files["records"].write(b"".join(chunk))
+                    for part, rows in (
+                        ("source", sources),
+                        ("target", targets),
+                        ("records", chunk),
+                    ):
+                        last = offsets[part].pop()
+                        offsets[part].extend(accumulate(map(len, rows), initial=last))
+                    advance(len(chunk))
+            for part, of_rows in offsets.items():
+                (partial / f"{part}.offsets").write_bytes(of_rows.tobytes())
+            write_json(partial / "frames.json", self.frames)
+            (partial / NAME_FILE).write_text(name)
+            sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
+            write_json(partial / "sizes.json", sizes)
 
-    def _append(self, part: str, lengths: Iterable[int], content: bytes) -> None:
-        """Write rows of these lengths."""
-        offsets = self._offsets[part]
-        for length in lengths:
-            offsets.append(offsets[-1] + length)
-        self._files[part].write(content)
 
-
-def _joined(rows: list[list[int]]) -> bytes:
+def _ids(rows: list[list[int]]) -> bytes:
     return np.fromiter(chain.from_iterable(rows), np.int32).tobytes()

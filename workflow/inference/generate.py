@@ -10,11 +10,12 @@ import torch
 from workflow.config.job import JobSpec
 from workflow.core.console import progress_bar, warn_once
 from workflow.data.step_planner import LOGITS_AT_ONCE, POSITIONS_AT_ONCE, batches_by_positions
+from workflow.data.text_ids import decode_texts
 from workflow.data.token_cache import CutRows
 from workflow.inference.eval_shard import EvalShard
 from workflow.inference.hf_generate import write_by_transformers
 from workflow.inference.t5_loop import Written, can_decode, write_texts
-from workflow.metrics.references import decoded, processed
+from workflow.metrics.references import processed
 from workflow.models.families import vocabulary_size
 from workflow.models.state_dict import Model
 
@@ -106,8 +107,8 @@ def _answers(
     Args:
         known: whether the first position's logits are those of no and yes.
     """
-    texts = decoded(tokenizer, written.texts, skip_special_tokens=True)
-    full_texts = decoded(tokenizer, written.texts, skip_special_tokens=False)
+    texts = decode_texts(tokenizer, written.texts, skip_special_tokens=True)
+    full_texts = decode_texts(tokenizer, written.texts, skip_special_tokens=False)
     # JSON cannot hold what is not finite.
     finite = torch.isfinite(written.first).all(dim=-1).tolist()
     scores = [

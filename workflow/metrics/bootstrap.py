@@ -1,6 +1,6 @@
 """How far a metric may be from what other records would give: resamples of what was measured."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,5 +98,26 @@ def weighted_sums(counts: npt.NDArray[Any], blocks: Iterable[Floats]) -> Floats:
 
 def interval(values: Floats | Sequence[float]) -> list[float]:
     """[low, high], the 95% percentile interval of a metric's values in all resamples."""
-    found: list[float] = np.percentile(values, [2.5, 97.5]).tolist()
-    return found
+    ends: list[float] = np.percentile(values, [2.5, 97.5]).tolist()
+    return ends
+
+
+def as_points(values: Mapping[str, Floats]) -> dict[str, float | None]:
+    """Each metric of one sample, (1,), as a number; None for NaN, where it is undefined."""
+    return {name: None if np.isnan(value) else float(value) for name, (value,) in values.items()}
+
+
+def with_intervals(
+    points: Mapping[str, float | None], resampled: Mapping[str, Floats]
+) -> dict[str, Any]:
+    """Metrics, and as "<name>_ci95" the interval of those that were resampled.
+
+    Resamples in which a metric is undefined do not count; None where it is in all.
+    """
+    measured: dict[str, Any] = {}
+    for name, value in points.items():
+        measured[name] = value
+        if name in resampled:
+            defined = resampled[name][~np.isnan(resampled[name])]
+            measured[f"{name}_ci95"] = interval(defined) if defined.size else None
+    return measured

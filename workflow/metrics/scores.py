@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workflow.metrics.bootstrap import Floats, interval, resampled_counts
+from workflow.metrics.bootstrap import Floats, as_points, resampled_counts, with_intervals
 from workflow.metrics.ranking import Ranked, found_and_wrong, of_resamples, rank
 
 _IN_THE_RANGE = frozenset({"rmse", "rmse_ci95", "mae"})
@@ -68,27 +68,15 @@ def score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, A
     _check(scores, targets)
     if not scores.size:
         return {}
-    points = score_points(scores, targets)
     ranked = rank(scores, targets)[0]
     resampled = of_resamples(ranked, resampled_counts(scores.size, seed))
-    measured: dict[str, Any] = {}
-    for name, value in points.items():
-        measured[name] = value
-        if name in resampled:
-            defined = resampled[name][~np.isnan(resampled[name])]
-            measured[f"{name}_ci95"] = interval(defined) if defined.size else None
-    return measured
+    return with_intervals(_points(ranked), resampled)
 
 
 def score_points(scores: Floats, targets: Floats) -> dict[str, float | None]:
     """The metrics of `score_metrics` without their intervals; there must be a record."""
     _check(scores, targets)
-    ranked = rank(scores, targets)[0]
-    values = of_resamples(ranked, [np.ones((1, scores.size), np.uint8)])
-    points = {
-        name: None if np.isnan(value[0]) else float(value[0]) for name, value in values.items()
-    }
-    return points | _without_interval(ranked)
+    return _points(rank(scores, targets)[0])
 
 
 def resampled_score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, Floats]:
@@ -133,30 +121,28 @@ def _check(scores: Floats, targets: Floats) -> None:
             raise ValueError("scores and targets are numbers from 0 to 1")
 
 
-def _without_interval(ranked: Ranked) -> dict[str, Any]:
-    """What the libraries compute of all records, and the best threshold."""
+def _points(ranked: Ranked) -> dict[str, float | None]:
+    """All metrics of all records."""
     scores, targets = ranked.scores, ranked.targets
+    of_all = of_resamples(ranked, [np.ones((1, len(scores)), np.uint8)])
     mae = {"mae": float(np.abs(scores - targets).mean())}
-    points = _points(ranked.yes, scores) | mae | _correlations(scores, targets)
-    return points | _best_threshold(ranked)
+    by_libraries = _of_ranking(ranked.yes, scores) | mae | _correlations(scores, targets)
+    return as_points(of_all) | by_libraries | _best_threshold(ranked)
 
 
-def _points(yes: npt.NDArray[np.bool_], scores: Floats) -> dict[str, float]:
-    """What scikit-learn computes of all records, where it is defined.
+def _of_ranking(yes: npt.NDArray[np.bool_], scores: Floats) -> dict[str, float]:
+    """What scikit-learn computes of how all records are ranked, where it is defined.
 
-    The formulas of `ranked` give the same; they are there for resamples, of which there are many.
+    `ranking` gives the same but for rounding; it is there for resamples, of which there are many.
     """
     from sklearn import metrics  # type: ignore[import-untyped]  # here, as the import takes long
 
-    chosen = scores >= 0.5
-    points = {"accuracy": metrics.accuracy_score(yes, chosen)}
+    points = {}
     if yes.any():
-        points["f1"] = metrics.f1_score(yes, chosen, zero_division=0.0)
-        points["average_precision"] = metrics.average_precision_score(yes, scores)
+        points["average_precision"] = float(metrics.average_precision_score(yes, scores))
     if yes.any() and not yes.all():
-        points["balanced_accuracy"] = metrics.balanced_accuracy_score(yes, chosen)
-        points["auc"] = metrics.roc_auc_score(yes, scores)
-    return {name: float(value) for name, value in points.items()}
+        points["auc"] = float(metrics.roc_auc_score(yes, scores))
+    return points
 
 
 def _correlations(scores: Floats, targets: Floats) -> dict[str, float | None]:

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from workflow.metrics.bootstrap import Columns, Floats, interval, resampled_counts, weighted_sums
+from workflow.metrics.bootstrap import (
+    Columns,
+    Floats,
+    as_points,
+    resampled_counts,
+    weighted_sums,
+    with_intervals,
+)
 from workflow.metrics.rouge import has_pair, is_seen, rouge_scorer, word_f1
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -21,6 +28,8 @@ _MEANS = (*_SAMPLED, "rouge1", "rouge2", "rougeLsum")
 _KINDS = ("text", "seen", "paired", "long")
 """Kinds of references: with a text, with one that ROUGE sees, with one that is long enough for
 rouge2, and for BLEU."""
+_NEEDED = dict.fromkeys(ROUGE, "seen") | {"rouge2": "paired", "bleu": "long", "chrf": "text"}
+"""The kind of which a metric needs a reference. ROUGE is defined where none has a text, too."""
 _COLUMNS = (*((name, 1) for name in (*_MEANS, *_KINDS)), ("bleu", 10), ("chrf", 18))
 """The numbers of a record, and how many each takes; the last two are the statistics that
 sacrebleu's own bootstrap resamples."""
@@ -123,7 +132,7 @@ class TextMetrics:
         if records == 0:
             return {}
         self._forget_tokenized_texts()
-        measured = self._with_intervals()
+        measured = with_intervals(self.points(), self.resampled())
         for name, metric in self._corpus.items():
             measured[f"{name}_signature"] = str(metric.get_signature())
         if self._samples > 1:
@@ -184,7 +193,7 @@ class TextMetrics:
         several = "\n" in text or "\n" in reference
         rouge_l = scores[_SAMPLED.index("rougeL")]
         yield self._rouge_lines(text, reference)["rougeLsum"] if several else rouge_l
-        yield bool(reference.strip())
+        yield _has_text(reference)
         yield is_seen(reference)
         yield has_pair(reference)
         statistics = [
@@ -200,8 +209,7 @@ class TextMetrics:
 
         There must be a record.
         """
-        values = self._values(np.array([self._first.sums()]))
-        return {name: None if np.isnan(value) else float(value) for name, (value,) in values}
+        return as_points(dict(self._values(np.array([self._first.sums()]))))
 
     def resampled(self) -> dict[str, Floats]:
         """Each of `points` in every resample, (resamples,); NaN where it is undefined.
@@ -213,31 +221,20 @@ class TextMetrics:
         sums = [weighted_sums(counts, self._first.blocks()) for counts in counted]
         return dict(self._values(np.vstack(sums)))
 
-    def _with_intervals(self) -> dict[str, Any]:
-        """Each metric's value, and as "<name>_ci95" its interval."""
-        measured: dict[str, Any] = {}
-        resampled = self.resampled()
-        for name, value in self.points().items():
-            measured[name] = value
-            defined = resampled[name][~np.isnan(resampled[name])]
-            measured[f"{name}_ci95"] = interval(defined) if defined.size else None
-        return measured
-
     def _values(self, sums: Floats) -> Iterator[tuple[str, Floats]]:
         """Each metric, with a value for each row of sums over records; NaN where undefined."""
         ends = np.cumsum([width for _, width in _COLUMNS])[:-1]
         names = [name for name, _ in _COLUMNS]
         parts = dict(zip(names, np.split(sums, ends, axis=1), strict=True))
-        texts, seen, paired, long = (parts[kind][:, 0] > 0 for kind in _KINDS)
-        defined = dict.fromkeys(ROUGE, seen | ~texts) | {"rouge2": paired | ~texts}
+        there_are = {kind: parts[kind][:, 0] > 0 for kind in _KINDS}
         for name in _MEANS:
             means = parts[name][:, 0] / self._first.rows
-            yield name, np.where(defined.get(name, True), means, np.nan)
+            known = there_are[_NEEDED[name]] | ~there_are["text"] if name in ROUGE else True
+            yield name, np.where(known, means, np.nan)
         for name, metric in self._corpus.items():
             rows = parts[name].tolist()
             scores = np.array([float(metric._compute_score_from_stats(row).score) for row in rows])
-            known = long if name == "bleu" else parts[name][:, _REFERENCE_LENGTH] > 0
-            yield name, np.where(known, scores, np.nan)
+            yield name, np.where(there_are[_NEEDED[name]], scores, np.nan)
 
     def _forget_tokenized_texts(self) -> None:
         """Empty sacrebleu's caches, which would keep 65,536 texts as long as the process lives."""
@@ -254,21 +251,24 @@ def can_measure(metric: str, references: Iterable[str], tokenize: str) -> bool:
     Args:
         tokenize: as there; of no account where the metric is not bleu.
     """
-    if metric in ROUGE:
-        serves, are_empty = has_pair if metric == "rouge2" else is_seen, True
-        for one in references:
-            if serves(one):
-                return True
-            are_empty &= not one.strip()
-        return are_empty
-    if metric == "chrf":
-        return any(one.strip() for one in references)
     if metric == "bleu":
         from sacrebleu.metrics.bleu import BLEU
 
         cut = BLEU(tokenize=tokenize)._preprocess_segment
         return any(len(cut(one).split()) >= BLEU_TOKENS for one in references)
-    return True
+    if metric not in _NEEDED:
+        return True
+    serves = {"seen": is_seen, "paired": has_pair, "text": _has_text}[_NEEDED[metric]]
+    all_empty = True
+    for one in references:
+        if serves(one):
+            return True
+        all_empty &= not _has_text(one)
+    return metric in ROUGE and all_empty
+
+
+def _has_text(reference: str) -> bool:
+    return bool(reference.strip())
 
 
 def _same(text: str, reference: str) -> bool:

@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from workflow.core.console import log
@@ -36,13 +36,18 @@ def load_user_metric(text: str) -> Callable[..., object]:
     file, _, name = text.rpartition(":")
     if not file or not name.isidentifier():
         raise _bad(shorten(text), FORM, "name a Python file and a function in it")
-    module = _execute(_compile(file), file)
+    module = _import(file)
+    defined = [
+        key for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__
+    ]  # fmt: skip
+    hint = f"it defines {', '.join(defined) or 'no function'}"
     if not hasattr(module, name):
-        raise _bad(f"no {name} in {file}", "a function of that name", _mend_name(module))
+        raise _bad(f"no {name} in {file}", "a function of that name", hint)
     function: Callable[..., object] = getattr(module, name)
     if not callable(function):
         kind = type(function).__name__
-        raise _bad(f"{name} of {file}, a value of type {kind}", "a function", _mend_name(module))
+        raise _bad(f"{name} of {file}, a value of type {kind}", "a function", hint)
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some that are written in C do not tell
@@ -50,11 +55,8 @@ def load_user_metric(text: str) -> Callable[..., object]:
     try:
         signature.bind([], [])
     except TypeError:
-        raise _bad(
-            f"{name}{signature} in {file}",
-            f"{name}(records, predictions)",
-            "let it take two positional arguments",
-        ) from None
+        found, hint = f"{name}{signature} in {file}", "let it take two positional arguments"
+        raise _bad(found, f"{name}(records, predictions)", hint) from None
     return function
 
 
@@ -105,27 +107,25 @@ def _finite(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _compile(file: str) -> CodeType:
+def _import(file: str) -> ModuleType:
+    """The module that a file makes. It is registered, as dataclasses and pickle need it.
+
+    importlib would write what it compiles beside the user's file.
+    """
     try:
-        source = Path(file).read_bytes()
+        code = compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)
     except FileNotFoundError:
         raise _bad(f"no file {shorten(file)}", FORM, "correct the path") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        found = f"{shorten(file)}, which cannot be read: {reason}"
+    except OSError as error:
+        found = f"{shorten(file)}, which cannot be read: {error.strerror}"
         raise _bad(found, "a Python file", "name another file") from None
-    try:
-        return compile(source, file, "exec", dont_inherit=True)
     except SyntaxError as error:
-        line = f"{Path(file).name}:{error.lineno}: " if error.lineno else f"{Path(file).name}: "
-        found = f"{line}{type(error).__name__}: {error.msg}"
+        line = f":{error.lineno}" if error.lineno else ""
+        found = f"{Path(file).name}{line}: {type(error).__name__}: {error.msg}"
+        raise _bad(found, "a Python file", "correct it") from None
     except (ValueError, RecursionError, MemoryError) as error:  # null bytes, or too deep
         found = f"{Path(file).name}: {_describe(error)}"
-    raise _bad(found, "a Python file", "correct it")
-
-
-def _execute(code: CodeType, file: str) -> ModuleType:
-    """The module that the code makes. It is registered, as dataclasses and pickle need it."""
+        raise _bad(found, "a Python file", "correct it") from None
     module = ModuleType(MODULE_PREFIX + Path(file).stem)
     module.__file__ = file
     sys.modules[module.__name__] = module
@@ -138,16 +138,6 @@ def _execute(code: CodeType, file: str) -> ModuleType:
         found = f"{_place(error)}{_describe(error)}"
         raise _bad(found, "a file that can be imported", "correct it") from None
     return module
-
-
-def _mend_name(module: ModuleType) -> str:
-    """The functions that the file itself defines."""
-    names = [
-        name
-        for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__
-    ]
-    return f"it defines {', '.join(names)}" if names else "it defines no function"
 
 
 def _place(error: BaseException) -> str:
@@ -175,5 +165,5 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def _bad(found: str, expected: str, mend: str) -> BadInput:
-    return BadInput([Problem("--metric", found, expected, mend)])
+def _bad(found: str, expected: str, hint: str) -> BadInput:
+    return BadInput([Problem("--metric", found, expected, hint)])

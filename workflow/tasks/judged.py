@@ -8,9 +8,10 @@ import numpy as np
 from workflow.core.console import inform_once, log, warn_once
 from workflow.data.schema import Record
 from workflow.data.step_planner import Indexes
+from workflow.data.text_ids import special_remover
 from workflow.data.token_cache import TokenizedSplit
 from workflow.inference.generate import Generation
-from workflow.metrics.references import processed, special_remover
+from workflow.metrics.references import processed
 from workflow.metrics.scripts import bleu_tokenizer, looked_at
 from workflow.metrics.text import TextMetrics
 

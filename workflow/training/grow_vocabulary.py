@@ -27,7 +27,8 @@ def audited(data: Splits, task: Task, tokenizer: Any, spec: JobRequest, cache: P
     try:
         report: Report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        report = audit_splits(data, task.schema, tokenizer, *lengths)
+        limits = {"prompts": spec.max_source_length, "completions": spec.max_target_length}
+        report = audit_splits(data, task.schema, tokenizer, limits, spec.truncation_side)
         report["can_grow"] = can_grow(tokenizer)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)

@@ -192,7 +192,7 @@ class Trainer:
         began = time.perf_counter()
         examples = step_examples(step, spec.batch_size, len(split), spec.seed)
         plan = plan_step(
-            examples, *self._lengths, spec.micro_batch_tokens, supports_packing(self._engine.model),
+            examples, self._lengths, spec.micro_batch_tokens, supports_packing(self._engine.model),
             world.size,
         )  # fmt: skip
         outcome = train_step(job, self._engine, plan, step, world)

@@ -122,7 +122,7 @@ def largest_shape(
     shapes = {
         _shape_of(rows, *lengths)
         for examples in steps
-        for ranks in plan_step(examples, *lengths, max_positions, packs, world_size).micro_steps
+        for ranks in plan_step(examples, lengths, max_positions, packs, world_size).micro_steps
         for rows in ranks
         if rows
     }

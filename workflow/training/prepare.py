@@ -15,8 +15,8 @@ from workflow.config.request import JobRequest
 from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import Report
-from workflow.data.held_out import HeldOut
-from workflow.data.reading import problems_of_holding_out, read_records
+from workflow.data.reading import check_records
+from workflow.data.source import DataSource, HeldOut
 from workflow.data.token_cache import TokenizedSplit, prepare_splits, tell_eval_records
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
@@ -182,11 +182,10 @@ def _prepare_data(
     files: dict[str, Path], spec: JobRequest, task: Task, tokenizer: Any, cache: Path
 ) -> _Data:
     """Read, check, tokenize and audit the records; the tokenizer is grown where that is asked."""
-    held_out = HeldOut(spec.eval_fraction, spec.seed) if spec.eval_fraction else None
-    tokenize = partial(prepare_splits, files, splits_of(spec), task, cache=cache / "tokens",
-                       answers_needed=not spec.no_train, held_out=held_out)  # fmt: skip
+    source = data_source(files, spec)
+    tokenize = partial(prepare_splits, source, task, cache=cache / "tokens")
     splits = tokenize(tokenizer)
-    tell_eval_records(files, splits, held_out is not None)
+    tell_eval_records(source, splits)
     if not spec.no_train:
         task.check(tokenizer, splits["eval"], spec)
     if spec.add_missing_tokens and not spec.no_train:
@@ -238,7 +237,6 @@ def _locate(spec: JobRequest, mount: Mount, task: Task, problems: Sequence[Probl
     problems += [
         *of_run, *of_model, *_problems_of_model_in_run(model, run_path), *of_checkpoint,
         *problems_of_trackers(spec.report_to), *_problems_of_metric(spec), *of_data,
-        *_problems_of_holding_out(files, spec),
     ]  # fmt: skip
     if problems:
         raise BadInput([*problems, *problems_of_records(files, task, spec)])
@@ -273,23 +271,18 @@ def _problems_of_metric(spec: JobRequest) -> list[Problem]:
     return []
 
 
-def splits_of(spec: JobRequest) -> list[str]:
-    """The splits that a job uses."""
-    return ["eval"] if spec.no_train else ["train", "eval"]
-
-
-def _problems_of_holding_out(files: dict[str, Path], spec: JobRequest) -> list[Problem]:
-    if spec.eval_fraction is None or spec.no_train:  # which is told already
-        return []
-    return problems_of_holding_out(files, spec.eval_fraction)
+def data_source(files: dict[str, Path], spec: JobRequest) -> DataSource:
+    """What a job wants of its data files."""
+    if spec.no_train:  # which goes with no --eval_fraction
+        return DataSource(files, ["eval"], answers_needed=False)
+    held_out = HeldOut(spec.eval_fraction, spec.seed) if spec.eval_fraction else None
+    return DataSource(files, ["train", "eval"], held_out=held_out)
 
 
 def problems_of_records(files: dict[str, Path], task: Task, spec: JobRequest) -> list[Problem]:
-    splits = ["train"] if spec.eval_fraction and not spec.no_train else splits_of(spec)
     try:
         if files:
-            for _ in read_records(files, splits, task.schema, not spec.no_train, "check"):
-                pass
+            check_records(data_source(files, spec), task.schema)
     except BadInput as error:
         return error.problems
     return []

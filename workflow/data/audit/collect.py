@@ -5,7 +5,6 @@ import json
 import re
 from array import array
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from workflow.core.console import progress_bar
 from workflow.data.audit.parts import EXAMPLES, PARTS, Finding, PartAudit, Report
-from workflow.data.audit.round_trip import Damage, Row, common_start, excerpt
+from workflow.data.audit.round_trip import Damage, common_start, excerpt
 from workflow.data.schema import Schema
 from workflow.data.token_cache import Ragged, TokenizedSplit
 
@@ -29,11 +28,13 @@ def audit_splits(
     splits: Mapping[str, TokenizedSplit],
     schema: Schema,
     tokenizer: Any,
-    max_source_length: int,
-    max_target_length: int,
+    limits: Mapping[str, int],
     truncation_side: str = "right",
 ) -> Report:
     """Look at every record once; of its texts nothing is held but 16 bytes.
+
+    Args:
+        limits: how long "prompts" and "completions" may be, in tokens.
 
     Returns:
         What can be written as JSON: for each split its findings, those of its prompts and those of
@@ -42,7 +43,6 @@ def audit_splits(
         any cut, with the end mark.
     """
     damage = Damage(tokenizer)
-    limits = {"prompts": max_source_length, "completions": max_target_length}
     audits = {}
     with progress_bar(sum(map(len, splits.values())), "audit") as bar:
         for name, split in splits.items():
@@ -50,7 +50,7 @@ def audit_splits(
             for start in range(0, len(split), CHUNK):
                 bar.update(audits[name].add_chunk(start))
     report: Report = {
-        "limits": limits,
+        "limits": dict(limits),
         "truncation_side": truncation_side,
         "splits": {name: audit.report(limits) for name, audit in audits.items()},
     }
@@ -82,7 +82,6 @@ class SplitAudit:
     Attributes:
         prompts, pairs: for each record a digest of its prompt, and of its prompt and answer. Of
             a million records some two share one by chance in one of forty million data sets.
-        answered: which records have an answer, a text or not.
     """
 
     def __init__(self, name: str, split: TokenizedSplit, schema: Schema, damage: Damage):
@@ -93,27 +92,24 @@ class SplitAudit:
         self._values = array("d")
         self.prompts: Keys = np.zeros(len(split), np.uint64)
         self.pairs: Keys = np.zeros(len(split), np.uint64)
-        self.answered = np.zeros(len(split), np.bool_)
 
     def add_chunk(self, start: int) -> int:
         """Take in the records from `start`; returns how many they were."""
         end = min(start + CHUNK, len(self.split))
-        sources = _rows(self.split.sources, start, end)
-        targets = _rows(self.split.targets, start, end)
+        sources, targets = self.split.sources, self.split.targets
         prompts, completions = [], []
-        for i, source, target in zip(range(start, end), sources, targets, strict=True):
+        for i in range(start, end):
             record = self.split.record(i)
             prompt = record[self._schema.source_key]
             answer = [record[key] for key in (self._schema.answer_key,) if key in record]
-            prompts.append((f"{self.name}[{i}]", self._schema.read(record), source))
+            prompts.append((f"{self.name}[{i}]", self._schema.read(record), sources.row(i)))
             if answer and self._schema.answer_range:
                 answer = [float(answer[0])]  # 1, 1.0 and true say the same
                 self._values.append(answer[0])
             elif answer:
                 text = "" if self._schema.is_blank(record) else answer[0]
-                completions.append((f"{self.name}[{i}]", text, target))
+                completions.append((f"{self.name}[{i}]", text, targets.row(i)))
             self.prompts[i], self.pairs[i] = _digest([prompt]), _digest([prompt, *answer])
-            self.answered[i] = bool(answer)
             if not prompt.strip():
                 self._empty["prompts"].add(f"{self.name}[{i}]")
             if self._schema.is_blank(record):
@@ -153,7 +149,7 @@ class SplitAudit:
 
     def _contradictions(self) -> Report:
         """The records whose prompt has several answers, and the number of such prompts."""
-        rows = np.flatnonzero(self.answered)
+        rows = np.flatnonzero(self.split.answered)
         different = rows[np.unique(self.pairs[rows], return_index=True)[1]]
         prompts, answers = np.unique(self.prompts[different], return_counts=True)
         against = rows[_are_in(self.prompts[rows], prompts[answers > 1])]
@@ -186,13 +182,6 @@ class SplitAudit:
         return {"text": text, "tokens": len(ids)}
 
 
-def _rows(ids: Ragged, start: int, end: int) -> list[Row]:
-    """Rows `start` to `end`, uncut."""
-    bounds = ids.offsets[start : end + 1]
-    values = ids.values[bounds[0] : bounds[-1]]
-    return [values[begin:stop] for begin, stop in pairwise((bounds - bounds[0]).tolist())]
-
-
 def _are_in(keys: Keys, known: Keys) -> npt.NDArray[np.bool_]:
     """Which keys are among the `known`, in less memory than np.isin, which sorts both together."""
     known = np.sort(known)
@@ -209,15 +198,14 @@ def _digest(values: list[Any]) -> int:
 def _repeated_from_train(train: SplitAudit, evaluation: SplitAudit) -> Report:
     """Eval records, and eval prompts with whatever answer, that train holds too."""
     report = {}
-    for name in ("pairs", "prompts"):
-        ours, theirs = getattr(evaluation, name), getattr(train, name)
+    for name, ours, theirs in (
+        ("eval_records_in_train", evaluation.pairs, train.pairs),
+        ("eval_prompts_in_train", evaluation.prompts, train.prompts),
+    ):
         rows = np.flatnonzero(_are_in(ours, theirs))
         examples = [
             f"train[{np.flatnonzero(theirs == ours[i])[0]}] = {evaluation.example(i)}"
             for i in rows[:EXAMPLES]
         ]
-        report[f"eval_{name}_in_train"] = Finding(len(rows), examples).report()
-    return {
-        "eval_records_in_train": report["eval_pairs_in_train"],
-        "eval_prompts_in_train": report["eval_prompts_in_train"],
-    }
+        report[name] = Finding(len(rows), examples).report()
+    return report

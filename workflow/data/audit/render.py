@@ -13,7 +13,7 @@ LONGEST_LINE = 200
 
 
 @dataclass(frozen=True)
-class Warning:
+class AuditWarning:
     """Something to know before training; the higher the severity, the worse."""
 
     severity: int
@@ -22,108 +22,84 @@ class Warning:
     remedy: str
 
 
+_IF_MEANT = "fine where that is meant; else write them"
+_LOOK = "look if it matters"
 _RULES = (
-    (12, "completions", "lost", "completions that cannot be written back", "{mend}"),
-    (11, "completions", "special", "completions that spell special tokens", "take them out"),
-    (8, "", "contradictions", "records that contradict another", "keep one of each"),
-    (
-        7,
-        "completions",
-        "cut",
-        "completions that are cut",
-        "raise --max_target_length or shorten them",
-    ),
-    (6, "prompts", "cut", "{cut}", "raise --max_source_length or shorten them"),
-    (5, "prompts", "lost", "prompts with what the model cannot see", "{mend}"),
-    (5, "prompts", "special", "prompts that spell special tokens", "take them out"),
-    (4, "", "empty_prompts", "empty prompts", "write or remove them"),
-    (
-        4,
-        "",
-        "empty_completions",
-        "empty completions, whose answer is nothing",
-        "fine where that is meant; else write them",
-    ),
+    (12, "completions.lost", "completions that cannot be written back", "{hint}"),
+    (11, "completions.special", "completions that spell special tokens", "take them out"),
+    (8, "contradictions", "records that contradict another", "keep one of each"),
+    (7, "completions.cut", "completions that are cut", "raise --max_target_length or shorten them"),
+    (6, "prompts.cut", "prompts that lose {cut}", "raise --max_source_length or shorten them"),
+    (5, "prompts.lost", "prompts with what the model cannot see", "{hint}"),
+    (5, "prompts.special", "prompts that spell special tokens", "take them out"),
+    (4, "empty_prompts", "empty prompts", "write or remove them"),
+    (4, "empty_completions", "empty completions, whose answer is nothing", _IF_MEANT),
     (
         3,
-        "",
         "duplicates",
         "records that repeat an earlier one",
         "remove them, unless they are to weigh",
     ),
-    (
-        3,
-        "completions",
-        "ends",
-        "completions that lose white space at an end",
-        "strip it{or_add}",
-    ),
-    (
-        1,
-        "completions",
-        "changed",
-        "completions that come back written another way",
-        "look if it matters",
-    ),
-    (1, "prompts", "changed", "prompts that are read written another way", "look if it matters"),
-    (1, "prompts", "ends", "prompts that lose white space at an end", "look if it matters"),
+    (3, "completions.ends", "completions that lose white space at an end", "strip it{or_add}"),
+    (1, "completions.changed", "completions that come back written another way", _LOOK),
+    (1, "prompts.changed", "prompts that are read written another way", _LOOK),
+    (1, "prompts.ends", "prompts that lose white space at an end", _LOOK),
 )
-"""Severity, part (none: the split), finding, its name, and what to do about it."""
+"""Severity, finding of a split or of a part of it, its name, and what to do about it."""
 
 
 _CUT = {
-    "right": "prompts that lose their end",
-    "left": "prompts that lose their beginning",
-    "middle": "prompts that lose some of their middle",
+    "right": "their end",
+    "left": "their beginning",
+    "middle": "some of their middle",
 }
 RARE = 0.05
 """Share of one kind of target below which it is worth a word."""
 
 
-def warnings_of(report: Report) -> list[Warning]:
+def warnings_of(report: Report) -> list[AuditWarning]:
     """What is worth a line, the worst first."""
-    warnings, mend = _warnings_across(report), _mends(report)
+    warnings, hints = _warnings_across(report), _hints(report)
     for name, split in report["splits"].items():
-        for severity, part, kind, what, remedy in _RULES:
+        for severity, path, what, remedy in _RULES:
+            part, _, kind = path.rpartition(".")
             finding = (split[part] if part else split).get(kind)  # not in an older audit.json
             if finding and finding["count"]:
                 said = what.format(cut=_CUT[report["truncation_side"]])
                 text = f"{name}: {said}: {finding['count']:,}{_what_of(finding)}"
-                warnings.append(
-                    Warning(severity, text, finding["examples"][0], remedy.format(**mend))
-                )
+                example = finding["examples"][0]
+                warnings.append(AuditWarning(severity, text, example, remedy.format(**hints)))
         warnings += _warnings_of_targets(name, split["targets"])
         if split["common_prefix"]:
-            text = (
-                f"{name}: all prompts begin alike, {split['common_prefix']['tokens']} tokens each"
-            )
-            example = shorten(split["common_prefix"]["text"], 40)
-            warnings.append(Warning(2, text, example, "leave it out if the model need not be told"))
+            tokens, text = split["common_prefix"]["tokens"], split["common_prefix"]["text"]
+            said = f"{name}: all prompts begin alike, {tokens} tokens each"
+            remedy = "leave it out if the model need not be told"
+            warnings.append(AuditWarning(2, said, shorten(text, 40), remedy))
     return sorted(warnings, key=lambda warning: -warning.severity)
 
 
-def _mends(report: Report) -> dict[str, str]:
+def _hints(report: Report) -> dict[str, str]:
     """What to do about characters that do not come back: no flag that is refused, or given."""
     if report.get("can_grow", True) and "added_tokens" not in report:
-        return {"mend": "add --add_missing_tokens", "or_add": ", or add --add_missing_tokens"}
-    return {"mend": "write them another way", "or_add": ""}
+        return {"hint": "add --add_missing_tokens", "or_add": ", or add --add_missing_tokens"}
+    return {"hint": "write them another way", "or_add": ""}
 
 
-def _warnings_across(report: Report) -> list[Warning]:
+def _warnings_across(report: Report) -> list[AuditWarning]:
     if "eval_records_in_train" not in report:
         return []
     records, prompts = report["eval_records_in_train"], report["eval_prompts_in_train"]
     warnings, remedy = [], "remove them from train or eval"
     if records["count"]:
         text = f"eval: records that occur in train: {records['count']:,}"
-        warnings.append(Warning(10, text, records["examples"][0], remedy))
+        warnings.append(AuditWarning(10, text, records["examples"][0], remedy))
     if prompts["count"] > records["count"]:
         text = f"eval: prompts that occur in train, with whatever answer: {prompts['count']:,}"
-        warnings.append(Warning(9, text, prompts["examples"][0], remedy))
+        warnings.append(AuditWarning(9, text, prompts["examples"][0], remedy))
     return warnings
 
 
-def _warnings_of_targets(name: str, targets: Report | None) -> list[Warning]:
+def _warnings_of_targets(name: str, targets: Report | None) -> list[AuditWarning]:
     """One kind of target missing, or rare."""
     if targets is None:
         return []
@@ -133,8 +109,8 @@ def _warnings_of_targets(name: str, targets: Report | None) -> list[Warning]:
         return []
     text = f"{name}: targets nearer to {rarer}: {targets[rarer]:,} ({share:.1%})"
     if targets[rarer] == 0:
-        return [Warning(10, text, "none at all", "add such records, or scores mean nothing")]
-    return [Warning(2, text, "one in a lot", "look at auc and f1 more than at accuracy")]
+        return [AuditWarning(10, text, "none at all", "add such records, or scores mean nothing")]
+    return [AuditWarning(2, text, "one in a lot", "look at auc and f1 more than at accuracy")]
 
 
 def _what_of(finding: Report) -> str:
@@ -215,7 +191,7 @@ def _balance(name: str, targets: Report) -> str:
     return f"{name} targets: {halves}; mean {targets['mean']:.3g}; by tenth {tenths}"
 
 
-def _line(warning: Warning) -> str:
+def _line(warning: AuditWarning) -> str:
     """A warning on a line that is not too long: its example gives way first."""
     what, remedy = warning.text, f"; {warning.remedy}"
     room = LONGEST_LINE - len(what) - len(remedy) - len("; as ")

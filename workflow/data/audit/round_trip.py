@@ -13,6 +13,7 @@ import regex
 
 from workflow.core.code_points import joins
 from workflow.core.errors import shorten
+from workflow.data.text_ids import decode_texts
 
 Row = npt.NDArray[np.int32]
 _SEVERAL_SPACES = re.compile(r"\s{2,}")
@@ -49,9 +50,7 @@ class Damage:
 
     def decode(self, rows: Sequence[Row]) -> list[str]:
         """The texts of rows of ids."""
-        texts: list[str] = self.tokenizer.batch_decode(
-            rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        texts = decode_texts(self.tokenizer, rows, skip_special_tokens=True)
         return [text.removeprefix(self._added) for text in texts]
 
     def find(self, text: str, decoded: str) -> dict[str, Counter[str]]:
