@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from workflow.cluster.job_record import Record, folder_of, read_record, write_record
-from workflow.cluster.job_state import State
 from workflow.cluster.overview import (
     Overview,
     describe,
@@ -20,6 +19,7 @@ from workflow.cluster.overview import (
     run_names,
     table,
 )
+from workflow.cluster.scheduler import State
 from workflow.core.errors import BadInput
 from workflow.runs.lock import LOCK_FILE
 from workflow.runs.mount import Mount

@@ -721,7 +721,7 @@ def test_without_locks_reading_and_tidying_go_on(
         raise OSError(errno.ENOLCK, "No locks available")
 
     make_checkpoints(run, [1, 2])
-    monkeypatch.setattr("workflow.runs.checkpoint.fcntl.flock", flock)
+    monkeypatch.setattr("workflow.core.files.fcntl.flock", flock)
     with reading(run / "checkpoint-2"):
         rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [2]

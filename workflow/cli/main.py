@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from workflow.cluster import job_record as records
 from workflow.cluster.overview import describe, look, run_names, table
-from workflow.cluster.schedulers import SCHEDULERS, state_of
+from workflow.cluster.registry import SCHEDULERS, state_of
 from workflow.core.errors import BadInput, Problem, WorkflowError
 from workflow.runs.mount import Mount, find_mount, find_run_folder
 from workflow.runs.status import is_run_folder

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from workflow.cluster.job_record import LOG, Record, folder_of, read_record, read_records
-from workflow.cluster.job_state import State
-from workflow.cluster.schedulers import state_of
+from workflow.cluster.registry import state_of
+from workflow.cluster.scheduler import State
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.tables import aligned
 from workflow.runs.lock import is_fresh

@@ -5,12 +5,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workflow.config.field_types import (
+    FieldType,
     boolean,
     duration,
     integer,
@@ -22,14 +22,23 @@ from workflow.config.field_types import (
 )
 from workflow.config.flags import flag
 from workflow.core.errors import Problem, shorten
+from workflow.runs.mount import Mount
 
-_CLUSTER, _ELSE = "cluster", "for one kind of cluster"
+_ONE_KIND = "for one kind of cluster"
 _SECRET = re.compile(
     r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|KEYS?|API_?KEY)($|_)",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _ASSIGNED = re.compile(r"(?:^|[;&|\s])([A-Za-z_][A-Za-z0-9_]*)=")
+
+
+def _flag(kind: FieldType, default: Any, help: str, shown: str | None = None) -> Any:
+    return flag(kind, default, "cluster", help, shown)
+
+
+def _optional(kind: FieldType, help: str, shown: str = "-") -> Any:
+    return _flag(kind, None, help, shown)
 
 
 @dataclass(frozen=True)
@@ -39,79 +48,68 @@ class Cluster:
     Times are in seconds, memory in bytes.
     """
 
-    name: str | None = flag(text(), None, _CLUSTER, "the job's name in the queue", "the run's")
-    num_nodes: int = flag(integer(1), 1, _CLUSTER, "machines")
-    gpus_per_node: int = flag(integer(0), 0, _CLUSTER, "GPUs of each; 0: on CPUs")
-    gpu_type: str | None = flag(text(), None, _CLUSTER, "kind of GPU, as the cluster names it", "-")
-    gpu_memory: float | None = flag(
-        memory(with_unit=True),
-        None,
-        _CLUSTER,
-        "memory of each GPU, as 80GB: what fits is checked by it",
-        "-",
+    name: str | None = _optional(text(), "the job's name in the queue", "the run's")
+    num_nodes: int = _flag(integer(1), 1, "machines")
+    gpus_per_node: int = _flag(integer(0), 0, "GPUs of each; 0: on CPUs")
+    gpu_type: str | None = _optional(text(), "kind of GPU, as the cluster names it")
+    gpu_memory: float | None = _optional(
+        memory(with_unit=True), "memory of each GPU, as 80GB: what fits is checked by it"
     )
-    cpus_per_task: int | None = flag(
-        integer(1), None, _CLUSTER, "cores of each machine", "the cluster's default"
+    cpus_per_task: int | None = _optional(
+        integer(1), "cores of each machine", "the cluster's default"
     )
-    memory: float | None = flag(
-        memory(with_unit=True),
-        None,
-        _CLUSTER,
-        "memory of each machine, as 512GB",
+    memory: float | None = _optional(
+        memory(with_unit=True), "memory of each machine, as 512GB", "the cluster's default"
+    )
+    time: int | None = _optional(
+        duration(),
+        "the longest that the job runs at a time, as 12h; it saves before that and is queued again",
         "the cluster's default",
     )
-    time: int | None = flag(
-        duration(), None, _CLUSTER, "the longest that the job runs at a time, as 12h; it saves "
-        "before that and is queued again", "the cluster's default",
-    )  # fmt: skip
-    container: str | None = flag(
-        text(), None, _CLUSTER,
-        "image to run in; pyxis:, apptainer: or docker: before it says by what", "none",
-    )  # fmt: skip
-    mounts: tuple[str, ...] = flag(
-        words("folders SOURCE or SOURCE:TARGET", "SOURCE[:TARGET]"), (), _CLUSTER,
-        "folders that the container sees besides the project and the mount", "-",
-    )  # fmt: skip
-    envs: dict[str, str | None] | None = flag(
-        pairs("environment variables NAME or NAME=VALUE", "NAME[=VALUE]", may_lack_value=True),
-        None, _CLUSTER,
-        "environment variables; NAME alone passes what it holds here, and is how secrets go", "-",
-    )  # fmt: skip
-    setup: tuple[str, ...] = flag(
-        texts(), (), _CLUSTER, "shell lines before the job, as 'module load cuda'", "-"
+    container: str | None = _optional(
+        text(), "image to run in; pyxis:, apptainer: or docker: before it says by what", "none"
     )
-    max_restarts: int = flag(
-        integer(0), 20, _CLUSTER, "how often the job is queued again before it gives up"
-    )
-    dependency: str | None = flag(
-        text(),
-        None,
-        _CLUSTER,
-        "a run, or a job's number, that has to end well before; or as sbatch has it",
+    mounts: tuple[str, ...] = _flag(
+        words("folders SOURCE or SOURCE:TARGET", "SOURCE[:TARGET]"),
+        (),
+        "folders that the container sees besides the project and the mount",
         "-",
     )
-    high_priority: bool = flag(
-        boolean(),
-        False,
-        _CLUSTER,
-        "refused: write the queue or priority in the cluster's own words",
+    envs: dict[str, str | None] | None = _optional(
+        pairs("environment variables NAME or NAME=VALUE", "NAME[=VALUE]", may_lack_value=True),
+        "environment variables; NAME alone passes what it holds here, and is how secrets go",
     )
-    login: bool = flag(boolean(), False, _CLUSTER, "refused: a queued job has no login")
-    shared_host_dir: str | None = flag(
-        text(), None, _CLUSTER, "a folder that --command sees as data/", "-"
+    setup: tuple[str, ...] = _flag(
+        texts(), (), "shell lines before the job, as 'module load cuda'", "-"
     )
-    command: str | None = flag(
-        text(), None, _CLUSTER, "the job as one shell command, in place of what follows --", "-"
+    max_restarts: int = _flag(
+        integer(0), 20, "how often the job is queued again before it gives up"
+    )
+    dependency: str | None = _optional(
+        text(), "a run, or a job's number, that has to end well before; or as sbatch has it"
+    )
+    high_priority: bool = _flag(
+        boolean(), False, "refused: write the queue or priority in the cluster's own words"
+    )
+    login: bool = _flag(boolean(), False, "refused: a queued job has no login")
+    shared_host_dir: str | None = _optional(text(), "a folder that --command sees as data/")
+    command: str | None = _optional(
+        text(), "the job as one shell command, in place of what follows --"
     )
     slurm: dict[str, Any] | None = flag(
-        pairs("#SBATCH options NAME=VALUE or NAME", "NAME[=VALUE]", may_lack_value=True), None,
-        _ELSE,
-        "any other #SBATCH options, as partition=gpu account=me", "-",
-    )  # fmt: skip
+        pairs("#SBATCH options NAME=VALUE or NAME", "NAME[=VALUE]", may_lack_value=True),
+        None,
+        _ONE_KIND,
+        "any other #SBATCH options, as partition=gpu account=me",
+        "-",
+    )
     kubernetes: dict[str, Any] | None = flag(
-        pairs("settings NAME=VALUE", "NAME=VALUE"), None, _ELSE,
-        "pvc=CLAIM or host_path=FOLDER for the mount; see the README for the others", "-",
-    )  # fmt: skip
+        pairs("settings NAME=VALUE", "NAME=VALUE"),
+        None,
+        _ONE_KIND,
+        "pvc=CLAIM or host_path=FOLDER for the mount; see the README for the others",
+        "-",
+    )
 
 
 ALIASES = {
@@ -134,8 +132,8 @@ class Submission:
         processes: on each machine.
         folder: where it was asked for, from which relative paths count.
         project: the folder of the scripts.
-        mount: holds data/ and models/.
         margin: seconds that the job may need from being asked to stop to having saved.
+        cluster: what it asks of the cluster.
     """
 
     task: str
@@ -144,73 +142,74 @@ class Submission:
     processes: int
     folder: Path
     project: Path
-    mount: Path
+    mount: Mount
     margin: int
+    cluster: Cluster = Cluster()
 
     @property
     def run(self) -> Path:
-        return self.mount / "models" / self.run_name
+        return self.mount.models / self.run_name
+
+    @property
+    def job_folder(self) -> Path:
+        """Where its text, its record and its log lie."""
+        return self.mount.jobs / self.run_name
 
     @property
     def script(self) -> Path:
         return self.project / f"{self.task}.py"
 
+    @property
+    def threads(self) -> int | None:
+        """Cores of each process; None where nobody asked for cores."""
+        cores = self.cluster.cpus_per_task
+        return None if cores is None else max(1, cores // self.processes)
 
-def python_of(project: Path) -> Path:
-    """The interpreter of the project's .venv; where it has none, the one that runs this."""
-    own = project / ".venv" / "bin" / "python"
-    return own if own.exists() else Path(sys.executable)
+    @property
+    def python(self) -> Path:
+        """The interpreter of the project's .venv; where it has none, the one that runs this."""
+        own = self.project / ".venv" / "bin" / "python"
+        return own if own.exists() else Path(sys.executable)
+
+    def setup_lines(self) -> list[str]:
+        """Shell lines: what the job's processes find in their environment, then the user's own."""
+        values = {"WORKFLOW_MOUNT": str(self.mount.root), "HF_HUB_OFFLINE": "1"}
+        values |= {k: str(v) for k, v in (self.cluster.envs or {}).items() if v is not None}
+        if self.threads is not None:
+            values.setdefault("OMP_NUM_THREADS", str(self.threads))
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
+        return [*exports, *self.cluster.setup]
 
 
-def setup_lines(submission: Submission, cluster: Cluster) -> list[str]:
-    """Shell lines: what the job's processes find in their environment, then the user's own."""
-    values = {"WORKFLOW_MOUNT": str(submission.mount), "HF_HUB_OFFLINE": "1"}
-    values |= {name: str(v) for name, v in (cluster.envs or {}).items() if v is not None}
-    if cluster.cpus_per_task is not None:
-        threads = max(1, cluster.cpus_per_task // submission.processes)
-        values.setdefault("OMP_NUM_THREADS", str(threads))
-    return [*(f"export {name}={shlex.quote(value)}" for name, value in values.items()),
-            *cluster.setup]  # fmt: skip
+def problems_of(cluster: Cluster, kind: str, mends: dict[str, str]) -> list[Problem]:
+    """What is wrong with these words by themselves, and which mean nothing on such a cluster.
 
-
-def problems_of(cluster: Cluster, kind: str) -> list[Problem]:
-    """What is wrong with these words by themselves, and which mean nothing on such a cluster."""
+    Args:
+        mends: what to do instead of words that mean nothing there.
+    """
     problems = [*_problems_of_envs(cluster.envs or {}, kind), *_problems_of_mounts(cluster)]
-    if cluster.high_priority:
-        mend = {
-            "slurm": "leave it out; name a partition or a quality of service instead: "
-            "--slurm partition=NAME or --slurm qos=NAME",
-            "kubernetes": "leave it out; name a class instead: --kubernetes priority_class=NAME",
-        }
-        problems.append(_meaningless("high_priority", kind, mend.get(kind, "leave it out")))
-    if cluster.login:
-        mend_login = "leave it out; `python3 -m workflow logs -f RUN` follows the job"
-        problems.append(_meaningless("login", kind, mend_login))
+    meaningless = {
+        "high_priority": "leave it out",
+        "login": "leave it out; `python3 -m workflow logs -f RUN` follows the job",
+    } | mends
+    defaults = {field.name: field.default for field in dataclasses.fields(Cluster)}
+    problems += [
+        _meaningless(name, kind, mend)
+        for name, mend in meaningless.items()
+        if getattr(cluster, name) != defaults[name]
+    ]
     if cluster.gpu_type is not None and not cluster.gpus_per_node:
         found = f"{shorten(cluster.gpu_type)} without GPUs"
-        problems.append(
-            Problem("--gpu_type", found, "with --gpus_per_node", "add --gpus_per_node N")
-        )
-    return [*problems, *_problems_of_setup(cluster.setup)]
-
-
-def _problems_of_setup(lines: Sequence[str]) -> list[Problem]:
-    names = [name for line in lines for name in _ASSIGNED.findall(line) if _SECRET.search(name)]
-    found = "a value for what looks like a secret"
-    return [
-        Problem(f"--setup: {name}=", found, "the name alone", f"write --envs {name} instead")
+        mend = "add --gpus_per_node N"
+        problems.append(Problem("--gpu_type", found, "with --gpus_per_node", mend))
+    found, expected = "a value for what looks like a secret", "the name alone"
+    names = [name for line in cluster.setup for name in _ASSIGNED.findall(line)]
+    problems += [
+        Problem(f"--setup: {name}=", found, expected, f"write --envs {name} instead")
         for name in names
+        if _SECRET.search(name)
     ]
-
-
-def meaningless(cluster: Cluster, kind: str, mends: dict[str, str]) -> list[Problem]:
-    """The words of `mends` that were used where they mean nothing, each with how to mend it."""
-    given = {field.name: field.default for field in dataclasses.fields(Cluster)}
-    return [
-        _meaningless(name, kind, mend)
-        for name, mend in mends.items()
-        if getattr(cluster, name) != given[name]
-    ]
+    return problems
 
 
 def _meaningless(name: str, kind: str, mend: str) -> Problem:
@@ -245,14 +244,10 @@ def _problems_of_envs(envs: dict[str, str | None], kind: str) -> list[Problem]:
 def _problems_of_mounts(cluster: Cluster) -> list[Problem]:
     problems = []
     for mount in cluster.mounts:
-        source, target = parts_of_mount(mount)
-        if not all(path.startswith("/") for path in (source, target)):
+        if not all(path.startswith("/") for path in parts_of_mount(mount)):
+            where, found = f"--mounts {shorten(mount)}", "a path that is not whole"
             expected = "SOURCE or SOURCE:TARGET, both beginning with /"
-            problems.append(
-                Problem(
-                    f"--mounts {shorten(mount)}", "a path that is not whole", expected, "correct it"
-                )
-            )
+            problems.append(Problem(where, found, expected, "correct it"))
     if cluster.mounts and cluster.container is None:
         mend = "add --container IMAGE, or leave it out: without one all folders are seen"
         problems.append(Problem("--mounts", "no --container", "a container to see them", mend))

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all: written beside, synced, then renamed."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 STALE_AFTER_SECONDS = 24 * 3600
 
@@ -135,6 +136,37 @@ def keep_json_lines(path: Path, keep: Callable[[Any], bool]) -> None:
     if kept != lines:
         with whole_file(path) as partial:
             partial.write_bytes(b"".join(kept))
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock that a file of its own stands for, which is made where it is not there.
+
+    Yields what `lock` returns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        yield lock(file, wait=wait)
+
+
+def lock(file: IO[Any], shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file until it is closed, as far as its file system has locks.
+
+    Args:
+        shared: whether others may hold it too, if they share it.
+        wait: whether to wait for others.
+
+    Returns:
+        False where another process holds it and was not waited for.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have none
+        pass
+    return True
 
 
 def remove_partials(folder: Path, older_than: float = STALE_AFTER_SECONDS) -> None:

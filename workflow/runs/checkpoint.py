@@ -5,7 +5,6 @@ A checkpoint is a plain Hugging Face folder. What only going on needs lies in it
 state.json.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Collection, Iterator
@@ -17,7 +16,13 @@ from typing import Any, Protocol
 from workflow.core.checksums import has_checksums, write_checksums
 from workflow.core.console import log
 from workflow.core.errors import RunFailed
-from workflow.core.files import begin_folder, discard_folder, finish_folder, remove_partials
+from workflow.core.files import (
+    begin_folder,
+    discard_folder,
+    finish_folder,
+    lock,
+    remove_partials,
+)
 from workflow.distributed.world import World, shared
 from workflow.models.loading import save_settings
 from workflow.models.safetensors_writer import (
@@ -195,9 +200,8 @@ def reading(*folders: Path | str | None) -> Iterator[None]:
     """While models' folders are read, no run removes them as old checkpoints of its own."""
     with ExitStack() as stack:
         for folder in (folder for folder in folders if folder is not None):
-            with suppress(OSError):  # a hub's model; some network file systems have no locks
-                file = stack.enter_context(open(Path(folder) / "config.json", "rb"))
-                fcntl.flock(file, fcntl.LOCK_SH)
+            with suppress(OSError):  # a hub's model
+                lock(stack.enter_context(open(Path(folder) / "config.json", "rb")), shared=True)
         yield
 
 
@@ -206,11 +210,6 @@ def _unread(folder: Path) -> Iterator[bool]:
     """Whether no process reads a checkpoint; then none can begin to."""
     with ExitStack() as stack:
         unread = True
-        try:
-            file = stack.enter_context(open(folder / "config.json", "r+b"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            unread = False
-        except OSError:  # nothing to read there, or no locks
-            pass
+        with suppress(OSError):  # nothing to read there
+            unread = lock(stack.enter_context(open(folder / "config.json", "r+b")), wait=False)
         yield unread
