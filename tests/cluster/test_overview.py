@@ -132,7 +132,7 @@ def test_a_job_that_has_not_begun_is_in_the_table(mount: Mount) -> None:
     folder_of(mount, "x/y").mkdir(parents=True)
     write_record(folder_of(mount, "x/y"), record)
     assert read_record(folder_of(mount, "x/y")) == record
-    assert list(run_names(mount)) == ["x/y"]
+    assert run_names(mount) == ["x/y"]
     assert look(mount, "x/y") == Overview(
         "x/y", "unknown", "only elsewhere can tell",
         job=f"pid {os.getpid()} on elsewhere",

@@ -61,7 +61,11 @@ def look_ahead(
         raise BadInput(list(dict.fromkeys(problems)))
     if job is None:
         return [f"{NOT_CHECKED}the model is to come from the job that this one waits for"]
-    return _verdict(job, _machine(submission, here))
+    machine = _machine(submission, here)
+    if machine.device_memory == float("inf"):
+        word = "--gpu_memory" if machine.on_gpu else "--memory"
+        return [f"{NOT_CHECKED}{word} says how much there is"]
+    return tell_plans(fetch_settings(job.model_source), job.spec, job.splits, machine)
 
 
 def _prepared(spec: JobSpec, submission: Submission, here: bool) -> Job:
@@ -89,14 +93,6 @@ def _machine(submission: Submission, here: bool) -> Machine:
         host_memory=cluster.memory,
         on_gpu=on_gpu,
     )
-
-
-def _verdict(job: Job, machine: Machine) -> list[str]:
-    if machine.device_memory == float("inf"):
-        word = "--gpu_memory" if machine.on_gpu else "--memory"
-        return [f"{NOT_CHECKED}{word} says how much there is"]
-    folder = fetch_settings(job.model_source)
-    return tell_plans(folder, job.spec, job.splits, machine)
 
 
 def _problems_of_run(spec: JobSpec, mount: Mount) -> list[Problem]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workflow.cluster.job_record import folder_of
 from workflow.config.field_types import (
     FieldType,
     boolean,
@@ -153,7 +154,7 @@ class Submission:
     @property
     def job_folder(self) -> Path:
         """Where its text, its record and its log lie."""
-        return self.mount.jobs / self.run_name
+        return folder_of(self.mount, self.run_name)
 
     @property
     def script(self) -> Path:

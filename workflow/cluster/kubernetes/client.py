@@ -24,7 +24,13 @@ _OUT_OF_REACH = re.compile(
     re.IGNORECASE,
 )
 """What kubectl says where no cluster answers it."""
-_PATIENCE = "--request-timeout=30s"
+_ENDS = {
+    "Complete": "done",
+    "SuccessCriteriaMet": "done",  # while the last pods end
+    "Failed": "failed",
+    "FailureTarget": "failed",  # likewise
+    "Suspended": "pending",
+}
 
 
 class Kubernetes(Scheduler):
@@ -86,7 +92,7 @@ def kubectl(command: list[str], namespace: str | None, given: str | None = None)
     """What kubectl prints; raises BadInput where it is missing, reaches nobody or is refused."""
     try:
         done = subprocess.run(
-            ["kubectl", *command, *_in(namespace), _PATIENCE],
+            ["kubectl", *command, *_in(namespace), "--request-timeout=30s"],
             input=given, capture_output=True, text=True, check=False,
         )  # fmt: skip
     except OSError as error:
@@ -129,27 +135,16 @@ def read_state(job: str, pods: str) -> State:
 
 
 def _word(status: dict[str, Any], pods: list[dict[str, Any] | None]) -> tuple[str, str]:
-    conditions = _true_conditions(status)
-    # the second of each pair comes first, while the last pods end
-    for names, word in [
-        (("Complete", "SuccessCriteriaMet"), "done"),
-        (("Failed", "FailureTarget"), "failed"),
-        (("Suspended",), "pending"),
-    ]:
-        for name in names:
-            if name in conditions:
-                return word, _told(conditions[name])
+    conditions = {one["type"]: one for one in status.get("conditions", []) if _holds(one)}
+    for name, word in _ENDS.items():
+        if name in conditions:
+            return word, _told(conditions[name])
     for index, pod in enumerate(pods):
         if pod is None:
             return "pending", f"pod {index} is not made yet"
         if pod["status"].get("phase") not in ("Running", "Succeeded"):
             return "pending", f"pod {index}: {_why(pod['status'])}"
     return "running", ""
-
-
-def _true_conditions(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    conditions = status.get("conditions", [])
-    return {condition["type"]: condition for condition in conditions if _holds(condition)}
 
 
 def _holds(condition: dict[str, Any]) -> bool:
@@ -176,9 +171,5 @@ def _told(said: dict[str, Any]) -> str:
 
 def newest_pods(pods: str) -> dict[int, dict[str, Any]]:
     """The last pod of each index; those before it have failed."""
-    items = sorted(json.loads(pods)["items"], key=_created)
+    items = sorted(json.loads(pods)["items"], key=lambda pod: pod["metadata"]["creationTimestamp"])
     return {int(pod["metadata"]["annotations"][INDEX]): pod for pod in items}
-
-
-def _created(pod: dict[str, Any]) -> str:
-    return str(pod["metadata"]["creationTimestamp"])

@@ -125,14 +125,11 @@ def manifest(submission: Submission) -> str:
 
 def _policy(cluster: Cluster) -> dict[str, Any]:
     """How many pods there are, and what their ends mean."""
-    disrupted = {"type": "DisruptionTarget", "status": "True"}
     bad_input = {"containerName": CONTAINER, "operator": "In", "values": [2]}
     rules = [
-        {"action": "Ignore", "onPodConditions": [disrupted]},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "FailJob", "onExitCodes": bad_input},
     ]
-    # a pod that is lost after pod 0 has ended well would wait for it in vain
-    ends_well = {"rules": [{"succeededIndexes": "0"}]} if cluster.num_nodes > 1 else None
     policy = {
         "completions": cluster.num_nodes,
         "parallelism": cluster.num_nodes,
@@ -140,9 +137,11 @@ def _policy(cluster: Cluster) -> dict[str, Any]:
         # all pods of a group fail together, and each counts
         "backoffLimit": cluster.max_restarts * cluster.num_nodes,
         "podFailurePolicy": {"rules": rules},
-        "successPolicy": ends_well,
     }
-    return _given(policy)
+    if cluster.num_nodes > 1:
+        # a pod that is lost after pod 0 has ended well would wait for it in vain
+        policy["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
+    return policy
 
 
 def _pod(submission: Submission, settings: Settings) -> dict[str, Any]:
