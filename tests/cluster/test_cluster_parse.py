@@ -150,7 +150,7 @@ def test_flags_of_many_words_may_be_given_bit_by_bit() -> None:
 
 def test_a_plan_and_a_dry_run_behind_the_dashes() -> None:
     asked = read_words("slurm", [*JOB, "--dry_run", "--plan_gpus", "4"])
-    assert asked.options.dry_run
+    assert asked.prints_only
     assert [str(problem) for problem in asked.problems] == [
         "--plan_gpus: found a machine to plan for; expected the cluster's words; write "
         "--num_nodes, "

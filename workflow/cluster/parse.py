@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from contextlib import chdir
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +37,19 @@ class Options:
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """A command line, read: the job, what it asks of the cluster, and what is wrong with them."""
+    """A command line, read: the job, what it asks of the cluster, and what is wrong with them.
+
+    Attributes:
+        prints_only: whether the job's text is to be printed, and nothing queued.
+    """
 
     kind: str
     cluster: Cluster
-    options: Options
+    prints_only: bool
     command: Command
     spec: JobSpec
     launch: LaunchOptions
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def only_told(self) -> bool:
-        """Whether the job's text is to be printed, and nothing done."""
-        return self.options.dry_run or (self.kind == "kubernetes" and not self.options.apply)
+    problems: list[Problem]
 
 
 def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
@@ -77,10 +76,10 @@ def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
     with chdir(command.folder):  # where the job itself will read its flags
         spec, launch, more = parse_command_line(command.task, "", command.arguments)
     problems += unread or [*more, *_problems_of_launch(launch)]
-    options = dataclasses.replace(options, dry_run=options.dry_run or launch.dry_run)
+    prints_only = options.dry_run or launch.dry_run or (kind == "kubernetes" and not options.apply)
     envs = {**(cluster.envs or {}), **command.envs}
     cluster = dataclasses.replace(cluster, setup=(*cluster.setup, *command.setup), envs=envs)
-    return SubmitRequest(kind, cluster, options, command, spec, launch, problems)
+    return SubmitRequest(kind, cluster, prints_only, command, spec, launch, problems)
 
 
 def _config_of(options: Options, job: Sequence[str]) -> Path | None:

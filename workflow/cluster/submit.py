@@ -45,7 +45,7 @@ def submit(request: SubmitRequest, tell: Callable[[str], None]) -> None:
         problems = [*request.problems, *problems, *more]
         problems += scheduler.problems_of_text(text) if text else []
         problems += _problems_of_queue(submission) if seen else []
-        if request.only_told:
+        if request.prints_only:
             for problem in problems:
                 if isinstance(problem, NotAsked):
                     tell(f"not asked: {problem.found}")
@@ -59,7 +59,7 @@ def submit(request: SubmitRequest, tell: Callable[[str], None]) -> None:
             raise BadInput(problems)
         else:
             tell(NOT_SEEN)
-        if request.only_told:
+        if request.prints_only:
             print(text, end="")
             return
         with locked(mount.jobs / ".lock"):  # of two for one run the second sees the first

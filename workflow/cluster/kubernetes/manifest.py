@@ -30,27 +30,14 @@ _MENDS = {
 
 def problems(submission: Submission) -> list[Problem]:
     """What keeps this job from being one of Kubernetes."""
-    cluster = submission.cluster
+    cluster, envs = submission.cluster, submission.cluster.envs or {}
     settings, problems_of_settings = read_settings(cluster.kubernetes or {})
-    return [
-        *problems_of(cluster, "kubernetes", _MENDS),
-        *_problems_of_image(cluster.container),
-        *problems_of_settings,
-        *_problems_of_envs(cluster.envs or {}, settings),
-        *_problems_of_beginning_again(submission),
-    ]
-
-
-def _problems_of_image(container: str | None) -> list[Problem]:
-    if container is not None and not container.startswith(("pyxis:", "apptainer:")):
-        return []
-    found = "none" if container is None else shorten(container)
-    mend = "write --container REGISTRY/IMAGE:TAG"
-    return [Problem("--container", found, "an image that the nodes can fetch", mend)]
-
-
-def _problems_of_envs(envs: dict[str, str | None], settings: Settings) -> list[Problem]:
-    found = []
+    found = problems_of(cluster, "kubernetes", _MENDS)
+    if cluster.container is None or cluster.container.startswith(("pyxis:", "apptainer:")):
+        image = "none" if cluster.container is None else shorten(cluster.container)
+        mend = "write --container REGISTRY/IMAGE:TAG"
+        found.append(Problem("--container", image, "an image that the nodes can fetch", mend))
+    found += problems_of_settings
     if "WORKFLOW_MOUNT" in envs:
         expected = f"none: pods have the mount at {CONTAINER_MOUNT}"
         found.append(Problem("--envs WORKFLOW_MOUNT", "a variable", expected, "leave it out"))
@@ -59,17 +46,13 @@ def _problems_of_envs(envs: dict[str, str | None], settings: Settings) -> list[P
         expected = "a Secret of the cluster that holds what they are"
         mend = "add --kubernetes secret=NAME, whose keys are the variables' names"
         found.append(Problem(f"--envs {' '.join(by_name)}", "names alone", expected, mend))
-    return found
-
-
-def _problems_of_beginning_again(submission: Submission) -> list[Problem]:
-    """A pod does not know that it was made again, and would remove what the one before wrote."""
     flag = "--overwrite_output_dir"
-    if not any(word.split("=")[0] == flag for word in submission.arguments):
-        return []
-    found = "a flag by which a pod that is made again would remove the run"
-    mend = f"leave it out, and remove {submission.run} or choose another --training_run_name"
-    return [Problem(flag, found, "a run that goes on", mend)]
+    if any(word.split("=")[0] == flag for word in submission.arguments):
+        # a pod does not know that it was made again, and would remove what the one before wrote
+        mend = f"leave it out, and remove {submission.run} or choose another --training_run_name"
+        begins = "a flag by which a pod that is made again would remove the run"
+        found.append(Problem(flag, begins, "a run that goes on", mend))
+    return found
 
 
 def job_name(submission: Submission) -> str:
@@ -150,6 +133,9 @@ def _pod(submission: Submission, settings: Settings) -> dict[str, Any]:
     gpu_type = _given({"nvidia.com/gpu.product": cluster.gpu_type})
     pull_secret = _given({"name": settings.image_pull_secret})
     script = pod_script(submission, settings.project, name)
+    user = _given({"runAsUser": settings.run_as_user, "fsGroup": settings.run_as_user})
+    if user:  # else every file of the mount is given to the group, at each start
+        user["fsGroupChangePolicy"] = "OnRootMismatch"
     container = {
         "name": CONTAINER,
         "image": (cluster.container or "").removeprefix("docker:").removeprefix("//"),
@@ -165,20 +151,13 @@ def _pod(submission: Submission, settings: Settings) -> dict[str, Any]:
         "priorityClassName": settings.priority_class,
         "serviceAccountName": settings.service_account,
         "imagePullSecrets": [pull_secret] if pull_secret else None,
-        "securityContext": _user(settings.run_as_user),
+        "securityContext": user,
         "nodeSelector": gpu_type | settings.node_selector,
         "tolerations": settings.tolerations,
         "containers": [_given(container)],
         "volumes": volumes,
     }
     return _given(pod)
-
-
-def _user(number: int | None) -> dict[str, Any] | None:
-    if number is None:
-        return None
-    # else every file of the mount is given to the group, at each start
-    return {"runAsUser": number, "fsGroup": number, "fsGroupChangePolicy": "OnRootMismatch"}
 
 
 def _env(submission: Submission, settings: Settings) -> list[dict[str, Any]]:
