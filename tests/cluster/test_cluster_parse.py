@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from workflow.cluster.parse import read_words
-from workflow.cluster.resources import Cluster, problems_of
+from workflow.cluster.resources import Cluster
+from workflow.cluster.slurm.script import problems_of_words
 from workflow.config.field_types import duration, pairs, words
 from workflow.config.parse import as_arguments, parse_command_line
 from workflow.core.errors import BadInput
@@ -110,8 +111,8 @@ def test_no_job(flags: list[str], job: list[str], line: str) -> None:
     assert told("slurm", flags, job)[0] == line
 
 
-def lines_of(cluster: Cluster, kind: str = "slurm") -> list[str]:
-    return [str(problem) for problem in problems_of(cluster, kind)]
+def lines_of(cluster: Cluster) -> list[str]:
+    return [str(problem) for problem in problems_of_words(cluster)]
 
 
 def test_secrets_are_named_and_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +150,7 @@ def test_flags_of_many_words_may_be_given_bit_by_bit() -> None:
 
 def test_a_plan_and_a_dry_run_behind_the_dashes() -> None:
     asked = read_words("slurm", [*JOB, "--dry_run", "--plan_gpus", "4"])
-    assert asked.options.dry_run
+    assert asked.prints_only
     assert [str(problem) for problem in asked.problems] == [
         "--plan_gpus: found a machine to plan for; expected the cluster's words; write "
         "--num_nodes, "

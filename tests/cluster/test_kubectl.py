@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
-from workflow.cluster.job_state import OutOfReach, State
-from workflow.cluster.kubernetes import client as kubectl
-from workflow.cluster.kubernetes.client import newest_pods, read_state
+from workflow.cluster.job_record import Record
+from workflow.cluster.kubernetes.client import Kubernetes, kubectl, newest_pods, read_state
+from workflow.cluster.scheduler import NotAsked, State
 from workflow.core.errors import BadInput
 
 NO_PODS = json.dumps({"apiVersion": "v1", "kind": "List", "items": []})
+
+
+def record(namespace: str | None = None) -> Record:
+    return Record("sums", "kubernetes", "sums", namespace=namespace)
 
 
 def condition(kind: str, reason: str = "", message: str = "", status: str = "True") -> Any:
@@ -200,13 +204,13 @@ def asked(fake: Path) -> list[str]:
 
 
 def test_a_manifest_is_handed_over(fake: Path) -> None:
-    kubectl.apply("kind: Job\n", "nlp")
+    kubectl(["apply", "-f", "-"], "nlp", "kind: Job\n")
     assert asked(fake) == ["apply -f - --namespace=nlp --request-timeout=30s"]
     assert Path(f"{fake}.given").read_text() == "kind: Job\n"
 
 
 def test_a_job_goes_with_its_service(fake: Path) -> None:
-    kubectl.cancel("sums", None)
+    Kubernetes().cancel(record())
     told = "delete job,service sums --ignore-not-found --wait=false --request-timeout=30s"
     assert asked(fake) == [told]
 
@@ -214,7 +218,7 @@ def test_a_job_goes_with_its_service(fake: Path) -> None:
 def test_state_asks_for_the_job_and_its_pods(fake: Path) -> None:
     Path(f"{fake}.job").write_text(job())
     Path(f"{fake}.pods").write_text(BOTH_RUN)
-    assert kubectl.state("sums", "nlp") == State("running", "", ("a", "b"))
+    assert Kubernetes().state(record("nlp")) == State("running", "", ("a", "b"))
     assert asked(fake) == [
         "get job sums --ignore-not-found -o json --namespace=nlp --request-timeout=30s",
         "get pods -l batch.kubernetes.io/job-name=sums -o json --namespace=nlp"
@@ -237,14 +241,14 @@ def test_logs_are_those_of_the_newest_pod_0(
     Path(f"{fake}.pods").write_text(items)
     executed: list[Any] = []
     monkeypatch.setattr(os, "execvp", lambda *command: executed.append(command))
-    kubectl.pod_logs("sums", namespace, follow)
+    Kubernetes().show_log(record(namespace), Path(), follow)
     assert executed == [("kubectl", ["kubectl", "logs", "sums-0-00002", *more])]
 
 
 def test_logs_of_a_job_without_pods(fake: Path) -> None:
     Path(f"{fake}.pods").write_text(NO_PODS)
     with pytest.raises(BadInput) as raised:
-        kubectl.pod_logs("sums", None, follow=True)
+        Kubernetes().show_log(record(), Path(), follow=True)
     assert str(raised.value) == (
         "job sums: found no pod; expected its pod 0; wait until it has started; pods that have"
         " ended are kept as long as their job"
@@ -255,7 +259,7 @@ def test_a_refusal_is_told_by_its_first_lines(fake: Path) -> None:
     refusal = "\n".join(f"line {number}" for number in range(1, 9))
     Path(f"{fake}.refusal").write_text(refusal)
     with pytest.raises(BadInput) as raised:
-        kubectl.apply("kind: Job\n", None)
+        kubectl(["apply", "-f", "-"], None)
     assert str(raised.value) == (
         "kubectl apply: found exit status 1 (line 1; line 2; line 3); expected a cluster that does"
         " it; mend that, and see whether `kubectl apply` works here by itself"
@@ -273,18 +277,19 @@ def test_a_refusal_is_told_by_its_first_lines(fake: Path) -> None:
 )
 def test_a_cluster_out_of_reach_is_no_refusal(fake: Path, last: str) -> None:
     Path(f"{fake}.refusal").write_text(f"E1129 10:37:31.7 memcache.go:265] tried\n{last}\n")
-    with pytest.raises(OutOfReach) as raised:
-        kubectl.apply("kind: Job\n", None)
+    with pytest.raises(BadInput) as raised:
+        kubectl(["apply", "-f", "-"], None)
     assert str(raised.value) == (
         f"kubectl: found no cluster within reach ({last}); expected a cluster that answers; see "
         "whether `kubectl get jobs` works here; without --apply the manifest is printed"
     )
+    assert isinstance(raised.value.problems[0], NotAsked)
 
 
 def test_without_kubectl_this_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadInput) as raised:
-        kubectl.cancel("sums", None)
+        Kubernetes().cancel(record())
     assert str(raised.value) == (
         "kubectl: found No such file or directory; expected Kubernetes' command line; install it,"
         " and let `kubectl get jobs` work here"

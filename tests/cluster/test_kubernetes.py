@@ -24,9 +24,11 @@ import yaml
 from conftest import ROOT
 
 from workflow.cluster.kubernetes import manifest as kubernetes
-from workflow.cluster.kubernetes.manifest import LONGEST_NAME, job_name, manifest, problems
-from workflow.cluster.kubernetes.settings import SETTINGS
+from workflow.cluster.kubernetes.manifest import LONGEST_NAME
+from workflow.cluster.kubernetes.settings import Settings
 from workflow.cluster.resources import Cluster, Submission
+from workflow.core.errors import Problem
+from workflow.runs.mount import Mount
 
 GOLDEN = ROOT / "tests" / "golden"
 SHELLCHECK = Path(sysconfig.get_path("scripts")) / "shellcheck"
@@ -40,7 +42,7 @@ SMALL = Submission(
     processes=1,
     folder=Path("/home/me"),
     project=Path("/home/me/workflow"),
-    mount=Path("/home/me/mount"),
+    mount=Mount(Path("/home/me/mount")),
     margin=120,
 )
 ONE_NODE = Cluster(container="registry.example/workflow:2", kubernetes={"pvc": "models"})
@@ -88,6 +90,18 @@ JOBS = {"small": (SMALL, ONE_NODE), "large": (LARGE, TWO_NODES)}
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, SECRET)
+
+
+def manifest(submission: Submission, cluster: Cluster) -> str:
+    return kubernetes.manifest(dataclasses.replace(submission, cluster=cluster))
+
+
+def problems(submission: Submission, cluster: Cluster) -> list[Problem]:
+    return kubernetes.problems(dataclasses.replace(submission, cluster=cluster))
+
+
+def job_name(submission: Submission, cluster: Cluster) -> str:
+    return kubernetes.job_name(dataclasses.replace(submission, cluster=cluster))
 
 
 def documents(submission: Submission, cluster: Cluster) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -365,7 +379,7 @@ def test_all_problems_are_told_at_once() -> None:
 def test_every_setting_is_used() -> None:
     """A setting that the table knows and the manifest does not would be lost in silence."""
     written = manifest(LARGE, TWO_NODES)
-    for name in SETTINGS:
+    for name in Settings.model_fields:
         if name == "host_path":
             continue
         assert name in (TWO_NODES.kubernetes or {}) or name == "gpu_resource"

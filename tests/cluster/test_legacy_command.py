@@ -7,6 +7,7 @@ import pytest
 
 from workflow.cluster.legacy_command import Command, read_command
 from workflow.cluster.parse import read_words
+from workflow.core.errors import BadInput
 
 
 @pytest.fixture
@@ -36,9 +37,8 @@ FLAGS = ("--model_init_name", "flan-t5-xxl", "--training_run_name", "0216 syn's"
     ],
 )  # fmt: skip
 def test_a_command_is_a_folder_a_script_and_its_flags(shared: Path, text: str) -> None:
-    found, problems = read_command(text, str(shared), shared / "elsewhere", Path("/none"))
+    found = read_command(text, str(shared), shared / "elsewhere")
     project = shared / "workflow"
-    assert problems == []
     assert dataclasses.replace(found, setup=()) == Command("seq2seq", FLAGS, project, project)
     assert found.setup[-1:] in ((), (f"cd {project} || exit 1",))
 
@@ -48,8 +48,7 @@ def test_lines_before_the_job_come_before_it(shared: Path) -> None:
         "module load cuda && export A=$HOME; export D=1; cd data/workflow; B=2 C='x y' python3 "
         "clf.py --seed 1"
     )
-    found, problems = read_command(text, str(shared), shared, Path("/none"))
-    assert problems == []
+    found = read_command(text, str(shared), shared)
     assert found.setup == (
         "module load cuda || exit 1", "export A=$HOME", f"cd {shared}/workflow || exit 1",
     )  # fmt: skip
@@ -58,8 +57,8 @@ def test_lines_before_the_job_come_before_it(shared: Path) -> None:
 
 
 def test_without_a_shared_folder_data_is_a_folder_as_any(shared: Path) -> None:
-    found, problems = read_command("cd workflow; python3 clf.py", None, shared, Path("/none"))
-    assert (found.folder, problems) == (shared / "workflow", [])
+    found = read_command("cd workflow; python3 clf.py", None, shared)
+    assert found.folder == shared / "workflow"
 
 
 MEND = "write the job behind -- instead: -- seq2seq.py [flags]"
@@ -85,15 +84,15 @@ MEND = "write the job behind -- instead: -- seq2seq.py [flags]"
     ],
 )  # fmt: skip
 def test_what_is_not_that_is_refused(shared: Path, text: str, found: str, expected: str) -> None:
-    _, problems = read_command(text, str(shared), shared, Path("/none"))
-    assert [str(problem) for problem in problems] == [
-        f"--command: found {found}; expected {expected}; {MEND}"
-    ]
+    with pytest.raises(BadInput) as caught:
+        read_command(text, str(shared), shared)
+    assert str(caught.value) == f"--command: found {found}; expected {expected}; {MEND}"
 
 
 def test_a_script_that_is_not_there(shared: Path) -> None:
-    _, problems = read_command("cd data/other; python3 clf.py", str(shared), shared, Path("/none"))
-    assert str(problems[0]) == (
+    with pytest.raises(BadInput) as caught:
+        read_command("cd data/other; python3 clf.py", str(shared), shared)
+    assert str(caught.value) == (
         f"--command: found '{shared}/other/clf.py'; expected a script that is there; {MEND}"
     )
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from workflow.cluster.job_record import Record, folder_of, read_record, write_record
-from workflow.cluster.job_state import State
 from workflow.cluster.overview import (
     Overview,
     describe,
@@ -20,6 +19,7 @@ from workflow.cluster.overview import (
     run_names,
     table,
 )
+from workflow.cluster.scheduler import State
 from workflow.core.errors import BadInput
 from workflow.runs.lock import LOCK_FILE
 from workflow.runs.mount import Mount
@@ -132,7 +132,7 @@ def test_a_job_that_has_not_begun_is_in_the_table(mount: Mount) -> None:
     folder_of(mount, "x/y").mkdir(parents=True)
     write_record(folder_of(mount, "x/y"), record)
     assert read_record(folder_of(mount, "x/y")) == record
-    assert list(run_names(mount)) == ["x/y"]
+    assert run_names(mount) == ["x/y"]
     assert look(mount, "x/y") == Overview(
         "x/y", "unknown", "only elsewhere can tell",
         job=f"pid {os.getpid()} on elsewhere",

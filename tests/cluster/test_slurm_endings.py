@@ -11,6 +11,7 @@ import pytest
 
 from workflow.cluster.resources import Cluster, Submission
 from workflow.cluster.slurm.script import script
+from workflow.runs.mount import Mount
 
 SRUN = """#!/bin/bash
 {before}
@@ -46,7 +47,7 @@ def run(
         before: what happens while the job runs.
     """
     run_folder, commands = folder / "models" / "run", folder / "commands"
-    for made in (run_folder, commands, folder / "note"):
+    for made in (run_folder, commands, Mount(folder).jobs / "run"):
         made.mkdir(parents=True)
     if state:
         (run_folder / "training_args.json").touch()
@@ -61,8 +62,9 @@ def run(
     for name, text in texts.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
-    asked = Submission("clf", (), "run", 1, folder, folder, folder, 60)
-    text = script(asked, Cluster(max_restarts=3, setup=setup), folder / "note", None)
+    cluster = Cluster(max_restarts=3, setup=setup)
+    mount = Mount(folder)
+    text = script(Submission("clf", (), "run", 1, folder, folder, mount, 60, cluster), None)
     environment = {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_JOB_ID": "7",
                    "SLURM_JOB_NODELIST": "node1", "SLURM_RESTART_COUNT": str(restarts)}  # fmt: skip
     ended = subprocess.run(

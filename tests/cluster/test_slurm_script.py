@@ -3,17 +3,19 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
 
 from workflow.cluster.containers import Runtime, find_runtime, problems_of_sight
-from workflow.cluster.job_state import State
-from workflow.cluster.local import background as detached
+from workflow.cluster.local import background
 from workflow.cluster.resources import Cluster, Submission
+from workflow.cluster.scheduler import State
 from workflow.cluster.slurm.client import read_account, read_job
-from workflow.cluster.slurm.script import problems, script
+from workflow.cluster.slurm.script import problems_of_words, script
 from workflow.core.errors import Problem
+from workflow.runs.mount import Mount
 
 GOLDEN = ROOT / "tests" / "golden"
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
@@ -27,7 +29,7 @@ def submission(**changes: object) -> Submission:
         "processes": 1,
         "folder": Path("/home/u/my files"),
         "project": Path("/home/u/workflow"),
-        "mount": Path("/shared/mount"),
+        "mount": Mount(Path("/shared/mount")),
         "margin": 90,
     }
     return Submission(**(values | changes))  # type: ignore[arg-type]
@@ -49,17 +51,17 @@ MUCH = Cluster(
     dependency="afterok:17",
     slurm={"partition": "gpu", "account": "me", "exclusive": None, "comment": 'a "b"', "x": False},
 )
+LARGE = submission(processes=4, cluster=MUCH)
 CASES = {
-    "slurm_small": (submission(), Cluster(), None),
-    "slurm_pyxis": (submission(processes=4), MUCH, Runtime("pyxis", "nvcr.io#x/y:1")),
-    "slurm_apptainer": (submission(processes=4), MUCH, Runtime("apptainer", "/im age.sif")),
-    "slurm_docker": (submission(processes=4), MUCH, Runtime("docker", "x/y:1")),
+    "slurm_small": (submission(), None),
+    "slurm_pyxis": (LARGE, Runtime("pyxis", "nvcr.io#x/y:1")),
+    "slurm_apptainer": (LARGE, Runtime("apptainer", "/im age.sif")),
+    "slurm_docker": (LARGE, Runtime("docker", "x/y:1")),
 }
 
 
 def rendered(name: str) -> str:
-    asked, cluster, runtime = CASES[name]
-    return script(asked, cluster, asked.mount / "models" / ".jobs" / asked.run_name, runtime)
+    return script(*CASES[name])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -85,8 +87,8 @@ def test_scripts_are_sound_shell(name: str) -> None:
 
 
 def test_the_local_script() -> None:
-    asked, cluster = submission(processes=2), Cluster(setup=("ulimit -n 4096",), envs={"A": "b c"})
-    text = detached.script(asked, cluster)
+    cluster = Cluster(setup=("ulimit -n 4096",), envs={"A": "b c"})
+    text = background.script(submission(processes=2, cluster=cluster))
     assert complaints(text) == ""
     assert text.splitlines()[2:] == [
         "cd '/home/u/my files' || exit 1",
@@ -105,7 +107,7 @@ def test_unsound_shell_is_seen() -> None:
 
 def test_the_job_is_told_early_enough_and_not_too_early() -> None:
     def option(cluster: Cluster) -> str:
-        text = script(submission(margin=300), cluster, Path("/f"), None)
+        text = script(submission(margin=300, cluster=cluster), None)
         return next(line for line in text.splitlines() if "--signal" in line)
 
     assert option(Cluster()) == "#SBATCH --signal=B:USR1@300"
@@ -115,9 +117,8 @@ def test_the_job_is_told_early_enough_and_not_too_early() -> None:
 
 @pytest.mark.parametrize("own", ["gres", "gpus", "gpus_per_task"])
 def test_own_words_for_gpus_take_the_place_of_ours(own: str) -> None:
-    text = script(
-        submission(), Cluster(gpus_per_node=4, slurm={own: "gpu:a100:4"}), Path("/f"), None
-    )
+    cluster = Cluster(gpus_per_node=4, slurm={own: "gpu:a100:4"})
+    text = script(submission(cluster=cluster), None)
     assert f"#SBATCH --{own.replace('_', '-')}=gpu:a100:4\n" in text
     assert "--gpus-per-node" not in text
 
@@ -136,7 +137,7 @@ def test_options_that_the_script_needs_as_they_are() -> None:
         },
         kubernetes={"pvc": "x"},
     )
-    assert [str(problem) for problem in problems(asked)] == [
+    assert [str(problem) for problem in problems_of_words(asked)] == [
         "--slurm 'nodes': found the option --nodes; expected another option; write --num_nodes",
         "--slurm '--time': found the option --time; expected another option; write --time",
         "--slurm 'requeue': found the option --requeue; expected another option; leave it out: the "
@@ -192,16 +193,19 @@ def test_a_link_that_leads_out_of_what_the_container_sees(tmp_path: Path) -> Non
         (tmp_path / name).mkdir(parents=True)
     link = tmp_path / "mount" / "models" / "flan"
     link.symlink_to(tmp_path / "elsewhere" / "flan")
-    asked = submission(mount=tmp_path / "mount")
-    found = problems_of_sight([link, tmp_path / "mount"], asked, Cluster(container="x"))
+
+    def unseen(*paths: Path, **words: Any) -> list[Problem]:
+        cluster = Cluster(container="x", **words)
+        job = submission(mount=Mount(tmp_path / "mount"), cluster=cluster)
+        return problems_of_sight(paths, job)
+
+    found = unseen(link, tmp_path / "mount")
     assert [str(problem) for problem in found] == [
         f"{link}: found {tmp_path}/elsewhere/flan; expected a folder that the container sees; "
         f"add --mounts {tmp_path}/elsewhere/flan"
     ]
-    seen = Cluster(container="x", mounts=(f"{tmp_path}/elsewhere",))
-    assert problems_of_sight([link], asked, seen) == []
-    shared = Cluster(container="x", shared_host_dir=str(tmp_path))
-    assert problems_of_sight([link], asked, shared) == []
+    assert unseen(link, mounts=(f"{tmp_path}/elsewhere",)) == []
+    assert unseen(link, shared_host_dir=str(tmp_path)) == []
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import ROOT, T5_TINY
 from workflow.cluster.job_record import Record, folder_of, read_record, write_record
 from workflow.cluster.parse import read_words
-from workflow.cluster.schedulers import state_of
+from workflow.cluster.registry import state_of
 from workflow.cluster.submit import submit
 from workflow.core.errors import BadInput
 from workflow.runs.lock import start_of

@@ -298,8 +298,6 @@ BROKEN_LISTS = {
     "NUL": listing(**{"config\0.json": "0" * 64}),
     "escape": listing(**{"\x1b[2J": "0" * 64}),
     "half a character": listing(**{"\ud800": "0" * 64}),
-    "repeated": listing().replace("{", '{"config.json": "' + "0" * 64 + '", '),
-    "repeated alike": listing().replace("{", f'{{"config.json": "{DIGESTS["config.json"]}", '),
     "two": 2 * listing(),
     "in a list": f"[{listing()}]",
     "in an object": f'{{"config.json": {listing()}}}',

@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from workflow.core.files import (
     WholeList,
     discard_folder,
     json_item,
+    lock,
+    locked,
     remove_partials,
     whole_file,
     whole_folder,
@@ -100,3 +103,32 @@ def test_a_list_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
         json_item(float("nan"))
     written.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "of" / "its own"
+    with locked(path) as first, locked(path, wait=False) as second:
+        assert (first, second) == (True, False)
+    with locked(path, wait=False) as free:
+        assert free
+
+
+def test_a_lock_may_be_shared_by_those_who_do(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with open(path, "rb") as one, open(path, "rb") as another, open(path, "r+b") as alone:
+        assert lock(one, shared=True)
+        assert lock(another, shared=True)
+        assert not lock(alone, wait=False)
+
+
+def test_where_there_are_no_locks_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*given: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("workflow.core.files.fcntl.flock", flock)
+    with locked(tmp_path / "lock") as first, locked(tmp_path / "lock") as second:
+        assert first
+        assert second

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from workflow.config.launch import LaunchOptions
@@ -26,7 +27,8 @@ from workflow.distributed.launcher import (
 )
 from workflow.distributed.rendezvous import Membership, find_world, join
 from workflow.distributed.stop import SIGNALS, Stop
-from workflow.runs.mount import find_mount, find_run_folder, run_name_of
+from workflow.runs.mount import Mount, find_mount, find_run_folder, run_name_of
+from workflow.runs.status import read_status
 
 EARLY = "stopped before the run began; nothing is lost"
 EARLY_SECONDS = 5.0
@@ -50,29 +52,52 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
     return status
 
 
+@dataclass(frozen=True)
+class _CommandLine:
+    """A command line, read: the job, how it is to be run, and what is wrong with it."""
+
+    arguments: list[str]
+    spec: JobRequest
+    launch: LaunchOptions
+    problems: list[Problem]
+
+    @property
+    def mount(self) -> Mount:
+        return find_mount(self.launch.mount)
+
+    def processes_to_start(self) -> int:
+        """As many as asked for, else one for each GPU that is visible."""
+        if self.launch.num_processes is not None:
+            return self.launch.num_processes
+        with importing():
+            import torch
+
+        return max(1, torch.cuda.device_count())
+
+
 def _main(task: str, description: str, arguments: list[str]) -> int:
     ours = LAUNCHER_VARIABLE in os.environ
     die_with_parent()
-    spec, launch, problems = parse_command_line(task, description, arguments)
+    line = _CommandLine(arguments, *parse_command_line(task, description, arguments))
     stop = Stop()
     stop.listen()
     membership = None
     try:
         membership = find_world(os.environ)
         start_log(silent=membership is not None and membership.rank > 0)
-        if launch.dry_run:
-            _dry_run(spec, launch, problems, membership)
+        if line.launch.dry_run:
+            _dry_run(line, membership)
         elif membership is not None:
-            _run_in_world(spec, launch, problems, membership, stop)
+            _run_in_world(line, membership, stop)
         else:
-            return _run(spec, launch, problems, arguments, stop)
+            return _run(line, stop)
     except Stopped as stopped:
         _tell(stopped, str(stopped), membership)
         return stopped.exit_status if membership is None else 0  # status.json says it
     except WorkflowError as error:
         _tell(error, str(error), membership)
         if isinstance(error, BadInput) and membership is not None and not ours:
-            _tell_in_status(spec, launch, error, membership)
+            _tell_in_status(line, error, membership)
         return error.exit_status
     except OSError as error:
         _tell(error, f"stopped: {error}", membership)
@@ -80,7 +105,8 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
     except RuntimeError as error:
         if membership is None or not _lost_another(error):
             raise
-        _tell(error, f"lost another process ({_first_line(error)})", membership)
+        first_line = (str(error).splitlines() or [""])[0]
+        _tell(error, f"lost another process ({first_line})", membership)
         return 1
     except SystemExit as error:  # by a signal
         if membership is None:
@@ -102,37 +128,25 @@ def _tell(error: BaseException, told: str, membership: Membership | None) -> Non
             print(f"process {membership.rank + 1} of {membership.size}: {told}", file=sys.stderr)
 
 
-def _run(
-    spec: JobRequest,
-    launch: LaunchOptions,
-    problems: list[Problem],
-    arguments: list[str],
-    stop: Stop,
-) -> int:
+def _run(line: _CommandLine, stop: Stop) -> int:
     """Run a job that no launcher started: here, or in several processes; returns its status."""
-    processes = _processes_to_start(launch)
+    processes = line.processes_to_start()
     if processes > 1:
-        problems = [*problems, *_problems_of_gpus(processes)]
-        return _launch(spec, launch, problems, arguments, processes)
+        return _launch(line, processes)
     with importing():
         from workflow.training.context import Invocation  # slow: torch and transformers
         from workflow.training.loop import run_job
 
-    invocation = Invocation(problems, stop=stop, command=_command())
-    run_job(spec, find_mount(launch.mount), invocation)
+    invocation = Invocation(line.problems, stop=stop, command=_command())
+    run_job(line.spec, line.mount, invocation)
     return 0
 
 
-def _run_in_world(
-    spec: JobRequest,
-    launch: LaunchOptions,
-    problems: list[Problem],
-    membership: Membership,
-    stop: Stop,
-) -> None:
+def _run_in_world(line: _CommandLine, membership: Membership, stop: Stop) -> None:
     """Take part in a job of several processes, which a launcher started."""
-    if launch.num_processes not in (None, membership.size):
-        found = f"{launch.num_processes} in a launcher's world of {membership.size} processes"
+    asked_for, problems = line.launch.num_processes, line.problems
+    if asked_for not in (None, membership.size):
+        found = f"{asked_for} in a launcher's world of {membership.size} processes"
         mend = "leave it out under a launcher"
         problems = [*problems, Problem("--num_processes", found, "the same number", mend)]
     join(membership, os.environ)
@@ -143,23 +157,13 @@ def _run_in_world(
 
     world = World.joined()
     try:
-        run_job(spec, find_mount(launch.mount), Invocation(problems, world, stop, _command()))
+        run_job(line.spec, line.mount, Invocation(problems, world, stop, _command()))
     except OutOfMemory:  # the others cannot take leave, and are ended with this process
         raise
     except WorkflowError:
         world.end()
         raise
     world.end()
-
-
-def _processes_to_start(launch: LaunchOptions) -> int:
-    """As many as asked for, else one for each GPU that is visible."""
-    if launch.num_processes is not None:
-        return launch.num_processes
-    with importing():
-        import torch
-
-    return max(1, torch.cuda.device_count())
 
 
 def _problems_of_gpus(processes: int) -> list[Problem]:
@@ -172,22 +176,15 @@ def _problems_of_gpus(processes: int) -> list[Problem]:
     return [Problem("--num_processes", f"{processes} on {gpus} GPUs", f"at most {gpus}", mend)]
 
 
-def _launch(
-    spec: JobRequest,
-    launch: LaunchOptions,
-    problems: list[Problem],
-    arguments: list[str],
-    processes: int,
-) -> int:
+def _launch(line: _CommandLine, processes: int) -> int:
     """Check and tokenize everything here, then run the job in processes of its own."""
     with importing():
         from workflow.distributed.world import World
-        from workflow.runs.status import read_status
         from workflow.training.prepare import prepare
         from workflow.training.summary import log_audit
 
-    started = World(size=processes, local_size=processes)
-    job = prepare(spec, find_mount(launch.mount), problems, started)
+    problems = [*line.problems, *_problems_of_gpus(processes)]
+    job = prepare(line.spec, line.mount, problems, World(size=processes, local_size=processes))
     if job.spec.audit:
         log_audit(job)
         return 0
@@ -200,12 +197,11 @@ def _launch(
         return SHUTDOWN_SECONDS + 3 * float(told.get("stop_seconds", 0.0))
 
     began = time.time()
-    return _outcome(job.run_path, launch_local(sys.argv[0], arguments, processes, patience))
+    return _outcome(job.run_path, launch_local(sys.argv[0], line.arguments, processes, patience))
 
 
 def _outcome(run: Path, launched: Launched) -> int:
     """The exit status of a job whose processes have ended."""
-    from workflow.runs.status import read_status
     from workflow.training.run_dir import note_crash
 
     told = read_status(run)
@@ -234,9 +230,7 @@ def _command() -> list[str]:
     return ["python3", Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def _dry_run(
-    spec: JobRequest, launch: LaunchOptions, problems: list[Problem], membership: Membership | None
-) -> None:
+def _dry_run(line: _CommandLine, membership: Membership | None) -> None:
     """Say what the job would take; of several processes the main one says it."""
     with importing():
         from workflow.distributed.world import World
@@ -245,28 +239,24 @@ def _dry_run(
     if membership is not None:
         world = World(membership.rank, membership.size, membership.local_size)
     else:
-        processes = _processes_to_start(launch)
+        processes = line.processes_to_start()
         world = World(size=processes, local_size=processes)
     if world.is_rank_zero:
-        for line in dry_run(spec, launch, find_mount(launch.mount), world, problems):
-            print(line)
+        for text in dry_run(line.spec, line.launch, line.mount, world, line.problems):
+            print(text)
 
 
-def _tell_in_status(
-    spec: JobRequest, launch: LaunchOptions, error: BadInput, membership: Membership
-) -> None:
+def _tell_in_status(line: _CommandLine, error: BadInput, membership: Membership) -> None:
     """Write why a job was refused where the launcher's exit status cannot say it."""
-    named = spec.training_run_name is not None or spec.model != NO_MODEL
-    if membership.rank > 0 or not named:
+    named = line.spec.training_run_name is not None or line.spec.model != NO_MODEL
+    if membership.rank > 0 or not named or not line.mount.root.is_dir():
         return
     from workflow.training.run_dir import write_refusal
 
-    mount = find_mount(launch.mount)
-    if mount.root.is_dir():
-        folder, found = find_run_folder(mount, run_name_of(spec))
-        with suppress(OSError):
-            if not found:
-                write_refusal(folder, error)
+    folder, problems = find_run_folder(line.mount, run_name_of(line.spec))
+    with suppress(OSError):
+        if not problems:
+            write_refusal(folder, error)
 
 
 def _lost_another(error: RuntimeError) -> bool:
@@ -274,7 +264,3 @@ def _lost_another(error: RuntimeError) -> bool:
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or "gloo/transport" in str(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow.cluster.resources import Cluster, Submission, parts_of_mount
+from workflow.cluster.resources import Submission, parts_of_mount
 from workflow.core.errors import Problem, shorten
 
 PYXIS, APPTAINER, DOCKER = "pyxis", "apptainer", "docker"
@@ -62,35 +62,29 @@ def what_is_here() -> tuple[bool, frozenset[str]]:
     return "--container-image" in told.stdout, commands
 
 
-def run_inside(
-    runtime: Runtime, submission: Submission, cluster: Cluster
-) -> tuple[list[str], list[str]]:
+def run_inside(runtime: Runtime, submission: Submission) -> tuple[list[str], list[str]]:
     """Options for srun, and what stands before the command, both quoted for a shell.
 
     Project, mount and the user's own folder have the same paths inside and outside.
     """
-    binds = _binds(submission, cluster)
+    binds = [f"{source}:{target}" for source, target in _binds(submission)]
     image, where = shlex.quote(runtime.image), shlex.quote(str(submission.folder))
+    mounts = shlex.quote(",".join(binds))
     if runtime.name == PYXIS:
-        mounts = shlex.quote(",".join(f"{source}:{target}" for source, target in binds))
         return [
             f"--container-image={image}",
             f"--container-mounts={mounts}",
             f"--container-workdir={where}",
         ], []
     if runtime.name in (APPTAINER, "singularity"):
-        mounts = shlex.quote(",".join(f"{source}:{target}" for source, target in binds))
-        gpus = " --nv" if cluster.gpus_per_node else ""
+        gpus = " --nv" if submission.cluster.gpus_per_node else ""
         return [], [f"{runtime.name} exec{gpus} --bind {mounts} --pwd {where} {image}"]
-    return [], [_docker(submission, cluster, binds, image, where)]
+    return [], [f"{_docker(submission, binds)} {image}"]
 
 
-def problems_of_sight(
-    paths: Iterable[Path], submission: Submission, cluster: Cluster
-) -> list[Problem]:
+def problems_of_sight(paths: Iterable[Path], submission: Submission) -> list[Problem]:
     """What the job reads and its container would not see: links lead out of the mount, or paths."""
-    seen = [Path(source).resolve() for source, target in _binds(submission, cluster)
-            if source == target]  # fmt: skip
+    seen = [Path(source).resolve() for source, target in _binds(submission) if source == target]
     found = []
     for path in paths:
         real = path.resolve()
@@ -101,23 +95,19 @@ def problems_of_sight(
     return found
 
 
-def _binds(submission: Submission, cluster: Cluster) -> list[tuple[str, str]]:
+def _binds(submission: Submission) -> list[tuple[str, str]]:
     """The folders that a container sees, with their paths in it."""
-    own = [submission.project, submission.mount, submission.folder]
+    cluster = submission.cluster
+    own = [submission.project, submission.mount.root, submission.folder]
     shared = [] if cluster.shared_host_dir is None else [Path(cluster.shared_host_dir).absolute()]
     real = [path.resolve() for path in own]  # where links within them lead
     same = dict.fromkeys(str(path) for path in [*own, *shared, *real])
     return [*((path, path) for path in same), *map(parts_of_mount, cluster.mounts)]
 
 
-def _docker(
-    submission: Submission,
-    cluster: Cluster,
-    binds: list[tuple[str, str]],
-    image: str,
-    where: str,
-) -> str:
+def _docker(submission: Submission, binds: list[str]) -> str:
     """Docker knows nothing of Slurm: network, devices, user and variables are named to it."""
+    cluster, where = submission.cluster, shlex.quote(str(submission.folder))
     passed = ["WORKFLOW_MOUNT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "SLURM_JOB_ID",
               "SLURM_RESTART_COUNT", *(cluster.envs or {})]  # fmt: skip
     words = [
@@ -125,7 +115,7 @@ def _docker(
         *(["--gpus=all --env=CUDA_VISIBLE_DEVICES"] if cluster.gpus_per_node else []),
         '--user="$(id -u):$(id -g)" --env=HOME=/tmp',
         *(f"--env={name}" for name in dict.fromkeys(passed)),
-        *(f"--volume={shlex.quote(f'{source}:{target}')}" for source, target in binds),
-        f"--workdir={where} --stop-timeout={submission.margin} {image}",
+        *(f"--volume={shlex.quote(bind)}" for bind in binds),
+        f"--workdir={where} --stop-timeout={submission.margin}",
     ]
     return " ".join(words)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workflow.core.errors import Problem, shorten
+from workflow.core.errors import BadInput, Problem, shorten
 
 SCRIPTS = {"seq2seq.py": "seq2seq", "clf.py": "clf"}
 SHARED_NAME = "data"
@@ -38,52 +38,37 @@ class Command:
     setup: tuple[str, ...] = ()
     envs: Mapping[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def nothing(cls, folder: Path, project: Path) -> "Command":
-        """In place of a command that is missing, so that other problems can be found."""
-        return cls("seq2seq", (), folder, project)
 
-
-def read_command(
-    text: str, shared: str | None, folder: Path, project: Path
-) -> tuple[Command, list[Problem]]:
+def read_command(text: str, shared: str | None, folder: Path) -> Command:
     """The job in a shell command: changes of folder, lines before it, and one of the two scripts.
 
     Args:
         shared: the folder that the command knows as `data`; None where it has no such name.
         folder: where it begins.
-        project: the scripts' folder where the command names no other.
+
+    Raises:
+        BadInput: where it is more than that.
     """
-    nothing = Command.nothing(folder, project)
-    try:
-        return _read(_pieces(_unwrapped(text)), shared, folder), []
-    except _Unclear as unclear:
-        return nothing, [_problem(unclear.found, unclear.expected)]
-    except ValueError as error:  # of shlex: a quotation that does not end
-        return nothing, [_problem(f"{shorten(text)} ({error})", "a whole shell command")]
-
-
-def _read(pieces: Sequence[tuple[str, str]], shared: str | None, folder: Path) -> Command:
+    pieces = _pieces(_unwrapped(text))
     setup: list[str] = []
     envs: dict[str, str] = {}
     for number, (piece, joint) in enumerate(pieces):
-        words = shlex.split(piece)
+        words = _split(piece)
         if words[0] == "cd":
             if len(words) != 2:
-                raise _Unclear(piece, "cd FOLDER")
+                raise _unclear(_quoted(piece), "cd FOLDER")
             folder = _resolved(words[1], shared, folder)
             setup.append(f"cd {shlex.quote(str(folder))} || exit 1")
         elif any(Path(word).name in SCRIPTS for word in words):
             if number < len(pieces) - 1:
-                raise _Unclear(pieces[number + 1][0], "nothing behind the job")
+                raise _unclear(_quoted(pieces[number + 1][0]), "nothing behind the job")
             return _job(words, shared, folder, setup, envs)
         elif words[0] == "export" and _all_plain(words[1:]):
             envs |= dict(word.split("=", 1) for word in words[1:])
         else:
             setup.append(piece.strip() + (" || exit 1" if joint == "&&" else ""))
-    raise _Unclear(
-        "; ".join(piece for piece, _ in pieces), "python3 seq2seq.py … or clf.py … in it"
-    )
+    every = "; ".join(piece for piece, _ in pieces)
+    raise _unclear(_quoted(every), "python3 seq2seq.py … or clf.py … in it")
 
 
 def _all_plain(words: Sequence[str]) -> bool:
@@ -91,20 +76,25 @@ def _all_plain(words: Sequence[str]) -> bool:
     return all(_ASSIGNMENT.match(word) and not _SHELLS_OWN.search(word) for word in words)
 
 
-class _Unclear(Exception):
-    def __init__(self, found: str, expected: str):
-        super().__init__(found)
-        self.found, self.expected = shorten(found.strip(), 200), expected
-
-
-def _problem(found: str, expected: str) -> Problem:
+def _unclear(found: str, expected: str) -> BadInput:
     mend = "write the job behind -- instead: -- seq2seq.py [flags]"
-    return Problem("--command", found, expected, mend)
+    return BadInput([Problem("--command", found, expected, mend)])
+
+
+def _quoted(text: str) -> str:
+    return shorten(text.strip(), 200)
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:  # a quotation that does not end
+        raise _unclear(f"{shorten(text)} ({error})", "a whole shell command") from error
 
 
 def _unwrapped(text: str) -> str:
     """The command inside of bash -c "…", or as it is."""
-    words = shlex.split(text)
+    words = _split(text)
     shell = words and Path(words[0]).name in ("bash", "sh")
     if shell and len(words) == 3 and re.fullmatch(r"-l?c", words[1]):
         return words[2]
@@ -112,17 +102,13 @@ def _unwrapped(text: str) -> str:
 
 
 def _pieces(text: str) -> list[tuple[str, str]]:
-    """The simple commands of a list, each with what joins it to the next.
-
-    Raises:
-        _Unclear: where it is more than a list.
-    """
+    """The simple commands of a list, each with what joins it to the next."""
     pieces, joints = _PIECE.findall(text), [joint.strip() for joint in _PIECE.split(text)[1:]]
     for joint in joints[:-1]:
         if joint not in (";", "&&", ""):
-            raise _Unclear(joint, "commands joined by ; or &&")
+            raise _unclear(_quoted(joint), "commands joined by ; or &&")
     if joints and joints[-1] not in ("", ";"):
-        raise _Unclear(joints[-1], "a job that is waited for")
+        raise _unclear(_quoted(joints[-1]), "a job that is waited for")
     return [(p, joint) for p, joint in zip(pieces, joints, strict=True) if p.strip()]
 
 
@@ -134,13 +120,14 @@ def _job(
     count = next(i for i, word in enumerate(words) if not _ASSIGNMENT.match(word))
     before = [Path(word).name for word in words[count:place] if word != "-u"]
     if before not in (["python3"], ["python"], []):
-        raise _Unclear(" ".join(words[: place + 1]), "python3 before the script")
+        raise _unclear(_quoted(" ".join(words[: place + 1])), "python3 before the script")
+    expected = "words without what a shell would make of $, `, <, >, | or ( )"
     for word in [*words[:count], *words[place + 1 :]]:
         if _SHELLS_OWN.search(word):
-            raise _Unclear(word, "words without what a shell would make of $, `, <, >, | or ( )")
+            raise _unclear(_quoted(word), expected)
     script = _resolved(words[place], shared, folder)
     if not script.is_file():
-        raise _Unclear(str(script), "a script that is there")
+        raise _unclear(_quoted(str(script)), "a script that is there")
     envs = envs | dict(word.split("=", 1) for word in words[:count])
     arguments, task = tuple(words[place + 1 :]), SCRIPTS[script.name]
     return Command(task, arguments, folder, script.parent, tuple(setup), envs)

@@ -1,17 +1,16 @@
 """Runs as they stand: what their folders tell, and what their clusters add to it."""
 
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from workflow.cluster.job_record import LOG, Record, folder_of, read_record, read_records
-from workflow.cluster.job_state import State
-from workflow.cluster.schedulers import state_of
+from workflow.cluster.registry import state_of
+from workflow.cluster.scheduler import State
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.tables import aligned
 from workflow.runs.lock import is_fresh
@@ -31,8 +30,10 @@ class Overview:
             cannot be asked, or lost: it says that it runs, and no process does.
         reason: why, where there is more to say.
         logged: the last line of train_log.jsonl.
-        batch_size: examples of a step.
-        job: the job in words, its machines, and how often it was started again.
+        job: the job in words, with its machines.
+        restarts: how often it was started again.
+        seconds_left: what the rest of the steps takes at the speed of the last, without
+            evaluations and saves; None where that is not known.
     """
 
     run_name: str
@@ -41,23 +42,9 @@ class Overview:
     step: int | None = None
     max_steps: int | None = None
     logged: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int | None = None
     job: str = ""
-    nodes: tuple[str, ...] = ()
     restarts: int = 0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """How long the rest of the steps takes at the speed of the last; None where none is known.
-
-        Evaluations and saves come on top.
-        """
-        speed = self.logged.get("examples_per_second")
-        if self.word != "running" or not speed or self.batch_size is None:
-            return None
-        if self.step is None or self.max_steps is None:
-            return None
-        return (self.max_steps - self.step) * self.batch_size / float(speed)
+    seconds_left: float | None = None
 
 
 def look(mount: Mount, run_name: str) -> Overview:
@@ -65,36 +52,35 @@ def look(mount: Mount, run_name: str) -> Overview:
     folder, record = mount.models / run_name, read_record(folder_of(mount, run_name))
     status = read_status(folder)
     if not status and record is None:
-        known = list(run_names(mount))
+        known = run_names(mount)
         mend = f"choose among {', '.join(known[:5])}" if known else "submit one"
-        found = "no run and no job of this name"
-        raise BadInput(
-            [Problem(f"run {shorten(run_name)}", found, f"a run in {mount.models}", mend)]
-        )
-    state = None
-    if record is not None and not _is_over(status, record):
-        state = state_of(record)
-    word, reason = judge(*_told(status, record, state), _is_held(folder, record, state))
+        where, found = f"run {shorten(run_name)}", "no run and no job of this name"
+        raise BadInput([Problem(where, found, f"a run in {mount.models}", mend)])
+    state = None if record is None or _is_over(status, record) else state_of(record)
+    word, reason = judge(*_newer(status, record, state), _is_held(folder, record, state))
     logged = _last_logged(folder / TRAIN_LOG)
-    step, spec = status.get("step"), read_spec(folder)
+    step, max_steps = status.get("step"), status.get("max_steps")
     if word == "running" and logged and step is not None:
         step = max(int(step), int(logged.get("step", 0)))
-    sizes = [spec.get("train_batch_size"), spec.get("gradient_accumulation_steps")]
-    return Overview(
-        run_name,
-        word,
-        reason,
-        step,
-        status.get("max_steps"),
-        logged,
-        math.prod(size for size in sizes if size is not None) if all(sizes) else None,
-        record.title if record else _started_by_hand(status),
-        state.nodes if state else (),
-        max(int(status.get("restarts") or 0), state.restarts if state else 0),
-    )
+    title = record.title if record else _started_by_hand(status)
+    job = " on ".join([title, *(state.nodes if state else ())])
+    restarts = max(int(status.get("restarts") or 0), state.restarts if state else 0)
+    seen = Overview(run_name, word, reason, step, max_steps, logged, job, restarts)
+    return replace(seen, seconds_left=_seconds_left(seen, read_spec(folder)))
 
 
-def _told(
+def _seconds_left(overview: Overview, spec: Mapping[str, Any]) -> float | None:
+    if overview.word != "running" or overview.step is None or overview.max_steps is None:
+        return None
+    try:
+        examples = spec["train_batch_size"] * spec["gradient_accumulation_steps"]
+        per_second = overview.logged["examples_per_second"]
+        return float((overview.max_steps - overview.step) * examples / per_second)
+    except (KeyError, TypeError, ZeroDivisionError):  # no step is logged yet
+        return None
+
+
+def _newer(
     status: dict[str, Any], record: Record | None, state: State | None
 ) -> tuple[dict[str, Any], State | None]:
     """What counts of a run's words and its cluster's, by which of them are newer."""
@@ -156,18 +142,16 @@ def _last_logged(path: Path) -> dict[str, Any]:
     """The last step that was logged whole: a line may only be being written."""
     for line in reversed(last_lines(path)):
         with suppress(ValueError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                return found
+            return dict(json.loads(line))
     return {}
 
 
-def run_names(mount: Mount) -> Iterator[str]:
+def run_names(mount: Mount) -> list[str]:
     """All runs, and all jobs that are no runs yet; the newest last."""
-    found = {name: record.submitted for name, record in read_records(mount).items()}
+    times = {name: record.submitted for name, record in read_records(mount).items()}
     for name, path in status_files(mount.models).items():
-        found[name] = max(found.get(name, 0.0), path.stat().st_mtime)
-    return iter(sorted(found, key=lambda name: found[name]))
+        times[name] = max(times.get(name, 0.0), path.stat().st_mtime)
+    return sorted(times, key=times.__getitem__)
 
 
 def table(overviews: Sequence[Overview]) -> list[str]:
@@ -181,43 +165,32 @@ def _cells(one: Overview) -> tuple[str, ...]:
     return (
         one.run_name,
         one.word,
-        _steps(one) or "-",
+        "/".join(str(step) for step in (one.step, one.max_steps) if step is not None) or "-",
         "-" if loss is None else f"{loss:.4g}",
         "-" if speed is None or one.word != "running" else f"{speed:.3g}",
         "-" if one.seconds_left is None else in_words(one.seconds_left),
         str(one.restarts),
-        " on ".join([one.job, *one.nodes]),
+        one.job,
     )
-
-
-def _steps(one: Overview) -> str:
-    if one.step is None:
-        return ""
-    return f"{one.step}" if one.max_steps is None else f"{one.step}/{one.max_steps}"
 
 
 def describe(one: Overview, mount: Mount) -> list[str]:
     """A run in a few lines, with the last ones of its log."""
-    steps = (
-        f", step {one.step} of {one.max_steps}" if one.max_steps and one.step is not None else ""
-    )
-    lines = [f"{one.run_name}: {one.word}{steps}"]
-    if one.reason:
-        lines.append(f"  {one.reason}")
-    shown = []
+    steps = ""
+    if one.max_steps and one.step is not None:
+        steps = f", step {one.step} of {one.max_steps}"
+    numbers = []
     if one.logged:
-        shown.append(f"loss {one.logged.get('loss'):.4g}")
+        numbers.append(f"loss {one.logged.get('loss'):.4g}")
     if one.logged and one.word == "running":
-        shown.append(f"{one.logged.get('examples_per_second'):.3g} examples/s")
+        numbers.append(f"{one.logged.get('examples_per_second'):.3g} examples/s")
     if one.seconds_left is not None:
-        shown.append(f"about {in_words(one.seconds_left)} of steps left")
-    if shown:
-        lines.append(f"  {', '.join(shown)}")
+        numbers.append(f"about {in_words(one.seconds_left)} of steps left")
     again = f", started again {one.restarts} time{'s' * (one.restarts > 1)}" * (one.restarts > 0)
-    lines.append(f"  {' on '.join([one.job, *one.nodes])}{again}")
-    lines.append(f"  {mount.models / one.run_name}")
     log = last_lines(folder_of(mount, one.run_name) / LOG)
-    return [*lines, *(["  its log ends with"] if log else []), *(f"    {line}" for line in log)]
+    below = [one.reason, ", ".join(numbers), one.job + again, str(mount.models / one.run_name)]
+    below += ["its log ends with", *(f"  {line}" for line in log)] if log else []
+    return [f"{one.run_name}: {one.word}{steps}", *(f"  {line}" for line in below if line)]
 
 
 def last_lines(path: Path, count: int = LINES) -> list[str]:

@@ -1,9 +1,10 @@
 """The command line of `python3 -m workflow submit`, and the "cluster" part of a job file."""
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 from contextlib import chdir
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from workflow.config.flags import FlagSet, flag, flags_of, read_json_object
 from workflow.config.launch import LaunchOptions
 from workflow.config.parse import CLUSTER_PART, parse_command_line
 from workflow.config.request import JobRequest
-from workflow.core.errors import Problem, shorten
+from workflow.core.errors import BadInput, Problem, shorten
 
 PROJECT = Path(__file__).resolve().parents[2]
 _submitting = partial(flag, "submitting")
@@ -37,15 +38,19 @@ class Options:
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """A command line, read: the job, what it asks of the cluster, and what is wrong with them."""
+    """A command line, read: the job, what it asks of the cluster, and what is wrong with them.
+
+    Attributes:
+        prints_only: whether the job's text is to be printed, and nothing queued.
+    """
 
     kind: str
     cluster: Cluster
-    options: Options
+    prints_only: bool
     command: Command
     spec: JobRequest
-    place: LaunchOptions
-    problems: list[Problem] = field(default_factory=list)
+    launch: LaunchOptions
+    problems: list[Problem]
 
 
 def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
@@ -54,72 +59,66 @@ def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
     flags = FlagSet(flags_of(Cluster, Options), ALIASES)
     cut = words.index("--") if "--" in words else len(words)
     typed, _, problems = flags.read_command_line(words[:cut], DESCRIPTION, usage)
-    named = {f.name for f in dataclasses.fields(Options)}
-    options = Options(**{name: typed.pop(name) for name in named & typed.keys()})
+    of_submitting = typed.keys() & {f.name for f in dataclasses.fields(Options)}
+    options = Options(**{name: typed.pop(name) for name in of_submitting})
     job = list(words[cut + 1 :])
     config = _config_of(options, job)
-    in_file, more = _cluster_part(config)
+    in_file = {} if config is None else read_json_object(config)[0]  # the job tells of others
+    part, more = _cluster_part(in_file, f"--config {config}: {CLUSTER_PART}")
     problems += more
-    cluster = Cluster(**_merged(in_file, typed))
-    command, unread = _command_of(job, config, cluster)
+    for name, value in typed.items():  # the command line over the file; maps by their keys
+        both = isinstance(value, dict) and isinstance(part.get(name), dict)
+        part[name] = part[name] | value if both else value
+    cluster = Cluster(**part)
+    command, unread = _command_of(job, in_file, config, cluster)
     with chdir(command.folder):  # where the job itself will read its flags
-        spec, place, more = parse_command_line(command.task, "", command.arguments)
-    problems += unread or [*more, *_problems_of_place(place)]
-    options = dataclasses.replace(options, dry_run=options.dry_run or place.dry_run)
+        spec, launch, more = parse_command_line(command.task, "", command.arguments)
+    problems += unread or [*more, *_problems_of_launch(launch)]
+    prints_only = options.dry_run or launch.dry_run or (kind == "kubernetes" and not options.apply)
     envs = {**(cluster.envs or {}), **command.envs}
     cluster = dataclasses.replace(cluster, setup=(*cluster.setup, *command.setup), envs=envs)
-    return SubmitRequest(kind, cluster, options, command, spec, place, problems)
+    return SubmitRequest(kind, cluster, prints_only, command, spec, launch, problems)
 
 
 def _config_of(options: Options, job: Sequence[str]) -> Path | None:
     """The job file, named before the -- or after it."""
-    named = options.config
-    for word, following in zip(job, [*job[1:], None], strict=False):
-        if word == "--config" and following is not None:
-            named = following
-        elif word.startswith("--config="):
-            named = word.partition("=")[2]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?", default=options.config, const=options.config)
+    named = parser.parse_known_args(job)[0].config
     return None if named is None else Path(named).expanduser().absolute()
 
 
-def _cluster_part(config: Path | None) -> tuple[dict[str, Any], list[Problem]]:
-    """The "cluster" part of a job file; what else is wrong with the file is told elsewhere."""
-    part = None if config is None else read_json_object(config)[0].get(CLUSTER_PART)
+def _cluster_part(in_file: dict[str, Any], where: str) -> tuple[dict[str, Any], list[Problem]]:
+    part = in_file.get(CLUSTER_PART)
     if not isinstance(part, dict):
         return {}, []
-    flags = FlagSet(flags_of(Cluster), ALIASES)
-    return flags.read_object(part, f"--config {config}: {CLUSTER_PART}: ")
-
-
-def _merged(in_file: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
-    """The command line over the file; maps by their keys."""
-    found = dict(in_file)
-    for name, value in typed.items():
-        both = isinstance(value, dict) and isinstance(found.get(name), dict)
-        found[name] = found[name] | value if both else value
-    return found
+    return FlagSet(flags_of(Cluster), ALIASES).read_object(part, f"{where}: ")
 
 
 def _command_of(
-    words: list[str], config: Path | None, cluster: Cluster
+    words: list[str], in_file: dict[str, Any], config: Path | None, cluster: Cluster
 ) -> tuple[Command, list[Problem]]:
     """The job's own command: after --, as --command, or in a job file that names its task."""
     here = Path.cwd()
+    nothing = Command("seq2seq", (), here, PROJECT)  # with which other problems can be found
+    problems: list[Problem] = []
     if cluster.command is not None and words:
         found, mend = "--command and a job after --", "leave one out"
-        return Command.nothing(here, PROJECT), [Problem("submit", found, "one of the two", mend)]
+        return nothing, [Problem("submit", found, "one of the two", mend)]
     if cluster.command is not None:
-        command, problems = read_command(cluster.command, cluster.shared_host_dir, here, PROJECT)
+        try:
+            command = read_command(cluster.command, cluster.shared_host_dir, here)
+        except BadInput as error:
+            command, problems = nothing, error.problems
     elif words and Path(words[0]).name in SCRIPTS:
         command, problems = _after_dashes(words, here)
     elif not words and config is not None:
-        task, problems = _task_in(config)
-        command = Command(task, (), here, PROJECT)
+        task, problems = _task_in(in_file, f"--config {config}: task")
+        command = dataclasses.replace(nothing, task=task)
     else:
         found = shorten(" ".join(words)) if words else "no job"
         mend = "write -- seq2seq.py or -- clf.py and its flags behind the cluster's"
-        expected = "-- seq2seq.py|clf.py [flags]"
-        return Command.nothing(here, PROJECT), [Problem("submit", found, expected, mend)]
+        return nothing, [Problem("submit", found, "-- seq2seq.py|clf.py [flags]", mend)]
     if config is not None and "--config" not in " ".join(command.arguments):
         arguments = ("--config", str(config), *command.arguments)
         command = dataclasses.replace(command, arguments=arguments)
@@ -137,20 +136,20 @@ def _after_dashes(words: list[str], here: Path) -> tuple[Command, list[Problem]]
     return command, [Problem(f"-- {words[0]}", "no such file", "one of the two scripts", mend)]
 
 
-def _task_in(path: Path) -> tuple[str, list[Problem]]:
-    task = read_json_object(path)[0].get("task")
+def _task_in(in_file: dict[str, Any], where: str) -> tuple[str, list[Problem]]:
+    task = in_file.get("task")
     if task in SCRIPTS.values():
         return str(task), []
     found = "no task" if task is None else shorten(task)
     mend = 'add "task", or write -- seq2seq.py behind the flags'
-    return "seq2seq", [Problem(f"--config {path}: task", found, "seq2seq or clf", mend)]
+    return "seq2seq", [Problem(where, found, "seq2seq or clf", mend)]
 
 
-def _problems_of_place(place: LaunchOptions) -> list[Problem]:
+def _problems_of_launch(launch: LaunchOptions) -> list[Problem]:
     """Descriptions of a machine, which the cluster's own words are."""
     mend = "write --num_nodes, --gpus_per_node, --gpu_memory and --memory before the --"
     return [
         Problem(f"--{name}", "a machine to plan for", "the cluster's words", mend)
-        for name in vars(place)
-        if name.startswith("plan_") and getattr(place, name) is not None
+        for name in vars(launch)
+        if name.startswith("plan_") and getattr(launch, name) is not None
     ]

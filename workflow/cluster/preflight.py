@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow.cluster.resources import Cluster
+from workflow.cluster.resources import Submission
 from workflow.config.parse import NO_MODEL
 from workflow.config.request import JobRequest
 from workflow.core.errors import BadInput, Problem
@@ -25,86 +25,74 @@ NOT_CHECKED = "memory was not checked: "
 
 
 def look_ahead(
-    spec: JobRequest,
-    mount: Mount,
-    problems: Sequence[Problem],
-    processes: int,
-    nodes: int,
-    machine: Machine | None,
-    waits: bool,
+    spec: JobRequest, submission: Submission, here: bool, problems: Sequence[Problem]
 ) -> list[str]:
     """The memory plan's verdict for the machines that were asked for.
 
     The data is tokenized on the way, which the job then need not do.
 
     Args:
+        here: whether the job is to run on this machine.
         problems: those that are known already.
-        processes: on each machine.
-        machine: what was asked for; None for this one.
-        waits: whether the job is to wait for another, which may bring its model.
 
     Raises:
         BadInput: with all that keeps the job from working.
     """
+    mount = submission.mount
     held = _problems_of_run(spec, mount)
-    problems = [*problems, *held]
-    source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
-    if waits and found and spec.model_init_name is not None:
+    source, missing = (NO_MODEL, []) if spec.model == NO_MODEL else find_model(mount, spec)
+    waits = submission.cluster.dependency is not None
+    comes_later = bool(missing) and waits and spec.model_init_name is not None
+    problems = [*problems, *held, *([] if comes_later else missing)]
+    job = None
+    if comes_later or isinstance(source, str):
+        if source != NO_MODEL and isinstance(source, str):
+            problems.append(_problem_of_hub_model(source))
         problems += _problems_of_data(spec, mount)
-        if problems:
-            raise BadInput(_each_once(problems))
-        return [f"{NOT_CHECKED}the model is to come from the job that this one waits for"]
-    problems += found
-    if source == NO_MODEL:  # which is told already
-        raise BadInput(_each_once([*problems, *_problems_of_data(spec, mount)]))
-    if isinstance(source, str):
-        problems += [*_problems_of_hub_model(source), *_problems_of_data(spec, mount)]
-        raise BadInput(_each_once(problems))
-    if not found and isinstance(source, Path):
-        problems += _problems_of_disk(spec, mount, source)
-    try:
-        job = _prepared(spec, mount, machine, World(0, processes * nodes, processes))
-        if not held:
-            resolve_run(job)
-    except BadInput as error:
-        problems += error.problems
+    else:
+        problems += [] if missing else _problems_of_disk(spec, mount, source)
+        try:
+            job = _prepared(spec, submission, here)
+            if not held:
+                resolve_run(job)
+        except BadInput as error:
+            problems += error.problems
     if problems:
-        raise BadInput(_each_once(problems))
-    return _verdict(job, machine or this_machine(processes * nodes, processes))
+        raise BadInput(list(dict.fromkeys(problems)))
+    if job is None:
+        return [f"{NOT_CHECKED}the model is to come from the job that this one waits for"]
+    machine = _machine(submission, here)
+    if machine.device_memory == float("inf"):
+        word = "--gpu_memory" if machine.on_gpu else "--memory"
+        return [f"{NOT_CHECKED}{word} says how much there is"]
+    return tell_plans(fetch_settings(job.model_source), job.spec, job.splits, machine)
 
 
-def _each_once(problems: Sequence[Problem]) -> list[Problem]:
-    return list(dict.fromkeys(problems))
-
-
-def _prepared(spec: JobRequest, mount: Mount, machine: Machine | None, world: World) -> Job:
+def _prepared(spec: JobRequest, submission: Submission, here: bool) -> Job:
     """The job as it will be, but for the precision that its machines choose by themselves."""
-    run, _ = find_run_folder(mount, run_name_of(spec))
     if spec.bf16 is None:
+        run, _ = find_run_folder(submission.mount, run_name_of(spec))
         spec = dataclasses.replace(spec, bf16=read_spec(run).get("bf16"))
-    return prepare(spec, mount, (), world, machine)
+    on_each = submission.processes
+    world = World(0, on_each * submission.cluster.num_nodes, on_each)
+    return prepare(spec, submission.mount, (), world, None if here else _machine(submission, here))
 
 
-def machine_of(cluster: Cluster, processes: int) -> Machine:
+def _machine(submission: Submission, here: bool) -> Machine:
     """The machines that were asked for; what is not said of them counts as enough."""
-    enough = float("inf")
+    cluster, on_each = submission.cluster, submission.processes
+    processes, enough = on_each * cluster.num_nodes, float("inf")
+    if here:
+        return this_machine(processes, on_each)
     on_gpu = cluster.gpus_per_node > 0
-    of_cpus = enough if cluster.memory is None else cluster.memory / processes
+    of_cpus = enough if cluster.memory is None else cluster.memory / on_each
     return Machine(
-        processes=processes * cluster.num_nodes,
-        on_each=processes,
+        processes=processes,
+        on_each=on_each,
         device_memory=(cluster.gpu_memory or enough) if on_gpu else of_cpus,
         host_memory=cluster.memory,
         on_gpu=on_gpu,
     )
-
-
-def _verdict(job: Job, machine: Machine) -> list[str]:
-    if machine.device_memory == float("inf"):
-        word = "--gpu_memory" if machine.on_gpu else "--memory"
-        return [f"{NOT_CHECKED}{word} says how much there is"]
-    folder = fetch_settings(job.model_source)
-    return tell_plans(folder, job.spec, job.splits, machine)
 
 
 def _problems_of_run(spec: JobRequest, mount: Mount) -> list[Problem]:
@@ -124,11 +112,11 @@ def _problems_of_data(spec: JobRequest, mount: Mount) -> list[Problem]:
     return problems + problems_of_records(files, TASKS[spec.task](spec), spec)
 
 
-def _problems_of_hub_model(name: str) -> list[Problem]:
+def _problem_of_hub_model(name: str) -> Problem:
     """Jobs run offline: a model of the hub has to be on the shared folder."""
     here = name.rpartition("/")[2]
     mend = f"run `python3 -m workflow prefetch {name}`, then name it --model_init_name {here}"
-    return [Problem(f"model {name}", "a name on the hub", "a folder that the job can read", mend)]
+    return Problem(f"model {name}", "a name on the hub", "a folder that the job can read", mend)
 
 
 def _problems_of_disk(spec: JobRequest, mount: Mount, model: Path) -> list[Problem]:
@@ -147,12 +135,9 @@ def _problems_of_disk(spec: JobRequest, mount: Mount, model: Path) -> list[Probl
     free = shutil.disk_usage(folder).free if folder.is_dir() else needed
     if free >= needed:
         return []
-    return [
-        Problem(
-            str(folder),
-            f"{free / 1e9:,.1f} GB free",
-            f"{needed / 1e9:,.1f} GB: the newest checkpoint, the next one beside it, older ones and"
-            " the best",
-            "make room, or lower --save_total_limit",
-        )
-    ]
+    expected = (
+        f"{needed / 1e9:,.1f} GB: the newest checkpoint, the next one beside it, older ones and"
+        " the best"
+    )
+    mend = "make room, or lower --save_total_limit"
+    return [Problem(str(folder), f"{free / 1e9:,.1f} GB free", expected, mend)]

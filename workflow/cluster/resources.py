@@ -5,12 +5,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from workflow.cluster.job_record import folder_of
 from workflow.config.field_types import (
     boolean,
     duration,
@@ -23,6 +23,7 @@ from workflow.config.field_types import (
 )
 from workflow.config.flags import flag
 from workflow.core.errors import Problem, shorten
+from workflow.runs.mount import Mount
 
 _cluster = partial(flag, "cluster")
 _for_one = partial(flag, "for one kind of cluster")
@@ -118,8 +119,8 @@ class Submission:
         processes: on each machine.
         folder: where it was asked for, from which relative paths count.
         project: the folder of the scripts.
-        mount: holds data/ and models/.
         margin: seconds that the job may need from being asked to stop to having saved.
+        cluster: what it asks of the cluster.
     """
 
     task: str
@@ -128,73 +129,74 @@ class Submission:
     processes: int
     folder: Path
     project: Path
-    mount: Path
+    mount: Mount
     margin: int
+    cluster: Cluster = Cluster()
 
     @property
     def run(self) -> Path:
-        return self.mount / "models" / self.run_name
+        return self.mount.models / self.run_name
+
+    @property
+    def job_folder(self) -> Path:
+        """Where its text, its record and its log lie."""
+        return folder_of(self.mount, self.run_name)
 
     @property
     def script(self) -> Path:
         return self.project / f"{self.task}.py"
 
+    @property
+    def threads(self) -> int | None:
+        """Cores of each process; None where nobody asked for cores."""
+        cores = self.cluster.cpus_per_task
+        return None if cores is None else max(1, cores // self.processes)
 
-def python_of(project: Path) -> Path:
-    """The interpreter of the project's .venv; where it has none, the one that runs this."""
-    own = project / ".venv" / "bin" / "python"
-    return own if own.exists() else Path(sys.executable)
+    @property
+    def python(self) -> Path:
+        """The interpreter of the project's .venv; where it has none, the one that runs this."""
+        own = self.project / ".venv" / "bin" / "python"
+        return own if own.exists() else Path(sys.executable)
+
+    def setup_lines(self) -> list[str]:
+        """Shell lines: what the job's processes find in their environment, then the user's own."""
+        values = {"WORKFLOW_MOUNT": str(self.mount.root), "HF_HUB_OFFLINE": "1"}
+        values |= {k: str(v) for k, v in (self.cluster.envs or {}).items() if v is not None}
+        if self.threads is not None:
+            values.setdefault("OMP_NUM_THREADS", str(self.threads))
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
+        return [*exports, *self.cluster.setup]
 
 
-def setup_lines(submission: Submission, cluster: Cluster) -> list[str]:
-    """Shell lines: what the job's processes find in their environment, then the user's own."""
-    values = {"WORKFLOW_MOUNT": str(submission.mount), "HF_HUB_OFFLINE": "1"}
-    values |= {name: str(v) for name, v in (cluster.envs or {}).items() if v is not None}
-    if cluster.cpus_per_task is not None:
-        threads = max(1, cluster.cpus_per_task // submission.processes)
-        values.setdefault("OMP_NUM_THREADS", str(threads))
-    return [*(f"export {name}={shlex.quote(value)}" for name, value in values.items()),
-            *cluster.setup]  # fmt: skip
+def problems_of(cluster: Cluster, kind: str, mends: dict[str, str]) -> list[Problem]:
+    """What is wrong with these words by themselves, and which mean nothing on such a cluster.
 
-
-def problems_of(cluster: Cluster, kind: str) -> list[Problem]:
-    """What is wrong with these words by themselves, and which mean nothing on such a cluster."""
+    Args:
+        mends: what to do instead of words that mean nothing there.
+    """
     problems = [*_problems_of_envs(cluster.envs or {}, kind), *_problems_of_mounts(cluster)]
-    if cluster.high_priority:
-        mend = {
-            "slurm": "leave it out; name a partition or a quality of service instead: "
-            "--slurm partition=NAME or --slurm qos=NAME",
-            "kubernetes": "leave it out; name a class instead: --kubernetes priority_class=NAME",
-        }
-        problems.append(_meaningless("high_priority", kind, mend.get(kind, "leave it out")))
-    if cluster.login:
-        mend_login = "leave it out; `python3 -m workflow logs -f RUN` follows the job"
-        problems.append(_meaningless("login", kind, mend_login))
+    meaningless = {
+        "high_priority": "leave it out",
+        "login": "leave it out; `python3 -m workflow logs -f RUN` follows the job",
+    } | mends
+    defaults = {field.name: field.default for field in dataclasses.fields(Cluster)}
+    problems += [
+        _meaningless(name, kind, mend)
+        for name, mend in meaningless.items()
+        if getattr(cluster, name) != defaults[name]
+    ]
     if cluster.gpu_type is not None and not cluster.gpus_per_node:
         found = f"{shorten(cluster.gpu_type)} without GPUs"
-        problems.append(
-            Problem("--gpu_type", found, "with --gpus_per_node", "add --gpus_per_node N")
-        )
-    return [*problems, *_problems_of_setup(cluster.setup)]
-
-
-def _problems_of_setup(lines: Sequence[str]) -> list[Problem]:
-    names = [name for line in lines for name in _ASSIGNED.findall(line) if _SECRET.search(name)]
-    found = "a value for what looks like a secret"
-    return [
-        Problem(f"--setup: {name}=", found, "the name alone", f"write --envs {name} instead")
+        mend = "add --gpus_per_node N"
+        problems.append(Problem("--gpu_type", found, "with --gpus_per_node", mend))
+    found, expected = "a value for what looks like a secret", "the name alone"
+    names = [name for line in cluster.setup for name in _ASSIGNED.findall(line)]
+    problems += [
+        Problem(f"--setup: {name}=", found, expected, f"write --envs {name} instead")
         for name in names
+        if _SECRET.search(name)
     ]
-
-
-def meaningless(cluster: Cluster, kind: str, mends: dict[str, str]) -> list[Problem]:
-    """The words of `mends` that were used where they mean nothing, each with how to mend it."""
-    given = {field.name: field.default for field in dataclasses.fields(Cluster)}
-    return [
-        _meaningless(name, kind, mend)
-        for name, mend in mends.items()
-        if getattr(cluster, name) != given[name]
-    ]
+    return problems
 
 
 def _meaningless(name: str, kind: str, mend: str) -> Problem:
@@ -229,14 +231,10 @@ def _problems_of_envs(envs: dict[str, str | None], kind: str) -> list[Problem]:
 def _problems_of_mounts(cluster: Cluster) -> list[Problem]:
     problems = []
     for mount in cluster.mounts:
-        source, target = parts_of_mount(mount)
-        if not all(path.startswith("/") for path in (source, target)):
+        if not all(path.startswith("/") for path in parts_of_mount(mount)):
+            where, found = f"--mounts {shorten(mount)}", "a path that is not whole"
             expected = "SOURCE or SOURCE:TARGET, both beginning with /"
-            problems.append(
-                Problem(
-                    f"--mounts {shorten(mount)}", "a path that is not whole", expected, "correct it"
-                )
-            )
+            problems.append(Problem(where, found, expected, "correct it"))
     if cluster.mounts and cluster.container is None:
         mend = "add --container IMAGE, or leave it out: without one all folders are seen"
         problems.append(Problem("--mounts", "no --container", "a container to see them", mend))

@@ -5,6 +5,7 @@ Weight files are hashed while they are written, by several processes; small file
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,12 +40,8 @@ def write_checksums(folder: Path, known: Mapping[str, str]) -> None:
 
 
 def has_checksums(folder: Path) -> bool:
-    """Whether a folder has a list; one that cannot be looked at counts, lest it be passed over."""
-    try:
-        (folder / CHECKSUM_FILE).lstat()
-    except OSError as error:
-        return not isinstance(error, FileNotFoundError | NotADirectoryError)
-    return True
+    """Whether a folder has a list, be it one that cannot be read."""
+    return os.path.lexists(folder / CHECKSUM_FILE)
 
 
 def find_damage(
@@ -88,18 +85,12 @@ def _unreadable(error: OSError) -> str:
 
 def _read_list(path: Path) -> dict[str, str]:
     """The digests by name; raises OSError, or ValueError or RecursionError where they are none."""
-    listed = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_digests)
-    if not isinstance(listed, dict):
-        raise ValueError("no object")
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(listed, dict) or not listed or not all(map(_is_listed, listed)):
+        raise ValueError("no names of files")
+    if not all(isinstance(text, str) and _DIGEST.fullmatch(text) for text in listed.values()):
+        raise ValueError("no digests")
     return listed
-
-
-def _digests(pairs: list[tuple[str, object]]) -> dict[str, str]:
-    """A JSON object; refuses one that repeats a name, for its last value would hide the others."""
-    texts = {name: value for name, value in pairs if _is_listed(name) and isinstance(value, str)}
-    if not texts or len(texts) < len(pairs) or not all(map(_DIGEST.fullmatch, texts.values())):
-        raise ValueError("not one digest for each name of a file")
-    return texts
 
 
 def _is_listed(name: str) -> bool:

@@ -38,13 +38,10 @@ class BadInput(WorkflowError):
     exit_status = 2
 
     def __init__(self, problems: list[Problem]):
+        super().__init__(problems)
         self.problems = problems
-        super().__init__(self._message())
 
-    def __reduce__(self) -> tuple[type["BadInput"], tuple[list[Problem]]]:
-        return BadInput, (self.problems,)  # what one process finds is told to the others
-
-    def _message(self) -> str:
+    def __str__(self) -> str:
         lines = [str(problem) for problem in self.problems[:PROBLEMS_SHOWN]]
         count = len(self.problems)
         if count > PROBLEMS_SHOWN:

@@ -1,7 +1,6 @@
 """What a job is to do with its run's folder: begin, resume, or nothing; it may be refused."""
 
 import dataclasses
-import fcntl
 import json
 import shutil
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Any
 from workflow.config.job import JobSpec, flags_deciding, written
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.core.files import put_aside, remove_partials, whole_folder, write_json
+from workflow.core.files import locked, put_aside, remove_partials, whole_folder, write_json
 from workflow.distributed.stop import STOP_FILE
 from workflow.runs.checkpoint import (
     find_checkpoints,
@@ -195,10 +194,7 @@ def claim(job: Job, disposition: RunDisposition, lock: RunLock) -> bool:
         BadInput: where the folder is another's.
     """
     path = job.run_path
-    job.claim_lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.claim_lock, "w") as file:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(job.claim_lock):
         now = resolve_run(job)
         if now.done:
             return False

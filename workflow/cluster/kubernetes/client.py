@@ -1,13 +1,19 @@
 """Jobs of Kubernetes handed over, asked about and ended, by its command line."""
 
+import dataclasses
 import json
 import os
 import re
 import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from workflow.cluster.job_state import OutOfReach, State
-from workflow.cluster.kubernetes.manifest import JOB_LABEL
+from workflow.cluster.containers import problems_of_sight
+from workflow.cluster.job_record import Record
+from workflow.cluster.kubernetes.manifest import JOB_LABEL, job_name, manifest, problems
+from workflow.cluster.resources import Submission
+from workflow.cluster.scheduler import NotAsked, Scheduler, State
 from workflow.core.errors import BadInput, Problem
 
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -18,65 +24,91 @@ _OUT_OF_REACH = re.compile(
     re.IGNORECASE,
 )
 """What kubectl says where no cluster answers it."""
-_PATIENCE = "--request-timeout=30s"
+_ENDS = {
+    "Complete": "done",
+    "SuccessCriteriaMet": "done",  # while the last pods end
+    "Failed": "failed",
+    "FailureTarget": "failed",  # likewise
+    "Suspended": "pending",
+}
 
 
-def apply(text: str, namespace: str | None) -> None:
-    """Make what the YAML says; raises BadInput where the cluster does not take it."""
-    _kubectl(["apply", "-f", "-"], namespace, text)
+class Kubernetes(Scheduler):
+    """No manifest is tried beforehand: kubectl cannot without a cluster's leave to make it."""
+
+    def render(self, submission: Submission, reads: Sequence[Path]) -> tuple[str, list[Problem]]:
+        own = dataclasses.replace(submission.cluster, shared_host_dir=None)
+        root = submission.mount.root
+        only_mount = dataclasses.replace(submission, project=root, folder=root, cluster=own)
+        found = [*problems(submission), *problems_of_sight(reads, only_mount)]
+        return ("" if found else manifest(submission)), found
+
+    def queue(self, text: str, submission: Submission) -> Record:
+        namespace = (submission.cluster.kubernetes or {}).get("namespace")
+        name = job_name(submission)
+        record = Record(submission.run_name, "kubernetes", name, namespace=namespace)
+        if self.state(record).word in ("done", "failed"):
+            _end(record, wait=True)  # an ended job takes no change
+        kubectl(["apply", "-f", "-"], namespace, text)
+        return record
+
+    def state(self, record: Record) -> State:
+        command = ["get", "job", record.identity, "--ignore-not-found", "-o", "json"]
+        try:
+            return read_state(kubectl(command, record.namespace), _pods(record))
+        except BadInput as error:
+            return State("unknown", error.problems[0].found)
+
+    def cancel(self, record: Record) -> None:
+        _end(record, wait=False)
+
+    def show_log(self, record: Record, folder: Path, follow: bool) -> NoReturn:
+        """Become `kubectl logs` of the newest pod 0, which speaks for all."""
+        pods = newest_pods(_pods(record))
+        if 0 not in pods:
+            mend = "wait until it has started; pods that have ended are kept as long as their job"
+            raise BadInput([Problem(f"job {record.identity}", "no pod", "its pod 0", mend)])
+        command = ["logs", pods[0]["metadata"]["name"], *(["--follow"] if follow else [])]
+        os.execvp("kubectl", ["kubectl", *command, *_in(record.namespace)])
 
 
-def cancel(name: str, namespace: str | None, wait: bool = False) -> None:
+def _end(record: Record, wait: bool) -> None:
     """End a job and forget it; its pods have their time to save, for which this need not `wait`."""
     waits = f"--wait={str(wait).lower()}"
-    command = ["delete", "job,service", name, "--ignore-not-found", waits]
-    _kubectl(command, namespace)
+    command = ["delete", "job,service", record.identity, "--ignore-not-found", waits]
+    kubectl(command, record.namespace)
 
 
-def state(name: str, namespace: str | None) -> State:
-    job = _kubectl(["get", "job", name, "--ignore-not-found", "-o", "json"], namespace)
-    return read_state(job, _pods(name, namespace))
-
-
-def pod_logs(name: str, namespace: str | None, follow: bool) -> NoReturn:
-    """Become `kubectl logs` of the newest pod 0, which speaks for all; BadInput without one."""
-    pods = newest_pods(_pods(name, namespace))
-    if 0 not in pods:
-        mend = "wait until it has started; pods that have ended are kept as long as their job"
-        raise BadInput([Problem(f"job {name}", "no pod", "its pod 0", mend)])
-    command = ["logs", pods[0]["metadata"]["name"], *(["--follow"] if follow else [])]
-    os.execvp("kubectl", ["kubectl", *command, *_in(namespace)])
-
-
-def _pods(name: str, namespace: str | None) -> str:
-    return _kubectl(["get", "pods", "-l", f"{JOB_LABEL}={name}", "-o", "json"], namespace)
+def _pods(record: Record) -> str:
+    command = ["get", "pods", "-l", f"{JOB_LABEL}={record.identity}", "-o", "json"]
+    return kubectl(command, record.namespace)
 
 
 def _in(namespace: str | None) -> list[str]:
     return [] if namespace is None else [f"--namespace={namespace}"]
 
 
-def _kubectl(command: list[str], namespace: str | None, given: str | None = None) -> str:
+def kubectl(command: list[str], namespace: str | None, given: str | None = None) -> str:
     """What kubectl prints; raises BadInput where it is missing, reaches nobody or is refused."""
     try:
         done = subprocess.run(
-            ["kubectl", *command, *_in(namespace), _PATIENCE],
+            ["kubectl", *command, *_in(namespace), "--request-timeout=30s"],
             input=given, capture_output=True, text=True, check=False,
         )  # fmt: skip
     except OSError as error:
         mend = "install it, and let `kubectl get jobs` work here"
         found = error.strerror or str(error)
         raise BadInput([Problem("kubectl", found, "Kubernetes' command line", mend)]) from error
-    if _OUT_OF_REACH.search(done.stderr) and done.returncode:
-        found = f"no cluster within reach ({done.stderr.strip().splitlines()[-1]})"
+    if done.returncode == 0:
+        return done.stdout
+    lines = done.stderr.strip().splitlines()
+    if _OUT_OF_REACH.search(done.stderr):
+        found = f"no cluster within reach ({lines[-1]})"
         mend = "see whether `kubectl get jobs` works here; without --apply the manifest is printed"
-        raise OutOfReach([Problem("kubectl", found, "a cluster that answers", mend)])
-    if done.returncode:
-        told = "; ".join(done.stderr.strip().splitlines()[:LINES_SHOWN]) or "no word"
-        found = f"exit status {done.returncode} ({told})"
-        mend = f"mend that, and see whether `kubectl {command[0]}` works here by itself"
-        raise BadInput([Problem(f"kubectl {command[0]}", found, "a cluster that does it", mend)])
-    return done.stdout
+        raise BadInput([NotAsked("kubectl", found, "a cluster that answers", mend)])
+    found = f"exit status {done.returncode} ({'; '.join(lines[:LINES_SHOWN]) or 'no word'})"
+    mend = f"mend that, and see whether `kubectl {command[0]}` works here by itself"
+    raise BadInput([Problem(f"kubectl {command[0]}", found, "a cluster that does it", mend)])
 
 
 def read_state(job: str, pods: str) -> State:
@@ -103,27 +135,16 @@ def read_state(job: str, pods: str) -> State:
 
 
 def _word(status: dict[str, Any], pods: list[dict[str, Any] | None]) -> tuple[str, str]:
-    conditions = _true_conditions(status)
-    # the second of each pair comes first, while the last pods end
-    for names, word in [
-        (("Complete", "SuccessCriteriaMet"), "done"),
-        (("Failed", "FailureTarget"), "failed"),
-        (("Suspended",), "pending"),
-    ]:
-        for name in names:
-            if name in conditions:
-                return word, _told(conditions[name])
+    conditions = {one["type"]: one for one in status.get("conditions", []) if _holds(one)}
+    for name, word in _ENDS.items():
+        if name in conditions:
+            return word, _told(conditions[name])
     for index, pod in enumerate(pods):
         if pod is None:
             return "pending", f"pod {index} is not made yet"
         if pod["status"].get("phase") not in ("Running", "Succeeded"):
             return "pending", f"pod {index}: {_why(pod['status'])}"
     return "running", ""
-
-
-def _true_conditions(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    conditions = status.get("conditions", [])
-    return {condition["type"]: condition for condition in conditions if _holds(condition)}
 
 
 def _holds(condition: dict[str, Any]) -> bool:
@@ -150,9 +171,5 @@ def _told(said: dict[str, Any]) -> str:
 
 def newest_pods(pods: str) -> dict[int, dict[str, Any]]:
     """The last pod of each index; those before it have failed."""
-    items = sorted(json.loads(pods)["items"], key=_created)
+    items = sorted(json.loads(pods)["items"], key=lambda pod: pod["metadata"]["creationTimestamp"])
     return {int(pod["metadata"]["annotations"][INDEX]): pod for pod in items}
-
-
-def _created(pod: dict[str, Any]) -> str:
-    return str(pod["metadata"]["creationTimestamp"])

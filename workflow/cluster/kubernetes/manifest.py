@@ -11,80 +11,59 @@ from typing import Any
 import yaml
 
 from workflow.cluster.kubernetes.pod_script import PORT, pod_script
-from workflow.cluster.kubernetes.settings import read_settings
-from workflow.cluster.resources import Cluster, Submission, meaningless, parts_of_mount, problems_of
+from workflow.cluster.kubernetes.settings import Settings, read_settings
+from workflow.cluster.resources import Cluster, Submission, parts_of_mount, problems_of
 from workflow.core.errors import Problem, shorten
 from workflow.runs.mount import CONTAINER_MOUNT
 
-KIND = "kubernetes"
 CONTAINER = "workflow"
-PROJECT = "/opt/workflow"
 LONGEST_NAME = 52  # of 63 letters; the rest is for a pod's -INDEX-xxxxx
-SHARED_MEMORY = 16 * 1024**3  # containers have 64 MiB by default, which NCCL soon fills
 JOB_LABEL = "batch.kubernetes.io/job-name"  # of the pods, set by the Job controller
 
 _MENDS = {
     "time": "leave it out: a pod runs until it ends or is evicted, and then goes on",
     "dependency": "leave it out, and submit this job when that one is done",
     "slurm": "leave it out; Kubernetes' own settings are words of --kubernetes",
+    "high_priority": "leave it out; name a class instead: --kubernetes priority_class=NAME",
 }
 
 
-def problems(submission: Submission, cluster: Cluster) -> list[Problem]:
+def problems(submission: Submission) -> list[Problem]:
     """What keeps this job from being one of Kubernetes."""
+    cluster, envs = submission.cluster, submission.cluster.envs or {}
     settings, problems_of_settings = read_settings(cluster.kubernetes or {})
-    return [
-        *problems_of(cluster, KIND),
-        *meaningless(cluster, KIND, _MENDS),
-        *_problems_of_image(cluster.container),
-        *problems_of_settings,
-        *_problems_of_envs(cluster.envs or {}, settings),
-        *_problems_of_beginning_again(submission),
-    ]
-
-
-def _problems_of_image(container: str | None) -> list[Problem]:
-    if container is not None and not container.startswith(("pyxis:", "apptainer:")):
-        return []
-    found = "none" if container is None else shorten(container)
-    mend = "write --container REGISTRY/IMAGE:TAG"
-    return [Problem("--container", found, "an image that the nodes can fetch", mend)]
-
-
-def _problems_of_envs(envs: dict[str, str | None], settings: dict[str, Any]) -> list[Problem]:
-    found = []
+    found = problems_of(cluster, "kubernetes", _MENDS)
+    if cluster.container is None or cluster.container.startswith(("pyxis:", "apptainer:")):
+        image = "none" if cluster.container is None else shorten(cluster.container)
+        mend = "write --container REGISTRY/IMAGE:TAG"
+        found.append(Problem("--container", image, "an image that the nodes can fetch", mend))
+    found += problems_of_settings
     if "WORKFLOW_MOUNT" in envs:
         expected = f"none: pods have the mount at {CONTAINER_MOUNT}"
         found.append(Problem("--envs WORKFLOW_MOUNT", "a variable", expected, "leave it out"))
     by_name = [name for name, value in envs.items() if value is None]
-    if by_name and "secret" not in settings:
+    if by_name and not settings.secret:
         expected = "a Secret of the cluster that holds what they are"
         mend = "add --kubernetes secret=NAME, whose keys are the variables' names"
         found.append(Problem(f"--envs {' '.join(by_name)}", "names alone", expected, mend))
+    flag = "--overwrite_output_dir"
+    if any(word.split("=")[0] == flag for word in submission.arguments):
+        # a pod does not know that it was made again, and would remove what the one before wrote
+        mend = f"leave it out, and remove {submission.run} or choose another --training_run_name"
+        begins = "a flag by which a pod that is made again would remove the run"
+        found.append(Problem(flag, begins, "a run that goes on", mend))
     return found
 
 
-def _problems_of_beginning_again(submission: Submission) -> list[Problem]:
-    """A pod does not know that it was made again, and would remove what the one before wrote."""
-    flag = "--overwrite_output_dir"
-    if not any(word.split("=")[0] == flag for word in submission.arguments):
-        return []
-    found = "a flag by which a pod that is made again would remove the run"
-    mend = f"leave it out, and remove {submission.run} or choose another --training_run_name"
-    return [Problem(flag, found, "a run that goes on", mend)]
-
-
-def job_name(submission: Submission, cluster: Cluster) -> str:
+def job_name(submission: Submission) -> str:
     """The name of the Job and of its Service; two runs never share one.
 
     A Service's begins with a letter.
     """
-    wanted, mine = cluster.name or submission.run_name, submission.run_name
-    if (
-        wanted == mine
-        and re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", wanted)
-        and len(wanted) <= LONGEST_NAME
-    ):
+    mine = submission.run_name
+    wanted = submission.cluster.name or mine
+    plain = re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", wanted) and len(wanted) <= LONGEST_NAME
+    if wanted == mine and plain:
         return wanted
     label = re.sub(r"[^a-z0-9]+", "-", wanted.lower()).strip("-")
     label = label if label[:1].isalpha() else f"run-{label}"
@@ -93,13 +72,14 @@ def job_name(submission: Submission, cluster: Cluster) -> str:
     return f"{label[: LONGEST_NAME - len('-') - len(mark)].rstrip('-')}-{mark}"
 
 
-def manifest(submission: Submission, cluster: Cluster) -> str:
+def manifest(submission: Submission) -> str:
     """A headless Service and an Indexed Job, as YAML, where there are no `problems`."""
-    settings, _ = read_settings(cluster.kubernetes or {})
-    labels = settings.get("labels", {}) | {"app.kubernetes.io/name": "workflow"}
-    annotations = settings.get("annotations", {}) | {"workflow/run": submission.run_name}
-    name = {"name": job_name(submission, cluster), "namespace": settings.get("namespace")}
-    metadata = _given(name) | {"labels": labels, "annotations": annotations}
+    settings, _ = read_settings(submission.cluster.kubernetes or {})
+    name = job_name(submission)
+    labels = settings.labels | {"app.kubernetes.io/name": "workflow"}
+    annotations = settings.annotations | {"workflow/run": submission.run_name}
+    marks = {"labels": labels, "annotations": annotations}
+    metadata = _given({"name": name, "namespace": settings.namespace}) | marks
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -107,22 +87,18 @@ def manifest(submission: Submission, cluster: Cluster) -> str:
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,  # pods meet before any is ready
-            "selector": {JOB_LABEL: name["name"]},
+            "selector": {JOB_LABEL: name},
             "ports": [{"name": "rendezvous", "port": PORT}],
         },
     }
-    queue = _given({"kueue.x-k8s.io/queue-name": settings.get("queue")})
-    pod = {
-        "metadata": {"labels": labels, "annotations": annotations},
-        "spec": _pod(submission, cluster, settings),
-    }
+    queue = _given({"kueue.x-k8s.io/queue-name": settings.queue})
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata | {"labels": labels | queue},
         "spec": _given({"suspend": True if queue else None})  # until the queue lets it start
-        | _policy(cluster)
-        | {"template": pod},
+        | _policy(submission.cluster)
+        | {"template": {"metadata": marks, "spec": _pod(submission, settings)}},
     }
     text: str = yaml.dump_all(
         [service, job], Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000
@@ -132,14 +108,11 @@ def manifest(submission: Submission, cluster: Cluster) -> str:
 
 def _policy(cluster: Cluster) -> dict[str, Any]:
     """How many pods there are, and what their ends mean."""
-    disrupted = {"type": "DisruptionTarget", "status": "True"}
     bad_input = {"containerName": CONTAINER, "operator": "In", "values": [2]}
     rules = [
-        {"action": "Ignore", "onPodConditions": [disrupted]},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "FailJob", "onExitCodes": bad_input},
     ]
-    # a pod that is lost after pod 0 has ended well would wait for it in vain
-    ends_well = {"rules": [{"succeededIndexes": "0"}]} if cluster.num_nodes > 1 else None
     policy = {
         "completions": cluster.num_nodes,
         "parallelism": cluster.num_nodes,
@@ -147,22 +120,27 @@ def _policy(cluster: Cluster) -> dict[str, Any]:
         # all pods of a group fail together, and each counts
         "backoffLimit": cluster.max_restarts * cluster.num_nodes,
         "podFailurePolicy": {"rules": rules},
-        "successPolicy": ends_well,
     }
-    return _given(policy)
+    if cluster.num_nodes > 1:
+        # a pod that is lost after pod 0 has ended well would wait for it in vain
+        policy["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
+    return policy
 
 
-def _pod(submission: Submission, cluster: Cluster, settings: dict[str, Any]) -> dict[str, Any]:
-    name, project = job_name(submission, cluster), settings.get("project", PROJECT)
+def _pod(submission: Submission, settings: Settings) -> dict[str, Any]:
+    cluster, name = submission.cluster, job_name(submission)
     volumes, mounts = _volumes(cluster, settings)
     gpu_type = _given({"nvidia.com/gpu.product": cluster.gpu_type})
-    pull_secret = _given({"name": settings.get("image_pull_secret")})
-    script = pod_script(submission, cluster, project, name)
+    pull_secret = _given({"name": settings.image_pull_secret})
+    script = pod_script(submission, settings.project, name)
+    user = _given({"runAsUser": settings.run_as_user, "fsGroup": settings.run_as_user})
+    if user:  # else every file of the mount is given to the group, at each start
+        user["fsGroupChangePolicy"] = "OnRootMismatch"
     container = {
         "name": CONTAINER,
         "image": (cluster.container or "").removeprefix("docker:").removeprefix("//"),
         "command": ["/bin/bash", "-c", _escape(script)],
-        "env": _env(submission, cluster, settings),
+        "env": _env(submission, settings),
         "resources": _resources(cluster, settings),
         "volumeMounts": mounts,
     }
@@ -170,46 +148,37 @@ def _pod(submission: Submission, cluster: Cluster, settings: dict[str, Any]) -> 
         "restartPolicy": "Never",
         "subdomain": name,  # the Service's, so that pod 0 has an address
         "terminationGracePeriodSeconds": submission.margin,
-        "priorityClassName": settings.get("priority_class"),
-        "serviceAccountName": settings.get("service_account"),
+        "priorityClassName": settings.priority_class,
+        "serviceAccountName": settings.service_account,
         "imagePullSecrets": [pull_secret] if pull_secret else None,
-        "securityContext": _user(settings.get("run_as_user")),
-        "nodeSelector": gpu_type | settings.get("node_selector", {}),
-        "tolerations": settings.get("tolerations"),
+        "securityContext": user,
+        "nodeSelector": gpu_type | settings.node_selector,
+        "tolerations": settings.tolerations,
         "containers": [_given(container)],
         "volumes": volumes,
     }
     return _given(pod)
 
 
-def _user(number: int | None) -> dict[str, Any] | None:
-    if number is None:
-        return None
-    # else every file of the mount is given to the group, at each start
-    return {"runAsUser": number, "fsGroup": number, "fsGroupChangePolicy": "OnRootMismatch"}
-
-
-def _env(
-    submission: Submission, cluster: Cluster, settings: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _env(submission: Submission, settings: Settings) -> list[dict[str, Any]]:
     """The variables; those that go by name alone come from a Secret, and are never read here."""
     values: dict[str, Any] = {"HF_HUB_OFFLINE": "1", "WORKFLOW_MOUNT": str(CONTAINER_MOUNT)}
-    if cluster.cpus_per_task is not None:
-        values["OMP_NUM_THREADS"] = max(1, cluster.cpus_per_task // submission.processes)
+    if submission.threads is not None:
+        values["OMP_NUM_THREADS"] = submission.threads
     env: list[dict[str, Any]] = []
-    for name, value in (values | (cluster.envs or {})).items():
+    for name, value in (values | (submission.cluster.envs or {})).items():
         if value is None:
-            reference = {"name": settings["secret"], "key": name}
+            reference = {"name": settings.secret, "key": name}
             env.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
         else:
             env.append({"name": name, "value": _escape(str(value))})
     return env
 
 
-def _resources(cluster: Cluster, settings: dict[str, Any]) -> dict[str, Any]:
+def _resources(cluster: Cluster, settings: Settings) -> dict[str, Any]:
     amounts = _given(
         {
-            settings.get("gpu_resource", "nvidia.com/gpu"): cluster.gpus_per_node or None,
+            settings.gpu_resource: cluster.gpus_per_node or None,
             "cpu": cluster.cpus_per_task,
             "memory": None if cluster.memory is None else _mebibytes(cluster.memory),
         }
@@ -218,18 +187,18 @@ def _resources(cluster: Cluster, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _volumes(
-    cluster: Cluster, settings: dict[str, Any]
+    cluster: Cluster, settings: Settings
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The pod's volumes, and where its container has them."""
-    if "pvc" in settings:
-        source: dict[str, Any] = {"persistentVolumeClaim": {"claimName": settings["pvc"]}}
+    if settings.pvc:
+        source: dict[str, Any] = {"persistentVolumeClaim": {"claimName": settings.pvc}}
     else:
-        source = _folder_of_node(settings["host_path"])
-    memory = {"medium": "Memory", "sizeLimit": _mebibytes(settings.get("shm", SHARED_MEMORY))}
+        source = _folder_of_node(settings.host_path)
+    memory = {"medium": "Memory", "sizeLimit": _mebibytes(settings.shm)}
     volumes = [{"name": "mount"} | source, {"name": "shm", "emptyDir": memory}]
     mounts = [
         {"name": "mount", "mountPath": str(CONTAINER_MOUNT)}
-        | _given({"subPath": settings.get("pvc_path")}),
+        | _given({"subPath": settings.pvc_path}),
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
     for number, mount in enumerate(cluster.mounts):
@@ -244,7 +213,7 @@ def _folder_of_node(path: str) -> dict[str, Any]:
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value not in (None, {}, [])}
+    return {name: value for name, value in values.items() if value not in (None, "", {}, [])}
 
 
 def _mebibytes(size: float) -> str:

@@ -2,7 +2,7 @@
 
 import shlex
 
-from workflow.cluster.resources import Cluster, Submission
+from workflow.cluster.resources import Submission
 
 PORT = 29400
 MEETING_SECONDS = 600
@@ -36,13 +36,14 @@ exit "$ended"
 """
 
 
-def pod_script(submission: Submission, cluster: Cluster, project: str, name: str) -> str:
+def pod_script(submission: Submission, project: str, name: str) -> str:
     """The script, for bash as process 1, which has to pass SIGTERM on and to wait.
 
     Args:
         project: the folder of the scripts in the pod.
         name: of the Job and its Service.
     """
+    cluster = submission.cluster
     setup = [*cluster.setup, "set +eu  # whatever the lines above chose"] if cluster.setup else []
     run = shlex.quote(f"models/{submission.run_name}")
     torchrun = " \\\n  ".join(

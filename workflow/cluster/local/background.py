@@ -3,21 +3,17 @@
 import os
 import shlex
 import signal
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 
-from workflow.cluster.job_state import State
-from workflow.cluster.resources import (
-    Cluster,
-    Submission,
-    meaningless,
-    problems_of,
-    python_of,
-    setup_lines,
-)
-from workflow.core.errors import Problem
+from workflow.cluster.job_record import LOG, Record
+from workflow.cluster.resources import Submission, problems_of
+from workflow.cluster.scheduler import Scheduler, State
+from workflow.core.errors import BadInput, Problem
 from workflow.runs.lock import is_live, start_of
 
-_MEANINGLESS = {
+_MENDS = {
     "num_nodes": "leave it out: this is one machine",
     "gpu_type": "leave it out: CUDA_VISIBLE_DEVICES chooses GPUs",
     "memory": "leave it out: the job takes what is free",
@@ -29,49 +25,53 @@ _MEANINGLESS = {
 }
 
 
-def script(submission: Submission, cluster: Cluster) -> str:
+class Background(Scheduler):
+    def render(self, submission: Submission, reads: Sequence[Path]) -> tuple[str, list[Problem]]:
+        problems = problems_of(submission.cluster, "local", _MENDS)
+        return ("" if problems else script(submission)), problems
+
+    def queue(self, text: str, submission: Submission) -> Record:
+        """Run the script in a session of its own, its words going to the log."""
+        words = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        pid = os.posix_spawn(
+            "/bin/bash",
+            ["/bin/bash", "-c", text],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, submission.job_folder / LOG, words, 0o666),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        return Record(submission.run_name, "local", str(pid), started=start_of(pid))
+
+    def state(self, record: Record) -> State:
+        """Whether the process lives; how one ended that does not, only its run can tell."""
+        if record.host != socket.gethostname():
+            return State("unknown", f"only {record.host} can tell")
+        return State("running" if is_live(int(record.identity), record.started) else "gone")
+
+    def cancel(self, record: Record) -> None:
+        if record.host != socket.gethostname():
+            found, expected = f"a job of {record.host}", "one of this machine"
+            mend = "cancel it there, or write a file `stop` into the run's folder"
+            raise BadInput([Problem(f"cancel {record.run_name}", found, expected, mend)])
+        if is_live(int(record.identity), record.started):
+            os.kill(int(record.identity), signal.SIGTERM)
+
+
+def script(submission: Submission) -> str:
     """The job as a shell script."""
     processes = ["--num_processes", submission.processes]
-    words = [python_of(submission.project), submission.script, *submission.arguments, *processes]
+    words = [submission.python, submission.script, *submission.arguments, *processes]
     return "\n".join(
         [
             "#!/bin/bash",
             "# Written by `python3 -m workflow submit local`.",
             f"cd {shlex.quote(str(submission.folder))} || exit 1",
-            *setup_lines(submission, cluster),
+            *submission.setup_lines(),
             f"exec {shlex.join(map(str, words))}",
             "",
         ]
     )
-
-
-def problems(cluster: Cluster) -> list[Problem]:
-    return [*problems_of(cluster, "local"), *meaningless(cluster, "local", _MEANINGLESS)]
-
-
-def start(text: str, log: Path) -> tuple[int, float]:
-    """Run a script in a session of its own, its words going to a log; its pid and start time."""
-    words = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    pid = os.posix_spawn(
-        "/bin/bash",
-        ["/bin/bash", "-c", text],
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, log, words, 0o666),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-    )
-    return pid, start_of(pid)
-
-
-def state(pid: int, started: float) -> State:
-    """Whether the process of a job lives; how one ended that does not, only its run can tell."""
-    return State("running" if is_live(pid, started) else "gone")
-
-
-def cancel(pid: int, started: float) -> None:
-    """Ask a job to save and end; nothing where it has ended."""
-    if is_live(pid, started):
-        os.kill(pid, signal.SIGTERM)

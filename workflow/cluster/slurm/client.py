@@ -3,8 +3,14 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 
-from workflow.cluster.job_state import OutOfReach, State
+from workflow.cluster.containers import Runtime, find_runtime, problems_of_sight, what_is_here
+from workflow.cluster.job_record import Record
+from workflow.cluster.resources import Submission
+from workflow.cluster.scheduler import NotAsked, Scheduler, State
+from workflow.cluster.slurm.script import problems_of_words, script
 from workflow.core.errors import BadInput, Problem
 
 _WORDS = {
@@ -24,61 +30,67 @@ _OUT_OF_REACH = re.compile(
     re.IGNORECASE,
 )
 """What Slurm's commands say where no controller answers them."""
+_MEND = "correct the words of the cluster part (sinfo lists partitions)"
 
 
-def problems_of_script(text: str) -> list[Problem]:
-    """What Slurm itself says against a batch script, without queueing it.
+class Slurm(Scheduler):
+    def render(self, submission: Submission, reads: Sequence[Path]) -> tuple[str, list[Problem]]:
+        container, problems = submission.cluster.container, problems_of_words(submission.cluster)
+        runtime: Runtime | Problem | None = None
+        if container is not None:
+            problems += problems_of_sight(reads, submission)
+            runtime = find_runtime(container, *what_is_here())
+        if isinstance(runtime, Problem):
+            return "", [*problems, runtime]
+        return ("" if problems else script(submission, runtime)), problems
 
-    Raises:
-        OutOfReach: where it cannot be asked.
-    """
-    if shutil.which("sbatch") is None:
-        raise OutOfReach([_no_slurm("no command sbatch here")])
-    tried = _call("sbatch", "--test-only", text=text)
-    if tried.returncode == 0:
-        return []
-    _check_reached(tried.stderr)
-    mend = "correct the words of the cluster part (sinfo lists partitions)"
-    return [Problem("sbatch", _reason(tried.stderr), "a job that Slurm takes", mend)]
+    def problems_of_text(self, text: str) -> list[Problem]:
+        if shutil.which("sbatch") is None:
+            return [_out_of_reach("no command sbatch here")]
+        tried = _call("sbatch", "--test-only", text=text)
+        return [_refusal(tried.stderr, "a job that Slurm takes", _MEND)] if tried.returncode else []
 
+    def queue(self, text: str, submission: Submission) -> Record:
+        queued = _call("sbatch", "--parsable", text=text)
+        number = queued.stdout.strip().partition(";")[0]
+        if queued.returncode or not number.isdigit():
+            mend = "nothing was queued: correct that, and submit again"
+            raise BadInput([_refusal(queued.stderr, "a job that is taken", mend)])
+        return Record(submission.run_name, "slurm", number)
 
-def _check_reached(stderr: str) -> None:
-    """Raise OutOfReach where Slurm's command has reached nobody."""
-    if _OUT_OF_REACH.search(stderr):
-        raise OutOfReach([_no_slurm(f"Slurm out of reach ({_reason(stderr)})")])
-
-
-def _no_slurm(found: str) -> Problem:
-    mend = "submit from a machine where `sinfo` works, or use `submit local`"
-    return Problem("submit slurm", found, "a login node of Slurm", mend)
-
-
-def queue(text: str) -> str:
-    """Queue a batch script; returns the job's number, or raises BadInput with Slurm's reason."""
-    queued = _call("sbatch", "--parsable", text=text)
-    number = queued.stdout.strip().partition(";")[0]
-    if queued.returncode or not number.isdigit():
-        _check_reached(queued.stderr)
-        mend = "nothing was queued: correct that, and submit again"
-        raise BadInput([Problem("sbatch", _reason(queued.stderr), "a job that is taken", mend)])
-    return number
-
-
-def state(number: str) -> State:
-    """What Slurm knows of a job: from its controller, else from its accounting if it has one."""
-    if shutil.which("scontrol") is None:
-        return State("unknown", "no Slurm commands here")
-    shown = _call("scontrol", "--oneliner", "show", "job", number)
-    if shown.returncode == 0 and "JobState=" in shown.stdout:
-        return read_job(shown.stdout)
-    if "Invalid job id" not in shown.stderr:
-        return State("unknown", _reason(shown.stderr))
-    if shutil.which("sacct") is not None:
-        kept = _call("sacct", "--parsable2", "--noheader", "--allocations", f"--jobs={number}",
-                     "--format=State,ExitCode,NodeList")  # fmt: skip
+    def state(self, record: Record) -> State:
+        """What Slurm knows: from its controller, else from its accounting if it has one."""
+        if shutil.which("scontrol") is None:
+            return State("unknown", "no Slurm commands here")
+        shown = _call("scontrol", "--oneliner", "show", "job", record.identity)
+        if shown.returncode == 0 and "JobState=" in shown.stdout:
+            return read_job(shown.stdout)
+        if "Invalid job id" not in shown.stderr:
+            return State("unknown", _reason(shown.stderr))
+        kept = _call("sacct", "--parsable2", "--noheader", "--allocations",
+                     f"--jobs={record.identity}", "--format=State,ExitCode,NodeList")  # fmt: skip
         if kept.returncode == 0 and kept.stdout.strip():
             return read_account(kept.stdout)
-    return State("gone", "Slurm has forgotten it")
+        return State("gone", "Slurm has forgotten it")
+
+    def cancel(self, record: Record) -> None:
+        ended = _call("scancel", record.identity)
+        if ended.returncode:
+            where, mend = f"scancel {record.identity}", "end it by the cluster's own means"
+            raise BadInput([Problem(where, _reason(ended.stderr), "a job", mend)])
+
+
+def _refusal(stderr: str, expected: str, mend: str) -> Problem:
+    """Why sbatch does not take a job, or that it reaches nobody."""
+    reason = _reason(stderr)
+    if _OUT_OF_REACH.search(stderr):
+        return _out_of_reach(f"Slurm out of reach ({reason})")
+    return Problem("sbatch", reason, expected, mend)
+
+
+def _out_of_reach(found: str) -> NotAsked:
+    mend = "submit from a machine where `sinfo` works, or use `submit local`"
+    return NotAsked("submit slurm", found, "a login node of Slurm", mend)
 
 
 def read_job(text: str) -> State:
@@ -105,14 +117,6 @@ def read_account(text: str) -> State:
     word = _WORDS.get(name.split()[0], "failed")  # CANCELLED by 1000
     known = () if nodes in ("", "None assigned") else (nodes,)
     return State(word, name if word in ("failed", "cancelled") else "", known)
-
-
-def cancel(number: str) -> None:
-    """End a job, queued or running; raises BadInput with Slurm's reason where it does not."""
-    ended = _call("scancel", number)
-    if ended.returncode:
-        mend = "end it by the cluster's own means"
-        raise BadInput([Problem(f"scancel {number}", _reason(ended.stderr), "a job", mend)])
 
 
 def _call(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -2,17 +2,21 @@
 
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 from workflow.cluster.containers import Runtime, run_inside
-from workflow.cluster.resources import Cluster, Submission, problems_of, python_of, setup_lines
+from workflow.cluster.job_record import LOG
+from workflow.cluster.resources import Cluster, Submission, problems_of
 from workflow.core.errors import Problem, shorten
 from workflow.distributed.rendezvous import FIRST_PORT, PORTS
 
 _OWN_LOG = "leave it out: the log is read by its place (`python3 -m workflow logs RUN`)"
 _OWN_TASKS = "leave it out: a single task a machine starts all of its processes"
 _OWN_STARTS = "leave it out: the script queues the job again itself; --max_restarts bounds it"
+_OWN_PRIORITY = (
+    "leave it out; name a partition or a quality of service instead: "
+    "--slurm partition=NAME or --slurm qos=NAME"
+)
 _RESERVED = {
     "job-name": "write --name",
     "output": _OWN_LOG,
@@ -127,37 +131,39 @@ exit "$status"
 """
 
 
-def script(submission: Submission, cluster: Cluster, folder: Path, runtime: Runtime | None) -> str:
+def script(submission: Submission, runtime: Runtime | None) -> str:
     """The batch script, whole: what `sbatch` takes.
 
     One task a machine, in which torchrun starts the processes. The script outlives them, and queues
     the job again where Slurm stopped it and the run could save.
 
     Args:
-        folder: where the log goes, and what the script notes.
         runtime: what runs the container, where there is one.
     """
     body = _SCRIPT.format(
         run=shlex.quote(str(submission.run)),
-        folder=shlex.quote(str(folder)),
-        max_restarts=cluster.max_restarts,
+        folder=shlex.quote(str(submission.job_folder)),
+        max_restarts=submission.cluster.max_restarts,
         where=shlex.quote(str(submission.folder)),
-        setup="\n".join(setup_lines(submission, cluster)),
+        setup="\n".join(submission.setup_lines()),
         first_port=FIRST_PORT,
         ports=PORTS,
-        command=_step(submission, cluster, runtime),
+        command=_step(submission, runtime),
     )
     head = (
         "#!/bin/bash\n# Written by `python3 -m workflow submit slurm`; sbatch takes it as it is.\n"
     )
-    return head + "".join(_directives(submission, cluster, folder)) + "\n" + body
+    return head + "".join(_directives(submission)) + "\n" + body
 
 
-def _directives(submission: Submission, cluster: Cluster, folder: Path) -> list[str]:
+def _directives(submission: Submission) -> list[str]:
+    cluster, margin = submission.cluster, submission.margin
     gpus = str(cluster.gpus_per_node)
+    if cluster.time is not None:  # told before its end, but not before half of it
+        margin = max(1, min(margin, cluster.time // 2))
     options: dict[str, Any] = {
         "job-name": cluster.name or submission.run_name,
-        "output": str(folder / "log").replace("%", "%%"),
+        "output": str(submission.job_folder / LOG).replace("%", "%%"),
         "nodes": cluster.num_nodes,
         "ntasks-per-node": 1,
         "gpus-per-node": f"{cluster.gpu_type}:{gpus}" if cluster.gpu_type else gpus,
@@ -168,7 +174,7 @@ def _directives(submission: Submission, cluster: Cluster, folder: Path) -> list[
         "kill-on-invalid-dep": None if cluster.dependency is None else "yes",
         "requeue": True,
         "open-mode": "append",
-        "signal": f"B:USR1@{_margin(submission, cluster)}",
+        "signal": f"B:USR1@{margin}",
     }
     own = {
         _option(name): True if value in (None, "", "true") else value  # --exclusive has none
@@ -195,13 +201,6 @@ def _option(name: str) -> str:
     return name.lstrip("-").replace("_", "-")
 
 
-def _margin(submission: Submission, cluster: Cluster) -> int:
-    """Seconds before the end at which the job is told: no more than half of its time."""
-    if cluster.time is None:
-        return submission.margin
-    return max(1, min(submission.margin, cluster.time // 2))
-
-
 def _clock(seconds: int) -> str:
     """As Slurm writes lengths of time: D-HH:MM:SS."""
     minutes, seconds = divmod(seconds, 60)
@@ -210,12 +209,12 @@ def _clock(seconds: int) -> str:
     return f"{days}-{hours:02}:{minutes:02}:{seconds:02}"
 
 
-def _step(submission: Submission, cluster: Cluster, runtime: Runtime | None) -> str:
+def _step(submission: Submission, runtime: Runtime | None) -> str:
     """The step that runs the job on every machine."""
-    python = "python3" if runtime else shlex.quote(str(python_of(submission.project)))
+    python = "python3" if runtime else shlex.quote(str(submission.python))
     torchrun = [
         f"{python} -m torch.distributed.run",
-        f"--nnodes={cluster.num_nodes}",
+        f"--nnodes={submission.cluster.num_nodes}",
         f"--nproc-per-node={submission.processes}",
         "--rdzv-backend=c10d",
         '--rdzv-endpoint="$address:$port"',
@@ -226,31 +225,31 @@ def _step(submission: Submission, cluster: Cluster, runtime: Runtime | None) -> 
     # A single task would be bound to a single core, and its processes with it.
     parts = ["srun --kill-on-bad-exit=1 --cpu-bind=none --export=ALL", " ".join(torchrun), job]
     if runtime:
-        options, inside = run_inside(runtime, submission, cluster)
+        options, inside = run_inside(runtime, submission)
         parts = [" ".join([parts[0], *options]), *inside, *parts[1:]]
     return " \\\n  ".join(parts)
 
 
-def problems(cluster: Cluster) -> list[Problem]:
+def problems_of_words(cluster: Cluster) -> list[Problem]:
     """What is wrong with the words of the cluster part, as far as Slurm need not be asked."""
-    found = problems_of(cluster, "slurm")
+    problems = problems_of(cluster, "slurm", {"high_priority": _OWN_PRIORITY})
     for name, value in (cluster.slurm or {}).items():
         where, option = f"--slurm {shorten(name)}", _option(name)
         if option in _RESERVED:
             mend = _RESERVED[option]
-            found.append(Problem(where, f"the option --{option}", "another option", mend))
+            problems.append(Problem(where, f"the option --{option}", "another option", mend))
         elif not re.fullmatch(r"[a-z][a-z-]+", option):
             expected = "an option of sbatch by its long name, as partition"
-            found.append(Problem(where, "no name of an option", expected, "correct it"))
+            problems.append(Problem(where, "no name of an option", expected, "correct it"))
         elif not isinstance(value, str | int | float | bool | None) or "\n" in str(value):
             mend = "write it on one line, in quotes"
-            found.append(Problem(where, shorten(value), "a text, a number, true or false", mend))
+            problems.append(Problem(where, shorten(value), "a text, a number, true or false", mend))
         elif option in _GPUS and not cluster.gpus_per_node:
             mend = "add it: a process runs for each"
-            found.append(Problem(where, "no --gpus_per_node", "the GPUs of each machine", mend))
+            problems.append(Problem(where, "no --gpus_per_node", "the GPUs of each machine", mend))
     if "\n" in (cluster.name or ""):
-        found.append(Problem("--name", shorten(cluster.name), "one line", "choose another name"))
+        problems.append(Problem("--name", shorten(cluster.name), "one line", "choose another name"))
     if cluster.kubernetes:
         mend = "leave it out, or submit to Kubernetes"
-        found.append(Problem("--kubernetes", "settings", "none on Slurm", mend))
-    return found
+        problems.append(Problem("--kubernetes", "settings", "none on Slurm", mend))
+    return problems
