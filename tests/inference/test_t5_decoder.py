@@ -16,7 +16,7 @@ from workflow.distributed.stop import Stop
 from workflow.inference.hf_generate import write_by_transformers
 from workflow.inference.t5_decoder import Decoder, moves
 from workflow.inference.t5_loop import Written, can_decode, write_texts
-from workflow.models.kernels.cpu import use_fast_modules
+from workflow.models.families import family_of
 
 END = 1
 NEW_TOKENS = 20
@@ -84,7 +84,7 @@ def test_greedy_texts_are_those_of_transformers(
     model, prompts = ending(own_head), random_prompts(150)
     wanted = by_transformers(model, prompts, **settings)
     if fast:
-        use_fast_modules(model, attention=True)
+        family_of(model.config).use_fast_modules(model)
     for at_once in (1, 7, 150):
         assert by_ourselves(model, prompts, at_once, **settings) == wanted
     if own_head:  # tied, such a model repeats itself
@@ -206,7 +206,7 @@ def test_logits_are_the_model_s(layout: str) -> None:
 @pytest.mark.parametrize("samples", [1, 4])
 def test_texts_in_bfloat16_do_not_depend_on_their_batch(samples: int) -> None:
     model = ending(d_model=64, num_layers=3).to(torch.bfloat16)
-    use_fast_modules(model, attention=True)
+    family_of(model.config).use_fast_modules(model)
     prompts = random_prompts(30)
     spec = make_spec(max_new_tokens=NEW_TOKENS, temperature=0.7, n_samples=samples)
     if samples == 1:

@@ -30,8 +30,7 @@ from workflow.data.step_planner import plan_step
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.distributed.world import World
 from workflow.metrics.names import is_better
-from workflow.models.families import DecoderIds
-from workflow.models.kernels.cpu import use_fast_modules
+from workflow.models.families import DecoderIds, family_of
 from workflow.models.loading import load_model
 from workflow.runs.mount import Mount
 from workflow.tasks.label_scoring import Classification
@@ -95,7 +94,7 @@ def ready(request: pytest.FixtureRequest, model: Any) -> Any:
     ready = copy.deepcopy(model)
     if request.param:
         Classification.of(make_spec()).optimize_for_task(ready)
-        use_fast_modules(ready, attention=True)
+        family_of(ready.config).use_fast_modules(ready)
     return ready
 
 

@@ -15,7 +15,7 @@ from workflow.inference.eval_shard import EvalShard
 from workflow.inference.hf_generate import write_by_transformers
 from workflow.inference.t5_loop import Written, can_decode, write_texts
 from workflow.metrics.references import decoded, processed
-from workflow.models.families import vocabulary_size
+from workflow.models.families import family_of
 from workflow.models.state_dict import Model
 
 STREAMED = 8
@@ -60,7 +60,9 @@ def generate(
     streamed = STREAMED if ours else 1
     lengths = sources.lengths
     # A text counts for so many positions at least that a batch's logits keep to their bound.
-    least = POSITIONS_AT_ONCE * vocabulary_size(model.config) // LOGITS_AT_ONCE
+    least = (
+        POSITIONS_AT_ONCE * family_of(model.config).vocabulary_size(model.config) // LOGITS_AT_ONCE
+    )
     counted = np.full_like(lengths, max(spec.max_new_tokens, least))
     positions_at_once = POSITIONS_AT_ONCE // max(spec.n_samples, spec.num_beams)
     rows = None if spec.eval_batch_size is None else streamed * spec.eval_batch_size

@@ -20,7 +20,7 @@ from workflow.distributed.stop import Stop
 from workflow.inference.eval_shard import EvalShard
 from workflow.inference.sampling import draw, uniform_numbers, warpers_of
 from workflow.inference.t5_loop import Written
-from workflow.models.families import encoder_options
+from workflow.models.families import family_of
 from workflow.models.generation_settings import kept_settings
 from workflow.models.state_dict import Model
 
@@ -39,7 +39,9 @@ def write_by_transformers(
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(model.device)
     encoded = model.get_encoder()(
-        input_ids=ids.to(model.device), attention_mask=mask, **encoder_options(model, mask)
+        input_ids=ids.to(model.device),
+        attention_mask=mask,
+        **family_of(model.config).encoder_options(model, mask),
     )
     first = _first_logits(model, encoded, mask)[:, words].float()
     processors = LogitsProcessorList()

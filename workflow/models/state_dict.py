@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from transformers import PreTrainedModel
 
 Model = Any
-"""A transformers.PreTrainedModel, whose own types are too loose to check."""
-
+"""A transformers.PreTrainedModel, for those that call what its types do not say it has."""
 Named = tuple[str, torch.Tensor]
 
 
@@ -82,7 +82,7 @@ class Filling:
     differing: list[str] = field(default_factory=list)
 
 
-def load_state_dict(model: Model, tensors: Iterable[Named]) -> Filling:
+def load_state_dict(model: PreTrainedModel, tensors: Iterable[Named]) -> Filling:
     """Copy tensors into a model, each only in the part that this process holds.
 
     A tensor that stands in the files under several names must be the same under all of them.
@@ -119,7 +119,7 @@ def load_state_dict(model: Model, tensors: Iterable[Named]) -> Filling:
     return found
 
 
-def model_name(model: Model, known: Mapping[str, Any], given: str) -> str | None:
+def model_name(model: PreTrainedModel, known: Mapping[str, Any], given: str) -> str | None:
     """A model's own name for a tensor of its files, which may lack the prefix of a bare model."""
     for name in (given, f"{model.base_model_prefix}.{given}"):
         if name in known:
@@ -127,12 +127,12 @@ def model_name(model: Model, known: Mapping[str, Any], given: str) -> str | None
     return None
 
 
-def _may_be_left_over(model: Model, name: str) -> bool:
+def _may_be_left_over(model: PreTrainedModel, name: str) -> bool:
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _is_computed(model: Model, name: str, target: Any) -> bool:
+def _is_computed(model: PreTrainedModel, name: str, target: Any) -> bool:
     """Whether a tensor is not learned; it then has its value after this call."""
     if target.requires_grad:
         return False
@@ -147,7 +147,7 @@ def _is_computed(model: Model, name: str, target: Any) -> bool:
     return True
 
 
-def saved_names(model: Model) -> dict[str, Any]:
+def saved_names(model: PreTrainedModel) -> dict[str, Any]:
     """The tensors that are saved, by name: each once, under the first of its names."""
     seen: set[int] = set()
     by_name = {}

@@ -1,8 +1,6 @@
 """What every task is: what training and evaluation ask of it, and what they hand over."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import torch
@@ -12,28 +10,8 @@ from workflow.data.schema import Record
 from workflow.data.step_planner import Indexes, MicroBatch
 from workflow.data.token_cache import Encoder, TokenizedSplit
 from workflow.inference.eval_shard import EvalShard
+from workflow.models.batch import Batch
 from workflow.models.state_dict import Model
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Examples computed together, in rows padded at the end.
-
-    A row may hold several examples, one after the other. Segments number them from 1 on; 0 is
-    padding. Shapes: input_ids, source_segments (rows, source length); decoder_input_ids,
-    target_segments (rows, target length); targets (real target positions): what the model is to
-    say there, row after row.
-    """
-
-    input_ids: torch.Tensor
-    source_segments: torch.Tensor
-    decoder_input_ids: torch.Tensor
-    target_segments: torch.Tensor
-    targets: torch.Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        return Batch(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
-
 
 Tell = Callable[[Record, Any, dict[str, Any]], None]
 """Takes what a model was found to do with a record: the record, what a user's own metric is given

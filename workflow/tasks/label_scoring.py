@@ -22,11 +22,11 @@ from workflow.data.token_cache import TokenizedSplit
 from workflow.inference.eval_shard import EvalShard
 from workflow.metrics.names import SHOWN
 from workflow.metrics.scores import in_range, score_metrics
-from workflow.models.kernels.cross_attention import fold_cross_attention
+from workflow.models.batch import Batch, make_batch
+from workflow.models.families import family_of
 from workflow.models.state_dict import Model
 from workflow.runs.predictions import prediction_files
-from workflow.tasks.base import Batch, Tell
-from workflow.tasks.collate import make_batch, target_logits
+from workflow.tasks.base import Tell
 
 Floats = npt.NDArray[np.float64]
 MORE_CLASSES = (
@@ -115,7 +115,7 @@ class Classification:
         return dataclasses.replace(self, label_ids=label_ids)
 
     def optimize_for_task(self, model: Model) -> None:
-        fold_cross_attention(model)
+        family_of(model.config).optimize_for_scoring(model)
 
     def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobSpec) -> None:
         pass
@@ -159,7 +159,9 @@ class Classification:
     def loss(self, model: Model, batch: Batch, label_smoothing: float) -> torch.Tensor:
         """The cross-entropy of the soft targets: their KL divergence up to a constant."""
         batch = batch.to(model.device)
-        return _losses(target_logits(model, batch, self.label_ids), batch.targets).sum()
+        return _losses(
+            family_of(model.config).target_logits(model, batch, self.label_ids), batch.targets
+        ).sum()
 
     def evaluate(
         self,
@@ -216,7 +218,9 @@ class Classification:
         with progress_bar(len(split), "score") as bar, torch.no_grad():
             for chosen, counts in shard.of(batches, costs):
                 batch = self.collate(split, tuple(chosen[:, None]), spec, model.config)
-                logits = target_logits(model, batch.to(model.device), self.label_ids)
+                logits = family_of(model.config).target_logits(
+                    model, batch.to(model.device), self.label_ids
+                )
                 if counts:
                     yield from zip(chosen.tolist(), logits.tolist(), strict=True)
                 bar.update(len(chosen) * shard.world.size)

@@ -22,11 +22,12 @@ from workflow.inference.generate import Generation, generate
 from workflow.inference.sampling import argmax
 from workflow.metrics.names import SHOWN, perplexity
 from workflow.metrics.text import can_measure
+from workflow.models.batch import Batch, make_batch
+from workflow.models.families import family_of
 from workflow.models.losses import summed_cross_entropy
 from workflow.models.state_dict import Model
 from workflow.runs.predictions import prediction_files
-from workflow.tasks.base import Batch, Tell
-from workflow.tasks.collate import make_batch, target_logits
+from workflow.tasks.base import Tell
 from workflow.tasks.judged import Judged, References, item_of
 
 
@@ -134,7 +135,9 @@ class Seq2Seq:
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float) -> torch.Tensor:
         batch = batch.to(model.device)
-        return summed_cross_entropy(target_logits(model, batch), batch.targets, label_smoothing)
+        return summed_cross_entropy(
+            family_of(model.config).target_logits(model, batch), batch.targets, label_smoothing
+        )
 
     def evaluate(
         self,
@@ -200,7 +203,7 @@ class Seq2Seq:
             for chosen, counts in shard.of(batches, costs):
                 rows = tuple(answered[chosen][:, None])
                 batch = self.collate(split, rows, spec, model.config).to(model.device)
-                logits = target_logits(model, batch)
+                logits = family_of(model.config).target_logits(model, batch)
                 if counts:
                     loss = float(summed_cross_entropy(logits, batch.targets))
                     losses += loss

@@ -11,9 +11,9 @@ from workflow.data.step_planner import Indexes, Lengths, MicroBatch, plan_step, 
 from workflow.distributed.world import World
 from workflow.memory.activations import activation_bytes
 from workflow.memory.model_dims import sizes_of_model
-from workflow.models.lm_head import supports_packing
+from workflow.models.batch import Batch
+from workflow.models.families import family_of
 from workflow.models.state_dict import Model
-from workflow.tasks.base import Batch
 from workflow.training.engines.single import Engine
 from workflow.training.oom import Shape, oom_context
 from workflow.training.prepare import Job
@@ -78,7 +78,7 @@ def largest_of(job: Job, model: Model, steps: range, world_size: int) -> Shape:
     planned = heaviest_steps(steps, examples, lengths, count)
     found = largest_shape(
         [examples(step) for step in planned], lengths, spec.micro_batch_tokens,
-        supports_packing(model), world_size, predicted,
+        family_of(model.config).supports_packing(model), world_size, predicted,
     )  # fmt: skip
     if len(planned) == len(steps):
         return found
