@@ -1,6 +1,6 @@
 """What Flan-T5 xxl is expected to take on many GPUs, on paper: none were at hand."""
 
-from workflow.memory.estimate import Work
+from workflow.memory.activations import Work
 from workflow.memory.model_dims import Sizes, sizes_of_model
 from workflow.memory.search import Machine, PlanRequest, choose, name_of
 

@@ -37,14 +37,15 @@ def test_the_norm_and_its_gradient_are_t5_s(dtype: torch.dtype, bound: float) ->
     torch.manual_seed(0)
     hidden, gradient = torch.randn(3, 40, 64).mul(3).add(1).to(dtype), torch.randn(3, 40, 64)
     gradient = gradient.to(dtype)
-    weight = torch.nn.Parameter(torch.rand(64).add(0.5).to(dtype))
+    norm = T5LayerNorm(64, eps=1e-6)
+    weight = norm.weight = torch.nn.Parameter(torch.rand(64).add(0.5).to(dtype))
     exact = T5LayerNorm(64).double()
     exact.weight.data.copy_(weight.data)
     wanted_hidden, hidden = hidden.double().requires_grad_(), hidden.requires_grad_()
     wanted = wanted_hidden * (wanted_hidden.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt()
     wanted = wanted * exact.weight
     wanted.backward(gradient.double())
-    found = RootMeanSquareNorm(weight, 1e-6)(hidden)
+    found = RootMeanSquareNorm(norm)(hidden)
     found.backward(gradient)
     assert found.dtype == dtype
     assert relative(found, wanted) < bound

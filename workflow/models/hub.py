@@ -29,18 +29,10 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
 """What huggingface_hub raises, with the parts that it downloads by."""
 LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    IndexError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
+    OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError,
+    ImportError, SafetensorError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What transformers, safetensors and torch raise of files that are not what they should be."""
 
 
 def fetch_settings(model: Path | str) -> Path:

@@ -13,22 +13,17 @@ import transformers
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
-from workflow.core.errors import BadInput, Problem
+from workflow.core.errors import BadInput
 from workflow.models.configuration import set_dropout, widen_vocabulary
 from workflow.models.families import family_of
-from workflow.models.hub import (
-    LOADING_ERRORS,
-    load_generation_settings,
-    shorten_names,
-    unusable,
-)
+from workflow.models.hub import LOADING_ERRORS, load_generation_settings, unusable
 from workflow.models.safetensors_writer import Whole, plan_files, write_index, write_tensors
 from workflow.models.state_dict import (
-    Filling,
     Named,
     file_tensors,
     load_state_dict,
     model_name,
+    problems_of_misfits,
     saved_names,
     weight_files,
 )
@@ -63,11 +58,12 @@ def load_model(
     check_weight_files(values)
     try:
         model = build_model(folder, dropout_rate, extension, dtype)
-        found = load_state_dict(model, weights_of(model, values, None if checkpoint else extension))
+        misfits = load_state_dict(
+            model, weights_of(model, values, None if checkpoint else extension)
+        )
     except LOADING_ERRORS as error:
         raise BadInput([unusable(values, error, "weights that can be loaded")]) from error
-    problems = _problems_of_filling(found, values)
-    if problems:
+    if problems := problems_of_misfits(misfits, values):
         raise BadInput(problems)
     model.eval()
     return model
@@ -105,13 +101,12 @@ def build_model(
     model_class: Any = family_of(config).model_class(config)
     with no_init_weights():
         model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
-    model.tie_weights()
-    with no_init_weights():
+        model.tie_weights()
         if hasattr(model, "lm_head") and says_own_head(config, folder):
-            head = torch.nn.Linear(
-                model.lm_head.in_features, model.lm_head.out_features, bias=False, dtype=dtype
+            tied: Any = model.lm_head
+            model.lm_head = torch.nn.Linear(
+                tied.in_features, tied.out_features, bias=False, dtype=dtype
             )
-            model.lm_head = head
     model.generation_config = load_generation_settings(folder)
     model.name_or_path = str(folder)
     return model
@@ -147,28 +142,6 @@ def _embedding_weights(model: PreTrainedModel) -> list[Any]:
     """The weights that read tokens: one that all share, or the encoder's and the decoder's own."""
     readers = model, model.get_encoder(), model.get_decoder()
     return [reader.get_input_embeddings().weight for reader in readers]
-
-
-def _problems_of_filling(found: Filling, folder: Path) -> list[Problem]:
-    where = str(folder)
-    problems = []
-    if found.missing:
-        lacking = f"no tensor {shorten_names(sorted(found.missing))}"
-        mend = "get the whole model again"
-        problems.append(Problem(where, lacking, "every tensor of the model", mend))
-    if found.unexpected:
-        more = f"tensors that the model lacks: {shorten_names(sorted(found.unexpected))}"
-        mend = "correct config.json: a layer may be missing there"
-        problems.append(Problem(where, more, "the tensors of the model", mend))
-    if found.misshapen:
-        shapes = f"tensors of other shapes than the model's: {shorten_names(found.misshapen)}"
-        mend = "correct config.json, or get the model again"
-        problems.append(Problem(where, shapes, "weights that fit config.json", mend))
-    if found.differing:
-        values = f"several values for {shorten_names(found.differing)}"
-        mend = "say in config.json whether the head is tied to the embedding (tie_word_embeddings)"
-        problems.append(Problem(where, values, "one value for tensors that are tied", mend))
-    return problems
 
 
 def says_own_head(config: Any, folder: Path) -> bool:

@@ -9,7 +9,7 @@ import torch
 from workflow.core.console import log
 from workflow.data.step_planner import Indexes, Lengths, MicroBatch, plan_step, step_examples
 from workflow.distributed.world import World
-from workflow.memory.activations import activation_bytes
+from workflow.memory.activations import Work, activation_bytes
 from workflow.memory.model_dims import sizes_of_model
 from workflow.models.batch import Batch
 from workflow.models.families import family_of
@@ -58,14 +58,12 @@ def largest_of(job: Job, model: Model, steps: range, world_size: int) -> Shape:
     sizes = sizes_of_model(model)
 
     def predicted(shape: Shape) -> float:
-        found = activation_bytes(
-            sizes, shape.positions, shape.source, shape.target,
-            computing=2 if spec.bf16 else 4,
+        work = Work(
+            bool(spec.bf16), shape.source, shape.target, shape.positions,
             on_gpu=model.device.type == "cuda",
-            checkpointing=spec.gradient_checkpointing,
-            dropout=True,
+            gradient_checkpointing=spec.gradient_checkpointing,
         )  # fmt: skip
-        return sum(found.values())
+        return sum(activation_bytes(sizes, work).values())
 
     def examples(step: int) -> Indexes:
         return step_examples(step, spec.batch_size, len(split), spec.seed)

@@ -59,7 +59,8 @@ class EncoderDecoder:
         tokenizer: PreTrainedTokenizerBase,
     ) -> DecoderIds | None:
         """What the decoder starts with, as transformers shifts labels; None if unknown."""
-        codes, target = language_ids(tokenizer), tokenizer(text_target="")["input_ids"]
+        codes = language_ids(tokenizer).values()
+        target = tokenizer(text_target="")["input_ids"]
         forced = generation.forced_bos_token_id
         if forced is None:  # some folders have it in config.json alone
             forced = getattr(config, "forced_bos_token_id", None)

@@ -32,21 +32,16 @@ def use_fast_t5_modules(model: torch.nn.Module) -> None:
             ):
                 setattr(module, name, GatedFeedForward(child))
             elif type(child) in (T5LayerNorm, MT5LayerNorm):
-                setattr(module, name, RootMeanSquareNorm.of(child))
+                setattr(module, name, RootMeanSquareNorm(child))
 
 
 class RootMeanSquareNorm(torch.nn.Module):
     """T5's norm: weight (width,) × x / root mean square of x; the mean in float32."""
 
-    def __init__(self, weight: torch.nn.Parameter, epsilon: float):
+    def __init__(self, norm: Any):
+        """The same, with the same parameter, as one of transformers'."""
         super().__init__()
-        self.weight = weight
-        self.epsilon = epsilon
-
-    @classmethod
-    def of(cls, norm: Any) -> "RootMeanSquareNorm":
-        """The same norm, with the same parameter, as one of transformers'."""
-        return cls(norm.weight, norm.variance_epsilon)
+        self.weight, self.epsilon = norm.weight, norm.variance_epsilon
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         normed: torch.Tensor = _Normed.apply(hidden, self.weight, self.epsilon)
