@@ -77,7 +77,8 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTr
             model = load_model(folder, spec.dropout_rate, job.extension, dtype, checkpoint)
         job.task.optimize_for_task(model)
     _adapt(model, job, device)
-    return job.tuning.apply(model)
+    tuned: PreTrainedModel = job.tuning.apply(model)
+    return tuned
 
 
 def make_engine(
