@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,8 @@ def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.dtype = torch.float32
+    if _has_own_head(model):  # transformers 5 has true for all of the T5 family
+        config.tie_word_embeddings = False
     config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
@@ -194,31 +196,24 @@ def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     sentencepiece = Path(tokenizer.name_or_path) / "spiece.model"
     if sentencepiece.is_file():  # transformers 5 reads it, and does not write it
         shutil.copyfile(sentencepiece, folder / sentencepiece.name)
-    _rewrite_json(folder / "config.json", lambda config: _config_for_all(config, model))
-    _rewrite_json(folder / "tokenizer_config.json", _tokenizer_config_for_all)
+    _reword_for_version_4(folder / "tokenizer_config.json")
 
 
-def _config_for_all(config: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
-    """Say that an own head is not tied: transformers 5 writes true for all of the T5 family."""
+def _has_own_head(model: PreTrainedModel) -> bool:
+    """Whether the head is a matrix beside the embedding."""
     head = model.get_output_embeddings().weight
-    own_head = all(head is not weight for weight in _embedding_weights(model))
-    if own_head and not getattr(model.config, "scale_decoder_outputs", False):
-        config["tie_word_embeddings"] = False
-    return config
+    own = all(head is not weight for weight in _embedding_weights(model))
+    return own and not getattr(model.config, "scale_decoder_outputs", False)
 
 
-def _tokenizer_config_for_all(config: dict[str, Any]) -> dict[str, Any]:
-    """Use the words both versions know: version 4 stops at some of version 5's."""
+def _reword_for_version_4(path: Path) -> None:
+    """Use the words for a tokenizer that both versions know: version 4 stops at some of 5's."""
+    config = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     if config.get("tokenizer_class") in ("TokenizersBackend", "TwoSidedTokenizer"):
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     for name in ("is_local", "local_files_only"):  # of how it was loaded, not of what it is
         config.pop(name, None)
-    return config
-
-
-def _rewrite_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    changed = change(json.loads(path.read_text(encoding="utf-8")))
-    text = json.dumps(changed, indent=2, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
