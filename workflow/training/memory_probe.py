@@ -14,6 +14,7 @@ from workflow.memory.model_dims import sizes_of_model
 from workflow.models.batch import Batch
 from workflow.models.families import family_of
 from workflow.models.state_dict import Model
+from workflow.tasks.base import Examples
 from workflow.training.engines.single import Engine
 from workflow.training.oom import Shape, oom_context
 from workflow.training.prepare import Job
@@ -44,7 +45,8 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
         steps = range(done + 1, job.spec.max_steps + 1)
     began = time.perf_counter()
     shape = largest_of(job, engine.model, steps, world.size)
-    first = job.task.collate(job.splits["train"], (np.array([0]),), job.spec, engine.model.config)
+    examples = Examples.of(job.splits["train"], job.spec)
+    first = job.task.collate(examples, (np.array([0]),), engine.model.config)
     with oom_context(job, world, f"the trial before step {done + 1}", shape):
         engine.probe(first, enlarged(first, shape))
     seconds = time.perf_counter() - began

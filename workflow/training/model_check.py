@@ -17,14 +17,15 @@ from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
 from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.world import World
+from workflow.inference.decoding import Decoding, PromptBatch
 from workflow.inference.eval_shard import EvalShard
-from workflow.inference.hf_generate import write_by_transformers
+from workflow.inference.hf_generate import hf_generate
 from workflow.models.configuration import small_configuration, widen_vocabulary
 from workflow.models.families import family_of
 from workflow.models.hub import first_line
 from workflow.models.settings import ModelSettings
 from workflow.models.tokenizers.vocabulary import count_ids
-from workflow.tasks.base import Task
+from workflow.tasks.base import Examples, Task
 
 SOURCE_IDS, TARGET_IDS = 12, 6
 """How many ids of each text are tried."""
@@ -73,16 +74,14 @@ def _trouble(
     model: PreTrainedModel, task: Task, split: TokenizedSplit, spec: JobSpec
 ) -> str | None:
     """What is wrong with a model's losses and texts of two records; None where all is well."""
-    few = dataclasses.replace(
-        spec, max_source_length=SOURCE_IDS, max_target_length=TARGET_IDS, max_new_tokens=2,
-        n_samples=1, num_beams=1, temperature=0.0, min_new_tokens=0,
-    )  # fmt: skip
+    spec = dataclasses.replace(spec, max_source_length=SOURCE_IDS, max_target_length=TARGET_IDS)
+    examples = Examples.of(split, spec)
     answered = np.flatnonzero(split.answered)
-    lengths = split.sources.lengths(SOURCE_IDS, answered)
+    lengths = examples.sources.lengths[answered]
     pair = answered[np.argsort(lengths, kind="stable")[[0, -1]]] if len(answered) > 1 else answered
 
     def loss(*rows: Any) -> torch.Tensor:
-        return task.loss(model, task.collate(split, rows, few, model.config), 0.0)
+        return task.loss(model, task.collate(examples, rows, model.config), 0.0)
 
     if len(pair):
         together = loss(*pair[:, None])
@@ -92,11 +91,8 @@ def _trouble(
         if not abs(float(together.detach()) - alone) <= TOLERANCE * abs(alone):  # nor if it is NaN
             return "gives a record another loss beside others than alone"
     if spec.task == "seq2seq":
-        prompts = [
-            split.sources.row(index, SOURCE_IDS).tolist() for index in range(min(2, len(split)))
-        ]
+        indexes = range(min(2, len(split)))
+        prompts = PromptBatch([examples.sources[index] for index in indexes], indexes)
         with torch.no_grad():
-            write_by_transformers(
-                model, prompts, range(len(prompts)), few, [], EvalShard(World.alone())
-            )
+            hf_generate(model, prompts, Decoding(max_new_tokens=2), EvalShard(World.alone()))
     return None
