@@ -33,10 +33,13 @@ def model() -> Any:
     return made
 
 
-def answer(model: Any, tokenizer: Any, **values: Any) -> list[list[Generation]]:
-    rows = tokenizer(PROMPTS)["input_ids"]
+def cut_rows(rows: Sequence[Sequence[int]]) -> CutRows:
     offsets = np.cumsum([0, *map(len, rows)])
-    sources = CutRows(Ragged(np.concatenate(rows).astype(np.int32), offsets), longest=1000)
+    return CutRows(Ragged(np.concatenate(rows).astype(np.int32), offsets), longest=1000)
+
+
+def answer(model: Any, tokenizer: Any, **values: Any) -> list[list[Generation]]:
+    sources = cut_rows(tokenizer(PROMPTS)["input_ids"])
     found = dict(generate(model, tokenizer, sources, make_decoding(**values), ALONE))
     assert sorted(found) == list(range(len(PROMPTS)))
     return [found[row] for row in range(len(PROMPTS))]

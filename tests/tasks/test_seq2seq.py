@@ -21,6 +21,7 @@ from workflow.inference import generate as generate_module
 from workflow.inference.decoding import GeneratedIds, PromptBatch
 from workflow.models.loading import load_model
 from workflow.runs.predictions import prediction_files
+from workflow.tasks import seq2seq_evaluation
 from workflow.tasks.base import Examples
 from workflow.tasks.seq2seq import Seq2Seq
 
@@ -337,9 +338,19 @@ def test_of_empty_completions_a_metric_that_has_a_value_is_named(
 
 
 def test_the_tokenizer_of_bleu_is_that_of_the_completions(
-    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tokenizer: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level("INFO")
+    chosen = []
+    choose = seq2seq_evaluation.bleu_tokenizer
+    monkeypatch.setattr(
+        seq2seq_evaluation,
+        "bleu_tokenizer",
+        lambda texts: chosen.append(choose(texts)) or chosen[-1],
+    )
     for once in (inform_once, warn_once):
         once.cache_clear()
     records = [{"prompt": "say", "completion": "北京是中国的首都"}] * 3
@@ -348,5 +359,6 @@ def test_the_tokenizer_of_bleu_is_that_of_the_completions(
         metrics = evaluate(make_t5(), tokenizer, split, make_spec()).metrics
     assert "|tok:zh|" in metrics["bleu_signature"]
     assert metrics["rougeL"] is metrics["rougeL_ci95"] is None
+    assert chosen == ["zh"]  # once a split
     assert caplog.text.count("sacrebleu's tokenizer zh") == 1
     assert caplog.text.count("none of 3 references") == 1

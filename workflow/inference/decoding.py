@@ -1,4 +1,4 @@
-"""What decoding is told, whoever asks for it, and what it gives: ids in, ids out."""
+"""How completions are generated, whoever wants them; prompts as ids, and completions as ids."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Decoding:
 
     @classmethod
     def of(cls, spec: JobSpec) -> "Decoding":
-        """As the flags of a job, which have the same names, say it."""
+        """That of a job, whose flags have the same names."""
         names = {field.name for field in dataclasses.fields(cls)} - {"batch_size"}
         same = {name: getattr(spec, name) for name in names}
         return cls(**same, batch_size=spec.eval_batch_size)

@@ -196,8 +196,8 @@ class LabelEvaluation:
         losses = _soft_cross_entropy(
             torch.from_numpy(self._logits[measured]), torch.from_numpy(targets.astype(np.float32))
         )
-        found = {"loss": float(losses.mean()), **score_metrics(scores, targets, self._seed)}
-        return in_range(found, self._task.target_min, self._task.target_max)
+        metrics = {"loss": float(losses.mean()), **score_metrics(scores, targets, self._seed)}
+        return in_range(metrics, self._task.target_min, self._task.target_max)
 
 
 def _label_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[int, ...]:
