@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from workflow.distributed.world import World
 from workflow.inference.eval_shard import EvalShard
 from workflow.runs.mount import Mount
-from workflow.tasks.base import Task
+from workflow.tasks.base import EvalContext, Examples, Prediction, Task
+from workflow.training.evaluate import compute_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 T5_TINY = ROOT / "mount" / "models" / "t5-tiny"
@@ -38,12 +39,16 @@ class Evaluation:
 
 
 def evaluate_alone(task: Task, model: Any, tokenizer: Any, split: Any, spec: Any) -> Evaluation:
-    told: list[tuple[Any, Any, Any]] = []
-    metrics = task.evaluate(
-        model, tokenizer, split, spec, ALONE, lambda *of_record: told.append(of_record)
-    )
+    predictions: list[Prediction] = []
+    context = EvalContext(model, tokenizer, Examples.of(split, spec), ALONE)
+    metrics = compute_metrics(task, context, spec, predictions.append)
     assert metrics is not None
-    return Evaluation(metrics, *(list(of_all) for of_all in zip(*told, strict=True)))
+    return Evaluation(
+        metrics,
+        [one.record for one in predictions],
+        [one.value for one in predictions],
+        [one.item for one in predictions],
+    )
 
 
 @pytest.fixture(scope="session")

@@ -129,7 +129,8 @@ def compare(mount: Path, trial: Trial, baseline: Sequence[float]) -> Found:
 def prediction(mount: Path, trial: Trial) -> tuple[int, float, str]:
     """The parameters of a trial's model, the bytes its processes need, and in which phase."""
     from workflow.distributed.strategy import ShardingStrategy
-    from workflow.memory.estimate import Work, predict
+    from workflow.memory.activations import Work
+    from workflow.memory.estimate import predict
     from workflow.memory.model_dims import sizes_of
     from workflow.memory.search import on_cpu
 

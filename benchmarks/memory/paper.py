@@ -4,7 +4,7 @@ import argparse
 
 from benchmarks.publish import publish
 from benchmarks.synthetic import FLAN_T5, random_model
-from workflow.memory.estimate import Work
+from workflow.memory.activations import Work
 from workflow.memory.model_dims import Sizes, sizes_of_model
 from workflow.memory.search import Machine, PlanRequest, choose, name_of
 

@@ -12,7 +12,7 @@ import pytest
 from workflow.distributed.world import World
 from workflow.inference import eval_shard as share_module
 from workflow.inference.eval_shard import EvalShard
-from workflow.inference.result_spool import ResultSpool, nameless_file
+from workflow.inference.result_spool import ResultSpool
 
 T = TypeVar("T")
 
@@ -122,10 +122,10 @@ def collect(found: Sequence[Sequence[tuple[int, Any]]], count: int) -> list[Any]
         taken: list[Any] = []
         shard = EvalShard(Threads(rank, size, barrier, said))
         try:
-            with shard.keeping(iter(found[rank]), count) as kept:
-                shard.collect(
-                    kept, count, lambda at, values: taken.extend(zip(at, values, strict=True))
-                )
+            shard.collect(
+                iter(found[rank]), count,
+                lambda at, values: taken.extend(zip(at, values, strict=True)),
+            )  # fmt: skip
             done[rank] = taken
         except Exception as error:
             done[rank] = error
@@ -182,8 +182,7 @@ def _not_long(wait: Any) -> Any:
 
 
 def test_values_are_kept_on_disk(tmp_path: Path) -> None:
-    with nameless_file(tmp_path) as file:
-        found = ResultSpool(20_000, file)
+    with ResultSpool(20_000, tmp_path) as found:
         tracemalloc.start()
         for index in range(20_000):
             found.put(index, "x" * 1_000)

@@ -1,6 +1,5 @@
 """Decoding: reproducible draws, and settings that mean what they mean in transformers."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,9 @@ import torch
 from conftest import ALONE, addition_records, make_t5
 
 from workflow import make_job
-from workflow.config.job import JobSpec, resolve_defaults
+from workflow.config.job import resolve_defaults
 from workflow.data.token_cache import CutRows, Ragged
+from workflow.inference.decoding import Decoding
 from workflow.inference.generate import Generation, generate
 from workflow.inference.sampling import argmax, draw
 from workflow.metrics.references import processed
@@ -19,10 +19,10 @@ from workflow.metrics.references import processed
 PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wrote the question?"]
 
 
-def make_spec(**values: Any) -> JobSpec:
-    spec = make_job("seq2seq", model_init_name="x", data_name="y", bf16=False, **values)
-    spec = resolve_defaults(spec, "run", 10, 12, fast_bf16=True)
-    return dataclasses.replace(spec, micro_batch_tokens=spec.micro_batch_tokens or 64)
+def make_decoding(**values: Any) -> Decoding:
+    """As a job of these flags decodes, of data whose longest completion has 12 tokens."""
+    spec = make_job("seq2seq", model_init_name="x", data_name="y", **values)
+    return Decoding.of(resolve_defaults(spec, "run", 10, 12, fast_bf16=True))
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,14 @@ def model() -> Any:
     return made
 
 
-def answer(model: Any, tokenizer: Any, **values: Any) -> list[list[Generation]]:
-    rows = tokenizer(PROMPTS)["input_ids"]
+def cut_rows(rows: Sequence[Sequence[int]]) -> CutRows:
     offsets = np.cumsum([0, *map(len, rows)])
-    sources = CutRows(Ragged(np.concatenate(rows).astype(np.int32), offsets), longest=1000)
-    found = dict(generate(model, tokenizer, sources, make_spec(**values), ALONE))
+    return CutRows(Ragged(np.concatenate(rows).astype(np.int32), offsets), longest=1000)
+
+
+def answer(model: Any, tokenizer: Any, **values: Any) -> list[list[Generation]]:
+    sources = cut_rows(tokenizer(PROMPTS)["input_ids"])
+    found = dict(generate(model, tokenizer, sources, make_decoding(**values), ALONE))
     assert sorted(found) == list(range(len(PROMPTS)))
     return [found[row] for row in range(len(PROMPTS))]
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import ALONE, SHARED_DATA, addition_records, make_t5
-from test_generate import make_spec
+from test_generate import make_decoding
 from transformers import MT5Config, MT5ForConditionalGeneration
 
-from workflow.config.job import JobSpec
 from workflow.distributed.stop import Stop
-from workflow.inference.hf_generate import write_by_transformers
-from workflow.inference.t5_decoder import Decoder, moves
-from workflow.inference.t5_loop import Written, can_decode, write_texts
-from workflow.models.kernels.cpu import use_fast_modules
+from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
+from workflow.inference.hf_generate import hf_generate
+from workflow.inference.t5_decoder import T5Decoder, moves
+from workflow.inference.t5_loop import can_decode, t5_generate
+from workflow.models.families import family_of
 
 END = 1
 NEW_TOKENS = 20
@@ -48,26 +48,30 @@ def by_transformers(model: Any, prompts: Sequence[list[int]], **settings: Any) -
 
 
 def write(
-    model: Any, prompts: Sequence[list[int]], spec: JobSpec, words: Sequence[int] = (5, 6),
-    at_once: int = 1000, first: int = 0,
-) -> Written:  # fmt: skip
+    model: Any,
+    prompts: Sequence[list[int]],
+    decoding: Decoding,
+    scored_ids: Sequence[int] = (5, 6),
+    at_once: int = 1000,
+    first: int = 0,
+) -> GeneratedIds:
     """By our own loop; the prompts' indexes begin at `first`."""
-    indexes, told = range(first, first + len(prompts)), []
+    batch = PromptBatch(prompts, range(first, first + len(prompts)), scored_ids)
+    finished: list[int] = []
     with torch.no_grad():
-        written = write_texts(
-            model, prompts, indexes, spec, list(words), Stop(), at_once, told.append
-        )
-    assert sum(told) == len(prompts)
-    return written
+        decoder = T5Decoder(model, prompts, decoding.n_samples, decoding.max_new_tokens, at_once)
+        generated = t5_generate(decoder, batch, decoding, Stop(), finished.append)
+    assert sum(finished) == len(prompts)
+    return generated
 
 
 def by_ourselves(
     model: Any, prompts: Sequence[list[int]], at_once: int = 1000, **settings: Any
 ) -> list[list[int]]:
-    spec = make_spec(max_new_tokens=NEW_TOKENS, **settings)
-    written = write(model, prompts, spec, at_once=at_once)
-    assert written.ended == [END in text for text in written.texts]
-    return written.texts
+    decoding = make_decoding(max_new_tokens=NEW_TOKENS, **settings)
+    written = write(model, prompts, decoding, at_once=at_once)
+    assert written.ended == [END in text for text in written.sequences]
+    return written.sequences
 
 
 def random_prompts(count: int) -> list[list[int]]:
@@ -84,7 +88,7 @@ def test_greedy_texts_are_those_of_transformers(
     model, prompts = ending(own_head), random_prompts(150)
     wanted = by_transformers(model, prompts, **settings)
     if fast:
-        use_fast_modules(model, attention=True)
+        family_of(model.config).use_fast_modules(model)
     for at_once in (1, 7, 150):
         assert by_ourselves(model, prompts, at_once, **settings) == wanted
     if own_head:  # tied, such a model repeats itself
@@ -111,10 +115,10 @@ def test_a_thousand_real_prompts_are_answered_as_by_transformers(own_head: bool)
 def test_the_first_scores_are_the_raw_logits(tokenizer: Any, at_once: int) -> None:
     model = ending()
     prompts = tokenizer([record["prompt"] for record in addition_records(7)])["input_ids"]
-    spec = make_spec(max_new_tokens=4, min_new_tokens=3, temperature=1.0, n_samples=3)
-    written = write(model, prompts, spec, [END, 6], at_once)
+    decoding = make_decoding(max_new_tokens=4, min_new_tokens=3, temperature=1.0, n_samples=3)
+    written = write(model, prompts, decoding, [END, 6], at_once)
     with torch.no_grad():
-        for prompt, first in zip(prompts, written.first, strict=True):
+        for prompt, first in zip(prompts, written.first_logits, strict=True):
             logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([[0]]))
             torch.testing.assert_close(first, logits.logits[0, 0, [END, 6]])
 
@@ -133,7 +137,7 @@ def test_rows_go_on_as_if_none_left_or_came(samples: int, at_once: int) -> None:
                   decoder_input_ids=ids[[text]]).logits[0]
             for text in range(9 * samples)
         ]  # fmt: skip
-        decoder = Decoder(model, prompts, samples, 8, at_once)
+        decoder = T5Decoder(model, prompts, samples, 8, at_once)
         texts = positions = torch.zeros(0, dtype=torch.int64)
         while decoder.add() + len(texts):
             inputs = ids[decoder._texts, decoder._positions]
@@ -153,9 +157,9 @@ def test_rows_go_on_as_if_none_left_or_came(samples: int, at_once: int) -> None:
 
 def test_a_text_that_is_no_number_does_not_harm_the_next_in_its_place() -> None:
     model, prompts = make_t5(), random_prompts(12)
-    wanted = write(model, prompts, make_spec(max_new_tokens=5)).texts
+    wanted = write(model, prompts, make_decoding(max_new_tokens=5)).sequences
     model.shared.weight.data[7] = torch.nan
-    found = write(model, [[7, END], *prompts], make_spec(max_new_tokens=5), at_once=1).texts
+    found = write(model, [[7, END], *prompts], make_decoding(max_new_tokens=5), at_once=1).sequences
     bad = {index for index, prompt in enumerate(prompts) if 7 in prompt}
     assert all(found[index + 1] == wanted[index] for index in set(range(12)) - bad)
 
@@ -173,10 +177,11 @@ def test_texts_end_early_where_the_process_is_asked_to_stop() -> None:
         def requested(self) -> str | None:
             return "the test"
 
-    spec = make_spec(max_new_tokens=NEW_TOKENS)
+    decoding = make_decoding(max_new_tokens=NEW_TOKENS)
     with torch.no_grad():
-        written = write_texts(make_t5(), [[5, END]], [0], spec, [], Asked(), 1, print)
-    assert len(written.texts[0]) <= 1
+        decoder = T5Decoder(make_t5(), [[5, END]], 1, NEW_TOKENS, at_once=1)
+        written = t5_generate(decoder, PromptBatch([[5, END]], [0]), decoding, Asked(), print)
+    assert len(written.sequences[0]) <= 1
 
 
 @pytest.mark.parametrize("layout", ["own head", "tied", "mt5"])
@@ -196,7 +201,7 @@ def test_logits_are_the_model_s(layout: str) -> None:
         wanted = model(
             input_ids=ids, attention_mask=(ids != 0).long(), decoder_input_ids=written
         ).logits
-        decoder = Decoder(model, [row.tolist() for row in rows], 1, 40, at_once=7)
+        decoder = T5Decoder(model, [row.tolist() for row in rows], 1, 40, at_once=7)
         decoder.add()
         for position in range(40):
             found, _, _ = decoder.step(written[:, position])
@@ -206,30 +211,30 @@ def test_logits_are_the_model_s(layout: str) -> None:
 @pytest.mark.parametrize("samples", [1, 4])
 def test_texts_in_bfloat16_do_not_depend_on_their_batch(samples: int) -> None:
     model = ending(d_model=64, num_layers=3).to(torch.bfloat16)
-    use_fast_modules(model, attention=True)
+    family_of(model.config).use_fast_modules(model)
     prompts = random_prompts(30)
-    spec = make_spec(max_new_tokens=NEW_TOKENS, temperature=0.7, n_samples=samples)
+    decoding = make_decoding(max_new_tokens=NEW_TOKENS, temperature=0.7, n_samples=samples)
     if samples == 1:
-        spec = make_spec(max_new_tokens=NEW_TOKENS)
-    together = write(model, prompts, spec).texts
+        decoding = make_decoding(max_new_tokens=NEW_TOKENS)
+    together = write(model, prompts, decoding).sequences
     alone = [
         text
         for index, prompt in enumerate(prompts)
-        for text in write(model, [prompt], spec, first=index).texts
+        for text in write(model, [prompt], decoding, first=index).sequences
     ]
-    assert alone == together == write(model, prompts, spec, at_once=4).texts
+    assert alone == together == write(model, prompts, decoding, at_once=4).sequences
     assert len({tuple(text) for text in together}) > 10
 
 
 def test_samples_are_those_of_the_slow_way(tokenizer: Any) -> None:
     model, prompts = ending(), random_prompts(30)
-    spec = make_spec(max_new_tokens=NEW_TOKENS, temperature=1.0, n_samples=3, top_k=50)
-    ours = write(model, prompts, spec)
+    decoding = make_decoding(max_new_tokens=NEW_TOKENS, temperature=1.0, n_samples=3, top_k=50)
+    ours = write(model, prompts, decoding)
     with torch.no_grad():
-        theirs = write_by_transformers(model, prompts, range(30), spec, [5, 6], ALONE)
-    assert ours.texts == theirs.texts
+        theirs = hf_generate(model, PromptBatch(prompts, range(30), [5, 6]), decoding, ALONE)
+    assert ours.sequences == theirs.sequences
     assert ours.ended == theirs.ended
-    torch.testing.assert_close(ours.first, theirs.first)
+    torch.testing.assert_close(ours.first_logits, theirs.first_logits)
 
 
 def test_a_text_ends_where_the_model_s_end_stands(tokenizer: Any) -> None:
@@ -237,19 +242,19 @@ def test_a_text_ends_where_the_model_s_end_stands(tokenizer: Any) -> None:
     model, prompts = ending(), random_prompts(40)
     model.generation_config.eos_token_id = 7
     model.lm_head.weight.data[7] *= 2.5
-    spec = make_spec(max_new_tokens=NEW_TOKENS)
-    together = write(model, prompts, spec)
+    decoding = make_decoding(max_new_tokens=NEW_TOKENS)
+    together = write(model, prompts, decoding)
     assert any(together.ended)
-    for text, ended in zip(together.texts, together.ended, strict=True):
+    for text, ended in zip(together.sequences, together.ended, strict=True):
         assert text.index(7) == len(text) - 1 if ended else 7 not in text
 
 
 def test_what_our_loop_is_for() -> None:
     model = make_t5()
-    assert can_decode(model, make_spec(temperature=1.0, n_samples=2, min_new_tokens=3))
+    assert can_decode(model, make_decoding(temperature=1.0, n_samples=2, min_new_tokens=3))
     for settings in ({"num_beams": 2}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}):
-        assert not can_decode(model, make_spec(**settings))
+        assert not can_decode(model, make_decoding(**settings))
     for name, value in (("eos_token_id", [1, 2]), ("forced_bos_token_id", 5)):
         other = make_t5()
         setattr(other.generation_config, name, value)
-        assert not can_decode(other, make_spec())
+        assert not can_decode(other, make_decoding())

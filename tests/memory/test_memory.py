@@ -11,7 +11,8 @@ import pytest
 from workflow.core.errors import BadInput
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.memory import search as memory_plan
-from workflow.memory.estimate import Work, predict, predict_evaluation
+from workflow.memory.activations import Work
+from workflow.memory.estimate import predict
 from workflow.memory.model_dims import Sizes, checkpoint_bytes, sizes_of
 from workflow.memory.search import Machine, PlanRequest, choose, fits, name_of, on_cpu, plans
 
@@ -168,13 +169,13 @@ def test_pinned_buffers_are_rounded_up_to_powers_of_two(xxl: Sizes) -> None:
 
 
 def test_an_evaluation_alone_needs_its_weights_and_little_more(xxl: Sizes) -> None:
-    work = with_work(processes=4)
+    work = with_work(processes=4, trains=False)
     whole = 2 * xxl.parameters
-    assert whole < predict_evaluation(xxl, work, None).device < 1.5 * whole
-    divided = predict_evaluation(xxl, work, ShardingStrategy(3, gathers=False))
-    gathering = predict_evaluation(xxl, work, ShardingStrategy(3))
+    assert whole < predict(xxl, work, None).device < 1.5 * whole
+    divided = predict(xxl, work, ShardingStrategy(3, gathers=False))
+    gathering = predict(xxl, work, ShardingStrategy(3))
     assert divided.device < 0.75 * whole < whole < gathering.device
-    assert gathering.gathered == whole
+    assert phase_of(gathering, "evaluate").device["evaluation's copy"] == whole
 
 
 def test_what_a_machine_has_for_each_process() -> None:
@@ -186,8 +187,11 @@ def test_what_a_machine_has_for_each_process() -> None:
 
 
 def test_of_a_host_its_group_may_have_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   4000000 kB\nSlab: 1 kB\n")
-    monkeypatch.setattr(memory_plan, "SYSTEM", tmp_path / "meminfo")
+    sizes = {"MemTotal": 9_000_000, "MemAvailable": 4_000_000}
+    others = ("MemFree", "Buffers", "Cached", "Shmem", "Active", "Inactive", "Slab")
+    lines = [f"{name}:  {size} kB\n" for name, size in (dict.fromkeys(others, 1) | sizes).items()]
+    (tmp_path / "meminfo").write_text("".join(lines))
+    monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path))
     monkeypatch.setattr(memory_plan, "GROUP", tmp_path)
     assert memory_plan.available_memory() == 4_096_000_000
     (tmp_path / "memory.max").write_text("max\n")
@@ -196,8 +200,6 @@ def test_of_a_host_its_group_may_have_less(tmp_path: Path, monkeypatch: pytest.M
     assert memory_plan.available_memory() == 4_096_000_000
     (tmp_path / "memory.max").write_text("3000000000\n")
     assert memory_plan.available_memory() == 2_000_000_300  # what files take can be had
-    monkeypatch.setattr(memory_plan, "SYSTEM", tmp_path / "none")
-    assert memory_plan.available_memory() == 2_000_000_300
 
 
 VERDICTS = {
@@ -212,7 +214,7 @@ VERDICTS = {
 
 
 def test_xxl_on_four_gpus_of_80_gb(xxl: Sizes) -> None:
-    found = plans(xxl, FOUR_80GB, WORK, PlanRequest(), trains=True)
+    found = plans(xxl, FOUR_80GB, WORK, PlanRequest())
     assert {name_of(plan.strategy): plan.positions is not None for plan in found} == VERDICTS
     chosen = choose(xxl, FOUR_80GB, WORK, PlanRequest())
     assert chosen == found[2]
@@ -222,7 +224,7 @@ def test_xxl_on_four_gpus_of_80_gb(xxl: Sizes) -> None:
 
 
 def test_the_largest_micro_batch_that_fits_is_taken(xxl: Sizes) -> None:
-    for plan in plans(xxl, FOUR_80GB, WORK, PlanRequest(), trains=True):
+    for plan in plans(xxl, FOUR_80GB, WORK, PlanRequest()):
         if plan.positions is None:
             assert plan.need == plan.least
             assert not fits(plan.least, FOUR_80GB, plan.strategy)
@@ -239,7 +241,8 @@ def test_with_more_memory_a_whole_copy_is_gathered_to_evaluate(xxl: Sizes) -> No
         chosen = choose(xxl, machine, WORK, PlanRequest(stage=3, positions=1536))
         assert chosen.strategy is not None
         assert chosen.strategy.gathers == gathers
-        assert (chosen.need.gathered > 0) == gathers
+        evaluating = phase_of(chosen.need, "evaluate")
+        assert ("evaluation's copy" in evaluating.device) == gathers
 
 
 def test_what_was_asked_for_is_respected(models: dict[str, Sizes]) -> None:
@@ -259,14 +262,14 @@ def test_what_was_asked_for_is_respected(models: dict[str, Sizes]) -> None:
     default = choose(xl, FOUR_80GB, WORK, PlanRequest(stage=2))
     assert chosen.least.device < default.least.device - 0.9e9
     on_cpus = Machine(2, 2, 20e9, 40e9, on_gpu=False)
-    tried = plans(xl, on_cpus, WORK, PlanRequest(), trains=True)
+    tried = plans(xl, on_cpus, WORK, PlanRequest())
     assert [name_of(plan.strategy) for plan in tried] == ["ZeRO 1", "ZeRO 2", "ZeRO 3"]
 
 
 def test_to_evaluate_whole_weights_are_tried_before_divided_ones(xxl: Sizes) -> None:
-    assert choose(xxl, FOUR_80GB, WORK, PlanRequest(), trains=False).strategy is None
+    assert choose(xxl, FOUR_80GB, with_work(trains=False), PlanRequest()).strategy is None
     small = dataclasses.replace(FOUR_80GB, device_memory=24e9)
-    chosen = choose(xxl, small, WORK, PlanRequest(), trains=False)
+    chosen = choose(xxl, small, with_work(trains=False), PlanRequest())
     assert chosen.strategy == ShardingStrategy(3, gathers=False, users={})
 
 

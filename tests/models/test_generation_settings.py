@@ -7,12 +7,13 @@ import pytest
 import torch
 from conftest import ALONE, ROOT, make_t5
 from test_families import job_of
-from test_generate import PROMPTS, answer, make_spec
+from test_generate import PROMPTS, answer, make_decoding
 from tiny_models import make_marian
 from transformers import GenerationConfig
 
 from workflow import run_job
-from workflow.inference.hf_generate import write_by_transformers
+from workflow.inference.decoding import PromptBatch
+from workflow.inference.hf_generate import hf_generate
 from workflow.inference.t5_loop import can_decode
 from workflow.models.generation_settings import describe_settings, kept_settings
 from workflow.runs.mount import Mount
@@ -40,14 +41,14 @@ def test_tokens_that_a_model_must_not_write_are_not_written(
     tokenizer: Any, choice: dict[str, Any]
 ) -> None:
     """In T5's own kind of model too, whose texts are otherwise written by our own loop."""
-    model, spec = make_t5(), make_spec(**choice)
-    prompts = tokenizer(PROMPTS)["input_ids"]
+    model, decoding = make_t5(), make_decoding(**choice)
+    batch = PromptBatch(tokenizer(PROMPTS)["input_ids"], range(len(PROMPTS)))
 
     def ids(**settings: Any) -> list[list[int]]:
         model.generation_config = GenerationConfig(**IDS, **settings)
-        assert not can_decode(model, spec) or not settings
+        assert not can_decode(model, decoding) or not settings
         with torch.no_grad():
-            return write_by_transformers(model, prompts, range(len(prompts)), spec, [], ALONE).texts
+            return hf_generate(model, batch, decoding, ALONE).sequences
 
     free = ids()
     first = {row[0] for row in free if row}

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from workflow.cli.run import main
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log
 from workflow.reporting.eval_table import metrics_table
 from workflow.runs.mount import Mount
-from workflow.tasks.seq2seq import Seq2Seq
 
 NAMES = ("loss", "token_accuracy", "exact_match", "bleu")
 LINES: list[dict[str, Any]] = [
@@ -94,7 +94,7 @@ def test_a_terminal_shows_the_table_and_a_file_a_line(
         json.loads(line)
         for line in (mount.models / "terminal" / "metrics.jsonl").read_text().splitlines()
     ]
-    table = metrics_table(metrics[:2], metrics[2], Seq2Seq.shown, 2, ["mine"])
+    table = metrics_table(metrics[:2], metrics[2], TASK_SPECS["seq2seq"].shown_metrics, 2, ["mine"])
     assert table[0] == "step 2 of 2"
     begins = said.index(table[0])
     assert said[begins : begins + len(table)] == table
@@ -103,7 +103,7 @@ def test_a_terminal_shows_the_table_and_a_file_a_line(
     said = [line[len("12:34:56 ") :] for line in (tmp_path / "log").read_text().splitlines()]
     told = "  ".join(
         f"{name} {metrics[2][name]:.4g}"
-        for name in (*Seq2Seq.shown, "mine")
+        for name in (*TASK_SPECS["seq2seq"].shown_metrics, "mine")
         if metrics[2][name] is not None
     )
     assert said.count(f"step 2: {told}") == 1

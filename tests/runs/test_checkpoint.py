@@ -29,6 +29,7 @@ from workflow.core.console import log
 from workflow.core.errors import RunFailed
 from workflow.core.files import discard_folder
 from workflow.distributed.world import World
+from workflow.models.batch import make_batch
 from workflow.models.loading import load_model
 from workflow.models.safetensors_writer import Files, Tensors, plan_files, write_tensors
 from workflow.models.state_dict import Model
@@ -41,7 +42,6 @@ from workflow.runs.checkpoint import (
     rotate_checkpoints,
     write_checkpoint,
 )
-from workflow.tasks.collate import make_batch
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.training.engines.single import SingleProcessEngine
 

@@ -32,11 +32,11 @@ from workflow.data.step_planner import plan_step
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.distributed.world import World
 from workflow.metrics.names import is_better
-from workflow.models.families import DecoderIds
-from workflow.models.kernels.cpu import use_fast_modules
+from workflow.models.families import DecoderIds, family_of
 from workflow.models.loading import load_model
 from workflow.runs.mount import Mount
-from workflow.tasks.label_scoring import Classification
+from workflow.tasks.base import Examples
+from workflow.tasks.label_scoring import LabelScoring
 from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.prepare import Job
 from workflow.training.step import train_step
@@ -59,7 +59,7 @@ def make_spec(**values: Any) -> JobSpec:
 
 
 def make_split(
-    folder: Path, task: Classification, tokenizer: Any, records: Sequence[dict[str, Any]]
+    folder: Path, task: LabelScoring, tokenizer: Any, records: Sequence[dict[str, Any]]
 ) -> TokenizedSplit:
     path = folder / "data.json"
     path.write_text(json.dumps({"eval": records}))
@@ -73,7 +73,7 @@ def evaluate(
     model: Any, tokenizer: Any, folder: Path, records: Any = RECORDS, **values: Any
 ) -> Evaluation:
     spec = make_spec(**values)
-    task = Classification.of(spec).bind_tokenizer(tokenizer, 0)
+    task = LabelScoring.of(spec).bind_tokenizer(tokenizer, 0)
     split = make_split(folder, task, tokenizer, records)
     return evaluate_alone(task, model, tokenizer, split, spec)
 
@@ -98,8 +98,8 @@ def ready(request: pytest.FixtureRequest, model: Any) -> Any:
     """A copy of the model, also as a run makes it ready."""
     ready = copy.deepcopy(model)
     if request.param:
-        Classification.of(make_spec()).optimize_for_task(ready)
-        use_fast_modules(ready, attention=True)
+        LabelScoring.of(make_spec()).optimize_for_task(ready)
+        family_of(ready.config).use_fast_modules(ready)
     return ready
 
 
@@ -128,7 +128,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     model: Any, ready: Any, tokenizer: Any, tmp_path: Path, bound: int, packs: bool
 ) -> None:
     spec = make_spec()
-    task = Classification.of(spec).bind_tokenizer(tokenizer, 0)
+    task = LabelScoring.of(spec).bind_tokenizer(tokenizer, 0)
     split = make_split(tmp_path, task, tokenizer, RECORDS)
     logits = plain_logits(model, tokenizer, [record["input"] for record in RECORDS])
     targets = torch.tensor([[1 - r["target"], r["target"]] for r in RECORDS])
@@ -188,9 +188,9 @@ def test_a_long_input_keeps_head_and_tail(tokenizer: Any, tmp_path: Path) -> Non
     found = {}
     for side in ("middle", "right", "left"):
         spec = make_spec(max_source_length=11, truncation_side=side)
-        task = Classification.of(spec).bind_tokenizer(tokenizer, 0)
+        task = LabelScoring.of(spec).bind_tokenizer(tokenizer, 0)
         split = make_split(tmp_path, task, tokenizer, [{"input": text, "target": 1}])
-        batch = task.collate(split, (np.array([0]),), spec, make_t5().config)
+        batch = task.collate(Examples.of(split, spec), (np.array([0]),), make_t5().config)
         found[side] = batch.input_ids[0].tolist()
     assert found == {
         "middle": ids[:5] + ids[-6:], "right": [*ids[:10], ids[-1]], "left": ids[-11:],

@@ -19,8 +19,11 @@ from workflow.core.errors import BadInput
 from workflow.data.source import DataSource
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.inference import generate as generate_module
-from workflow.inference.t5_loop import Written
+from workflow.inference.decoding import GeneratedIds, PromptBatch
 from workflow.models.loading import load_model
+from workflow.runs.predictions import prediction_files
+from workflow.tasks import seq2seq_evaluation
+from workflow.tasks.base import Examples
 from workflow.tasks.seq2seq import Seq2Seq
 
 RECORDS = [
@@ -70,8 +73,8 @@ def test_the_loss_is_the_naive_one(
     split = make_split(tmp_path, tokenizer, RECORDS)
     task, spec = Seq2Seq(), make_spec()
     everything = np.arange(len(split))
-    rows = tuple(everything[:, None])
-    loss = task.loss(model, task.collate(split, rows, spec, model.config), smoothing)
+    rows, examples = tuple(everything[:, None]), Examples.of(split, spec)
+    loss = task.loss(model, task.collate(examples, rows, model.config), smoothing)
     sources = padded(tokenizer, [r["prompt"] for r in RECORDS])
     labels = padded(tokenizer, [r["completion"] for r in RECORDS])["input_ids"]
     labels = labels.masked_fill(labels == 0, -100)
@@ -80,7 +83,7 @@ def test_the_loss_is_the_naive_one(
         whole.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=smoothing
     )
     torch.testing.assert_close(loss, naive, rtol=1e-5, atol=0)
-    assert task.loss_denominator(split, everything, spec) == int((labels != -100).sum())
+    assert examples.targets.lengths.sum() == int((labels != -100).sum())
 
 
 def test_an_evaluation_equals_plain_transformers_calls(
@@ -144,7 +147,7 @@ def test_items_are_whole_and_in_the_order_of_the_file(
         for answer in item["generations"]:
             assert list(answer) == ["lm_postprocess", "full_generated", "scores"]
             assert len(answer["scores"]) == 2
-    assert Seq2Seq().prediction_files(spec, 7) == ("temperature=1.00_n=3_step=7.json",)
+    assert prediction_files(vars(spec), 7) == ("temperature=1.00_n=3_step=7.json",)
 
 
 def test_samples_differ_and_come_again_with_the_same_seed(
@@ -204,12 +207,8 @@ def test_a_vocabulary_without_yes_and_no_gives_null_and_one_warning(
 
 def test_long_records_are_cut_and_keep_their_end(tokenizer: Any, tmp_path: Path) -> None:
     split = make_split(tmp_path, tokenizer, RECORDS)
-    batch = Seq2Seq().collate(
-        split,
-        (np.array([14]), np.array([0])),
-        make_spec(max_source_length=4, max_target_length=5),
-        make_t5().config,
-    )
+    examples = Examples.of(split, make_spec(max_source_length=4, max_target_length=5))
+    batch = Seq2Seq().collate(examples, (np.array([14]), np.array([0])), make_t5().config)
     assert batch.input_ids.shape == (2, 4)
     assert batch.decoder_input_ids.shape == (2, 5)
     ids = tokenizer(RECORDS[14]["completion"])["input_ids"]
@@ -288,11 +287,11 @@ def test_answers_are_compared_with_what_they_can_be(
     records = [{"prompt": f"say {i}", "completion": one} for i, one in enumerate(completions)]
     split = make_split(tmp_path, tokenizer, records)
 
-    def learned(model: Any, prompts: Any, indexes: Sequence[int], *_: Any, **__: Any) -> Written:
-        texts = [split.targets.row(i, 99).tolist() for i in indexes]
-        return Written(texts, [True] * len(texts), torch.zeros(len(texts), 2))
+    def learned(decoder: Any, prompts: PromptBatch, *_: Any) -> GeneratedIds:
+        texts = [split.targets.row(i, 99).tolist() for i in prompts.indexes]
+        return GeneratedIds(texts, [True] * len(texts), torch.zeros(len(texts), 2))
 
-    monkeypatch.setattr(generate_module, "write_texts", learned)
+    monkeypatch.setattr(generate_module, "t5_generate", learned)
     evaluation = evaluate(make_t5(), tokenizer, split, make_spec(stop=[" END"]))
     assert [item["demonstration"] for item in evaluation.items] == completions
     assert evaluation.records == records
@@ -345,9 +344,19 @@ def test_of_empty_completions_a_metric_that_has_a_value_is_named(
 
 
 def test_the_tokenizer_of_bleu_is_that_of_the_completions(
-    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tokenizer: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level("INFO")
+    chosen = []
+    choose = seq2seq_evaluation.bleu_tokenizer
+    monkeypatch.setattr(
+        seq2seq_evaluation,
+        "bleu_tokenizer",
+        lambda texts: chosen.append(choose(texts)) or chosen[-1],
+    )
     for once in (inform_once, warn_once):
         once.cache_clear()
     records = [{"prompt": "say", "completion": "北京是中国的首都"}] * 3
@@ -356,5 +365,6 @@ def test_the_tokenizer_of_bleu_is_that_of_the_completions(
         metrics = evaluate(make_t5(), tokenizer, split, make_spec()).metrics
     assert "|tok:zh|" in metrics["bleu_signature"]
     assert metrics["rougeL"] is metrics["rougeL_ci95"] is None
+    assert chosen == ["zh"]  # once a split
     assert caplog.text.count("sacrebleu's tokenizer zh") == 1
     assert caplog.text.count("none of 3 references") == 1

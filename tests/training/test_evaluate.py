@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_world import run_world
 
-from workflow.training.evaluate import _users_own
+from workflow.training.evaluate import _user_metrics
 
 # Evaluations of 25 records, of which each process finds its own, and something goes wrong.
 MEMBER = """
@@ -21,6 +21,7 @@ from torch.distributed import FileStore
 from workflow.core import files
 from workflow.inference import result_spool as found
 from workflow.inference import eval_shard as share
+from workflow.tasks.base import Prediction
 from workflow.training.evaluate import evaluate
 from workflow.training.context import RunContext
 from workflow.runs.train_state import Progress
@@ -33,11 +34,11 @@ share.AT_ONCE = 4
 
 def failing(owner, name, at):
     function, calls = getattr(owner, name), []
-    def call(*values):
+    def call(*values, **named):
         calls.append(values)
         if len(calls) == at:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return function(*values)
+        return function(*values, **named)
     return patch.object(owner, name, call)
 
 FAULTS = {
@@ -47,33 +48,38 @@ FAULTS = {
     "finding": (1, found.ResultSpool, "put", 3),
     "flush": (1, found.ResultSpool, "flush", 1),
     "reading": (1, found.ResultSpool, "between", 2),
-    "folder": (1, share, "nameless_file", 1),
+    "folder": (1, found, "TemporaryFile", 1),
     "stop": None,
     "lost": None,
 }
 
+class Split:
+    sources = targets = None
+
+    def __len__(self):
+        return 25
+
+class Evaluation:
+    timing = "seconds"
+
+    def __init__(self, shard):
+        batches = shard.of([[i] for i in range(25)], [1] * 25)
+        self.results = ((batch[0], {"of": batch[0]}) for batch, counts in batches)
+
+    def judge(self, indexes, results):
+        for index, result in zip(indexes, results, strict=True):
+            if index == 13 and fault == "stop":
+                stop._heard = "the test"
+            if index == 13 and fault == "lost":
+                lock.taken_by = "another"
+            yield Prediction({"i": index}, result, {"i": index, "found": result})
+
+    def metrics(self):
+        return {"loss": 1.0}
+
 class Task:
-    shown = ()
-
-    def prediction_files(self, spec, step):
-        return "a.json", "b.json"
-
-    def evaluate(self, model, tokenizer, split, spec, share, tell):
-        def results():
-            for batch, counts in share.of([[i] for i in range(25)], [1] * 25):
-                yield batch[0], {"of": batch[0]}
-
-        def take(indexes, values):
-            for index, value in zip(indexes, values, strict=True):
-                if index == 13 and fault == "stop":
-                    stop._heard = "the test"
-                if index == 13 and fault == "lost":
-                    lock.taken_by = "another"
-                tell({"i": index}, value, {"i": index, "found": value})
-
-        with share.keeping(results(), 25) as kept:
-            share.collect(kept, 25, take)
-        return {"loss": 1.0} if share.world.is_rank_zero else None
+    def evaluation(self, context, spec):
+        return Evaluation(context.shard)
 
 world = World(rank, size, size, FileStore(str(folder / "store"), size))
 world.begin(torch.device("cpu"))
@@ -84,23 +90,28 @@ for fault, (at_fault, *where) in ((name, how or (None,)) for name, how in FAULTS
     run = RunFolder(folder / fault, RunFacts(), lock, world.is_rank_zero)
     stop.defer(run.path, world, lock)
     job = SimpleNamespace(
-        task=Task(), tokenizer=None, splits={"eval": None}, spec=SimpleNamespace(metric=None)
+        task=Task(), tokenizer=None, splits={"eval": Split()},
+        spec=SimpleNamespace(
+            task="clf", metric=None, max_source_length=9, max_target_length=9,
+            truncation_side="right",
+        ),
     )
     with failing(*where) if rank == at_fault else patch.object(share, "AT_ONCE", 4):
         try:
-            told[fault] = evaluate(RunContext(job, world, stop, run, Progress(3)), None)
+            told[fault] = evaluate(RunContext(job, world, stop, run, Progress(3)), None)["loss"]
         except Exception as error:
             told[fault] = [type(error).__name__, str(error)]
 world.end()
 print(json.dumps(told))
 """
 
+NAMES = ("checkpoint-3-preds.json", "preds.json")
 FULL = ["OSError", "[Errno 28] No space left on device"]
 TOLD = {
-    "none": {"loss": 1.0},
+    "none": 1.0,
     **dict.fromkeys(("items", "finish", "finding", "flush", "reading", "folder"), FULL),
     "stop": ["Stopped", "the test"],
-    "lost": {"loss": 1.0},
+    "lost": 1.0,
 }
 
 
@@ -110,15 +121,15 @@ def test_what_ends_an_evaluation_ends_it_on_all_and_leaves_no_items(tmp_path: Pa
         assert list((tmp_path / fault).iterdir()) == [], fault
     items = [{"i": index, "found": {"of": index}} for index in range(25)]
     wanted = json.dumps(items, indent=2, ensure_ascii=False) + "\n"
-    for name in ("a.json", "b.json"):
+    for name in NAMES:
         assert (tmp_path / "none" / name).read_text() == wanted
     names = {path.name for path in (tmp_path / "none").iterdir()}
-    assert names == {"a.json", "b.json", "metrics.jsonl", "report.html"}
+    assert names == {*NAMES, "metrics.jsonl", "report.html"}
 
 
 @pytest.mark.parametrize("name", ["step", "time", "loss"])
-def test_a_metric_of_the_users_own_takes_the_place_of_nothing(name: str, tmp_path: Path) -> None:
+def test_a_metric_of_the_user_metrics_takes_the_place_of_nothing(name: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(f"def {name}(records, predictions):\n    return 0.5\n")
-    heard: Any = SimpleNamespace(records=[], predictions=[])
-    found = _users_own(f"{tmp_path / 'own.py'}:{name}", heard, {"loss": 1.0})
+    heard: Any = SimpleNamespace(records=[], values=[])
+    found = _user_metrics(f"{tmp_path / 'own.py'}:{name}", heard, {"loss": 1.0})
     assert found == {f"user_{name}": 0.5}

@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_in_a_trial_changes_nothing(mount: Mount) -> N
     """It is for the step that has it to tell."""
     from test_engine import make_engine, make_spec
 
-    from workflow.tasks.base import Batch
+    from workflow.models.batch import Batch
 
     def of(token: int) -> Batch:
         ids, ones = torch.full((2, 3), token), torch.ones(2, 3, dtype=torch.int64)

@@ -8,7 +8,8 @@ from test_memory import SHAPES, write_config
 from workflow.cli.run import main
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.memory import search as memory_plan
-from workflow.memory.estimate import Work, predict
+from workflow.memory.activations import Work
+from workflow.memory.estimate import predict
 from workflow.memory.model_dims import sizes_of
 from workflow.memory.search import Machine, fits
 from workflow.runs.mount import Mount

@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from workflow.config.job import JobSpec
 from workflow.core.console import progress_bar, warn_once
 from workflow.data.step_planner import LOGITS_AT_ONCE, POSITIONS_AT_ONCE, batches_by_positions
 from workflow.data.text_ids import decode_texts
 from workflow.data.token_cache import CutRows
+from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
 from workflow.inference.eval_shard import EvalShard
-from workflow.inference.hf_generate import write_by_transformers
-from workflow.inference.t5_loop import Written, can_decode, write_texts
+from workflow.inference.hf_generate import hf_generate
+from workflow.inference.t5_decoder import T5Decoder
+from workflow.inference.t5_loop import can_decode, t5_generate
 from workflow.metrics.references import processed
-from workflow.models.families import vocabulary_size
-from workflow.models.state_dict import Model
+from workflow.models.families import family_of
 
 STREAMED = 8
 """Batches of our own loop that are one: where texts end, others take their places."""
@@ -45,9 +46,13 @@ class Generation:
 
 
 def generate(
-    model: Model, tokenizer: Any, sources: CutRows, spec: JobSpec, shard: EvalShard
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: CutRows,
+    decoding: Decoding,
+    shard: EvalShard,
 ) -> Iterator[tuple[int, list[Generation]]]:
-    """`spec.n_samples` completions for each row of source ids in this process's share.
+    """`n_samples` completions for each row of source ids in this process's share.
 
     The encoder runs once a prompt. Batches hold prompts of similar length. How they are cut changes
     neither greedy texts nor samples: what is drawn for a sample depends on the seed, the row and
@@ -57,73 +62,80 @@ def generate(
         A row's index and its completions, in no order of the rows.
     """
     answer_ids = _answer_ids(tokenizer)
-    ours = can_decode(model, spec) and not shard.lockstep
-    streamed = STREAMED if ours else 1
+    # Without these pieces the end mark's logit tells whether a model gives numbers.
+    scored_ids = answer_ids or [tokenizer.eos_token_id]
+    by_t5_loop = can_decode(model, decoding) and not shard.lockstep
+    streamed = STREAMED if by_t5_loop else 1
     lengths = sources.lengths
     # A text counts for so many positions at least that a batch's logits keep to their bound.
-    least = POSITIONS_AT_ONCE * vocabulary_size(model.config) // LOGITS_AT_ONCE
-    counted = np.full_like(lengths, max(spec.max_new_tokens, least))
-    positions_at_once = POSITIONS_AT_ONCE // max(spec.n_samples, spec.num_beams)
-    rows = None if spec.eval_batch_size is None else streamed * spec.eval_batch_size
+    vocabulary = family_of(model.config).vocabulary_size(model.config)
+    least = POSITIONS_AT_ONCE * vocabulary // LOGITS_AT_ONCE
+    new_tokens = np.full_like(lengths, max(decoding.max_new_tokens, least))
+    positions = lengths + new_tokens
+    max_positions = POSITIONS_AT_ONCE // max(decoding.n_samples, decoding.num_beams)
+    rows = None if decoding.batch_size is None else streamed * decoding.batch_size
     batches = batches_by_positions(
-        lengths, counted, streamed * positions_at_once, rows, shard.world.size
+        lengths, new_tokens, streamed * max_positions, rows, shard.world.size
     )
-    costs = [int((lengths[batch] + counted[batch]).sum()) for batch in batches]
+    costs = [int(positions[batch].sum()) for batch in batches]
     with progress_bar(len(sources), "generate") as bar:
+
+        def tick(finished: int) -> None:
+            bar.update(finished * shard.world.size)
+
         for batch, counts in shard.of(batches, costs):
-            prompts = [sources[i].tolist() for i in batch]
-            # Without these pieces the end mark's logit tells whether a model gives numbers.
-            words, indexes = answer_ids or [tokenizer.eos_token_id], batch.tolist()
+            prompts = PromptBatch([sources[i].tolist() for i in batch], batch.tolist(), scored_ids)
             with torch.no_grad():
-                if ours:
-                    longest = int((lengths[batch] + counted[batch]).max())
-                    at_once = spec.eval_batch_size or max(1, positions_at_once // longest)
-                    written = write_texts(
-                        model, prompts, indexes, spec, words, shard.stop, at_once,
-                        tick=lambda finished: bar.update(finished * shard.world.size),
-                    )  # fmt: skip
+                if by_t5_loop:
+                    longest = int(positions[batch].max())
+                    at_once = decoding.batch_size or max(1, max_positions // longest)
+                    decoder = T5Decoder(
+                        model, prompts.ids, decoding.n_samples, decoding.max_new_tokens, at_once
+                    )
+                    generated = t5_generate(decoder, prompts, decoding, shard.stop, tick)
                 else:
-                    written = write_by_transformers(model, prompts, indexes, spec, words, shard)
-                    bar.update(len(batch) * shard.world.size)
+                    generated = hf_generate(model, prompts, decoding, shard)
+                    tick(len(batch))
             if counts:
-                answers = _answers(written, tokenizer, spec, known=answer_ids is not None)
-                yield from zip(indexes, answers, strict=True)
+                completions = _completions(generated, tokenizer, decoding, answer_ids is not None)
+                yield from zip(prompts.indexes, completions, strict=True)
 
 
-def _answer_ids(tokenizer: Any) -> list[int] | None:
+def _answer_ids(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
     """The ids of the pieces `▁no` and `▁yes`; None, with a warning, where one is no piece."""
-    ids = [tokenizer.convert_tokens_to_ids(piece) for piece in ("▁no", "▁yes")]
+    ids: list[Any] = [tokenizer.convert_tokens_to_ids(piece) for piece in ("▁no", "▁yes")]
     if any(i is None or i == tokenizer.unk_token_id for i in ids):
         warn_once("the vocabulary has no ▁yes or no ▁no: scores are null")
         return None
     return ids
 
 
-def _answers(
-    written: Written, tokenizer: Any, spec: JobSpec, known: bool
+def _completions(
+    generated: GeneratedIds, tokenizer: PreTrainedTokenizerBase, decoding: Decoding, known: bool
 ) -> list[list[Generation]]:
     """The completions of each prompt.
 
     Args:
         known: whether the first position's logits are those of no and yes.
     """
-    texts = decode_texts(tokenizer, written.texts, skip_special_tokens=True)
-    full_texts = decode_texts(tokenizer, written.texts, skip_special_tokens=False)
+    texts = decode_texts(tokenizer, generated.sequences, skip_special_tokens=True)
+    full_texts = decode_texts(tokenizer, generated.sequences, skip_special_tokens=False)
+    logits, samples = generated.first_logits, decoding.n_samples
+    finite = torch.isfinite(logits).all(dim=-1).tolist()
     # JSON cannot hold what is not finite.
-    finite = torch.isfinite(written.first).all(dim=-1).tolist()
     scores = [
         pair if known and is_finite else None
-        for pair, is_finite in zip(written.first.tolist(), finite, strict=True)
+        for pair, is_finite in zip(logits.tolist(), finite, strict=True)
     ]
-    answers = [
+    completions = [
         Generation(
-            text=processed(texts[i], spec.stop),
+            text=processed(texts[i], decoding.stop),
             full_text=full_texts[i],
-            scores=scores[i // spec.n_samples],
+            scores=scores[i // samples],
             tokens=len(ids),
-            at_limit=len(ids) >= spec.max_new_tokens and not written.ended[i],
-            finite=finite[i // spec.n_samples],
+            at_limit=len(ids) >= decoding.max_new_tokens and not generated.ended[i],
+            finite=finite[i // samples],
         )
-        for i, ids in enumerate(written.texts)
+        for i, ids in enumerate(generated.sequences)
     ]
-    return [answers[i : i + spec.n_samples] for i in range(0, len(answers), spec.n_samples)]
+    return [completions[i : i + samples] for i in range(0, len(completions), samples)]

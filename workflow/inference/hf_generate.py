@@ -1,86 +1,80 @@
 """Decoding by `model.generate`: other families, beams, penalties, models that are in parts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
-from workflow.config.job import JobSpec
 from workflow.distributed.stop import Stop
+from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
 from workflow.inference.eval_shard import EvalShard
 from workflow.inference.sampling import draw, uniform_numbers, warpers_of
-from workflow.inference.t5_loop import Written
-from workflow.models.families import encoder_options
+from workflow.models.batch import pad_rows
+from workflow.models.families import family_of
 from workflow.models.generation_settings import kept_settings
-from workflow.models.state_dict import Model
 
 
-def write_by_transformers(
-    model: Model,
-    prompts: Sequence[Sequence[int]],
-    indexes: Sequence[int],
-    spec: JobSpec,
-    words: list[int],
-    shard: EvalShard,
-) -> Written:
-    """The texts of some prompts; where processes keep step, it goes on until all have theirs."""
-    rows = [torch.tensor(prompt, dtype=torch.int64) for prompt in prompts]
-    ids = pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
+def hf_generate(
+    model: PreTrainedModel, prompts: PromptBatch, decoding: Decoding, shard: EvalShard
+) -> GeneratedIds:
+    """Completions of prompts; where processes keep step, it goes on until all have theirs."""
+    ids = pad_rows(prompts.ids, model.config.pad_token_id).to(model.device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts.ids])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(model.device)
-    encoded = model.get_encoder()(
-        input_ids=ids.to(model.device), attention_mask=mask, **encoder_options(model, mask)
-    )
-    first = _first_logits(model, encoded, mask)[:, words].float()
+    options = family_of(model.config).encoder_options(model, mask)
+    encoded = model.get_encoder()(input_ids=ids, attention_mask=mask, **options)
+    first_logits = _first_logits(model, encoded, mask)[:, list(prompts.scored_ids)].float()
     processors = LogitsProcessorList()
-    if not spec.greedy:
+    if not decoding.greedy:
         hidden = encoded.last_hidden_state
-        encoded.last_hidden_state = hidden.repeat_interleave(spec.n_samples, dim=0)
-        mask = mask.repeat_interleave(spec.n_samples, dim=0)
-        processors.extend(warpers_of(spec))
-        processors.append(DrawToken(uniform_numbers(spec, indexes).to(model.device)))
+        encoded.last_hidden_state = hidden.repeat_interleave(decoding.n_samples, dim=0)
+        mask = mask.repeat_interleave(decoding.n_samples, dim=0)
+        processors.extend(warpers_of(decoding))
+        uniforms = uniform_numbers(decoding, prompts.indexes).to(model.device)
+        processors.append(DrawToken(uniforms))
     with _kept_settings_of(model):
-        written = model.generate(
+        generator: Any = model  # whose type does not know that it generates
+        sequences = generator.generate(
             encoder_outputs=encoded,
             attention_mask=mask,
-            generation_config=_settings(spec),
+            generation_config=_generation_config(decoding),
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([EndEarly(shard.stop)]),
             synced_gpus=shard.lockstep,
         )
     own = model.generation_config
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    found = Written.of(written[:, 1:], set(ends), first)
+    generated = GeneratedIds.of(sequences[:, 1:], set(ends), first_logits)
     if own.forced_eos_token_id is None:
-        return found
+        return generated
     # An end mark at the limit may be forced: it ends the text there as the limit would.
-    ended = [len(text) < spec.max_new_tokens for text in found.texts]
-    return replace(found, ended=ended)
+    ended = [len(sequence) < decoding.max_new_tokens for sequence in generated.sequences]
+    return replace(generated, ended=ended)
 
 
-def _settings(spec: JobSpec) -> GenerationConfig:
+def _generation_config(decoding: Decoding) -> GenerationConfig:
     return GenerationConfig(
-        max_new_tokens=spec.max_new_tokens,
-        min_new_tokens=spec.min_new_tokens,
+        max_new_tokens=decoding.max_new_tokens,
+        min_new_tokens=decoding.min_new_tokens,
         do_sample=False,
-        num_beams=spec.num_beams,
-        num_return_sequences=spec.n_samples if spec.num_beams > 1 else 1,
-        repetition_penalty=spec.repetition_penalty,
-        no_repeat_ngram_size=spec.no_repeat_ngram_size,
+        num_beams=decoding.num_beams,
+        num_return_sequences=decoding.n_samples if decoding.num_beams > 1 else 1,
+        repetition_penalty=decoding.repetition_penalty,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
     )
 
 
-def _first_logits(model: Model, encoded: Any, mask: torch.Tensor) -> torch.Tensor:
+def _first_logits(model: PreTrainedModel, encoded: Any, mask: torch.Tensor) -> torch.Tensor:
     """Raw logits (prompts, vocabulary) of the first position."""
     start = torch.full((len(mask), 1), model.config.decoder_start_token_id, device=model.device)
     output = model(
@@ -91,7 +85,7 @@ def _first_logits(model: Model, encoded: Any, mask: torch.Tensor) -> torch.Tenso
 
 
 @contextmanager
-def _kept_settings_of(model: Model) -> Iterator[None]:
+def _kept_settings_of(model: PreTrainedModel) -> Iterator[None]:
     """Let `generate` take of the model's own settings only those that are part of the model.
 
     It fills in whatever the job leaves open: beams, penalties, length limits.

@@ -1,34 +1,32 @@
 """What a process finds of many records, on disk until all processes put it together."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any, Self
 
 import numpy as np
 
 
-@contextmanager
-def nameless_file(folder: Path | None) -> Iterator[IO[bytes]]:
-    """Yield a file without a name on the disk of `folder`: a killed job leaves nothing behind."""
-    file = TemporaryFile(dir=folder)  # noqa: SIM115
-    try:
-        yield file
-    finally:
-        with suppress(OSError):  # of a full disk, which was told when it mattered
-            file.close()
-
-
 class ResultSpool:
-    """Values by their index, which JSON can hold; only where they lie is kept in memory."""
+    """Values by their index, which JSON can hold; only where they lie is kept in memory.
 
-    def __init__(self, count: int, file: IO[bytes]):
-        """Keep values of 0 … `count` - 1 in an empty file."""
-        self._file = file
+    Its file has no name: a killed job leaves nothing behind.
+    """
+
+    def __init__(self, count: int, folder: Path | None):
+        """Keep values of 0 … `count` - 1 on the disk of `folder`."""
+        self._file = TemporaryFile(dir=folder)  # noqa: SIM115
         self._starts = np.full(count, -1, np.int64)
         self._end = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # of a full disk, which was told when it mattered
+            self._file.close()
 
     def put(self, index: int, value: Any) -> None:
         """Keep a value; raises OSError where the disk is full."""
@@ -45,10 +43,10 @@ class ResultSpool:
 
     def between(self, indexes: range) -> dict[int, bytes]:
         """The values of neighbouring indexes, as far as they are here, as JSON."""
-        found = {}
+        lines = {}
         places = self._starts[indexes.start : indexes.stop].tolist()
         for index, place in zip(indexes, places, strict=True):
             if place >= 0:
                 self._file.seek(place)
-                found[index] = self._file.readline()
-        return found
+                lines[index] = self._file.readline()
+        return lines

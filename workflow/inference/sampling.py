@@ -12,7 +12,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from workflow.config.job import JobSpec
+from workflow.inference.decoding import Decoding
 
 BLOCK = 128
 """Tokens of the vocabulary that are looked at together, before one of them is looked for."""
@@ -22,12 +22,12 @@ Choice = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 far; to the next token of each."""
 
 
-def choice(spec: JobSpec, indexes: Sequence[int], device: torch.device) -> Choice:
-    """How the job chooses tokens for the samples of these records, sample after sample."""
-    if spec.greedy:
+def token_choice(decoding: Decoding, indexes: Sequence[int], device: torch.device) -> Choice:
+    """How tokens are chosen for the samples of these records, sample after sample."""
+    if decoding.greedy:
         return lambda scores, rows, positions: argmax(scores)
-    uniforms = uniform_numbers(spec, indexes).to(device)
-    warpers = list(warpers_of(spec))
+    uniforms = uniform_numbers(decoding, indexes).to(device)
+    warpers = list(warpers_of(decoding))
 
     def drawn(scores: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         for warp in warpers:
@@ -37,24 +37,24 @@ def choice(spec: JobSpec, indexes: Sequence[int], device: torch.device) -> Choic
     return drawn
 
 
-def warpers_of(spec: JobSpec) -> Iterator[LogitsProcessor]:
+def warpers_of(decoding: Decoding) -> Iterator[LogitsProcessor]:
     """What changes the scores that are drawn from, in the order of transformers."""
-    yield TemperatureLogitsWarper(spec.temperature)
-    if spec.top_k is not None:
-        yield TopKLogitsWarper(spec.top_k)
-    if spec.top_p is not None:
-        yield TopPLogitsWarper(spec.top_p)
+    yield TemperatureLogitsWarper(decoding.temperature)
+    if decoding.top_k is not None:
+        yield TopKLogitsWarper(decoding.top_k)
+    if decoding.top_p is not None:
+        yield TopPLogitsWarper(decoding.top_p)
 
 
-def uniform_numbers(spec: JobSpec, indexes: Sequence[int]) -> torch.Tensor:
+def uniform_numbers(decoding: Decoding, indexes: Sequence[int]) -> torch.Tensor:
     """Numbers in [0, 1), float64 (records × samples, new tokens).
 
     They depend on the seed, the record and the sample's number alone.
     """
     rows = [
-        np.random.default_rng([spec.seed, index, sample]).random(spec.max_new_tokens)
+        np.random.default_rng([decoding.seed, index, sample]).random(decoding.max_new_tokens)
         for index in indexes
-        for sample in range(spec.n_samples)
+        for sample in range(decoding.n_samples)
     ]
     return torch.from_numpy(np.stack(rows))
 

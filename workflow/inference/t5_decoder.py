@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from workflow.models.state_dict import Model
+from transformers import PreTrainedModel
 
 ENCODED_AT_ONCE = 4096
 """Padded positions that the encoder is given at once."""
@@ -15,7 +14,7 @@ MULTIPLE = 8
 """Prompts are padded to multiples of so many tokens, and no further."""
 
 
-class Decoder:
+class T5Decoder:
     """The texts that a model of T5's kind is writing.
 
     To be used without gradients, on a model in evaluation mode. Each prompt has `samples` texts,
@@ -24,14 +23,20 @@ class Decoder:
     """
 
     def __init__(
-        self, model: Model, prompts: Sequence[Any], samples: int, new_tokens: int, at_once: int
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Any],
+        samples: int,
+        new_tokens: int,
+        at_once: int,
     ):
         """Take prompts, given as ids, `at_once` of them at a time.
 
         Args:
             new_tokens: tokens that a text may come to have.
         """
-        self._model, self._samples, self._at_once = model, samples, at_once
+        self.model, self._samples = model, samples
+        self._at_once = at_once = min(at_once, len(prompts))
         self._prompts, self._taken, self._new_tokens = prompts, 0, new_tokens
         self._layers = list(model.get_decoder().block)
         self._self_layers = [layer.layer[0] for layer in self._layers]
@@ -58,7 +63,7 @@ class Decoder:
     def _room(self, rows: int, *sizes: int) -> torch.Tensor:
         """Zeros (layers, rows, heads, *sizes): what is not written yet is read, with weight 0."""
         shape = len(self._layers), rows, self._heads, *sizes
-        return torch.zeros(shape, dtype=self._model.dtype, device=self._model.device)
+        return torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
 
     def add(self) -> int:
         """Take as many of the next prompts as there is room for; returns how many rows they add."""
@@ -66,7 +71,7 @@ class Decoder:
         prompts = self._prompts[self._taken : self._taken + self._at_once - here]
         if not prompts:
             return 0
-        for chosen, hidden, mask in encode(self._model, prompts):
+        for chosen, hidden, mask in encode(self.model, prompts):
             self._store_encodings(here + chosen, hidden, mask)
         lengths = self._lengths.new_tensor([padded_length(len(prompt)) for prompt in prompts])
         self._lengths = torch.cat([self._lengths, lengths])
@@ -106,7 +111,7 @@ class Decoder:
             Logits (rows, vocabulary) in float32; for each row which text it is (prompt × samples +
             sample), and the number of tokens it has so far.
         """
-        model, positions = self._model, self._positions
+        model, positions = self.model, self._positions
         self._length = min(self._length + 1, self._new_tokens)
         distance = positions[:, None] - torch.arange(self._length, device=ids.device)
         bias = self._bias_by_distance[:, distance.clamp(min=0)].transpose(0, 1).unsqueeze(2)
@@ -146,9 +151,9 @@ class Decoder:
         prompts, longest = len(self._lengths), self._longest
         queries = self._by_head(attention.q(hidden))
         if samples > 1:  # else rows and prompts leave alike, and lie in the same order
-            asked = queries
-            queries = asked.new_zeros(prompts * samples, *asked.shape[1:])
-            queries[self._slots] = asked
+            of_rows = queries
+            queries = of_rows.new_zeros(prompts * samples, *of_rows.shape[1:])
+            queries[self._slots] = of_rows
         seen = attend(
             queries.unflatten(0, (-1, samples)).transpose(1, 2),
             self._cross_keys[layer, :prompts, ..., :longest],
@@ -231,7 +236,7 @@ def _order(count: int, holes: torch.Tensor, movers: torch.Tensor) -> torch.Tenso
 
 
 def encode(
-    model: Model, prompts: Sequence[Any]
+    model: PreTrainedModel, prompts: Sequence[Any]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Encodings of prompts of like lengths together, so that little padding is computed.
 

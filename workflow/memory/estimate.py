@@ -27,9 +27,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
 
-from workflow.data.step_planner import POSITIONS_AT_ONCE
 from workflow.distributed.strategy import BUCKET_ELEMENTS, ShardingStrategy
-from workflow.memory.activations import activation_bytes, evaluation_bytes
+from workflow.memory.activations import Work, activation_bytes, evaluation_bytes
 from workflow.memory.model_dims import Sizes
 
 REUSE_ELEMENTS = 1_000_000_000
@@ -45,36 +44,6 @@ Bytes = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is computed, on how many processes.
-
-    Attributes:
-        source_length, target_length: tokens of the longest example.
-        positions: of the largest micro-batch: rows × (source + target).
-        on_gpu: whether a device's memory is its own; a CPU's is the host's.
-        dropout: whether training drops activations, which takes masks.
-        generated: positions (source + new tokens) of the largest batch of generation.
-        moments: bytes a parameter of the optimizer's state: 8 for AdamW, 0 for Adafactor's factors.
-    """
-
-    bf16: bool
-    source_length: int
-    target_length: int
-    positions: int
-    processes: int = 1
-    on_gpu: bool = True
-    gradient_checkpointing: bool = False
-    dropout: bool = True
-    generated: int = POSITIONS_AT_ONCE
-    moments: int = 8
-
-    @property
-    def computing(self) -> int:
-        """Bytes of a number in the precision that computes."""
-        return 2 if self.bf16 else 4
-
-
-@dataclass(frozen=True)
 class Phase:
     """What one process holds at the same time."""
 
@@ -85,14 +54,9 @@ class Phase:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that one process needs, phase by phase.
-
-    Attributes:
-        gathered: of device, evaluation's whole copy of weights that are partitioned, else 0.
-    """
+    """Bytes that one process needs, phase by phase."""
 
     phases: tuple[Phase, ...]
-    gathered: float = 0.0
 
     @property
     def device(self) -> float:
@@ -114,7 +78,9 @@ class Need:
 
 
 def predict(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need:
-    """What one process of a job that learns needs; the setting is of `workflow.distributed`."""
+    """What one process of a job needs; the strategy is of `workflow.distributed`."""
+    if not work.trains:
+        return _evaluation_alone(sizes, work, strategy)
     if strategy is None:
         return _plain(sizes, work)
     if strategy.stage == 3:
@@ -124,17 +90,16 @@ def predict(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need
     return _flat(sizes, work, strategy)
 
 
-def predict_evaluation(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need:
-    """What one process needs that learns nothing: whole weights, or its share of them."""
+def _evaluation_alone(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need:
+    """Of a process that learns nothing: whole weights, or its share of them."""
     whole = work.computing * sizes.parameters
-    evaluating = _evaluation(sizes, work)
+    evaluating = evaluation_bytes(sizes, work)
     if strategy is None:
         return Need((Phase("evaluate", {"weights": whole} | evaluating),))
     live = work.computing * min(sizes.parameters, REUSE_ELEMENTS)
     gathered = {"evaluation's copy": whole} if strategy.gathers else {"gathered weights": live}
     share = {"weights": whole / work.processes}
-    phase = Phase("evaluate", _sum(share, gathered, evaluating))
-    return Need((phase,), gathered=whole if strategy.gathers else 0.0)
+    return Need((Phase("evaluate", _sum(share, gathered, evaluating)),))
 
 
 def _plain(sizes: Sizes, work: Work) -> Need:
@@ -142,56 +107,55 @@ def _plain(sizes: Sizes, work: Work) -> Need:
     copies = 2 * count if work.bf16 else 0
     rest = {"weights": 4 * count + copies, "optimizer": work.moments * count}
     gradients = {"gradients": 4 * count + computing * sizes.largest_tensor}
+    evaluating = evaluation_bytes(sizes, work)
     return Need((
-        Phase("backward", rest | gradients | _activations(sizes, work)),
+        Phase("backward", rest | gradients | activation_bytes(sizes, work)),
         Phase("update", rest | {"gradients": 4 * count}),
-        Phase("evaluate", rest | {"gradients": copies and 4 * count} | _evaluation(sizes, work)),
+        Phase("evaluate", rest | {"gradients": copies and 4 * count} | evaluating),
     ))  # fmt: skip
 
 
 def _flat(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
     """ZeRO 1 and 2, but for stage 1 in bf16 without offload."""
-    count, computing = sizes.parameters, work.computing
-    share = count / work.processes
-    bucket = _bucket(sizes, work, strategy)
+    count, computing, offloads = sizes.parameters, work.computing, strategy.offload != "none"
+    share, bucket = count / work.processes, _bucket(sizes, work, strategy)
     largest = computing * sizes.largest_tensor
-    weights = {"weights": float(computing * count)}
+    activations = activation_bytes(sizes, work)
+    device: dict[str, float] = {"weights": computing * count}
     states = {"masters": 4 * share, "optimizer": work.moments * share}
-    device: dict[str, float] = {**weights, **states}
     host: dict[str, float] = {}
-    if strategy.offload != "none":
-        device = {**weights, "buffers": largest}
-        host = {**states, "masters": _pinned(work, 4 * share)}
+    if offloads:
+        device["buffers"] = largest
+        host = states | {"masters": _pinned(work, 4 * share)}
         host["gradients"] = _pinned(work, 4 * share)
         host["buffers"] = _pinned(work, computing * share, largest)
-    partial = count > bucket
+    else:
+        device |= states
     if strategy.stage == 1:
         held = 4 * count + (2 * sizes.largest_tensor if work.bf16 else 0)
-        reduced = held + (4 * share if work.bf16 else 0)
-        during = {"gradients": held} | _activations(sizes, work)
+        during = {"gradients": held} | activations
         buckets = 4 * bucket if work.on_gpu else 0
+        reduced = held + (4 * share if work.bf16 else 0)
         reducing = {"gradients": reduced, "reduction": 4 * bucket}
     else:
+        partial = count > bucket
         kept = 4 * share * (2 if partial and not work.bf16 else 1)
-        if strategy.offload != "none" and not work.bf16:
+        if offloads and not work.bf16:
             kept = 0.0
             host["gradients"] += 4 * share  # of earlier micro-batches
-        activations = _activations(sizes, work)
         during = {"gradients": kept + largest} | activations
         buckets = computing * bucket
         left = 1 - bucket / count if partial else 0.0
         reducing = {"gradients": kept + largest, "reduction": 8 * bucket}
         reducing |= {name: left * size for name, size in activations.items()}
-    updating = {"gradients": 4 * share if work.bf16 else 8 * share}
-    if strategy.offload != "none":
-        updating = {"gradients": 4 * share if work.bf16 else 0.0}
+    updating = 4 * share if work.bf16 else 0.0 if offloads else 8 * share
     return Need((
         Phase("begin", {"weights": 2 * computing * count}),
-        Phase("backward", _sum(device, during, {"reduction": buckets}), host),
-        Phase("reduce", _sum(device, reducing), host),
-        Phase("update", _sum(device, updating), host),
-        Phase("gather", _sum(device, {"gathering": _gloo(work, computing * count)}), host),
-        Phase("evaluate", _sum(device, _evaluation(sizes, work)), host),
+        Phase("backward", device | during | {"reduction": buckets}, host),
+        Phase("reduce", device | reducing, host),
+        Phase("update", device | {"gradients": updating}, host),
+        Phase("gather", device | {"gathering": _gloo(work, computing * count)}, host),
+        Phase("evaluate", device | evaluation_bytes(sizes, work), host),
     ))  # fmt: skip
 
 
@@ -199,71 +163,51 @@ def _bfloat16_whole_gradients(sizes: Sizes, work: Work) -> Need:
     """ZeRO 1 in bf16 without offload: DeepSpeed's BF16_Optimizer."""
     count = sizes.parameters
     share = count / work.processes
-    device = {"weights": 2 * count, "masters": 4 * share, "optimizer": work.moments * share}
-    gradients = {"gradients": 6 * count}
+    device = {
+        "weights": 2 * count, "masters": 4 * share, "optimizer": work.moments * share,
+        "gradients": 6 * count,
+    }  # fmt: skip
     return Need((
-        Phase("backward", _sum(device, gradients, _activations(sizes, work))),
-        Phase("reduce", _sum(device, gradients, {"reduction": 4 * count})),
-        Phase("evaluate", _sum(device, gradients, _evaluation(sizes, work))),
+        Phase("backward", device | activation_bytes(sizes, work)),
+        Phase("reduce", device | {"reduction": 4 * count}),
+        Phase("evaluate", device | evaluation_bytes(sizes, work)),
     ))  # fmt: skip
 
 
 def _partitioned(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
     """ZeRO 3."""
     count, computing = sizes.parameters, work.computing
-    share = count / work.processes
-    bucket = _bucket(sizes, work, strategy)
+    share, bucket = count / work.processes, _bucket(sizes, work, strategy)
     largest = computing * sizes.largest_tensor
-    weights = {"weights": computing * share}
     states = {"masters": 4 * share, "gradients": 4 * share, "optimizer": work.moments * share}
-    device: dict[str, float] = {"reduction": 4 * bucket}
+    device: dict[str, float] = {"reduction": 4 * bucket, "weights": computing * share}
     host: dict[str, float] = {}
     if strategy.offload == "none":
-        device |= {**weights, **states}
+        device |= states
     else:
         sub_groups = [4 * SUB_GROUP_ELEMENTS] * int(share // SUB_GROUP_ELEMENTS)
         left = 4 * (share % SUB_GROUP_ELEMENTS)
         host |= states | {"gradients": _pinned(work, 4 * share, *sub_groups, left)}
-        if strategy.offload == "all":
-            freed = computing * share if work.on_gpu else 0.0  # each tensor's part, once flattened
-            host["weights"] = _pinned(work, computing * share) + freed
-        else:
-            device |= weights
+    if strategy.offload == "all":
+        freed = computing * share if work.on_gpu else 0.0  # each tensor's part, once flattened
+        host["weights"] = _pinned(work, device.pop("weights")) + freed
     reuse = _asked(strategy, "stage3_max_reuse_distance", REUSE_ELEMENTS) / 2
     prefetch = _asked(strategy, "stage3_prefetch_bucket_size", PREFETCH_ELEMENTS)
     live = {"gathered weights": computing * min(count, reuse + prefetch + sizes.largest_tensor)}
-    activations = _activations(sizes, work)
+    activations = activation_bytes(sizes, work)
     left = max(0.0, 1 - bucket / count)
     later = {name: left * size for name, size in activations.items()}
     flat = 4 * min(share, SUB_GROUP_ELEMENTS) if strategy.offload == "none" else 0.0
     whole = {"evaluation's copy": computing * count} if strategy.gathers else live
-    evaluating = _sum(device, whole, {"gathered weights": largest}, _evaluation(sizes, work))
     gradients = {"gradients": 2 * largest}
     reducing = {"reduction": 4 * bucket + (2 * bucket if work.bf16 else 0)}
-    return Need(
-        (
-            Phase("backward", _sum(device, live, gradients, activations), host),
-            Phase("reduce", _sum(device, live, gradients, reducing, later), host),
-            Phase("update", _sum(device, {"gradients": flat}), host),
-            Phase("evaluate", evaluating, host),
-        ),
-        gathered=computing * count if strategy.gathers else 0.0,
-    )
-
-
-def _activations(sizes: Sizes, work: Work) -> dict[str, float]:
-    return activation_bytes(
-        sizes, work.positions, work.source_length, work.target_length,
-        computing=work.computing, on_gpu=work.on_gpu,
-        checkpointing=work.gradient_checkpointing, dropout=work.dropout,
-    )  # fmt: skip
-
-
-def _evaluation(sizes: Sizes, work: Work) -> dict[str, float]:
-    return evaluation_bytes(
-        sizes, work.positions, work.source_length, work.target_length,
-        computing=work.computing, generated=work.generated,
-    )  # fmt: skip
+    evaluating = evaluation_bytes(sizes, work)
+    return Need((
+        Phase("backward", _sum(device, live, gradients, activations), host),
+        Phase("reduce", _sum(device, live, gradients, reducing, later), host),
+        Phase("update", _sum(device, {"gradients": flat}), host),
+        Phase("evaluate", _sum(device, whole, {"gathered weights": largest}, evaluating), host),
+    ))  # fmt: skip
 
 
 def _bucket(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> float:

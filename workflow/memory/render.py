@@ -1,20 +1,16 @@
 """`--dry_run`: what memory a job takes under every setting, and what fits, as text."""
 
-from workflow.memory.estimate import Work
+import textwrap
+
+from workflow.memory.activations import Work
 from workflow.memory.model_dims import Sizes, checkpoint_bytes
-from workflow.memory.search import (
-    GPU_BYTES,
-    SPARED,
-    Machine,
-    Plan,
-    name_of,
-    on_cpu,
-)
+from workflow.memory.search import GPU_BYTES, SPARED, Machine, Plan, name_of, taken
+
+_TOGETHER = "\xa0"
+"""A space at which no line is broken."""
 
 
-def render_plans(
-    sizes: Sizes, machine: Machine, work: Work, found: list[Plan], trains: bool = True
-) -> list[str]:
+def render_plans(sizes: Sizes, machine: Machine, work: Work, found: list[Plan]) -> list[str]:
     """The table, the setting that is taken, and what it implies; at most 100 characters wide."""
     chosen = next((plan for plan in found if plan.positions is not None), None)
     return [
@@ -23,8 +19,8 @@ def render_plans(
         "",
         *_table(machine, work, found),
         "",
-        *_chosen_lines(sizes, machine, work, chosen),
-        _checkpoint_line(sizes, trains),
+        *_chosen_lines(sizes, work, chosen),
+        _checkpoint_line(sizes, work.trains),
     ]
 
 
@@ -54,19 +50,18 @@ def _machine_lines(machine: Machine) -> list[str]:
 
 
 def _table(machine: Machine, work: Work, found: list[Plan]) -> list[str]:
-    length = work.source_length + work.target_length
     head = ("GB a device", "GB of a host") if machine.on_gpu else ("GB a process", "GB of a host")
     lines = [
         f"{'':26}{'at least,':>14}{'at least,':>14}{'':>11}{'largest micro-batch':>29}",
         f"{'setting':26}{head[0]:>14}{head[1]:>14}{'fits':>11}"
-        f"{'positions':>12}{f'of {length}':>17}",
+        f"{'positions':>12}{f'of {work.length}':>17}",
     ]
     for plan in found:
-        device = plan.least.device if machine.on_gpu else on_cpu(plan.least, plan.strategy)
+        device = taken(plan, machine)
         host = (plan.least.host if machine.on_gpu else device) * machine.on_each
         allowed = ["-", "-"]
         if plan.positions is not None:
-            examples = max(1, plan.positions // length)
+            examples = max(1, plan.positions // work.length)
             allowed = [f"{plan.positions:,}", f"{examples:,} example{'s' * (examples > 1)}"]
         lines.append(
             f"{name_of(plan.strategy):26}{_gb(device):>14}{_gb(host):>14}"
@@ -83,15 +78,17 @@ def _verdict(machine: Machine, plan: Plan) -> str:
     return "no: GPU" if plan.least.device > machine.for_device else "no: host"
 
 
-def _chosen_lines(sizes: Sizes, machine: Machine, work: Work, chosen: Plan | None) -> list[str]:
+def _chosen_lines(sizes: Sizes, work: Work, chosen: Plan | None) -> list[str]:
     if chosen is None:
         return ["nothing fits"]
     lines = [f"chosen: {name_of(chosen.strategy)}, micro-batches of {chosen.positions:,} positions"]
     phase = chosen.need.greatest
     parts = sorted(phase.device.items(), key=lambda part: -part[1])
-    shown = ", ".join(f"{name} {_gb(size)}" for name, size in parts if size >= 5e7)
+    shown = [f"{name} {_gb(size)}" for name, size in parts if size >= 5e7]
+    text = ", ".join(shown).replace(" ", _TOGETHER).replace("," + _TOGETHER, ", ")
     lines.append(f"  a process's most, in {phase.name}: {_gb(sum(phase.device.values()))} GB")
-    lines += [f"    {line}" for line in _wrapped(shown)]
+    wrapped = textwrap.wrap(text, 95, initial_indent="    ", subsequent_indent="    ")
+    lines += [line.replace(_TOGETHER, " ") for line in wrapped]
     if chosen.strategy is not None and chosen.strategy.stage == 3:
         whole = _gb(work.computing * sizes.parameters)
         lines.append(
@@ -110,17 +107,6 @@ def _checkpoint_line(sizes: Sizes, trains: bool) -> str:
         f"a checkpoint: {_gb(weights)} GB of float32 weights; {_gb(with_state)} GB with the "
         "optimizer's state"
     )
-
-
-def _wrapped(text: str, width: int = 90) -> list[str]:
-    lines, line = [], ""
-    for part in text.split(", "):
-        if len(line) + len(part) + 2 > width:
-            lines.append(line + ",")
-            line = part
-        else:
-            line = f"{line}, {part}" if line else part
-    return [*lines, line]
 
 
 def _gb(size: float) -> str:

@@ -1,17 +1,18 @@
 """What fits: the lightest setting of a job on a machine, and the largest micro-batch it allows."""
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from workflow.core.errors import BadInput, Problem
 from workflow.distributed.strategy import ShardingStrategy
-from workflow.memory.estimate import Need, Work, predict, predict_evaluation
+from workflow.memory.activations import Work
+from workflow.memory.estimate import Need, predict
 from workflow.memory.model_dims import Sizes
 
 SPARED = 0.08
@@ -27,8 +28,8 @@ KEPT = 1.12
 it allocates next (`workflow.models.kernels.cpu.tune_memory`); measured by
 benchmarks/memory/memory.py."""
 
-SYSTEM, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-"""Where Linux tells of memory."""
+GROUP = Path("/sys/fs/cgroup")
+"""Where Linux tells of control groups."""
 
 FEWEST, MOST, MOST_ON_CPU = 256, 16_384, 2048
 """Positions of an automatic micro-batch."""
@@ -102,17 +103,7 @@ def this_machine(processes: int, on_each: int) -> Machine:
 
 def available_memory() -> float:
     """Bytes of this host that a new process can have, as far as the system and its group tell."""
-    found = [_available_of_system(), *_left_of_group()]
-    return float(min(found))
-
-
-def _available_of_system() -> float:
-    try:
-        lines = SYSTEM.read_text(encoding="ascii").splitlines()
-        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        return float(sizes["MemAvailable"])
-    except (OSError, KeyError, ValueError):  # not Linux
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / 2
+    return float(min([psutil.virtual_memory().available, *_left_of_group()]))
 
 
 def _left_of_group() -> Iterator[float]:
@@ -133,17 +124,17 @@ def _left_of_group() -> Iterator[float]:
         yield left + float(held["inactive_file"]) + float(held["active_file"])
 
 
-def plans(
-    sizes: Sizes, machine: Machine, work: Work, request: PlanRequest, trains: bool
-) -> list[Plan]:
-    """Every setting that the user leaves open, the lightest first."""
-    settings = _settings(machine, request, trains)
-    return [_plan(sizes, machine, work, strategy, request, trains) for strategy in settings]
+def plans(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> list[Plan]:
+    """Every setting that the user leaves open, the lightest first.
+
+    Args:
+        work: its positions and processes are not read.
+    """
+    settings = _settings(machine, request, work.trains)
+    return [_plan(sizes, machine, work, strategy, request.positions) for strategy in settings]
 
 
-def choose(
-    sizes: Sizes, machine: Machine, work: Work, request: PlanRequest, trains: bool = True
-) -> Plan:
+def choose(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> Plan:
     """The lightest setting that fits, with the largest micro-batch that it allows.
 
     Args:
@@ -152,11 +143,12 @@ def choose(
     Raises:
         BadInput: where nothing fits; it says what is needed, what is there, what would fit.
     """
-    found = plans(sizes, machine, work, request, trains)
+    found = plans(sizes, machine, work, request)
     for plan in found:
         if plan.positions is not None:
             return plan
-    raise BadInput([_nothing_fits(sizes, machine, work, request, trains, found)])
+    mends = _mends(sizes, machine, work, request)
+    raise BadInput([_nothing_fits(machine, found, mends)])
 
 
 def _settings(
@@ -172,21 +164,15 @@ def _settings(
         whole = stage != 3
         divided = stage == 3 or (stage is None and machine.processes > 1)
         return [None] * whole + [ShardingStrategy(3, users=request.users)] * divided
-    alone = machine.processes == 1 and not request.users
+    offloads = ["none", "optimizer", "all"] if machine.on_gpu else ["none"]
     found: list[ShardingStrategy | None] = []
-    if alone and stage is None and request.offload in (None, "none"):
-        found.append(None)
-    for offload in ("none", "optimizer", "all"):
-        if offload != (request.offload or offload):
+    for offload in [request.offload] if request.offload else offloads:
+        if offload == "none" and machine.processes == 1 and not request.users and stage is None:
+            found.append(None)
             continue
-        if request.offload is None and offload != "none" and not machine.on_gpu:
-            continue
-        if offload == "none" and alone and stage is None:
-            continue
-        stages = (3,) if offload == "all" else (1, 2, 3)
         found += [
             ShardingStrategy(each, offload, users=request.users)
-            for each in stages
+            for each in ((3,) if offload == "all" else (1, 2, 3))
             if each == (stage or each)
         ]
     return found
@@ -197,31 +183,29 @@ def _plan(
     machine: Machine,
     work: Work,
     strategy: ShardingStrategy | None,
-    request: PlanRequest,
-    trains: bool,
+    asked: int | None,
 ) -> Plan:
-    """A setting with the largest micro-batch; ZeRO-3 gathers to evaluate where that fits too."""
+    """A setting with the largest micro-batch; ZeRO-3 gathers to evaluate where that fits too.
+
+    Args:
+        asked: the positions of a micro-batch, where the user settled them.
+    """
     partly = dataclasses.replace(strategy, gathers=False) if strategy else None
+    work = dataclasses.replace(work, processes=machine.processes, on_gpu=machine.on_gpu)
 
     def need(positions: int, strategy: ShardingStrategy | None = partly) -> Need:
-        placed = dataclasses.replace(
-            work, positions=positions, processes=machine.processes, on_gpu=machine.on_gpu
-        )
-        return (predict if trains else predict_evaluation)(sizes, placed, strategy)
+        return predict(sizes, dataclasses.replace(work, positions=positions), strategy)
 
-    least = need(request.positions or FEWEST)
+    positions = asked or FEWEST
+    least = need(positions)
     if not fits(least, machine, strategy):
         return Plan(partly, least, None, least)
-    positions = request.positions or FEWEST
-    if request.positions is None:
-        most = MOST if machine.on_gpu else MOST_ON_CPU
-        while positions < most:  # by steps of a sixteenth, which are as fine as this is exact
-            more = min(most, positions + max(64, positions // 16))
-            if not fits(need(more), machine, strategy):
-                break
-            positions = more
-    if strategy is None or strategy.stage < 3:
-        return Plan(strategy, least, positions, need(positions, strategy))
+    most = asked or (MOST if machine.on_gpu else MOST_ON_CPU)
+    while positions < most:  # by steps of a sixteenth, which are as fine as this is exact
+        more = min(most, positions + max(64, positions // 16))
+        if not fits(need(more), machine, strategy):
+            break
+        positions = more
     gathering = need(positions, strategy)
     if fits(gathering, machine, strategy):
         return Plan(strategy, least, positions, gathering)
@@ -240,62 +224,56 @@ def on_cpu(need: Need, strategy: ShardingStrategy | None) -> float:
     return need.both * (KEPT if strategy is None else 1.0)
 
 
-def _nothing_fits(
-    sizes: Sizes,
-    machine: Machine,
-    work: Work,
-    request: PlanRequest,
-    trains: bool,
-    found: list[Plan],
-) -> Problem:
+def taken(plan: Plan, machine: Machine) -> float:
+    """Bytes that a process takes of its device, which may be the host, with least."""
+    return plan.least.device if machine.on_gpu else on_cpu(plan.least, plan.strategy)
+
+
+def _nothing_fits(machine: Machine, found: list[Plan], mends: list[str]) -> Problem:
     """What is needed at least, what is there, and what would help."""
 
     def times(plan: Plan) -> float:
         """Of what is there, what is needed: of the device or the host, whichever lacks more."""
-        if not machine.on_gpu:
-            return on_cpu(plan.least, plan.strategy) / max(1.0, machine.for_device)
-        of_device = plan.least.device / max(1.0, machine.for_device)
-        return max(of_device, plan.least.host / max(1.0, machine.for_host))
+        of_device = taken(plan, machine) / max(1.0, machine.for_device)
+        of_host = plan.least.host / max(1.0, machine.for_host) if machine.on_gpu else 0.0
+        return max(of_device, of_host)
 
     best = min(found, key=times)
     what = "device" if machine.on_gpu else "process"
-    least = best.least.device if machine.on_gpu else on_cpu(best.least, best.strategy)
     there = f"{amount(machine.for_device)} for the model of each {what}"
-    need = f"{amount(least)} a {what}"
+    need = f"{amount(taken(best, machine))} a {what}"
     if machine.on_gpu and best.least.host > machine.for_host:
         there += f", {amount(machine.for_host)} of the host for each"
         need += f", {amount(best.least.host)} of the host each"
-    mends = _mends(sizes, machine, work, request, trains)
     mend = "; ".join(mends) or "use a smaller model, or more memory"
     return Problem("memory", there, f"at least {need} ({name_of(best.strategy)})", mend)
 
 
-def _mends(
-    sizes: Sizes, machine: Machine, work: Work, request: PlanRequest, trains: bool
-) -> list[str]:
+def _mends(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> list[str]:
     """What would fit, each by itself."""
 
-    def would(
-        machine: Machine = machine, work: Work = work, request: PlanRequest = request
-    ) -> bool:
-        return any(plan.positions for plan in plans(sizes, machine, work, request, trains))
+    def would(machine: Machine, work: Work, request: PlanRequest) -> bool:
+        return any(plan.positions for plan in plans(sizes, machine, work, request))
 
-    mends = []
-    if request.positions is not None and would(
-        request=dataclasses.replace(request, positions=None)
-    ):
-        mends.append("leave out --micro_batch_tokens")
-    unasked = dataclasses.replace(request, stage=None, offload=None)
-    if unasked != request and would(request=unasked):
-        mends.append("leave out --zero_stage and --offload")
-    recomputing = dataclasses.replace(work, gradient_checkpointing=True)
-    if trains and recomputing != work and would(work=recomputing):
-        mends.append("add --gradient_checkpointing")
+    recomputing = work.trains or work.gradient_checkpointing
+    changes = {
+        "leave out --micro_batch_tokens": (work, dataclasses.replace(request, positions=None)),
+        "leave out --zero_stage and --offload": (
+            work, dataclasses.replace(request, stage=None, offload=None),
+        ),
+        "add --gradient_checkpointing": (
+            dataclasses.replace(work, gradient_checkpointing=recomputing), request,
+        ),
+    }  # fmt: skip
+    mends = [
+        mend
+        for mend, changed in changes.items()
+        if changed != (work, request) and would(machine, *changed)
+    ]
     for times in (2, 4, 8, 16, 32):
         nodes = times * machine.processes
-        if would(machine=dataclasses.replace(machine, processes=nodes)):
-            mends.append(f"use {nodes} processes on {times} times as many machines")
-            break
+        if would(dataclasses.replace(machine, processes=nodes), work, request):
+            return [*mends, f"use {nodes} processes on {times} times as many machines"]
     return mends
 
 

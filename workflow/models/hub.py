@@ -5,16 +5,21 @@ import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import huggingface_hub
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.models.families import REFUSED, vocabulary_size
+from workflow.models.families import REFUSED, family_of
 from workflow.models.languages import settings_for_codes
 from workflow.models.tokenizers.two_sided import TwoSidedTokenizer, is_two_sided
 
@@ -24,18 +29,10 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
 """What huggingface_hub raises, with the parts that it downloads by."""
 LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    IndexError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
+    OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError,
+    ImportError, SafetensorError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What transformers, safetensors and torch raise of files that are not what they should be."""
 
 
 def fetch_settings(model: Path | str) -> Path:
@@ -85,7 +82,7 @@ def _fetch(model: str, patterns: list[str], commit: str | None = None) -> Path:
         raise BadInput([problem]) from error
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder; raises BadInput where there is none.
 
     Where its files are missing, transformers makes some a tokenizer that knows no word. (ByT5's
@@ -117,31 +114,29 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_config(folder: Path, vocabulary: int) -> Any:
+def load_config(folder: Path, vocabulary: int) -> PreTrainedConfig:
     """The configuration of an encoder-decoder model; raises BadInput for any other.
 
     Args:
         vocabulary: number of ids the tokenizer gives.
     """
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "a readable config.json")]) from error
-    problems = []
-    where = str(folder / "config.json")
-    if type(config) not in AutoModelForSeq2SeqLM._model_mapping:
-        found = f"the model type {config.model_type}"
+    where, found = str(folder / "config.json"), f"the model type {config.model_type}"
+    try:
+        family = family_of(config)
+    except ValueError as error:
         expected = "an encoder-decoder language model, as t5, mt5 or bart"
-        problems.append(Problem(where, found, expected, "choose another model"))
-    elif config.model_type in REFUSED:
-        found = f"the model type {config.model_type}: {REFUSED[config.model_type]}"
-        problems.append(Problem(where, found, "a model as t5, bart or mbart", "choose another"))
-    elif (size := vocabulary_size(config)) < vocabulary:
-        found = f"vocab_size {size}"
+        raise BadInput([Problem(where, found, expected, "choose another model")]) from error
+    if config.model_type in REFUSED:
+        found += f": {REFUSED[config.model_type]}"
+        raise BadInput([Problem(where, found, "a model as t5, bart or mbart", "choose another")])
+    if (size := family.vocabulary_size(config)) < vocabulary:
         expected = f"at least the {vocabulary} ids of the tokenizer beside it"
-        problems.append(Problem(where, found, expected, "use the model's own tokenizer"))
-    if problems:
-        raise BadInput(problems)
+        mend = "use the model's own tokenizer"
+        raise BadInput([Problem(where, f"vocab_size {size}", expected, mend)])
     return config
 
 
@@ -154,11 +149,6 @@ def load_generation_settings(folder: Path) -> GenerationConfig:
         return GenerationConfig.from_model_config(config)
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "readable generation settings")]) from error
-
-
-def model_class(config: Any) -> Any:
-    found = AutoModelForSeq2SeqLM._model_mapping[type(config)]
-    return found[0] if isinstance(found, tuple) else found
 
 
 def shorten_names(names: list[str], shown: int = 3) -> str:

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from workflow.core.errors import Problem, shorten
 
 _CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]+")
@@ -10,25 +12,17 @@ _CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]+")
 _ATTRIBUTE = {"source_lang": "src_lang", "target_lang": "tgt_lang"}
 
 
-def language_codes(tokenizer: Any) -> list[str]:
-    """The languages a tokenizer knows by code, as fr_XX; none for one without such codes."""
-    codes = getattr(tokenizer, "lang_code_to_id", None)
-    if codes is None and getattr(tokenizer, "src_lang", None) is None:
-        return []
-    if codes is None:  # NLLB's are special tokens among others
-        codes = filter(_CODE.fullmatch, map(str, tokenizer.extra_special_tokens))
-    return sorted(codes)
+def language_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The id of each language a tokenizer knows by code, as fr_XX; none for one without codes."""
+    ids: dict[str, int] | None = getattr(tokenizer, "lang_code_to_id", None)
+    if ids is None and getattr(tokenizer, "src_lang", None) is not None:
+        known = tokenizer.get_vocab()
+        special = map(str, tokenizer.extra_special_tokens)  # NLLB's are among others
+        ids = {code: known[code] for code in filter(_CODE.fullmatch, special)}
+    return ids or {}
 
 
-def language_ids(tokenizer: Any) -> set[int]:
-    """The ids that stand for languages."""
-    by_code = getattr(tokenizer, "lang_code_to_id", None)
-    if by_code:
-        return set(by_code.values())
-    return set(tokenizer.convert_tokens_to_ids(language_codes(tokenizer)))
-
-
-def settings_for_codes(tokenizer: Any) -> dict[str, Any]:
+def settings_for_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What a tokenizer has to be loaded with besides, where its folder does not list its codes.
 
     transformers 5.23 makes of NLLB's SentencePiece model alone a tokenizer that reads every code as
@@ -50,7 +44,7 @@ def settings_for_codes(tokenizer: Any) -> dict[str, Any]:
 
 
 def set_languages(
-    tokenizer: Any, source: str | None, target: str | None, target_needed: bool
+    tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | None, target_needed: bool
 ) -> list[Problem]:
     """Set a tokenizer's languages to these, else to those that its folder names.
 
@@ -60,7 +54,7 @@ def set_languages(
     Returns:
         What is wrong with them; a language that is right is set all the same.
     """
-    codes = language_codes(tokenizer)
+    codes = sorted(language_ids(tokenizer))
     problems = []
     for name, asked in (("source_lang", source), ("target_lang", target)):
         code = asked or tokenizer.init_kwargs.get(_ATTRIBUTE[name])

@@ -6,23 +6,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-
-from workflow.models.kernels.cpu import ATTENTION
-from workflow.models.state_dict import Model
-
-
-def supports_packing(model: Model) -> bool:
-    """Whether several examples can stand in one row without seeing each other.
-
-    Positions must be relative, and attention must take a mask of (rows, 1, queries, keys).
-    """
-    config = model.config
-    return config.model_type in ("t5", "mt5") and config._attn_implementation in ("sdpa", ATTENTION)
+from transformers import PreTrainedModel
 
 
 @contextmanager
 def select_logits(
-    model: Model, positions: torch.Tensor, words: Sequence[int] | None = None
+    model: PreTrainedModel, positions: torch.Tensor, words: Sequence[int] | None = None
 ) -> Iterator[None]:
     """Let the model's head compute logits only where `positions` (rows, length) is true.
 
@@ -39,7 +28,7 @@ def select_logits(
 
 
 @contextmanager
-def _head_of(model: Model, head: Any, words: Sequence[int]) -> Iterator[None]:
+def _head_of(model: PreTrainedModel, head: Any, words: Sequence[int]) -> Iterator[None]:
     """Let a head compute the logits of `words` alone, in float32."""
     rows = torch.tensor(words, device=head.weight.device)
 

@@ -3,38 +3,27 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
-from workflow.core.errors import BadInput, Problem
-from workflow.models.families import (
-    embedding_weights,
-    parts_of,
-    vocabulary_size,
-    widen_vocabulary,
-)
-from workflow.models.hub import (
-    LOADING_ERRORS,
-    load_generation_settings,
-    model_class,
-    shorten_names,
-    unusable,
-)
+from workflow.core.errors import BadInput
+from workflow.models.configuration import set_dropout, widen_vocabulary
+from workflow.models.families import family_of
+from workflow.models.hub import LOADING_ERRORS, load_generation_settings, unusable
 from workflow.models.safetensors_writer import Whole, plan_files, write_index, write_tensors
 from workflow.models.state_dict import (
-    Filling,
-    Model,
     Named,
     file_tensors,
     load_state_dict,
     model_name,
+    problems_of_misfits,
     saved_names,
     weight_files,
 )
@@ -50,7 +39,7 @@ def load_model(
     extension: VocabExtension | None = None,
     dtype: torch.dtype = torch.float32,
     checkpoint: Path | None = None,
-) -> Model:
+) -> PreTrainedModel:
     """The model of a folder, every tensor equal to the file's.
 
     It comes to be on torch's default device, or partitioned where deepspeed.zero.Init is entered;
@@ -69,13 +58,15 @@ def load_model(
     check_weight_files(values)
     try:
         model = build_model(folder, dropout_rate, extension, dtype)
-        found = load_state_dict(model, weights_of(model, values, None if checkpoint else extension))
+        misfits = load_state_dict(
+            model, weights_of(model, values, None if checkpoint else extension)
+        )
     except LOADING_ERRORS as error:
         raise BadInput([unusable(values, error, "weights that can be loaded")]) from error
-    problems = _problems_of_filling(found, values)
-    if problems:
+    if problems := problems_of_misfits(misfits, values):
         raise BadInput(problems)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def check_weight_files(folder: Path) -> None:
@@ -93,7 +84,7 @@ def build_model(
     dropout_rate: float | None = None,
     extension: VocabExtension | None = None,
     dtype: torch.dtype = torch.float32,
-) -> Model:
+) -> PreTrainedModel:
     """The modules of a folder's model, whose parameters have no values yet.
 
     transformers 5 ties every T5's head to its embedding here, and would untie it later where the
@@ -104,44 +95,25 @@ def build_model(
         if hasattr(config, name):  # each process would leave out other layers
             setattr(config, name, 0.0)
     if dropout_rate is not None:
-        _set_dropout(config, dropout_rate)
+        set_dropout(config, dropout_rate)
     if extension is not None:
         widen_vocabulary(config, extension.new_tokens)
+    model_class: Any = family_of(config).model_class(config)
     with no_init_weights():
-        model = model_class(config)._from_config(config, dtype=dtype)
-    model.tie_weights()
-    with no_init_weights():
+        model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
+        model.tie_weights()
         if hasattr(model, "lm_head") and says_own_head(config, folder):
-            head = torch.nn.Linear(
-                model.lm_head.in_features, model.lm_head.out_features, bias=False, dtype=dtype
+            tied: Any = model.lm_head
+            model.lm_head = torch.nn.Linear(
+                tied.in_features, tied.out_features, bias=False, dtype=dtype
             )
-            model.lm_head = head
     model.generation_config = load_generation_settings(folder)
     model.name_or_path = str(folder)
     return model
 
 
-def _set_dropout(config: Any, rate: float) -> None:
-    """Set dropout under the configuration's own name for it, in all its parts.
-
-    Other places at which a model drops something keep their rate of 0, or get this one.
-    """
-    names = [name for name in ("dropout_rate", "dropout") if hasattr(config, name)]
-    if names:
-        for part in parts_of(config):
-            setattr(part, names[0], rate)
-            for name in ("attention_dropout", "activation_dropout"):
-                if getattr(part, name, 0):
-                    setattr(part, name, rate)
-            if rate == 0 and hasattr(part, "router_jitter_noise"):
-                part.router_jitter_noise = 0.0
-        return
-    found = f"a {config.model_type} model, which has no such setting"
-    raise BadInput([Problem("--dropout_rate", found, "a model with dropout", "leave it out")])
-
-
 def weights_of(
-    model: Model, folder: Path, extension: VocabExtension | None = None
+    model: PreTrainedModel, folder: Path, extension: VocabExtension | None = None
 ) -> Iterator[Named]:
     """The tensors of a folder's files, with rows for the tokens that the model is to have besides.
 
@@ -152,7 +124,7 @@ def weights_of(
         return
     by_name = model.state_dict(keep_vars=True)
     output = model.get_output_embeddings()
-    words = {id(weight) for weight in (*embedding_weights(model), output.weight)}
+    words = {id(weight) for weight in (*_embedding_weights(model), output.weight)}
     for name, tensor in file_tensors(folder):
         known = model_name(model, by_name, name)
         if known is not None and id(by_name[known]) in words:
@@ -160,32 +132,16 @@ def weights_of(
         elif known is not None and (
             known.endswith("final_logits_bias") or by_name[known] is getattr(output, "bias", None)
         ):
-            longer = vocabulary_size(model.config) - tensor.shape[-1]
+            longer = family_of(model.config).vocabulary_size(model.config) - tensor.shape[-1]
             yield name, torch.nn.functional.pad(tensor, (0, longer))
         else:
             yield name, tensor
 
 
-def _problems_of_filling(found: Filling, folder: Path) -> list[Problem]:
-    where = str(folder)
-    problems = []
-    if found.missing:
-        lacking = f"no tensor {shorten_names(sorted(found.missing))}"
-        mend = "get the whole model again"
-        problems.append(Problem(where, lacking, "every tensor of the model", mend))
-    if found.unexpected:
-        more = f"tensors that the model lacks: {shorten_names(sorted(found.unexpected))}"
-        mend = "correct config.json: a layer may be missing there"
-        problems.append(Problem(where, more, "the tensors of the model", mend))
-    if found.misshapen:
-        shapes = f"tensors of other shapes than the model's: {shorten_names(found.misshapen)}"
-        mend = "correct config.json, or get the model again"
-        problems.append(Problem(where, shapes, "weights that fit config.json", mend))
-    if found.differing:
-        values = f"several values for {shorten_names(found.differing)}"
-        mend = "say in config.json whether the head is tied to the embedding (tie_word_embeddings)"
-        problems.append(Problem(where, values, "one value for tensors that are tied", mend))
-    return problems
+def _embedding_weights(model: PreTrainedModel) -> list[Any]:
+    """The weights that read tokens: one that all share, or the encoder's and the decoder's own."""
+    readers = model, model.get_encoder(), model.get_decoder()
+    return [reader.get_input_embeddings().weight for reader in readers]
 
 
 def says_own_head(config: Any, folder: Path) -> bool:
@@ -200,7 +156,7 @@ def says_own_head(config: Any, folder: Path) -> bool:
     return raw.get("tie_word_embeddings") is False or scales is False
 
 
-def save_model(model: Model, tokenizer: Any, folder: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a plain Hugging Face folder of a model that this process holds all of."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = held_tensors(saved_names(model))
@@ -218,7 +174,7 @@ def held_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, Whole]:
     }
 
 
-def save_settings(model: Model, tokenizer: Any, folder: Path) -> None:
+def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write all that a plain Hugging Face folder has beside weights.
 
     transformers 4 and 5 read such a folder the same way.
@@ -226,6 +182,8 @@ def save_settings(model: Model, tokenizer: Any, folder: Path) -> None:
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.dtype = torch.float32
+    if _has_own_head(model):  # transformers 5 has true for all of the T5 family
+        config.tie_word_embeddings = False
     config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
@@ -238,31 +196,24 @@ def save_settings(model: Model, tokenizer: Any, folder: Path) -> None:
     sentencepiece = Path(tokenizer.name_or_path) / "spiece.model"
     if sentencepiece.is_file():  # transformers 5 reads it, and does not write it
         shutil.copyfile(sentencepiece, folder / sentencepiece.name)
-    _rewrite_json(folder / "config.json", lambda config: _config_for_all(config, model))
-    _rewrite_json(folder / "tokenizer_config.json", _tokenizer_config_for_all)
+    _reword_for_version_4(folder / "tokenizer_config.json")
 
 
-def _config_for_all(config: dict[str, Any], model: Model) -> dict[str, Any]:
-    """Say that an own head is not tied: transformers 5 writes true for all of the T5 family."""
+def _has_own_head(model: PreTrainedModel) -> bool:
+    """Whether the head is a matrix beside the embedding."""
     head = model.get_output_embeddings().weight
-    own_head = all(head is not weight for weight in embedding_weights(model))
-    if own_head and not getattr(model.config, "scale_decoder_outputs", False):
-        config["tie_word_embeddings"] = False
-    return config
+    own = all(head is not weight for weight in _embedding_weights(model))
+    return own and not getattr(model.config, "scale_decoder_outputs", False)
 
 
-def _tokenizer_config_for_all(config: dict[str, Any]) -> dict[str, Any]:
-    """Use the words both versions know: version 4 stops at some of version 5's."""
+def _reword_for_version_4(path: Path) -> None:
+    """Use the words for a tokenizer that both versions know: version 4 stops at some of 5's."""
+    config = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     if config.get("tokenizer_class") in ("TokenizersBackend", "TwoSidedTokenizer"):
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     for name in ("is_local", "local_files_only"):  # of how it was loaded, not of what it is
         config.pop(name, None)
-    return config
-
-
-def _rewrite_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    changed = change(json.loads(path.read_text(encoding="utf-8")))
-    text = json.dumps(changed, indent=2, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")

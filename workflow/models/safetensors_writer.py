@@ -4,8 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,31 +72,49 @@ def write_tensors(
     names = list(files)
     for first in range(0, len(names), size):
         together = names[first : first + size]
-        file: _File | None = None
-        for turn in range(max(len(files[name]) for name in together)):
-            held = None
-            for writer, name in enumerate(together):
-                if turn < len(files[name]):
-                    tensor = tensors[files[name][turn]].take()
-                    held = tensor if writer == rank else held
-                    del tensor
-            if held is None or failure is not None:
-                continue
+        mine = _taken([files[name] for name in together], tensors, rank)
+        if rank < len(together) and failure is None:
+            name = together[rank]
+            header = _header({one: tensors[one].shape for one in files[name]})
             try:
-                if file is None:
-                    name = together[rank]
-                    file = _File(folder / name, {n: tensors[n].shape for n in files[name]})
-                file.write(held)
+                digests[name] = _write(folder / name, header, mine)
             except OSError as error:
                 failure = error.with_traceback(None)  # which would hold the tensor
-        if file is not None:
-            try:
-                digests[together[rank]] = file.close()
-            except OSError as error:
-                failure = failure or error
+                failure.__context__ = None  # and so would that of another before it
+        for _ in mine:  # those that were not written
+            pass
     if failure is not None:
         raise failure
     return digests
+
+
+def _taken(files: Sequence[Sequence[str]], tensors: Tensors, rank: int) -> Iterator[torch.Tensor]:
+    """The tensors of this process's file, while it takes those of the others too, in turn."""
+    for turn in range(max(map(len, files))):
+        held = None
+        for writer, names in enumerate(files):
+            if turn < len(names):
+                tensor = tensors[names[turn]].take()
+                held = tensor if writer == rank else held
+                del tensor
+        if held is not None:
+            yield held
+
+
+def _write(path: Path, header: bytes, tensors: Iterator[torch.Tensor]) -> str:
+    """Write a file to the disk, a tensor at a time; returns its SHA-256."""
+    digest = hashlib.sha256(header)
+    with open(path, "wb") as file:
+        file.write(header)
+        for tensor in tensors:
+            data = tensor.detach().to("cpu", torch.float32).reshape(-1).numpy().data
+            del tensor  # before the next is taken
+            file.write(data)
+            digest.update(data)
+            del data
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def write_index(folder: Path, stem: str, files: Files, tensors: Tensors) -> None:
@@ -108,34 +125,6 @@ def write_index(folder: Path, stem: str, files: Files, tensors: Tensors) -> None
         index = {"metadata": {"total_size": total}, "weight_map": where}
         text = json.dumps(index, indent=2) + "\n"
         (folder / f"{stem}.safetensors.index.json").write_text(text, encoding="utf-8")
-
-
-class _File:
-    """A file of tensors that come in their order, hashed as it is written."""
-
-    def __init__(self, path: Path, shapes: Mapping[str, torch.Size]):
-        self._file = open(path, "wb")  # noqa: SIM115 (closed by `close`)
-        self._hash = hashlib.sha256()
-        try:
-            self._put(_header(shapes))
-        except OSError:
-            with suppress(OSError):
-                self._file.close()
-            raise
-
-    def write(self, tensor: torch.Tensor) -> None:
-        self._put(tensor.detach().to("cpu", torch.float32).reshape(-1).numpy().data)
-
-    def _put(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-
-    def close(self) -> str:
-        """Close the file, with its content on the disk; closed it is in any case."""
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        return self._hash.hexdigest()
 
 
 def _header(shapes: Mapping[str, torch.Size]) -> bytes:

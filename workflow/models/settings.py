@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
 from workflow.config.job import JOB_FLAGS
 from workflow.config.request import JobRequest
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
-from workflow.models.families import ONE_PROCESS, DecoderIds, find_decoder_ids
+from workflow.models.families import ONE_PROCESS, DecoderIds, family_of
 from workflow.models.folders import check_folder
 from workflow.models.hub import load_config, load_generation_settings, load_tokenizer
 from workflow.models.languages import set_languages
@@ -21,8 +23,9 @@ from workflow.models.tokenizers.vocabulary import needed_ids
 class ModelSettings:
     """What a job must know of its model before the weights are loaded."""
 
-    tokenizer: Any
-    config: Any
+    tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig
+    generation: GenerationConfig
     decoder_ids: DecoderIds
 
 
@@ -49,7 +52,8 @@ def load_model_settings(
         problems.append(Problem(where, found, expected, "add --num_processes 1"))
     if problems:
         raise BadInput(problems)
-    ids = find_decoder_ids(config, load_generation_settings(folder), tokenizer)
+    generation = load_generation_settings(folder)
+    ids = family_of(config).decoder_ids(config, generation, tokenizer)
     if ids is None:
         expected = "the id that the model was trained to start decoding with"
         mend = 'add "decoder_start_token_id", as the page of the model has it'
@@ -60,10 +64,10 @@ def load_model_settings(
         source_lang=getattr(tokenizer, "src_lang", None),
         target_lang=getattr(tokenizer, "tgt_lang", None) if spec.writes_texts else None,
     )
-    return ModelSettings(tokenizer, config, ids), spec
+    return ModelSettings(tokenizer, config, generation, ids), spec
 
 
-def _fit_lengths(spec: JobRequest, config: Any) -> tuple[JobRequest, list[Problem]]:
+def _fit_lengths(spec: JobRequest, config: PreTrainedConfig) -> tuple[JobRequest, list[Problem]]:
     """The job within the positions that a model has learned, which may be fewer than the defaults.
 
     Limits that the user set to more are problems.

@@ -4,16 +4,18 @@ import json
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from workflow.core.errors import Problem
+from workflow.models.hub import shorten_names
 
 Model = Any
-"""A transformers.PreTrainedModel, whose own types are too loose to check."""
-
+"""A transformers.PreTrainedModel, for those that call what its types do not say it has."""
 Named = tuple[str, torch.Tensor]
 
 
@@ -72,54 +74,71 @@ def whole_shape(parameter: Any) -> torch.Size:
     return shape
 
 
-@dataclass
-class Filling:
-    """How the tensors of some files fit those of a model, by name."""
+Misfits = dict[str, list[str]]
+"""Names of tensors that do not fit, by what is wrong with them."""
+_MISFITS = {
+    "missing": ("no tensor", "every tensor of the model", "get the whole model again"),
+    "unexpected": (
+        "tensors that the model lacks:",
+        "the tensors of the model",
+        "correct config.json: a layer may be missing there",
+    ),
+    "misshapen": (
+        "tensors of other shapes than the model's:",
+        "weights that fit config.json",
+        "correct config.json, or get the model again",
+    ),
+    "differing": (
+        "several values for",
+        "one value for tensors that are tied",
+        "say in config.json whether the head is tied to the embedding (tie_word_embeddings)",
+    ),
+}
 
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    misshapen: list[str] = field(default_factory=list)
-    differing: list[str] = field(default_factory=list)
+
+def problems_of_misfits(misfits: Misfits, folder: Path) -> list[Problem]:
+    """What is to be told of a folder whose tensors do not fit."""
+    return [
+        Problem(str(folder), f"{found} {shorten_names(sorted(misfits[kind]))}", expected, mend)
+        for kind, (found, expected, mend) in _MISFITS.items()
+        if misfits[kind]
+    ]
 
 
-def load_state_dict(model: Model, tensors: Iterable[Named]) -> Filling:
+def load_state_dict(model: PreTrainedModel, tensors: Iterable[Named]) -> Misfits:
     """Copy tensors into a model, each only in the part that this process holds.
 
     A tensor that stands in the files under several names must be the same under all of them.
     Parameters that are not learned and not in the files (positions of sines) are computed.
     """
-    found = Filling()
+    misfits: Misfits = {kind: [] for kind in _MISFITS}
     by_name = model.state_dict(keep_vars=True)
     filled = set()
     for given, tensor in tensors:
         name = model_name(model, by_name, given)
         if name is None:
             if not _may_be_left_over(model, given):
-                found.unexpected.append(given)
+                misfits["unexpected"].append(given)
             continue
         target = by_name[name]
+        part = own_part(target, tensor)
+        held = target.ds_tensor.data[: len(part)] if is_partitioned(target) else target.data
         if whole_shape(target) != tensor.shape:
             shapes = f"{list(tensor.shape)} for {list(whole_shape(target))}"
-            found.misshapen.append(f"{name} ({shapes})")
-            filled.add(id(target))
-            continue
-        part = own_part(target, tensor)
-        held = (target.ds_tensor if is_partitioned(target) else target).data
-        held = held[: len(part)] if is_partitioned(target) else held
-        if id(target) in filled:
-            if not torch.equal(held, part.to(held)):
-                found.differing.append(name)
-        else:
+            misfits["misshapen"].append(f"{name} ({shapes})")
+        elif id(target) not in filled:
             held.copy_(part)
-            filled.add(id(target))
+        elif not torch.equal(held, part.to(held)):
+            misfits["differing"].append(name)
+        filled.add(id(target))
     for name, target in by_name.items():
         if id(target) not in filled and not _is_computed(model, name, target):
-            found.missing.append(name)
+            misfits["missing"].append(name)
             filled.add(id(target))  # told once, under its first name
-    return found
+    return misfits
 
 
-def model_name(model: Model, known: Mapping[str, Any], given: str) -> str | None:
+def model_name(model: PreTrainedModel, known: Mapping[str, Any], given: str) -> str | None:
     """A model's own name for a tensor of its files, which may lack the prefix of a bare model."""
     for name in (given, f"{model.base_model_prefix}.{given}"):
         if name in known:
@@ -127,32 +146,28 @@ def model_name(model: Model, known: Mapping[str, Any], given: str) -> str | None
     return None
 
 
-def _may_be_left_over(model: Model, name: str) -> bool:
+def _may_be_left_over(model: PreTrainedModel, name: str) -> bool:
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _is_computed(model: Model, name: str, target: Any) -> bool:
+def _is_computed(model: PreTrainedModel, name: str, target: Any) -> bool:
     """Whether a tensor is not learned; it then has its value after this call."""
     if target.requires_grad:
         return False
     if isinstance(target, torch.nn.Parameter):
-        module = model.get_submodule(name.rpartition(".")[0])
         partitioned: Any = target if is_partitioned(target) else None
         if partitioned is not None:
             partitioned.all_gather()
-        model._init_weights(module)
+        model._init_weights(model.get_submodule(name.rpartition(".")[0]))
         if partitioned is not None:
             partitioned.partition(has_been_updated=True)
     return True
 
 
-def saved_names(model: Model) -> dict[str, Any]:
+def saved_names(model: PreTrainedModel) -> dict[str, Any]:
     """The tensors that are saved, by name: each once, under the first of its names."""
-    seen: set[int] = set()
-    by_name = {}
+    first: dict[int, tuple[str, Any]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            by_name[name] = tensor
-    return by_name
+        first.setdefault(id(tensor), (name, tensor))
+    return dict(first.values())

@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 from workflow.config.request import JobRequest
 from workflow.tasks.base import Task
-from workflow.tasks.label_scoring import Classification
+from workflow.tasks.label_scoring import LabelScoring
 from workflow.tasks.seq2seq import Seq2Seq
 
-TASKS: dict[str, Callable[[JobRequest], Task]] = {"seq2seq": Seq2Seq.of, "clf": Classification.of}
+TASKS: dict[str, Callable[[JobRequest], Task]] = {
+    "seq2seq": lambda spec: Seq2Seq(),
+    "clf": LabelScoring.of,
+}

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,23 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
-from workflow.config.task_specs import TASK_SPECS
-from workflow.core.console import log, progress_bar
+from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.data.schema import NO_ANSWER, Record, Schema
-from workflow.data.step_planner import Indexes, MicroBatch, batches_by_positions
+from workflow.data.step_planner import MicroBatch
 from workflow.data.text_ids import Frame, frame_of, source_ids
 from workflow.data.token_cache import TokenizedSplit
-from workflow.inference.eval_shard import EvalShard
+from workflow.inference.scorer import Scoring, label_probabilities, score_labels
 from workflow.metrics.scores import in_range, score_metrics
-from workflow.models.kernels.cross_attention import fold_cross_attention
-from workflow.models.state_dict import Model
-from workflow.runs.predictions import prediction_files
-from workflow.tasks.base import Batch, Tell
-from workflow.tasks.collate import make_batch, target_logits
+from workflow.models.batch import Batch, make_batch
+from workflow.models.families import family_of
+from workflow.tasks.base import EvalContext, Examples, Prediction
 
 Floats = npt.NDArray[np.float64]
 MORE_CLASSES = (
@@ -38,7 +35,7 @@ SCORED_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
-class Classification:
+class LabelScoring:
     """The task of clf.py.
 
     Inside, a target is a number in [0, 1]: 0 is `target_min`, 1 is `target_max`. It is kept as the
@@ -54,10 +51,8 @@ class Classification:
     target_max: float
     label_ids: tuple[int, ...] = ()
 
-    shown = TASK_SPECS["clf"].shown_metrics
-
     @classmethod
-    def of(cls, spec: JobRequest) -> "Classification":
+    def of(cls, spec: JobRequest) -> "LabelScoring":
         return cls(spec.template, spec.label_words, spec.target_min, spec.target_max)
 
     @property
@@ -92,33 +87,15 @@ class Classification:
             mend = MORE_CLASSES
         return shorten(value) if isinstance(value, str) else "", expected, mend
 
-    def bind_tokenizer(self, tokenizer: Any, start: int) -> "Classification":
-        pieces = [
-            tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.label_words
-        ]
-        problems = []
-        for word, ids in zip(self.label_words, pieces, strict=True):
-            if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-                counted = f"{len(ids)} pieces" if len(ids) != 1 else "no piece"
-                shown = " ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing"
-                found = f"{counted} of this vocabulary: {shown}"
-                expected = "a word that is one piece, known to the model"
-                mend = "choose two other words, or a model whose vocabulary has them"
-                problems.append(Problem(f"--label_words {word}", found, expected, mend))
-        label_ids = tuple(ids[0] for ids in pieces if ids)
-        if not problems and label_ids[0] == label_ids[1]:
-            found = f"the same piece for both: {tokenizer.convert_ids_to_tokens(label_ids[0])}"
-            where = f"--label_words {' '.join(self.label_words)}"
-            mend = "choose two other words"
-            problems.append(Problem(where, found, "two different pieces", mend))
-        if problems:
-            raise BadInput(problems)
-        return dataclasses.replace(self, label_ids=label_ids)
+    def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, start: int) -> "LabelScoring":
+        return dataclasses.replace(self, label_ids=_label_ids(tokenizer, self.label_words))
 
-    def optimize_for_task(self, model: Model) -> None:
-        fold_cross_attention(model)
+    def optimize_for_task(self, model: PreTrainedModel) -> None:
+        family_of(model.config).optimize_for_scoring(model)
 
-    def check(self, tokenizer: Any, split: TokenizedSplit, spec: JobRequest) -> None:
+    def check(
+        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, spec: JobRequest
+    ) -> None:
         pass
 
     def describe(self, spec: JobSpec) -> str:
@@ -129,112 +106,83 @@ class Classification:
         return f"a score is the probability of {yes} against {no} as the answer's first word"
 
     def encode(
-        self, tokenizer: Any, records: Sequence[Record]
+        self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
         texts = [self.schema.read(record) for record in records]
         return source_ids(tokenizer, texts), [
-            [_bits(self._from_range(record["target"]))] if "target" in record else []
+            [_bits(self.from_range(record["target"]))] if "target" in record else []
             for record in records
         ]
 
-    def frames(self, tokenizer: Any) -> dict[str, Frame]:
+    def frames(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Frame]:
         return {"source": frame_of(*source_ids(tokenizer, ["", "a"])), "target": (0, 0)}
 
-    def _from_range(self, target: float) -> float:
+    def from_range(self, target: float) -> float:
+        """A target in [0, 1]."""
         return (float(target) - self.target_min) / (self.target_max - self.target_min)
 
-    def collate(self, split: TokenizedSplit, rows: MicroBatch, spec: JobSpec, config: Any) -> Batch:
-        longest, side = spec.max_source_length, spec.truncation_side
-        start = np.array([config.decoder_start_token_id])
-        return make_batch(
-            [[split.sources.row(i, longest, side) for i in row] for row in rows],
-            [[start] * len(row) for row in rows],
-            _targets(split, np.concatenate(rows)),
-            config.pad_token_id,
-        )
-
-    def loss_denominator(self, split: TokenizedSplit, indexes: Indexes, spec: JobSpec) -> int:
-        """The number of examples."""
-        return len(indexes)
-
-    def loss(self, model: Model, batch: Batch, label_smoothing: float) -> torch.Tensor:
-        """The cross-entropy of the soft targets: their KL divergence up to a constant."""
-        batch = batch.to(model.device)
-        return _losses(target_logits(model, batch, self.label_ids), batch.targets).sum()
-
-    def evaluate(
-        self,
-        model: Model,
-        tokenizer: Any,
-        split: TokenizedSplit,
-        spec: PlannedSpec,
-        shard: EvalShard,
-        tell: Tell,
-    ) -> dict[str, Any] | None:
-        began = time.perf_counter()
-        # On the main process alone, the logits of no and yes, and the targets in [0, 1].
-        records = len(split) if shard.world.is_rank_zero else 0
-        logits = np.zeros((records, 2), np.float32)
-        targets = np.full(records, np.nan)
-
-        def note(indexes: range, found: Iterator[list[float]]) -> None:
-            here = slice(indexes.start, indexes.stop)
-            logits[here] = list(found)
-            scores = self._to_range(_scores(logits[here]))
-            for index, pair, score in zip(indexes, logits[here].tolist(), scores, strict=True):
-                record = split.record(index)
-                if "target" in record:
-                    targets[index] = self._from_range(record["target"])
-                item = {"orig_d": record, "pred_score": score}
-                tell(record, score, item | {"logits": None if score is None else pair})
-
-        with shard.keeping(self._score(model, split, spec, shard), len(split)) as kept:
-            scored = time.perf_counter()
-            shard.collect(kept, len(split), note)
-        if not shard.world.is_rank_zero:
-            return None
-        measured = self._judge(logits, targets, spec.seed)
-        measured["eval_seconds"] = time.perf_counter() - began
-        measured["score_seconds"] = scored - began
-        return measured
-
-    def _to_range(self, scores: Floats) -> list[float | None]:
+    def to_range(self, scores: Floats) -> list[float | None]:
         """Scores in the user's range; None for what is no number."""
         scaled = self.target_min + scores * (self.target_max - self.target_min)
         scaled = np.minimum(scaled, self.target_max)  # which rounding may pass
         return [score if math.isfinite(score) else None for score in scaled.tolist()]
 
-    def _score(
-        self, model: Model, split: TokenizedSplit, spec: PlannedSpec, shard: EvalShard
-    ) -> Iterator[tuple[int, list[float]]]:
-        """The index and the float32 logits of no and yes of each record in this share."""
-        lengths = split.sources.lengths(spec.max_source_length)
-        at_once = SCORED_AT_ONCE * spec.micro_batch_tokens
-        batches = batches_by_positions(
-            lengths, np.ones_like(lengths), at_once, spec.eval_batch_size, shard.world.size
+    def collate(self, examples: Examples, rows: MicroBatch, config: Any) -> Batch:
+        start = np.array([config.decoder_start_token_id])
+        targets = [examples.targets[index] for row in rows for index in row]
+        return make_batch(
+            [[examples.sources[index] for index in row] for row in rows],
+            [[start] * len(row) for row in rows],
+            torch.from_numpy(np.concatenate(targets).view(np.float32)),
+            config.pad_token_id,
         )
-        costs = [int(lengths[batch].sum()) for batch in batches]
-        with progress_bar(len(split), "score") as bar, torch.no_grad():
-            for chosen, counts in shard.of(batches, costs):
-                batch = self.collate(split, tuple(chosen[:, None]), spec, model.config)
-                logits = target_logits(model, batch.to(model.device), self.label_ids)
-                if counts:
-                    yield from zip(chosen.tolist(), logits.tolist(), strict=True)
-                bar.update(len(chosen) * shard.world.size)
 
-    def _judge(
-        self,
-        logits: npt.NDArray[np.float32],
-        targets: Floats,
-        seed: int,
-    ) -> dict[str, Any]:
-        """The metrics over the records with a target; errors are in the user's range.
+    def loss(self, model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:
+        """The cross-entropy of the soft targets: their KL divergence up to a constant."""
+        batch = batch.to(model.device)
+        logits = family_of(model.config).target_logits(model, batch, self.label_ids)
+        return _soft_cross_entropy(logits, batch.targets).sum()
 
-        Args:
-            targets: of all records, in [0, 1]; NaN where there is none.
-        """
-        scores = _scores(logits)
-        answered, finite = ~np.isnan(targets), np.isfinite(scores)
+    def evaluation(self, context: EvalContext, spec: PlannedSpec) -> "LabelEvaluation":
+        return LabelEvaluation(self, context, spec)
+
+    def sample(self, record: Record, prediction: float | None) -> Mapping[str, Any]:
+        return {"input": record["input"], "target": record.get("target"), "score": prediction}
+
+
+class LabelEvaluation:
+    """One evaluation of a label scorer."""
+
+    timing = "score_seconds"
+
+    def __init__(self, task: LabelScoring, context: EvalContext, spec: PlannedSpec):
+        """Rows are scored as `results` are asked for."""
+        self._task, self._split, self._seed = task, context.examples.split, spec.seed
+        # The logits of no and yes, and the targets in [0, 1], NaN where there is none.
+        self._logits = np.zeros((len(self._split), 2), np.float32)
+        self._targets = np.full(len(self._split), np.nan)
+        max_positions = SCORED_AT_ONCE * spec.micro_batch_tokens
+        scoring = Scoring(task.label_ids, max_positions, spec.eval_batch_size)
+        self.results: Iterator[tuple[int, Any]] = score_labels(
+            context.model, context.examples.sources, scoring, context.shard
+        )
+
+    def judge(self, indexes: range, results: Iterator[Any]) -> Iterator[Prediction]:
+        here = slice(indexes.start, indexes.stop)
+        self._logits[here] = list(results)
+        logits = self._logits[here]
+        scores = self._task.to_range(label_probabilities(logits)[:, 1])
+        for index, pair, score in zip(indexes, logits.tolist(), scores, strict=True):
+            record = self._split.record(index)
+            if "target" in record:
+                self._targets[index] = self._task.from_range(record["target"])
+            item = {"orig_d": record, "pred_score": score}
+            yield Prediction(record, score, item | {"logits": None if score is None else pair})
+
+    def metrics(self) -> dict[str, Any]:
+        """Those of the records with a target; errors are in the user's range."""
+        scores = label_probabilities(self._logits)[:, 1]
+        answered, finite = ~np.isnan(self._targets), np.isfinite(scores)
         if not finite.all():
             log.warning(
                 "the scores of %d of %d records are no finite numbers, and left out of the metrics",
@@ -242,44 +190,45 @@ class Classification:
             )  # fmt: skip
         if not answered.any():
             return {}
-        if not (answered & finite).any():
+        measured = answered & finite
+        if not measured.any():
             return {"loss": None}
-        answered = np.flatnonzero(answered & finite)
-        scores = scores[answered]
-        learned = torch.from_numpy(targets[answered].astype(np.float32))
-        losses = _losses(torch.from_numpy(logits[answered]), learned)
-        measured = {
-            "loss": float(losses.mean()),
-            **score_metrics(scores, targets[answered], seed),
-        }
-        return in_range(measured, self.target_min, self.target_max)
+        scores, targets = scores[measured], self._targets[measured]
+        losses = _soft_cross_entropy(
+            torch.from_numpy(self._logits[measured]), torch.from_numpy(targets.astype(np.float32))
+        )
+        metrics = {"loss": float(losses.mean()), **score_metrics(scores, targets, self._seed)}
+        return in_range(metrics, self._task.target_min, self._task.target_max)
 
-    def sample(self, record: Record, prediction: float | None) -> Mapping[str, Any]:
-        return {"input": record["input"], "target": record.get("target"), "score": prediction}
 
-    def prediction_files(self, spec: JobSpec, step: int) -> Sequence[str]:
-        return prediction_files(vars(spec), step)
+def _label_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[int, ...]:
+    """The id of each word; raises BadInput where one is no single piece, or they are the same."""
+    pieces = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+    problems = []
+    for word, ids in zip(words, pieces, strict=True):
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+            counted = f"{len(ids)} pieces" if len(ids) != 1 else "no piece"
+            shown = " ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing"
+            found = f"{counted} of this vocabulary: {shown}"
+            expected = "a word that is one piece, known to the model"
+            mend = "choose two other words, or a model whose vocabulary has them"
+            problems.append(Problem(f"--label_words {word}", found, expected, mend))
+    label_ids = tuple(ids[0] for ids in pieces if ids)
+    if not problems and label_ids[0] == label_ids[1]:
+        found = f"the same piece for both: {tokenizer.convert_ids_to_tokens(label_ids[0])}"
+        where = f"--label_words {' '.join(words)}"
+        mend = "choose two other words"
+        problems.append(Problem(where, found, "two different pieces", mend))
+    if problems:
+        raise BadInput(problems)
+    return label_ids
 
 
 def _bits(value: float) -> int:
     return int(np.float32(value).view(np.int32))
 
 
-def _targets(split: TokenizedSplit, indexes: Indexes) -> torch.Tensor:
-    """The targets of these records, float32 in [0, 1]; NaN where there is none."""
-    found = np.full(len(indexes), np.nan, np.float32)
-    for place in np.flatnonzero(split.answered[indexes]):
-        found[place] = split.targets.row(indexes[place], longest=1).view(np.float32)[0]
-    return torch.from_numpy(found)
-
-
-def _scores(logits: npt.NDArray[np.float32]) -> Floats:
-    """The probability of yes under logits (records, 2) of no and yes; NaN where one is infinite."""
-    scores: Floats = torch.from_numpy(logits).double().softmax(-1)[:, 1].contiguous().numpy()
-    return np.where(np.isfinite(logits).all(-1), scores, np.nan)
-
-
-def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The cross-entropy of each target (examples,) under logits (examples, 2) of no and yes."""
     logs = logits.float().log_softmax(-1)
     return -(targets * logs[:, 1] + (1 - targets) * logs[:, 0])

@@ -1,26 +1,31 @@
-"""An evaluation: every record answered once, and what it found written down."""
+"""An evaluation: every record answered once, and written down with its metrics."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from transformers import PreTrainedModel
+
+from workflow.config.job import PlannedSpec
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log, on_terminal
 from workflow.data.schema import Record
 from workflow.inference.eval_shard import EvalShard
 from workflow.metrics.user import apply_user_metric, load_user_metric
-from workflow.models.state_dict import Model
 from workflow.reporting.eval_table import metrics_table
 from workflow.reporting.report.summary import NO_METRICS
 from workflow.reporting.trackers.base import SAMPLES
+from workflow.runs.predictions import prediction_files
+from workflow.tasks.base import EvalContext, Examples, Prediction, Task
 from workflow.training.context import RunContext
 from workflow.training.run_dir import PredictionFiles
 
 _loaded_once = cache(load_user_metric)
 
 
-def evaluate(context: RunContext, model: Model, lockstep: bool = False) -> dict[str, Any]:
+def evaluate(context: RunContext, model: PreTrainedModel, lockstep: bool = False) -> dict[str, Any]:
     """Evaluate `model`, in evaluation mode, at the run's step; all processes get the metrics.
 
     Items and metrics are written by the main one.
@@ -32,17 +37,43 @@ def evaluate(context: RunContext, model: Model, lockstep: bool = False) -> dict[
         Stopped: on all processes, and nothing is written.
     """
     job, world, folder = context.job, context.world, context.folder
-    task, spec, split = job.task, job.spec, job.splits["eval"]
     shard = EvalShard(world, lockstep, context.stop, folder.path)
-    with folder.items(task.prediction_files(spec, context.progress.step)) as items:
-        heard = _Heard(items, keeps=spec.metric is not None)
-        metrics = task.evaluate(model, job.tokenizer, split, spec, shard, heard.hear)
-        return world.on_rank_zero(lambda: _told(context, metrics, heard))
+    examples = Examples.of(job.splits["eval"], job.spec)
+    evaluated = EvalContext(model, job.tokenizer, examples, shard)
+    with folder.items(prediction_files(vars(job.spec), context.progress.step)) as items:
+        predictions = _Predictions(items, keeps=job.spec.metric is not None)
+        metrics = compute_metrics(job.task, evaluated, job.spec, predictions.add)
+        return world.on_rank_zero(lambda: _record(context, metrics, predictions))
+
+
+def compute_metrics(
+    task: Task, context: EvalContext, spec: PlannedSpec, on_prediction: Callable[[Prediction], None]
+) -> dict[str, Any] | None:
+    """The metrics of a model, and how long that took, on the main process; None on the others.
+
+    Args:
+        on_prediction: is called there with every record once, in the order of the data file.
+    """
+    began = time.perf_counter()
+    evaluation = task.evaluation(context, spec)
+    ready = time.perf_counter()
+
+    def judge(indexes: range, results: Iterator[Any]) -> None:
+        for prediction in evaluation.judge(indexes, results):
+            on_prediction(prediction)
+
+    computed = context.shard.collect(evaluation.results, len(context.examples.split), judge)
+    if not context.shard.world.is_rank_zero:
+        return None
+    metrics = evaluation.metrics()
+    metrics["eval_seconds"] = time.perf_counter() - began
+    metrics[evaluation.timing] = computed - ready
+    return metrics
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """What a task tells of each record: written at once.
+class _Predictions:
+    """The predictions of an evaluation, written at once.
 
     The first few are kept for trackers, all only for a user's own metric.
     """
@@ -50,28 +81,31 @@ class _Heard:
     items: PredictionFiles
     keeps: bool
     records: list[Record] = field(default_factory=list)
-    predictions: list[Any] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
 
-    def hear(self, record: Record, prediction: Any, item: dict[str, Any]) -> None:
-        self.items.add(item)
+    def add(self, prediction: Prediction) -> None:
+        self.items.add(prediction.item)
         if self.keeps or len(self.records) < SAMPLES:
-            self.records.append(record)
-            self.predictions.append(prediction)
+            self.records.append(prediction.record)
+            self.values.append(prediction.value)
 
     @property
     def first(self) -> Iterable[tuple[Record, Any]]:
         """The records that trackers are shown, each with its prediction."""
-        return zip(self.records[:SAMPLES], self.predictions, strict=False)
+        return zip(self.records[:SAMPLES], self.values, strict=False)
 
 
-def _told(context: RunContext, metrics: dict[str, Any] | None, heard: _Heard) -> dict[str, Any]:
-    """Write and log what an evaluation found, and return its metrics."""
+def _record(
+    context: RunContext, metrics: dict[str, Any] | None, predictions: _Predictions
+) -> dict[str, Any]:
+    """Write and log an evaluation, and return its metrics."""
     assert metrics is not None
     job, folder = context.job, context.folder
-    own = {} if job.spec.metric is None else _users_own(job.spec.metric, heard, metrics)
+    metric = job.spec.metric
+    own = {} if metric is None else _user_metrics(metric, predictions, metrics)
     metrics |= own
-    heard.items.finish()
-    samples = [job.task.sample(*one) for one in heard.first] if folder.trackers else []
+    predictions.items.finish()
+    samples = [job.task.sample(*one) for one in predictions.first] if folder.trackers else []
     line = {"step": context.progress.step, **metrics, "time": time.time()}
     folder.append_metrics(line, samples)
     for shown in _lines(context, metrics, list(own)):
@@ -82,22 +116,26 @@ def _told(context: RunContext, metrics: dict[str, Any] | None, heard: _Heard) ->
 
 def _lines(context: RunContext, metrics: dict[str, Any], own: list[str]) -> list[str]:
     """What the log says of an evaluation: a table on a terminal, a line elsewhere."""
-    job, step = context.job, context.progress.step
+    spec, step = context.job.spec, context.progress.step
+    names = TASK_SPECS[spec.task].shown_metrics
     if on_terminal():
         earlier, now = context.folder.metrics_before(step), {"step": step, **metrics}
-        table = metrics_table(earlier, now, job.task.shown, job.spec.max_steps, own)
+        table = metrics_table(earlier, now, names, spec.max_steps, own)
         if table:
             return table
-    names = (*job.task.shown, *own)
-    shown = [f"{name} {metrics[name]:.4g}" for name in names if metrics.get(name) is not None]
-    told = "  ".join(shown) or "no answers to compare with, so no metrics"
-    return [f"step {step}: {told}"]
+    shown = [
+        f"{name} {metrics[name]:.4g}" for name in (*names, *own) if metrics.get(name) is not None
+    ]
+    values = "  ".join(shown) or "no answers to compare with, so no metrics"
+    return [f"step {step}: {values}"]
 
 
-def _users_own(metric: str, heard: _Heard, metrics: dict[str, Any]) -> dict[str, float | None]:
-    """What the user's own metric finds; it takes the place of none of ours."""
+def _user_metrics(
+    metric: str, predictions: _Predictions, metrics: dict[str, Any]
+) -> dict[str, float | None]:
+    """What the user's own metric gives; it takes the place of none of ours."""
     name = metric.rsplit(":", 1)[1]
     function = _loaded_once(metric)
-    found = apply_user_metric(function, name, heard.records, heard.predictions)
+    values = apply_user_metric(function, name, predictions.records, predictions.values)
     taken = metrics.keys() | NO_METRICS
-    return {f"user_{n}" if n in taken else n: value for n, value in found.items()}
+    return {f"user_{n}" if n in taken else n: value for n, value in values.items()}

@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from workflow.config.request import JobRequest
 from workflow.core.files import write_json
@@ -19,7 +20,9 @@ ROUNDS = 4
 Splits = dict[str, TokenizedSplit]
 
 
-def audited(data: Splits, task: Task, tokenizer: Any, spec: JobRequest, cache: Path) -> Report:
+def audited(
+    data: Splits, task: Task, tokenizer: PreTrainedTokenizerBase, spec: JobRequest, cache: Path
+) -> Report:
     """The audit of these splits, kept as the tokens are: it depends on them and the lengths."""
     lengths = spec.max_source_length, spec.max_target_length, spec.truncation_side
     key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])
@@ -36,11 +39,11 @@ def audited(data: Splits, task: Task, tokenizer: Any, spec: JobRequest, cache: P
 
 
 def grow_until_nothing_is_missing(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     data: Splits,
-    tokenize: Callable[[Any], Splits],
-    audit: Callable[[Any, Splits], Report],
-) -> tuple[Any, Splits, Report]:
+    tokenize: Callable[[PreTrainedTokenizerBase], Splits],
+    audit: Callable[[PreTrainedTokenizerBase, Splits], Report],
+) -> tuple[PreTrainedTokenizerBase, Splits, Report]:
     """The tokenizer with a token for each character that did not come back; data and audit by it.
 
     So every text is tried with what was grown, and the audit tells what still does not come back.

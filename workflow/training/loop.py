@@ -13,7 +13,7 @@ from workflow.core.console import log, progress_bar
 from workflow.core.errors import Stopped
 from workflow.data.step_planner import Lengths, plan_step, step_examples
 from workflow.distributed.device import pick_device
-from workflow.models.lm_head import supports_packing
+from workflow.models.families import family_of
 from workflow.models.state_dict import Model
 from workflow.reporting.trackers.base import Start, tracking
 from workflow.runs.checkpoint import hold_for_reading
@@ -192,8 +192,8 @@ class Trainer:
         began = time.perf_counter()
         examples = step_examples(step, spec.batch_size, len(split), spec.seed)
         plan = plan_step(
-            examples, self._lengths, spec.micro_batch_tokens, supports_packing(self._engine.model),
-            world.size,
+            examples, self._lengths, spec.micro_batch_tokens,
+            family_of(self._engine.model.config).supports_packing(self._engine.model), world.size,
         )  # fmt: skip
         outcome = train_step(job, self._engine, plan, step, world)
         seconds = time.perf_counter() - began

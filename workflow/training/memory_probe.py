@@ -9,11 +9,12 @@ import torch
 from workflow.core.console import log
 from workflow.data.step_planner import Indexes, Lengths, MicroBatch, plan_step, step_examples
 from workflow.distributed.world import World
-from workflow.memory.activations import activation_bytes
+from workflow.memory.activations import Work, activation_bytes
 from workflow.memory.model_dims import sizes_of_model
-from workflow.models.lm_head import supports_packing
+from workflow.models.batch import Batch
+from workflow.models.families import family_of
 from workflow.models.state_dict import Model
-from workflow.tasks.base import Batch
+from workflow.tasks.base import Examples
 from workflow.training.engines.single import Engine
 from workflow.training.oom import Shape, oom_context
 from workflow.training.prepare import Job
@@ -44,7 +45,8 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
         steps = range(done + 1, job.spec.max_steps + 1)
     began = time.perf_counter()
     shape = largest_of(job, engine.model, steps, world.size)
-    first = job.task.collate(job.splits["train"], (np.array([0]),), job.spec, engine.model.config)
+    examples = Examples.of(job.splits["train"], job.spec)
+    first = job.task.collate(examples, (np.array([0]),), engine.model.config)
     with oom_context(job, world, f"the trial before step {done + 1}", shape):
         engine.probe(first, enlarged(first, shape))
     seconds = time.perf_counter() - began
@@ -58,14 +60,12 @@ def largest_of(job: Job, model: Model, steps: range, world_size: int) -> Shape:
     sizes = sizes_of_model(model)
 
     def predicted(shape: Shape) -> float:
-        found = activation_bytes(
-            sizes, shape.positions, shape.source, shape.target,
-            computing=2 if spec.bf16 else 4,
+        work = Work(
+            bool(spec.bf16), shape.source, shape.target, shape.positions,
             on_gpu=model.device.type == "cuda",
-            checkpointing=spec.gradient_checkpointing,
-            dropout=True,
+            gradient_checkpointing=spec.gradient_checkpointing,
         )  # fmt: skip
-        return sum(found.values())
+        return sum(activation_bytes(sizes, work).values())
 
     def examples(step: int) -> Indexes:
         return step_examples(step, spec.batch_size, len(split), spec.seed)
@@ -78,7 +78,7 @@ def largest_of(job: Job, model: Model, steps: range, world_size: int) -> Shape:
     planned = heaviest_steps(steps, examples, lengths, count)
     found = largest_shape(
         [examples(step) for step in planned], lengths, spec.micro_batch_tokens,
-        supports_packing(model), world_size, predicted,
+        family_of(model.config).supports_packing(model), world_size, predicted,
     )  # fmt: skip
     if len(planned) == len(steps):
         return found

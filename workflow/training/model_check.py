@@ -10,36 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from workflow.config.job import JobSpec
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
 from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.world import World
+from workflow.inference.decoding import Decoding, PromptBatch
 from workflow.inference.eval_shard import EvalShard
-from workflow.inference.hf_generate import write_by_transformers
-from workflow.models.families import parts_of, widen_vocabulary
-from workflow.models.hub import first_line, load_generation_settings, model_class
+from workflow.inference.hf_generate import hf_generate
+from workflow.models.configuration import small_configuration, widen_vocabulary
+from workflow.models.families import family_of
+from workflow.models.hub import first_line
 from workflow.models.settings import ModelSettings
-from workflow.models.state_dict import Model
 from workflow.models.tokenizers.vocabulary import count_ids
-from workflow.tasks.base import Task
+from workflow.tasks.base import Examples, Task
 
-_LAYERS = (
-    "num_layers", "num_decoder_layers", "num_hidden_layers", "encoder_layers", "decoder_layers",
-)  # fmt: skip
-_SMALL = {
-    2: (
-        "num_heads", "num_attention_heads", "encoder_attention_heads", "decoder_attention_heads",
-        "num_key_value_heads",
-    ),
-    8: ("head_dim", "d_kv"),
-    16: (
-        "d_model", "hidden_size", "cross_attention_hidden_size", "d_ff", "encoder_ffn_dim",
-        "decoder_ffn_dim", "intermediate_size",
-    ),
-}  # fmt: skip
-"""Sizes of a small copy, by the names that configurations have for them."""
 SOURCE_IDS, TARGET_IDS = 12, 6
 """How many ids of each text are tried."""
 TOLERANCE = 1e-3
@@ -55,7 +42,7 @@ def check_model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = small_copy(config, count_ids(settings.tokenizer))
-            model.generation_config = load_generation_settings(folder)
+            model.generation_config = copy.deepcopy(settings.generation)
             settings.decoder_ids.set_in(model)
             trouble = _trouble(model, task, split, spec)
     except Exception as error:  # whatever transformers raises is what is looked for
@@ -66,51 +53,35 @@ def check_model(
         raise BadInput([_unfit(folder, config, trouble)])
 
 
-def _unfit(folder: Path, config: Any, trouble: str) -> Problem:
+def _unfit(folder: Path, config: PreTrainedConfig, trouble: str) -> Problem:
     found = f"a {config.model_type} model, a small copy of which {trouble}"
     mend = "choose a model of another type, or report this as an error"
     expected = "an encoder-decoder that learns and writes"
     return Problem(str(folder / "config.json"), found, expected, mend)
 
 
-def small_copy(config: Any, tokens: int) -> Model:
-    """A model of a configuration's kind with random weights for `tokens`, whose sizes are small.
-
-    Counts of layers keep their order: the fewest become 1, the next 2. Sizes that are not named
-    above stay, for a type may not work with others.
-    """
-    config = copy.deepcopy(config)
+def small_copy(config: PreTrainedConfig, tokens: int) -> PreTrainedModel:
+    """A model of a configuration's kind with random weights for `tokens`, whose sizes are small."""
+    config = small_configuration(config, window=SOURCE_IDS)
     widen_vocabulary(config, tokens)
-    parts = parts_of(config)
-    counts = {vars(part).get(name) for part in parts for name in _LAYERS} - {None}
-    few = {count: rank for rank, count in enumerate(sorted(counts), start=1)}
-    for part in parts:
-        for name in _LAYERS:
-            if vars(part).get(name) is not None:
-                setattr(part, name, few[getattr(part, name)])
-        for size, names in _SMALL.items():
-            for name in names:
-                if vars(part).get(name) is not None:
-                    setattr(part, name, size)
-        if hasattr(part, "layer_types"):
-            part.layer_types = part.layer_types[: part.num_hidden_layers]
-        if hasattr(part, "attention_window"):  # LED pads every text to a multiple of it
-            part.attention_window = [SOURCE_IDS] * part.encoder_layers
-    return model_class(config)._from_config(config, dtype=torch.float32).eval()
+    model_class: Any = family_of(config).model_class(config)
+    model: PreTrainedModel = model_class._from_config(config, dtype=torch.float32)
+    model.eval()
+    return model
 
 
-def _trouble(model: Model, task: Task, split: TokenizedSplit, spec: JobSpec) -> str | None:
+def _trouble(
+    model: PreTrainedModel, task: Task, split: TokenizedSplit, spec: JobSpec
+) -> str | None:
     """What is wrong with a model's losses and texts of two records; None where all is well."""
-    few = dataclasses.replace(
-        spec, max_source_length=SOURCE_IDS, max_target_length=TARGET_IDS, max_new_tokens=2,
-        n_samples=1, num_beams=1, temperature=0.0, min_new_tokens=0,
-    )  # fmt: skip
+    spec = dataclasses.replace(spec, max_source_length=SOURCE_IDS, max_target_length=TARGET_IDS)
+    examples = Examples.of(split, spec)
     answered = np.flatnonzero(split.answered)
-    lengths = split.sources.lengths(SOURCE_IDS, answered)
+    lengths = examples.sources.lengths[answered]
     pair = answered[np.argsort(lengths, kind="stable")[[0, -1]]] if len(answered) > 1 else answered
 
     def loss(*rows: Any) -> torch.Tensor:
-        return task.loss(model, task.collate(split, rows, few, model.config), 0.0)
+        return task.loss(model, task.collate(examples, rows, model.config), 0.0)
 
     if len(pair):
         together = loss(*pair[:, None])
@@ -120,11 +91,8 @@ def _trouble(model: Model, task: Task, split: TokenizedSplit, spec: JobSpec) -> 
         if not abs(float(together.detach()) - alone) <= TOLERANCE * abs(alone):  # nor if it is NaN
             return "gives a record another loss beside others than alone"
     if spec.writes_texts:
-        prompts = [
-            split.sources.row(index, SOURCE_IDS).tolist() for index in range(min(2, len(split)))
-        ]
+        indexes = range(min(2, len(split)))
+        prompts = PromptBatch([examples.sources[index] for index in indexes], indexes)
         with torch.no_grad():
-            write_by_transformers(
-                model, prompts, range(len(prompts)), few, [], EvalShard(World.alone())
-            )
+            hf_generate(model, prompts, Decoding(max_new_tokens=2), EvalShard(World.alone()))
     return None

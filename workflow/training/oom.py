@@ -12,7 +12,7 @@ import torch
 from workflow.core.errors import OutOfMemory
 from workflow.distributed.world import World
 from workflow.memory.search import FEWEST, amount, available_memory
-from workflow.tasks.base import Batch
+from workflow.models.batch import Batch
 from workflow.training.prepare import Job
 
 _ASKED = re.compile(r"allocate ([\d.]+) (bytes|[KMGT]iB)")

@@ -18,7 +18,7 @@ from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
-from workflow.memory.estimate import Work
+from workflow.memory.activations import Work
 from workflow.memory.model_dims import sizes_of
 from workflow.memory.render import render_plans
 from workflow.memory.search import Machine, PlanRequest, choose, plans, this_machine
@@ -54,13 +54,12 @@ def plan_job(
     Raises:
         BadInput: where nothing does.
     """
-    work, request = _work_of(spec, data), _request_of(spec)
-    sizes, trains = sizes_of(folder), not spec.no_train
+    sizes, work, request = sizes_of(folder), _work_of(spec, data), _request_of(spec)
     plan, computed = None, earlier.computed
     if computed is not None and computed.processes == machine.processes:
         with suppress(BadInput):
-            plan = choose(sizes, machine, work, _as_earlier(request, computed), trains)
-    plan = plan or choose(sizes, machine, work, request, trains)
+            plan = choose(sizes, machine, work, _as_earlier(request, computed))
+    plan = plan or choose(sizes, machine, work, request)
     assert plan.positions is not None
     return plan.strategy, min(plan.positions, earlier.max_padded_tokens or plan.positions)
 
@@ -69,9 +68,8 @@ def tell_plans(
     folder: Path, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
 ) -> list[str]:
     """What the job takes on a machine under each setting, and what fits."""
-    work, request, trains = _work_of(spec, data), _request_of(spec), not spec.no_train
-    sizes = sizes_of(folder)
-    return render_plans(sizes, machine, work, plans(sizes, machine, work, request, trains), trains)
+    sizes, work = sizes_of(folder), _work_of(spec, data)
+    return render_plans(sizes, machine, work, plans(sizes, machine, work, _request_of(spec)))
 
 
 def _work_of(spec: JobSpec, data: Mapping[str, TokenizedSplit]) -> Work:
@@ -114,9 +112,7 @@ def dry_run(
     bf16 = spec.bf16 if spec.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
     target = spec.max_target_length if spec.writes_texts else 1
     work = _work(spec, bf16, spec.max_source_length, target, records=None)
-    trains = not spec.no_train
-    all_plans = plans(sizes, machine, work, _request_of(spec), trains)
-    return render_plans(sizes, machine, work, all_plans, trains)
+    return render_plans(sizes, machine, work, plans(sizes, machine, work, _request_of(spec)))
 
 
 def own_settings(spec: JobRequest) -> tuple[dict[str, Any], list[Problem]]:
@@ -160,6 +156,7 @@ def _work(spec: JobRequest, bf16: bool, source: int, target: int, records: int |
         source_length=source,
         target_length=target,
         positions=0,
+        trains=not spec.no_train,
         gradient_checkpointing=spec.gradient_checkpointing,
         generated=generated,
         moments=0 if spec.optim == "adafactor" else 8,

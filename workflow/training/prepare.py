@@ -23,7 +23,7 @@ from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
 from workflow.memory.search import Machine, this_machine
 from workflow.metrics.user import load_user_metric
-from workflow.models.families import DecoderIds, vocabulary_size
+from workflow.models.families import DecoderIds, family_of
 from workflow.models.hub import fetch_settings
 from workflow.models.settings import load_model_settings
 from workflow.models.tokenizers.vocabulary import count_ids
@@ -145,7 +145,8 @@ def prepare(
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
     spec = resolve(asked)
-    learned = min(count_ids(settings.tokenizer), vocabulary_size(settings.config))
+    vocabulary = family_of(settings.config).vocabulary_size(settings.config)
+    learned = min(count_ids(settings.tokenizer), vocabulary)
     tokens = count_ids(data.tokenizer)
     settings = dataclasses.replace(settings, tokenizer=data.tokenizer)
     check_model(folder, settings, task, data.splits["eval"], spec)

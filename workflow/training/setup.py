@@ -4,25 +4,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput
 from workflow.distributed.device import pick_device
 from workflow.distributed.world import World
+from workflow.models.batch import Batch
+from workflow.models.families import family_of
 from workflow.models.hub import fetch_settings, fetch_weights
-from workflow.models.kernels.cpu import tune_memory, use_fast_modules
-from workflow.models.lm_head import supports_packing
+from workflow.models.kernels.cpu import tune_memory
 from workflow.models.loading import build_model, check_weight_files, load_model, weights_of
-from workflow.models.state_dict import Model, file_tensors
+from workflow.models.state_dict import file_tensors
 from workflow.runs.checkpoint import RESUME_FOLDER
-from workflow.tasks.base import Batch
 from workflow.training.engines.deepspeed import ShardedModel, ZeroEngine, partitioning
 from workflow.training.engines.single import Engine, SingleProcessEngine
 from workflow.training.oom import oom_context
 from workflow.training.prepare import Job
 
 
-def load_together(job: Job, world: World, checkpoint: Path | None) -> Model:
+def load_together(job: Job, world: World, checkpoint: Path | None) -> PreTrainedModel:
     """The job's model, with a checkpoint's values where it goes on from one.
 
     Raises:
@@ -30,7 +31,7 @@ def load_together(job: Job, world: World, checkpoint: Path | None) -> Model:
     """
     folder = world.together(lambda: _find_weights(job, world, checkpoint))
 
-    def load() -> Model:
+    def load() -> PreTrainedModel:
         with oom_context(job, world, "loading the model"):
             return ready_model(job, folder, checkpoint)
 
@@ -55,7 +56,7 @@ def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:
     return folder
 
 
-def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> Model:
+def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTrainedModel:
     """The job's model where it is to compute, with a row for each of the tokenizer's tokens.
 
     In float32 where plain torch is to train it: then the engine makes the copy that computes. Under
@@ -75,11 +76,14 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> Model
         with device:
             model = load_model(folder, spec.dropout_rate, job.extension, dtype, checkpoint)
         job.task.optimize_for_task(model)
-    job.decoder_ids.set_in(model)
-    return job.tuning.apply(_made_fast(model, device))
+    _adapt(model, job, device)
+    tuned: PreTrainedModel = job.tuning.apply(model)
+    return tuned
 
 
-def make_engine(job: Job, model: Model, world: World, checkpoint: Path | None = None) -> Engine:
+def make_engine(
+    job: Job, model: PreTrainedModel, world: World, checkpoint: Path | None = None
+) -> Engine:
     """The engine that trains the job's model: plain torch, or ZeRO where the job has a setting.
 
     Args:
@@ -87,12 +91,12 @@ def make_engine(job: Job, model: Model, world: World, checkpoint: Path | None = 
     """
     spec, strategy = job.spec, job.strategy
 
-    def loss(model: Model, batch: Batch) -> torch.Tensor:
+    def loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         return job.task.loss(model, batch, spec.label_smoothing_factor)
 
     if strategy is None:
         return SingleProcessEngine(model, spec, loss, job.tuning)
-    folder = Path(model.name_or_path)
+    folder = Path(str(model.name_or_path))
     sharded = ShardedModel(
         model,
         strategy,
@@ -104,17 +108,19 @@ def make_engine(job: Job, model: Model, world: World, checkpoint: Path | None = 
     return ZeroEngine(sharded, spec, loss, world, job.tuning)
 
 
-def _whole_copy(job: Job, folder: Path) -> Model:
+def _whole_copy(job: Job, folder: Path) -> PreTrainedModel:
     device = pick_device()
     dtype = torch.bfloat16 if job.spec.bf16 else torch.float32
     with device:
         model = build_model(folder, job.spec.dropout_rate, job.extension, dtype)
     job.task.optimize_for_task(model)
-    job.decoder_ids.set_in(model)
-    return _made_fast(model, device).eval()
-
-
-def _made_fast(model: Model, device: torch.device) -> Model:
-    if device.type == "cpu":
-        use_fast_modules(model, attention=supports_packing(model))
+    _adapt(model, job, device)
+    model.eval()
     return model
+
+
+def _adapt(model: PreTrainedModel, job: Job, device: torch.device) -> None:
+    """Let a model start decoding as the job does, and compute fast on its device."""
+    job.decoder_ids.set_in(model)
+    if device.type == "cpu":
+        family_of(model.config).use_fast_modules(model)

@@ -9,6 +9,7 @@ import torch
 from workflow.core.errors import RunFailed
 from workflow.data.step_planner import MicroBatch, StepPlan, seed_from
 from workflow.distributed.world import World, shared
+from workflow.tasks.base import Examples
 from workflow.training.engines.single import Engine
 from workflow.training.oom import Shape, oom_context
 from workflow.training.prepare import Job
@@ -34,14 +35,15 @@ def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World
         RunFailed: before the model is changed, where loss or gradient is not finite.
     """
     spec, split = job.spec, job.splits["train"]
-    loss_denominator = job.task.loss_denominator(split, plan.examples, spec)
+    examples = Examples.of(split, spec)
+    loss_denominator = int(split.targets.lengths(spec.max_target_length, plan.examples).sum())
     # What is drawn in a step depends on seed, step and rank, not on what was drawn before.
     torch.manual_seed(seed_from(spec.seed, step, world.rank))
     # () where this rank has no work: it takes part in every reduction all the same.
     micro_batches = plan.of_rank(world.rank)
     losses = []
     for number, rows in enumerate(micro_batches, start=1):
-        batch = job.task.collate(split, rows or plan.filler, spec, engine.model.config)
+        batch = job.task.collate(examples, rows or plan.filler, engine.model.config)
         weight = 1 / loss_denominator if rows else 0.0
         with oom_context(job, world, f"step {step}", Shape.of(batch)):
             loss = engine.add_gradient(batch, weight, last=number == len(micro_batches))
@@ -51,7 +53,7 @@ def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World
     if not np.isfinite(summed_loss):
         bad = [rows for rows, loss in zip(micro_batches, by_micro_batch, strict=True)
                if not np.isfinite(loss)]  # fmt: skip
-        of_all = [rows for found in world.gather(bad) for rows in found]
+        of_all = [rows for of_rank in world.gather(bad) for rows in of_rank]
         raise _non_finite_error(step, "the loss is not finite", of_all)
     learning_rate = engine.learning_rate
     with oom_context(job, world, f"the update of step {step}"):
@@ -66,8 +68,8 @@ def _non_finite_error(step: int, what: str, micro_batches: Sequence[MicroBatch])
     records = np.sort(np.concatenate([row for rows in micro_batches for row in rows]))
     named = ", ".join(f"train[{i}]" for i in records[:20])
     more = f" and {len(records) - 20} more" if len(records) > 20 else ""
-    told = (
+    message = (
         f"step {step}: {what}, computing records {named}{more}; the model was not changed by this "
         "step; look at those records, lower --learning_rate, or use --bf16 false"
     )
-    return shared(RunFailed(told))
+    return shared(RunFailed(message))

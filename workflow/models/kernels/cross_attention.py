@@ -4,20 +4,6 @@ from typing import Any
 
 import torch
 
-from workflow.models.lm_head import supports_packing
-from workflow.models.state_dict import Model
-
-
-def fold_cross_attention(model: Model) -> None:
-    """Let a model of T5's kind attend to its encoder's output through `FoldedAttention`.
-
-    Parameters and their names stay. Others are left as they are.
-    """
-    if supports_packing(model):
-        for block in model.get_decoder().block:
-            layer = block.layer[1]
-            layer.EncDecAttention = FoldedAttention(layer.EncDecAttention)
-
 
 class FoldedAttention(torch.nn.Module):
     """What `T5Attention` computes over an encoder's output, in another order of products.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from workflow.core.code_points import OF_POOL, as_class, of_class
 
@@ -40,7 +41,7 @@ class Grown:
     decoder: Json | None
 
 
-def not_grown(state: Json, tokenizer: Any) -> Grown:
+def not_grown(state: Json, tokenizer: PreTrainedTokenizerBase) -> Grown:
     texts = ["a", " a", "a ", "a  a"]
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     shown = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)

@@ -6,10 +6,9 @@ language around a target. Their settings are kept here, so that the plain class 
 
 import json
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 _SETTINGS = (
     "model_max_length", "padding_side", "truncation_side", "model_input_names", "add_prefix_space",
@@ -38,9 +37,9 @@ class TwoSidedTokenizer(PreTrainedTokenizerFast):
     def _switch_to_target_mode(self) -> None:
         self._put_around("around_target", self.tgt_lang or self.src_lang)
 
-    def _put_around(self, side: str, language: Any) -> None:
+    def _put_around(self, side: str, language: str | None) -> None:
         before, after = (
-            [language if token == _LANGUAGE else token for token in tokens]
+            [str(language) if token == _LANGUAGE else token for token in tokens]
             for tokens in self.init_kwargs[side]
         )
         names = dict.fromkeys(before + after)
@@ -78,7 +77,7 @@ def is_two_sided(folder: Path) -> bool:
         return False
 
 
-def rewrap(tokenizer: Any, backend: Tokenizer) -> Any:
+def rewrap(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> PreTrainedTokenizerFast:
     """A tokenizer with the settings of another, and with `backend` in the place of its own."""
     kept = {name: getattr(tokenizer, name, None) for name in _SETTINGS}
     special = tokenizer._special_tokens_map
@@ -97,7 +96,7 @@ def rewrap(tokenizer: Any, backend: Tokenizer) -> Any:
     return TwoSidedTokenizer(tokenizer_object=backend, **kept)
 
 
-def _around(tokenizer: Any, side: str, language: str | None) -> list[list[str]]:
+def _around(tokenizer: PreTrainedTokenizerBase, side: str, language: str | None) -> list[list[str]]:
     """The tokens that are put before a text and behind it."""
     ids = tokenizer(**{side: "a"})["input_ids"]
     alone = tokenizer("a", add_special_tokens=False)["input_ids"]

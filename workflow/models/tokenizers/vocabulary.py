@@ -12,9 +12,9 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from workflow.core.code_points import POOL, find_reserved, joins
 from workflow.core.errors import BadInput, Problem
@@ -30,7 +30,9 @@ from workflow.models.tokenizers.grown import (
 from workflow.models.tokenizers.two_sided import rewrap
 
 
-def grow_tokenizer(tokenizer: Any, characters: Iterable[str], in_use: Iterable[str] = ()) -> Any:
+def grow_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, characters: Iterable[str], in_use: Iterable[str] = ()
+) -> PreTrainedTokenizerBase:
     """A tokenizer in which each of `characters`, and the space, can be written and read exactly.
 
     Existing ids stay; new ones follow the last. It saves and loads as any fast tokenizer, and can
@@ -67,17 +69,17 @@ def grow_tokenizer(tokenizer: Any, characters: Iterable[str], in_use: Iterable[s
     return rewrap(tokenizer, backend)
 
 
-def can_grow(tokenizer: Any) -> bool:
+def can_grow(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer is of the `tokenizers` library, and says what it does in its file."""
     return bool(tokenizer.is_fast)
 
 
-def count_ids(tokenizer: Any) -> int:
+def count_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     """The rows that a model needs for a tokenizer: some leave ids out."""
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
-def needed_ids(tokenizer: Any) -> int:
+def needed_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     """The rows that a model must have: BART's for summaries have none for the mask, which is last.
 
     No text is written with it; `VocabExtension` gives it a row.
@@ -86,7 +88,7 @@ def needed_ids(tokenizer: Any) -> int:
     return int(max(ids)) + 1
 
 
-def _cannot_grow(tokenizer: Any, reason: str) -> Problem:
+def _cannot_grow(tokenizer: PreTrainedTokenizerBase, reason: str) -> Problem:
     found = f"the model's {type(tokenizer).__name__}, which {reason}"
     expected = "a tokenizer that can be extended, as that of a tokenizer.json or spiece.model"
     return Problem("--add_missing_tokens", found, expected, "leave --add_missing_tokens out")

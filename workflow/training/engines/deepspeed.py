@@ -16,6 +16,7 @@ from workflow.config.job import JobSpec
 from workflow.core.errors import RunFailed
 from workflow.distributed.strategy import ShardingStrategy, zero_configuration
 from workflow.distributed.world import World
+from workflow.models.batch import Batch
 from workflow.models.safetensors_writer import Tensors, Whole
 from workflow.models.state_dict import (
     Model,
@@ -26,7 +27,6 @@ from workflow.models.state_dict import (
     saved_names,
     whole_shape,
 )
-from workflow.tasks.base import Batch
 from workflow.training.engines.single import Loss
 from workflow.training.optim import at_rest, go_to_step, make_optimizer, make_scheduler
 from workflow.tuning import TUNING_METHODS, TuningMethod

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import torch
 
 from workflow.config.job import JobSpec
+from workflow.models.batch import Batch
 from workflow.models.loading import held_tensors
 from workflow.models.losses import ELEMENTS_AT_ONCE
 from workflow.models.safetensors_writer import Tensors
 from workflow.models.state_dict import Model, Named
 from workflow.runs.checkpoint import Trained
-from workflow.tasks.base import Batch
 from workflow.training.optim import at_rest, go_to_step, make_optimizer, make_scheduler
 from workflow.tuning import TUNING_METHODS, TuningMethod
 

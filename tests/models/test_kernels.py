@@ -11,15 +11,9 @@ from conftest import ROOT, make_t5
 from torch.utils.checkpoint import checkpoint
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from workflow.models.kernels.cpu import (
-    ATTENTION,
-    RootMeanSquareNorm,
-    _Attended,
-    _Gated,
-    _kept,
-    drop,
-    use_fast_modules,
-)
+from workflow.models.families import family_of
+from workflow.models.kernels.cpu import drop, random_mask
+from workflow.models.kernels.t5 import ATTENTION, RootMeanSquareNorm, _Attended, _Gated
 
 
 def gradients_are_exact(function: Any, *shapes: tuple[int, ...]) -> bool:
@@ -43,14 +37,15 @@ def test_the_norm_and_its_gradient_are_t5_s(dtype: torch.dtype, bound: float) ->
     torch.manual_seed(0)
     hidden, gradient = torch.randn(3, 40, 64).mul(3).add(1).to(dtype), torch.randn(3, 40, 64)
     gradient = gradient.to(dtype)
-    weight = torch.nn.Parameter(torch.rand(64).add(0.5).to(dtype))
+    norm = T5LayerNorm(64, eps=1e-6)
+    weight = norm.weight = torch.nn.Parameter(torch.rand(64).add(0.5).to(dtype))
     exact = T5LayerNorm(64).double()
     exact.weight.data.copy_(weight.data)
     wanted_hidden, hidden = hidden.double().requires_grad_(), hidden.requires_grad_()
     wanted = wanted_hidden * (wanted_hidden.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt()
     wanted = wanted * exact.weight
     wanted.backward(gradient.double())
-    found = RootMeanSquareNorm(weight, 1e-6)(hidden)
+    found = RootMeanSquareNorm(norm)(hidden)
     found.backward(gradient)
     assert found.dtype == dtype
     assert relative(found, wanted) < bound
@@ -95,7 +90,7 @@ def test_what_is_computed_again_has_its_gradient() -> None:
     assert gradients_are_exact(lambda x: drop(x, 0.3), (5, 7))
 
     def attend(scores: torch.Tensor, value: torch.Tensor) -> Any:
-        return _Attended.apply(scores, value, *_kept(scores, 0.3))
+        return _Attended.apply(scores, value, *random_mask(scores, 0.3))
 
     assert gradients_are_exact(attend, (2, 3, 4, 5), (2, 3, 5, 6))
 
@@ -104,7 +99,7 @@ def test_what_is_computed_again_has_its_gradient() -> None:
 def test_a_model_computes_what_transformers_does(own_head: bool) -> None:
     plain = make_t5(own_head=own_head)
     fast = copy.deepcopy(plain)
-    use_fast_modules(fast, attention=True)
+    family_of(fast.config).use_fast_modules(fast)
     assert fast.config._attn_implementation == ATTENTION
     assert list(fast.state_dict()) == list(plain.state_dict())
     torch.manual_seed(0)
@@ -125,7 +120,7 @@ def test_attention_with_dropout_is_torch_s_but_for_what_is_dropped() -> None:
     for module in fast.modules():
         if hasattr(module, "dropout") and isinstance(module.dropout, float):
             module.dropout = 1e-9
-    use_fast_modules(fast.train(), attention=True)
+    family_of(fast.config).use_fast_modules(fast.train())
     ids = torch.arange(3, 21).view(2, 9)
     mask = torch.ones_like(ids)
     mask[0, 4:] = 0

@@ -1,0 +1,64 @@
+"""The label scorer: how likely each of a few words is as the first of an answer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from workflow.core.console import progress_bar
+from workflow.data.step_planner import batches_by_positions
+from workflow.data.token_cache import CutRows
+from workflow.inference.eval_shard import EvalShard
+from workflow.models.batch import make_batch
+from workflow.models.families import family_of
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How rows are scored.
+
+    Attributes:
+        label_ids: the ids of the words.
+        max_positions: padded positions computed at once.
+        batch_size: rows computed at once; None: by `max_positions`.
+    """
+
+    label_ids: tuple[int, ...]
+    max_positions: int
+    batch_size: int | None = None
+
+
+def score_labels(
+    model: PreTrainedModel, sources: CutRows, scoring: Scoring, shard: EvalShard
+) -> Iterator[tuple[int, list[float]]]:
+    """The float32 logits of the label words for each row of source ids in this process's share.
+
+    Yields:
+        A row's index and its logits, in no order of the rows.
+    """
+    family = family_of(model.config)
+    lengths, start = sources.lengths, np.array([model.config.decoder_start_token_id])
+    batches = batches_by_positions(
+        lengths, np.ones_like(lengths), scoring.max_positions, scoring.batch_size, shard.world.size
+    )
+    costs = [int(lengths[batch].sum()) for batch in batches]
+    with progress_bar(len(sources), "score") as bar, torch.no_grad():
+        for chosen, counts in shard.of(batches, costs):
+            rows = [[sources[index]] for index in chosen]
+            nothing_to_learn = torch.empty(0)
+            batch = make_batch(
+                rows, [[start]] * len(rows), nothing_to_learn, model.config.pad_token_id
+            )
+            logits = family.target_logits(model, batch.to(model.device), scoring.label_ids)
+            if counts:
+                yield from zip(chosen.tolist(), logits.tolist(), strict=True)
+            bar.update(len(chosen) * shard.world.size)
+
+
+def label_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The softmax of logits (rows, words) over the words; NaN in rows where one is infinite."""
+    probabilities = torch.from_numpy(logits).double().softmax(-1).numpy()
+    return np.where(np.isfinite(logits).all(-1, keepdims=True), probabilities, np.nan)

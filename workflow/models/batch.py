@@ -1,0 +1,58 @@
+"""Examples that are computed together: rows of tensors, of one example each or of several."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples computed together, in rows padded at the end.
+
+    A row may hold several examples, one after the other. Segments number them from 1 on; 0 is
+    padding. Shapes: input_ids, source_segments (rows, source length); decoder_input_ids,
+    target_segments (rows, target length); targets (real target positions): what the model is to
+    say there, row after row.
+    """
+
+    input_ids: torch.Tensor
+    source_segments: torch.Tensor
+    decoder_input_ids: torch.Tensor
+    target_segments: torch.Tensor
+    targets: torch.Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
+
+
+def make_batch(
+    sources: Sequence[Sequence[Any]],
+    decoder_inputs: Sequence[Sequence[Any]],
+    targets: torch.Tensor,
+    pad_id: int,
+) -> Batch:
+    """A batch from the ids of each row's examples."""
+    return Batch(
+        input_ids=pad_rows([np.concatenate(row) for row in sources], pad_id),
+        source_segments=pad_rows([_segments(row) for row in sources], 0),
+        decoder_input_ids=pad_rows([np.concatenate(row) for row in decoder_inputs], pad_id),
+        target_segments=pad_rows([_segments(row) for row in decoder_inputs], 0),
+        targets=targets,
+    )
+
+
+def _segments(parts: Sequence[Any]) -> Any:
+    """1 for each id of the first part, 2 of the second, …"""
+    return np.repeat(np.arange(1, len(parts) + 1), [len(part) for part in parts])
+
+
+def pad_rows(rows: Sequence[Any], value: int) -> torch.Tensor:
+    """Rows of ids as one int64 tensor (rows, longest), `value` behind the shorter ones."""
+    padded = np.full((len(rows), max(len(row) for row in rows)), value, np.int64)
+    for filled, row in zip(padded, rows, strict=True):
+        filled[: len(row)] = row
+    return torch.from_numpy(padded)

@@ -1,0 +1,88 @@
+"""A model's configuration and those within it, changed under whatever names they have for a size.
+
+Nearly each kind of model has names of its own. They stand here, so that nobody else needs them.
+"""
+
+import copy
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from workflow.core.errors import BadInput, Problem
+
+_LAYERS = (
+    "num_layers", "num_decoder_layers", "num_hidden_layers", "encoder_layers", "decoder_layers",
+)  # fmt: skip
+_SMALL = {
+    2: (
+        "num_heads", "num_attention_heads", "encoder_attention_heads", "decoder_attention_heads",
+        "num_key_value_heads",
+    ),
+    8: ("head_dim", "d_kv"),
+    16: (
+        "d_model", "hidden_size", "cross_attention_hidden_size", "d_ff", "encoder_ffn_dim",
+        "decoder_ffn_dim", "intermediate_size",
+    ),
+}  # fmt: skip
+"""Sizes of a small copy, by the names that configurations have for them."""
+
+
+def parts_of(config: PreTrainedConfig) -> list[PreTrainedConfig]:
+    """A configuration and those within it, each of which may hold sizes and dropout."""
+    inner = [getattr(config, name) for name in config.sub_configs]
+    return [config, *(part for found in inner if found is not None for part in parts_of(found))]
+
+
+def widen_vocabulary(config: PreTrainedConfig, tokens: int) -> None:
+    """Let a configuration have a row for each of so many tokens, at least."""
+    for part in parts_of(config):
+        if hasattr(part, "vocab_size"):
+            part.vocab_size = max(part.vocab_size, tokens)
+
+
+def set_dropout(config: PreTrainedConfig, rate: float) -> None:
+    """Set dropout under the configuration's own name for it, in all its parts.
+
+    Other places at which a model drops something keep their rate of 0, or get this one.
+
+    Raises:
+        BadInput: where a configuration has no such setting.
+    """
+    names = [name for name in ("dropout_rate", "dropout") if hasattr(config, name)]
+    if not names:
+        found = f"a {config.model_type} model, which has no such setting"
+        raise BadInput([Problem("--dropout_rate", found, "a model with dropout", "leave it out")])
+    for part in parts_of(config):
+        setattr(part, names[0], rate)
+        for name in ("attention_dropout", "activation_dropout"):
+            if getattr(part, name, 0):
+                setattr(part, name, rate)
+        if rate == 0 and hasattr(part, "router_jitter_noise"):
+            part.router_jitter_noise = 0.0
+
+
+def small_configuration(config: PreTrainedConfig, window: int) -> PreTrainedConfig:
+    """A configuration of the same kind of model, whose sizes are small.
+
+    Counts of layers keep their order: the fewest become 1, the next 2. Sizes that are not named
+    above stay, for a type may not work with others.
+
+    Args:
+        window: of attention that looks at its neighbours alone, as LED's.
+    """
+    config = copy.deepcopy(config)
+    parts: list[Any] = [*parts_of(config)]
+    counts = {vars(part).get(name) for part in parts for name in _LAYERS} - {None}
+    small = {count: rank for rank, count in enumerate(sorted(counts), start=1)}
+    for part in parts:
+        given = {name for name, value in vars(part).items() if value is not None}
+        for name in given.intersection(_LAYERS):
+            setattr(part, name, small[getattr(part, name)])
+        for size, names in _SMALL.items():
+            for name in given.intersection(names):
+                setattr(part, name, size)
+        if hasattr(part, "layer_types"):
+            part.layer_types = part.layer_types[: part.num_hidden_layers]
+        if hasattr(part, "attention_window"):  # LED pads every text to a multiple of it
+            part.attention_window = [window] * part.encoder_layers
+    return config

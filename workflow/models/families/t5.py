@@ -1,0 +1,64 @@
+"""T5 and mT5: positions that are relative, so that several examples can share a row."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from workflow.models.batch import Batch
+from workflow.models.families.encoder_decoder import EncoderDecoder
+from workflow.models.kernels.cross_attention import FoldedAttention
+from workflow.models.kernels.t5 import ATTENTION, use_fast_t5_modules
+from workflow.models.lm_head import select_logits
+
+
+class T5(EncoderDecoder):
+    """The family of T5, ByT5, Flan-T5 and mT5, in all else an encoder-decoder as others."""
+
+    def supports_packing(self, model: PreTrainedModel) -> bool:
+        """True where attention takes a mask of (rows, 1, queries, keys)."""
+        return model.config._attn_implementation in ("sdpa", ATTENTION)
+
+    def target_logits(
+        self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        if not self.supports_packing(model):
+            return super().target_logits(model, batch, words)
+        with select_logits(model, batch.target_segments > 0, words):
+            return _packed_logits(model, batch)
+
+    def use_fast_modules(self, model: PreTrainedModel) -> None:
+        attention = self.supports_packing(model)
+        use_fast_t5_modules(model)
+        super().use_fast_modules(model)
+        if attention:
+            model.set_attn_implementation(ATTENTION)
+
+    def optimize_for_scoring(self, model: PreTrainedModel) -> None:
+        """Fold cross-attention, which has one query a record; parameters and names stay."""
+        if self.supports_packing(model):
+            for block in model.get_decoder().block:
+                layer = block.layer[1]
+                layer.EncDecAttention = FoldedAttention(layer.EncDecAttention)
+
+
+def _packed_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Logits of rows in which examples see nothing of each other.
+
+    Exact where positions are relative, for within an example their differences are what they
+    would be alone.
+    """
+    source, target = batch.source_segments, batch.target_segments
+    within_source = source[:, None, :, None] == source[:, None, None, :]
+    within_target = target[:, None, :, None] == target[:, None, None, :]
+    before = torch.ones_like(within_target[:1]).tril()
+    encoded = model.get_encoder()(input_ids=batch.input_ids, attention_mask=within_source)
+    output = model(
+        encoder_outputs=encoded,
+        attention_mask=target[:, None, :, None] == source[:, None, None, :],
+        decoder_input_ids=batch.decoder_input_ids,
+        decoder_attention_mask=within_target & before,
+        use_cache=False,
+    )
+    logits: torch.Tensor = output.logits
+    return logits

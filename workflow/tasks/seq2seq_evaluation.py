@@ -1,0 +1,200 @@
+"""How good the completions of a model are, token by token and as texts."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from workflow.config.job import PlannedSpec
+from workflow.core.console import inform_once, log, progress_bar, warn_once
+from workflow.data.schema import Record
+from workflow.data.step_planner import Indexes, MicroBatch, batches_by_positions
+from workflow.data.text_ids import special_remover
+from workflow.data.token_cache import TokenizedSplit
+from workflow.inference.decoding import Decoding
+from workflow.inference.generate import Generation, generate
+from workflow.inference.sampling import argmax
+from workflow.metrics.names import perplexity
+from workflow.metrics.references import processed
+from workflow.metrics.scripts import bleu_tokenizer, looked_at
+from workflow.metrics.text import TextMetrics
+from workflow.models.batch import Batch
+from workflow.models.families import family_of
+from workflow.models.losses import summed_cross_entropy
+from workflow.tasks.base import EvalContext, Prediction
+
+Collate = Callable[[MicroBatch], Batch]
+
+
+class References:
+    """What the answers to a split's records are compared with; all of them, one after the other."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, stops: Sequence[str]
+    ):
+        self._without_special = special_remover(tokenizer)
+        self._split, self._stops = split, stops
+        self._places = np.flatnonzero(split.answered)
+
+    def of(self, record: Record) -> str | None:
+        """That of a record; None where it has no completion."""
+        if "completion" not in record:
+            return None
+        return processed(self._without_special(record["completion"]), self._stops)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._at(self._places)
+
+    def _at(self, places: Indexes) -> Iterator[str]:
+        for place in places:
+            reference = self.of(self._split.record(place))
+            assert reference is not None
+            yield reference
+
+    @cached_property
+    def bleu_tokenizer(self) -> str:
+        """The tokenizer that BLEU has in all evaluations of these records."""
+        return bleu_tokenizer(self._at(self._places[looked_at(len(self._places))]))
+
+
+@lru_cache(maxsize=1)
+def references_of(
+    tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, stops: tuple[str, ...]
+) -> References:
+    """The references of a split, the same in all evaluations of a run."""
+    return References(tokenizer, split, stops)
+
+
+class Seq2SeqEvaluation:
+    """One evaluation of a model that writes completions."""
+
+    timing = "generate_seconds"
+
+    def __init__(self, context: EvalContext, spec: PlannedSpec, collate: Collate):
+        """Compute the token metrics; completions are generated as `results` are asked for."""
+        self._loss, self._accuracy = _token_metrics(context, spec, collate)
+        self._split, self._seed = context.examples.split, spec.seed
+        self._references = references_of(context.tokenizer, self._split, spec.stop)
+        self._records, self._compared, self._lost = 0, 0, 0
+        self._first = {"mean_length": 0, "at_limit": 0, "empty": 0}
+        generated = generate(
+            context.model, context.tokenizer, context.examples.sources, Decoding.of(spec),
+            context.shard,
+        )  # fmt: skip
+        self.results: Iterator[tuple[int, Any]] = (
+            (index, [vars(one) for one in of_prompt]) for index, of_prompt in generated
+        )
+
+    @cached_property
+    def _texts(self) -> TextMetrics:
+        return TextMetrics(self._seed, self._references.bleu_tokenizer)
+
+    def judge(self, indexes: range, results: Iterator[Any]) -> Iterator[Prediction]:
+        for index, of_record in zip(indexes, results, strict=True):
+            record = self._split.record(index)
+            reference = self._references.of(record)
+            generations = [Generation(**one) for one in of_record]
+            texts = [one.text for one in generations]
+            if reference is not None:
+                self._texts.add(texts, reference)
+                self._compared += 1
+            first = generations[0]
+            self._lost += not first.finite
+            self._records += 1
+            self._first["mean_length"] += first.tokens
+            self._first["at_limit"] += first.at_limit
+            self._first["empty"] += not first.text
+            yield Prediction(record, texts, item_of(record, reference, generations))
+
+    def metrics(self) -> dict[str, Any]:
+        self._tell()
+        means = {
+            name: total / self._records if self._records else None
+            for name, total in self._first.items()
+        }
+        of_tokens = {
+            "loss": self._loss,
+            "perplexity": perplexity(self._loss),
+            "token_accuracy": self._accuracy,
+        }
+        return of_tokens | self._texts.result() | means
+
+    def _tell(self) -> None:
+        """Log what the metrics do not say, what is the same at every evaluation only once."""
+        tokenize = self._references.bleu_tokenizer
+        if tokenize != "13a":
+            inform_once(
+                f"bleu: sacrebleu's tokenizer {tokenize}, for the script of most completions"
+            )
+        for doubt in self._texts.unseen():
+            warn_once(doubt)
+        if self._lost and not self._compared:  # else the losses tell
+            log.warning(
+                "the logits of %d of %d records are no finite numbers: their answers mean nothing",
+                self._lost, self._records,
+            )  # fmt: skip
+
+
+def item_of(
+    record: Record, reference: str | None, generations: Sequence[Generation]
+) -> dict[str, Any]:
+    """What is written of a record, with the reference where it is not the completion as it is."""
+    item = {
+        "prompt": record["prompt"],
+        "generations": [
+            {"lm_postprocess": one.text, "full_generated": one.full_text, "scores": one.scores}
+            for one in generations
+        ],
+        "demonstration": record.get("completion"),
+        "orig_d": record,
+    }
+    if reference is not None and reference != record["completion"].strip():
+        item["reference"] = reference
+    return item
+
+
+def _token_metrics(
+    context: EvalContext, spec: PlannedSpec, collate: Collate
+) -> tuple[float | None, float | None]:
+    """Mean token loss and share of right tokens over the real target tokens of all answers."""
+    model, examples, shard = context.model, context.examples, context.shard
+    family = family_of(model.config)
+    answered = np.flatnonzero(examples.split.answered)
+    if len(answered) == 0:
+        return None, None
+    sources, targets = examples.sources.lengths[answered], examples.targets.lengths[answered]
+    batches = batches_by_positions(
+        sources, targets, spec.micro_batch_tokens, spec.eval_batch_size, shard.world.size
+    )
+    costs = [int(targets[batch].sum()) for batch in batches]
+    losses, right, tokens, lost = 0.0, 0, 0, 0
+    with progress_bar(len(answered), "eval loss") as bar, torch.no_grad():
+        for chosen, counts in shard.of(batches, costs):
+            batch = collate(tuple(answered[chosen][:, None])).to(model.device)
+            logits = family.target_logits(model, batch)
+            if counts:
+                loss = float(summed_cross_entropy(logits, batch.targets))
+                losses += loss
+                lost += 0 if math.isfinite(loss) else _count_lost(logits, batch)
+                right += int((argmax(logits) == batch.targets).sum())
+                tokens += len(batch.targets)
+            bar.update(len(chosen) * shard.world.size)
+    all_losses, all_right, all_tokens, all_lost = shard.total([losses, right, tokens, lost])
+    loss = all_losses / all_tokens
+    if all_lost and shard.world.is_rank_zero:
+        log.warning(
+            "the losses of %d of %d records are no finite numbers, so loss is null",
+            all_lost, len(answered),
+        )  # fmt: skip
+    return (loss if math.isfinite(loss) else None), all_right / all_tokens
+
+
+def _count_lost(logits: torch.Tensor, batch: Batch) -> int:
+    """Of how many rows of a batch, a record each, the loss is no finite number."""
+    lengths = (batch.target_segments > 0).sum(-1).tolist()
+    rows = zip(logits.split(lengths), batch.targets.split(lengths), strict=True)
+    return sum(not math.isfinite(summed_cross_entropy(*row)) for row in rows)
