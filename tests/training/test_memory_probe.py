@@ -40,9 +40,9 @@ def test_no_micro_batch_is_larger_than_the_one_that_is_tried(
     targets = rng.lognormal(2.5, 0.8, count).astype(int) + 1
     steps = [step_examples(step, batch_size, count, seed) for step in range(1, 6)]
     arguments: Any = ((sources, targets), max_positions, packs, world_size)
-    largest = largest_shape(steps, *arguments, bytes_of)
-    for examples in steps:
-        plan = plan_step(examples, (sources, targets), *arguments[1:])
+    plans = [plan_step(examples, *arguments) for examples in steps]
+    largest = largest_shape(plans, (sources, targets), bytes_of)
+    for plan in plans:
         for rows in (rows for ranks in plan.micro_steps for rows in ranks if rows):
             source, target = (max(n[row].sum() for row in rows) for n in (sources, targets))
             assert bytes_of(Shape(len(rows), source, target)) <= bytes_of(largest)
@@ -62,10 +62,15 @@ def test_the_largest_is_found_among_the_heaviest_steps(
     targets = (rng.lognormal(2.5, 0.8, count).astype(int) + 1).clip(max=512)
     examples = partial(step_examples, batch_size=batch_size, count=count, seed=0)
     chosen = heaviest_steps(range(1, 81), examples, (sources, targets), 16)
+    lengths = sources, targets
     assert 4 <= len(chosen) <= 16
     assert list(heaviest_steps(range(1, 9), examples, (sources, targets), 16)) == list(range(1, 9))
     found, largest = (
-        largest_shape(map(examples, steps), (sources, targets), 2048, packs, world_size, bytes_of)
+        largest_shape(
+            [plan_step(examples(step), lengths, 2048, packs, world_size) for step in steps],
+            lengths,
+            bytes_of,
+        )
         for steps in (chosen, range(1, 81))
     )
     assert bytes_of(filled_up(found, 2048, 512)) >= bytes_of(largest)

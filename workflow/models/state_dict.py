@@ -14,8 +14,6 @@ from transformers import PreTrainedModel
 from workflow.core.errors import Problem
 from workflow.models.hub import shorten_names
 
-Model = Any
-"""A transformers.PreTrainedModel, for those that call what its types do not say it has."""
 Named = tuple[str, torch.Tensor]
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from workflow.core.checksums import has_checksums, write_checksums
 from workflow.core.console import log
 from workflow.core.errors import RunFailed
@@ -33,7 +35,6 @@ from workflow.models.safetensors_writer import (
     write_index,
     write_tensors,
 )
-from workflow.models.state_dict import Model
 from workflow.runs.mount import CHECKPOINT_NAME
 
 RESUME_FOLDER = "resume"
@@ -68,7 +69,7 @@ def what_resumes(run: Path) -> str:
 class Trained(Protocol):
     """What a checkpoint is written of: that part of an engine."""
 
-    model: Model
+    model: PreTrainedModel
 
     def tensors(self) -> Tensors:
         """The float32 tensors, by name."""
@@ -86,7 +87,7 @@ class CheckpointContents:
     """
 
     trained: Trained
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     state: dict[str, Any]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
@@ -98,7 +98,7 @@ class Task(Encoder, Protocol):
     def describe(self, spec: JobSpec) -> str:
         """What an evaluation will do, in a line."""
 
-    def collate(self, examples: Examples, rows: MicroBatch, config: Any) -> Batch:
+    def collate(self, examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
         """The examples of `rows` as tensors, for a model of this configuration."""
 
     def loss(self, model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
@@ -127,7 +127,7 @@ class LabelScoring:
         scaled = np.minimum(scaled, self.target_max)  # which rounding may pass
         return [score if math.isfinite(score) else None for score in scaled.tolist()]
 
-    def collate(self, examples: Examples, rows: MicroBatch, config: Any) -> Batch:
+    def collate(self, examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
         start = np.array([config.decoder_start_token_id])
         targets = [examples.targets[index] for row in rows for index in row]
         return make_batch(

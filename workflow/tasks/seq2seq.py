@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import GREEDY_BELOW, JobRequest
@@ -106,7 +106,7 @@ class Seq2Seq:
             "target": frame_of(*target_ids(tokenizer, ["", "a"], self.start)),
         }
 
-    def collate(self, examples: Examples, rows: MicroBatch, config: Any) -> Batch:
+    def collate(self, examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
         targets = [[examples.targets[index] for index in row] for row in rows]
         # What is to be said at a position is read at the next.
         start = [config.decoder_start_token_id]

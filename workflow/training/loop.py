@@ -3,18 +3,16 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from workflow.config.job import JobSpec, written
 from workflow.config.request import JobRequest
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import Stopped
-from workflow.data.step_planner import Lengths, plan_step, step_examples
 from workflow.distributed.device import pick_device
-from workflow.models.families import family_of
-from workflow.models.state_dict import Model
 from workflow.reporting.trackers.base import Start, tracking
 from workflow.runs.checkpoint import hold_for_reading
 from workflow.runs.lock import RunLock
@@ -38,7 +36,7 @@ from workflow.training.resolve import (
 )
 from workflow.training.run_dir import RunFolder, recording_outcome
 from workflow.training.setup import load_together, make_engine
-from workflow.training.step import StepOutcome, train_step
+from workflow.training.step import StepOutcome, StepPlanner, train_step
 from workflow.training.summary import log_audit, log_job, log_resume
 
 
@@ -120,8 +118,10 @@ def _go_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
     return progress
 
 
-def _make_trainer(context: RunContext, model: Model, disposition: RunDisposition) -> "Trainer":
-    """A trainer at the step that the run begins at or resumes from, whose memory is known to do."""
+def _make_trainer(
+    context: RunContext, model: PreTrainedModel, disposition: RunDisposition
+) -> "Trainer":
+    """A trainer at the step where the run begins or resumes, once its memory is known to do."""
     job, world, step = context.job, context.world, context.progress.step
     with oom_context(job, world, "making the optimizer"):
         engine = make_engine(job, model, world, disposition.checkpoint)
@@ -134,7 +134,7 @@ def _make_trainer(context: RunContext, model: Model, disposition: RunDisposition
     return Trainer(context, engine)
 
 
-def evaluate_only(context: RunContext, model: Model) -> None:
+def evaluate_only(context: RunContext, model: PreTrainedModel) -> None:
     """Evaluate the model as it was loaded; its step is that of its checkpoint's name, else 0."""
     job, world, progress = context.job, context.world, context.progress
     progress.step = evaluated_step(job.model_source)
@@ -151,6 +151,7 @@ class Trainer:
     def __init__(self, context: RunContext, engine: Engine):
         self._context = context
         self._engine = engine
+        self._planner = StepPlanner.of(context.job, engine.model, context.world)
         self._checkpointer = Checkpointer(context, engine)
 
     def train(self) -> None:
@@ -188,26 +189,12 @@ class Trainer:
     def _do_step(self, step: int) -> StepOutcome:
         """Plan a step, whose examples depend on seed and step alone, and learn from it."""
         job, world = self._context.job, self._context.world
-        spec, split = job.spec, job.splits["train"]
         began = time.perf_counter()
-        examples = step_examples(step, spec.batch_size, len(split), spec.seed)
-        plan = plan_step(
-            examples, self._lengths, spec.micro_batch_tokens,
-            family_of(self._engine.model.config).supports_packing(self._engine.model), world.size,
-        )  # fmt: skip
+        plan = self._planner.plan(step)
         outcome = train_step(job, self._engine, plan, step, world)
         seconds = time.perf_counter() - began
         self._context.progress.add_step(step, outcome.loss, outcome.loss_denominator, plan, seconds)
         return outcome
-
-    @cached_property
-    def _lengths(self) -> tuple[Lengths, Lengths]:
-        """Of the sources and the targets of the train records, after the cut."""
-        spec, split = self._context.job.spec, self._context.job.splits["train"]
-        return (
-            split.sources.lengths(spec.max_source_length),
-            split.targets.lengths(spec.max_target_length),
-        )
 
     def _log(self, outcome: StepOutcome, bar: Any) -> None:
         """Write down and show the figures of the steps since the last that was logged."""

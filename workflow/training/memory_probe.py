@@ -5,19 +5,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from workflow.core.console import log
-from workflow.data.step_planner import Indexes, Lengths, MicroBatch, plan_step, step_examples
+from workflow.data.step_planner import Indexes, Lengths, MicroBatch, StepPlan
 from workflow.distributed.world import World
 from workflow.memory.activations import Work, activation_bytes
 from workflow.memory.model_dims import sizes_of_model
 from workflow.models.batch import Batch
-from workflow.models.families import family_of
-from workflow.models.state_dict import Model
 from workflow.tasks.base import Examples
 from workflow.training.engines.single import Engine
 from workflow.training.oom import Shape, oom_context
 from workflow.training.prepare import Job
+from workflow.training.step import StepPlanner
 
 PLANNED_EXAMPLES = 2048
 """Steps are planned until they have so many examples: about a second's work."""
@@ -44,7 +44,7 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
     else:
         steps = range(done + 1, job.spec.max_steps + 1)
     began = time.perf_counter()
-    shape = largest_of(job, engine.model, steps, world.size)
+    shape = largest_of(job, engine.model, steps, world)
     examples = Examples.of(job.splits["train"], job.spec)
     first = job.task.collate(examples, (np.array([0]),), engine.model.config)
     with oom_context(job, world, f"the trial before step {done + 1}", shape):
@@ -54,9 +54,9 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
         log.info("the largest micro-batch (%s) fits; it was tried in %.0f s", shape, seconds)
 
 
-def largest_of(job: Job, model: Model, steps: range, world_size: int) -> Shape:
+def largest_of(job: Job, model: PreTrainedModel, steps: range, world: World) -> Shape:
     """The micro-batch of these steps that takes most memory, by the memory plan's prediction."""
-    spec, split = job.spec, job.splits["train"]
+    spec, planner = job.spec, StepPlanner.of(job, model, world)
     sizes = sizes_of_model(model)
 
     def predicted(shape: Shape) -> float:
@@ -67,22 +67,12 @@ def largest_of(job: Job, model: Model, steps: range, world_size: int) -> Shape:
         )  # fmt: skip
         return sum(activation_bytes(sizes, work).values())
 
-    def examples(step: int) -> Indexes:
-        return step_examples(step, spec.batch_size, len(split), spec.seed)
-
-    lengths = (
-        split.sources.lengths(spec.max_source_length),
-        split.targets.lengths(spec.max_target_length),
-    )
     count = max(FEWEST_STEPS, PLANNED_EXAMPLES // spec.batch_size)
-    planned = heaviest_steps(steps, examples, lengths, count)
-    found = largest_shape(
-        [examples(step) for step in planned], lengths, spec.micro_batch_tokens,
-        family_of(model.config).supports_packing(model), world_size, predicted,
-    )  # fmt: skip
+    planned = heaviest_steps(steps, planner.examples, planner.lengths, count)
+    largest = largest_shape(map(planner.plan, planned), planner.lengths, predicted)
     if len(planned) == len(steps):
-        return found
-    return filled_up(found, spec.micro_batch_tokens, int(lengths[1].max()))
+        return largest
+    return filled_up(largest, spec.micro_batch_tokens, int(planner.lengths[1].max()))
 
 
 def heaviest_steps(
@@ -107,22 +97,19 @@ def heaviest_steps(
 
 
 def largest_shape(
-    steps: Iterable[Indexes],
+    plans: Iterable[StepPlan],
     lengths: tuple[Lengths, Lengths],
-    max_positions: int,
-    packs: bool,
-    world_size: int,
     predicted: Callable[[Shape], float],
 ) -> Shape:
     """Of all micro-batches of these steps, on all ranks, the one that is predicted to take most.
 
-    They are planned as they will be, and not bounded by a formula: how much of `max_positions` a
+    They are planned as they will be, and not bounded by a formula: how much of its bound a
     micro-batch has depends on what fits together, and one that never comes could fail in vain.
     """
     shapes = {
         _shape_of(rows, *lengths)
-        for examples in steps
-        for ranks in plan_step(examples, lengths, max_positions, packs, world_size).micro_steps
+        for plan in plans
+        for ranks in plan.micro_steps
         for rows in ranks
         if rows
     }

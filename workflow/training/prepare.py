@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from workflow.config.job import JobSpec, PlannedSpec, resolve_defaults
 from workflow.config.parse import NO_MODEL
@@ -25,7 +26,7 @@ from workflow.memory.search import Machine, this_machine
 from workflow.metrics.user import load_user_metric
 from workflow.models.families import DecoderIds, family_of
 from workflow.models.hub import fetch_settings
-from workflow.models.settings import load_model_settings
+from workflow.models.settings import ModelSettings, load_model_settings
 from workflow.models.tokenizers.vocabulary import count_ids
 from workflow.models.vocab_extension import VocabExtension
 from workflow.reporting.trackers.base import problems_of_trackers
@@ -63,7 +64,7 @@ class Job:
     spec: PlannedSpec
     task: Task
     tuning: TuningMethod
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     decoder_ids: DecoderIds
     extension: VocabExtension | None
     audit: Report
@@ -102,7 +103,7 @@ class _Data:
     """The records as tokens, the tokenizer that made them, and what the audit says of them."""
 
     splits: dict[str, TokenizedSplit]
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     audit: Report
 
 
@@ -145,9 +146,7 @@ def prepare(
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
     spec = resolve(asked)
-    vocabulary = family_of(settings.config).vocabulary_size(settings.config)
-    learned = min(count_ids(settings.tokenizer), vocabulary)
-    tokens = count_ids(data.tokenizer)
+    extension = _extension(settings, data.tokenizer)
     settings = dataclasses.replace(settings, tokenizer=data.tokenizer)
     check_model(folder, settings, task, data.splits["eval"], spec)
     if not spec.no_train:
@@ -165,7 +164,7 @@ def prepare(
         tuning=TUNING_METHODS["full"],
         tokenizer=data.tokenizer,
         decoder_ids=settings.decoder_ids,
-        extension=VocabExtension(learned, tokens) if tokens > learned else None,
+        extension=extension,
         audit=data.audit,
         splits=data.splits,
         model_source=located.model,
@@ -180,7 +179,11 @@ def prepare(
 
 
 def _prepare_data(
-    files: dict[str, Path], spec: JobRequest, task: Task, tokenizer: Any, cache: Path
+    files: dict[str, Path],
+    spec: JobRequest,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Path,
 ) -> _Data:
     """Read, check, tokenize and audit the records; the tokenizer is grown where that is asked."""
     source = data_source(files, spec)
@@ -200,6 +203,15 @@ def _prepare_data(
     audit = audited(splits, task, tokenizer, spec, cache)
     audit["can_grow"] &= not spec.no_train
     return _Data(splits, tokenizer, audit)
+
+
+def _extension(
+    settings: ModelSettings, tokenizer: PreTrainedTokenizerBase
+) -> VocabExtension | None:
+    """The tokens of this tokenizer that the model has not learned, if any."""
+    rows = family_of(settings.config).vocabulary_size(settings.config)
+    learned, tokens = min(count_ids(settings.tokenizer), rows), count_ids(tokenizer)
+    return VocabExtension(learned, tokens) if tokens > learned else None
 
 
 def _earlier_start(located: _Located, spec: JobRequest) -> EarlierStart:

@@ -2,17 +2,63 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from workflow.core.errors import RunFailed
-from workflow.data.step_planner import MicroBatch, StepPlan, seed_from
+from workflow.data.step_planner import (
+    Indexes,
+    Lengths,
+    MicroBatch,
+    StepPlan,
+    plan_step,
+    seed_from,
+    step_examples,
+)
 from workflow.distributed.world import World, shared
+from workflow.models.families import family_of
 from workflow.tasks.base import Examples
 from workflow.training.engines.single import Engine
 from workflow.training.oom import Shape, oom_context
 from workflow.training.prepare import Job
+
+
+@dataclass(frozen=True)
+class StepPlanner:
+    """Which examples form a step of a job, and how they are cut: by seed and step alone.
+
+    Attributes:
+        packs: whether several examples may stand in one row.
+        world_size: how many processes share a step.
+    """
+
+    job: Job
+    packs: bool
+    world_size: int
+
+    @classmethod
+    def of(cls, job: Job, model: PreTrainedModel, world: World) -> "StepPlanner":
+        return cls(job, family_of(model.config).supports_packing(model), world.size)
+
+    @cached_property
+    def lengths(self) -> tuple[Lengths, Lengths]:
+        """Of the sources and the targets of the train records, after the cut."""
+        spec, split = self.job.spec, self.job.splits["train"]
+        return (
+            split.sources.lengths(spec.max_source_length),
+            split.targets.lengths(spec.max_target_length),
+        )
+
+    def examples(self, step: int) -> Indexes:
+        spec = self.job.spec
+        return step_examples(step, spec.batch_size, len(self.job.splits["train"]), spec.seed)
+
+    def plan(self, step: int) -> StepPlan:
+        bound = self.job.spec.micro_batch_tokens
+        return plan_step(self.examples(step), self.lengths, bound, self.packs, self.world_size)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """What a job tells before it runs: its data, how it is computed, what it goes on from."""
 
+from transformers import PreTrainedModel
+
 from workflow.core.console import log
 from workflow.data.audit import render
 from workflow.distributed.device import pick_device
 from workflow.distributed.world import World
 from workflow.models.generation_settings import describe_settings
-from workflow.models.state_dict import Model, whole_shape
+from workflow.models.state_dict import whole_shape
 from workflow.runs.resume_state import ResumePoint
 from workflow.training.checkpointer import computed_now
 from workflow.training.prepare import Job
@@ -31,7 +33,7 @@ def log_resume(job: Job, point: ResumePoint, step: int, world: World) -> None:
         )  # fmt: skip
 
 
-def log_job(job: Job, model: Model, world: World) -> None:
+def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
     """What is about to run, and what the user may not expect of it."""
     spec = job.spec
     counts = ", ".join(f"{name} {len(split):,}" for name, split in job.splits.items())

@@ -3,18 +3,19 @@
 from collections.abc import Iterator
 
 import torch
+from transformers import PreTrainedModel
 
-from workflow.models.state_dict import Model, saved_names
+from workflow.models.state_dict import saved_names
 
 
 class FullTuning:
     """All of a model learns."""
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: PreTrainedModel) -> PreTrainedModel:
         return model
 
-    def trainable(self, model: Model) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    def trainable(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
         yield from model.named_parameters()
 
-    def saved(self, model: Model) -> dict[str, torch.Tensor]:
+    def saved(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         return saved_names(model)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from workflow.config.job import JobSpec
 from workflow.core.errors import RunFailed
@@ -19,7 +20,6 @@ from workflow.distributed.world import World
 from workflow.models.batch import Batch
 from workflow.models.safetensors_writer import Tensors, Whole
 from workflow.models.state_dict import (
-    Model,
     Named,
     is_partitioned,
     model_name,
@@ -78,7 +78,7 @@ def partitioning(spec: JobSpec, strategy: ShardingStrategy) -> AbstractContextMa
 class _LossModule(torch.nn.Module):
     """A model and its loss as one module, for ZeRO-3 gathers weights when modules are called."""
 
-    def __init__(self, model: Model, loss: Loss):
+    def __init__(self, model: PreTrainedModel, loss: Loss):
         super().__init__()
         self.model = model
         self._loss = loss
@@ -98,10 +98,10 @@ class ShardedModel:
         whole_copy: makes the same model, whole and without values, to evaluate in.
     """
 
-    model: Model
+    model: PreTrainedModel
     strategy: ShardingStrategy
     weights: Callable[[], Iterator[Named]]
-    whole_copy: Callable[[], Model]
+    whole_copy: Callable[[], PreTrainedModel]
 
 
 class ZeroEngine:
@@ -171,7 +171,7 @@ class ZeroEngine:
         return float(self._zero.param_groups[0]["lr"])
 
     @contextmanager
-    def evaluating(self) -> Iterator[tuple[Model, bool]]:
+    def evaluating(self) -> Iterator[tuple[PreTrainedModel, bool]]:
         partitioned = is_partitioned(next(self.model.parameters()))
         if partitioned and self._gathers:
             whole = self._whole_copy()
@@ -182,7 +182,7 @@ class ZeroEngine:
         yield self.model, partitioned
         self.model.train()
 
-    def _gather_into(self, whole: Model) -> None:
+    def _gather_into(self, whole: PreTrainedModel) -> None:
         """Give a whole model the values of the partitioned one, a tensor at a time."""
         from deepspeed.runtime.zero import GatheredParameters
 

@@ -6,18 +6,19 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
+from transformers import PreTrainedModel
 
 from workflow.config.job import JobSpec
 from workflow.models.batch import Batch
 from workflow.models.loading import held_tensors
 from workflow.models.losses import ELEMENTS_AT_ONCE
 from workflow.models.safetensors_writer import Tensors
-from workflow.models.state_dict import Model, Named
+from workflow.models.state_dict import Named
 from workflow.runs.checkpoint import Trained
 from workflow.training.optim import at_rest, go_to_step, make_optimizer, make_scheduler
 from workflow.tuning import TUNING_METHODS, TuningMethod
 
-Loss = Callable[[Model, Batch], torch.Tensor]
+Loss = Callable[[PreTrainedModel, Batch], torch.Tensor]
 """The float32 sum of a batch's losses under a model."""
 
 
@@ -28,7 +29,7 @@ class Engine(Trained, Protocol):
         model: the model that computes. Several processes may each hold a part of it.
     """
 
-    model: Model
+    model: PreTrainedModel
 
     @property
     def learning_rate(self) -> float:
@@ -47,7 +48,7 @@ class Engine(Trained, Protocol):
         Nothing is changed where the norm, over all processes, is not finite.
         """
 
-    def evaluating(self) -> AbstractContextManager[tuple[Model, bool]]:
+    def evaluating(self) -> AbstractContextManager[tuple[PreTrainedModel, bool]]:
         """The model in evaluation mode, and whether all processes must call it equally often."""
 
     def probe(self, first: Batch, largest: Batch) -> None:
@@ -76,12 +77,16 @@ class SingleProcessEngine:
     """
 
     def __init__(
-        self, model: Model, spec: JobSpec, loss: Loss, tuning: TuningMethod = TUNING_METHODS["full"]
+        self,
+        model: PreTrainedModel,
+        spec: JobSpec,
+        loss: Loss,
+        tuning: TuningMethod = TUNING_METHODS["full"],
     ):
         """Train a float32 model that is where it is to compute."""
         self._tuning = tuning
         self.master = model
-        self.model = copy.deepcopy(model).to(torch.bfloat16) if spec.bf16 else model
+        self.model = copy.deepcopy(model).bfloat16() if spec.bf16 else model
         self._loss = loss
         if spec.bf16:
             self._accumulate_in_master()
@@ -132,7 +137,7 @@ class SingleProcessEngine:
         return float(self._optimizer.param_groups[0]["lr"])
 
     @contextmanager
-    def evaluating(self) -> Iterator[tuple[Model, bool]]:
+    def evaluating(self) -> Iterator[tuple[PreTrainedModel, bool]]:
         self.model.eval()
         yield self.model, False
         self.model.train()
