@@ -474,7 +474,8 @@ def test_a_pickle_in_place_of_any_file_that_is_read_is_not_run(mount: Mount) -> 
         file.write_bytes(bomb)
         try:
             start(mount, "cut", stop_after=0)
-            start(mount, "new", stop_after=0, overwrite_output_dir=True)
+            if "cut" not in file.parts:
+                start(mount, "new", stop_after=0, overwrite_output_dir=True)
         except (BadInput, RunFailed):
             pass
         file.write_bytes(whole)
