@@ -60,7 +60,7 @@ def test_a_model_is_a_folder_of_the_mount_a_path_or_a_hub_name(tmp_path: Path) -
     by_hub = job(model_init_name=None, model_pretrain_name="google/flan-t5-xl")
     assert find_model(mount, by_hub) == ("google/flan-t5-xl", [])
     _, (problem,) = find_model(mount, job(model_init_name="run/checkpoint-2"))
-    assert problem.mend == "did you mean run/checkpoint-20?"
+    assert problem.hint == "did you mean run/checkpoint-20?"
     assert (evaluated_step(checkpoint), evaluated_step("google/flan-t5-xl")) == (20, 0)
 
 
@@ -113,7 +113,7 @@ def test_a_run_named_as_a_model_gets_its_checkpoints_named(tmp_path: Path) -> No
     mount = Mount(tmp_path / "mount")
     (mount.models / "run" / "checkpoint-20").mkdir(parents=True)
     _, (problem,) = find_model(mount, job(model_init_name="run"))
-    assert (problem.found, problem.mend) == ("a run, not a model", "write run/checkpoint-20")
+    assert (problem.found, problem.hint) == ("a run, not a model", "write run/checkpoint-20")
 
 
 @pytest.mark.parametrize("name", ["~nobody-here/x", "x" * 300, "é" * 200])

@@ -138,8 +138,8 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     splits = {"train": split}
     job = Job(
         spec, task, TUNING_METHODS["full"], tokenizer, DecoderIds(0), None, {}, splits, tmp_path,
-        tmp_path, tmp_path / "lock", strategy=None, asked=spec,
-        resolve_defaults=lambda asked: asked, resume_point=None,
+        tmp_path, tmp_path / "lock", strategy=None, request=spec,
+        resolve_defaults=lambda request: request, resume_point=None,
     )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
     plan = plan_step(np.arange(len(RECORDS)), (sources, answers), bound, packs)

@@ -53,8 +53,8 @@ def job(tmp_path: Path, tokenizer: Any) -> Job:
     spec = make_spec()
     return Job(
         spec, Seq2Seq(), TUNING_METHODS["full"], tokenizer, DecoderIds(0), None, {}, splits,
-        tmp_path, tmp_path, tmp_path / "lock", strategy=None, asked=spec,
-        resolve_defaults=lambda asked: asked, resume_point=None,
+        tmp_path, tmp_path, tmp_path / "lock", strategy=None, request=spec,
+        resolve_defaults=lambda request: request, resume_point=None,
     )  # fmt: skip
 
 

@@ -98,8 +98,8 @@ def _logs(mount: Mount, command: argparse.Namespace) -> None:
     record = records.read_record(folder)
     if record is None:
         look(mount, run)  # says so where there is no such run
-        mend = "look where it was started: there it spoke"
-        raise BadInput([Problem(f"run {run}", "no log", "a run that was submitted", mend)])
+        hint = "look where it was started: there it spoke"
+        raise BadInput([Problem(f"run {run}", "no log", "a run that was submitted", hint)])
     SCHEDULERS[record.cluster].show_log(record, folder, command.follow)
 
 
@@ -109,8 +109,8 @@ def _cancel(mount: Mount, command: argparse.Namespace) -> None:
     if record is None:
         look(mount, run)
         found = "a run that was not submitted"
-        mend = f"write a file `stop` into {mount.models / run}, which lets it save and end"
-        raise BadInput([Problem(f"cancel {run}", found, "a submitted one", mend)])
+        hint = f"write a file `stop` into {mount.models / run}, which lets it save and end"
+        raise BadInput([Problem(f"cancel {run}", found, "a submitted one", hint)])
     if not state_of(record).may_live:
         print(f"{run} has no live job; nothing was done")
     else:
@@ -127,8 +127,8 @@ def _report(mount: Mount, command: argparse.Namespace) -> None:
         raise BadInput([replace(problem, where=f"run {name}") for problem in problems])
     if not is_run_folder(run):
         look(mount, name)  # says so where there is no such run
-        mend = "wait until it has begun"
-        raise BadInput([Problem(f"run {run.name}", "no folder of its own", "a run", mend)])
+        hint = "wait until it has begun"
+        raise BadInput([Problem(f"run {run.name}", "no folder of its own", "a run", hint)])
     print(write_report(run))
 
 

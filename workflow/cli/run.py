@@ -119,13 +119,13 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
     return 0
 
 
-def _tell(error: BaseException, told: str, membership: Membership | None) -> None:
+def _tell(error: BaseException, message: str, membership: Membership | None) -> None:
     """Print an error: what all processes share once, what is one's own with its number."""
     with suppress(OSError):  # nobody reads it any more
         if membership is None or membership.rank == 0:
-            print(told, file=sys.stderr)
+            print(message, file=sys.stderr)
         elif not getattr(error, "shared", False):
-            print(f"process {membership.rank + 1} of {membership.size}: {told}", file=sys.stderr)
+            print(f"process {membership.rank + 1} of {membership.size}: {message}", file=sys.stderr)
 
 
 def _run(line: _CommandLine, stop: Stop) -> int:
@@ -147,8 +147,8 @@ def _run_in_world(line: _CommandLine, membership: Membership, stop: Stop) -> Non
     asked_for, problems = line.launch.num_processes, line.problems
     if asked_for not in (None, membership.size):
         found = f"{asked_for} in a launcher's world of {membership.size} processes"
-        mend = "leave it out under a launcher"
-        problems = [*problems, Problem("--num_processes", found, "the same number", mend)]
+        hint = "leave it out under a launcher"
+        problems = [*problems, Problem("--num_processes", found, "the same number", hint)]
     join(membership, os.environ)
     with importing():
         from workflow.distributed.world import World
@@ -172,8 +172,8 @@ def _problems_of_gpus(processes: int) -> list[Problem]:
 
     if not 0 < (gpus := torch.cuda.device_count()) < processes:
         return []
-    mend = "start as many as there are GPUs, or none visible (CUDA_VISIBLE_DEVICES=) for CPUs"
-    return [Problem("--num_processes", f"{processes} on {gpus} GPUs", f"at most {gpus}", mend)]
+    hint = "start as many as there are GPUs, or none visible (CUDA_VISIBLE_DEVICES=) for CPUs"
+    return [Problem("--num_processes", f"{processes} on {gpus} GPUs", f"at most {gpus}", hint)]
 
 
 def _launch(line: _CommandLine, processes: int) -> int:
@@ -191,10 +191,10 @@ def _launch(line: _CommandLine, processes: int) -> int:
 
     def patience() -> float:
         """The seconds that a step and a save may take; before the run began nothing is lost."""
-        told = read_status(job.run_path)
-        if told.get("state") != "running" or told.get("time", 0.0) < began:
+        status = read_status(job.run_path)
+        if status.get("state") != "running" or status.get("time", 0.0) < began:
             return EARLY_SECONDS
-        return SHUTDOWN_SECONDS + 3 * float(told.get("stop_seconds", 0.0))
+        return SHUTDOWN_SECONDS + 3 * float(status.get("stop_seconds", 0.0))
 
     began = time.time()
     return _outcome(job.run_path, launch_local(sys.argv[0], line.arguments, processes, patience))
@@ -204,9 +204,9 @@ def _outcome(run: Path, launched: Launched) -> int:
     """The exit status of a job whose processes have ended."""
     from workflow.training.run_dir import note_crash
 
-    told = read_status(run)
-    ours = told.get("host") == socket.gethostname() and told.get("pid") in launched.pids
-    state = told.get("state") if ours else None
+    status = read_status(run)
+    ours = status.get("host") == socket.gethostname() and status.get("pid") in launched.pids
+    state = status.get("state") if ours else None
     stopped = launched.signal not in (0, signal.SIGINT) and not ours  # before the run began
     if stopped:
         print(EARLY, file=sys.stderr)

@@ -58,8 +58,8 @@ def what_is_here() -> tuple[bool, frozenset[str]]:
     commands = frozenset(c for c in ("apptainer", "singularity", "docker") if shutil.which(c))
     if shutil.which("srun") is None:
         return False, commands
-    told = subprocess.run(["srun", "--help"], capture_output=True, text=True, check=False)
-    return "--container-image" in told.stdout, commands
+    shown = subprocess.run(["srun", "--help"], capture_output=True, text=True, check=False)
+    return "--container-image" in shown.stdout, commands
 
 
 def run_inside(runtime: Runtime, submission: Submission) -> tuple[list[str], list[str]]:

@@ -77,8 +77,8 @@ def _all_plain(words: Sequence[str]) -> bool:
 
 
 def _unclear(found: str, expected: str) -> BadInput:
-    mend = "write the job behind -- instead: -- seq2seq.py [flags]"
-    return BadInput([Problem("--command", found, expected, mend)])
+    hint = "write the job behind -- instead: -- seq2seq.py [flags]"
+    return BadInput([Problem("--command", found, expected, hint)])
 
 
 def _quoted(text: str) -> str:

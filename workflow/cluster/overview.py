@@ -53,9 +53,9 @@ def look(mount: Mount, run_name: str) -> Overview:
     status = read_status(folder)
     if not status and record is None:
         known = run_names(mount)
-        mend = f"choose among {', '.join(known[:5])}" if known else "submit one"
+        hint = f"choose among {', '.join(known[:5])}" if known else "submit one"
         where, found = f"run {shorten(run_name)}", "no run and no job of this name"
-        raise BadInput([Problem(where, found, f"a run in {mount.models}", mend)])
+        raise BadInput([Problem(where, found, f"a run in {mount.models}", hint)])
     state = None if record is None or _is_over(status, record) else state_of(record)
     word, reason = judge(*_newer(status, record, state), _is_held(folder, record, state))
     logged = _last_logged(folder / TRAIN_LOG)
@@ -108,20 +108,20 @@ def judge(status: Mapping[str, Any], state: State | None, held: bool) -> tuple[s
         state: of its job; None where it has none, or its cluster need not be asked.
         held: whether a live process holds the folder.
     """
-    told, error = str(status.get("state", "")), str(status.get("error", ""))
+    recorded, error = str(status.get("state", "")), str(status.get("error", ""))
     word, reason = (state.word, state.reason) if state is not None else ("", "")
     if word == "pending":
         return word, reason
-    if told == "running" and held:
+    if recorded == "running" and held:
         return "running", ""
     if word == "running":
         return "starting", ""
-    if told == "running":
+    if recorded == "running":
         if word in ("failed", "cancelled", "unknown"):
             return word, reason
         return "lost", "its process ended without a word; the same command goes on"
-    if told:
-        return told, "; ".join(part for part in (error, reason) if part)
+    if recorded:
+        return recorded, "; ".join(part for part in (error, reason) if part)
     if word in ("done", "failed", "cancelled", "unknown"):
         return word, reason
     return "failed", "it ended before the run began; its log says why"

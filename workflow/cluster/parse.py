@@ -103,8 +103,8 @@ def _command_of(
     nothing = Command("seq2seq", (), here, PROJECT)  # with which other problems can be found
     problems: list[Problem] = []
     if cluster.command is not None and words:
-        found, mend = "--command and a job after --", "leave one out"
-        return nothing, [Problem("submit", found, "one of the two", mend)]
+        found, hint = "--command and a job after --", "leave one out"
+        return nothing, [Problem("submit", found, "one of the two", hint)]
     if cluster.command is not None:
         try:
             command = read_command(cluster.command, cluster.shared_host_dir, here)
@@ -117,8 +117,8 @@ def _command_of(
         command = dataclasses.replace(nothing, task=task)
     else:
         found = shorten(" ".join(words)) if words else "no job"
-        mend = "write -- seq2seq.py or -- clf.py and its flags behind the cluster's"
-        return nothing, [Problem("submit", found, "-- seq2seq.py|clf.py [flags]", mend)]
+        hint = "write -- seq2seq.py or -- clf.py and its flags behind the cluster's"
+        return nothing, [Problem("submit", found, "-- seq2seq.py|clf.py [flags]", hint)]
     if config is not None and "--config" not in " ".join(command.arguments):
         arguments = ("--config", str(config), *command.arguments)
         command = dataclasses.replace(command, arguments=arguments)
@@ -132,8 +132,8 @@ def _after_dashes(words: list[str], here: Path) -> tuple[Command, list[Problem]]
     command = Command(SCRIPTS[script.name], tuple(words[1:]), here, project)
     if (project / script.name).is_file():
         return command, []
-    mend = "correct the path, or write its name alone for this project's"
-    return command, [Problem(f"-- {words[0]}", "no such file", "one of the two scripts", mend)]
+    hint = "correct the path, or write its name alone for this project's"
+    return command, [Problem(f"-- {words[0]}", "no such file", "one of the two scripts", hint)]
 
 
 def _task_in(in_file: dict[str, Any], where: str) -> tuple[str, list[Problem]]:
@@ -141,15 +141,15 @@ def _task_in(in_file: dict[str, Any], where: str) -> tuple[str, list[Problem]]:
     if task in SCRIPTS.values():
         return str(task), []
     found = "no task" if task is None else shorten(task)
-    mend = 'add "task", or write -- seq2seq.py behind the flags'
-    return "seq2seq", [Problem(where, found, "seq2seq or clf", mend)]
+    hint = 'add "task", or write -- seq2seq.py behind the flags'
+    return "seq2seq", [Problem(where, found, "seq2seq or clf", hint)]
 
 
 def _problems_of_launch(launch: LaunchOptions) -> list[Problem]:
     """Descriptions of a machine, which the cluster's own words are."""
-    mend = "write --num_nodes, --gpus_per_node, --gpu_memory and --memory before the --"
+    hint = "write --num_nodes, --gpus_per_node, --gpu_memory and --memory before the --"
     return [
-        Problem(f"--{name}", "a machine to plan for", "the cluster's words", mend)
+        Problem(f"--{name}", "a machine to plan for", "the cluster's words", hint)
         for name in vars(launch)
         if name.startswith("plan_") and getattr(launch, name) is not None
     ]

@@ -115,8 +115,8 @@ def _problems_of_data(spec: JobRequest, mount: Mount) -> list[Problem]:
 def _problem_of_hub_model(name: str) -> Problem:
     """Jobs run offline: a model of the hub has to be on the shared folder."""
     here = name.rpartition("/")[2]
-    mend = f"run `python3 -m workflow prefetch {name}`, then name it --model_init_name {here}"
-    return Problem(f"model {name}", "a name on the hub", "a folder that the job can read", mend)
+    hint = f"run `python3 -m workflow prefetch {name}`, then name it --model_init_name {here}"
+    return Problem(f"model {name}", "a name on the hub", "a folder that the job can read", hint)
 
 
 def _problems_of_disk(spec: JobRequest, mount: Mount, model: Path) -> list[Problem]:
@@ -139,5 +139,5 @@ def _problems_of_disk(spec: JobRequest, mount: Mount, model: Path) -> list[Probl
         f"{needed / 1e9:,.1f} GB: the newest checkpoint, the next one beside it, older ones and"
         " the best"
     )
-    mend = "make room, or lower --save_total_limit"
-    return [Problem(str(folder), f"{free / 1e9:,.1f} GB free", expected, mend)]
+    hint = "make room, or lower --save_total_limit"
+    return [Problem(str(folder), f"{free / 1e9:,.1f} GB free", expected, hint)]

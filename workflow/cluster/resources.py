@@ -168,27 +168,27 @@ class Submission:
         return [*exports, *self.cluster.setup]
 
 
-def problems_of(cluster: Cluster, kind: str, mends: dict[str, str]) -> list[Problem]:
+def problems_of(cluster: Cluster, kind: str, hints: dict[str, str]) -> list[Problem]:
     """What is wrong with these words by themselves, and which mean nothing on such a cluster.
 
     Args:
-        mends: what to do instead of words that mean nothing there.
+        hints: what to do instead of words that mean nothing there.
     """
     problems = [*_problems_of_envs(cluster.envs or {}, kind), *_problems_of_mounts(cluster)]
     meaningless = {
         "high_priority": "leave it out",
         "login": "leave it out; `python3 -m workflow logs -f RUN` follows the job",
-    } | mends
+    } | hints
     defaults = {field.name: field.default for field in dataclasses.fields(Cluster)}
     problems += [
-        _meaningless(name, kind, mend)
-        for name, mend in meaningless.items()
+        _meaningless(name, kind, hint)
+        for name, hint in meaningless.items()
         if getattr(cluster, name) != defaults[name]
     ]
     if cluster.gpu_type is not None and not cluster.gpus_per_node:
         found = f"{shorten(cluster.gpu_type)} without GPUs"
-        mend = "add --gpus_per_node N"
-        problems.append(Problem("--gpu_type", found, "with --gpus_per_node", mend))
+        hint = "add --gpus_per_node N"
+        problems.append(Problem("--gpu_type", found, "with --gpus_per_node", hint))
     found, expected = "a value for what looks like a secret", "the name alone"
     names = [name for line in cluster.setup for name in _ASSIGNED.findall(line)]
     problems += [
@@ -199,10 +199,10 @@ def problems_of(cluster: Cluster, kind: str, mends: dict[str, str]) -> list[Prob
     return problems
 
 
-def _meaningless(name: str, kind: str, mend: str) -> Problem:
+def _meaningless(name: str, kind: str, hint: str) -> Problem:
     word = next((alias for alias in ALIASES if ALIASES[alias] == name and "-" in alias), name)
     place = {"slurm": "Slurm", "kubernetes": "Kubernetes", "local": "this machine"}[kind]
-    return Problem(f"--{word}", f"a word without meaning on {place}", "none there", mend)
+    return Problem(f"--{word}", f"a word without meaning on {place}", "none there", hint)
 
 
 def _problems_of_envs(envs: dict[str, str | None], kind: str) -> list[Problem]:
@@ -214,8 +214,8 @@ def _problems_of_envs(envs: dict[str, str | None], kind: str) -> list[Problem]:
             expected = "letters, digits and _, no digit first"
             problems.append(Problem(where, "no name of a variable", expected, "correct the name"))
         elif value is None and from_here and name not in os.environ:
-            mend = f"export {name}, or write {name}=VALUE if it is no secret"
-            problems.append(Problem(where, "not set here", "a variable to pass on", mend))
+            hint = f"export {name}, or write {name}=VALUE if it is no secret"
+            problems.append(Problem(where, "not set here", "a variable to pass on", hint))
         elif value is not None and not isinstance(value, str | int | float):
             problems.append(Problem(where, shorten(value), "a text", "write it in quotes"))
         elif value is not None and _SECRET.search(name):
@@ -223,8 +223,8 @@ def _problems_of_envs(envs: dict[str, str | None], kind: str) -> list[Problem]:
             place = (
                 "export it in this shell" if from_here else "put it into a Secret of the cluster"
             )
-            mend = f"{place}, and write --envs {name}"
-            problems.append(Problem(where, found, "the name alone", mend))
+            hint = f"{place}, and write --envs {name}"
+            problems.append(Problem(where, found, "the name alone", hint))
     return problems
 
 
@@ -236,8 +236,8 @@ def _problems_of_mounts(cluster: Cluster) -> list[Problem]:
             expected = "SOURCE or SOURCE:TARGET, both beginning with /"
             problems.append(Problem(where, found, expected, "correct it"))
     if cluster.mounts and cluster.container is None:
-        mend = "add --container IMAGE, or leave it out: without one all folders are seen"
-        problems.append(Problem("--mounts", "no --container", "a container to see them", mend))
+        hint = "add --container IMAGE, or leave it out: without one all folders are seen"
+        problems.append(Problem("--mounts", "no --container", "a container to see them", hint))
     return problems
 
 

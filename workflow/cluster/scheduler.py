@@ -73,7 +73,7 @@ class Scheduler(ABC):
         """
         log = folder / LOG
         if not log.exists() and not follow:
-            mend = "wait until the job has begun, or follow it with -f"
-            raise BadInput([Problem(str(log), "no log yet", "a job that has begun", mend)])
+            hint = "wait until the job has begun, or follow it with -f"
+            raise BadInput([Problem(str(log), "no log yet", "a job that has begun", hint)])
         following = ["--follow=name", "--retry"] if follow else []
         os.execvp("tail", ["tail", "--lines=+1", *following, str(log)])

@@ -156,12 +156,12 @@ def _with_dependency(request: SubmitRequest, mount: Mount) -> tuple[SubmitReques
     if record is not None and record.cluster == "slurm" and state.may_live:
         dependency = f"afterok:{record.identity}"
     elif "done" not in (state.word, read_status(mount.models / name).get("state")):
-        found, mend = "no job on Slurm that was submitted for such a run", "submit that one first"
+        found, hint = "no job on Slurm that was submitted for such a run", "submit that one first"
         if record is not None:  # Slurm itself takes it, and forgets to wait
             found = f"{record.title}, which is not queued and does not run ({state.word})"
-            mend = "submit that one again first; or leave this out, if it ended well"
+            hint = "submit that one again first; or leave this out, if it ended well"
         expected = "a run whose job is queued, runs or is done; or a job's number"
-        return request, [Problem(f"--dependency {shorten(name)}", found, expected, mend)]
+        return request, [Problem(f"--dependency {shorten(name)}", found, expected, hint)]
     cluster = dataclasses.replace(request.cluster, dependency=dependency)
     return dataclasses.replace(request, cluster=cluster), []
 
@@ -174,10 +174,10 @@ def _problems_of_queue(submission: Submission) -> list[Problem]:
     where, expected = f"run {record.run_name}", "a run that has no job"
     if state.word == "unknown":
         found = f"{record.title}, and whether that has ended is not known ({state.reason})"
-        mend = "submit where its cluster can be asked, or choose another name"
-        return [NotAsked(where, found, expected, mend)]
-    mend = f"wait for it, `python3 -m workflow cancel {record.run_name}`, or choose another name"
-    return [Problem(where, f"a job that is {state.word} ({record.title})", expected, mend)]
+        hint = "submit where its cluster can be asked, or choose another name"
+        return [NotAsked(where, found, expected, hint)]
+    hint = f"wait for it, `python3 -m workflow cancel {record.run_name}`, or choose another name"
+    return [Problem(where, f"a job that is {state.word} ({record.title})", expected, hint)]
 
 
 def _hand_over(scheduler: Scheduler, submission: Submission, text: str) -> Record:

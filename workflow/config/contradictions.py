@@ -27,8 +27,8 @@ def _of_training(job: JobRequest) -> Iterator[Problem]:
     if job.offload == "all" and job.zero_stage in (1, 2):
         found = f"all with --zero_stage {job.zero_stage}"
         expected = "--zero_stage 3, which alone divides parameters"
-        mend = "leave --zero_stage out, or use --offload optimizer"
-        yield Problem("--offload", found, expected, mend)
+        hint = "leave --zero_stage out, or use --offload optimizer"
+        yield Problem("--offload", found, expected, hint)
 
 
 def _of_task(job: JobRequest) -> Iterator[Problem]:
@@ -36,8 +36,8 @@ def _of_task(job: JobRequest) -> Iterator[Problem]:
     for name, flag in JOB_FLAGS.items():
         value = getattr(job, name)
         if flag.only_for not in (None, job.task) and value != flag.default:
-            mend = f"leave it out: it is for {flag.only_for}.py"
-            yield Problem(f"--{name}", shorten(value), f"a flag of {job.task}.py", mend)
+            hint = f"leave it out: it is for {flag.only_for}.py"
+            yield Problem(f"--{name}", shorten(value), f"a flag of {job.task}.py", hint)
     best = TASK_SPECS[job.task].best_metrics
     if job.metric_for_best_model not in best:
         found, expected = job.metric_for_best_model, f"one of {', '.join(best)}"
@@ -51,24 +51,24 @@ def _of_decoding(job: JobRequest) -> Iterator[Problem]:
     at = f"at temperature {job.temperature:g}"
     greedy = f"where decoding is greedy (temperature below {GREEDY_BELOW})"
     if job.num_beams > 1 and not job.greedy:
-        mend = "keep one of the two: beams are not drawn"
+        hint = "keep one of the two: beams are not drawn"
         expected = f"a temperature below {GREEDY_BELOW} with beams"
-        yield Problem("--num_beams", f"{job.num_beams} {at}", expected, mend)
+        yield Problem("--num_beams", f"{job.num_beams} {at}", expected, hint)
     elif job.num_beams > 1 and job.n_samples > job.num_beams:
         found = f"{job.n_samples} of {job.num_beams} beams"
         yield Problem("--n_samples", found, "at most --num_beams", "raise --num_beams")
     elif job.greedy and job.num_beams == 1 and job.n_samples > 1:
-        mend = "raise --temperature, or every sample would be the same"
-        yield Problem("--n_samples", f"{job.n_samples} {at}", f"1 {greedy}", mend)
+        hint = "raise --temperature, or every sample would be the same"
+        yield Problem("--n_samples", f"{job.n_samples} {at}", f"1 {greedy}", hint)
     for name in ("top_k", "top_p"):
         value = getattr(job, name)
         if job.greedy and value is not None:
-            mend = "leave it out, or raise --temperature"
-            yield Problem(f"--{name}", f"{value} {at}", f"nothing {greedy}", mend)
+            hint = "leave it out, or raise --temperature"
+            yield Problem(f"--{name}", f"{value} {at}", f"nothing {greedy}", hint)
     if job.max_new_tokens is not None and job.min_new_tokens > job.max_new_tokens:
         found = f"{job.min_new_tokens} with --max_new_tokens {job.max_new_tokens}"
-        mend = "lower it, or raise --max_new_tokens"
-        yield Problem("--min_new_tokens", found, "no more than that", mend)
+        hint = "lower it, or raise --max_new_tokens"
+        yield Problem("--min_new_tokens", found, "no more than that", hint)
 
 
 def _of_schedule(job: JobRequest) -> Iterator[Problem]:
@@ -78,5 +78,5 @@ def _of_schedule(job: JobRequest) -> Iterator[Problem]:
     for name in ("warmup_steps", "lr_scheduler_kwargs"):
         if value := getattr(job, name):
             expected = "nothing with the constant schedule, which ignores it"
-            mend = "leave it out, or choose --lr_scheduler_type constant_with_warmup or another"
-            yield Problem(f"--{name}", shorten(value), expected, mend)
+            hint = "leave it out, or choose --lr_scheduler_type constant_with_warmup or another"
+            yield Problem(f"--{name}", shorten(value), expected, hint)

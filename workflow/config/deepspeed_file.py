@@ -69,15 +69,15 @@ def read_deepspeed_file(
     zero = {key: value for key, value in zero.items() if value != "auto"}
     own_stage = zero.get("stage", stage)
     if own_stage not in (None, 1, 2, 3) or isinstance(own_stage, bool):
-        mend = "choose one of them; one process without it is plain torch"
-        problems.append(Problem(f"{where}: stage", shorten(own_stage), "1, 2 or 3", mend))
+        hint = "choose one of them; one process without it is plain torch"
+        problems.append(Problem(f"{where}: stage", shorten(own_stage), "1, 2 or 3", hint))
     elif stage not in (None, own_stage):
-        mend = "keep one of the two"
-        problems.append(Problem("--zero_stage", str(stage), f"{own_stage}, as {path} says", mend))
+        hint = "keep one of the two"
+        problems.append(Problem("--zero_stage", str(stage), f"{own_stage}, as {path} says", hint))
     own_offload = offload_of({"zero_optimization": zero})
     if offload is not None and own_offload not in ("none", offload):
-        mend = "keep one of the two"
-        problems.append(Problem("--offload", offload, f"{own_offload}, as {path} says", mend))
+        hint = "keep one of the two"
+        problems.append(Problem("--offload", offload, f"{own_offload}, as {path} says", hint))
     problems += [
         Problem(f"{where}: {key}", "a setting that is not supported here", "none", "leave it out")
         for key in _ZERO_REFUSED if key in zero
@@ -103,17 +103,17 @@ def _unreadable(where: str, zero: dict[str, Any]) -> list[Problem]:
         if isinstance(zero.get(key), dict)
     ]  # fmt: skip
     if "nvme" in devices:
-        mend = "use cpu"
-        return [Problem(f"{where}: device", "nvme", "cpu or none", mend)]
+        hint = "use cpu"
+        return [Problem(f"{where}: device", "nvme", "cpu or none", hint)]
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # slow
 
     try:
         DeepSpeedZeroConfig(**zero)
     except (ValueError, AssertionError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = shorten(" ".join(lines[1:3] or lines[:1]), 160).strip("'\"")
+        message = shorten(" ".join(lines[1:3] or lines[:1]), 160).strip("'\"")
         expected = "settings that DeepSpeed takes"
-        return [Problem(f"{where}: zero_optimization", told, expected, "correct it")]
+        return [Problem(f"{where}: zero_optimization", message, expected, "correct it")]
     return []
 
 

@@ -170,21 +170,21 @@ class FlagSet:
                 converted[name] = type.convert(value)
             except (ValueError, RecursionError, OverflowError):
                 found = "no value" if value is _NO_VALUE else shorten(value)
-                mend = f"write it as {place} {type.metavar}"
-                mend = "choose one of them" if type.metavar == "NAME" else mend
-                problems.append(Problem(place, found, type.expected, mend))
+                hint = f"write it as {place} {type.metavar}"
+                hint = "choose one of them" if type.metavar == "NAME" else hint
+                problems.append(Problem(place, found, type.expected, hint))
         return converted, problems
 
 
 def _unknown_flag(name: str, known: Sequence[str], prefix: str = "") -> Problem:
     """The problem of a flag (or job-file key) that does not exist, with the nearest that does."""
     written = name.replace("-", "_")
-    expected, mend = FOREIGN.get(written, ("", ""))
-    if expected and set(re.findall(r"--(\w+)", mend)) <= set(known):
-        return Problem(f"{prefix}{name}", "a flag this tool does not take", expected, mend)
+    expected, hint = FOREIGN.get(written, ("", ""))
+    if expected and set(re.findall(r"--(\w+)", hint)) <= set(known):
+        return Problem(f"{prefix}{name}", "a flag this tool does not take", expected, hint)
     near = difflib.get_close_matches(written, known, n=1, cutoff=_LIKE)
-    mend = f"did you mean {prefix}{near[0]}?" if near else "see -h for all flags"
-    return Problem(f"{prefix}{name}", "an unknown flag", "a known one", mend)
+    hint = f"did you mean {prefix}{near[0]}?" if near else "see -h for all flags"
+    return Problem(f"{prefix}{name}", "an unknown flag", "a known one", hint)
 
 
 def read_json_object(path: Path) -> tuple[dict[str, Any], list[Problem]]:

@@ -45,9 +45,9 @@ def parse_command_line(
     launch = LaunchOptions(**{name: typed.pop(name) for name in of_launch.keys() & typed.keys()})
     planned = [name for name in vars(launch) if name.startswith("plan_") and getattr(launch, name)]
     if planned and not launch.dry_run:
-        mend = "add --dry_run, or leave it out"
+        hint = "add --dry_run, or leave it out"
         expected = "a description of a machine with --dry_run only"
-        problems.append(Problem(f"--{planned[0]}", "no --dry_run", expected, mend))
+        problems.append(Problem(f"--{planned[0]}", "no --dry_run", expected, hint))
     request, more = _checked(task, typed, typed.keys() | given)
     return request, launch, problems + more
 

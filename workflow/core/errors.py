@@ -25,10 +25,10 @@ class Problem:
     where: str
     found: str
     expected: str
-    mend: str
+    hint: str
 
     def __str__(self) -> str:
-        line = f"{self.where}: found {self.found}; expected {self.expected}; {self.mend}"
+        line = f"{self.where}: found {self.found}; expected {self.expected}; {self.hint}"
         return " ".join(line.split())
 
 
@@ -62,8 +62,8 @@ class OutOfMemory(RunFailed):
         positions: of a micro-batch at most, from the next start on; None where that stays as it is.
     """
 
-    def __init__(self, told: str, positions: int | None = None):
-        super().__init__(told)
+    def __init__(self, message: str, positions: int | None = None):
+        super().__init__(message)
         self.positions = positions
 
 

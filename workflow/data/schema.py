@@ -97,20 +97,20 @@ def check_record(record: object, place: str, schema: Schema, answers_needed: boo
         found = name_type(record[schema.source_key])
         where = f"{place}.{schema.source_key}"
         absent = record[schema.source_key] is None
-        mend = "write it, or remove the record" if absent else "write it in quotes"
-        problems.append(Problem(where, found, "a text", mend))
-    told = False
+        hint = "write it, or remove the record" if absent else "write it in quotes"
+        problems.append(Problem(where, found, "a text", hint))
+    reported = False
     if schema.answer_key in record:
         wrong = schema.check_answer(record[schema.answer_key])
         if wrong is not None:
-            found, expected, mend = wrong
+            found, expected, hint = wrong
             found = found or name_type(record[schema.answer_key])
-            problems.append(Problem(f"{place}.{schema.answer_key}", found, expected, mend))
-            told = True
+            problems.append(Problem(f"{place}.{schema.answer_key}", found, expected, hint))
+            reported = True
     elif answers_needed or _near_key(schema.answer_key, record):
         problems.append(missing_key(place, schema.answer_key, record, "an answer to learn"))
     others = {key: value for key, value in record.items() if key != schema.answer_key}
-    _check_values(place, others if told else record, problems, depth=0)
+    _check_values(place, others if reported else record, problems, depth=0)
     return problems
 
 

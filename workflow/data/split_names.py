@@ -110,7 +110,7 @@ def _missing_split(
     path: Path, split: str, outline: Outline, schema: Schema, holds_out: bool
 ) -> Problem:
     missing = missing_key(str(path), split, outline, f"a list of {schema.example}")
-    if split != "eval" or missing.mend != "add it" or not isinstance(outline.get("train"), list):
+    if split != "eval" or missing.hint != "add it" or not isinstance(outline.get("train"), list):
         return missing
     hint = 'put the records under "eval", or rename the key "train" to "eval"'
-    return replace(missing, mend=f"add it, or {HOLD_OUT}" if holds_out else hint)
+    return replace(missing, hint=f"add it, or {HOLD_OUT}" if holds_out else hint)

@@ -71,4 +71,4 @@ def _kind(place: str, problem: Problem) -> tuple[str, ...]:
     inside = re.sub(r"\d+", "", problem.where.removeprefix(place))
     words = re.match(r"[^'\"(\d\\]*", problem.found)
     assert words is not None  # it matches nothing too
-    return inside, words[0], problem.expected, problem.mend
+    return inside, words[0], problem.expected, problem.hint

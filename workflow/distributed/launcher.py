@@ -120,8 +120,8 @@ def find_cause(failures: Sequence[Ending]) -> Ending:
 def tell_signal(ending: Ending, processes: int) -> str:
     """The line for a worker that could not say itself how it ended."""
     who = f"process {ending.rank + 1} of {processes} (pid {ending.pid})"
-    told = f"{who} was ended by {name_signal(ending.signal)}"
-    return told + "; the others were stopped" * (processes > 1) + hint_at(ending.signal)
+    message = f"{who} was ended by {name_signal(ending.signal)}"
+    return message + "; the others were stopped" * (processes > 1) + hint_at(ending.signal)
 
 
 def name_signal(number: int) -> str:

@@ -93,8 +93,8 @@ class _Values:
 
     def blame(self, name: str, expected: str) -> None:
         found = shorten(self.text(name)) if self.text(name) else "nothing"
-        mend = "let one launcher (torchrun, srun, deepspeed) set it, or unset what is left of one"
-        self.problems.append(Problem(f"environment variable {name}", found, expected, mend))
+        hint = "let one launcher (torchrun, srun, deepspeed) set it, or unset what is left of one"
+        self.problems.append(Problem(f"environment variable {name}", found, expected, hint))
 
     def needed(self, name: str, expected: str) -> str:
         if not self.text(name):

@@ -61,9 +61,9 @@ class Stop:
             sys.exit(Stopped.exit_status)
         if is_first and self._world is not None and self._world.is_rank_zero:
             name = signal.Signals(number).name
-            told = f"{name}: the run ends its step and saves (a second Ctrl-C ends it)\n"
+            message = f"{name}: the run ends its step and saves (a second Ctrl-C ends it)\n"
             with suppress(OSError):
-                os.write(sys.stderr.fileno(), told.encode())
+                os.write(sys.stderr.fileno(), message.encode())
 
     def defer(self, run: Path, world: "World", lock: Held) -> None:
         """From now on the run looks at signals, its folder's stop file, and other processes."""

@@ -191,8 +191,8 @@ def _partitioned(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
     if strategy.offload == "all":
         freed = computing * share if work.on_gpu else 0.0  # each tensor's part, once flattened
         host["weights"] = _pinned(work, device.pop("weights")) + freed
-    reuse = _asked(strategy, "stage3_max_reuse_distance", REUSE_ELEMENTS) / 2
-    prefetch = _asked(strategy, "stage3_prefetch_bucket_size", PREFETCH_ELEMENTS)
+    reuse = _requested(strategy, "stage3_max_reuse_distance", REUSE_ELEMENTS) / 2
+    prefetch = _requested(strategy, "stage3_prefetch_bucket_size", PREFETCH_ELEMENTS)
     live = {"gathered weights": computing * min(count, reuse + prefetch + sizes.largest_tensor)}
     activations = activation_bytes(sizes, work)
     left = max(0.0, 1 - bucket / count)
@@ -212,11 +212,11 @@ def _partitioned(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
 
 def _bucket(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> float:
     """Elements of a bucket: a GPU reserves it all, a CPU what is written of it."""
-    asked = _asked(strategy, "reduce_bucket_size", BUCKET_ELEMENTS)
-    return asked if work.on_gpu else min(asked, sizes.parameters)
+    requested = _requested(strategy, "reduce_bucket_size", BUCKET_ELEMENTS)
+    return requested if work.on_gpu else min(requested, sizes.parameters)
 
 
-def _asked(strategy: ShardingStrategy, name: str, default: int) -> float:
+def _requested(strategy: ShardingStrategy, name: str, default: int) -> float:
     """What the user asks of DeepSpeed, else the default."""
     value = dict(strategy.users or {}).get("zero_optimization", {}).get(name, default)
     return float(value) if isinstance(value, int | float) else float(default)

@@ -147,8 +147,8 @@ def choose(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> 
     for plan in found:
         if plan.positions is not None:
             return plan
-    mends = _mends(sizes, machine, work, request)
-    raise BadInput([_nothing_fits(machine, found, mends)])
+    hints = _hints(sizes, machine, work, request)
+    raise BadInput([_nothing_fits(machine, found, hints)])
 
 
 def _settings(
@@ -183,12 +183,12 @@ def _plan(
     machine: Machine,
     work: Work,
     strategy: ShardingStrategy | None,
-    asked: int | None,
+    requested: int | None,
 ) -> Plan:
     """A setting with the largest micro-batch; ZeRO-3 gathers to evaluate where that fits too.
 
     Args:
-        asked: the positions of a micro-batch, where the user settled them.
+        requested: the positions of a micro-batch, where the user settled them.
     """
     partly = dataclasses.replace(strategy, gathers=False) if strategy else None
     work = dataclasses.replace(work, processes=machine.processes, on_gpu=machine.on_gpu)
@@ -196,11 +196,11 @@ def _plan(
     def need(positions: int, strategy: ShardingStrategy | None = partly) -> Need:
         return predict(sizes, dataclasses.replace(work, positions=positions), strategy)
 
-    positions = asked or FEWEST
+    positions = requested or FEWEST
     least = need(positions)
     if not fits(least, machine, strategy):
         return Plan(partly, least, None, least)
-    most = asked or (MOST if machine.on_gpu else MOST_ON_CPU)
+    most = requested or (MOST if machine.on_gpu else MOST_ON_CPU)
     while positions < most:  # by steps of a sixteenth, which are as fine as this is exact
         more = min(most, positions + max(64, positions // 16))
         if not fits(need(more), machine, strategy):
@@ -229,7 +229,7 @@ def taken(plan: Plan, machine: Machine) -> float:
     return plan.least.device if machine.on_gpu else on_cpu(plan.least, plan.strategy)
 
 
-def _nothing_fits(machine: Machine, found: list[Plan], mends: list[str]) -> Problem:
+def _nothing_fits(machine: Machine, found: list[Plan], hints: list[str]) -> Problem:
     """What is needed at least, what is there, and what would help."""
 
     def times(plan: Plan) -> float:
@@ -245,11 +245,11 @@ def _nothing_fits(machine: Machine, found: list[Plan], mends: list[str]) -> Prob
     if machine.on_gpu and best.least.host > machine.for_host:
         there += f", {amount(machine.for_host)} of the host for each"
         need += f", {amount(best.least.host)} of the host each"
-    mend = "; ".join(mends) or "use a smaller model, or more memory"
-    return Problem("memory", there, f"at least {need} ({name_of(best.strategy)})", mend)
+    hint = "; ".join(hints) or "use a smaller model, or more memory"
+    return Problem("memory", there, f"at least {need} ({name_of(best.strategy)})", hint)
 
 
-def _mends(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> list[str]:
+def _hints(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> list[str]:
     """What would fit, each by itself."""
 
     def would(machine: Machine, work: Work, request: PlanRequest) -> bool:
@@ -265,16 +265,16 @@ def _mends(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> 
             dataclasses.replace(work, gradient_checkpointing=recomputing), request,
         ),
     }  # fmt: skip
-    mends = [
-        mend
-        for mend, changed in changes.items()
+    hints = [
+        hint
+        for hint, changed in changes.items()
         if changed != (work, request) and would(machine, *changed)
     ]
     for times in (2, 4, 8, 16, 32):
         nodes = times * machine.processes
         if would(dataclasses.replace(machine, processes=nodes), work, request):
-            return [*mends, f"use {nodes} processes on {times} times as many machines"]
-    return mends
+            return [*hints, f"use {nodes} processes on {times} times as many machines"]
+    return hints
 
 
 def amount(size: float) -> str:

@@ -147,26 +147,26 @@ class TextMetrics:
 
     def unseen(self) -> list[str]:
         """What some metrics do not see of the references, in sentences."""
-        told, references = [], self._references()
+        notes, references = [], self._references()
         texts, seen = int(references["text"]), int(references["seen"])
         others = "rougeL_unicode and chrf see all scripts"
         if texts and not seen:
-            told.append(
+            notes.append(
                 "ROUGE sees a-z and 0-9 only, which are half the letters of none of "
                 f"{texts:,} references: {', '.join(ROUGE)} are null; {others}"
             )
         elif seen < _MOST * texts:
-            told.append(
+            notes.append(
                 "ROUGE sees a-z and 0-9 only, which are less than half the letters of "
                 f"{texts - seen:,} of {texts:,} references ({1 - seen / texts:.0%}); {others}"
             )
         if seen and not references["paired"]:
-            told.append("rouge2 counts two words in a row, which no reference has: rouge2 is null")
+            notes.append("rouge2 counts two words in a row, which no reference has: rouge2 is null")
         if self._first.rows and not references["long"]:
-            told.append("BLEU counts four tokens in a row, which no reference has: bleu is null")
+            notes.append("BLEU counts four tokens in a row, which no reference has: bleu is null")
         if self._first.rows and not texts:
-            told.append("chrF counts characters, which no reference has: chrf is null")
-        return told
+            notes.append("chrF counts characters, which no reference has: chrf is null")
+        return notes
 
     def _references(self) -> dict[str, float]:
         """How many references there are of each kind named in `_KINDS`."""

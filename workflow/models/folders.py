@@ -33,24 +33,24 @@ _AROUND = (
 def check_folder(folder: Path) -> None:
     """Raise BadInput for a folder that is something else than a model, where its files tell."""
     if told := _recognize(folder):
-        found, mend = told
+        found, hint = told
         expected = "the folder of an encoder-decoder model, with config.json"
-        raise BadInput([Problem(str(folder), found, expected, mend)])
+        raise BadInput([Problem(str(folder), found, expected, hint)])
 
 
 def _recognize(folder: Path) -> tuple[str, str] | None:
     """What a folder is instead of a model, and what to do."""
     weights = _has(folder, "model*.safetensors", "pytorch_model*.bin")
     if _has(folder, "adapter_config.json") and not weights:
-        mend = "merge it into its model first (merge_and_unload of peft, then save_pretrained)"
-        return f"an adapter of {_base_of_adapter(folder)}", mend
+        hint = "merge it into its model first (merge_and_unload of peft, then save_pretrained)"
+        return f"an adapter of {_base_of_adapter(folder)}", hint
     if _has(folder, "model_index.json"):
         return "a pipeline of diffusers", "choose a model that reads and writes text"
     if _has(folder, "modules.json"):
         return "a model of sentence-transformers, which only encodes", "choose another model"
-    for patterns, what, mend in _OF_OTHERS:
+    for patterns, what, hint in _OF_OTHERS:
         if _has(folder, *patterns) and not weights:
-            return what, mend
+            return what, hint
     if _has(folder, "config.json"):
         return None
     if folder.name == "resume" and _has(folder.parent, "config.json"):

@@ -44,6 +44,6 @@ def describe_settings(own: GenerationConfig) -> str | None:
         and value is not None
     ]
     kept = restricted(own)
-    told = [f"keeps {', '.join(kept)}"] if kept else []
-    told += [f"sets aside {', '.join(aside)} (the flags of the job decide)"] if aside else []
-    return f"of the model's own generation settings the job {'; '.join(told)}" if told else None
+    parts = [f"keeps {', '.join(kept)}"] if kept else []
+    parts += [f"sets aside {', '.join(aside)} (the flags of the job decide)"] if aside else []
+    return f"of the model's own generation settings the job {'; '.join(parts)}" if parts else None

@@ -101,8 +101,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     if tokenizer.vocab_files_names and not any((folder / name).is_file() for name in names):
         found = f"none of {', '.join(sorted(names))}"
-        mend = "add the files of the model's tokenizer"
-        raise BadInput([Problem(str(folder), found, "a tokenizer beside the model", mend)])
+        hint = "add the files of the model's tokenizer"
+        raise BadInput([Problem(str(folder), found, "a tokenizer beside the model", hint)])
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         problem = Problem(
             str(folder),
@@ -135,8 +135,8 @@ def load_config(folder: Path, vocabulary: int) -> PreTrainedConfig:
         raise BadInput([Problem(where, found, "a model as t5, bart or mbart", "choose another")])
     if (size := family.vocabulary_size(config)) < vocabulary:
         expected = f"at least the {vocabulary} ids of the tokenizer beside it"
-        mend = "use the model's own tokenizer"
-        raise BadInput([Problem(where, f"vocab_size {size}", expected, mend)])
+        hint = "use the model's own tokenizer"
+        raise BadInput([Problem(where, f"vocab_size {size}", expected, hint)])
     return config
 
 

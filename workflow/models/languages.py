@@ -56,12 +56,12 @@ def set_languages(
     """
     codes = sorted(language_ids(tokenizer))
     problems = []
-    for name, asked in (("source_lang", source), ("target_lang", target)):
-        code = asked or tokenizer.init_kwargs.get(_ATTRIBUTE[name])
+    for name, language in (("source_lang", source), ("target_lang", target)):
+        code = language or tokenizer.init_kwargs.get(_ATTRIBUTE[name])
         if not codes:
-            if asked is not None:
+            if language is not None:
                 expected = "no such flag: this model's tokenizer has no codes of languages"
-                problems.append(Problem(f"--{name}", shorten(asked), expected, "leave it out"))
+                problems.append(Problem(f"--{name}", shorten(language), expected, "leave it out"))
         elif code in codes:
             setattr(tokenizer, _ATTRIBUTE[name], code)
         elif code is not None or name == "source_lang" or target_needed:
@@ -75,5 +75,5 @@ def _unknown(name: str, code: str | None, codes: list[str]) -> Problem:
     if code is None:
         return Problem(f"--{name}", "no language", expected, f"add --{name} CODE")
     near = [one for one in codes if re.split("[_-]", one)[0] == re.split("[_-]", code.lower())[0]]
-    mend = f"did you mean {' or '.join(near)}?" if near else "choose one of them"
-    return Problem(f"--{name}", shorten(code), expected, mend)
+    hint = f"did you mean {' or '.join(near)}?" if near else "choose one of them"
+    return Problem(f"--{name}", shorten(code), expected, hint)

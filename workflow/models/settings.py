@@ -56,9 +56,9 @@ def load_model_settings(
     ids = family_of(config).decoder_ids(config, generation, tokenizer)
     if ids is None:
         expected = "the id that the model was trained to start decoding with"
-        mend = 'add "decoder_start_token_id", as the page of the model has it'
+        hint = 'add "decoder_start_token_id", as the page of the model has it'
         where = str(folder / "config.json")
-        raise BadInput([Problem(where, "no decoder_start_token_id", expected, mend)])
+        raise BadInput([Problem(where, "no decoder_start_token_id", expected, hint)])
     spec = dataclasses.replace(
         spec,
         source_lang=getattr(tokenizer, "src_lang", None),
@@ -79,13 +79,13 @@ def _fit_lengths(spec: JobRequest, config: PreTrainedConfig) -> tuple[JobRequest
     problems = []
     fitting: dict[str, Any] = {}
     for name, positions in bounds.items():
-        asked, flag = getattr(spec, name), JOB_FLAGS[name]
-        if asked is None or asked <= positions or flag.only_for not in (None, spec.task):
+        value, flag = getattr(spec, name), JOB_FLAGS[name]
+        if value is None or value <= positions or flag.only_for not in (None, spec.task):
             continue
-        if asked == flag.default:
+        if value == flag.default:
             log.info("--%s is %d, the positions that this model has", name, positions)
             fitting[name] = positions
         else:
             expected = f"at most {positions}, the positions this model has"
-            problems.append(Problem(f"--{name}", str(asked), expected, f"add --{name} {positions}"))
+            problems.append(Problem(f"--{name}", str(value), expected, f"add --{name} {positions}"))
     return dataclasses.replace(spec, **fitting), problems

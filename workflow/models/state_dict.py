@@ -97,8 +97,8 @@ _MISFITS = {
 def problems_of_misfits(misfits: Misfits, folder: Path) -> list[Problem]:
     """What is to be told of a folder whose tensors do not fit."""
     return [
-        Problem(str(folder), f"{found} {shorten_names(sorted(misfits[kind]))}", expected, mend)
-        for kind, (found, expected, mend) in _MISFITS.items()
+        Problem(str(folder), f"{found} {shorten_names(sorted(misfits[kind]))}", expected, hint)
+        for kind, (found, expected, hint) in _MISFITS.items()
         if misfits[kind]
     ]
 

@@ -126,11 +126,11 @@ def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: 
 
         world.on_rank_zero(finish)
     except OSError as error:
-        told = (
+        message = (
             f"step {step}: {folder} could not be written ({error}); mend that, and start again: "
             f"the same command {what_resumes(run)}"
         )
-        raise shared(RunFailed(told)) from error
+        raise shared(RunFailed(message)) from error
     finally:
         if partial is not None and world.is_rank_zero:
             shutil.rmtree(partial, ignore_errors=True)  # which has become the folder if all is well

@@ -87,12 +87,12 @@ def prefetch(model: str, mount: Mount) -> Path:
 
 def _ask(model: str) -> tuple[str, Files, Files]:
     """The hub's present commit of a model, and the files of its settings and of its weights."""
-    told = huggingface_hub.HfApi().model_info(
+    info = huggingface_hub.HfApi().model_info(
         model, revision="main", files_metadata=True, timeout=ANSWER_SECONDS
     )
     files = {
         file.rfilename: file
-        for file in told.siblings or []
+        for file in info.siblings or []
         if "/" not in file.rfilename and not file.rfilename.startswith(".")
     }
     found = (fnmatch.filter(files, pattern) for pattern in WEIGHTS)
@@ -109,15 +109,15 @@ def _ask(model: str) -> tuple[str, Files, Files]:
         name for pattern in SETTINGS for name in fnmatch.filter(files, pattern)
         if name != CHECKSUM_FILE and (".index." not in name or name.endswith(index))
     }  # fmt: skip
-    return str(told.sha), {n: files[n] for n in sorted(settings)}, {n: files[n] for n in weights}
+    return str(info.sha), {n: files[n] for n in sorted(settings)}, {n: files[n] for n in weights}
 
 
 def _check_same(folder: Path, model: str, files: Files) -> None:
     """Raise BadInput where a folder is not the hub's model."""
     if others := _find_others(folder, files):
         found = f"a folder whose {shorten_names(others)} are not those of {model}"
-        mend = "use it as it is, or move it away and give the same command again"
-        raise BadInput([Problem(str(folder), found, "that model, or nothing yet", mend)])
+        hint = "use it as it is, or move it away and give the same command again"
+        raise BadInput([Problem(str(folder), found, "that model, or nothing yet", hint)])
 
 
 def _find_others(folder: Path, files: Files) -> list[str]:
@@ -158,8 +158,8 @@ def _check_room(download: Path, model: str, files: Files) -> None:
     needed, free = sum(lacking) + SPARED_BYTES, shutil.disk_usage(download).free
     if needed > free:
         found, expected = f"{free / 1e6:,.0f} MB free", f"{needed / 1e6:,.0f} MB for {model}"
-        mend = "make room, or name another mount"
-        raise BadInput([Problem(str(download), found, expected, mend)])
+        hint = "make room, or name another mount"
+        raise BadInput([Problem(str(download), found, expected, hint)])
 
 
 def _fetch(model: str, commit: str, files: Files, download: Path) -> None:
@@ -175,8 +175,8 @@ def _fetch(model: str, commit: str, files: Files, download: Path) -> None:
         found = f"{(download / name).stat().st_size:,} bytes of another content"
         (download / name).unlink()
         expected = f"the hub's {files[name].size:,} bytes"
-        mend = "give the same command again: it fetches what was not whole"
-        problems.append(Problem(f"{model}: {name}", found, expected, mend))
+        hint = "give the same command again: it fetches what was not whole"
+        problems.append(Problem(f"{model}: {name}", found, expected, hint))
     if problems:
         raise BadInput(problems)
 
@@ -203,24 +203,24 @@ def _problem(error: Exception, model: str, folder: Path) -> Problem:
     where = f"model {model}"
     if isinstance(error, HFValidationError):
         where, found = f"model {shorten(model)}", "no name that the hub could have"
-        expected, mend = "a name like google/flan-t5-xl", "correct the name"
+        expected, hint = "a name like google/flan-t5-xl", "correct the name"
     elif isinstance(error, OfflineModeIsEnabled):
         found, expected = "HF_HUB_OFFLINE", "leave to ask the hub"
-        mend = "unset HF_HUB_OFFLINE, on a machine with a network, as a login node"
+        hint = "unset HF_HUB_OFFLINE, on a machine with a network, as a login node"
     elif isinstance(error, GatedRepoError):
         found, expected = "a model that is shown to chosen accounts only", "one of those"
-        mend = "ask for access on the model's page, then log in with hf auth login"
+        hint = "ask for access on the model's page, then log in with hf auth login"
     elif isinstance(error, RepositoryNotFoundError):
         found, expected = "no such model, or a private one", "a name like google/flan-t5-xl"
-        mend = "correct the name, or log in with hf auth login"
+        hint = "correct the name, or log in with hf auth login"
     elif isinstance(error, OSError) and _is_of_the_disk(error):
         where, found = str(folder), f"what could not be written ({error.strerror})"
-        expected, mend = "room and leave to write", "mend that, and give the same command again"
+        expected, hint = "room and leave to write", "mend that, and give the same command again"
     else:
         found = f"the hub did not give it ({first_line(error)})"
         expected = "a hub that can be reached, as from a login node"
-        mend = "give the same command again; files that came whole are not fetched twice"
-    return Problem(where, found, expected, mend)
+        hint = "give the same command again; files that came whole are not fetched twice"
+    return Problem(where, found, expected, hint)
 
 
 def _is_of_the_disk(error: OSError) -> bool:

@@ -39,9 +39,9 @@ class Mount:
         return self.models / ".jobs"
 
 
-def find_mount(asked: str | None) -> Mount:
+def find_mount(named: str | None) -> Mount:
     """The mount asked for, else $WORKFLOW_MOUNT, /model_mount, or mount/ beside the scripts."""
-    named = asked or os.environ.get("WORKFLOW_MOUNT")
+    named = named or os.environ.get("WORKFLOW_MOUNT")
     if named:
         return Mount(Path(named).expanduser())
     if CONTAINER_MOUNT.is_dir():
@@ -65,14 +65,14 @@ def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
             return _split_files(path)
     beside = sorted(mount.data.iterdir()) if mount.data.is_dir() else []
     if others := [path for path in beside if path.name.startswith(f"{name}.")]:
-        mend = _what_is(others[0], str(others[0]))
-        mend = mend or f"if {others[0]} is meant, name it by its path"
+        hint = _what_is(others[0], str(others[0]))
+        hint = hint or f"if {others[0]} is meant, name it by its path"
     else:
         known = [path.name.removesuffix(".json").removesuffix(".jsonl") for path in beside
                  if path.suffix in (".json", ".jsonl") or path.is_dir()]  # fmt: skip
-        mend = nearest(name, known, f"put {Path(name).name}.json into {mount.data}")
+        hint = nearest(name, known, f"put {Path(name).name}.json into {mount.data}")
     tried = ", ".join(str(path) for path in [*in_mount, as_path])
-    return {}, [Problem(f"--data_name {name}", "no such data", f"one of {tried}", mend)]
+    return {}, [Problem(f"--data_name {name}", "no such data", f"one of {tried}", hint)]
 
 
 def _what_is(path: Path, name: str) -> str | None:
@@ -88,8 +88,8 @@ def _split_files(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
     where = str(folder)
     if "eval" not in files and len(both := eval_names(stems)) > 1:
         found = f"no eval.jsonl, and {' and '.join(f'{stem}.jsonl' for stem in both)}"
-        mend = "rename one of them to eval.jsonl"
-        return {}, [Problem(where, found, "one of them to evaluate on", mend)]
+        hint = "rename one of them to eval.jsonl"
+        return {}, [Problem(where, found, "one of them to evaluate on", hint)]
     if files:
         return files, []
     found, expected = "a folder without train.jsonl and eval.jsonl", "one record a line in each"
@@ -108,8 +108,8 @@ def _instead(folder: Path) -> str:
         return "add the files"
     if all(is_json_lines(path) for path in splits):
         return f"name them so: {splits[0].name} is JSON Lines"
-    if mend := _what_is(splits[0], splits[0].name):
-        return mend
+    if hint := _what_is(splits[0], splits[0].name):
+        return hint
     both = " and ".join(path.name for path in splits)
     return (
         f'put the lists of {both} into one file {folder.name}.json: {{"train": […], "eval": […]}}'
@@ -145,15 +145,15 @@ def _find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
     folder, where = mount.models / name, f"--model_init_name {name}"
     checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
     if checkpoints and not (folder / "config.json").exists():
-        mend = f"write {name}/{checkpoints[-1]}"
-        return folder, [Problem(where, "a run, not a model", "one of its checkpoints", mend)]
+        hint = f"write {name}/{checkpoints[-1]}"
+        return folder, [Problem(where, "a run, not a model", "one of its checkpoints", hint)]
     if folder.is_dir():
         return folder, []
     around = folder.parent if folder.parent.is_dir() else mount.models
     beside = around.iterdir() if around.is_dir() else ()
     known = [os.path.relpath(path, mount.models) for path in beside if path.name[:1] != "."]
-    mend = nearest(name, known, f"put the model's folder into {mount.models}")
-    return folder, [Problem(where, "no such folder", str(folder), mend)]
+    hint = nearest(name, known, f"put the model's folder into {mount.models}")
+    return folder, [Problem(where, "no such folder", str(folder), hint)]
 
 
 def run_name_of(spec: JobRequest) -> str:

@@ -75,8 +75,8 @@ def read_state(checkpoint: Path) -> State:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"no state to go on from ({shorten(str(error), 100)})"
-        mend = "get a whole copy, or begin another run from its weights with --model_init_name"
-        problem = Problem(str(path), found, f"what a run saves in format {FORMAT}", mend)
+        hint = "get a whole copy, or begin another run from its weights with --model_init_name"
+        problem = Problem(str(path), found, f"what a run saves in format {FORMAT}", hint)
         raise BadInput([problem]) from error
 
 
@@ -103,27 +103,27 @@ class ResumePoint:
 
 
 def find_resume_point(
-    run: Path, own: bool, asked: str | None, mount: Mount
+    run: Path, own: bool, requested: str | None, mount: Mount
 ) -> tuple[ResumePoint | None, list[Problem]]:
     """The newest checkpoint of a run, or the one asked for where the run has none yet.
 
     Args:
         run: its folder.
         own: whether its own checkpoints count; they do not where it is to begin again.
-        asked: --resume_from_checkpoint; `none` for none at all.
+        requested: --resume_from_checkpoint; `none` for none at all.
     """
     steps = find_checkpoints(run) if own else []
-    if asked == "none":
+    if requested == "none":
         return None, []
-    if steps or asked is None:
+    if steps or requested is None:
         return (ResumePoint(checkpoint_folder(run, steps[-1])) if steps else None), []
-    where = f"--resume_from_checkpoint {asked}"
-    named = [run / asked, mount.models / asked, Path(asked).expanduser()]
+    where = f"--resume_from_checkpoint {requested}"
+    named = [run / requested, mount.models / requested, Path(requested).expanduser()]
     folder = next((path for path in named if path.is_dir()), None)
     if folder is None:
         tried = ", ".join(str(path) for path in named)
-        mend = "name a run or its newest checkpoint; a run's own is gone on from without this flag"
-        return None, [Problem(where, "no such folder", f"one of {tried}", mend)]
+        hint = "name a run or its newest checkpoint; a run's own is gone on from without this flag"
+        return None, [Problem(where, "no such folder", f"one of {tried}", hint)]
     if of_run := find_checkpoints(folder):
         folder = checkpoint_folder(folder, of_run[-1])
     if run.resolve() in folder.resolve().parents:
@@ -131,6 +131,6 @@ def find_resume_point(
         return None, [Problem(where, found, "one of another run", "leave out one of the two")]
     if not can_resume(folder):
         found = "a folder that has not (or no longer) the optimizer's state"
-        mend = "begin a run from its weights with --model_init_name"
-        return None, [Problem(where, found, "the newest checkpoint of a run", mend)]
+        hint = "begin a run from its weights with --model_init_name"
+        return None, [Problem(where, found, "the newest checkpoint of a run", hint)]
     return ResumePoint(folder), []

@@ -74,18 +74,18 @@ class LabelScoring:
             return None
         expected = f"a number from {self.target_min:g} to {self.target_max:g}"
         expected += ", true or false" if booleans else ""
-        mend = "correct it"
+        hint = "correct it"
         if isinstance(value, int) and booleans:
-            mend = f"{MORE_CLASSES}; grades want --target_min and --target_max"
+            hint = f"{MORE_CLASSES}; grades want --target_min and --target_max"
         elif number:
-            mend = "correct it, or set --target_min and --target_max to the range of all targets"
+            hint = "correct it, or set --target_min and --target_max to the range of all targets"
         elif value is None:
-            mend = NO_ANSWER
+            hint = NO_ANSWER
         elif isinstance(value, str):
-            mend = f"write a number, without quotes; {MORE_CLASSES}"
+            hint = f"write a number, without quotes; {MORE_CLASSES}"
         elif isinstance(value, list):
-            mend = MORE_CLASSES
-        return shorten(value) if isinstance(value, str) else "", expected, mend
+            hint = MORE_CLASSES
+        return shorten(value) if isinstance(value, str) else "", expected, hint
 
     def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, start: int) -> "LabelScoring":
         return dataclasses.replace(self, label_ids=_label_ids(tokenizer, self.label_words))
@@ -211,14 +211,14 @@ def _label_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tupl
             shown = " ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing"
             found = f"{counted} of this vocabulary: {shown}"
             expected = "a word that is one piece, known to the model"
-            mend = "choose two other words, or a model whose vocabulary has them"
-            problems.append(Problem(f"--label_words {word}", found, expected, mend))
+            hint = "choose two other words, or a model whose vocabulary has them"
+            problems.append(Problem(f"--label_words {word}", found, expected, hint))
     label_ids = tuple(ids[0] for ids in pieces if ids)
     if not problems and label_ids[0] == label_ids[1]:
         found = f"the same piece for both: {tokenizer.convert_ids_to_tokens(label_ids[0])}"
         where = f"--label_words {' '.join(words)}"
-        mend = "choose two other words"
-        problems.append(Problem(where, found, "two different pieces", mend))
+        hint = "choose two other words"
+        problems.append(Problem(where, found, "two different pieces", hint))
     if problems:
         raise BadInput(problems)
     return label_ids

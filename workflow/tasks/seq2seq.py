@@ -28,8 +28,8 @@ from workflow.tasks.seq2seq_evaluation import Seq2SeqEvaluation, references_of
 def _check_completion(value: object) -> tuple[str, str, str] | None:
     if isinstance(value, str):
         return None
-    mend = "write one text" if isinstance(value, list) else "write the completion in quotes"
-    return "", "a text", NO_ANSWER if value is None else mend
+    hint = "write one text" if isinstance(value, list) else "write the completion in quotes"
+    return "", "a text", NO_ANSWER if value is None else hint
 
 
 ANSWERS_SHOWN = 8
@@ -81,11 +81,11 @@ class Seq2Seq:
         }
         found = "eval completions of which none has "
         found += seen.get(metric, "half its letters in a-z and 0-9, which is all it sees")
-        mend = "choose rougeL_unicode or chrf, which see all scripts"
+        hint = "choose rougeL_unicode or chrf, which see all scripts"
         if not can_measure("chrf", references, ""):
-            mend = "choose rougeL_unicode or exact_match: an empty answer is right there"
+            hint = "choose rougeL_unicode or exact_match: an empty answer is right there"
         where = f"--metric_for_best_model {metric}"
-        raise BadInput([Problem(where, found, "a metric that has a value of them", mend)])
+        raise BadInput([Problem(where, found, "a metric that has a value of them", hint)])
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]

@@ -49,14 +49,14 @@ def grow_until_nothing_is_missing(
     So every text is tried with what was grown, and the audit tells what still does not come back.
     """
     report = audit(tokenizer, data)
-    asked: set[str] = set()
+    requested: set[str] = set()
     for _ in range(ROUNDS):
         missing = missing_characters(report)
         grown = grow_tokenizer(tokenizer, missing, reserved_characters(report)) if missing else None
         if grown is None or grown is tokenizer:
             break
-        tokenizer, asked = grown, asked | missing
+        tokenizer, requested = grown, requested | missing
         data = tokenize(tokenizer)
         report = audit(tokenizer, data)
-    report["added_tokens"] = sorted(asked - missing_characters(report))
+    report["added_tokens"] = sorted(requested - missing_characters(report))
     return tokenizer, data, report

@@ -55,9 +55,9 @@ def check_model(
 
 def _unfit(folder: Path, config: PreTrainedConfig, trouble: str) -> Problem:
     found = f"a {config.model_type} model, a small copy of which {trouble}"
-    mend = "choose a model of another type, or report this as an error"
+    hint = "choose a model of another type, or report this as an error"
     expected = "an encoder-decoder that learns and writes"
-    return Problem(str(folder / "config.json"), found, expected, mend)
+    return Problem(str(folder / "config.json"), found, expected, hint)
 
 
 def small_copy(config: PreTrainedConfig, tokens: int) -> PreTrainedModel:

@@ -66,15 +66,15 @@ def oom_context(
             raise
         clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
         computing = f" computing {shape}" if shape else ""
-        asked = _asked(str(error))
+        shortage = _shortage(str(error))
         positions = halved_bound(job) if shape else None
         if shape:
-            mends = _of_micro_batch(job, world, positions)
+            hints = _of_micro_batch(job, world, positions)
         else:
-            mends = ", or ".join(_of_evaluation(job) if evaluates else _of_states(job, world))
-        told = f"{what}: out of memory{computing}: {asked}; {_available()}; {mends}"
-        recorded = positions if job.asked.micro_batch_tokens is None else None
-        raise OutOfMemory(told, recorded) from None
+            hints = ", or ".join(_of_evaluation(job) if evaluates else _of_states(job, world))
+        message = f"{what}: out of memory{computing}: {shortage}; {_available()}; {hints}"
+        recorded = positions if job.request.micro_batch_tokens is None else None
+        raise OutOfMemory(message, recorded) from None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -83,7 +83,7 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(told in str(error) for told in _TOLD)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _TOLD)
 
 
 def halved_bound(job: Job) -> int | None:
@@ -97,12 +97,12 @@ def halved_bound(job: Job) -> int | None:
              + split.targets.lengths(spec.max_target_length)).max())
         for split in job.splits.values()
     )  # fmt: skip
-    least = max(longest, FEWEST if job.asked.micro_batch_tokens is None else 1)
+    least = max(longest, FEWEST if job.request.micro_batch_tokens is None else 1)
     half = max(least, spec.micro_batch_tokens // 2)
     return half if half < spec.micro_batch_tokens else None
 
 
-def _asked(error: str) -> str:
+def _shortage(error: str) -> str:
     found = _ASKED.search(error)
     if found is None:
         return "more was asked for than there is"
@@ -132,31 +132,31 @@ def _limit() -> str:
 def _of_micro_batch(job: Job, world: World, positions: int | None) -> str:
     """What to do where a micro-batch does not fit, the least costly first."""
     spec = job.spec
-    mends = [] if spec.gradient_checkpointing else ["add --gradient_checkpointing"]
-    mends += _of_states(job, world)
+    hints = [] if spec.gradient_checkpointing else ["add --gradient_checkpointing"]
+    hints += _of_states(job, world)
     bound = spec.micro_batch_tokens
     if positions is None:
         longer = "--max_source_length" + " or --max_target_length" * spec.writes_texts
-        mends.append(f"lower {longer}, for micro-batches of {bound} positions are the smallest")
-    elif job.asked.micro_batch_tokens is not None:
-        mends.insert(0, f"set --micro_batch_tokens {positions} in place of {bound}")
+        hints.append(f"lower {longer}, for micro-batches of {bound} positions are the smallest")
+    elif job.request.micro_batch_tokens is not None:
+        hints.insert(0, f"set --micro_batch_tokens {positions} in place of {bound}")
     else:
         first = f"the next start takes at most {positions} positions at once in place of {bound}"
-        return f"{first}; where that is not enough, {', or '.join(mends)}"
-    return ", or ".join(mends)
+        return f"{first}; where that is not enough, {', or '.join(hints)}"
+    return ", or ".join(hints)
 
 
 def _of_evaluation(job: Job) -> list[str]:
     rows = job.spec.eval_batch_size
-    mends = [] if rows == 1 else [f"set --eval_batch_size {rows // 2 if rows else 8}"]
-    return [*mends, "use a machine with more memory"]
+    hints = [] if rows == 1 else [f"set --eval_batch_size {rows // 2 if rows else 8}"]
+    return [*hints, "use a machine with more memory"]
 
 
 def _of_states(job: Job, world: World) -> list[str]:
     """What makes a process hold less of weights, gradients and the optimizer's state."""
-    strategy, mends = job.strategy, []
+    strategy, hints = job.strategy, []
     if world.size > 1 and strategy is not None and strategy.stage < 3:
-        mends.append("set --zero_stage 3")
+        hints.append("set --zero_stage 3")
     if torch.cuda.is_available() and (strategy is None or strategy.offload == "none"):
-        mends.append("set --offload optimizer")
-    return [*mends, "use more processes, each with memory of its own"]
+        hints.append("set --offload optimizer")
+    return [*hints, "use more processes, each with memory of its own"]

@@ -133,8 +133,8 @@ def problems_of_processes(spec: JobRequest, processes: int) -> list[Problem]:
             return []
         found = "adafactor under DeepSpeed"
     expected = "adamw_torch there: ZeRO flattens tensors, and Adafactor would lose its factors"
-    mend = "use --optim adamw_torch, or --num_processes 1 in plain torch"
-    return [Problem("--optim", found, expected, mend)]
+    hint = "use --optim adamw_torch, or --num_processes 1 in plain torch"
+    return [Problem("--optim", found, expected, hint)]
 
 
 def _request_of(spec: JobRequest) -> PlanRequest:
@@ -176,10 +176,10 @@ def _machine(launch: LaunchOptions, world: World) -> Machine:
 
 
 def _contradictions(launch: LaunchOptions) -> list[Problem]:
-    asked = [name for name in ("plan_gpu_memory", "plan_host_memory", "plan_nodes")
+    given = [name for name in ("plan_gpu_memory", "plan_host_memory", "plan_nodes")
              if getattr(launch, name) is not None]  # fmt: skip
-    if launch.plan_gpus is None and asked:
-        where = f"--{asked[0]}"
+    if launch.plan_gpus is None and given:
+        where = f"--{given[0]}"
         return [Problem(where, "no --plan_gpus", "GPUs of each node", "add --plan_gpus N")]
     if launch.plan_gpus is not None and launch.plan_gpu_memory is None:
         expected = "the memory of each GPU"

@@ -56,7 +56,8 @@ class Job:
         run_path: where the run's folder is, or will be.
         claim_lock: a file to lock while the run's folder is made.
         strategy: how processes divide the states; None for one process in plain torch.
-        asked: the job as the user gave it, and `resolve_defaults` what fills in the rest.
+        request: the job that was asked for, within what the model allows; `resolve_defaults` fills
+            in the rest.
         resume_point: what the run would resume from.
         max_padded_tokens: of a micro-batch, where an earlier start ran out of memory.
     """
@@ -73,7 +74,7 @@ class Job:
     run_path: Path
     claim_lock: Path
     strategy: ShardingStrategy | None
-    asked: JobRequest
+    request: JobRequest
     resolve_defaults: Callable[[JobRequest], JobSpec]
     resume_point: ResumePoint | None
     max_padded_tokens: int | None = None
@@ -132,26 +133,26 @@ def prepare(
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
     try:
-        settings, asked = load_model_settings(folder, request, world.size)
+        settings, request = load_model_settings(folder, request, world.size)
         task = task.bind_tokenizer(settings.tokenizer, settings.decoder_ids.start)
     except BadInput as error:
-        told = problems_of_records(located.files, task, request)
-        raise BadInput([*error.problems, *told]) from error
-    data = _prepare_data(located.files, asked, task, settings.tokenizer, mount.cache)
+        of_records = problems_of_records(located.files, task, request)
+        raise BadInput([*error.problems, *of_records]) from error
+    data = _prepare_data(located.files, request, task, settings.tokenizer, mount.cache)
     resolve = partial(
         resolve_defaults,
-        run_name=run_name_of(asked),
+        run_name=run_name_of(request),
         train_count=len(data.splits["train"]) if "train" in data.splits else 0,
-        longest_target=_longest_target(data.splits, asked, located.model),
+        longest_target=_longest_target(data.splits, request, located.model),
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
-    spec = resolve(asked)
+    spec = resolve(request)
     extension = _extension(settings, data.tokenizer)
     settings = dataclasses.replace(settings, tokenizer=data.tokenizer)
     check_model(folder, settings, task, data.splits["eval"], spec)
     if not spec.no_train:
         check_schedule(spec)
-    earlier = _earlier_start(located, asked)
+    earlier = _earlier_start(located, request)
 
     def plan() -> tuple[ShardingStrategy | None, int]:
         computing = machine or this_machine(world.size, world.local_size)
@@ -171,7 +172,7 @@ def prepare(
         run_path=located.run_path,
         claim_lock=mount.cache / "claim.lock",
         strategy=strategy,
-        asked=asked,
+        request=request,
         resolve_defaults=resolve,
         resume_point=located.resume_point,
         max_padded_tokens=earlier.max_padded_tokens,
@@ -241,8 +242,8 @@ def _locate(spec: JobRequest, mount: Mount, task: Task, problems: Sequence[Probl
     problems = [*problems, *of_deepspeed]
     if not mount.root.is_dir():
         expected = "a folder with data/ and models/"
-        mend = "make it, or name another with --mount or $WORKFLOW_MOUNT"
-        raise BadInput([*problems, Problem(str(mount.root), "no such mount", expected, mend)])
+        hint = "make it, or name another with --mount or $WORKFLOW_MOUNT"
+        raise BadInput([*problems, Problem(str(mount.root), "no such mount", expected, hint)])
     run_path, of_run = find_run_folder(mount, run_name_of(spec))
     model, of_model = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
     resume_point, of_checkpoint = _find_resume_point(spec, mount, run_path)
@@ -262,17 +263,17 @@ def _find_resume_point(
     if spec.no_train:
         return None, []
     requeued = is_requeued(read_status(run_path))  # which is to go on whatever the flags say
-    asked = None if requeued else spec.resume_from_checkpoint
-    return find_resume_point(run_path, requeued or not spec.overwrite_output_dir, asked, mount)
+    request = None if requeued else spec.resume_from_checkpoint
+    return find_resume_point(run_path, requeued or not spec.overwrite_output_dir, request, mount)
 
 
 def _problems_of_model_in_run(model: Path | str, run_path: Path) -> list[Problem]:
     if not isinstance(model, Path) or run_path.resolve() not in model.resolve().parents:
         return []
     where = f"--training_run_name {run_path.name}"
-    mend = "choose another --training_run_name"
+    hint = "choose another --training_run_name"
     inside = "the run that holds the model to begin with"
-    return [Problem(where, inside, "a folder of its own", mend)]
+    return [Problem(where, inside, "a folder of its own", hint)]
 
 
 def _problems_of_metric(spec: JobRequest) -> list[Problem]:

@@ -84,8 +84,8 @@ def check_not_held(folder: Path) -> None:
     holder = find_holder(folder)
     if holder is not None:
         found = f"a job that is running ({holder})"
-        mend = "wait for it, end it, or choose another --training_run_name"
-        raise _not_free(folder, found, "a run that is not running", mend)
+        hint = "wait for it, end it, or choose another --training_run_name"
+        raise _not_free(folder, found, "a run that is not running", hint)
 
 
 def _earlier_run(job: Job, status: dict[str, Any]) -> RunDisposition:
@@ -94,35 +94,35 @@ def _earlier_run(job: Job, status: dict[str, Any]) -> RunDisposition:
     earlier = read_spec(folder)
     if not earlier or not status:
         found = f"{STATUS_FILE if earlier else SPEC_FILE} that cannot be read"
-        mend = "get it back from a copy, or choose another --training_run_name"
-        raise _not_free(folder, found, "what the run wrote there", mend)
+        hint = "get it back from a copy, or choose another --training_run_name"
+        raise _not_free(folder, found, "what the run wrote there", hint)
     differences = differing(job, earlier)
     if status.get("data") != job.data_keys:
         differences.append("the data or the tokenizer has changed since")
     if differences:
         found = f"a run of another job ({'; '.join(differences)})"
-        mend = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
-        raise _not_free(folder, found, "the same job", mend)
+        hint = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
+        raise _not_free(folder, found, "the same job", hint)
     restarts = int(status.get("restarts") or 0) + 1
     if status.get("state") == "done" and status.get("max_steps") == job.spec.max_steps:
         return RunDisposition(done=True)
     point, steps = job.resume_point, find_checkpoints(folder)
     if not steps and status.get("state") == "done" and not job.spec.no_train:
         found = f"a run that ended at step {status.get('step')}, without its checkpoints"
-        mend = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
-        raise _not_free(folder, found, "a checkpoint to go on from", mend)
+        hint = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
+        raise _not_free(folder, found, "a checkpoint to go on from", hint)
     if point is None and steps:
         found = f"a run that ended at step {status.get('step')} with checkpoints"
-        mend = "leave out --resume_from_checkpoint none, or add --overwrite_output_dir"
-        raise _not_free(folder, found, "a free name to begin in", mend)
+        hint = "leave out --resume_from_checkpoint none, or add --overwrite_output_dir"
+        raise _not_free(folder, found, "a free name to begin in", hint)
     if point is not None and not point.has_optimizer_state:
         checkpoint = point.folder.name
         found = f"{checkpoint} as the newest checkpoint, without the optimizer's state"
-        mend = (
+        hint = (
             f"begin another run from its weights (--model_init_name {folder.name}/"
             f"{checkpoint}), or add --overwrite_output_dir to begin again"
         )
-        raise _not_free(folder, found, "a checkpoint that can be gone on from", mend)
+        raise _not_free(folder, found, "a checkpoint that can be gone on from", hint)
     if point is not None and _is_foreign(point, job):
         return dataclasses.replace(_from_another_run(job, point), restarts=restarts)
     progress = Progress() if point is None else point.state.progress
@@ -150,20 +150,20 @@ def _from_another_run(job: Job, point: ResumePoint) -> RunDisposition:
     where = f"--resume_from_checkpoint {job.spec.resume_from_checkpoint}"
     if differences:
         found = f"a checkpoint of another job ({'; '.join(differences)})"
-        mend = "give the flags of that job, or begin from its weights with --model_init_name"
-        raise BadInput([Problem(where, found, "the same job", mend)])
+        hint = "give the flags of that job, or begin from its weights with --model_init_name"
+        raise BadInput([Problem(where, found, "the same job", hint)])
     if state.progress.step >= job.spec.max_steps:
         found = f"a run that is done, at step {state.progress.step} of {job.spec.max_steps}"
-        mend = "ask for more with --max_steps, or evaluate it with --model_init_name and --no_train"
-        raise BadInput([Problem(where, found, "one with steps left to do", mend)])
+        hint = "ask for more with --max_steps, or evaluate it with --model_init_name and --no_train"
+        raise BadInput([Problem(where, found, "one with steps left to do", hint)])
     progress = dataclasses.replace(  # evaluations and checkpoints there are not here
         state.progress, evaluated_step=None, best_step=None, best_value=None, ephemeral=[]
     )
     return RunDisposition(resume_point=point, progress=progress)
 
 
-def _not_free(folder: Path, found: str, expected: str, mend: str) -> BadInput:
-    return BadInput([Problem(str(folder), found, expected, mend)])
+def _not_free(folder: Path, found: str, expected: str, hint: str) -> BadInput:
+    return BadInput([Problem(str(folder), found, expected, hint)])
 
 
 def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
@@ -171,8 +171,8 @@ def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
     steps = earlier.get("max_steps")
     of_that_length: JobSpec = job.spec
     if isinstance(steps, int) and not job.spec.no_train and steps < job.spec.max_steps:
-        asked = dataclasses.replace(job.asked, max_steps=steps, num_train_epochs=None)
-        of_that_length = job.resolve_defaults(asked)
+        request = dataclasses.replace(job.request, max_steps=steps, num_train_epochs=None)
+        of_that_length = job.resolve_defaults(request)
     wanted = json.loads(json.dumps(written(of_that_length)))
     return [
         f"{name}: {shorten(earlier.get(name))} there, {shorten(value)} here"

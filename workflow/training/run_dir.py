@@ -49,9 +49,9 @@ def note_crash(folder: Path, reason: str, **more: Any) -> None:
         more: what else it is to say.
     """
     status = read_status(folder)
-    told = str(status.get("error", ""))
-    unknown = status.get("state") == "running" or told == "interrupted"
-    unknown = unknown or "gloo" in told or told.startswith("Dist")  # lost another process
+    message = str(status.get("error", ""))
+    unknown = status.get("state") == "running" or message == "interrupted"
+    unknown = unknown or "gloo" in message or message.startswith("Dist")  # lost another process
     if is_run_folder(folder) and unknown:
         write_json(folder / STATUS_FILE, status | {"state": "failed", "error": reason} | more)
 
@@ -232,18 +232,18 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
     except Stopped as stopped:
         run.write_status("saved", progress)
         run.keep_report()
-        told = f"stopped by {stopped} at step {progress.step}; {_next(run, spec)}"
-        raise shared(Stopped(told)) from None
+        message = f"stopped by {stopped} at step {progress.step}; {_next(run, spec)}"
+        raise shared(Stopped(message)) from None
     except OutOfMemory as error:
-        told = f"{error}; start again: {_next(run, spec)}"
-        failure = OutOfMemory(told, error.positions)
+        message = f"{error}; start again: {_next(run, spec)}"
+        failure = OutOfMemory(message, error.positions)
         with suppress(OSError):
             run.note_out_of_memory(progress, failure)
         run.keep_report()
         raise failure from None
     except OSError as error:
-        told = f"step {progress.step}: {error}; mend that, and start again: {_next(run, spec)}"
-        refused = RunFailed(told)
+        message = f"step {progress.step}: {error}; mend that, and start again: {_next(run, spec)}"
+        refused = RunFailed(message)
         refused = shared(refused) if getattr(error, "shared", False) else refused
         _note_failure(run, progress, str(refused))
         raise refused from error

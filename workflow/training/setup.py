@@ -49,7 +49,7 @@ def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:
     if checkpoint:
         damage += find_damage(checkpoint / RESUME_FOLDER, world.has_file)
         begin = "or begin another run from an older one's weights, with --model_init_name"
-        damage = [replace(problem, mend=f"{problem.mend}; {begin}") for problem in damage]
+        damage = [replace(problem, hint=f"{problem.hint}; {begin}") for problem in damage]
     if damage:
         raise BadInput(damage)
     check_weight_files(values)

@@ -66,8 +66,8 @@ class Kubernetes(Scheduler):
         """Become `kubectl logs` of the newest pod 0, which speaks for all."""
         pods = newest_pods(_pods(record))
         if 0 not in pods:
-            mend = "wait until it has started; pods that have ended are kept as long as their job"
-            raise BadInput([Problem(f"job {record.identity}", "no pod", "its pod 0", mend)])
+            hint = "wait until it has started; pods that have ended are kept as long as their job"
+            raise BadInput([Problem(f"job {record.identity}", "no pod", "its pod 0", hint)])
         command = ["logs", pods[0]["metadata"]["name"], *(["--follow"] if follow else [])]
         os.execvp("kubectl", ["kubectl", *command, *_in(record.namespace)])
 
@@ -96,19 +96,19 @@ def kubectl(command: list[str], namespace: str | None, given: str | None = None)
             input=given, capture_output=True, text=True, check=False,
         )  # fmt: skip
     except OSError as error:
-        mend = "install it, and let `kubectl get jobs` work here"
+        hint = "install it, and let `kubectl get jobs` work here"
         found = error.strerror or str(error)
-        raise BadInput([Problem("kubectl", found, "Kubernetes' command line", mend)]) from error
+        raise BadInput([Problem("kubectl", found, "Kubernetes' command line", hint)]) from error
     if done.returncode == 0:
         return done.stdout
     lines = done.stderr.strip().splitlines()
     if _OUT_OF_REACH.search(done.stderr):
         found = f"no cluster within reach ({lines[-1]})"
-        mend = "see whether `kubectl get jobs` works here; without --apply the manifest is printed"
-        raise BadInput([NotAsked("kubectl", found, "a cluster that answers", mend)])
+        hint = "see whether `kubectl get jobs` works here; without --apply the manifest is printed"
+        raise BadInput([NotAsked("kubectl", found, "a cluster that answers", hint)])
     found = f"exit status {done.returncode} ({'; '.join(lines[:LINES_SHOWN]) or 'no word'})"
-    mend = f"mend that, and see whether `kubectl {command[0]}` works here by itself"
-    raise BadInput([Problem(f"kubectl {command[0]}", found, "a cluster that does it", mend)])
+    hint = f"mend that, and see whether `kubectl {command[0]}` works here by itself"
+    raise BadInput([Problem(f"kubectl {command[0]}", found, "a cluster that does it", hint)])
 
 
 def read_state(job: str, pods: str) -> State:

@@ -35,8 +35,8 @@ def problems(submission: Submission) -> list[Problem]:
     found = problems_of(cluster, "kubernetes", _MENDS)
     if cluster.container is None or cluster.container.startswith(("pyxis:", "apptainer:")):
         image = "none" if cluster.container is None else shorten(cluster.container)
-        mend = "write --container REGISTRY/IMAGE:TAG"
-        found.append(Problem("--container", image, "an image that the nodes can fetch", mend))
+        hint = "write --container REGISTRY/IMAGE:TAG"
+        found.append(Problem("--container", image, "an image that the nodes can fetch", hint))
     found += problems_of_settings
     if "WORKFLOW_MOUNT" in envs:
         expected = f"none: pods have the mount at {CONTAINER_MOUNT}"
@@ -44,14 +44,14 @@ def problems(submission: Submission) -> list[Problem]:
     by_name = [name for name, value in envs.items() if value is None]
     if by_name and not settings.secret:
         expected = "a Secret of the cluster that holds what they are"
-        mend = "add --kubernetes secret=NAME, whose keys are the variables' names"
-        found.append(Problem(f"--envs {' '.join(by_name)}", "names alone", expected, mend))
+        hint = "add --kubernetes secret=NAME, whose keys are the variables' names"
+        found.append(Problem(f"--envs {' '.join(by_name)}", "names alone", expected, hint))
     flag = "--overwrite_output_dir"
     if any(word.split("=")[0] == flag for word in submission.arguments):
         # a pod does not know that it was made again, and would remove what the one before wrote
-        mend = f"leave it out, and remove {submission.run} or choose another --training_run_name"
+        hint = f"leave it out, and remove {submission.run} or choose another --training_run_name"
         begins = "a flag by which a pod that is made again would remove the run"
-        found.append(Problem(flag, begins, "a run that goes on", mend))
+        found.append(Problem(flag, begins, "a run that goes on", hint))
     return found
 
 

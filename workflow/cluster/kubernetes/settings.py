@@ -75,11 +75,11 @@ def read_settings(given: Mapping[str, Any]) -> tuple[Settings, list[Problem]]:
 def _problem(name: str, value: object) -> Problem:
     known, where = Settings.model_fields, f"--kubernetes {name}"
     if name in known:
-        mend = f"write it as {where}={known[name].title}"
-        return Problem(where, shorten(value), str(known[name].description), mend)
+        hint = f"write it as {where}={known[name].title}"
+        return Problem(where, shorten(value), str(known[name].description), hint)
     near = difflib.get_close_matches(name, known, n=1)
-    mend = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-    return Problem(where, "an unknown setting", "a known one", mend)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    return Problem(where, "an unknown setting", "a known one", hint)
 
 
 def _problems_of_place(given: Mapping[str, object]) -> list[Problem]:
@@ -87,9 +87,9 @@ def _problems_of_place(given: Mapping[str, object]) -> list[Problem]:
     places = [name for name in ("pvc", "host_path") if name in given]
     if len(places) != 1:
         found = " and ".join(places) or "neither pvc nor host_path"
-        mend = "write --kubernetes pvc=CLAIM, or host_path=FOLDER where every node has it"
-        return [Problem("--kubernetes", found, "one place of the mount", mend)]
+        hint = "write --kubernetes pvc=CLAIM, or host_path=FOLDER where every node has it"
+        return [Problem("--kubernetes", found, "one place of the mount", hint)]
     if "pvc_path" in given and places == ["host_path"]:
-        mend = "leave it out, and write the whole path as host_path"
-        return [Problem("--kubernetes pvc_path", "it without pvc", "a claim it is in", mend)]
+        hint = "leave it out, and write the whole path as host_path"
+        return [Problem("--kubernetes pvc_path", "it without pvc", "a claim it is in", hint)]
     return []

@@ -55,8 +55,8 @@ class Background(Scheduler):
     def cancel(self, record: Record) -> None:
         if record.host != socket.gethostname():
             found, expected = f"a job of {record.host}", "one of this machine"
-            mend = "cancel it there, or write a file `stop` into the run's folder"
-            raise BadInput([Problem(f"cancel {record.run_name}", found, expected, mend)])
+            hint = "cancel it there, or write a file `stop` into the run's folder"
+            raise BadInput([Problem(f"cancel {record.run_name}", found, expected, hint)])
         if is_live(int(record.identity), record.started):
             os.kill(int(record.identity), signal.SIGTERM)
 

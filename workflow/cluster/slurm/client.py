@@ -54,8 +54,8 @@ class Slurm(Scheduler):
         queued = _call("sbatch", "--parsable", text=text)
         number = queued.stdout.strip().partition(";")[0]
         if queued.returncode or not number.isdigit():
-            mend = "nothing was queued: correct that, and submit again"
-            raise BadInput([_refusal(queued.stderr, "a job that is taken", mend)])
+            hint = "nothing was queued: correct that, and submit again"
+            raise BadInput([_refusal(queued.stderr, "a job that is taken", hint)])
         return Record(submission.run_name, "slurm", number)
 
     def state(self, record: Record) -> State:
@@ -76,21 +76,21 @@ class Slurm(Scheduler):
     def cancel(self, record: Record) -> None:
         ended = _call("scancel", record.identity)
         if ended.returncode:
-            where, mend = f"scancel {record.identity}", "end it by the cluster's own means"
-            raise BadInput([Problem(where, _reason(ended.stderr), "a job", mend)])
+            where, hint = f"scancel {record.identity}", "end it by the cluster's own means"
+            raise BadInput([Problem(where, _reason(ended.stderr), "a job", hint)])
 
 
-def _refusal(stderr: str, expected: str, mend: str) -> Problem:
+def _refusal(stderr: str, expected: str, hint: str) -> Problem:
     """Why sbatch does not take a job, or that it reaches nobody."""
     reason = _reason(stderr)
     if _OUT_OF_REACH.search(stderr):
         return _out_of_reach(f"Slurm out of reach ({reason})")
-    return Problem("sbatch", reason, expected, mend)
+    return Problem("sbatch", reason, expected, hint)
 
 
 def _out_of_reach(found: str) -> NotAsked:
-    mend = "submit from a machine where `sinfo` works, or use `submit local`"
-    return NotAsked("submit slurm", found, "a login node of Slurm", mend)
+    hint = "submit from a machine where `sinfo` works, or use `submit local`"
+    return NotAsked("submit slurm", found, "a login node of Slurm", hint)
 
 
 def read_job(text: str) -> State:
@@ -100,12 +100,12 @@ def read_job(text: str) -> State:
     reason = values.get("Reason", "None")
     nodes = values.get("NodeList", "(null)")
     word = _WORDS.get(name, "failed")
-    told = name if word in ("failed", "cancelled") else ""
+    detail = name if word in ("failed", "cancelled") else ""
     if reason not in ("None", "(null)"):
-        told = f"{told}, {reason}" if told else reason
+        detail = f"{detail}, {reason}" if detail else reason
     return State(
         word,
-        told,
+        detail,
         () if nodes in ("", "(null)") else (nodes,),
         int(values.get("Restarts", "0")),
     )

@@ -236,20 +236,20 @@ def problems_of_words(cluster: Cluster) -> list[Problem]:
     for name, value in (cluster.slurm or {}).items():
         where, option = f"--slurm {shorten(name)}", _option(name)
         if option in _RESERVED:
-            mend = _RESERVED[option]
-            problems.append(Problem(where, f"the option --{option}", "another option", mend))
+            hint = _RESERVED[option]
+            problems.append(Problem(where, f"the option --{option}", "another option", hint))
         elif not re.fullmatch(r"[a-z][a-z-]+", option):
             expected = "an option of sbatch by its long name, as partition"
             problems.append(Problem(where, "no name of an option", expected, "correct it"))
         elif not isinstance(value, str | int | float | bool | None) or "\n" in str(value):
-            mend = "write it on one line, in quotes"
-            problems.append(Problem(where, shorten(value), "a text, a number, true or false", mend))
+            hint = "write it on one line, in quotes"
+            problems.append(Problem(where, shorten(value), "a text, a number, true or false", hint))
         elif option in _GPUS and not cluster.gpus_per_node:
-            mend = "add it: a process runs for each"
-            problems.append(Problem(where, "no --gpus_per_node", "the GPUs of each machine", mend))
+            hint = "add it: a process runs for each"
+            problems.append(Problem(where, "no --gpus_per_node", "the GPUs of each machine", hint))
     if "\n" in (cluster.name or ""):
         problems.append(Problem("--name", shorten(cluster.name), "one line", "choose another name"))
     if cluster.kubernetes:
-        mend = "leave it out, or submit to Kubernetes"
-        problems.append(Problem("--kubernetes", "settings", "none on Slurm", mend))
+        hint = "leave it out, or submit to Kubernetes"
+        problems.append(Problem("--kubernetes", "settings", "none on Slurm", hint))
     return problems

@@ -113,8 +113,8 @@ def _no_such_run(mount: Mount, name: str) -> Problem:
             return dataclasses.replace(problems[0], where=where)
     known = [run for run in sorted(status_files(mount.models)) if run.isprintable()]
     some = ", ".join(known[:RUNS_SHOWN])
-    mend = nearest(name, known, f"choose among {some}" if known else "train one")
-    return Problem(where, "no run of this name", f"a run in {mount.models}", mend)
+    hint = nearest(name, known, f"choose among {some}" if known else "train one")
+    return Problem(where, "no run of this name", f"a run in {mount.models}", hint)
 
 
 def _printable(word: str) -> str:

@@ -36,8 +36,8 @@ def sentence(metric: Metric, index: int, labels: Sequence[str], alike: bool, som
     on = f", on {some}" if some else ""
     by = _told(name, difference, "+") + _unit(name)
     if abs(difference) < _NOTHING and not has_width(interval):
-        told = f"{other} and {base} have the same {name}{on}"
-        return told if metric.can_tell(index) else f"{told}; {_too_few(metric)}"
+        sentence = f"{other} and {base} have the same {name}{on}"
+        return sentence if metric.can_tell(index) else f"{sentence}; {_too_few(metric)}"
     if not metric.can_tell(index):
         return f"{other} against {base}: {name} {by}{on}; {_too_few(metric)}"
     low, high = interval

@@ -22,8 +22,8 @@ def data_blocks(audit: dict[str, Any]) -> list[Block]:
     """What the data audit found; nothing where there was none."""
     if not audit:
         return []
-    told = [f"{one.text}; as {one.example}; {one.remedy}" for one in warnings_of(audit)]
-    return [Text(figures(audit), code=True), *([Text(told)] if told else [])]
+    warnings = [f"{one.text}; as {one.example}; {one.remedy}" for one in warnings_of(audit)]
+    return [Text(figures(audit), code=True), *([Text(warnings)] if warnings else [])]
 
 
 def warnings(audit: dict[str, Any]) -> list[str]:

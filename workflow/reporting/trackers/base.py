@@ -91,9 +91,9 @@ OPENED_BY: dict[str, Callable[[Start], Tracker]] = {
 
 def problems_of_trackers(names: Iterable[str]) -> list[Problem]:
     """The trackers whose packages are not installed, which are called as they are."""
-    mend = "run scripts/setup, which installs it, or leave it out"
+    hint = "run scripts/setup, which installs it, or leave it out"
     return [
-        Problem(f"--report_to {name}", f"no package {name}", f"{name}, installed", mend)
+        Problem(f"--report_to {name}", f"no package {name}", f"{name}, installed", hint)
         for name in names
         if not _is_installed(name)
     ]

@@ -77,15 +77,15 @@ class WeightsAndBiases:
             _end_session()
 
 
-def choose_mode(asked: str, url: str) -> tuple[str, str | None]:
+def choose_mode(mode: str, url: str) -> tuple[str, str | None]:
     """The mode to begin in, and why it is offline where the user asked for no such thing.
 
     Args:
-        asked: what WANDB_MODE, or wandb's settings, say; online if they say nothing.
+        mode: what WANDB_MODE, or wandb's settings, say; online if they say nothing.
         url: of the server.
     """
-    if asked not in _ONLINE:
-        return asked, None
+    if mode not in _ONLINE:
+        return mode, None
     key = wbauth.authenticate_session(
         host=url, source=PROJECT, prompt=False, update_session=False
     )  # fmt: skip
@@ -93,7 +93,7 @@ def choose_mode(asked: str, url: str) -> tuple[str, str | None]:
         return "offline", "no API key is configured"
     if not os.environ.get("WANDB_MODE") and not is_reached(url):
         return "offline", f"{url} cannot be reached"
-    return asked, None
+    return mode, None
 
 
 def is_reached(url: str) -> bool:
