@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from workflow.cluster.job_record import Record
+from workflow.cluster.job_record import JobRecord
 from workflow.cluster.kubernetes.client import Kubernetes, kubectl, newest_pods, read_state
-from workflow.cluster.scheduler import NotAsked, State
+from workflow.cluster.scheduler import JobState, NotAsked
 from workflow.core.errors import BadInput
 
 NO_PODS = json.dumps({"apiVersion": "v1", "kind": "List", "items": []})
 
 
-def record(namespace: str | None = None) -> Record:
-    return Record("sums", "kubernetes", "sums", namespace=namespace)
+def record(namespace: str | None = None) -> JobRecord:
+    return JobRecord("sums", "kubernetes", "sums", namespace=namespace)
 
 
 def condition(kind: str, reason: str = "", message: str = "", status: str = "True") -> Any:
@@ -65,22 +65,22 @@ UNSCHEDULED = condition("PodScheduled", "Unschedulable", "0/4 nodes have it", "F
 @pytest.mark.parametrize(
     ("job", "pods", "state"),
     [
-        ("", NO_PODS, State("gone", "the cluster has no such job")),
-        (job(), NO_PODS, State("pending", "pod 0 is not made yet")),
+        ("", NO_PODS, JobState("gone", "the cluster has no such job")),
+        (job(), NO_PODS, JobState("pending", "pod 0 is not made yet")),
         (
             job(condition("Suspended", "JobSuspended", "Job suspended")),
             NO_PODS,
-            State("pending", "JobSuspended: Job suspended"),
+            JobState("pending", "JobSuspended: Job suspended"),
         ),
         (
             job(condition("Suspended", "JobResumed", "Job resumed", "False")),
             BOTH_RUN,
-            State("running", "", ("a", "b")),
+            JobState("running", "", ("a", "b")),
         ),
         (
             job(),
             pods(pod(0, "Running", 0, "a"), pod(1, "Pending", conditions=[UNSCHEDULED])),
-            State("pending", "pod 1: Unschedulable: 0/4 nodes have it", ("a",)),
+            JobState("pending", "pod 1: Unschedulable: 0/4 nodes have it", ("a",)),
         ),
         (
             job(completions=1),
@@ -96,9 +96,9 @@ UNSCHEDULED = condition("PodScheduled", "Unschedulable", "0/4 nodes have it", "F
                     ),
                 )
             ),
-            State("pending", "pod 0: ImagePullBackOff: Back-off pulling x", ("a",)),
+            JobState("pending", "pod 0: ImagePullBackOff: Back-off pulling x", ("a",)),
         ),
-        (job(completions=1), pods(pod(0, "Pending")), State("pending", "pod 0: Pending")),
+        (job(completions=1), pods(pod(0, "Pending")), JobState("pending", "pod 0: Pending")),
         (
             job(failed=1, completions=1),
             pods(
@@ -110,12 +110,12 @@ UNSCHEDULED = condition("PodScheduled", "Unschedulable", "0/4 nodes have it", "F
                     containerStatuses=container(terminated={"reason": "Error", "exitCode": 75}),
                 )
             ),
-            State("pending", "pod 0: Error, exit status 75", ("a",), 1),
+            JobState("pending", "pod 0: Error, exit status 75", ("a",), 1),
         ),
         (
             job(failed=1, completions=1),
             pods(pod(0, "Failed", 0, "a", reason="Evicted", message="The node was low on disk")),
-            State("pending", "pod 0: Evicted: The node was low on disk", ("a",), 1),
+            JobState("pending", "pod 0: Evicted: The node was low on disk", ("a",), 1),
         ),
         (
             job(failed=3),
@@ -126,17 +126,17 @@ UNSCHEDULED = condition("PodScheduled", "Unschedulable", "0/4 nodes have it", "F
                 pod(1, "Failed", 1, "b"),
                 pod(0, "Failed", 20, "a"),
             ),
-            State("running", "", ("c", "b"), 2),
+            JobState("running", "", ("c", "b"), 2),
         ),
         (
             job(succeeded=1),
             pods(pod(0, "Succeeded", 0, "a"), pod(1, "Running", 0, "a")),
-            State("running", "", ("a",)),
+            JobState("running", "", ("a",)),
         ),
         (
             job(condition("SuccessCriteriaMet", "SuccessPolicy", "Matched rules at index 0")),
             BOTH_RUN,
-            State("done", "SuccessPolicy: Matched rules at index 0", ("a", "b")),
+            JobState("done", "SuccessPolicy: Matched rules at index 0", ("a", "b")),
         ),
         (
             job(
@@ -144,7 +144,7 @@ UNSCHEDULED = condition("PodScheduled", "Unschedulable", "0/4 nodes have it", "F
                 condition("Complete", "SuccessPolicy", "Matched rules at index 0"),
             ),
             NO_PODS,
-            State("done", "SuccessPolicy: Matched rules at index 0"),
+            JobState("done", "SuccessPolicy: Matched rules at index 0"),
         ),
         (
             job(
@@ -152,7 +152,9 @@ UNSCHEDULED = condition("PodScheduled", "Unschedulable", "0/4 nodes have it", "F
                 failed=2,
             ),
             BOTH_RUN,
-            State("failed", "PodFailurePolicy: exit code 2 matching FailJob rule", ("a", "b"), 1),
+            JobState(
+                "failed", "PodFailurePolicy: exit code 2 matching FailJob rule", ("a", "b"), 1
+            ),
         ),
         (
             job(
@@ -161,11 +163,11 @@ UNSCHEDULED = condition("PodScheduled", "Unschedulable", "0/4 nodes have it", "F
                 failed=42,
             ),
             NO_PODS,
-            State("failed", "BackoffLimitExceeded: Job has reached its limit", (), 21),
+            JobState("failed", "BackoffLimitExceeded: Job has reached its limit", (), 21),
         ),
     ],
 )
-def test_the_state_of_a_job(job: str, pods: str, state: State) -> None:
+def test_the_state_of_a_job(job: str, pods: str, state: JobState) -> None:
     assert read_state(job, pods) == state
 
 
@@ -218,7 +220,7 @@ def test_a_job_goes_with_its_service(fake: Path) -> None:
 def test_state_asks_for_the_job_and_its_pods(fake: Path) -> None:
     Path(f"{fake}.job").write_text(job())
     Path(f"{fake}.pods").write_text(BOTH_RUN)
-    assert Kubernetes().state(record("nlp")) == State("running", "", ("a", "b"))
+    assert Kubernetes().state(record("nlp")) == JobState("running", "", ("a", "b"))
     assert asked(fake) == [
         "get job sums --ignore-not-found -o json --namespace=nlp --request-timeout=30s",
         "get pods -l batch.kubernetes.io/job-name=sums -o json --namespace=nlp"

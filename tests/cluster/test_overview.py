@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from workflow.cluster.job_record import Record, folder_of, read_record, write_record
+from workflow.cluster.job_record import JobRecord, folder_of, read_record, write_record
 from workflow.cluster.overview import (
     Overview,
     describe,
@@ -19,7 +19,7 @@ from workflow.cluster.overview import (
     run_names,
     table,
 )
-from workflow.cluster.scheduler import State
+from workflow.cluster.scheduler import JobState
 from workflow.core.errors import BadInput
 from workflow.runs.lock import LOCK_FILE
 from workflow.runs.mount import Mount
@@ -30,44 +30,46 @@ RUNNING = {"state": "running"}
 @pytest.mark.parametrize(
     ("status", "state", "held", "word"),
     [
-        ({}, State("pending", "Priority"), False, "pending"),
-        ({}, State("running"), False, "starting"),
-        ({}, State("failed", "NODE_FAIL"), False, "failed"),
-        ({}, State("cancelled", "CANCELLED"), False, "cancelled"),
-        ({}, State("gone"), False, "failed"),
-        ({}, State("done"), False, "done"),  # as an audit, or where the mount is not seen
-        ({}, State("unknown", "no network"), False, "unknown"),
-        (RUNNING, State("unknown", "no network"), True, "running"),
-        (RUNNING, State("unknown", "no network"), False, "unknown"),
-        (RUNNING, State("running"), True, "running"),
-        (RUNNING, State("running"), False, "starting"),  # again, after it was killed
-        (RUNNING, State("pending", "BeginTime"), False, "pending"),
-        (RUNNING, State("failed", "NODE_FAIL"), False, "failed"),
-        (RUNNING, State("gone"), True, "running"),
-        (RUNNING, State("gone"), False, "lost"),
+        ({}, JobState("pending", "Priority"), False, "pending"),
+        ({}, JobState("running"), False, "starting"),
+        ({}, JobState("failed", "NODE_FAIL"), False, "failed"),
+        ({}, JobState("cancelled", "CANCELLED"), False, "cancelled"),
+        ({}, JobState("gone"), False, "failed"),
+        ({}, JobState("done"), False, "done"),  # as an audit, or where the mount is not seen
+        ({}, JobState("unknown", "no network"), False, "unknown"),
+        (RUNNING, JobState("unknown", "no network"), True, "running"),
+        (RUNNING, JobState("unknown", "no network"), False, "unknown"),
+        (RUNNING, JobState("running"), True, "running"),
+        (RUNNING, JobState("running"), False, "starting"),  # again, after it was killed
+        (RUNNING, JobState("pending", "BeginTime"), False, "pending"),
+        (RUNNING, JobState("failed", "NODE_FAIL"), False, "failed"),
+        (RUNNING, JobState("gone"), True, "running"),
+        (RUNNING, JobState("gone"), False, "lost"),
         (RUNNING, None, True, "running"),
         (RUNNING, None, False, "lost"),
-        ({"state": "saved"}, State("pending", "BeginTime"), False, "pending"),
-        ({"state": "saved"}, State("running"), False, "starting"),
-        ({"state": "saved"}, State("gone"), False, "saved"),
-        ({"state": "saved"}, State("cancelled"), False, "saved"),
+        ({"state": "saved"}, JobState("pending", "BeginTime"), False, "pending"),
+        ({"state": "saved"}, JobState("running"), False, "starting"),
+        ({"state": "saved"}, JobState("gone"), False, "saved"),
+        ({"state": "saved"}, JobState("cancelled"), False, "saved"),
         ({"state": "done"}, None, False, "done"),
-        ({"state": "done"}, State("running"), False, "starting"),  # for more steps
-        ({"state": "failed", "error": "no room"}, State("failed"), False, "failed"),
+        ({"state": "done"}, JobState("running"), False, "starting"),  # for more steps
+        ({"state": "failed", "error": "no room"}, JobState("failed"), False, "failed"),
     ],
 )
 def test_what_a_run_is_doing(
-    status: dict[str, Any], state: State | None, held: bool, word: str
+    status: dict[str, Any], state: JobState | None, held: bool, word: str
 ) -> None:
     assert judge(status, state, held)[0] == word
 
 
 def test_why() -> None:
-    assert judge({}, State("pending", "Priority"), False)[1] == "Priority"
+    assert judge({}, JobState("pending", "Priority"), False)[1] == "Priority"
     assert judge({"state": "failed", "error": "no room"}, None, False)[1] == "no room"
-    assert judge(RUNNING, State("failed", "NODE_FAIL"), False)[1] == "NODE_FAIL"
-    assert judge({"state": "saved"}, State("failed", "TIMEOUT"), False) == ("saved", "TIMEOUT")
-    assert judge({}, State("gone"), False)[1] == "it ended before the run began; its log says why"
+    assert judge(RUNNING, JobState("failed", "NODE_FAIL"), False)[1] == "NODE_FAIL"
+    assert judge({"state": "saved"}, JobState("failed", "TIMEOUT"), False) == ("saved", "TIMEOUT")
+    assert (
+        judge({}, JobState("gone"), False)[1] == "it ended before the run began; its log says why"
+    )
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ def test_a_table_of_runs_and_jobs(mount: Mount) -> None:
 
 
 def test_a_job_that_has_not_begun_is_in_the_table(mount: Mount) -> None:
-    record = Record("x/y", "local", str(os.getpid()), host="elsewhere")
+    record = JobRecord("x/y", "local", str(os.getpid()), host="elsewhere")
     folder_of(mount, "x/y").mkdir(parents=True)
     write_record(folder_of(mount, "x/y"), record)
     assert read_record(folder_of(mount, "x/y")) == record
@@ -151,7 +153,7 @@ def test_a_job_that_has_not_begun_is_in_the_table(mount: Mount) -> None:
 def test_a_local_job_that_has_ended(mount: Mount, state: str, submitted: float, word: str) -> None:
     write_run(mount, "a", state=state, step=100)
     folder_of(mount, "a").mkdir(parents=True)
-    record = Record("a", "local", "1", started=-1.0, submitted=time.time() + submitted)
+    record = JobRecord("a", "local", "1", started=-1.0, submitted=time.time() + submitted)
     write_record(folder_of(mount, "a"), record)
     assert look(mount, "a").word == word
 

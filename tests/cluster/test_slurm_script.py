@@ -11,7 +11,7 @@ from conftest import ROOT
 from workflow.cluster.containers import Runtime, find_runtime, problems_of_sight
 from workflow.cluster.local import background
 from workflow.cluster.resources import Cluster, Submission
-from workflow.cluster.scheduler import State
+from workflow.cluster.scheduler import JobState
 from workflow.cluster.slurm.client import read_account, read_job
 from workflow.cluster.slurm.script import problems_of_words, script
 from workflow.core.errors import Problem
@@ -212,30 +212,30 @@ def test_a_link_that_leads_out_of_what_the_container_sees(tmp_path: Path) -> Non
     ("shown", "state"),
     [
         ("JobId=7 JobName=x JobState=PENDING Reason=Priority Requeue=1 Restarts=0 "
-         "NodeList=(null) BatchHost=", State("pending", "Priority")),
+         "NodeList=(null) BatchHost=", JobState("pending", "Priority")),
         ("JobId=7 JobState=RUNNING Reason=None Restarts=2 NodeList=node[1-2] BatchHost=node1",
-         State("running", "", ("node[1-2]",), 2)),
-        ("JobId=7 JobState=COMPLETED Reason=None Restarts=0 NodeList=node1", State("done", "",
+         JobState("running", "", ("node[1-2]",), 2)),
+        ("JobId=7 JobState=COMPLETED Reason=None Restarts=0 NodeList=node1", JobState("done", "",
          ("node1",))),
         ("JobId=7 JobState=NODE_FAIL Reason=NodeDown Restarts=0 NodeList=node1",
-         State("failed", "NODE_FAIL, NodeDown", ("node1",))),
+         JobState("failed", "NODE_FAIL, NodeDown", ("node1",))),
         ("JobId=7 JobState=CANCELLED Reason=None Restarts=1 NodeList=node1",
-         State("cancelled", "CANCELLED", ("node1",), 1)),
+         JobState("cancelled", "CANCELLED", ("node1",), 1)),
         ("JobId=7 JobState=OUT_OF_MEMORY Reason=OutOfMemory Restarts=0 NodeList=node1",
-         State("failed", "OUT_OF_MEMORY, OutOfMemory", ("node1",))),
+         JobState("failed", "OUT_OF_MEMORY, OutOfMemory", ("node1",))),
     ],
 )  # fmt: skip
-def test_a_job_as_scontrol_shows_it(shown: str, state: State) -> None:
+def test_a_job_as_scontrol_shows_it(shown: str, state: JobState) -> None:
     assert read_job(shown) == state
 
 
 @pytest.mark.parametrize(
     ("kept", "state"),
     [
-        ("COMPLETED|0:0|node[1-2]\n", State("done", "", ("node[1-2]",))),
-        ("CANCELLED by 1000|0:15|None assigned\n", State("cancelled", "CANCELLED by 1000")),
-        ("PREEMPTED|0:0|node1\nFAILED|1:0|node2\n", State("failed", "FAILED", ("node2",))),
+        ("COMPLETED|0:0|node[1-2]\n", JobState("done", "", ("node[1-2]",))),
+        ("CANCELLED by 1000|0:15|None assigned\n", JobState("cancelled", "CANCELLED by 1000")),
+        ("PREEMPTED|0:0|node1\nFAILED|1:0|node2\n", JobState("failed", "FAILED", ("node2",))),
     ],
 )
-def test_a_job_as_sacct_kept_it(kept: str, state: State) -> None:
+def test_a_job_as_sacct_kept_it(kept: str, state: JobState) -> None:
     assert read_account(kept) == state

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, T5_TINY
-from workflow.cluster.job_record import Record, folder_of, read_record, write_record
+from workflow.cluster.job_record import JobRecord, folder_of, read_record, write_record
 from workflow.cluster.parse import read_words
 from workflow.cluster.registry import state_of
 from workflow.cluster.submit import submit
@@ -253,7 +253,7 @@ def test_a_disk_that_is_too_small(mount: Mount, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_job_that_is_queued_already(mount: Mount) -> None:
-    record = Record("run", "local", str(os.getpid()), started=start_of(os.getpid()))
+    record = JobRecord("run", "local", str(os.getpid()), started=start_of(os.getpid()))
     folder_of(mount, "run").mkdir(parents=True)
     write_record(folder_of(mount, "run"), record)
     assert told("local", job("--max_steps", "2")) == [
@@ -301,7 +301,7 @@ def test_where_slurm_is_out_of_reach_a_dry_run_prints_the_script(
             put_command(mount.root / "bin", command, said)
     monkeypatch.setenv("PATH", str(mount.root / "bin"))
     folder_of(mount, "run").mkdir(parents=True)
-    write_record(folder_of(mount, "run"), Record("run", "slurm", "17"))
+    write_record(folder_of(mount, "run"), JobRecord("run", "slurm", "17"))
     reason = (said or "no Slurm commands here").removeprefix("error: ")
     queued = f"slurm job 17, and whether that has ended is not known ({reason})"
     lines = submitted(["--dry_run", *job("--max_steps", "2")], "slurm")
@@ -324,7 +324,7 @@ def test_a_manifest_is_printed_where_no_cluster_can_be_asked(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder_of(mount, "run").mkdir(parents=True)
-    record = Record("run", "kubernetes", "run")
+    record = JobRecord("run", "kubernetes", "run")
     write_record(folder_of(mount, "run"), record)
     put_command(mount.root / "bin", "kubectl", "The connection to the server was refused")
     monkeypatch.setenv("PATH", str(mount.root / "bin"))

@@ -13,7 +13,7 @@ from conftest import SHARED_DATA, addition_records
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from workflow.data.audit import Report, audit_splits, missing_characters, render, warnings_of
+from workflow.data.audit import AuditReport, audit_splits, missing_characters, render, warnings_of
 from workflow.data.audit.round_trip import Damage
 from workflow.data.schema import Record, Schema
 from workflow.data.source import DataSource
@@ -78,7 +78,7 @@ class Numbers:
         return {"source": (0, 1), "target": (0, 0)}
 
 
-def lost_characters(report: Report, part: str) -> dict[str, int]:
+def lost_characters(report: AuditReport, part: str) -> dict[str, int]:
     """Lost characters with their counts over all splits, surplus spaces aside."""
     counts: Counter[str] = Counter()
     for split in report["splits"].values():
@@ -89,7 +89,7 @@ def lost_characters(report: Report, part: str) -> dict[str, int]:
 
 def audit(
     folder: Path, tokenizer: Any, data: dict[str, list[Record]], task: Encoder | None = None
-) -> Report:
+) -> AuditReport:
     """The report on `data`, as it is after JSON; prompts and completions may have 30 tokens."""
     task = task or Seq2Seq()
     path = folder / "data.json"
@@ -99,7 +99,7 @@ def audit(
     )
     limits = {"prompts": 30, "completions": 30}
     report = json.dumps(audit_splits(splits, task.schema, tokenizer, limits))
-    as_written: Report = json.loads(report)
+    as_written: AuditReport = json.loads(report)
     return as_written
 
 
@@ -214,7 +214,7 @@ def random_texts(alphabet: str, count: int) -> list[str]:
     return ["".join(draw.choices(alphabet, k=draw.randint(0, 30))) for _ in range(count)]
 
 
-def check_against_round_trips(report: Report, texts: list[str], tokenizer: Any) -> None:
+def check_against_round_trips(report: AuditReport, texts: list[str], tokenizer: Any) -> None:
     """Compare with what every text loses by itself; its characters must not be marks.
 
     All white space at an end of a text is lost.

@@ -31,7 +31,7 @@ from workflow.reporting.report.job import command_again
 from workflow.reporting.report.run import keep_report, page_of, write_report
 from workflow.reporting.report.scores import baseline, score_charts, scores_of
 from workflow.reporting.report.summary import all_metrics, sentences, summary
-from workflow.runs.predictions import Evaluation, evaluations, spread
+from workflow.runs.predictions import PastEvaluation, evaluations, spread
 
 SEQ2SEQ = {"task": "seq2seq", "temperature": 0.001, "n_samples": 1}
 CLF = {"task": "clf", "target_min": 0.0, "target_max": 1.0}
@@ -48,10 +48,10 @@ def seq2seq_run(folder: Path) -> Path:
     )
 
 
-def made(*values: float | None, name: str = "loss") -> list[Evaluation]:
+def made(*values: float | None, name: str = "loss") -> list[PastEvaluation]:
     """Evaluations at steps 0, 10, 20 …."""
     return [
-        Evaluation(10 * i, {"step": 10 * i, name: value}, Path("none"))
+        PastEvaluation(10 * i, {"step": 10 * i, name: value}, Path("none"))
         for i, value in enumerate(values)
     ]
 
@@ -86,7 +86,7 @@ def test_the_verdict_is_of_loss_and_of_answers_and_of_how_it_ended() -> None:
         {"loss": 1.0, "rougeL": 0.1, "exact_match": 0.0},
         {"loss": 2.0, "rougeL": 0.5, "rougeL_ci95": [0.25, 0.75], "exact_match": 0.01},
     ]
-    evals = [Evaluation(step, line, Path("none")) for step, line in enumerate(lines)]
+    evals = [PastEvaluation(step, line, Path("none")) for step, line in enumerate(lines)]
     status = {"state": "failed", "step": 3, "error": "no more"}
     assert sentences({}, status, evals) == [
         "Failed at step 3: no more",
@@ -120,13 +120,15 @@ def test_a_summary_has_the_first_the_best_and_the_last(tmp_path: Path) -> None:
 
 def test_a_metric_of_the_users_own_is_told_and_cannot_be_taken_for_an_interval() -> None:
     metrics = {"loss": 1.0, "own": 0.5, "own_ci95": 0.25, "rouge1": 0.5, "rougeL_best_of_n": 0.5}
-    evals = [Evaluation(step, {"step": step, **metrics}, Path("none")) for step in (0, 4)]
+    evals = [PastEvaluation(step, {"step": step, **metrics}, Path("none")) for step in (0, 4)]
     (table,) = summary({"task": "seq2seq", "metric": "m.py:own"}, evals)
     assert table.rows == [
         ["loss ↓", "1", "1 at 0", "1"], ["own", "0.5", "–", "0.5"],
         ["own_ci95", "0.25", "–", "0.25"],
     ]  # fmt: skip
-    assert summary({"task": "seq2seq"}, [Evaluation(0, {"mean_length": 2.0}, Path("none"))]) == []
+    assert (
+        summary({"task": "seq2seq"}, [PastEvaluation(0, {"mean_length": 2.0}, Path("none"))]) == []
+    )
     assert metrics_table([], {"step": 4, **metrics}, (), None, ["own"])[-1] == "own  0.5"
     series = [
         s
@@ -165,7 +167,7 @@ def test_smoothing_leaves_a_constant_as_it_is_and_follows_a_step() -> None:
 
 def test_every_metric_has_a_curve_and_those_of_a_kind_share_a_chart() -> None:
     evals = [
-        Evaluation(step, {"step": step, "time": 1.0, "loss": 1.0, "rougeL": 0.5, "rouge1": 0.5,
+        PastEvaluation(step, {"step": step, "time": 1.0, "loss": 1.0, "rougeL": 0.5, "rouge1": 0.5,
                           "mine": 7, "exact_match_best_of_n": 1.0, "rougeL_ci95": [0.25, 0.75],
                           "bleu_signature": "x"}, Path("none"))
         for step in (0, 5)

@@ -11,11 +11,11 @@ from workflow.config.request import JobRequest
 from workflow.runs import mount as mount_module
 from workflow.runs.mount import (
     Mount,
-    evaluated_step,
     find_data,
     find_model,
     find_run_folder,
     run_name_of,
+    step_in_name,
 )
 
 
@@ -61,7 +61,7 @@ def test_a_model_is_a_folder_of_the_mount_a_path_or_a_hub_name(tmp_path: Path) -
     assert find_model(mount, by_hub) == ("google/flan-t5-xl", [])
     _, (problem,) = find_model(mount, job(model_init_name="run/checkpoint-2"))
     assert problem.hint == "did you mean run/checkpoint-20?"
-    assert (evaluated_step(checkpoint), evaluated_step("google/flan-t5-xl")) == (20, 0)
+    assert (step_in_name(checkpoint), step_in_name("google/flan-t5-xl")) == (20, 0)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class _CommandLine:
 
 
 def _main(task: str, description: str, arguments: list[str]) -> int:
-    ours = LAUNCHER_VARIABLE in os.environ
+    ours = LAUNCHER_VARIABLE in os.environ  # which `die_with_parent` takes away
     die_with_parent()
     line = _CommandLine(arguments, *parse_command_line(task, description, arguments))
     stop = Stop()

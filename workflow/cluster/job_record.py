@@ -14,7 +14,7 @@ RECORD, LOG, TEXT = "job.json", "log", "submitted"
 
 
 @dataclass(frozen=True)
-class Record:
+class JobRecord:
     """A job that was handed to a cluster.
 
     Attributes:
@@ -47,19 +47,19 @@ def folder_of(mount: Mount, run_name: str) -> Path:
     return mount.jobs / run_name
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: JobRecord) -> None:
     write_json(folder / RECORD, dataclasses.asdict(record))
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path) -> JobRecord | None:
     """What was submitted last for a run; None where nothing was, or nothing that can be read."""
     try:
-        return Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        return JobRecord(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def read_records(mount: Mount) -> dict[str, Record]:
+def read_records(mount: Mount) -> dict[str, JobRecord]:
     """The last submission of every run, by the run's name."""
     paths = [*mount.jobs.glob(f"*/{RECORD}"), *mount.jobs.glob(f"*/*/{RECORD}")]
     found = [read_record(path.parent) for path in paths]

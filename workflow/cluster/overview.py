@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from workflow.cluster.job_record import LOG, Record, folder_of, read_record, read_records
+from workflow.cluster.job_record import LOG, JobRecord, folder_of, read_record, read_records
 from workflow.cluster.registry import state_of
-from workflow.cluster.scheduler import State
+from workflow.cluster.scheduler import JobState
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.tables import aligned
 from workflow.runs.lock import is_fresh
@@ -81,8 +81,8 @@ def _seconds_left(overview: Overview, spec: Mapping[str, Any]) -> float | None:
 
 
 def _newer(
-    status: dict[str, Any], record: Record | None, state: State | None
-) -> tuple[dict[str, Any], State | None]:
+    status: dict[str, Any], record: JobRecord | None, state: JobState | None
+) -> tuple[dict[str, Any], JobState | None]:
     """What counts of a run's words and its cluster's, by which of them are newer."""
     if record is None or state is None:
         return status, state
@@ -94,13 +94,13 @@ def _newer(
     return (status if was_done else {}), state  # nothing was left to do
 
 
-def _is_held(folder: Path, record: Record | None, state: State | None) -> bool:
+def _is_held(folder: Path, record: JobRecord | None, state: JobState | None) -> bool:
     """Whether a process writes the run; of this machine's that is known without waiting."""
-    is_gone = record is not None and record.cluster == "local" and state == State("gone")
+    is_gone = record is not None and record.cluster == "local" and state == JobState("gone")
     return not is_gone and is_fresh(folder)
 
 
-def judge(status: Mapping[str, Any], state: State | None, held: bool) -> tuple[str, str]:
+def judge(status: Mapping[str, Any], state: JobState | None, held: bool) -> tuple[str, str]:
     """What a run is doing, and why, from its own words and those of its cluster.
 
     Args:
@@ -127,7 +127,7 @@ def judge(status: Mapping[str, Any], state: State | None, held: bool) -> tuple[s
     return "failed", "it ended before the run began; its log says why"
 
 
-def _is_over(status: Mapping[str, Any], record: Record) -> bool:
+def _is_over(status: Mapping[str, Any], record: JobRecord) -> bool:
     """Whether the run has ended since the job was submitted, so that no cluster need be asked."""
     ended = status.get("state") in ("done", "failed")
     return ended and float(status.get("time") or 0.0) > record.submitted

@@ -1,9 +1,9 @@
 """The clusters that a job can be handed to."""
 
-from workflow.cluster.job_record import Record
+from workflow.cluster.job_record import JobRecord
 from workflow.cluster.kubernetes.client import Kubernetes
 from workflow.cluster.local.background import Background
-from workflow.cluster.scheduler import Scheduler, State
+from workflow.cluster.scheduler import JobState, Scheduler
 from workflow.cluster.slurm.client import Slurm
 
 SCHEDULERS: dict[str, Scheduler] = {
@@ -13,6 +13,6 @@ SCHEDULERS: dict[str, Scheduler] = {
 }
 
 
-def state_of(record: Record) -> State:
+def state_of(record: JobRecord) -> JobState:
     scheduler = SCHEDULERS.get(record.cluster)
-    return scheduler.state(record) if scheduler else State("unknown", "an unknown cluster")
+    return scheduler.state(record) if scheduler else JobState("unknown", "an unknown cluster")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from workflow.cluster.job_record import LOG, Record
+from workflow.cluster.job_record import LOG, JobRecord
 from workflow.cluster.resources import Submission
 from workflow.core.errors import BadInput, Problem
 
@@ -17,7 +17,7 @@ class NotAsked(Problem):
 
 
 @dataclass(frozen=True)
-class State:
+class JobState:
     """A job as its cluster sees it.
 
     Attributes:
@@ -55,18 +55,18 @@ class Scheduler(ABC):
         return []
 
     @abstractmethod
-    def queue(self, text: str, submission: Submission) -> Record:
+    def queue(self, text: str, submission: Submission) -> JobRecord:
         """Hand the job over; raises BadInput where the cluster does not take it."""
 
     @abstractmethod
-    def state(self, record: Record) -> State:
+    def state(self, record: JobRecord) -> JobState:
         """How the job is doing; never raises."""
 
     @abstractmethod
-    def cancel(self, record: Record) -> None:
+    def cancel(self, record: JobRecord) -> None:
         """End the job, which saves as far as its cluster gives it the time; may raise BadInput."""
 
-    def show_log(self, record: Record, folder: Path, follow: bool) -> NoReturn:
+    def show_log(self, record: JobRecord, folder: Path, follow: bool) -> NoReturn:
         """Become the program that shows what the job says; may raise BadInput.
 
         `tail` follows a file as long as anybody wants, across restarts, which add to it.

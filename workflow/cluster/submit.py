@@ -3,26 +3,25 @@
 import dataclasses
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir
 from pathlib import Path
 
-from workflow.cluster.job_record import TEXT, Record, folder_of, read_record, write_record
+from workflow.cluster.job_record import TEXT, JobRecord, folder_of, read_record, write_record
 from workflow.cluster.parse import PROJECT, SubmitRequest, read_words
 from workflow.cluster.registry import SCHEDULERS, state_of
 from workflow.cluster.resources import Submission
-from workflow.cluster.scheduler import NotAsked, Scheduler, State
+from workflow.cluster.scheduler import JobState, NotAsked, Scheduler
 from workflow.config.parse import as_arguments
 from workflow.config.request import JobRequest
 from workflow.core.console import start_log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import locked
 from workflow.runs.mount import Mount, find_data, find_model, find_mount, run_name_of
-from workflow.runs.status import read_status
+from workflow.runs.status import SLOW_DISK, read_status
 
-SLOWEST_DISK = 100e6
-"""Bytes a second, taken to be written where no run has shown how long a save takes."""
 FIRST_SECONDS = 60
 """Of a margin: for what the job does besides saving, as ending its step."""
 UNSEEN_SECONDS = 600
@@ -129,7 +128,7 @@ def _margin(mount: Mount, spec: JobRequest) -> int:
         return FIRST_SECONDS + round(3 * measured)
     model = Path(find_model(mount, spec)[0])
     size = sum(file.stat().st_size for pattern in WEIGHTS for file in model.glob(pattern))
-    return FIRST_SECONDS + round(3 * size / SLOWEST_DISK)
+    return FIRST_SECONDS + round(3 * size / SLOW_DISK)
 
 
 def _read_by(request: SubmitRequest, mount: Mount) -> Iterator[Path]:
@@ -150,8 +149,8 @@ def _with_dependency(request: SubmitRequest, mount: Mount) -> tuple[SubmitReques
         return request, []
     record = read_record(folder_of(mount, name))
     if record is None and name.isdigit():
-        record = Record(name, "slurm", name)
-    state = State("gone") if record is None else state_of(record)
+        record = JobRecord(name, "slurm", name)
+    state = JobState("gone") if record is None else state_of(record)
     dependency: str | None = None
     if record is not None and record.cluster == "slurm" and state.may_live:
         dependency = f"afterok:{record.identity}"
@@ -180,13 +179,23 @@ def _problems_of_queue(submission: Submission) -> list[Problem]:
     return [Problem(where, f"a job that is {state.word} ({record.title})", expected, hint)]
 
 
-def _hand_over(scheduler: Scheduler, submission: Submission, text: str) -> Record:
-    """Queue the job, and note it in its folder."""
+def _hand_over(scheduler: Scheduler, submission: Submission, text: str) -> JobRecord:
+    """Queue the job, and note it in its folder, which goes again where the cluster refuses it."""
     folder = submission.job_folder
+    was_there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TEXT).write_text(text, encoding="utf-8")
-    record = scheduler.queue(text, submission)
-    write_record(folder, record)
+    try:
+        record = scheduler.queue(text, submission)
+    except BaseException:
+        if not was_there:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    try:
+        (folder / TEXT).write_text(text, encoding="utf-8")
+        write_record(folder, record)
+    except BaseException:  # no command would know of the job
+        scheduler.cancel(record)
+        raise
     return record
 
 

@@ -33,9 +33,11 @@ class Flag:
             the value itself.
         default: None where it is derived from other flags, the data or the machine.
         only_for: the task that alone has a use for the flag; None where all have.
-        decides: what of a job: what comes out of it; the course that takes, as where it is computed
-            and how often it is saved; what it is called and whom it tells; or how this start
-            treats an earlier one, which is not a part of the job.
+        decides: what the flag decides of a job. "result": what comes out of it; another value is
+            another job, which is refused where a run is resumed. "course": where it is computed and
+            how often it is saved, and "name": what it is called and whom it reports to; these may
+            differ where a run is resumed. "start": how this start treats an earlier one; it is not
+            a part of the job, and not written to training_args.json.
     """
 
     group: str
@@ -44,6 +46,10 @@ class Flag:
     default: Any = None
     only_for: str | None = None
     decides: Decision = "result"
+
+    @property
+    def may_differ_on_resume(self) -> bool:
+        return self.decides != "result"
 
     @property
     def described(self) -> str:

@@ -62,7 +62,11 @@ def begin_folder(path: Path) -> Path:
 
 
 def finish_folder(partial: Path, path: Path) -> None:
-    """Let a folder that is filled become `path`; raises OSError, and leaves it, where it cannot."""
+    """Let a folder that is filled become `path`; one that stands there already is left as it is.
+
+    Raises:
+        OSError: where it cannot; the filled folder then stays.
+    """
     for file in (*partial.rglob("*"), partial):
         sync(file)
     try:

@@ -25,9 +25,13 @@ LONGEST_GOODBYE = datetime.timedelta(seconds=10)
 class World:
     """All processes of a job, of which rank 0 is the one that speaks and writes.
 
-    Before `begin` they meet at a store: `rank_zero_first` runs on all, rank 0 first, and
-    `decided_by_rank_zero` on rank 0 alone, with its result for all. After it all must call alike
-    `on_rank_zero`, `agree` and `gather`.
+    method                  runs on             its result
+    rank_zero_first         all, rank 0 first   each rank's own       before `begin`
+    decided_by_rank_zero    rank 0              rank 0's, for all     within rank_zero_first
+    on_rank_zero            rank 0              rank 0's, for all     after `begin`
+    together                all                 each rank's own       after `begin`
+
+    What is raised on one rank is raised on all. After `begin` all ranks must call alike.
 
     Attributes:
         rank, size: which process this is, of how many.

@@ -1,6 +1,5 @@
 """How completions are generated, whoever wants them; prompts as ids, and completions as ids."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,10 +35,21 @@ class Decoding:
 
     @classmethod
     def of(cls, spec: JobSpec) -> "Decoding":
-        """That of a job, whose flags have the same names."""
-        names = {field.name for field in dataclasses.fields(cls)} - {"batch_size"}
-        same = {name: getattr(spec, name) for name in names}
-        return cls(**same, batch_size=spec.eval_batch_size)
+        """That of a job."""
+        return cls(
+            max_new_tokens=spec.max_new_tokens,
+            min_new_tokens=spec.min_new_tokens,
+            temperature=spec.temperature,
+            top_k=spec.top_k,
+            top_p=spec.top_p,
+            n_samples=spec.n_samples,
+            num_beams=spec.num_beams,
+            repetition_penalty=spec.repetition_penalty,
+            no_repeat_ngram_size=spec.no_repeat_ngram_size,
+            stop=spec.stop,
+            seed=spec.seed,
+            batch_size=spec.eval_batch_size,
+        )
 
     @property
     def greedy(self) -> bool:

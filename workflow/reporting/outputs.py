@@ -10,7 +10,7 @@ from workflow.config.task_specs import task_of
 from workflow.metrics.references import reference_of
 from workflow.metrics.rouge import word_f1
 from workflow.reporting.report.blocks import Answer, Block, Charts, Item, Text
-from workflow.runs.predictions import Evaluation
+from workflow.runs.predictions import PastEvaluation
 
 MOST_ANSWERS = 8
 """Different samples of a record that are listed."""
@@ -129,7 +129,7 @@ class Texts:
         by_quality = "word F1, lowest first" if is_judged else "as in the file"
         return numbers, "changed first" if has_before else by_quality
 
-    def charts(self, evaluation: Evaluation) -> list[Block]:
+    def charts(self, evaluation: PastEvaluation) -> list[Block]:
         """What the outputs of an evaluation show together."""
         return []
 
@@ -198,7 +198,7 @@ class Scores:
     ) -> tuple[Sequence[str], str]:
         return ["error", "score"], f"{'error' if is_judged else 'score'}, highest first"
 
-    def charts(self, evaluation: Evaluation) -> list[Block]:
+    def charts(self, evaluation: PastEvaluation) -> list[Block]:
         from workflow.reporting.report import scores  # here, as scikit-learn's import takes long
 
         found = scores.scores_of(evaluation, self)

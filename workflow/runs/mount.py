@@ -172,7 +172,7 @@ def _flat(name: str) -> str:
     return name.strip("/").replace("/", "_").lstrip(".")
 
 
-def evaluated_step(model: Path | str) -> int:
+def step_in_name(model: Path | str) -> int:
     """The step of a run's checkpoint, else 0."""
     match = CHECKPOINT_NAME.fullmatch(Path(model).name)
     return int(match.group(1)) if match else 0

@@ -16,7 +16,7 @@ from workflow.runs.status import METRICS, read_spec
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class PastEvaluation:
     """One evaluation of a run.
 
     Attributes:
@@ -33,17 +33,17 @@ class Evaluation:
         return read_list(self.items) if self.items.exists() else iter(())
 
 
-def evaluations(run: Path) -> list[Evaluation]:
+def evaluations(run: Path) -> list[PastEvaluation]:
     """The evaluations of a run, by step."""
     spec = read_spec(run)
     found = {}
     for line in read_lines(run / METRICS):
         step = line["step"]
-        found[step] = Evaluation(step, line, run / prediction_files(spec, step)[0])
+        found[step] = PastEvaluation(step, line, run / prediction_files(spec, step)[0])
     return [found[step] for step in sorted(found)]
 
 
-def spread(evals: Sequence[Evaluation], most: int) -> list[Evaluation]:
+def spread(evals: Sequence[PastEvaluation], most: int) -> list[PastEvaluation]:
     """At most so many evaluations, the first and the last among them."""
     if len(evals) <= most:
         return list(evals)

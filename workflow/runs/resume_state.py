@@ -45,7 +45,7 @@ class ComputedWith:
 
 
 @dataclass(frozen=True)
-class State:
+class CheckpointState:
     """What a checkpoint says besides weights and moments.
 
     Attributes:
@@ -62,7 +62,7 @@ class State:
         return {"format": FORMAT, **asdict(self), "progress": self.progress.as_json()}
 
 
-def read_state(checkpoint: Path) -> State:
+def read_state(checkpoint: Path) -> CheckpointState:
     """The state of a checkpoint; raises BadInput where it is none that this version writes."""
     path = checkpoint / RESUME_FOLDER / STATE_FILE
     try:
@@ -70,7 +70,7 @@ def read_state(checkpoint: Path) -> State:
         if read["format"] != FORMAT:
             raise ValueError(f"format {read['format']}")
         progress = Progress.of_json(read["progress"])
-        return State(
+        return CheckpointState(
             progress, dict(read["spec"]), dict(read["data"]), ComputedWith(**read["computed"])
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -87,7 +87,7 @@ class ResumePoint:
     folder: Path
 
     @cached_property
-    def state(self) -> State:
+    def state(self) -> CheckpointState:
         """Its state, read once; raises BadInput where it is none that this version writes."""
         return read_state(self.folder)
 

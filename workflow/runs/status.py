@@ -14,6 +14,8 @@ TRAIN_LOG, METRICS = "train_log.jsonl", "metrics.jsonl"
 STARTS = "starts.jsonl"
 AUDIT = "audit.json"
 REPORT = "report.html"
+SLOW_DISK = 100e6
+"""Bytes a second that a save is taken to write, until a run has shown how long it takes."""
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -47,7 +49,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def is_requeued(status: dict[str, Any]) -> bool:
-    """Whether the scheduler started this job again, whose status that is."""
+    """Whether this is a requeue, by Slurm, of the very job that wrote the status.
+
+    Flags on overwriting and resuming are for a job's first start, and ignored then.
+    """
     job_id = os.environ.get("SLURM_JOB_ID")
     again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     return again and job_id is not None and status.get("job_id") == job_id

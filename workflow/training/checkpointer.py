@@ -12,31 +12,32 @@ from workflow.runs.checkpoint import (
     rotate_checkpoints,
     write_checkpoint,
 )
-from workflow.runs.resume_state import ComputedWith, State
+from workflow.runs.resume_state import CheckpointState, ComputedWith
+from workflow.runs.status import SLOW_DISK
 from workflow.runs.train_state import Progress
 from workflow.training.context import RunContext
 from workflow.training.engines.single import Engine
 from workflow.training.oom import oom_context
 from workflow.training.prepare import Job
 
-WRITTEN_A_SECOND = 100e6
-"""Bytes that a save is taken to write, until one was measured."""
-
 
 class Checkpointer:
-    """Saves a run as often as its job asks for; all processes call alike."""
+    """Saves a run as often as its job asks for; all processes call alike.
+
+    Until a save was measured, `progress.longest_save` is an estimate, which no checkpoint keeps.
+    """
 
     def __init__(self, context: RunContext, engine: Engine):
-        """Save a run that has just begun, or goes on from its progress."""
+        """Be ready to save a run that has just begun, or resumes from its progress."""
         self._job, self._run, self._world = context.job, context.folder, context.world
         self._progress = progress = context.progress
         self._engine = engine
         self._saved_at = time.monotonic()
-        self._kept_step = progress.step  # what the run began with, or goes on from
+        self._last_saved_step = progress.step  # what the run began with, or goes on from
         weights = sum(tensor.bytes for tensor in engine.tensors().values())
-        expected = 3 * weights / WRITTEN_A_SECOND  # two moments besides, which do not exist yet
-        self._measured = progress.longest_save
-        progress.longest_save = self._measured or expected
+        expected = 3 * weights / SLOW_DISK  # two moments besides, which do not exist yet
+        self._longest_save = progress.longest_save
+        progress.longest_save = self._longest_save or expected
 
     def is_due(self) -> bool:
         """Whether the step just done is to be saved."""
@@ -51,22 +52,22 @@ class Checkpointer:
     def save(self) -> None:
         """Write a checkpoint of the last step, unless there is one; then remove old ones."""
         progress, spec = self._progress, self._job.spec
-        if progress.step == self._kept_step:
+        if progress.step == self._last_saved_step:
             return
         began = time.perf_counter()
         saved = self._as_saved()
-        state = State(
+        state = CheckpointState(
             saved, written(spec), self._job.data_keys, computed_now(self._job, self._world)
         )
         self._world.on_rank_zero(self._run.sync_logs)
         with oom_context(self._job, self._world, f"saving step {progress.step}"):
             contents = CheckpointContents(self._engine, self._job.tokenizer, state.as_json())
             size = write_checkpoint(self._run.path, progress.step, contents, self._world)
-        self._kept_step = progress.step
+        self._last_saved_step = progress.step
         progress.best_step, progress.best_value = saved.best_step, saved.best_value
         progress.ephemeral = self._world.on_rank_zero(lambda: self._tidy(saved))
         seconds = time.perf_counter() - began
-        self._measured = progress.longest_save = max(seconds, self._measured)
+        self._longest_save = progress.longest_save = max(seconds, self._longest_save)
         self._saved_at = time.monotonic()
         self._world.on_rank_zero(lambda: self._run.write_status("running", progress))
         log.info(
@@ -80,7 +81,7 @@ class Checkpointer:
         Whether a run was stopped, or is saved by the clock too, does not decide what is best.
         """
         saved = copy.deepcopy(self._progress)
-        saved.longest_save = self._measured
+        saved.longest_save = self._longest_save
         if scheduled(saved.step, self._job.spec):
             saved.note_checkpoint(self._job.spec.metric_for_best_model)
         else:
@@ -96,7 +97,8 @@ class Checkpointer:
     def note_evaluation_of_saved(self) -> None:
         """What the run goes on from may have been saved before it was evaluated; now it is."""
         steps = self._world.on_rank_zero(lambda: find_checkpoints(self._run.path))
-        if {self._kept_step} & {*steps} - {*self._progress.ephemeral}:
+        step = self._last_saved_step
+        if step in steps and step not in self._progress.ephemeral:
             self._progress.note_checkpoint(self._job.spec.metric_for_best_model)
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workflow.config.request import JobRequest
 from workflow.core.files import write_json
-from workflow.data.audit import Report, audit_splits, missing_characters, reserved_characters
+from workflow.data.audit import AuditReport, audit_splits, missing_characters, reserved_characters
 from workflow.data.token_cache import TokenizedSplit
 from workflow.models.tokenizers.vocabulary import can_grow, grow_tokenizer
 from workflow.tasks.base import Task
@@ -22,13 +22,13 @@ Splits = dict[str, TokenizedSplit]
 
 def audited(
     data: Splits, task: Task, tokenizer: PreTrainedTokenizerBase, spec: JobRequest, cache: Path
-) -> Report:
+) -> AuditReport:
     """The audit of these splits, kept as the tokens are: it depends on them and the lengths."""
     lengths = spec.max_source_length, spec.max_target_length, spec.truncation_side
     key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])
     path = cache / "audits" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
-        report: Report = json.loads(path.read_text(encoding="utf-8"))
+        report: AuditReport = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         limits = {"prompts": spec.max_source_length, "completions": spec.max_target_length}
         report = audit_splits(data, task.schema, tokenizer, limits, spec.truncation_side)
@@ -42,8 +42,8 @@ def grow_until_nothing_is_missing(
     tokenizer: PreTrainedTokenizerBase,
     data: Splits,
     tokenize: Callable[[PreTrainedTokenizerBase], Splits],
-    audit: Callable[[PreTrainedTokenizerBase, Splits], Report],
-) -> tuple[PreTrainedTokenizerBase, Splits, Report]:
+    audit: Callable[[PreTrainedTokenizerBase, Splits], AuditReport],
+) -> tuple[PreTrainedTokenizerBase, Splits, AuditReport]:
     """The tokenizer with a token for each character that did not come back; data and audit by it.
 
     So every text is tried with what was grown, and the audit tells what still does not come back.

@@ -16,7 +16,7 @@ from workflow.distributed.device import pick_device
 from workflow.reporting.trackers.base import Start, tracking
 from workflow.runs.checkpoint import hold_for_reading
 from workflow.runs.lock import RunLock
-from workflow.runs.mount import Mount, evaluated_step
+from workflow.runs.mount import Mount, step_in_name
 from workflow.runs.provenance import describe_start
 from workflow.runs.status import AUDIT, REPORT, SPEC_FILE
 from workflow.runs.train_state import LogWindow, Progress, peak_memory_gb
@@ -65,7 +65,7 @@ def run_job(spec: JobRequest, mount: Mount, invocation: Invocation | None = None
     with hold_for_reading(job.model_source, disposition.foreign_checkpoint(job)):
         model = load_together(job, world, disposition.checkpoint)
         log_job(job, model, world)
-        with RunLock(job.run_path) as lock:
+        with RunLock(job.run_path) as lock:  # which claiming takes
             if world.on_rank_zero(lambda: claim(job, disposition, lock)):
                 with _recorded(job, disposition, lock, invocation) as context:
                     if job.spec.no_train:
@@ -105,8 +105,8 @@ def _go_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
     """Bring the folder to the step of a run's progress, and write its first status.
 
     Returns:
-        The progress (that of the main process is then everyone's), with the evaluation of a step
-        that was saved before it was evaluated.
+        The progress, with the evaluation of a step that was saved before it was evaluated; what
+        rank 0 returns is handed to all ranks.
     """
     metrics = folder.go_back_to(progress.step)
     if metrics is not None and progress.evaluated_step != progress.step:
@@ -128,7 +128,7 @@ def _make_trainer(
     point = disposition.resume_point
     if point is not None:
         log_resume(job, point, step, world)
-    probe_memory(job, engine, step, world)
+    probe_memory(job, engine, step, world)  # makes the optimizer's state, which is set here:
     with oom_context(job, world, "restoring the optimizer's state"):
         engine.restore(step, () if point is None else point.optimizer_state())
     return Trainer(context, engine)
@@ -137,7 +137,7 @@ def _make_trainer(
 def evaluate_only(context: RunContext, model: PreTrainedModel) -> None:
     """Evaluate the model as it was loaded; its step is that of its checkpoint's name, else 0."""
     job, world, progress = context.job, context.world, context.progress
-    progress.step = evaluated_step(job.model_source)
+    progress.step = step_in_name(job.model_source)
     if job.strategy is None:  # no engine, whose optimizer would take memory
         with oom_context(job, world, f"the evaluation at step {progress.step}", evaluates=True):
             evaluate(context, model)

@@ -93,6 +93,11 @@ def _trouble(
     if spec.writes_texts:
         indexes = range(min(2, len(split)))
         prompts = PromptBatch([examples.sources[index] for index in indexes], indexes)
+        few = Decoding(
+            max_new_tokens=2,
+            repetition_penalty=spec.repetition_penalty,
+            no_repeat_ngram_size=spec.no_repeat_ngram_size,
+        )
         with torch.no_grad():
-            hf_generate(model, prompts, Decoding(max_new_tokens=2), EvalShard(World.alone()))
+            hf_generate(model, prompts, few, EvalShard(World.alone()))
     return None

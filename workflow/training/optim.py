@@ -64,7 +64,7 @@ def check_schedule(spec: JobSpec) -> None:
 
 
 @contextmanager
-def at_rest(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def zero_learning_rate(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """A step of the optimizer changes no parameter here; it makes its state where it has none."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:

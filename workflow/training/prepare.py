@@ -15,7 +15,7 @@ from workflow.config.parse import NO_MODEL
 from workflow.config.request import JobRequest
 from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
-from workflow.data.audit import Report
+from workflow.data.audit import AuditReport
 from workflow.data.reading import check_records
 from workflow.data.source import DataSource, HeldOut
 from workflow.data.token_cache import TokenizedSplit, prepare_splits, tell_eval_records
@@ -68,7 +68,7 @@ class Job:
     tokenizer: PreTrainedTokenizerBase
     decoder_ids: DecoderIds
     extension: VocabExtension | None
-    audit: Report
+    audit: AuditReport
     splits: dict[str, TokenizedSplit]
     model_source: Path | str
     run_path: Path
@@ -105,7 +105,7 @@ class _Data:
 
     splits: dict[str, TokenizedSplit]
     tokenizer: PreTrainedTokenizerBase
-    audit: Report
+    audit: AuditReport
 
 
 def prepare(

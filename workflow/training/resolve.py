@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workflow.config.job import JobSpec, flags_deciding, written
+from workflow.config.job import JobSpec, written
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import locked, put_aside, remove_partials, whole_folder, write_json
@@ -177,8 +177,12 @@ def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
     return [
         f"{name}: {shorten(earlier.get(name))} there, {shorten(value)} here"
         for name, value in wanted.items()
-        if earlier.get(name) != value and name not in flags_deciding("course", "name")
+        if earlier.get(name) != value and not _may_differ(name)
     ]
+
+
+def _may_differ(name: str) -> bool:
+    return name in JOB_FLAGS and JOB_FLAGS[name].may_differ_on_resume
 
 
 def claim(job: Job, disposition: RunDisposition, lock: RunLock) -> bool:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workflow.cluster.containers import problems_of_sight
-from workflow.cluster.job_record import Record
-from workflow.cluster.kubernetes.manifest import JOB_LABEL, job_name, manifest, problems
+from workflow.cluster.job_record import JobRecord
 from workflow.cluster.resources import Submission
-from workflow.cluster.scheduler import NotAsked, Scheduler, State
+from workflow.cluster.scheduler import JobState, NotAsked, Scheduler
 from workflow.core.errors import BadInput, Problem
 
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -33,36 +32,43 @@ _ENDS = {
 }
 
 
+JOB_LABEL = "batch.kubernetes.io/job-name"  # of the pods, set by the Job controller
+
+
 class Kubernetes(Scheduler):
     """No manifest is tried beforehand: kubectl cannot without a cluster's leave to make it."""
 
     def render(self, submission: Submission, reads: Sequence[Path]) -> tuple[str, list[Problem]]:
+        from workflow.cluster.kubernetes.manifest import manifest, problems  # slow: pydantic
+
         own = dataclasses.replace(submission.cluster, shared_host_dir=None)
         root = submission.mount.root
         only_mount = dataclasses.replace(submission, project=root, folder=root, cluster=own)
         found = [*problems(submission), *problems_of_sight(reads, only_mount)]
         return ("" if found else manifest(submission)), found
 
-    def queue(self, text: str, submission: Submission) -> Record:
+    def queue(self, text: str, submission: Submission) -> JobRecord:
+        from workflow.cluster.kubernetes.manifest import job_name
+
         namespace = (submission.cluster.kubernetes or {}).get("namespace")
         name = job_name(submission)
-        record = Record(submission.run_name, "kubernetes", name, namespace=namespace)
+        record = JobRecord(submission.run_name, "kubernetes", name, namespace=namespace)
         if self.state(record).word in ("done", "failed"):
             _end(record, wait=True)  # an ended job takes no change
         kubectl(["apply", "-f", "-"], namespace, text)
         return record
 
-    def state(self, record: Record) -> State:
+    def state(self, record: JobRecord) -> JobState:
         command = ["get", "job", record.identity, "--ignore-not-found", "-o", "json"]
         try:
             return read_state(kubectl(command, record.namespace), _pods(record))
         except BadInput as error:
-            return State("unknown", error.problems[0].found)
+            return JobState("unknown", error.problems[0].found)
 
-    def cancel(self, record: Record) -> None:
+    def cancel(self, record: JobRecord) -> None:
         _end(record, wait=False)
 
-    def show_log(self, record: Record, folder: Path, follow: bool) -> NoReturn:
+    def show_log(self, record: JobRecord, folder: Path, follow: bool) -> NoReturn:
         """Become `kubectl logs` of the newest pod 0, which speaks for all."""
         pods = newest_pods(_pods(record))
         if 0 not in pods:
@@ -72,14 +78,14 @@ class Kubernetes(Scheduler):
         os.execvp("kubectl", ["kubectl", *command, *_in(record.namespace)])
 
 
-def _end(record: Record, wait: bool) -> None:
+def _end(record: JobRecord, wait: bool) -> None:
     """End a job and forget it; its pods have their time to save, for which this need not `wait`."""
     waits = f"--wait={str(wait).lower()}"
     command = ["delete", "job,service", record.identity, "--ignore-not-found", waits]
     kubectl(command, record.namespace)
 
 
-def _pods(record: Record) -> str:
+def _pods(record: JobRecord) -> str:
     command = ["get", "pods", "-l", f"{JOB_LABEL}={record.identity}", "-o", "json"]
     return kubectl(command, record.namespace)
 
@@ -111,7 +117,7 @@ def kubectl(command: list[str], namespace: str | None, given: str | None = None)
     raise BadInput([Problem(f"kubectl {command[0]}", found, "a cluster that does it", hint)])
 
 
-def read_state(job: str, pods: str) -> State:
+def read_state(job: str, pods: str) -> JobState:
     """Where a job stands.
 
     Args:
@@ -119,14 +125,14 @@ def read_state(job: str, pods: str) -> State:
         pods: the list of its pods as JSON.
     """
     if not job.strip():
-        return State("gone", "the cluster has no such job")
+        return JobState("gone", "the cluster has no such job")
     parsed = json.loads(job)
     newest = newest_pods(pods)
     of_all = [newest.get(index) for index in range(parsed["spec"]["completions"])]
     word, reason = _word(parsed["status"], of_all)
     nodes = [pod["spec"].get("nodeName") for pod in of_all if pod is not None]
     failed = parsed["status"].get("failed", 0)
-    return State(
+    return JobState(
         word,
         reason,
         nodes=tuple(dict.fromkeys(node for node in nodes if node is not None)),

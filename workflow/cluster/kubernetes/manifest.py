@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from workflow.cluster.kubernetes.client import JOB_LABEL
 from workflow.cluster.kubernetes.pod_script import PORT, pod_script
 from workflow.cluster.kubernetes.settings import Settings, read_settings
 from workflow.cluster.resources import Cluster, Submission, parts_of_mount, problems_of
@@ -18,7 +19,6 @@ from workflow.runs.mount import CONTAINER_MOUNT
 
 CONTAINER = "workflow"
 LONGEST_NAME = 52  # of 63 letters; the rest is for a pod's -INDEX-xxxxx
-JOB_LABEL = "batch.kubernetes.io/job-name"  # of the pods, set by the Job controller
 
 _MENDS = {
     "time": "leave it out: a pod runs until it ends or is evicted, and then goes on",

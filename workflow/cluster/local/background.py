@@ -7,9 +7,9 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow.cluster.job_record import LOG, Record
+from workflow.cluster.job_record import LOG, JobRecord
 from workflow.cluster.resources import Submission, problems_of
-from workflow.cluster.scheduler import Scheduler, State
+from workflow.cluster.scheduler import JobState, Scheduler
 from workflow.core.errors import BadInput, Problem
 from workflow.runs.lock import is_live, start_of
 
@@ -30,7 +30,7 @@ class Background(Scheduler):
         problems = problems_of(submission.cluster, "local", _MENDS)
         return ("" if problems else script(submission)), problems
 
-    def queue(self, text: str, submission: Submission) -> Record:
+    def queue(self, text: str, submission: Submission) -> JobRecord:
         """Run the script in a session of its own, its words going to the log."""
         words = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         pid = os.posix_spawn(
@@ -44,15 +44,15 @@ class Background(Scheduler):
             ],
             setsid=True,
         )
-        return Record(submission.run_name, "local", str(pid), started=start_of(pid))
+        return JobRecord(submission.run_name, "local", str(pid), started=start_of(pid))
 
-    def state(self, record: Record) -> State:
+    def state(self, record: JobRecord) -> JobState:
         """Whether the process lives; how one ended that does not, only its run can tell."""
         if record.host != socket.gethostname():
-            return State("unknown", f"only {record.host} can tell")
-        return State("running" if is_live(int(record.identity), record.started) else "gone")
+            return JobState("unknown", f"only {record.host} can tell")
+        return JobState("running" if is_live(int(record.identity), record.started) else "gone")
 
-    def cancel(self, record: Record) -> None:
+    def cancel(self, record: JobRecord) -> None:
         if record.host != socket.gethostname():
             found, expected = f"a job of {record.host}", "one of this machine"
             hint = "cancel it there, or write a file `stop` into the run's folder"

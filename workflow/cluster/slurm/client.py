@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow.cluster.containers import Runtime, find_runtime, problems_of_sight, what_is_here
-from workflow.cluster.job_record import Record
+from workflow.cluster.job_record import JobRecord
 from workflow.cluster.resources import Submission
-from workflow.cluster.scheduler import NotAsked, Scheduler, State
+from workflow.cluster.scheduler import JobState, NotAsked, Scheduler
 from workflow.cluster.slurm.script import problems_of_words, script
 from workflow.core.errors import BadInput, Problem
 
@@ -50,30 +50,30 @@ class Slurm(Scheduler):
         tried = _call("sbatch", "--test-only", text=text)
         return [_refusal(tried.stderr, "a job that Slurm takes", _MEND)] if tried.returncode else []
 
-    def queue(self, text: str, submission: Submission) -> Record:
+    def queue(self, text: str, submission: Submission) -> JobRecord:
         queued = _call("sbatch", "--parsable", text=text)
         number = queued.stdout.strip().partition(";")[0]
         if queued.returncode or not number.isdigit():
             hint = "nothing was queued: correct that, and submit again"
             raise BadInput([_refusal(queued.stderr, "a job that is taken", hint)])
-        return Record(submission.run_name, "slurm", number)
+        return JobRecord(submission.run_name, "slurm", number)
 
-    def state(self, record: Record) -> State:
+    def state(self, record: JobRecord) -> JobState:
         """What Slurm knows: from its controller, else from its accounting if it has one."""
         if shutil.which("scontrol") is None:
-            return State("unknown", "no Slurm commands here")
+            return JobState("unknown", "no Slurm commands here")
         shown = _call("scontrol", "--oneliner", "show", "job", record.identity)
         if shown.returncode == 0 and "JobState=" in shown.stdout:
             return read_job(shown.stdout)
         if "Invalid job id" not in shown.stderr:
-            return State("unknown", _reason(shown.stderr))
+            return JobState("unknown", _reason(shown.stderr))
         kept = _call("sacct", "--parsable2", "--noheader", "--allocations",
                      f"--jobs={record.identity}", "--format=State,ExitCode,NodeList")  # fmt: skip
         if kept.returncode == 0 and kept.stdout.strip():
             return read_account(kept.stdout)
-        return State("gone", "Slurm has forgotten it")
+        return JobState("gone", "Slurm has forgotten it")
 
-    def cancel(self, record: Record) -> None:
+    def cancel(self, record: JobRecord) -> None:
         ended = _call("scancel", record.identity)
         if ended.returncode:
             where, hint = f"scancel {record.identity}", "end it by the cluster's own means"
@@ -93,7 +93,7 @@ def _out_of_reach(found: str) -> NotAsked:
     return NotAsked("submit slurm", found, "a login node of Slurm", hint)
 
 
-def read_job(text: str) -> State:
+def read_job(text: str) -> JobState:
     """A job from one line of `scontrol --oneliner show job`."""
     values = dict(re.findall(r"(\w+)=(\S*)", text))
     name = values.get("JobState", "")
@@ -103,7 +103,7 @@ def read_job(text: str) -> State:
     detail = name if word in ("failed", "cancelled") else ""
     if reason not in ("None", "(null)"):
         detail = f"{detail}, {reason}" if detail else reason
-    return State(
+    return JobState(
         word,
         detail,
         () if nodes in ("", "(null)") else (nodes,),
@@ -111,12 +111,12 @@ def read_job(text: str) -> State:
     )
 
 
-def read_account(text: str) -> State:
+def read_account(text: str) -> JobState:
     """A job from `sacct --parsable2` with State, ExitCode and NodeList: its last start."""
     name, _, nodes = text.strip().splitlines()[-1].split("|")
     word = _WORDS.get(name.split()[0], "failed")  # CANCELLED by 1000
     known = () if nodes in ("", "None assigned") else (nodes,)
-    return State(word, name if word in ("failed", "cancelled") else "", known)
+    return JobState(word, name if word in ("failed", "cancelled") else "", known)
 
 
 def _call(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""A job on Slurm: one batch script as text, and Slurm's own commands for all that happens to it."""
+"""The batch script of a job on Slurm as text, and what may not stand in it."""
 
 import re
 import shlex

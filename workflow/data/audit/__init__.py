@@ -5,11 +5,11 @@ braces and few letters that are not Latin, and its normalizer writes some charac
 """
 
 from workflow.data.audit.collect import audit_splits, missing_characters, reserved_characters
-from workflow.data.audit.parts import Report
+from workflow.data.audit.parts import AuditReport
 from workflow.data.audit.render import figures, render, warnings_of
 
 __all__ = [
-    "Report",
+    "AuditReport",
     "audit_splits",
     "figures",
     "missing_characters",

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workflow.core.console import progress_bar
-from workflow.data.audit.parts import EXAMPLES, PARTS, Finding, PartAudit, Report
+from workflow.data.audit.parts import EXAMPLES, PARTS, AuditReport, Finding, PartAudit
 from workflow.data.audit.round_trip import Damage, common_start, excerpt
 from workflow.data.schema import Schema
 from workflow.data.token_cache import Ragged, TokenizedSplit
@@ -30,7 +30,7 @@ def audit_splits(
     tokenizer: Any,
     limits: Mapping[str, int],
     truncation_side: str = "right",
-) -> Report:
+) -> AuditReport:
     """Look at every record once; of its texts nothing is held but 16 bytes.
 
     Args:
@@ -49,7 +49,7 @@ def audit_splits(
             audits[name] = SplitAudit(name, split, schema, damage)
             for start in range(0, len(split), CHUNK):
                 bar.update(audits[name].add_chunk(start))
-    report: Report = {
+    report: AuditReport = {
         "limits": dict(limits),
         "truncation_side": truncation_side,
         "splits": {name: audit.report(limits) for name, audit in audits.items()},
@@ -59,7 +59,7 @@ def audit_splits(
     return report
 
 
-def missing_characters(report: Report) -> set[str]:
+def missing_characters(report: AuditReport) -> set[str]:
     """The characters that do not come back as they were, in prompts or completions of any split."""
     return {
         character
@@ -70,7 +70,7 @@ def missing_characters(report: Report) -> set[str]:
     }
 
 
-def reserved_characters(report: Report) -> set[str]:
+def reserved_characters(report: AuditReport) -> set[str]:
     """The code points in texts that could be given out as tokens."""
     splits = report["splits"].values()
     return {one for split in splits for part in PARTS for one in split[part]["reserved"]}
@@ -121,11 +121,11 @@ class SplitAudit:
             self._parts["completions"].add(completions)
         return end - start
 
-    def report(self, limits: Mapping[str, int]) -> Report:
+    def report(self, limits: Mapping[str, int]) -> AuditReport:
         ids = {"prompts": self.split.sources, "completions": _NO_IDS}
         if not self._schema.answer_range:
             ids["completions"] = self.split.targets
-        report: Report = {"records": len(self.split)}
+        report: AuditReport = {"records": len(self.split)}
         for part, audit in self._parts.items():
             report[part] = audit.report(self.name, ids[part], limits[part])
         return report | {
@@ -140,14 +140,14 @@ class SplitAudit:
     def example(self, index: int) -> str:
         return f"{self.name}[{index}] {excerpt(self.split.record(index)[self._schema.source_key])}"
 
-    def _duplicates(self) -> Report:
+    def _duplicates(self) -> AuditReport:
         """The records that an earlier one equals in prompt and answer."""
         is_first = np.zeros(len(self.pairs), np.bool_)
         is_first[np.unique(self.pairs, return_index=True)[1]] = True
         again = np.flatnonzero(~is_first)
         return Finding(len(again), [self.example(i) for i in again[:EXAMPLES]]).report()
 
-    def _contradictions(self) -> Report:
+    def _contradictions(self) -> AuditReport:
         """The records whose prompt has several answers, and the number of such prompts."""
         rows = np.flatnonzero(self.split.answered)
         different = rows[np.unique(self.pairs[rows], return_index=True)[1]]
@@ -157,7 +157,7 @@ class SplitAudit:
         examples = [self.example(i) for i in against[np.sort(first)][:EXAMPLES]]
         return Finding(len(against), examples).report() | {"prompts": len(first)}
 
-    def _targets(self) -> Report | None:
+    def _targets(self) -> AuditReport | None:
         """Of answers that are numbers: how many lie in each tenth of their range, and each half."""
         if not self._values or self._schema.answer_range is None:
             return None
@@ -172,7 +172,7 @@ class SplitAudit:
             "tenths": (tenths / len(values)).tolist(),
         }
 
-    def _common_prefix(self) -> Report | None:
+    def _common_prefix(self) -> AuditReport | None:
         """The whole words that all prompts begin with, and the tokens they cost a record."""
         words = re.match(r"(?s).*\s", self._prefix or "")
         text = words.group().rstrip() if words else ""
@@ -195,7 +195,7 @@ def _digest(values: list[Any]) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
-def _repeated_from_train(train: SplitAudit, evaluation: SplitAudit) -> Report:
+def _repeated_from_train(train: SplitAudit, evaluation: SplitAudit) -> AuditReport:
     """Eval records, and eval prompts with whatever answer, that train holds too."""
     report = {}
     for name, ours, theirs in (

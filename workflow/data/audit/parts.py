@@ -12,7 +12,7 @@ from workflow.core.code_points import find_reserved
 from workflow.data.audit.round_trip import Damage, Row, excerpt, excerpt_of_ends
 from workflow.data.token_cache import Ragged
 
-Report = dict[str, Any]
+AuditReport = dict[str, Any]
 PARTS = ("prompts", "completions")
 EXAMPLES = 3
 _NONE: Mapping[str, int] = {}
@@ -36,7 +36,7 @@ class Finding:
         if len(self.examples) < EXAMPLES:
             self.examples.append(f"{place} {shown}".rstrip())
 
-    def report(self) -> Report:
+    def report(self) -> AuditReport:
         return {"count": self.count, "examples": self.examples}
 
 
@@ -66,7 +66,7 @@ class PartAudit:
             if not text.isascii():
                 self._reserved.update(find_reserved(text))
 
-    def report(self, name: str, ids: Ragged, longest: int) -> Report:
+    def report(self, name: str, ids: Ragged, longest: int) -> AuditReport:
         lengths = np.diff(ids.offsets)
         cut = Finding(ids.count_cut(longest))
         for i in np.flatnonzero(lengths > longest)[:EXAMPLES]:
@@ -83,7 +83,7 @@ class PartAudit:
         }
 
 
-def _distribution(lengths: npt.NDArray[np.int64]) -> Report | None:
+def _distribution(lengths: npt.NDArray[np.int64]) -> AuditReport | None:
     """Of lengths in tokens; None where there are none."""
     if len(lengths) == 0:
         return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from workflow.core.errors import shorten
 from workflow.core.tables import aligned
-from workflow.data.audit.parts import PARTS, Report
+from workflow.data.audit.parts import PARTS, AuditReport
 
 CHARACTERS_SHOWN = 8
 LONGEST_LINE = 200
@@ -57,7 +57,7 @@ RARE = 0.05
 """Share of one kind of target below which it is worth a word."""
 
 
-def warnings_of(report: Report) -> list[AuditWarning]:
+def warnings_of(report: AuditReport) -> list[AuditWarning]:
     """What is worth a line, the worst first."""
     warnings, hints = _warnings_across(report), _hints(report)
     for name, split in report["splits"].items():
@@ -78,14 +78,14 @@ def warnings_of(report: Report) -> list[AuditWarning]:
     return sorted(warnings, key=lambda warning: -warning.severity)
 
 
-def _hints(report: Report) -> dict[str, str]:
+def _hints(report: AuditReport) -> dict[str, str]:
     """What to do about characters that do not come back: no flag that is refused, or given."""
     if report.get("can_grow", True) and "added_tokens" not in report:
         return {"hint": "add --add_missing_tokens", "or_add": ", or add --add_missing_tokens"}
     return {"hint": "write them another way", "or_add": ""}
 
 
-def _warnings_across(report: Report) -> list[AuditWarning]:
+def _warnings_across(report: AuditReport) -> list[AuditWarning]:
     if "eval_records_in_train" not in report:
         return []
     records, prompts = report["eval_records_in_train"], report["eval_prompts_in_train"]
@@ -99,7 +99,7 @@ def _warnings_across(report: Report) -> list[AuditWarning]:
     return warnings
 
 
-def _warnings_of_targets(name: str, targets: Report | None) -> list[AuditWarning]:
+def _warnings_of_targets(name: str, targets: AuditReport | None) -> list[AuditWarning]:
     """One kind of target missing, or rare."""
     if targets is None:
         return []
@@ -113,7 +113,7 @@ def _warnings_of_targets(name: str, targets: Report | None) -> list[AuditWarning
     return [AuditWarning(2, text, "one in a lot", "look at auc and f1 more than at accuracy")]
 
 
-def _what_of(finding: Report) -> str:
+def _what_of(finding: AuditReport) -> str:
     """What more a finding knows: its characters, or its prompts."""
     if "prompts" in finding:
         return f" (prompts: {finding['prompts']:,})"
@@ -136,12 +136,12 @@ def _name(character: str) -> str:
     return names.get(character) or (character if alone else f"U+{ord(character):04X}")
 
 
-def render(report: Report) -> list[str]:
+def render(report: AuditReport) -> list[str]:
     """A table with a line for each split, then the warnings, each on one line."""
     return figures(report) + [_line(warning) for warning in warnings_of(report)]
 
 
-def figures(report: Report) -> list[str]:
+def figures(report: AuditReport) -> list[str]:
     """The table, and the targets of each split."""
     rows = [
         ["", "records", "prompt tokens", "completion tokens", "cut", "characters lost"],
@@ -161,13 +161,13 @@ def figures(report: Report) -> list[str]:
     return lines + balances + _tell_added(report)
 
 
-def _lost(part: Report) -> int:
+def _lost(part: AuditReport) -> int:
     """How many characters are lost, in a text or at its ends."""
     kinds = [part[kind]["characters"] for kind in ("lost", "ends") if kind in part]
     return sum(sum(characters.values()) for characters in kinds)
 
 
-def _tell_added(report: Report) -> list[str]:
+def _tell_added(report: AuditReport) -> list[str]:
     """The characters that were given tokens, and how the texts come back now."""
     added = report.get("added_tokens")
     if not added:
@@ -184,7 +184,7 @@ def _tell_added(report: Report) -> list[str]:
     return [f"characters given tokens: {len(added):,} ({names}); {rest}"]
 
 
-def _balance(name: str, targets: Report) -> str:
+def _balance(name: str, targets: AuditReport) -> str:
     """The targets of a split on a line: its halves, and its tenths in percent."""
     tenths = " ".join(f"{share:.0%}" for share in targets["tenths"])
     halves = f"{targets['no']:,} nearer to no, {targets['yes']:,} to yes"

@@ -13,7 +13,7 @@ from workflow.core.errors import BadInput, Problem, shorten
 from workflow.reporting.outputs import Outputs, outputs_of, target_range
 from workflow.reporting.report.summary import best_of
 from workflow.runs.mount import Mount, find_run_folder, nearest
-from workflow.runs.predictions import Evaluation, evaluations
+from workflow.runs.predictions import PastEvaluation, evaluations
 from workflow.runs.status import is_run_folder, read_spec, status_files
 
 STEPS_SHOWN = 20
@@ -35,7 +35,7 @@ class Named:
     run: str
     folder: Path
     spec: dict[str, Any]
-    evaluation: Evaluation
+    evaluation: PastEvaluation
 
     @property
     def step(self) -> int:
@@ -121,7 +121,7 @@ def _printable(word: str) -> str:
     return word if word.isprintable() else shorten(word)
 
 
-def _choose(of_run: Sequence[Evaluation], which: str, metric: str) -> list[Evaluation]:
+def _choose(of_run: Sequence[PastEvaluation], which: str, metric: str) -> list[PastEvaluation]:
     """The evaluation that is asked for; none where there is no such one."""
     if which in ("", "last"):
         return list(of_run[-1:])
@@ -131,7 +131,7 @@ def _choose(of_run: Sequence[Evaluation], which: str, metric: str) -> list[Evalu
     return [one for one in of_run if str(one.step) == which]
 
 
-def _no_such_step(word: str, run: str, which: str, of_run: Sequence[Evaluation]) -> Problem:
+def _no_such_step(word: str, run: str, which: str, of_run: Sequence[PastEvaluation]) -> Problem:
     if not of_run:
         return Problem(f"run {run}", "no evaluation", "one at least", "wait for its first")
     steps = ", ".join(str(one.step) for one in of_run[:STEPS_SHOWN])

@@ -7,7 +7,7 @@ from workflow.config.task_specs import TaskSpec
 from workflow.metrics.names import interval_of, is_number
 from workflow.reporting.report.blocks import Chart, Charts, Point, Series
 from workflow.reporting.report.summary import OF_SAMPLES, metric_names
-from workflow.runs.predictions import Evaluation, spread
+from workflow.runs.predictions import PastEvaluation, spread
 
 MOST_POINTS = 400
 """Points of a curve: of more, neighbours are put together."""
@@ -38,7 +38,7 @@ _LOGGED = (
 
 
 def curves(
-    task: TaskSpec, logged: Sequence[dict[str, Any]], evals: Sequence[Evaluation]
+    task: TaskSpec, logged: Sequence[dict[str, Any]], evals: Sequence[PastEvaluation]
 ) -> list[Charts]:
     """Loss, the metrics told first and how training went; the other metrics to be opened.
 
@@ -70,7 +70,7 @@ def charts_blocks(first: Sequence[Chart], others: Sequence[Chart]) -> list[Chart
     return [block for block in blocks if block.charts]
 
 
-def _loss_chart(losses: Sequence[Point], evals: Sequence[Evaluation]) -> Chart:
+def _loss_chart(losses: Sequence[Point], evals: Sequence[PastEvaluation]) -> Chart:
     curves = [Series("train", thinned(losses))]
     if len(losses) >= SMOOTHED_FROM:
         curves = [Series("train", thinned(smoothed(losses)))]
@@ -79,7 +79,7 @@ def _loss_chart(losses: Sequence[Point], evals: Sequence[Evaluation]) -> Chart:
     return Chart("loss", "step", curves, log=True)
 
 
-def _metrics_together(task: TaskSpec, evals: Sequence[Evaluation]) -> dict[str, list[Series]]:
+def _metrics_together(task: TaskSpec, evals: Sequence[PastEvaluation]) -> dict[str, list[Series]]:
     """Every metric by step, with its interval; those of a kind together, under their title."""
     lines = [one.metrics for one in evals]
     titles = {name: title for title, members in _TOGETHER for name in members}

@@ -9,7 +9,7 @@ from typing import Any
 from workflow.core.errors import BadInput
 from workflow.reporting.outputs import Outputs
 from workflow.reporting.report.blocks import Item, Items
-from workflow.runs.predictions import Evaluation
+from workflow.runs.predictions import PastEvaluation
 
 MOST_RECORDS = 10_000
 """Records of a page; of more, it shows every second, fourth and so on."""
@@ -18,7 +18,7 @@ MOST_CHARACTERS = 32_000_000
 _CUTS = (20_000, 8_000, 4_000, 2_000, 1_000, 500, 250, 100)
 
 
-def record_list(outputs: Outputs, last: Evaluation, before: Evaluation | None) -> Items:
+def record_list(outputs: Outputs, last: PastEvaluation, before: PastEvaluation | None) -> Items:
     """The records of an evaluation, or some, spread evenly, what has changed first.
 
     Args:
@@ -50,7 +50,7 @@ def record_list(outputs: Outputs, last: Evaluation, before: Evaluation | None) -
     return fit(Items(items, outputs.task.source_key, "word F1", numbers, tags, begin, note))
 
 
-def _as_far_as_they_go(before: Evaluation | None) -> Iterator[dict[str, Any]]:
+def _as_far_as_they_go(before: PastEvaluation | None) -> Iterator[dict[str, Any]]:
     """What was answered before; a damaged file ends it."""
     if before is not None:
         with suppress(BadInput):

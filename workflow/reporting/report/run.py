@@ -13,7 +13,7 @@ from workflow.reporting.report.blocks import Block, Page, Section, Table, Text
 from workflow.reporting.report.curves import curves
 from workflow.reporting.report.html import render
 from workflow.reporting.report.records import record_list
-from workflow.runs.predictions import Evaluation, evaluations, read_lines
+from workflow.runs.predictions import PastEvaluation, evaluations, read_lines
 from workflow.runs.status import (
     AUDIT,
     REPORT,
@@ -86,13 +86,13 @@ def _made(make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
         return [Text([f"This could not be made ({type(error).__name__}: {error})."])]
 
 
-def _of_metrics(spec: dict[str, Any], evals: Sequence[Evaluation]) -> list[Table]:
+def _of_metrics(spec: dict[str, Any], evals: Sequence[PastEvaluation]) -> list[Table]:
     if not evals:
         return []
     return [*summary.summary(spec, evals), *summary.all_metrics(task_of(spec), evals)]
 
 
-def _of_records(outputs: Outputs, evals: Sequence[Evaluation]) -> list[Block]:
+def _of_records(outputs: Outputs, evals: Sequence[PastEvaluation]) -> list[Block]:
     """What the last evaluation wrote: together, and record by record."""
     if not evals or not evals[-1].items.exists():
         return []

@@ -12,7 +12,7 @@ from workflow.metrics.ranking import ECE_BINS, Bools
 from workflow.metrics.scores import to_unit
 from workflow.reporting.outputs import Scores
 from workflow.reporting.report.blocks import Chart, Point, Series
-from workflow.runs.predictions import Evaluation
+from workflow.runs.predictions import PastEvaluation
 
 HISTOGRAM_BINS = 20
 CURVE_POINTS = 300
@@ -47,7 +47,7 @@ class ScoreArrays:
         return low + value * (high - low)
 
 
-def scores_of(evaluation: Evaluation, outputs: Scores) -> ScoreArrays:
+def scores_of(evaluation: PastEvaluation, outputs: Scores) -> ScoreArrays:
     """What an evaluation found."""
     records = (outputs.read(place, item) for place, item in enumerate(evaluation.answers()))
     pairs = [

@@ -9,7 +9,7 @@ from workflow.config.task_specs import BEST_METRICS, TaskSpec, task_of
 from workflow.metrics.names import LOWER_IS_BETTER, interval_of, is_better, is_number
 from workflow.reporting.outputs import outputs_of
 from workflow.reporting.report.blocks import Table
-from workflow.runs.predictions import Evaluation, spread
+from workflow.runs.predictions import PastEvaluation, spread
 
 MOST_COLUMNS = 12
 """Evaluations of a table."""
@@ -47,7 +47,7 @@ def _interval(metrics: dict[str, Any], name: str) -> str:
     return "" if ends is None or ends[0] == ends[1] else f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
-def metric_names(task: TaskSpec, evaluations: Sequence[Evaluation]) -> list[str]:
+def metric_names(task: TaskSpec, evaluations: Sequence[PastEvaluation]) -> list[str]:
     """The metrics that have a value at some evaluation, those told first of a task first."""
     names = dict.fromkeys(task.shown_metrics)
     for one in evaluations:
@@ -59,7 +59,7 @@ def metric_names(task: TaskSpec, evaluations: Sequence[Evaluation]) -> list[str]
     ]
 
 
-def best_of(name: str, evaluations: Sequence[Evaluation]) -> Evaluation | None:
+def best_of(name: str, evaluations: Sequence[PastEvaluation]) -> PastEvaluation | None:
     """The evaluation with the best value of a metric, the first of several; None without any."""
     best = None
     for one in evaluations:
@@ -85,7 +85,7 @@ def moment(seconds: Any) -> str:
 
 
 def sentences(
-    spec: dict[str, Any], status: dict[str, Any], evaluations: Sequence[Evaluation]
+    spec: dict[str, Any], status: dict[str, Any], evaluations: Sequence[PastEvaluation]
 ) -> list[str]:
     """How the run ended where it did not end well, and what came of its chief metrics.
 
@@ -111,7 +111,7 @@ def sentences(
     return lines + (came_of or [nothing])
 
 
-def _came_of(name: str, evaluations: Sequence[Evaluation]) -> str:
+def _came_of(name: str, evaluations: Sequence[PastEvaluation]) -> str:
     """A metric's best value, against the first evaluation and the last."""
     best, first, last = best_of(name, evaluations), evaluations[0], evaluations[-1]
     assert best is not None
@@ -126,7 +126,7 @@ def _came_of(name: str, evaluations: Sequence[Evaluation]) -> str:
     return f"{sentence}. The last, at step {last.step}, has {with_interval(last.metrics, name)}."
 
 
-def summary(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[Table]:
+def summary(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list[Table]:
     """The metrics told first: at the first evaluation, at the best of each, at the last."""
     first, last = evaluations[0], evaluations[-1]
     task, chief = task_of(spec), spec.get("metric_for_best_model")
@@ -146,7 +146,7 @@ def summary(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[Tab
     return [Table(head, rows, _notes(names, last), strong)] if rows else []
 
 
-def own_metrics(spec: dict[str, Any], evaluations: Sequence[Evaluation]) -> list[str]:
+def own_metrics(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list[str]:
     """The metrics of the user's own function, of which nobody knows which value is best."""
     if spec.get("metric") is None:
         return []
@@ -159,7 +159,7 @@ def _headed(name: str) -> str:
     return f"{name} ↓" if name in LOWER_IS_BETTER else name
 
 
-def _notes(names: Sequence[str], evaluation: Evaluation) -> str:
+def _notes(names: Sequence[str], evaluation: PastEvaluation) -> str:
     lower = any(name in LOWER_IS_BETTER for name in names)
     intervals = any(_interval(evaluation.metrics, name) for name in names)
     notes = ["↓ lower is better."] * lower
@@ -167,7 +167,7 @@ def _notes(names: Sequence[str], evaluation: Evaluation) -> str:
     return " ".join(notes)
 
 
-def all_metrics(task: TaskSpec, evaluations: Sequence[Evaluation]) -> list[Table]:
+def all_metrics(task: TaskSpec, evaluations: Sequence[PastEvaluation]) -> list[Table]:
     """Every metric at every evaluation, or at some, the last first; to be opened."""
     names = metric_names(task, evaluations)
     steps = list(reversed(spread(evaluations, MOST_COLUMNS)))

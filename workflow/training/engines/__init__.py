@@ -1,1 +1,1 @@
-"""Gradients and updates: plain torch in one process, DeepSpeed ZeRO in several."""
+"""Gradients and updates: plain torch, or DeepSpeed ZeRO in several processes or with offload."""

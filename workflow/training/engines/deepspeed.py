@@ -28,7 +28,7 @@ from workflow.models.state_dict import (
     whole_shape,
 )
 from workflow.training.engines.single import Loss
-from workflow.training.optim import at_rest, go_to_step, make_optimizer, make_scheduler
+from workflow.training.optim import go_to_step, make_optimizer, make_scheduler, zero_learning_rate
 from workflow.tuning import TUNING_METHODS, TuningMethod
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -215,9 +215,9 @@ class ZeroEngine:
         }
 
     def probe(self, first: Batch, largest: Batch) -> None:
-        with at_rest(self._zero.optimizer):
-            self._rest(first)
-            self._rest(first, largest)
+        with zero_learning_rate(self._zero.optimizer):
+            self._zero_step(first)
+            self._zero_step(first, largest)
 
     def restore(self, step: int, optimizer_state: Iterable[Named]) -> None:
         if step and not self._engine.was_step_applied():  # a loss that is not finite, times zero
@@ -229,7 +229,7 @@ class ZeroEngine:
             _set_state(parameters[name], tensor, kind)
         go_to_step(self._zero.optimizer, self._scheduler, step)
 
-    def _rest(self, *batches: Batch) -> None:
+    def _zero_step(self, *batches: Batch) -> None:
         """A step of gradient zero."""
         for batch in batches:
             self.add_gradient(batch, 0.0, last=batch is batches[-1])

@@ -15,7 +15,7 @@ from workflow.models.losses import ELEMENTS_AT_ONCE
 from workflow.models.safetensors_writer import Tensors
 from workflow.models.state_dict import Named
 from workflow.runs.checkpoint import Trained
-from workflow.training.optim import at_rest, go_to_step, make_optimizer, make_scheduler
+from workflow.training.optim import go_to_step, make_optimizer, make_scheduler, zero_learning_rate
 from workflow.tuning import TUNING_METHODS, TuningMethod
 
 Loss = Callable[[PreTrainedModel, Batch], torch.Tensor]
@@ -52,15 +52,18 @@ class Engine(Trained, Protocol):
         """The model in evaluation mode, and whether all processes must call it equally often."""
 
     def probe(self, first: Batch, largest: Batch) -> None:
-        """Take all the memory that training will, in two updates that change no parameter.
+        """Take all the memory that training will, in two updates with a learning rate of zero.
+
+        The optimizer has its state afterwards, which `restore` fills.
 
         Args:
-            first: any of the job's; for its gradient times zero the optimizer makes its state.
-            largest: the job's; beside that its gradient is added to another's.
+            first: any micro-batch of the job: the first update makes the optimizer's state.
+            largest: of its micro-batches the one that takes most memory: the second update adds
+                its gradient to that of `first`, as a step of several does.
         """
 
     def restore(self, step: int, optimizer_state: Iterable[Named]) -> None:
-        """Let an engine that was probed stand after a step: optimizer and schedule.
+        """Set the optimizer's state and the schedule to those after a step; `probe` comes before.
 
         Args:
             optimizer_state: that of the step's checkpoint; nothing for step 0.
@@ -158,9 +161,9 @@ class SingleProcessEngine:
         return {kind: t for kind, t in state.items() if torch.is_tensor(t) and kind != "step"}
 
     def probe(self, first: Batch, largest: Batch) -> None:
-        with at_rest(self._optimizer):
-            self._rest(first)
-            self._rest(first, largest)
+        with zero_learning_rate(self._optimizer):
+            self._zero_step(first)
+            self._zero_step(first, largest)
 
     def restore(self, step: int, optimizer_state: Iterable[Named]) -> None:
         parameters = self._tuning.saved(self.master)
@@ -171,7 +174,7 @@ class SingleProcessEngine:
                 state[kind].copy_(tensor)
         go_to_step(self._optimizer, self._scheduler, step)
 
-    def _rest(self, *batches: Batch) -> None:
+    def _zero_step(self, *batches: Batch) -> None:
         """A step of gradient zero, even where a loss is not finite."""
         for batch in batches:
             self.add_gradient(batch, 0.0, last=batch is batches[-1])
