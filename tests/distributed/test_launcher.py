@@ -139,6 +139,8 @@ def test_an_exception_is_its_workers_to_tell_and_no_child_is_left(
 import subprocess
 Path(f"pid{rank + 2}").write_text(str(subprocess.Popen(["sleep", "60"]).pid))
 if rank == 0:
+    while not (Path("pid3").is_file() and Path("pid3").read_text()):
+        time.sleep(0.02)
     raise ValueError("a defect")
 block()
 """
@@ -148,7 +150,8 @@ block()
     assert err.startswith("Traceback")
     assert err.endswith("ValueError: a defect\n")
     assert err.count("\n") < 6
-    wait_for(lambda: not any(is_alive(read_pid(tmp_path, number)) for number in range(4)), 10)
+    pids = [read_pid(tmp_path, number) for number in range(4)]
+    wait_for(lambda: not any(map(is_alive, pids)), seconds=10)
 
 
 def test_the_others_are_down_soon_after_a_kill(launch: Launch, tmp_path: Path) -> None:
