@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workflow.config.job import JobSpec, written
+from workflow.config.job import JOB_FLAGS, JobSpec, written
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import locked, put_aside, remove_partials, whole_folder, write_json
