@@ -25,7 +25,7 @@ NOT_CHECKED = "memory was not checked: "
 
 
 def look_ahead(
-    spec: JobRequest, submission: Submission, here: bool, problems: Sequence[Problem]
+    request: JobRequest, submission: Submission, here: bool, problems: Sequence[Problem]
 ) -> list[str]:
     """The memory plan's verdict for the machines that were asked for.
 
@@ -39,20 +39,20 @@ def look_ahead(
         BadInput: with all that keeps the job from working.
     """
     mount = submission.mount
-    held = _problems_of_run(spec, mount)
-    source, missing = (NO_MODEL, []) if spec.model == NO_MODEL else find_model(mount, spec)
+    held = _problems_of_run(request, mount)
+    source, missing = (NO_MODEL, []) if request.model == NO_MODEL else find_model(mount, request)
     waits = submission.cluster.dependency is not None
-    comes_later = bool(missing) and waits and spec.model_init_name is not None
+    comes_later = bool(missing) and waits and request.model_init_name is not None
     problems = [*problems, *held, *([] if comes_later else missing)]
     job = None
     if comes_later or isinstance(source, str):
         if source != NO_MODEL and isinstance(source, str):
             problems.append(_problem_of_hub_model(source))
-        problems += _problems_of_data(spec, mount)
+        problems += _problems_of_data(request, mount)
     else:
-        problems += [] if missing else _problems_of_disk(spec, mount, source)
+        problems += [] if missing else _problems_of_disk(request, mount, source)
         try:
-            job = _prepared(spec, submission, here)
+            job = _prepared(request, submission, here)
             if not held:
                 resolve_run(job)
         except BadInput as error:
@@ -68,14 +68,16 @@ def look_ahead(
     return tell_plans(fetch_settings(job.model_source), job.spec, job.splits, machine)
 
 
-def _prepared(spec: JobRequest, submission: Submission, here: bool) -> Job:
+def _prepared(request: JobRequest, submission: Submission, here: bool) -> Job:
     """The job as it will be, but for the precision that its machines choose by themselves."""
-    if spec.bf16 is None:
-        run, _ = find_run_folder(submission.mount, run_name_of(spec))
-        spec = dataclasses.replace(spec, bf16=read_spec(run).get("bf16"))
+    if request.bf16 is None:
+        run, _ = find_run_folder(submission.mount, run_name_of(request))
+        request = dataclasses.replace(request, bf16=read_spec(run).get("bf16"))
     on_each = submission.processes
     world = World(0, on_each * submission.cluster.num_nodes, on_each)
-    return prepare(spec, submission.mount, (), world, None if here else _machine(submission, here))
+    return prepare(
+        request, submission.mount, (), world, None if here else _machine(submission, here)
+    )
 
 
 def _machine(submission: Submission, here: bool) -> Machine:
@@ -95,9 +97,9 @@ def _machine(submission: Submission, here: bool) -> Machine:
     )
 
 
-def _problems_of_run(spec: JobRequest, mount: Mount) -> list[Problem]:
+def _problems_of_run(request: JobRequest, mount: Mount) -> list[Problem]:
     """Whether a live job holds the run's folder; may watch for a minute to find out."""
-    run, problems = find_run_folder(mount, run_name_of(spec))
+    run, problems = find_run_folder(mount, run_name_of(request))
     if problems:
         return problems
     try:
@@ -107,9 +109,9 @@ def _problems_of_run(spec: JobRequest, mount: Mount) -> list[Problem]:
     return []
 
 
-def _problems_of_data(spec: JobRequest, mount: Mount) -> list[Problem]:
-    files, problems = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
-    return problems + problems_of_records(files, TASKS[spec.task](spec), spec)
+def _problems_of_data(request: JobRequest, mount: Mount) -> list[Problem]:
+    files, problems = find_data(mount, request.data_name) if request.data_name else ({}, [])
+    return problems + problems_of_records(files, TASKS[request.task](request), request)
 
 
 def _problem_of_hub_model(name: str) -> Problem:
@@ -119,17 +121,17 @@ def _problem_of_hub_model(name: str) -> Problem:
     return Problem(f"model {name}", "a name on the hub", "a folder that the job can read", hint)
 
 
-def _problems_of_disk(spec: JobRequest, mount: Mount, model: Path) -> list[Problem]:
+def _problems_of_disk(request: JobRequest, mount: Mount, model: Path) -> list[Problem]:
     """Whether the checkpoints that stand together have room, as far as the disk tells."""
-    if spec.no_train:
+    if request.no_train:
         return []
     try:
         weights, with_state = checkpoint_bytes(sizes_of(model))
     except BadInput:  # told elsewhere
         return []
     # the newest, the next one beside it, older ones, and the best
-    needed = 2 * with_state + spec.save_total_limit * weights + SETTINGS_BYTES
-    run, _ = find_run_folder(mount, run_name_of(spec))
+    needed = 2 * with_state + request.save_total_limit * weights + SETTINGS_BYTES
+    run, _ = find_run_folder(mount, run_name_of(request))
     needed -= sum(path.stat().st_size for path in run.glob("checkpoint-*/**/*") if path.is_file())
     folder = mount.models if mount.models.is_dir() else mount.root
     free = shutil.disk_usage(folder).free if folder.is_dir() else needed

@@ -115,7 +115,7 @@ def _processes(request: SubmitRequest) -> int:
     return max(1, request.cluster.gpus_per_node)
 
 
-def _margin(mount: Mount, spec: JobRequest) -> int:
+def _margin(mount: Mount, request: JobRequest) -> int:
     """Seconds that the job may take to end its step and to save: by what it took before.
 
     Where it never ran, a checkpoint is taken to be three times the model's files, which is what
@@ -123,10 +123,10 @@ def _margin(mount: Mount, spec: JobRequest) -> int:
     """
     from workflow.models.hub import WEIGHTS  # slow: transformers
 
-    measured = read_status(mount.models / run_name_of(spec)).get("stop_seconds")
+    measured = read_status(mount.models / run_name_of(request)).get("stop_seconds")
     if isinstance(measured, int | float) and measured > 0:
         return FIRST_SECONDS + round(3 * measured)
-    model = Path(find_model(mount, spec)[0])
+    model = Path(find_model(mount, request)[0])
     size = sum(file.stat().st_size for pattern in WEIGHTS for file in model.glob(pattern))
     return FIRST_SECONDS + round(3 * size / SLOW_DISK)
 

@@ -41,9 +41,9 @@ class PlannedSpec(JobSpec):
     micro_batch_tokens: int
 
 
-def written(spec: JobRequest) -> dict[str, Any]:
+def written(request: JobRequest) -> dict[str, Any]:
     """A job as training_args.json holds it, without what one start of it is to do."""
-    values = dataclasses.asdict(spec)
+    values = dataclasses.asdict(request)
     return {name: value for name, value in values.items() if name not in flags_deciding("start")}
 
 

@@ -30,7 +30,7 @@ class ModelSettings:
 
 
 def load_model_settings(
-    folder: Path, spec: JobRequest, processes: int
+    folder: Path, request: JobRequest, processes: int
 ) -> tuple[ModelSettings, JobRequest]:
     """The settings of a folder's model, and the job with the languages that its tokenizer writes.
 
@@ -41,11 +41,11 @@ def load_model_settings(
     tokenizer = load_tokenizer(folder)
     config = load_config(folder, needed_ids(tokenizer))
     problems = set_languages(
-        tokenizer, spec.source_lang, spec.target_lang, target_needed=spec.writes_texts
+        tokenizer, request.source_lang, request.target_lang, target_needed=request.writes_texts
     )
-    spec, too_long = _fit_lengths(spec, config)
+    request, too_long = _fit_lengths(request, config)
     problems += too_long
-    if processes > 1 and not spec.no_train and config.model_type in ONE_PROCESS:
+    if processes > 1 and not request.no_train and config.model_type in ONE_PROCESS:
         found = f"the model type {config.model_type} on {processes} processes"
         expected = f"one process: {ONE_PROCESS[config.model_type]}"
         where = str(folder / "config.json")
@@ -59,15 +59,15 @@ def load_model_settings(
         hint = 'add "decoder_start_token_id", as the page of the model has it'
         where = str(folder / "config.json")
         raise BadInput([Problem(where, "no decoder_start_token_id", expected, hint)])
-    spec = dataclasses.replace(
-        spec,
+    request = dataclasses.replace(
+        request,
         source_lang=getattr(tokenizer, "src_lang", None),
-        target_lang=getattr(tokenizer, "tgt_lang", None) if spec.writes_texts else None,
+        target_lang=getattr(tokenizer, "tgt_lang", None) if request.writes_texts else None,
     )
-    return ModelSettings(tokenizer, config, generation, ids), spec
+    return ModelSettings(tokenizer, config, generation, ids), request
 
 
-def _fit_lengths(spec: JobRequest, config: PreTrainedConfig) -> tuple[JobRequest, list[Problem]]:
+def _fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobRequest, list[Problem]]:
     """The job within the positions that a model has learned, which may be fewer than the defaults.
 
     Limits that the user set to more are problems.
@@ -79,8 +79,8 @@ def _fit_lengths(spec: JobRequest, config: PreTrainedConfig) -> tuple[JobRequest
     problems = []
     fitting: dict[str, Any] = {}
     for name, positions in bounds.items():
-        value, flag = getattr(spec, name), JOB_FLAGS[name]
-        if value is None or value <= positions or flag.only_for not in (None, spec.task):
+        value, flag = getattr(request, name), JOB_FLAGS[name]
+        if value is None or value <= positions or flag.only_for not in (None, request.task):
             continue
         if value == flag.default:
             log.info("--%s is %d, the positions that this model has", name, positions)
@@ -88,4 +88,4 @@ def _fit_lengths(spec: JobRequest, config: PreTrainedConfig) -> tuple[JobRequest
         else:
             expected = f"at most {positions}, the positions this model has"
             problems.append(Problem(f"--{name}", str(value), expected, f"add --{name} {positions}"))
-    return dataclasses.replace(spec, **fitting), problems
+    return dataclasses.replace(request, **fitting), problems

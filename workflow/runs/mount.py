@@ -122,23 +122,23 @@ def nearest(name: str, known: list[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
-def find_model(mount: Mount, spec: JobRequest) -> tuple[Path | str, list[Problem]]:
+def find_model(mount: Mount, request: JobRequest) -> tuple[Path | str, list[Problem]]:
     """The folder of the model, or its name on the hub where no such folder exists."""
-    if spec.model_init_name is not None:
-        return _find_in_mount(mount, spec.model_init_name)
-    folder = Path(spec.model).expanduser()
+    if request.model_init_name is not None:
+        return _find_in_mount(mount, request.model_init_name)
+    folder = Path(request.model).expanduser()
     if folder.is_dir():
         return folder, []
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.model) and not spec.model.startswith("."):
-        return spec.model, []
-    flag = "model_init_path" if spec.model_init_path is not None else "model_pretrain_name"
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", request.model) and not request.model.startswith("."):
+        return request.model, []
+    flag = "model_init_path" if request.model_init_path is not None else "model_pretrain_name"
     problem = Problem(
-        f"--{flag} {shorten(spec.model)}",
+        f"--{flag} {shorten(request.model)}",
         "no such folder, and no name the hub could have",
         "a local folder or a name like google/flan-t5-xl",
         "correct the path",
     )
-    return spec.model, [problem]
+    return request.model, [problem]
 
 
 def _find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
@@ -156,16 +156,16 @@ def _find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
     return folder, [Problem(where, "no such folder", str(folder), hint)]
 
 
-def run_name_of(spec: JobRequest) -> str:
+def run_name_of(request: JobRequest) -> str:
     """The name of the job's run: MODEL_DATA_SEED where the user gave none, or MODEL_DATA_eval.
 
     The latter where the job only evaluates.
     """
-    if spec.training_run_name:
-        return spec.training_run_name
-    last = "eval" if spec.no_train else str(spec.seed)
-    data = spec.data_name.removesuffix(".json")
-    return "_".join(_flat(part) for part in (spec.model, data, last))
+    if request.training_run_name:
+        return request.training_run_name
+    last = "eval" if request.no_train else str(request.seed)
+    data = request.data_name.removesuffix(".json")
+    return "_".join(_flat(part) for part in (request.model, data, last))
 
 
 def _flat(name: str) -> str:

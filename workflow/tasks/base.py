@@ -90,7 +90,7 @@ class Task(Encoder, Protocol):
         """Let the model compute what this task asks of it faster; its results stay the same."""
 
     def check(
-        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, spec: JobRequest
+        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
     ) -> None:
         """Raise BadInput where the best checkpoint is to be chosen by what these eval records
         cannot tell."""

@@ -52,8 +52,8 @@ class LabelScoring:
     label_ids: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, spec: JobRequest) -> "LabelScoring":
-        return cls(spec.template, spec.label_words, spec.target_min, spec.target_max)
+    def of(cls, request: JobRequest) -> "LabelScoring":
+        return cls(request.template, request.label_words, request.target_min, request.target_max)
 
     @property
     def encoding(self) -> str:
@@ -94,7 +94,7 @@ class LabelScoring:
         family_of(model.config).optimize_for_scoring(model)
 
     def check(
-        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, spec: JobRequest
+        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
     ) -> None:
         pass
 

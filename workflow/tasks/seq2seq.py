@@ -67,10 +67,10 @@ class Seq2Seq:
         return f"answers are at most {spec.max_new_tokens} tokens, {decoding}"
 
     def check(
-        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, spec: JobRequest
+        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
     ) -> None:
-        references = references_of(tokenizer, split, spec.stop)
-        metric = spec.metric_for_best_model
+        references = references_of(tokenizer, split, request.stop)
+        metric = request.metric_for_best_model
         tokenize = references.bleu_tokenizer if metric == "bleu" else ""
         if can_measure(metric, references, tokenize):
             return

@@ -21,17 +21,17 @@ Splits = dict[str, TokenizedSplit]
 
 
 def audited(
-    data: Splits, task: Task, tokenizer: PreTrainedTokenizerBase, spec: JobRequest, cache: Path
+    data: Splits, task: Task, tokenizer: PreTrainedTokenizerBase, request: JobRequest, cache: Path
 ) -> AuditReport:
     """The audit of these splits, kept as the tokens are: it depends on them and the lengths."""
-    lengths = spec.max_source_length, spec.max_target_length, spec.truncation_side
+    lengths = request.max_source_length, request.max_target_length, request.truncation_side
     key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])
     path = cache / "audits" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
         report: AuditReport = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        limits = {"prompts": spec.max_source_length, "completions": spec.max_target_length}
-        report = audit_splits(data, task.schema, tokenizer, limits, spec.truncation_side)
+        limits = {"prompts": request.max_source_length, "completions": request.max_target_length}
+        report = audit_splits(data, task.schema, tokenizer, limits, request.truncation_side)
         report["can_grow"] = can_grow(tokenizer)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)

@@ -40,7 +40,7 @@ from workflow.training.step import StepOutcome, StepPlanner, train_step
 from workflow.training.summary import log_audit, log_job, log_resume
 
 
-def run_job(spec: JobRequest, mount: Mount, invocation: Invocation | None = None) -> Path:
+def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = None) -> Path:
     """Run a job to its end and return the folder of its results (of an audit: where they would be).
 
     A run that was begun before is resumed from its newest checkpoint.
@@ -52,7 +52,7 @@ def run_job(spec: JobRequest, mount: Mount, invocation: Invocation | None = None
     """
     invocation = invocation or Invocation()
     world = invocation.world
-    job = world.rank_zero_first(lambda: prepare(spec, mount, invocation.problems, world))
+    job = world.rank_zero_first(lambda: prepare(request, mount, invocation.problems, world))
     log_audit(job)
     if job.spec.audit:
         return job.run_path

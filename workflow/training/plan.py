@@ -89,7 +89,11 @@ def _as_earlier(request: PlanRequest, earlier: ComputedWith) -> PlanRequest:
 
 
 def dry_run(
-    spec: JobRequest, launch: LaunchOptions, mount: Mount, world: World, problems: Sequence[Problem]
+    request: JobRequest,
+    launch: LaunchOptions,
+    mount: Mount,
+    world: World,
+    problems: Sequence[Problem],
 ) -> list[str]:
     """What the job takes under each setting; of the model only its config.json is read.
 
@@ -100,36 +104,36 @@ def dry_run(
     """
     problems = [*problems, *_contradictions(launch)]
     machine = _machine(launch, world)
-    problems += problems_of_processes(spec, machine.processes)
-    source, found = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
+    problems += problems_of_processes(request, machine.processes)
+    source, found = find_model(mount, request) if request.model != NO_MODEL else (NO_MODEL, [])
     problems += found
-    problems += own_settings(spec)[1]
+    problems += own_settings(request)[1]
     if problems:
         raise BadInput(problems)
     folder = fetch_settings(source)
     check_folder(folder)
     sizes = sizes_of(folder)
-    bf16 = spec.bf16 if spec.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
-    target = spec.max_target_length if spec.writes_texts else 1
-    work = _work(spec, bf16, spec.max_source_length, target, records=None)
-    return render_plans(sizes, machine, work, plans(sizes, machine, work, _request_of(spec)))
+    bf16 = request.bf16 if request.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
+    target = request.max_target_length if request.writes_texts else 1
+    work = _work(request, bf16, request.max_source_length, target, records=None)
+    return render_plans(sizes, machine, work, plans(sizes, machine, work, _request_of(request)))
 
 
-def own_settings(spec: JobRequest) -> tuple[dict[str, Any], list[Problem]]:
+def own_settings(request: JobRequest) -> tuple[dict[str, Any], list[Problem]]:
     """What --deepspeed names, and what is wrong with it; nothing where it is not given."""
-    if spec.deepspeed is None:
+    if request.deepspeed is None:
         return {}, []
-    path = Path(spec.deepspeed).expanduser()
-    return read_deepspeed_file(path, spec.zero_stage, spec.offload)
+    path = Path(request.deepspeed).expanduser()
+    return read_deepspeed_file(path, request.zero_stage, request.offload)
 
 
-def problems_of_processes(spec: JobRequest, processes: int) -> list[Problem]:
+def problems_of_processes(request: JobRequest, processes: int) -> list[Problem]:
     """What speaks against so many processes of a job."""
-    if spec.optim != "adafactor" or spec.no_train:
+    if request.optim != "adafactor" or request.no_train:
         return []
     found = f"adafactor on {processes} processes"
     if processes == 1:
-        if not (spec.zero_stage or spec.deepspeed or spec.offload not in (None, "none")):
+        if not (request.zero_stage or request.deepspeed or request.offload not in (None, "none")):
             return []
         found = "adafactor under DeepSpeed"
     expected = "adamw_torch there: ZeRO flattens tensors, and Adafactor would lose its factors"
@@ -137,17 +141,17 @@ def problems_of_processes(spec: JobRequest, processes: int) -> list[Problem]:
     return [Problem("--optim", found, expected, hint)]
 
 
-def _request_of(spec: JobRequest) -> PlanRequest:
+def _request_of(request: JobRequest) -> PlanRequest:
     """What the user settled, with a flag or in a DeepSpeed file."""
-    users, _ = own_settings(spec)
+    users, _ = own_settings(request)
     offload = offload_of(users)
-    own = offload if offload != "none" else spec.offload
-    return PlanRequest(spec.zero_stage, own, spec.micro_batch_tokens, users)
+    own = offload if offload != "none" else request.offload
+    return PlanRequest(request.zero_stage, own, request.micro_batch_tokens, users)
 
 
-def _work(spec: JobRequest, bf16: bool, source: int, target: int, records: int | None) -> Work:
-    new_tokens = (spec.max_new_tokens or target) if spec.writes_texts else 1
-    of_record = source + max(spec.n_samples, spec.num_beams) * new_tokens
+def _work(request: JobRequest, bf16: bool, source: int, target: int, records: int | None) -> Work:
+    new_tokens = (request.max_new_tokens or target) if request.writes_texts else 1
+    of_record = source + max(request.n_samples, request.num_beams) * new_tokens
     generated = max(of_record, POSITIONS_AT_ONCE)
     if records is not None:
         generated = min(generated, records * of_record)
@@ -156,10 +160,10 @@ def _work(spec: JobRequest, bf16: bool, source: int, target: int, records: int |
         source_length=source,
         target_length=target,
         positions=0,
-        trains=not spec.no_train,
-        gradient_checkpointing=spec.gradient_checkpointing,
+        trains=not request.no_train,
+        gradient_checkpointing=request.gradient_checkpointing,
         generated=generated,
-        moments=0 if spec.optim == "adafactor" else 8,
+        moments=0 if request.optim == "adafactor" else 8,
     )
 
 

@@ -181,28 +181,28 @@ def prepare(
 
 def _prepare_data(
     files: dict[str, Path],
-    spec: JobRequest,
+    request: JobRequest,
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
     cache: Path,
 ) -> _Data:
     """Read, check, tokenize and audit the records; the tokenizer is grown where that is asked."""
-    source = data_source(files, spec)
+    source = data_source(files, request)
     tokenize = partial(prepare_splits, source, task, cache=cache / "tokens")
     splits = tokenize(tokenizer)
     tell_eval_records(source, splits)
-    if not spec.no_train:
-        task.check(tokenizer, splits["eval"], spec)
-    if spec.add_missing_tokens and not spec.no_train:
+    if not request.no_train:
+        task.check(tokenizer, splits["eval"], request)
+    if request.add_missing_tokens and not request.no_train:
         tokenizer, splits, audit = grow_until_nothing_is_missing(
             tokenizer, splits, tokenize,
-            lambda grown, data: audited(data, task, grown, spec, cache),
+            lambda grown, data: audited(data, task, grown, request, cache),
         )  # fmt: skip
         return _Data(splits, tokenizer, audit)
-    if spec.no_train and not spec.audit:
+    if request.no_train and not request.audit:
         return _Data(splits, tokenizer, {})
-    audit = audited(splits, task, tokenizer, spec, cache)
-    audit["can_grow"] &= not spec.no_train
+    audit = audited(splits, task, tokenizer, request, cache)
+    audit["can_grow"] &= not request.no_train
     return _Data(splits, tokenizer, audit)
 
 
@@ -215,7 +215,7 @@ def _extension(
     return VocabExtension(learned, tokens) if tokens > learned else None
 
 
-def _earlier_start(located: _Located, spec: JobRequest) -> EarlierStart:
+def _earlier_start(located: _Located, request: JobRequest) -> EarlierStart:
     """What an earlier start of the run left to be kept to.
 
     A checkpoint whose state cannot be read is told when the run is resolved; a bound of the user's
@@ -226,34 +226,34 @@ def _earlier_start(located: _Located, spec: JobRequest) -> EarlierStart:
         computed = point.state.computed if point and point.has_optimizer_state else None
     status = read_status(located.run_path)
     bound = status.get("micro_batch_tokens")
-    begins_anew = spec.overwrite_output_dir and not is_requeued(status)
-    if begins_anew or spec.micro_batch_tokens is not None or not isinstance(bound, int):
+    begins_anew = request.overwrite_output_dir and not is_requeued(status)
+    if begins_anew or request.micro_batch_tokens is not None or not isinstance(bound, int):
         return EarlierStart(computed)
     return EarlierStart(computed, max(1, bound))
 
 
-def _locate(spec: JobRequest, mount: Mount, task: Task, problems: Sequence[Problem]) -> _Located:
+def _locate(request: JobRequest, mount: Mount, task: Task, problems: Sequence[Problem]) -> _Located:
     """Find the data's files, the model, the run's folder and what it may resume from.
 
     Raises:
         BadInput: with all there is to mend.
     """
-    _, of_deepspeed = own_settings(spec)
+    _, of_deepspeed = own_settings(request)
     problems = [*problems, *of_deepspeed]
     if not mount.root.is_dir():
         expected = "a folder with data/ and models/"
         hint = "make it, or name another with --mount or $WORKFLOW_MOUNT"
         raise BadInput([*problems, Problem(str(mount.root), "no such mount", expected, hint)])
-    run_path, of_run = find_run_folder(mount, run_name_of(spec))
-    model, of_model = find_model(mount, spec) if spec.model != NO_MODEL else (NO_MODEL, [])
-    resume_point, of_checkpoint = _find_resume_point(spec, mount, run_path)
-    files, of_data = find_data(mount, spec.data_name) if spec.data_name else ({}, [])
+    run_path, of_run = find_run_folder(mount, run_name_of(request))
+    model, of_model = find_model(mount, request) if request.model != NO_MODEL else (NO_MODEL, [])
+    resume_point, of_checkpoint = _find_resume_point(request, mount, run_path)
+    files, of_data = find_data(mount, request.data_name) if request.data_name else ({}, [])
     problems += [
         *of_run, *of_model, *_problems_of_model_in_run(model, run_path), *of_checkpoint,
-        *problems_of_trackers(spec.report_to), *_problems_of_metric(spec), *of_data,
+        *problems_of_trackers(request.report_to), *_problems_of_metric(request), *of_data,
     ]  # fmt: skip
     if problems:
-        raise BadInput([*problems, *problems_of_records(files, task, spec)])
+        raise BadInput([*problems, *problems_of_records(files, task, request)])
     return _Located(files, model, run_path, resume_point)
 
 
@@ -276,45 +276,47 @@ def _problems_of_model_in_run(model: Path | str, run_path: Path) -> list[Problem
     return [Problem(where, inside, "a folder of its own", hint)]
 
 
-def _problems_of_metric(spec: JobRequest) -> list[Problem]:
+def _problems_of_metric(request: JobRequest) -> list[Problem]:
     try:
-        if spec.metric is not None:
-            load_user_metric(spec.metric)
+        if request.metric is not None:
+            load_user_metric(request.metric)
     except BadInput as error:
         return error.problems
     return []
 
 
-def data_source(files: dict[str, Path], spec: JobRequest) -> DataSource:
+def data_source(files: dict[str, Path], request: JobRequest) -> DataSource:
     """What a job wants of its data files."""
-    if spec.no_train:  # which goes with no --eval_fraction
+    if request.no_train:  # which goes with no --eval_fraction
         return DataSource(files, ["eval"], answers_needed=False)
-    held_out = HeldOut(spec.eval_fraction, spec.seed) if spec.eval_fraction else None
+    held_out = HeldOut(request.eval_fraction, request.seed) if request.eval_fraction else None
     return DataSource(files, ["train", "eval"], held_out=held_out)
 
 
-def problems_of_records(files: dict[str, Path], task: Task, spec: JobRequest) -> list[Problem]:
+def problems_of_records(files: dict[str, Path], task: Task, request: JobRequest) -> list[Problem]:
     try:
         if files:
-            check_records(data_source(files, spec), task.schema)
+            check_records(data_source(files, request), task.schema)
     except BadInput as error:
         return error.problems
     return []
 
 
-def _longest_target(data: dict[str, TokenizedSplit], spec: JobRequest, source: Path | str) -> int:
+def _longest_target(
+    data: dict[str, TokenizedSplit], request: JobRequest, source: Path | str
+) -> int:
     """Tokens that the data's completions need.
 
     Where only eval records were read, a run's checkpoint answers with what its run allowed at
     least, and any other model with `max_target_length` if some completion is unknown.
     """
     longest = max(
-        int(split.targets.lengths(spec.max_target_length).max()) for split in data.values()
+        int(split.targets.lengths(request.max_target_length).max()) for split in data.values()
     )
-    if not spec.no_train:
+    if not request.no_train:
         return longest
     try:
         run = json.loads((Path(source).parent / SPEC_FILE).read_text(encoding="utf-8"))
         return max(longest, int(run["max_new_tokens"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return longest if data["eval"].answered.all() else spec.max_target_length
+        return longest if data["eval"].answered.all() else request.max_target_length
