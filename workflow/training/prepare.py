@@ -258,13 +258,13 @@ def _locate(request: JobRequest, mount: Mount, task: Task, problems: Sequence[Pr
 
 
 def _find_resume_point(
-    spec: JobRequest, mount: Mount, run_path: Path
+    request: JobRequest, mount: Mount, run_path: Path
 ) -> tuple[ResumePoint | None, list[Problem]]:
-    if spec.no_train:
+    if request.no_train:
         return None, []
     requeued = is_requeued(read_status(run_path))  # which is to go on whatever the flags say
-    request = None if requeued else spec.resume_from_checkpoint
-    return find_resume_point(run_path, requeued or not spec.overwrite_output_dir, request, mount)
+    named = None if requeued else request.resume_from_checkpoint
+    return find_resume_point(run_path, requeued or not request.overwrite_output_dir, named, mount)
 
 
 def _problems_of_model_in_run(model: Path | str, run_path: Path) -> list[Problem]:
