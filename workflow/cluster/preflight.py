@@ -17,8 +17,9 @@ from workflow.runs.checkpoint import SETTINGS_BYTES
 from workflow.runs.mount import Mount, find_data, find_model, find_run_folder, run_name_of
 from workflow.runs.status import read_spec
 from workflow.tasks import TASKS
+from workflow.training.locate import problems_of_records
 from workflow.training.plan import tell_plans
-from workflow.training.prepare import Job, prepare, problems_of_records
+from workflow.training.prepare import Job, prepare
 from workflow.training.resolve import check_not_held, resolve_run
 
 NOT_CHECKED = "memory was not checked: "

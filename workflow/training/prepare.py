@@ -11,34 +11,30 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from workflow.config.job import JobSpec, PlannedSpec, resolve_defaults
-from workflow.config.parse import NO_MODEL
 from workflow.config.request import JobRequest
 from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import AuditReport
-from workflow.data.reading import check_records
-from workflow.data.source import DataSource, HeldOut
 from workflow.data.token_cache import TokenizedSplit, prepare_splits, tell_eval_records
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
 from workflow.memory.search import Machine, this_machine
-from workflow.metrics.user import load_user_metric
 from workflow.models.families import DecoderIds, family_of
 from workflow.models.hub import fetch_settings
 from workflow.models.settings import ModelSettings, load_model_settings
 from workflow.models.tokenizers.vocabulary import count_ids
 from workflow.models.vocab_extension import VocabExtension
-from workflow.reporting.trackers.base import problems_of_trackers
-from workflow.runs.mount import Mount, find_data, find_model, find_run_folder, run_name_of
-from workflow.runs.resume_state import ResumePoint, find_resume_point
+from workflow.runs.mount import Mount, run_name_of
+from workflow.runs.resume_state import ResumePoint
 from workflow.runs.status import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.base import Task
 from workflow.training.grow_vocabulary import audited, grow_until_nothing_is_missing
+from workflow.training.locate import Located, data_source, locate, problems_of_records
 from workflow.training.model_check import check_model
 from workflow.training.optim import check_schedule
-from workflow.training.plan import EarlierStart, own_settings, plan_job, problems_of_processes
+from workflow.training.plan import EarlierStart, plan_job, problems_of_processes
 from workflow.tuning import TUNING_METHODS, TuningMethod
 
 
@@ -85,21 +81,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Located:
-    """Where everything lies that a job names.
-
-    Attributes:
-        files: of the data, by split.
-        model: its folder, or its name on the hub.
-    """
-
-    files: dict[str, Path]
-    model: Path | str
-    run_path: Path
-    resume_point: ResumePoint | None
-
-
-@dataclass(frozen=True)
 class _Data:
     """The records as tokens, the tokenizer that made them, and what the audit says of them."""
 
@@ -128,7 +109,7 @@ def prepare(
     world = world or World.alone()
     task = TASKS[request.task](request)
     problems = [*problems, *problems_of_processes(request, world.size)]
-    located = _locate(request, mount, task, problems)
+    located = locate(request, mount, task, problems)
     folder = fetch_settings(located.model)
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
@@ -215,7 +196,7 @@ def _extension(
     return VocabExtension(learned, tokens) if tokens > learned else None
 
 
-def _earlier_start(located: _Located, request: JobRequest) -> EarlierStart:
+def _earlier_start(located: Located, request: JobRequest) -> EarlierStart:
     """What an earlier start of the run left to be kept to.
 
     A checkpoint whose state cannot be read is told when the run is resolved; a bound of the user's
@@ -230,76 +211,6 @@ def _earlier_start(located: _Located, request: JobRequest) -> EarlierStart:
     if begins_anew or request.micro_batch_tokens is not None or not isinstance(bound, int):
         return EarlierStart(computed)
     return EarlierStart(computed, max(1, bound))
-
-
-def _locate(request: JobRequest, mount: Mount, task: Task, problems: Sequence[Problem]) -> _Located:
-    """Find the data's files, the model, the run's folder and what it may resume from.
-
-    Raises:
-        BadInput: with all there is to mend.
-    """
-    _, of_deepspeed = own_settings(request)
-    problems = [*problems, *of_deepspeed]
-    if not mount.root.is_dir():
-        expected = "a folder with data/ and models/"
-        hint = "make it, or name another with --mount or $WORKFLOW_MOUNT"
-        raise BadInput([*problems, Problem(str(mount.root), "no such mount", expected, hint)])
-    run_path, of_run = find_run_folder(mount, run_name_of(request))
-    model, of_model = find_model(mount, request) if request.model != NO_MODEL else (NO_MODEL, [])
-    resume_point, of_checkpoint = _find_resume_point(request, mount, run_path)
-    files, of_data = find_data(mount, request.data_name) if request.data_name else ({}, [])
-    problems += [
-        *of_run, *of_model, *_problems_of_model_in_run(model, run_path), *of_checkpoint,
-        *problems_of_trackers(request.report_to), *_problems_of_metric(request), *of_data,
-    ]  # fmt: skip
-    if problems:
-        raise BadInput([*problems, *problems_of_records(files, task, request)])
-    return _Located(files, model, run_path, resume_point)
-
-
-def _find_resume_point(
-    request: JobRequest, mount: Mount, run_path: Path
-) -> tuple[ResumePoint | None, list[Problem]]:
-    if request.no_train:
-        return None, []
-    requeued = is_requeued(read_status(run_path))  # which is to go on whatever the flags say
-    named = None if requeued else request.resume_from_checkpoint
-    return find_resume_point(run_path, requeued or not request.overwrite_output_dir, named, mount)
-
-
-def _problems_of_model_in_run(model: Path | str, run_path: Path) -> list[Problem]:
-    if not isinstance(model, Path) or run_path.resolve() not in model.resolve().parents:
-        return []
-    where = f"--training_run_name {run_path.name}"
-    hint = "choose another --training_run_name"
-    inside = "the run that holds the model to begin with"
-    return [Problem(where, inside, "a folder of its own", hint)]
-
-
-def _problems_of_metric(request: JobRequest) -> list[Problem]:
-    try:
-        if request.metric is not None:
-            load_user_metric(request.metric)
-    except BadInput as error:
-        return error.problems
-    return []
-
-
-def data_source(files: dict[str, Path], request: JobRequest) -> DataSource:
-    """What a job wants of its data files."""
-    if request.no_train:  # which goes with no --eval_fraction
-        return DataSource(files, ["eval"], answers_needed=False)
-    held_out = HeldOut(request.eval_fraction, request.seed) if request.eval_fraction else None
-    return DataSource(files, ["train", "eval"], held_out=held_out)
-
-
-def problems_of_records(files: dict[str, Path], task: Task, request: JobRequest) -> list[Problem]:
-    try:
-        if files:
-            check_records(data_source(files, request), task.schema)
-    except BadInput as error:
-        return error.problems
-    return []
 
 
 def _longest_target(
