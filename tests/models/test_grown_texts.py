@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from vocabularies import KINDS, LINES
 
 from workflow.core.code_points import find_reserved
-from workflow.data.audit.parts import PARTS, PartAudit, Report
+from workflow.data.audit.parts import PARTS, AuditReport, PartAudit
 from workflow.data.audit.round_trip import Damage
 from workflow.data.token_cache import Ragged
 from workflow.models.hub import load_tokenizer
@@ -63,7 +63,7 @@ characters = st.one_of(
 texts = st.lists(st.lists(characters, max_size=12).map("".join), min_size=1, max_size=4)
 
 
-def report_on(tokenizer: Any, some: Sequence[str]) -> Report:
+def report_on(tokenizer: Any, some: Sequence[str]) -> AuditReport:
     """The audit's report on texts that stand by themselves."""
     part = PartAudit(Damage(tokenizer))
     rows = [np.array(tokenizer(text)["input_ids"], np.int32) for text in some]
@@ -71,7 +71,7 @@ def report_on(tokenizer: Any, some: Sequence[str]) -> Report:
     return {"splits": {"train": dict.fromkeys(PARTS, part.report("train", NONE, 100))}}
 
 
-def grow(tokenizer: Any, some: Sequence[str]) -> tuple[Any, Report]:
+def grow(tokenizer: Any, some: Sequence[str]) -> tuple[Any, AuditReport]:
     grown, _, report = grow_until_nothing_is_missing(
         tokenizer, {}, lambda _: {}, lambda tokenizer, _: report_on(tokenizer, some)
     )

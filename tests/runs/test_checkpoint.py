@@ -20,6 +20,7 @@ import pytest
 import torch
 from conftest import ROOT, make_t5
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 import workflow.runs.checkpoint
 from workflow import make_job
@@ -32,7 +33,6 @@ from workflow.distributed.world import World
 from workflow.models.batch import make_batch
 from workflow.models.loading import load_model
 from workflow.models.safetensors_writer import Files, Tensors, plan_files, write_tensors
-from workflow.models.state_dict import Model
 from workflow.runs.checkpoint import (
     CheckpointContents,
     can_resume,
@@ -373,7 +373,7 @@ class InStep:
     """An engine of which each tensor is taken by all processes at the same time."""
 
     def __init__(self, engine: SingleProcessEngine, world: World):
-        self.model: Model = engine.model
+        self.model: PreTrainedModel = engine.model
         self._engine, self._world = engine, world
 
     def tensors(self) -> Tensors:
