@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import BadInput, Problem, shorten
 
-SCRIPTS = {"seq2seq.py": "seq2seq", "clf.py": "clf"}
+SCRIPTS = {f"{name}.py": name for name in TASK_SPECS}
 SHARED_NAME = "data"
 """What the shared folder is called inside of such a job."""
 

@@ -41,7 +41,7 @@ def look_ahead(
     """
     mount = submission.mount
     held = _problems_of_run(request, mount)
-    source, missing = (NO_MODEL, []) if request.model == NO_MODEL else find_model(mount, request)
+    source, missing = find_model(mount, request)
     waits = submission.cluster.dependency is not None
     comes_later = bool(missing) and waits and request.model_init_name is not None
     problems = [*problems, *held, *([] if comes_later else missing)]

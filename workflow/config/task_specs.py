@@ -60,8 +60,8 @@ BEST_METRICS = tuple(dict.fromkeys(name for t in TASK_SPECS.values() for name in
 
 
 def task_of(spec: Mapping[str, Any]) -> TaskSpec:
-    """The task of a run's training_args.json; seq2seq where that does not say clf."""
-    return TASK_SPECS["clf" if spec.get("task") == "clf" else "seq2seq"]
+    """The task of a run's training_args.json; seq2seq where that names none."""
+    return TASK_SPECS.get(str(spec.get("task")), TASK_SPECS["seq2seq"])
 
 
 def shown_default(flag: str) -> str:

@@ -9,6 +9,8 @@ from workflow.distributed.stop import Stop
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
 from workflow.inference.sampling import token_choice
 from workflow.inference.t5_decoder import T5Decoder
+from workflow.models.families import family_of
+from workflow.models.families.t5 import T5
 from workflow.models.generation_settings import restricted
 
 LEAVING = 1 / 16
@@ -19,7 +21,7 @@ def can_decode(model: PreTrainedModel, decoding: Decoding) -> bool:
     """Whether `t5_generate` can: a model of T5's kind, free to write, no beams or penalties."""
     settings = model.generation_config
     return (
-        model.config.model_type in ("t5", "mt5")
+        isinstance(family_of(model.config), T5)
         and decoding.num_beams == 1
         and decoding.repetition_penalty == 1
         and decoding.no_repeat_ngram_size == 0

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from workflow.config.parse import NO_MODEL
 from workflow.config.request import JobRequest
 from workflow.core.errors import Problem, shorten
 from workflow.data.file_kinds import is_json_lines, kind_of
@@ -123,7 +124,12 @@ def nearest(name: str, known: list[str], otherwise: str) -> str:
 
 
 def find_model(mount: Mount, request: JobRequest) -> tuple[Path | str, list[Problem]]:
-    """The folder of the model, or its name on the hub where no such folder exists."""
+    """The folder of the model, or its name on the hub where no such folder exists.
+
+    A model that was not named (`NO_MODEL`) is told already.
+    """
+    if request.model == NO_MODEL:
+        return NO_MODEL, []
     if request.model_init_name is not None:
         return _find_in_mount(mount, request.model_init_name)
     folder = Path(request.model).expanduser()

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow.config.parse import NO_MODEL
 from workflow.config.request import JobRequest
 from workflow.core.errors import BadInput, Problem
 from workflow.data.reading import check_records
@@ -46,7 +45,7 @@ def locate(request: JobRequest, mount: Mount, task: Task, problems: Sequence[Pro
         hint = "make it, or name another with --mount or $WORKFLOW_MOUNT"
         raise BadInput([*problems, Problem(str(mount.root), "no such mount", expected, hint)])
     run_path, of_run = find_run_folder(mount, run_name_of(request))
-    model, of_model = find_model(mount, request) if request.model != NO_MODEL else (NO_MODEL, [])
+    model, of_model = find_model(mount, request)
     resume_point, of_checkpoint = _find_resume_point(request, mount, run_path)
     files, of_data = find_data(mount, request.data_name) if request.data_name else ({}, [])
     problems += [

@@ -10,7 +10,6 @@ from typing import Any
 from workflow.config.deepspeed_file import offload_of, read_deepspeed_file
 from workflow.config.job import JobSpec
 from workflow.config.launch import LaunchOptions
-from workflow.config.parse import NO_MODEL
 from workflow.config.request import JobRequest
 from workflow.core.errors import BadInput, Problem
 from workflow.data.step_planner import POSITIONS_AT_ONCE
@@ -105,7 +104,7 @@ def dry_run(
     problems = [*problems, *_contradictions(launch)]
     machine = _machine(launch, world)
     problems += problems_of_processes(request, machine.processes)
-    source, found = find_model(mount, request) if request.model != NO_MODEL else (NO_MODEL, [])
+    source, found = find_model(mount, request)
     problems += found
     problems += own_settings(request)[1]
     if problems:
