@@ -99,99 +99,99 @@ CASES = [
     BadInput(
         "no such file",
         (
-            "--data_name sum: found no such data; expected one of {mount}/data/sum.json, "
-            "{mount}/data/sum.jsonl, {mount}/data/sum, sum; did you mean sums?"
+            "--data_name sum: no such data (expected one of {mount}/data/sum.json, "
+            "{mount}/data/sum.jsonl, {mount}/data/sum, sum). Hint: did you mean sums?"
         ),
         flags={"data_name": "sum"},
     ),
     BadInput(
         "no such file, no near name",
         (
-            "--data_name zebra: found no such data; expected one of {mount}/data/zebra.json, "
-            "{mount}/data/zebra.jsonl, {mount}/data/zebra, zebra; put zebra.json into {mount}/data"
+            "--data_name zebra: no such data (expected one of {mount}/data/zebra.json, "
+            "{mount}/data/zebra.jsonl, {mount}/data/zebra, zebra). Hint: put zebra.json into {mount}/data."
         ),
         flags={"data_name": "zebra"},
     ),
     BadInput(
         "an empty file",
-        ("{mount}/data/bad.json: found an empty file; expected records; write the data into it"),
+        ("{mount}/data/bad.json: an empty file (expected records). Hint: write the data into it."),
         b" \n",
     ),
     BadInput(
         "not JSON",
         (
-            "{mount}/data/bad.json: line 2, column 18: found no valid JSON (Expecting ',' "
-            "delimiter); expected JSON; correct it there"
+            "{mount}/data/bad.json: line 2, column 18: no valid JSON (Expecting ',' "
+            "delimiter) (expected JSON). Hint: correct it there."
         ),
         '{"train": [\n  {"prompt": "a" "completion": "b"}\n]}',
     ),
     BadInput(
         "JSON cut off",
         (
-            "{mount}/data/bad.json: line 1, column 318: found no valid JSON (Unterminated "
-            "string starting at); expected JSON; the file may have been cut off: write it "
-            "again"
+            "{mount}/data/bad.json: line 1, column 318: no valid JSON (Unterminated "
+            "string starting at) (expected JSON). Hint: the file may have been cut off: write it "
+            "again."
         ),
         json.dumps(_train(GOOD[2]))[:-40],
     ),
     BadInput(
         "not UTF-8",
         (
-            "{mount}/data/bad.json: line 2: found byte 0xe9, which is not UTF-8; expected a "
-            "file in UTF-8; save it as UTF-8"
+            "{mount}/data/bad.json: line 2: byte 0xe9, which is not UTF-8 (expected a "
+            "file in UTF-8). Hint: save it as UTF-8."
         ),
         b'{"train": [\n{"prompt": "caf\xe9"}]}',
     ),
     BadInput(
         "a list at the top",
         (
-            '{mount}/data/bad.json: found a list at the top; expected {"train": [{"prompt": '
-            '…, "completion": …}, …], "eval": […]}; put the list under "train" and "eval"'
+            '{mount}/data/bad.json: a list at the top (expected {"train": [{"prompt": '
+            '…, "completion": …}, …], "eval": […]}). Hint: put the list under "train" and "eval".'
         ),
         GOOD,
     ),
     BadInput(
         "a text at the top",
         (
-            '{mount}/data/bad.json: found a text at the top; expected {"train": [{"prompt": '
-            '…, "completion": …}, …], "eval": […]}; rewrite it'
+            '{mount}/data/bad.json: a text at the top (expected {"train": [{"prompt": '
+            '…, "completion": …}, …], "eval": […]}). Hint: rewrite it.'
         ),
         '"train"',
     ),
     BadInput(
         "no train",
         (
-            '{mount}/data/bad.json: found no key "train" (keys: \'eval\'); expected "train": a '
-            'list of {"prompt": …, "completion": …}; add it'
+            '{mount}/data/bad.json: no key "train" (keys: \'eval\') (expected "train": a '
+            'list of {"prompt": …, "completion": …}). Hint: add it.'
         ),
         {"eval": GOOD},
     ),
     BadInput(
         "no eval",
         (
-            '{mount}/data/bad.json: found the key "Eval"; expected the key "eval"; rename it '
-            'to "eval"'
+            '{mount}/data/bad.json: the key "Eval" (expected the key "eval"). Hint: rename it '
+            'to "eval".'
         ),
         {"train": GOOD, "Eval": GOOD},
     ),
     BadInput(
         "a split that is no list",
-        ("{mount}/data/bad.json: train: found an object; expected a list; make it a list"),
+        ("{mount}/data/bad.json: train: an object (expected a list). Hint: make it a list."),
         {"train": {"0": GOOD[0]}, "eval": GOOD},
     ),
     BadInput(
         "an empty split",
         (
-            "{mount}/data/bad.json: eval: found an empty list; expected at least one record; "
-            "add records, or --eval_fraction 0.1"
+            "{mount}/data/bad.json: eval: an empty list (expected at least one record). "
+            "Hint: add records, or --eval_fraction 0.1."
         ),
         {"train": GOOD, "eval": []},
     ),
     BadInput(
         "an empty split where there is no training",
         (
-            "{mount}/data/bad.json: eval: found an empty list; expected at least one record; "
-            "add records"
+            "{mount}/data/bad.json: eval: an empty list (expected at least one record). "
+            "Hint: add records."
         ),
         {"train": GOOD, "eval": []},
         {"no_train": "true"},
@@ -199,18 +199,18 @@ CASES = [
     BadInput(
         "no eval that is clear beside an empty one",
         (
-            "{mount}/data/bad.json: found an empty list under \"eval\", and the keys 'dev' and "
-            "'val'; expected one of them to evaluate on; rename one of them to \"eval\""
+            "{mount}/data/bad.json: an empty list under \"eval\", and the keys 'dev' and "
+            "'val' (expected one of them to evaluate on). Hint: rename one of them to \"eval\"."
         ),
         {"train": GOOD, "eval": [], "val": GOOD, "dev": GOOD},
     ),
     BadInput(
         "a split given twice",
         (
-            "{mount}/data/bad.json: found the key 'eval' more than once; expected each key "
-            "once; keep one of them\n"
-            "{mount}/data/bad.json: eval: found an empty list; expected at least one record; "
-            "add records, or --eval_fraction 0.1\n"
+            "{mount}/data/bad.json: the key 'eval' more than once (expected each key "
+            "once). Hint: keep one of them.\n"
+            "{mount}/data/bad.json: eval: an empty list (expected at least one record). "
+            "Hint: add records, or --eval_fraction 0.1.\n"
             "(2 problems in all)"
         ),
         json.dumps(_train(GOOD[2]))[:-1] + ', "eval": []}',
@@ -218,16 +218,16 @@ CASES = [
     BadInput(
         "brackets nested too deeply",
         (
-            "{mount}/data/bad.json: found brackets nested too deeply; expected flat records; "
-            "remove the nesting"
+            "{mount}/data/bad.json: brackets nested too deeply (expected flat records). "
+            "Hint: remove the nesting."
         ),
         "[" * 100_000,
     ),
     BadInput(
         "a number of 5,000 digits",
         (
-            "{mount}/data/bad.json: found a whole number of thousands of digits; expected a "
-            "number; write it in quotes"
+            "{mount}/data/bad.json: a whole number of thousands of digits (expected a "
+            "number). Hint: write it in quotes."
         ),
         _raw('{"n": ' + "1" * 5000 + "}"),
     ),
@@ -235,8 +235,8 @@ CASES = [
     BadInput(
         "a record that is no object",
         (
-            '{mount}/data/bad.json: train[1]: found a text; expected {"prompt": …, '
-            '"completion": …}; make the record an object'
+            '{mount}/data/bad.json: train[1]: a text (expected {"prompt": …, '
+            '"completion": …}). Hint: make the record an object.'
         ),
         _train("add one: 1"),
     ),
@@ -251,31 +251,31 @@ CASES = [
     BadInput(
         "a mis-cased key",
         (
-            '{mount}/data/bad.json: train[1]: found the key "Prompt"; expected the key '
-            '"prompt"; rename it to "prompt"'
+            '{mount}/data/bad.json: train[1]: the key "Prompt" (expected the key '
+            '"prompt"). Hint: rename it to "prompt".'
         ),
         _train({"Prompt": "add one: 1", "completion": "2"}),
     ),
     BadInput(
         "a misspelt key",
         (
-            '{mount}/data/bad.json: train[1]: found the key "completions"; expected the key '
-            '"completion"; rename it to "completion"'
+            '{mount}/data/bad.json: train[1]: the key "completions" (expected the key '
+            '"completion"). Hint: rename it to "completion".'
         ),
         _train({"prompt": "add one: 1", "completions": "2"}),
     ),
     BadInput(
         "a null prompt",
         (
-            "{mount}/data/bad.json: train[1].prompt: found null; expected a text; write it, or "
-            "remove the record"
+            "{mount}/data/bad.json: train[1].prompt: null (expected a text). Hint: write it, or "
+            "remove the record."
         ),
         _train({"prompt": None, "completion": "2"}),
     ),
     BadInput(
         "a number as completion",
         (
-            "{mount}/data/bad.json: train[1].completion: found the number 2; expected a text;"
+            "{mount}/data/bad.json: train[1].completion: the number 2 (expected a text;"
             " write the completion in quotes"
         ),
         _train({"prompt": "add one: 1", "completion": 2}),
@@ -283,32 +283,32 @@ CASES = [
     BadInput(
         "a list as prompt",
         (
-            "{mount}/data/bad.json: train[1].prompt: found a list; expected a text; write it "
-            "in quotes"
+            "{mount}/data/bad.json: train[1].prompt: a list (expected a text). Hint: write it "
+            "in quotes."
         ),
         _train({"prompt": ["add", "one"], "completion": "2"}),
     ),
     BadInput(
         "a null completion",
         (
-            "{mount}/data/bad.json: train[1].completion: found null; expected a text; write it, "
-            "or remove the record (with --no_train: leave the key out)"
+            "{mount}/data/bad.json: train[1].completion: null (expected a text). Hint: write it, "
+            "or remove the record (with --no_train: leave the key out)."
         ),
         _train({"prompt": "add one: 1", "completion": None}),
     ),
     BadInput(
         "several completions",
         (
-            "{mount}/data/bad.json: train[1].completion: found a list; expected a text; write "
-            "one text"
+            "{mount}/data/bad.json: train[1].completion: a list (expected a text). Hint: write "
+            "one text."
         ),
         _train({"prompt": "add one: 1", "completion": ["2"]}),
     ),
     BadInput(
         "nothing but empty completions",
         (
-            "{mount}/data/bad.json: train: found an empty completion in every record; expected a "
-            "completion to learn in some record; write what the model should answer"
+            "{mount}/data/bad.json: train: an empty completion in every record (expected a "
+            "completion to learn in some record). Hint: write what the model should answer."
         ),
         {
             "train": [{"prompt": "a", "completion": ""}, {"prompt": "b", "completion": " \n"}],
@@ -318,16 +318,16 @@ CASES = [
     BadInput(
         "a lone surrogate",
         (
-            "{mount}/data/bad.json: train[1].prompt: found the lone surrogate \\ud83d; "
-            "expected valid Unicode; write the text again"
+            "{mount}/data/bad.json: train[1].prompt: the lone surrogate \\ud83d "
+            "(expected valid Unicode). Hint: write the text again."
         ),
         _raw(r'{"prompt": "a \ud83d", "completion": "2"}'),
     ),
     BadInput(
         "a NUL byte",
         (
-            "{mount}/data/bad.json: train[1].prompt: found a NUL byte; expected text; remove "
-            "the byte"
+            "{mount}/data/bad.json: train[1].prompt: a NUL byte (expected text). Hint: remove "
+            "the byte."
         ),
         _train({"prompt": "a\0b", "completion": "2"}),
     ),
@@ -342,16 +342,16 @@ CASES = [
     BadInput(
         "NaN",
         (
-            "{mount}/data/bad.json: train[1].weight[1]: found NaN; expected a finite number; "
-            "use null or leave it out"
+            "{mount}/data/bad.json: train[1].weight[1]: NaN (expected a finite number). "
+            "Hint: use null or leave it out."
         ),
         _raw('{"prompt": "a", "completion": "b", "weight": [1, NaN]}'),
     ),
     BadInput(
         "infinity",
         (
-            "{mount}/data/bad.json: train[1].weight: found 1e999; expected a finite number; "
-            "use null or leave it out"
+            "{mount}/data/bad.json: train[1].weight: 1e999 (expected a finite number). "
+            "Hint: use null or leave it out."
         ),
         _raw('{"prompt": "a", "completion": "b", "weight": 1e999}'),
     ),
@@ -366,10 +366,10 @@ CASES = [
     BadInput(
         "data of clf.py",
         (
-            "{mount}/data/bad.json: train[0]: found no key \"prompt\" (keys: 'input', "
-            "'target'); expected \"prompt\": a text; add it\n"
-            "{mount}/data/bad.json: train[0]: found no key \"completion\" (keys: 'input', "
-            "'target'); expected \"completion\": an answer to learn; add it\n"
+            "{mount}/data/bad.json: train[0]: no key \"prompt\" (keys: 'input', "
+            "'target') (expected \"prompt\": a text). Hint: add it.\n"
+            "{mount}/data/bad.json: train[0]: no key \"completion\" (keys: 'input', "
+            "'target') (expected \"completion\": an answer to learn). Hint: add it.\n"
             "(2 problems in all)"
         ),
         {"train": [{"input": "a", "target": 1}], "eval": GOOD},
@@ -378,33 +378,33 @@ CASES = [
     BadInput(
         "a broken last line",
         (
-            "{mount}/data/bad/train.jsonl: line 3, column 26: found no valid JSON "
-            "(Unterminated string starting at); expected JSON; the file may have been cut "
-            "off: write it again"
+            "{mount}/data/bad/train.jsonl: line 3, column 26: no valid JSON "
+            "(Unterminated string starting at) (expected JSON). Hint: the file may have been cut "
+            "off: write it again."
         ),
         prepare=_lines(LINE * 2 + LINE[:30], LINE),
     ),
     BadInput(
         "an empty line",
         (
-            "{mount}/data/bad/train.jsonl: line 2: found an empty line; expected a record; "
-            "remove the line"
+            "{mount}/data/bad/train.jsonl: line 2: an empty line (expected a record). "
+            "Hint: remove the line."
         ),
         prepare=_lines(LINE + b"\n" + LINE, LINE),
     ),
     BadInput(
         "no eval.jsonl",
         (
-            '{mount}/data/bad: found no eval.jsonl; expected {"prompt": …, "completion": …} '
-            "on each line of eval.jsonl; add the file, or --eval_fraction 0.1"
+            '{mount}/data/bad: no eval.jsonl (expected {"prompt": …, "completion": …} '
+            "on each line of eval.jsonl). Hint: add the file, or --eval_fraction 0.1."
         ),
         prepare=_lines(LINE),
     ),
     BadInput(
         "a folder without data",
         (
-            "{mount}/data/bad: found a folder without train.jsonl and eval.jsonl; expected "
-            "one record a line in each of the two files; add the files"
+            "{mount}/data/bad: a folder without train.jsonl and eval.jsonl (expected "
+            "one record a line in each of the two files). Hint: add the files."
         ),
         prepare=lambda m: (m.data / "bad").mkdir(),
     ),
@@ -412,7 +412,7 @@ CASES = [
     BadInput(
         "an unknown flag",
         (
-            "--lerning_rate: found an unknown flag; expected a known one; did you mean "
+            "--lerning_rate: an unknown flag (expected a known one). Hint: did you mean "
             "--learning_rate?"
         ),
         _train(GOOD[2]),
@@ -420,16 +420,16 @@ CASES = [
     ),
     BadInput(
         "a word without a flag",
-        ("command line: found 'train'; expected flags only; put a --flag before it"),
+        ("command line: 'train' (expected flags only). Hint: put a --flag before it."),
         _train(GOOD[2]),
         extra=("train",),
     ),
     BadInput(
         "fp16",
         (
-            "--fp16: found a flag this tool does not take; expected bf16 or fp32: T5 "
-            "overflows in fp16 from the large size up; use --bf16 true, or --bf16 false for "
-            "fp32"
+            "--fp16: a flag this tool does not take (expected bf16 or fp32: T5 "
+            "overflows in fp16 from the large size up). Hint: use --bf16 true, or --bf16 false for "
+            "fp32."
         ),
         _train(GOOD[2]),
         extra=("--fp16",),
@@ -437,23 +437,23 @@ CASES = [
     BadInput(
         "a flag without a value",
         (
-            "--learning_rate: found no value; expected a number above 0; write it as "
-            "--learning_rate X"
+            "--learning_rate: no value (expected a number above 0). Hint: write it as "
+            "--learning_rate X."
         ),
         _train(GOOD[2]),
         extra=("--learning_rate",),
     ),
     BadInput(
         "the same flag twice",
-        ("--max_steps: found several values; expected one value; give the flag once"),
+        ("--max_steps: several values (expected one value). Hint: give the flag once."),
         _train(GOOD[2]),
         extra=("--max_steps", "3"),
     ),
     BadInput(
         "a flag of another tool",
         (
-            "--output_dir: found a flag this tool does not take; expected a name inside "
-            "mount/models; use --training_run_name"
+            "--output_dir: a flag this tool does not take (expected a name inside "
+            "mount/models). Hint: use --training_run_name."
         ),
         _train(GOOD[2]),
         extra=("--output_dir", "here"),
@@ -461,17 +461,17 @@ CASES = [
     BadInput(
         "flags of transformers' own scripts",
         (
-            "--do_train: found a flag this tool does not take; expected a run that trains unless "
-            "it is told --no_train; leave it out\n"
-            "--train_file: found a flag this tool does not take; expected one name for the data "
-            "of all splits; use --data_name\n"
-            "--generation_max_length: found a flag this tool does not take; expected a limit of "
-            "what is generated; use --max_new_tokens\n"
-            "--early_stopping_patience: found a flag this tool does not take; expected a run of "
-            "the length that was asked for; leave it out: there is no early stopping; the "
-            "checkpoint that is best by --metric_for_best_model is kept\n"
-            "--use-lora: found a flag this tool does not take; expected training of all weights; "
-            "leave it out: there are no adapters; see --dry_run\n"
+            "--do_train: a flag this tool does not take (expected a run that trains unless "
+            "it is told --no_train). Hint: leave it out.\n"
+            "--train_file: a flag this tool does not take (expected one name for the data "
+            "of all splits). Hint: use --data_name.\n"
+            "--generation_max_length: a flag this tool does not take (expected a limit of "
+            "what is generated). Hint: use --max_new_tokens.\n"
+            "--early_stopping_patience: a flag this tool does not take (expected a run of "
+            "the length that was asked for). Hint: leave it out: there is no early stopping; the "
+            "checkpoint that is best by --metric_for_best_model is kept.\n"
+            "--use-lora: a flag this tool does not take (expected training of all weights). "
+            "Hint: leave it out: there are no adapters; see --dry_run.\n"
             "(5 problems in all)"
         ),
         _train(GOOD[2]),
@@ -488,9 +488,9 @@ CASES = [
     BadInput(
         "dashes, and a flag like none",
         (
-            "--learning-rate: found an unknown flag; expected a known one; did you mean "
+            "--learning-rate: an unknown flag (expected a known one). Hint: did you mean "
             "--learning_rate?\n"
-            "--frobnicate: found an unknown flag; expected a known one; see -h for all flags\n"
+            "--frobnicate: an unknown flag (expected a known one). Hint: see -h for all flags.\n"
             "(2 problems in all)"
         ),
         _train(GOOD[2]),
@@ -499,60 +499,62 @@ CASES = [
     _flag(
         "train_batch_size",
         (
-            "--train_batch_size: found '0'; expected a whole number of at least 1; write it "
-            "as --train_batch_size N"
+            "--train_batch_size: '0' (expected a whole number of at least 1). Hint: write it "
+            "as --train_batch_size N."
         ),
         "0",
     ),
     _flag(
         "max_steps",
         (
-            "--max_steps: found '1.5'; expected a whole number of at least 1; write it as "
-            "--max_steps N"
+            "--max_steps: '1.5' (expected a whole number of at least 1). Hint: write it as "
+            "--max_steps N."
         ),
         "1.5",
     ),
     _flag(
         "learning_rate",
-        ("--learning_rate: found 'nan'; expected a number above 0; write it as --learning_rate X"),
+        (
+            "--learning_rate: 'nan' (expected a number above 0). Hint: write it as --learning_rate X."
+        ),
         "nan",
     ),
     _flag(
         "bf16",
         (
-            "--bf16: found 'maybe'; expected auto or true or false; write it as --bf16 "
-            "auto|true|false"
+            "--bf16: 'maybe' (expected auto or true or false). Hint: write it as --bf16 "
+            "auto|true|false."
         ),
         "maybe",
     ),
     _flag(
         "optim",
-        ("--optim: found 'adam'; expected one of adamw_torch, adafactor; choose one of them"),
+        ("--optim: 'adam' (expected one of adamw_torch, adafactor). Hint: choose one of them."),
         "adam",
     ),
     _flag(
         "lr_scheduler_type",
         (
-            "--lr_scheduler_type: found 'exponential'; expected one of linear, cosine, "
+            "--lr_scheduler_type: 'exponential' (expected one of linear, cosine, "
             "cosine_with_restarts, polynomial, constant, constant_with_warmup, inverse_sqrt, "
-            "cosine_with_min_lr, cosine_warmup_with_min_lr, warmup_stable_decay; choose one "
-            "of them"
+            "cosine_with_min_lr, cosine_warmup_with_min_lr, warmup_stable_decay). Hint: choose one "
+            "of them."
         ),
         "exponential",
     ),
     _flag(
         "max_grad_norm",
         (
-            "--max_grad_norm: found '-1'; expected a number of at least 0; write it as "
-            "--max_grad_norm X"
+            "--max_grad_norm: '-1' (expected a number of at least 0). Hint: write it as "
+            "--max_grad_norm X."
         ),
         "-1",
     ),
     BadInput(
         "samples of one greedy answer",
         (
-            "--n_samples: found 8 at temperature 0.001; expected 1 where decoding is greedy "
-            "(temperature below 0.01); raise --temperature, or every sample would be the same"
+            "--n_samples: 8 at temperature 0.001 (expected 1 where decoding is greedy "
+            "(temperature below 0.01)). Hint: raise --temperature, or every sample would be the same."
         ),
         _train(GOOD[2]),
         {"n_samples": "8"},
@@ -560,25 +562,25 @@ CASES = [
     BadInput(
         "beams that are drawn",
         (
-            "--num_beams: found 4 at temperature 1; expected a temperature below 0.01 with beams; "
-            "keep one of the two: beams are not drawn"
+            "--num_beams: 4 at temperature 1 (expected a temperature below 0.01 with beams). "
+            "Hint: keep one of the two: beams are not drawn."
         ),
         _train(GOOD[2]),
         {"num_beams": "4", "temperature": "1"},
     ),
     BadInput(
         "more samples than beams",
-        ("--n_samples: found 5 of 4 beams; expected at most --num_beams; raise --num_beams"),
+        ("--n_samples: 5 of 4 beams (expected at most --num_beams). Hint: raise --num_beams."),
         _train(GOOD[2]),
         {"num_beams": "4", "n_samples": "5"},
     ),
     BadInput(
         "a choice among tokens where none is drawn",
         (
-            "--top_k: found 5 at temperature 0.001; expected nothing where decoding is greedy "
-            "(temperature below 0.01); leave it out, or raise --temperature\n"
-            "--top_p: found 0.9 at temperature 0.001; expected nothing where decoding is greedy "
-            "(temperature below 0.01); leave it out, or raise --temperature\n"
+            "--top_k: 5 at temperature 0.001 (expected nothing where decoding is greedy "
+            "(temperature below 0.01)). Hint: leave it out, or raise --temperature.\n"
+            "--top_p: 0.9 at temperature 0.001 (expected nothing where decoding is greedy "
+            "(temperature below 0.01)). Hint: leave it out, or raise --temperature.\n"
             "(2 problems in all)"
         ),
         _train(GOOD[2]),
@@ -587,22 +589,24 @@ CASES = [
     BadInput(
         "answers longer than they may be",
         (
-            "--min_new_tokens: found 9 with --max_new_tokens 5; expected no more than that; lower "
-            "it, or raise --max_new_tokens"
+            "--min_new_tokens: 9 with --max_new_tokens 5 (expected no more than that). Hint: lower "
+            "it, or raise --max_new_tokens."
         ),
         _train(GOOD[2]),
         {"min_new_tokens": "9", "max_new_tokens": "5"},
     ),
     _flag(
         "stop",
-        ("--stop: found '[1]'; expected a text, or a JSON list of texts; write it as --stop TEXT"),
+        (
+            "--stop: '[1]' (expected a text, or a JSON list of texts). Hint: write it as --stop TEXT."
+        ),
         "[1]",
     ),
     BadInput(
         "steps and epochs",
         (
-            "--max_steps: found 2 together with --num_train_epochs 2; expected one length of "
-            "the run; keep one of the two"
+            "--max_steps: 2 together with --num_train_epochs 2 (expected one length of "
+            "the run). Hint: keep one of the two."
         ),
         _train(GOOD[2]),
         {"num_train_epochs": "2"},
@@ -610,9 +614,9 @@ CASES = [
     BadInput(
         "a warm-up that the schedule ignores",
         (
-            "--warmup_steps: found 10.0; expected nothing with the constant schedule, which "
-            "ignores it; leave it out, or choose --lr_scheduler_type constant_with_warmup or "
-            "another"
+            "--warmup_steps: 10.0 (expected nothing with the constant schedule, which "
+            "ignores it). Hint: leave it out, or choose --lr_scheduler_type constant_with_warmup or "
+            "another."
         ),
         _train(GOOD[2]),
         {"optim": "adafactor", "warmup_steps": "10"},
@@ -620,9 +624,9 @@ CASES = [
     BadInput(
         "keys that the schedule does not take",
         (
-            "--lr_scheduler_kwargs: found {'cycles': 2} (get_linear_schedule_with_warmup() "
-            "got an unexpected keyword argument 'cycles'); expected what the schedule linear "
-            "of transformers takes; correct the keys"
+            "--lr_scheduler_kwargs: {'cycles': 2} (get_linear_schedule_with_warmup() "
+            "got an unexpected keyword argument 'cycles') (expected what the schedule linear "
+            "of transformers takes). Hint: correct the keys."
         ),
         _train(GOOD[2]),
         {"lr_scheduler_kwargs": '{"cycles": 2}'},
@@ -631,8 +635,8 @@ CASES = [
     BadInput(
         "two names for the model",
         (
-            "model: found --model_init_name and --model_init_path; expected exactly one of "
-            "--model_init_name, --model_init_path, --model_pretrain_name; keep one of them"
+            "model: --model_init_name and --model_init_path (expected exactly one of "
+            "--model_init_name, --model_init_path, --model_pretrain_name). Hint: keep one of them."
         ),
         _train(GOOD[2]),
         {"model_init_path": "t5-small"},
@@ -640,22 +644,22 @@ CASES = [
     BadInput(
         "no name for the model",
         (
-            "model: found no name of a model; expected exactly one of --model_init_name, "
-            "--model_init_path, --model_pretrain_name; add --model_init_name "
-            "FOLDER_IN_MOUNT_MODELS"
+            "model: no name of a model (expected exactly one of --model_init_name, "
+            "--model_init_path, --model_pretrain_name). Hint: add --model_init_name "
+            "FOLDER_IN_MOUNT_MODELS."
         ),
         _train(GOOD[2]),
         {"model_init_name": None},
     ),
     BadInput(
         "no name for the data",
-        ("data: found no --data_name; expected the name of a data file; add --data_name NAME"),
+        ("data: no --data_name (expected the name of a data file). Hint: add --data_name NAME."),
         flags={"data_name": None},
     ),
     BadInput(
         "no such model",
         (
-            "--model_init_name smal: found no such folder; expected {mount}/models/smal; did "
+            "--model_init_name smal: no such folder (expected {mount}/models/smal). Hint: did "
             "you mean small?"
         ),
         _train(GOOD[2]),
@@ -664,9 +668,9 @@ CASES = [
     BadInput(
         "no such path of a model",
         (
-            "--model_init_path '/no/such/model': found no such folder, and no name the hub "
-            "could have; expected a local folder or a name like google/flan-t5-xl; correct "
-            "the path"
+            "--model_init_path '/no/such/model': no such folder, and no name the hub "
+            "could have (expected a local folder or a name like google/flan-t5-xl). Hint: correct "
+            "the path."
         ),
         _train(GOOD[2]),
         {"model_init_name": None, "model_init_path": "/no/such/model"},
@@ -674,11 +678,11 @@ CASES = [
     BadInput(
         "a hub name while offline",
         (
-            "model google/flan-t5-xl: found no such local folder, and the hub did not give it"
+            "model google/flan-t5-xl: no such local folder, and the hub did not give it"
             " (Cannot find an appropriate cached snapshot folder for the specified revision "
             "on the local disk and outgoing traffic has been disabled. To enable repo "
-            "look-ups…); expected a local folder or a hub name that can be reached; correct "
-            "the name, or put the model's folder into mount/models"
+            "look-ups…) (expected a local folder or a hub name that can be reached). Hint: correct "
+            "the name, or put the model's folder into mount/models."
         ),
         _train(GOOD[2]),
         {"model_init_name": None, "model_pretrain_name": "google/flan-t5-xl"},
@@ -686,9 +690,9 @@ CASES = [
     BadInput(
         "a run that leaves the mount",
         (
-            "--training_run_name '../x': found a name that leaves mount/models, is hidden, "
-            "cannot be printed or has over 120 bytes; expected a folder name inside "
-            "{mount}/models; choose another name"
+            "--training_run_name '../x': a name that leaves mount/models, is hidden, "
+            "cannot be printed or has over 120 bytes (expected a folder name inside "
+            "{mount}/models). Hint: choose another name."
         ),
         _train(GOOD[2]),
         {"training_run_name": "../x"},
@@ -696,9 +700,9 @@ CASES = [
     BadInput(
         "an absolute run",
         (
-            "--training_run_name '/tmp/x': found a name that leaves mount/models, is hidden, "
-            "cannot be printed or has over 120 bytes; expected a folder name inside "
-            "{mount}/models; choose another name"
+            "--training_run_name '/tmp/x': a name that leaves mount/models, is hidden, "
+            "cannot be printed or has over 120 bytes (expected a folder name inside "
+            "{mount}/models). Hint: choose another name."
         ),
         _train(GOOD[2]),
         {"training_run_name": "/tmp/x"},
@@ -706,8 +710,8 @@ CASES = [
     BadInput(
         "a run named as a model",
         (
-            "{mount}/models/small: found something that is no run folder; expected a free "
-            "name; choose another --training_run_name"
+            "{mount}/models/small: something that is no run folder (expected a free "
+            "name). Hint: choose another --training_run_name."
         ),
         _train(GOOD[2]),
         {"training_run_name": "small"},
@@ -716,8 +720,8 @@ CASES = [
     BadInput(
         "a model that only decodes",
         (
-            "{mount}/models/other/config.json: found the model type gpt2; expected an "
-            "encoder-decoder language model, as t5, mt5 or bart; choose another model"
+            "{mount}/models/other/config.json: the model type gpt2 (expected an "
+            "encoder-decoder language model, as t5, mt5 or bart). Hint: choose another model."
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
@@ -726,9 +730,9 @@ CASES = [
     BadInput(
         "a model without weights",
         (
-            "{mount}/models/other: found neither model.safetensors nor pytorch_model.bin, "
-            "whole or in shards; expected weights that can be loaded; check the folder, or "
-            "get the model again"
+            "{mount}/models/other: neither model.safetensors nor pytorch_model.bin, "
+            "whole or in shards (expected weights that can be loaded). Hint: check the folder, or "
+            "get the model again."
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
@@ -737,9 +741,9 @@ CASES = [
     BadInput(
         "weights cut off",
         (
-            "{mount}/models/other: found Error while deserializing header: invalid JSON in "
-            "header: EOF while parsing a value at line 1 column 0; expected weights that can "
-            "be loaded; check the folder, or get the model again"
+            "{mount}/models/other: Error while deserializing header: invalid JSON in "
+            "header: EOF while parsing a value at line 1 column 0 (expected weights that can "
+            "be loaded). Hint: check the folder, or get the model again."
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
@@ -748,8 +752,8 @@ CASES = [
     BadInput(
         "a model without a tokenizer",
         (
-            "{mount}/models/other: found none of spiece.model, tokenizer.json; expected a "
-            "tokenizer beside the model; add the files of the model's tokenizer"
+            "{mount}/models/other: none of spiece.model, tokenizer.json (expected a "
+            "tokenizer beside the model). Hint: add the files of the model's tokenizer."
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
@@ -760,9 +764,9 @@ CASES = [
     BadInput(
         "an adapter as the model",
         (
-            "{mount}/models/other: found an adapter of google/flan-t5-small; expected the folder "
-            "of an encoder-decoder model, with config.json; merge it into its model first "
-            "(merge_and_unload of peft, then save_pretrained)"
+            "{mount}/models/other: an adapter of google/flan-t5-small (expected the folder "
+            "of an encoder-decoder model, with config.json). Hint: merge it into its model first "
+            "(merge_and_unload of peft, then save_pretrained)."
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
@@ -772,8 +776,8 @@ CASES = [
     BadInput(
         "a share for evaluation where there is no training",
         (
-            "--eval_fraction: found 0.5; expected no share where all records are evaluated "
-            "(--no_train); leave it out"
+            "--eval_fraction: 0.5 (expected no share where all records are evaluated "
+            "(--no_train)). Hint: leave it out."
         ),
         {"eval": GOOD},
         {"eval_fraction": "0.5", "no_train": "true"},
@@ -781,8 +785,8 @@ CASES = [
     BadInput(
         "a share for evaluation of data with eval records",
         (
-            "--eval_fraction: found 0.5, and the records of validation; expected data without "
-            "eval records; leave it out, or take those out of the data"
+            "--eval_fraction: 0.5, and the records of validation (expected data without "
+            "eval records). Hint: leave it out, or take those out of the data."
         ),
         {"train": GOOD, "eval": [], "validation": GOOD},
         {"eval_fraction": "0.5"},
@@ -790,8 +794,8 @@ CASES = [
     BadInput(
         "a share for evaluation of data whose eval records go by a name that is not read",
         (
-            '{mount}/data/bad.json: found the key "Validation"; expected the key "eval"; rename it '
-            'to "eval"'
+            '{mount}/data/bad.json: the key "Validation" (expected the key "eval"). Hint: rename it '
+            'to "eval".'
         ),
         {"train": GOOD, "Validation": GOOD},
         {"eval_fraction": "0.5"},
@@ -799,8 +803,8 @@ CASES = [
     BadInput(
         "a share where there is no training, of data whose eval records have no name",
         (
-            "--eval_fraction: found 0.5; expected no share where all records are evaluated "
-            "(--no_train); leave it out\n"
+            "--eval_fraction: 0.5 (expected no share where all records are evaluated "
+            "(--no_train)). Hint: leave it out.\n"
             "{mount}/data/bad.json: found no key \"eval\", and the keys 'Dev' and 'evaluation'; "
             'expected one of them to evaluate on; rename one of them to "eval"\n'
             "(2 problems in all)"
@@ -811,9 +815,9 @@ CASES = [
     BadInput(
         "only train where there is no training",
         (
-            '{mount}/data/bad.json: found no key "eval" (keys: \'train\'); expected "eval": a list '
-            'of {"prompt": …, "completion": …}; put the records under "eval", or rename the key '
-            '"train" to "eval"'
+            '{mount}/data/bad.json: no key "eval" (keys: \'train\') (expected "eval": a list '
+            'of {"prompt": …, "completion": …}). Hint: put the records under "eval", or rename the key '
+            '"train" to "eval".'
         ),
         {"train": GOOD},
         {"no_train": "true"},
@@ -821,8 +825,8 @@ CASES = [
     BadInput(
         "only train.jsonl where there is no training",
         (
-            '{mount}/data/bad: found no eval.jsonl; expected {"prompt": …, "completion": …} on '
-            "each line of eval.jsonl; add the file, or rename train.jsonl to eval.jsonl"
+            '{mount}/data/bad: no eval.jsonl (expected {"prompt": …, "completion": …} on '
+            "each line of eval.jsonl). Hint: add the file, or rename train.jsonl to eval.jsonl."
         ),
         flags={"no_train": "true"},
         prepare=_lines(LINE),
@@ -830,15 +834,15 @@ CASES = [
     BadInput(
         "problems everywhere",
         (
-            "--bf16: found '2'; expected auto or true or false; write it as --bf16 "
-            "auto|true|false\n"
-            "--training_run_name '../x': found a name that leaves mount/models, is hidden, "
-            "cannot be printed or has over 120 bytes; expected a folder name inside "
-            "{mount}/models; choose another name\n"
-            "--model_init_name smal: found no such folder; expected {mount}/models/smal; did "
+            "--bf16: '2' (expected auto or true or false). Hint: write it as --bf16 "
+            "auto|true|false.\n"
+            "--training_run_name '../x': a name that leaves mount/models, is hidden, "
+            "cannot be printed or has over 120 bytes (expected a folder name inside "
+            "{mount}/models). Hint: choose another name.\n"
+            "--model_init_name smal: no such folder (expected {mount}/models/smal). Hint: did "
             "you mean small?\n"
-            "{mount}/data/bad.json: train[1].prompt: found the number 1; expected a text; "
-            "write it in quotes\n"
+            "{mount}/data/bad.json: train[1].prompt: the number 1 (expected a text). "
+            "Hint: write it in quotes.\n"
             "{mount}/data/bad.json: train[1]: found no key \"completion\" (keys: 'prompt'); "
             'expected "completion": an answer to learn; add it\n'
             "(5 problems in all)"
@@ -850,68 +854,68 @@ CASES = [
     _clf(
         "a target above the range",
         (
-            "{mount}/data/bad.json: train[1].target: found the number 1.5; expected a number "
-            "from 0 to 1, true or false; correct it, or set --target_min and --target_max to the "
-            "range of all targets"
+            "{mount}/data/bad.json: train[1].target: the number 1.5 (expected a number "
+            "from 0 to 1, true or false). Hint: correct it, or set --target_min and --target_max to the "
+            "range of all targets."
         ),
         {"input": "a", "target": 1.5},
     ),
     _clf(
         "a target in words",
         (
-            "{mount}/data/bad.json: train[1].target: found 'yes'; expected a number from 0 to 1, "
-            "true or false; write a number, without quotes; clf.py knows two classes: for more "
-            "take seq2seq.py, with the class's name as completion"
+            "{mount}/data/bad.json: train[1].target: 'yes' (expected a number from 0 to 1, "
+            "true or false). Hint: write a number, without quotes; clf.py knows two classes: for more "
+            "take seq2seq.py, with the class's name as completion."
         ),
         {"input": "a", "target": "yes"},
     ),
     _clf(
         "a target that is NaN",
         (
-            "{mount}/data/bad.json: train[1].target: found NaN; expected a number from 0 to 1, "
-            "true or false; correct it"
+            "{mount}/data/bad.json: train[1].target: NaN (expected a number from 0 to 1, "
+            "true or false). Hint: correct it."
         ),
         {"input": "a", "target": float("nan")},
     ),
     _clf(
         "a target that is null",
         (
-            "{mount}/data/bad.json: train[1].target: found null; expected a number from 0 to 1, "
-            "true or false; write it, or remove the record (with --no_train: leave the key out)"
+            "{mount}/data/bad.json: train[1].target: null (expected a number from 0 to 1, "
+            "true or false). Hint: write it, or remove the record (with --no_train: leave the key out)."
         ),
         {"input": "a", "target": None},
     ),
     _clf(
         "a third class",
         (
-            "{mount}/data/bad.json: train[1].target: found the number 2; expected a number from 0 "
-            "to 1, true or false; clf.py knows two classes: for more take seq2seq.py, with the "
-            "class's name as completion; grades want --target_min and --target_max"
+            "{mount}/data/bad.json: train[1].target: the number 2 (expected a number from 0 "
+            "to 1, true or false). Hint: clf.py knows two classes: for more take seq2seq.py, with the "
+            "class's name as completion; grades want --target_min and --target_max."
         ),
         {"input": "a", "target": 2},
     ),
     _clf(
         "one of several classes",
         (
-            "{mount}/data/bad.json: train[1].target: found a list; expected a number from 0 to 1, "
-            "true or false; clf.py knows two classes: for more take seq2seq.py, with the class's "
-            "name as completion"
+            "{mount}/data/bad.json: train[1].target: a list (expected a number from 0 to 1, "
+            "true or false). Hint: clf.py knows two classes: for more take seq2seq.py, with the class's "
+            "name as completion."
         ),
         {"input": "a", "target": [0, 0, 1]},
     ),
     _clf(
         "no target",
         (
-            "{mount}/data/bad.json: train[1]: found no key \"target\" (keys: 'input'); expected "
-            '"target": an answer to learn; add it'
+            "{mount}/data/bad.json: train[1]: no key \"target\" (keys: 'input') (expected "
+            '"target": an answer to learn). Hint: add it.'
         ),
         {"input": "a"},
     ),
     _clf(
         "a target outside the range asked for",
         (
-            "{mount}/data/bad.json: train[1].target: found the number 6; expected a number from 1 "
-            "to 5; correct it, or set --target_min and --target_max to the range of all targets"
+            "{mount}/data/bad.json: train[1].target: the number 6 (expected a number from 1 "
+            "to 5). Hint: correct it, or set --target_min and --target_max to the range of all targets."
         ),
         {"input": "a", "target": 6},
         target_min="1",
@@ -920,22 +924,22 @@ CASES = [
     _clf(
         "true in another range",
         (
-            "{mount}/data/bad.json: train[1].target: found true or false; expected a number from "
-            "-1 to 1; correct it"
+            "{mount}/data/bad.json: train[1].target: true or false (expected a number from "
+            "-1 to 1). Hint: correct it."
         ),
         {"input": "a", "target": True},
         target_min="-1",
     ),
     _clf(
         "a range that is none",
-        "--target_max: found 1 with --target_min 1; expected more than that; raise it",
+        "--target_max: 1 with --target_min 1 (expected more than that). Hint: raise it.",
         target_min="1",
     ),
     _clf(
         "a template without a place for the input",
         (
-            "--template: found 'is it so?'; expected a text with {{input}} in it, or a file that "
-            "holds one; write it as --template FILE|TEXT"
+            "--template: 'is it so?' (expected a text with {{input}} in it, or a file that "
+            "holds one). Hint: write it as --template FILE|TEXT."
         )
         .replace("{{", "{")
         .replace("}}", "}"),
@@ -943,29 +947,29 @@ CASES = [
     ),
     _clf(
         "a flag of the other task",
-        "--n_samples: found 4; expected a flag of clf.py; leave it out: it is for seq2seq.py",
+        "--n_samples: 4 (expected a flag of clf.py). Hint: leave it out: it is for seq2seq.py.",
         n_samples="4",
     ),
     _clf(
         "a metric of the other task",
         (
-            "--metric_for_best_model: found bleu; expected one of loss, accuracy, "
+            "--metric_for_best_model: bleu (expected one of loss, accuracy, "
             "balanced_accuracy, f1, auc, average_precision, brier, log_loss, ece, rmse, mae, "
-            "pearson, spearman; choose one of them"
+            "pearson, spearman). Hint: choose one of them."
         ),
         metric_for_best_model="bleu",
     ),
     BadInput(
         "label words that are no single pieces, and a record",
         (
-            "--label_words incomprehensible: found 13 pieces of this vocabulary: ▁in c o m p r e "
-            "h en s i b le; expected a word that is one piece, known to the model; choose two "
-            "other words, or a model whose vocabulary has them\n"
-            "--label_words ☃: found 2 pieces of this vocabulary: ▁ <unk>; expected a word that is "
-            "one piece, known to the model; choose two other words, or a model whose vocabulary "
-            "has them\n"
-            "{mount}/data/bad.json: train[0]: found no key \"target\" (keys: 'input'); expected "
-            '"target": an answer to learn; add it\n'
+            "--label_words incomprehensible: 13 pieces of this vocabulary: ▁in c o m p r e "
+            "h en s i b le (expected a word that is one piece, known to the model). Hint: choose two "
+            "other words, or a model whose vocabulary has them.\n"
+            "--label_words ☃: 2 pieces of this vocabulary: ▁ <unk> (expected a word that is "
+            "one piece, known to the model). Hint: choose two other words, or a model whose vocabulary "
+            "has them.\n"
+            "{mount}/data/bad.json: train[0]: no key \"target\" (keys: 'input') (expected "
+            '"target": an answer to learn). Hint: add it.\n'
             "(3 problems in all)"
         ),
         {"train": [{"input": "a"}], "eval": [{"input": "a", "target": 1}]},
@@ -974,8 +978,8 @@ CASES = [
     ),
     BadInput(
         "one label word",
-        "--label_words: found ['no']; expected 2 different texts; write it as --label_words WORD "
-        "WORD",
+        "--label_words: ['no'] (expected 2 different texts). Hint: write it as --label_words WORD "
+        "WORD.",
         {"train": [{"input": "a", "target": 1}], "eval": [{"input": "a", "target": 1}]},
         extra=("--label_words", "no"),
         task="clf",

@@ -38,7 +38,7 @@ def test_of_many_problems_20_and_the_count_are_told(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 21
     assert lines[0].endswith(
-        "train[0].a: found NaN; expected a finite number; use null or leave it out"
+        "train[0].a: NaN (expected a finite number). Hint: use null or leave it out."
     )
     assert lines[-1] == "… and 5 more (25 problems in all)"
 
@@ -69,9 +69,9 @@ def test_a_world_of_which_only_the_size_is_known_is_refused(
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
     assert main("seq2seq", "", argv) == 2
     assert capsys.readouterr().err == (
-        "environment variable WORLD_SIZE: found '2'; expected RANK, MASTER_ADDR and MASTER_PORT "
-        "beside it; let one launcher (torchrun, srun, deepspeed) set it, or unset what is left of "
-        "one\n"
+        "environment variable WORLD_SIZE: '2' (expected RANK, MASTER_ADDR and MASTER_PORT "
+        "beside it). Hint: let one launcher (torchrun, srun, deepspeed) set it, or unset what is left of "
+        "one.\n"
     )
 
 

@@ -87,24 +87,24 @@ def test_everything_wrong_with_the_words_at_once(tmp_path: Path) -> None:
     assert told(
         "slurm", ["--gpus", "4", "--memory", "lots", "--config", f"{tmp_path}/job.json"]
     ) == [
-        "--gpus: found an unknown flag; expected a known one; did you mean --gpu?",
-        "--memory: found 'lots'; expected an amount of memory, as 80GB; write it as --memory SIZE",
-        f"{where}: cluster: num_node: found an unknown flag; expected a known one; did you mean "
+        "--gpus: an unknown flag (expected a known one). Hint: did you mean --gpu?",
+        "--memory: 'lots' (expected an amount of memory, as 80GB). Hint: write it as --memory SIZE.",
+        f"{where}: cluster: num_node: an unknown flag (expected a known one). Hint: did you mean "
         "num_nodes?",
-        f"{where}: cluster: time: found 'soon'; expected a length of time, as 12h, 90m or "
-        f"1-00:00:00; write it as {where}: cluster: time TIME",
+        f"{where}: cluster: time: 'soon' (expected a length of time, as 12h, 90m or "
+        f"1-00:00:00). Hint: write it as {where}: cluster: time TIME.",
     ]
 
 
 @pytest.mark.parametrize(
     ("flags", "job", "line"),
     [
-        ([], [], "submit: found no job; expected -- seq2seq.py|clf.py [flags]; write -- seq2seq.py "
-         "or -- clf.py and its flags behind the cluster's"),
-        ([], ["--", "train.py"], "submit: found 'train.py'; expected -- seq2seq.py|clf.py [flags]; "
-         "write -- seq2seq.py or -- clf.py and its flags behind the cluster's"),
-        (["--command", "python3 clf.py"], JOB, "submit: found --command and a job after --; "
-         "expected one of the two; leave one out"),
+        ([], [], "submit: no job (expected -- seq2seq.py|clf.py [flags]). Hint: write -- seq2seq.py "
+         "or -- clf.py and its flags behind the cluster's."),
+        ([], ["--", "train.py"], "submit: 'train.py' (expected -- seq2seq.py|clf.py [flags]). "
+         "Hint: write -- seq2seq.py or -- clf.py and its flags behind the cluster's."),
+        (["--command", "python3 clf.py"], JOB, "submit: --command and a job after -- "
+         "(expected one of the two). Hint: leave one out."),
     ],
 )  # fmt: skip
 def test_no_job(flags: list[str], job: list[str], line: str) -> None:
@@ -121,12 +121,12 @@ def test_secrets_are_named_and_never_written(monkeypatch: pytest.MonkeyPatch) ->
     assert lines_of(Cluster(envs={"HF_TOKEN": None, "KEYBOARD": "de"})) == []
     found = lines_of(Cluster(envs={"HF_TOKEN": "hush", "WANDB_API_KEY": None, "2X": "y"}))
     assert found == [
-        "--envs 'HF_TOKEN': found a value for what looks like a secret; expected the name alone; "
-        "export it in this shell, and write --envs HF_TOKEN",
-        "--envs 'WANDB_API_KEY': found not set here; expected a variable to pass on; "
-        "export WANDB_API_KEY, or write WANDB_API_KEY=VALUE if it is no secret",
-        "--envs '2X': found no name of a variable; expected letters, digits and _, no digit first; "
-        "correct the name",
+        "--envs 'HF_TOKEN': a value for what looks like a secret (expected the name alone). "
+        "Hint: export it in this shell, and write --envs HF_TOKEN.",
+        "--envs 'WANDB_API_KEY': not set here (expected a variable to pass on). "
+        "Hint: export WANDB_API_KEY, or write WANDB_API_KEY=VALUE if it is no secret.",
+        "--envs '2X': no name of a variable (expected letters, digits and _, no digit first). "
+        "Hint: correct the name.",
     ]
 
 
@@ -152,26 +152,26 @@ def test_a_plan_and_a_dry_run_behind_the_dashes() -> None:
     asked = read_words("slurm", [*JOB, "--dry_run", "--plan_gpus", "4"])
     assert asked.prints_only
     assert [str(problem) for problem in asked.problems] == [
-        "--plan_gpus: found a machine to plan for; expected the cluster's words; write "
+        "--plan_gpus: a machine to plan for (expected the cluster's words). Hint: write "
         "--num_nodes, "
-        "--gpus_per_node, --gpu_memory and --memory before the --"
+        "--gpus_per_node, --gpu_memory and --memory before the --."
     ]
 
 
 def test_words_without_meaning() -> None:
     asked = Cluster(high_priority=True, login=True, gpu_type="a100", mounts=("data",))
     assert lines_of(asked) == [
-        "--mounts 'data': found a path that is not whole; expected SOURCE or SOURCE:TARGET, both "
-        "beginning with /; correct it",
-        "--mounts: found no --container; expected a container to see them; add --container IMAGE, "
-        "or leave it out: without one all folders are seen",
-        "--high-priority: found a word without meaning on Slurm; expected none there; leave it "
+        "--mounts 'data': a path that is not whole (expected SOURCE or SOURCE:TARGET, both "
+        "beginning with /). Hint: correct it.",
+        "--mounts: no --container (expected a container to see them). Hint: add --container IMAGE, "
+        "or leave it out: without one all folders are seen.",
+        "--high-priority: a word without meaning on Slurm (expected none there). Hint: leave it "
         "out; name a partition or a quality of service instead: --slurm partition=NAME or --slurm "
-        "qos=NAME",
-        "--login: found a word without meaning on Slurm; expected none there; leave it out; "
-        "`python3 -m workflow logs -f RUN` follows the job",
-        "--gpu_type: found 'a100' without GPUs; expected with --gpus_per_node; "
-        "add --gpus_per_node N",
+        "qos=NAME.",
+        "--login: a word without meaning on Slurm (expected none there). Hint: leave it out; "
+        "`python3 -m workflow logs -f RUN` follows the job.",
+        "--gpu_type: 'a100' without GPUs (expected with --gpus_per_node). "
+        "Hint: add --gpus_per_node N.",
     ]
 
 
@@ -205,7 +205,7 @@ def test_an_unknown_cluster() -> None:
     with pytest.raises(BadInput) as caught:
         main(["pbs"])
     assert str(caught.value) == (
-        "submit: found 'pbs'; expected one of slurm, kubernetes, local; write it behind submit"
+        "submit: 'pbs' (expected one of slurm, kubernetes, local). Hint: write it behind submit."
     )
 
 

@@ -252,8 +252,8 @@ def test_logs_of_a_job_without_pods(fake: Path) -> None:
     with pytest.raises(BadInput) as raised:
         Kubernetes().show_log(record(), Path(), follow=True)
     assert str(raised.value) == (
-        "job sums: found no pod; expected its pod 0; wait until it has started; pods that have"
-        " ended are kept as long as their job"
+        "job sums: no pod (expected its pod 0). Hint: wait until it has started; pods that have"
+        " ended are kept as long as their job."
     )
 
 
@@ -263,8 +263,8 @@ def test_a_refusal_is_told_by_its_first_lines(fake: Path) -> None:
     with pytest.raises(BadInput) as raised:
         kubectl(["apply", "-f", "-"], None)
     assert str(raised.value) == (
-        "kubectl apply: found exit status 1 (line 1; line 2; line 3); expected a cluster that does"
-        " it; mend that, and see whether `kubectl apply` works here by itself"
+        "kubectl apply: exit status 1 (line 1; line 2; line 3) (expected a cluster that does"
+        " it). Hint: mend that, and see whether `kubectl apply` works here by itself."
     )
 
 
@@ -282,8 +282,8 @@ def test_a_cluster_out_of_reach_is_no_refusal(fake: Path, last: str) -> None:
     with pytest.raises(BadInput) as raised:
         kubectl(["apply", "-f", "-"], None)
     assert str(raised.value) == (
-        f"kubectl: found no cluster within reach ({last}); expected a cluster that answers; see "
-        "whether `kubectl get jobs` works here; without --apply the manifest is printed"
+        f"kubectl: no cluster within reach ({last}) (expected a cluster that answers). Hint: see "
+        "whether `kubectl get jobs` works here; without --apply the manifest is printed."
     )
     assert isinstance(raised.value.problems[0], NotAsked)
 
@@ -293,6 +293,6 @@ def test_without_kubectl_this_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(BadInput) as raised:
         Kubernetes().cancel(record())
     assert str(raised.value) == (
-        "kubectl: found No such file or directory; expected Kubernetes' command line; install it,"
-        " and let `kubectl get jobs` work here"
+        "kubectl: No such file or directory (expected Kubernetes' command line). Hint: install it,"
+        " and let `kubectl get jobs` work here."
     )

@@ -280,81 +280,81 @@ def told(submission: Submission, cluster: Cluster) -> list[str]:
     [
         (
             {"container": None},
-            "--container: found none; expected an image that the nodes can fetch;"
+            "--container: none (expected an image that the nodes can fetch;"
             " write --container REGISTRY/IMAGE:TAG",
         ),
         (
             {"container": "pyxis:nvcr.io#nvidia/pytorch"},
-            "--container: found 'pyxis:nvcr.io#nvidia/pytorch'; expected an image that the nodes"
-            " can fetch; write --container REGISTRY/IMAGE:TAG",
+            "--container: 'pyxis:nvcr.io#nvidia/pytorch' (expected an image that the nodes"
+            " can fetch). Hint: write --container REGISTRY/IMAGE:TAG.",
         ),
         (
             {"time": 3600},
-            "--time: found a word without meaning on Kubernetes; expected none there; leave it"
-            " out: a pod runs until it ends or is evicted, and then goes on",
+            "--time: a word without meaning on Kubernetes (expected none there). Hint: leave it"
+            " out: a pod runs until it ends or is evicted, and then goes on.",
         ),
         (
             {"dependency": "other"},
-            "--dependency: found a word without meaning on Kubernetes; expected none there; leave"
-            " it out, and submit this job when that one is done",
+            "--dependency: a word without meaning on Kubernetes (expected none there). Hint: leave"
+            " it out, and submit this job when that one is done.",
         ),
         (
             {"slurm": {"partition": "gpu"}},
-            "--slurm: found a word without meaning on Kubernetes; expected none there; leave it"
-            " out; Kubernetes' own settings are words of --kubernetes",
+            "--slurm: a word without meaning on Kubernetes (expected none there). Hint: leave it"
+            " out; Kubernetes' own settings are words of --kubernetes.",
         ),
         (
             {"high_priority": True},
-            "--high-priority: found a word without meaning on Kubernetes; expected none there;"
-            " leave it out; name a class instead: --kubernetes priority_class=NAME",
+            "--high-priority: a word without meaning on Kubernetes (expected none there;"
+            " leave it out). Hint: name a class instead: --kubernetes priority_class=NAME.",
         ),
         (
             {"kubernetes": None},
-            "--kubernetes: found neither pvc nor host_path; expected one place of the mount; write"
-            " --kubernetes pvc=CLAIM, or host_path=FOLDER where every node has it",
+            "--kubernetes: neither pvc nor host_path (expected one place of the mount). Hint: write"
+            " --kubernetes pvc=CLAIM, or host_path=FOLDER where every node has it.",
         ),
         (
             {"kubernetes": {"pvc": "a", "host_path": "/b"}},
-            "--kubernetes: found pvc and host_path; expected one place of the mount; write"
-            " --kubernetes pvc=CLAIM, or host_path=FOLDER where every node has it",
+            "--kubernetes: pvc and host_path (expected one place of the mount). Hint: write"
+            " --kubernetes pvc=CLAIM, or host_path=FOLDER where every node has it.",
         ),
         (
             {"kubernetes": {"pvc_path": "a", "host_path": "/b"}},
-            "--kubernetes pvc_path: found it without pvc; expected a claim it is in; leave it out,"
-            " and write the whole path as host_path",
+            "--kubernetes pvc_path: it without pvc (expected a claim it is in). Hint: leave it out,"
+            " and write the whole path as host_path.",
         ),
         (
             {"kubernetes": {"host_path": "b"}},
-            "--kubernetes host_path: found 'b'; expected a folder, beginning with /; write it as"
-            " --kubernetes host_path=FOLDER",
+            "--kubernetes host_path: 'b' (expected a folder, beginning with /). Hint: write it as"
+            " --kubernetes host_path=FOLDER.",
         ),
         (
             {"kubernetes": {"pvc": "a", "nmaespace": "b"}},
-            "--kubernetes nmaespace: found an unknown setting; expected a known one; did you mean"
+            "--kubernetes nmaespace: an unknown setting (expected a known one). Hint: did you mean"
             " namespace?",
         ),
         (
             {"kubernetes": {"pvc": "a", "xyzzy": "b"}},
-            "--kubernetes xyzzy: found an unknown setting; expected a known one; known are pvc,"
+            "--kubernetes xyzzy: an unknown setting (expected a known one). Hint: known are pvc,"
             " pvc_path, host_path, namespace, queue, priority_class, service_account,"
             " image_pull_secret, secret, project, gpu_resource, shm, run_as_user, node_selector,"
-            " tolerations, labels, annotations",
+            " tolerations, labels, annotations.",
         ),
         (
             {"kubernetes": {"pvc": "a", "labels": "team=nlp"}},
-            "--kubernetes labels: found 'team=nlp'; expected a JSON object of texts; write it as"
-            """ --kubernetes labels='{"NAME": "TEXT"}'""",
+            "--kubernetes labels: 'team=nlp' (expected a JSON object of texts). Hint: write it as"
+            """ --kubernetes labels='{"NAME": "TEXT"}'"".",
         ),
         (
             {"envs": {"HF_TOKEN": None, "HF_HOME": "/x", "WANDB_API_KEY": None}},
-            "--envs HF_TOKEN WANDB_API_KEY: found names alone; expected a Secret of the cluster"
-            " that holds what they are; add --kubernetes secret=NAME, whose keys are the"
-            " variables' names",
+            "--envs HF_TOKEN WANDB_API_KEY: names alone (expected a Secret of the cluster"
+            " that holds what they are). Hint: add --kubernetes secret=NAME, whose keys are the"
+            " variables' names.",
         ),
         (
             {"envs": {"WORKFLOW_MOUNT": "/x"}},
-            "--envs WORKFLOW_MOUNT: found a variable; expected none: pods have the mount at"
-            " /model_mount; leave it out",
+            "--envs WORKFLOW_MOUNT: a variable (expected none: pods have the mount at"
+            " /model_mount). Hint: leave it out.",
         ),
     ],
 )
@@ -365,9 +365,9 @@ def test_a_problem_is_told_in_one_line(changes: dict[str, Any], line: str) -> No
 @pytest.mark.parametrize("flags", [("--overwrite_output_dir",), ("--overwrite_output_dir=true",)])
 def test_a_job_that_begins_again_each_time_is_refused(flags: tuple[str, ...]) -> None:
     assert told(dataclasses.replace(SMALL, arguments=flags), ONE_NODE) == [
-        "--overwrite_output_dir: found a flag by which a pod that is made again would remove the"
-        " run; expected a run that goes on; leave it out, and remove"
-        " /home/me/mount/models/sums-100 or choose another --training_run_name"
+        "--overwrite_output_dir: a flag by which a pod that is made again would remove the"
+        " run (expected a run that goes on). Hint: leave it out, and remove"
+        " /home/me/mount/models/sums-100 or choose another --training_run_name."
     ]
 
 

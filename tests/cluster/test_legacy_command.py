@@ -86,14 +86,14 @@ MEND = "write the job behind -- instead: -- seq2seq.py [flags]"
 def test_what_is_not_that_is_refused(shared: Path, text: str, found: str, expected: str) -> None:
     with pytest.raises(BadInput) as caught:
         read_command(text, str(shared), shared)
-    assert str(caught.value) == f"--command: found {found}; expected {expected}; {MEND}"
+    assert str(caught.value) == f"--command: {found} (expected {expected}). Hint: {MEND}"
 
 
 def test_a_script_that_is_not_there(shared: Path) -> None:
     with pytest.raises(BadInput) as caught:
         read_command("cd data/other; python3 clf.py", str(shared), shared)
     assert str(caught.value) == (
-        f"--command: found '{shared}/other/clf.py'; expected a script that is there; {MEND}"
+        f"--command: '{shared}/other/clf.py' (expected a script that is there). Hint: {MEND}"
     )
 
 

@@ -171,8 +171,8 @@ def test_no_such_run(mount: Mount) -> None:
     with pytest.raises(BadInput) as caught:
         look(mount, "b")
     assert str(caught.value) == (
-        f"run 'b': found no run and no job of this name; expected a run in {mount.models}; "
-        "choose among a"
+        f"run 'b': no run and no job of this name (expected a run in {mount.models}). "
+        "Hint: choose among a."
     )
 
 

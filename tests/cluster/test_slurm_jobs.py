@@ -132,16 +132,16 @@ def test_an_earlier_command_line(site: Site) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--slurm", "partition=nowhere"), "sbatch: found invalid partition specified: "
-         "nowhere; allocation failure: Invalid partition name specified; expected a job that "
-         "Slurm takes; correct the words of the cluster part "
-         "(sinfo lists partitions)"),
-        (("--num_nodes", "3"), "sbatch: found allocation failure: Requested node configuration is "
-         "not available; expected a job that Slurm takes; correct the words of the cluster part "
-         "(sinfo lists partitions)"),
-        (("--dependency", "99999"), "--dependency '99999': found slurm job 99999, which is not "
-         "queued and does not run (gone); expected a run whose job is queued, runs or is done; or "
-         "a job's number; submit that one again first; or leave this out, if it ended well"),
+        (("--slurm", "partition=nowhere"), "sbatch: invalid partition specified: "
+         "nowhere; allocation failure: Invalid partition name specified (expected a job that "
+         "Slurm takes). Hint: correct the words of the cluster part "
+         "(sinfo lists partitions)."),
+        (("--num_nodes", "3"), "sbatch: allocation failure: Requested node configuration is "
+         "not available (expected a job that Slurm takes). Hint: correct the words of the cluster part "
+         "(sinfo lists partitions)."),
+        (("--dependency", "99999"), "--dependency '99999': slurm job 99999, which is not "
+         "queued and does not run (gone) (expected a run whose job is queued, runs or is done). Hint: or "
+         "a job's number; submit that one again first; or leave this out, if it ended well."),
     ],
 )  # fmt: skip
 def test_what_slurm_would_refuse_is_not_queued(

@@ -84,8 +84,8 @@ def test_it_is_told_where_a_job_stands(plain: Plain) -> None:
     assert plain.pending == Told(
         f"plain: pending\n  JobHeldUser\n  {title}\n  {run}\n",
         f"{head}plain  pending  -     -     -           -     0         {title}\n",
-        f"{run.parent}/.jobs/plain/log: found no log yet; expected a job that has begun; "
-        "wait until the job has begun, or follow it with -f\n",
+        f"{run.parent}/.jobs/plain/log: no log yet (expected a job that has begun). "
+        "Hint: wait until the job has begun, or follow it with -f.\n",
     )
     number = r"[\d.e+]+"
     assert re.fullmatch(

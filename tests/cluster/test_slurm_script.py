@@ -138,22 +138,22 @@ def test_options_that_the_script_needs_as_they_are() -> None:
         kubernetes={"pvc": "x"},
     )
     assert [str(problem) for problem in problems_of_words(asked)] == [
-        "--slurm 'nodes': found the option --nodes; expected another option; write --num_nodes",
-        "--slurm '--time': found the option --time; expected another option; write --time",
-        "--slurm 'requeue': found the option --requeue; expected another option; leave it out: the "
-        "script queues the job again itself; --max_restarts bounds it",
-        "--slurm 'array': found the option --array; expected another option; leave it out: an "
+        "--slurm 'nodes': the option --nodes (expected another option). Hint: write --num_nodes.",
+        "--slurm '--time': the option --time (expected another option). Hint: write --time.",
+        "--slurm 'requeue': the option --requeue (expected another option). Hint: leave it out: the "
+        "script queues the job again itself; --max_restarts bounds it.",
+        "--slurm 'array': the option --array (expected another option). Hint: leave it out: an "
         "array would start the same run several times; submit a job for each seed, with a "
-        "--training_run_name of its own",
-        "--slurm 'p': found no name of an option; expected an option of sbatch by its long name, "
-        "as partition; correct it",
-        "--slurm 'Partition': found no name of an option; expected an option of sbatch by its long "
-        "name, as partition; correct it",
-        "--slurm 'comment': found 'a\\nb'; expected a text, a number, true or false; write it on "
-        "one line, in quotes",
-        "--name: found 'a\\nb'; expected one line; choose another name",
-        "--kubernetes: found settings; expected none on Slurm; leave it out, or submit to "
-        "Kubernetes",
+        "--training_run_name of its own.",
+        "--slurm 'p': no name of an option (expected an option of sbatch by its long name, "
+        "as partition). Hint: correct it.",
+        "--slurm 'Partition': no name of an option (expected an option of sbatch by its long "
+        "name, as partition). Hint: correct it.",
+        "--slurm 'comment': 'a\\nb' (expected a text, a number, true or false). Hint: write it on "
+        "one line, in quotes.",
+        "--name: 'a\\nb' (expected one line). Hint: choose another name.",
+        "--kubernetes: settings (expected none on Slurm). Hint: leave it out, or submit to "
+        "Kubernetes.",
     ]
 
 
@@ -182,9 +182,9 @@ def test_an_image_that_nothing_runs() -> None:
     found = find_runtime("a/b:1", False, frozenset())
     assert isinstance(found, Problem)
     assert str(found) == (
-        "--container 'a/b:1': found no Pyxis in srun, no apptainer and no docker on this machine; "
-        "expected one of them, to run the image; if the cluster's machines have one, name it: "
-        "pyxis:IMAGE, apptainer:IMAGE or docker:IMAGE"
+        "--container 'a/b:1': no Pyxis in srun, no apptainer and no docker on this machine "
+        "(expected one of them, to run the image). Hint: if the cluster's machines have one, name it: "
+        "pyxis:IMAGE, apptainer:IMAGE or docker:IMAGE."
     )
 
 
@@ -201,8 +201,8 @@ def test_a_link_that_leads_out_of_what_the_container_sees(tmp_path: Path) -> Non
 
     found = unseen(link, tmp_path / "mount")
     assert [str(problem) for problem in found] == [
-        f"{link}: found {tmp_path}/elsewhere/flan; expected a folder that the container sees; "
-        f"add --mounts {tmp_path}/elsewhere/flan"
+        f"{link}: {tmp_path}/elsewhere/flan (expected a folder that the container sees). "
+        f"Hint: add --mounts {tmp_path}/elsewhere/flan."
     ]
     assert unseen(link, mounts=(f"{tmp_path}/elsewhere",)) == []
     assert unseen(link, shared_host_dir=str(tmp_path)) == []

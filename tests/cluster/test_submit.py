@@ -116,9 +116,9 @@ def test_cancelled_it_saves_and_the_same_command_goes_on(mount: Mount) -> None:
     record = read_record(folder_of(mount, "run"))
     assert record is not None
     assert (
-        f"run run: found a job that is running (pid {record.identity} on {record.host}); expected "
-        "a run that has no job; wait for it, `python3 -m workflow cancel run`, or choose another "
-        "name"
+        f"run run: a job that is running (pid {record.identity} on {record.host}) (expected "
+        "a run that has no job). Hint: wait for it, `python3 -m workflow cancel run`, or choose another "
+        "name."
     ) in told("local", words)
     assert workflow("status", "run").stdout.startswith("run: running, step ")
     cancelled = workflow("cancel", "run")
@@ -145,19 +145,19 @@ def test_everything_that_keeps_a_job_from_working_at_once(mount: Mount) -> None:
     flags = ["--container", "x", "--envs", "MY_TOKEN=1", "--num_nodes", "2"]
     found = told("local", [*flags, *job("--max_step", "2", model="t5-tiy")])
     assert found == [
-        "--max_step: found an unknown flag; expected a known one; did you mean --max_steps?",
-        "--envs 'MY_TOKEN': found a value for what looks like a secret; expected the name alone; "
-        "export it in this shell, and write --envs MY_TOKEN",
-        "--num_nodes: found a word without meaning on this machine; expected none there; leave it "
-        "out: this is one machine",
-        "--container: found a word without meaning on this machine; expected none there; leave it "
-        "out, or start the job inside of the container",
-        f"--model_init_name t5-tiy: found no such folder; expected {mount.models}/t5-tiy; did you "
+        "--max_step: an unknown flag (expected a known one). Hint: did you mean --max_steps?",
+        "--envs 'MY_TOKEN': a value for what looks like a secret (expected the name alone). "
+        "Hint: export it in this shell, and write --envs MY_TOKEN.",
+        "--num_nodes: a word without meaning on this machine (expected none there). Hint: leave it "
+        "out: this is one machine.",
+        "--container: a word without meaning on this machine (expected none there). Hint: leave it "
+        "out, or start the job inside of the container.",
+        f"--model_init_name t5-tiy: no such folder (expected {mount.models}/t5-tiy). Hint: did you "
         "mean t5-tiny?",
-        f"{mount.data}/sums.json: eval[0].prompt: found the number 1; expected a text; write it in "
-        "quotes",
-        f"{mount.data}/sums.json: eval[0]: found no key \"completion\" (keys: 'prompt'); expected "
-        '"completion": an answer to learn; add it',
+        f"{mount.data}/sums.json: eval[0].prompt: the number 1 (expected a text). Hint: write it in "
+        "quotes.",
+        f"{mount.data}/sums.json: eval[0]: no key \"completion\" (keys: 'prompt') (expected "
+        '"completion": an answer to learn). Hint: add it.',
     ]
     assert not mount.jobs.exists()
 
@@ -165,43 +165,43 @@ def test_everything_that_keeps_a_job_from_working_at_once(mount: Mount) -> None:
 CANNOT_WORK: dict[str, tuple[list[str], list[str], str]] = {
     "data": (
         [], job("--data_name=sms"),
-        "--data_name: found several values; expected one value; give the flag once",
+        "--data_name: several values (expected one value). Hint: give the flag once.",
     ),
     "model on the hub": (
         [], ["--", "clf.py", "--model_pretrain_name", "google/flan-t5-xl", "--data", "sums"],
-        "model google/flan-t5-xl: found a name on the hub; expected a folder that the job can "
-        "read; "
-        "run `python3 -m workflow prefetch google/flan-t5-xl`, then name it --model_init_name "
-        "flan-t5-xl",
+        "model google/flan-t5-xl: a name on the hub (expected a folder that the job can "
+        "read). "
+        "Hint: run `python3 -m workflow prefetch google/flan-t5-xl`, then name it --model_init_name "
+        "flan-t5-xl.",
     ),
-    "model that is a run": ([], job(model="earlier"), "--model_init_name earlier: found a run, "
+    "model that is a run": ([], job(model="earlier"), "--model_init_name earlier: a run, "
     "not a "
-        "model; expected one of its checkpoints; write earlier/checkpoint-2"),
-    "run name": ([], job(name="../run"), "--training_run_name '../run': found a name that leaves "
-        "mount/models, is hidden, cannot be printed or has over 120 bytes; expected a folder name "
-        "inside MODELS; choose another name"),
+        "model (expected one of its checkpoints). Hint: write earlier/checkpoint-2."),
+    "run name": ([], job(name="../run"), "--training_run_name '../run': a name that leaves "
+        "mount/models, is hidden, cannot be printed or has over 120 bytes (expected a folder name "
+        "inside MODELS). Hint: choose another name."),
     "optimizer": ([], job("--optim", "adafactor", "--num_processes", "2"),
-        "--optim: found adafactor on 2 processes; expected adamw_torch there: ZeRO flattens "
+        "--optim: adafactor on 2 processes (expected adamw_torch there: ZeRO flattens "
         "tensors, "
-        "and Adafactor would lose its factors; use --optim adamw_torch, or --num_processes 1 in "
-        "plain torch"),
-    "time": (["--time", "1h"], job(), "--time: found a word without meaning on this machine; "
-        "expected none there; leave it out: nothing ends the job here"),
-    "dependency": (["--dependency", "x"], job(), "--dependency: found a word without meaning on "
+        "and Adafactor would lose its factors). Hint: use --optim adamw_torch, or --num_processes 1 in "
+        "plain torch."),
+    "time": (["--time", "1h"], job(), "--time: a word without meaning on this machine "
+        "(expected none there). Hint: leave it out: nothing ends the job here."),
+    "dependency": (["--dependency", "x"], job(), "--dependency: a word without meaning on "
     "this "
-        "machine; expected none there; start the job when the other has ended: A && B"),
-    "variable": (["--envs", "SURELY_NOT_SET"], job(), "--envs 'SURELY_NOT_SET': found not set "
-    "here; "
-        "expected a variable to pass on; export SURELY_NOT_SET, or write SURELY_NOT_SET=VALUE if "
+        "machine (expected none there). Hint: start the job when the other has ended: A && B."),
+    "variable": (["--envs", "SURELY_NOT_SET"], job(), "--envs 'SURELY_NOT_SET': not set "
+    "here "
+        "(expected a variable to pass on). Hint: export SURELY_NOT_SET, or write SURELY_NOT_SET=VALUE if "
         "it "
-        "is no secret"),
-    "login": (["--login"], job(), "--login: found a word without meaning on this machine; expected "
-        "none there; leave it out; `python3 -m workflow logs -f RUN` follows the job"),
+        "is no secret."),
+    "login": (["--login"], job(), "--login: a word without meaning on this machine (expected "
+        "none there). Hint: leave it out; `python3 -m workflow logs -f RUN` follows the job."),
     "metric": ([], job("--metric", "none.py:f"),
-        "--metric: found no file 'none.py'; expected file.py:function; correct the path"),
+        "--metric: no file 'none.py' (expected file.py:function). Hint: correct the path."),
     "schedule": ([], job("--lr_scheduler_type", "constant", "--warmup_steps", "5"),
-        "--warmup_steps: found 5.0; expected nothing with the constant schedule, which ignores it; "
-        "leave it out, or choose --lr_scheduler_type constant_with_warmup or another"),
+        "--warmup_steps: 5.0 (expected nothing with the constant schedule, which ignores it). "
+        "Hint: leave it out, or choose --lr_scheduler_type constant_with_warmup or another."),
 }  # fmt: skip
 """One reason each; the flags of the cluster and the job's own."""
 
@@ -236,8 +236,8 @@ def test_a_run_of_another_job(mount: Mount) -> None:
     run_job(read_words("local", words).spec, mount)
     found = told("local", [*words, "--seed", "1"])
     assert found == [
-        f"{mount.models}/run: found a run of another job (seed: 0 there, 1 here); expected the "
-        "same job; choose another --training_run_name, or add --overwrite_output_dir to begin again"
+        f"{mount.models}/run: a run of another job (seed: 0 there, 1 here) (expected the "
+        "same job). Hint: choose another --training_run_name, or add --overwrite_output_dir to begin again."
     ]
     # its precision was the machine's choice, and is no difference where another machine was asked
     submitted(["--dry_run", *words])
@@ -247,8 +247,8 @@ def test_a_disk_that_is_too_small(mount: Mount, monkeypatch: pytest.MonkeyPatch)
     usage = shutil.disk_usage(mount.root)._replace(free=10_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert told("local", job("--max_steps", "2")) == [
-        f"{mount.models}: found 0.0 GB free; expected 0.1 GB: the newest checkpoint, the next one "
-        "beside it, older ones and the best; make room, or lower --save_total_limit"
+        f"{mount.models}: 0.0 GB free (expected 0.1 GB: the newest checkpoint, the next one "
+        "beside it, older ones and the best). Hint: make room, or lower --save_total_limit."
     ]
 
 
@@ -257,8 +257,8 @@ def test_a_job_that_is_queued_already(mount: Mount) -> None:
     folder_of(mount, "run").mkdir(parents=True)
     write_record(folder_of(mount, "run"), record)
     assert told("local", job("--max_steps", "2")) == [
-        f"run run: found a job that is running ({record.title}); expected a run that has no job; "
-        "wait for it, `python3 -m workflow cancel run`, or choose another name"
+        f"run run: a job that is running ({record.title}) (expected a run that has no job). "
+        "Hint: wait for it, `python3 -m workflow cancel run`, or choose another name."
     ]
 
 
@@ -308,15 +308,15 @@ def test_where_slurm_is_out_of_reach_a_dry_run_prints_the_script(
     assert lines[:2] == [f"not asked: {found}", f"not asked: {queued}"]
     assert capsys.readouterr().out.startswith("#!/bin/bash\n")
     assert told("slurm", job("--max_steps", "2")) == [
-        f"submit slurm: found {found}; expected a login node of Slurm; submit from a machine where "
-        "`sinfo` works, or use `submit local`",
-        f"run run: found {queued}; expected a run that has no job; submit where its cluster can be "
-        "asked, or choose another name",
+        f"submit slurm: {found} (expected a login node of Slurm). Hint: submit from a machine where "
+        "`sinfo` works, or use `submit local`.",
+        f"run run: {queued} (expected a run that has no job). Hint: submit where its cluster can be "
+        "asked, or choose another name.",
     ]
     put_command(mount.root / "bin", "sbatch", "error: invalid partition specified: gpu")
     assert told("slurm", job("--max_steps", "2"))[0] == (
-        "sbatch: found invalid partition specified: gpu; expected a job that Slurm takes; correct "
-        "the words of the cluster part (sinfo lists partitions)"
+        "sbatch: invalid partition specified: gpu (expected a job that Slurm takes). Hint: correct "
+        "the words of the cluster part (sinfo lists partitions)."
     )
 
 
@@ -335,6 +335,6 @@ def test_a_manifest_is_printed_where_no_cluster_can_be_asked(
     assert submitted(printed, "kubernetes")[0] == f"not asked: {found}"
     assert "kind: Job" in capsys.readouterr().out
     assert told("kubernetes", words) == [
-        f"run run: found {found}; expected a run that has no job; submit where its cluster can be "
-        "asked, or choose another name"
+        f"run run: {found} (expected a run that has no job). Hint: submit where its cluster can be "
+        "asked, or choose another name."
     ]

@@ -208,8 +208,8 @@ def test_trackers_are_words_or_a_json_list(tmp_path: Path) -> None:
         (("none", "wandb"), "['none', 'wandb']"),
     ):
         assert parse(*BASE, "--report_to", *words)[1] == [
-            f"--report_to: found {found}; expected none, or some of tensorboard, wandb; choose one "
-            "of them"
+            f"--report_to: {found} (expected none, or some of tensorboard, wandb). Hint: choose one "
+            "of them."
         ]
 
 
@@ -244,12 +244,12 @@ def test_a_written_spec_is_a_job_file(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "--config {path}: found 'Expecting property name enclosed in double"),
-        ("[]", "--config {path}: found list; expected a JSON object"),
-        ('{"max_step": 2}', "--config {path}: max_step: found an unknown flag; expected a known "
-         "one; did you mean max_steps?"),
-        ('{"max_steps": 2.5}', "--config {path}: max_steps: found 2.5; expected a whole number"),
-        ('{"max_steps": true}', "--config {path}: max_steps: found True; expected a whole number"),
-        ('{"task": "clf"}', "--config {path}: task: found 'clf'; expected one of seq2seq"),
+        ("[]", "--config {path}: list (expected a JSON object"),
+        ('{"max_step": 2}', "--config {path}: max_step: an unknown flag (expected a known "
+         "one). Hint: did you mean max_steps?"),
+        ('{"max_steps": 2.5}', "--config {path}: max_steps: 2.5 (expected a whole number"),
+        ('{"max_steps": true}', "--config {path}: max_steps: True (expected a whole number"),
+        ('{"task": "clf"}', "--config {path}: task: 'clf' (expected one of seq2seq"),
         ('{"fp16": true}', "--config {path}: fp16: found a flag this tool does not take"),
     ],
 )  # fmt: skip
@@ -271,8 +271,8 @@ def test_keywords_are_checked_as_flags_are() -> None:
     with pytest.raises(BadInput) as raised:
         make_job("seq2seq", model_init_name="m", data_name="d", max_step=2, temperature=-1)
     assert str(raised.value).splitlines() == [
-        "max_step: found an unknown flag; expected a known one; did you mean max_steps?",
-        "temperature: found -1; expected a number of at least 0; write it as temperature X",
+        "max_step: an unknown flag (expected a known one). Hint: did you mean max_steps?",
+        "temperature: -1 (expected a number of at least 0). Hint: write it as temperature X.",
         "(2 problems in all)",
     ]
 

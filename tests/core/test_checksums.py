@@ -28,9 +28,9 @@ FILES = {
 }
 DIGESTS = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
 CHANGED = "another content than when it was written (truncated or changed)"
-LISTED = "; expected the content that checksums.json lists"
+LISTED = " (expected the content that checksums.json lists"
 MEND = "; get a whole copy of the folder; if you changed the file on purpose, remove checksums.json"
-BROKEN = f"found a broken list of checksums; expected the checksums of this folder's files{MEND}"
+BROKEN = f"a broken list of checksums (expected the checksums of this folder's files{MEND}"
 
 
 @pytest.fixture
@@ -340,7 +340,7 @@ def test_a_list_that_cannot_be_read_is_told(folder: Path, instead: str, reason: 
         targets = {"link to nothing": "nothing", "link to itself": CHECKSUM_FILE}
         path.symlink_to(targets.get(instead, "/proc/self/mem"))
     assert has_checksums(folder)
-    expected = f"; expected the checksums of this folder's files{MEND}"
+    expected = f" (expected the checksums of this folder's files{MEND}"
     assert told(folder) == [f"{path}: found unreadable ({reason}){expected}"]
 
 

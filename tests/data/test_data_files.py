@@ -111,41 +111,41 @@ FILES: dict[str, tuple[bytes, str]] = {
     "words.json": (b"hello there\n", f"found text that is no JSON; {NO_JSON}; write it as JSON"),
     "cut.json": (
         '{"train": [{"prompt": "é'.encode()[:-1],
-        "line 1: found byte 0xc3, which is not UTF-8; expected a file in UTF-8; the file may have "
-        "been cut off: write it again",
+        "line 1: byte 0xc3, which is not UTF-8 (expected a file in UTF-8). Hint: the file may have "
+        "been cut off: write it again.",
     ),
     "lines.json": (
         LINES,
-        "found JSON Lines, which are records of one kind; expected records to train on and records "
-        "to evaluate; add --eval_fraction 0.1; or make a folder of it: train.jsonl, and eval.jsonl "
-        "beside it",
+        "JSON Lines, which are records of one kind (expected records to train on and records "
+        "to evaluate). Hint: add --eval_fraction 0.1; or make a folder of it: train.jsonl, and eval.jsonl "
+        "beside it.",
     ),
     "several.json": (
         b'{\n"prompt": "a"}\n{\n"prompt": "b"}',
-        "line 3, column 1: found several JSON values one after the other; expected JSON; write "
-        "each record on a line of its own, in train.jsonl and eval.jsonl",
+        "line 3, column 1: several JSON values one after the other (expected JSON). Hint: write "
+        "each record on a line of its own, in train.jsonl and eval.jsonl.",
     ),
     "list.jsonl": (
         f"[{ROW}, {ROW}]\n".encode(),
-        "found one JSON list, not JSON Lines; expected a record on each line; write each record on "
+        "one JSON list, not JSON Lines (expected a record on each line). Hint: write each record on "
         "a line of its own, without brackets around them, or name it list.json and put the list "
-        'under "train"',
+        'under "train".',
     ),
     "indented.jsonl": (
         json.dumps(RECORDS, indent=2).encode(),
-        "found one JSON list, not JSON Lines; expected a record on each line; write each record on "
+        "one JSON list, not JSON Lines (expected a record on each line). Hint: write each record on "
         "a line of its own, without brackets around them, or name it indented.json and put the "
-        'list under "train"',
+        'list under "train".',
     ),
     "both.json": (
         f'{{"train": [{ROW}], "dev": [{ROW}], "validation": [{ROW}]}}'.encode(),
-        'found no key "eval", and the keys \'validation\' and \'dev\'; expected one of them to '
-        'evaluate on; rename one of them to "eval"',
+        'no key "eval", and the keys \'validation\' and \'dev\' (expected one of them to '
+        'evaluate on). Hint: rename one of them to "eval".',
     ),
     "alone.json": (
         f'{{"train": [{ROW}]}}'.encode(),
-        'found no key "eval" (keys: \'train\'); expected "eval": a list of {"prompt": …, '
-        '"completion": …}; add it, or --eval_fraction 0.1',
+        'no key "eval" (keys: \'train\') (expected "eval": a list of {"prompt": …, '
+        '"completion": …}). Hint: add it, or --eval_fraction 0.1.',
     ),
 }  # fmt: skip
 
@@ -195,7 +195,7 @@ def test_what_is_no_json_is_told_in_the_words_of_its_writer(tmp_path: Path, text
     assert message.startswith(
         f"{{folder}}/d/train.jsonl: line 2, column {int(column) + 1 if column else ''}"
     )
-    assert message.endswith(f": found {found}; expected JSON; {mend}")
+    assert message.endswith(f": {found} (expected JSON). Hint: {mend}")
 
 
 @pytest.mark.parametrize(
@@ -203,38 +203,38 @@ def test_what_is_no_json_is_told_in_the_words_of_its_writer(tmp_path: Path, text
     [
         (
             LINES.replace(b"\n", b"\r"),
-            ": found lines that end in CR alone; expected lines that end in LF, or CR and LF; "
-            "write it with LF: tr '\\r' '\\n' < train.jsonl > NEW",
+            ": lines that end in CR alone (expected lines that end in LF, or CR and LF). "
+            "Hint: write it with LF: tr '\\r' '\.\n' < train.jsonl > NEW",
         ),
         (
             b"[]",
-            ": found one JSON list, not JSON Lines; expected a record on each line; write each "
-            "record on a line of its own, without brackets around them",
+            ": one JSON list, not JSON Lines (expected a record on each line). Hint: write each "
+            "record on a line of its own, without brackets around them.",
         ),
         (
             b"[]\n[]",
-            ': line 1: train[0]: found a list; expected {"prompt": …, "completion": …}; make the '
-            "record an object",
+            ': line 1: train[0]: a list (expected {"prompt": …, "completion": …}). Hint: make the '
+            "record an object.",
         ),
         (
             b"{'prompt': 'a'}\n" * 5000,
-            ": found single quotes or words of Python, as repr() and str() write them in all 5,000 "
-            "records; expected JSON; write it by json.dumps",
+            ": single quotes or words of Python, as repr() and str() write them in all 5,000 "
+            "records (expected JSON). Hint: write it by json.dumps.",
         ),
         (
             f"{ROW} {ROW}\n{ROW}".encode(),
-            ": line 1, column 36: found another record on the same line; expected JSON; write each "
-            "record on a line of its own",
+            ": line 1, column 36: another record on the same line (expected JSON). Hint: write each "
+            "record on a line of its own.",
         ),
         (
             b'{\n"prompt": "a",\n"completion": "b"\n}\n',
-            ": line 1, column 2: found a record that goes on at the next line; expected JSON; "
-            "write each record on a line of its own, line breaks in texts as \\n",
+            ": line 1, column 2: a record that goes on at the next line (expected JSON). "
+            "Hint: write each record on a line of its own, line breaks in texts as \.\n",
         ),
         (
             f'{ROW}\n{{"prompt": "a\n'.encode(),
-            ": line 2, column 12: found no valid JSON (Unterminated string starting at); expected "
-            "JSON; the file may have been cut off: write it again",
+            ": line 2, column 12: no valid JSON (Unterminated string starting at) (expected "
+            "JSON). Hint: the file may have been cut off: write it again.",
         ),
     ],
 )
@@ -266,8 +266,8 @@ def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], mend: st
     for name, text in files.items():
         (tmp_path / "d" / name).write_text(text)
     assert told(tmp_path / "d") == (
-        "{folder}/d: found a folder without train.jsonl and eval.jsonl; expected one record a line "
-        f"in each of the two files; {mend}"
+        "{folder}/d: a folder without train.jsonl and eval.jsonl (expected one record a line "
+        f"in each of the two files). Hint: {mend}"
     )
 
 
@@ -276,8 +276,8 @@ def test_two_files_that_could_be_eval(tmp_path: Path) -> None:
     for name in ("train", "dev", "val"):
         (tmp_path / "d" / f"{name}.jsonl").write_text(ROW)
     assert told(tmp_path / "d") == (
-        "{folder}/d: found no eval.jsonl, and dev.jsonl and val.jsonl; expected one of them to "
-        "evaluate on; rename one of them to eval.jsonl"
+        "{folder}/d: no eval.jsonl, and dev.jsonl and val.jsonl (expected one of them to "
+        "evaluate on). Hint: rename one of them to eval.jsonl."
     )
 
 
@@ -286,8 +286,8 @@ def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None
     mount.data.mkdir()
     (mount.data / "mine.json.gz").write_bytes(b"\x1f\x8b\x08")
     (mount.data / "old.json.bak").write_text(ROW)
-    start = f"--data_name {{0}}: found no such data; expected one of {mount.data}/{{0}}.json, " \
-            f"{mount.data}/{{0}}.jsonl, {mount.data}/{{0}}, {{0}}; {mount.data}/"  # fmt: skip
+    start = f"--data_name {{0}}: no such data (expected one of {mount.data}/{{0}}.json, " \
+            f"{mount.data}/{{0}}.jsonl, {mount.data}/{{0}}, {{0}}). Hint: {mount.data}/."  # fmt: skip
     assert [str(find_data(mount, name)[1][0]) for name in ("mine", "old")] == [
         start.format("mine")
         + "mine.json.gz is a file packed by gzip: unpack it: gunzip mine.json.gz",
@@ -341,8 +341,8 @@ def test_another_word_for_eval_is_read_where_there_is_no_eval(tmp_path: Path, na
     wrong = {"train": lists["train"], name: [{"prompt": 1, "completion": "f"}]}
     path.write_text(json.dumps(wrong))
     assert told(path) == (
-        f"{{folder}}/d.json: {name}[0].prompt: found the number 1; expected a text; write it in "
-        "quotes"
+        f"{{folder}}/d.json: {name}[0].prompt: the number 1 (expected a text). Hint: write it in "
+        "quotes."
     )
 
 
@@ -446,8 +446,8 @@ def test_of_what_is_held_out_there_is_one_on_each_side(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         held_out(tmp_path / "d.jsonl")
     assert str(caught.value) == (
-        f"{tmp_path}/d.jsonl: found a single record; expected two to hold one out; add records, "
-        "or leave --eval_fraction out"
+        f"{tmp_path}/d.jsonl: a single record (expected two to hold one out). Hint: add records, "
+        "or leave --eval_fraction out."
     )
 
 

@@ -137,22 +137,22 @@ def test_steps_meet_at_ports_of_their_own() -> None:
     [
         (TORCHRUN | {"RANK": "x"}, ["RANK: found 'x'"]),
         (TORCHRUN | {"RANK": "-1"}, ["RANK: found '-1'"]),
-        (TORCHRUN | {"RANK": "4"}, ["RANK: found '4'; expected less than WORLD_SIZE, which is 4"]),
-        (TORCHRUN | {"LOCAL_RANK": "2"}, ["LOCAL_RANK: found '2'; expected at most 1"]),
-        (TORCHRUN | {"LOCAL_WORLD_SIZE": "5"}, ["LOCAL_WORLD_SIZE: found '5'; expected at most"]),
+        (TORCHRUN | {"RANK": "4"}, ["RANK: '4' (expected less than WORLD_SIZE, which is 4"]),
+        (TORCHRUN | {"LOCAL_RANK": "2"}, ["LOCAL_RANK: '2' (expected at most 1"]),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "5"}, ["LOCAL_WORLD_SIZE: '5' (expected at most"]),
         (TORCHRUN | {"MASTER_PORT": "70000"}, ["MASTER_PORT: found '70000'"]),
         (POD | {"LOCAL_RANK": "0"}, ["LOCAL_WORLD_SIZE: found nothing"]),
         (
             {"RANK": "0"},
             [f"{name}: found nothing" for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")],
         ),
-        ({"WORLD_SIZE": "4"}, ["WORLD_SIZE: found '4'; expected RANK, MASTER_ADDR and MASTER_"]),
-        (TASK | {"WORLD_SIZE": "2"}, ["WORLD_SIZE: found '2'; expected SLURM_STEP_NUM_TASKS"]),
+        ({"WORLD_SIZE": "4"}, ["WORLD_SIZE: '4' (expected RANK, MASTER_ADDR and MASTER_"]),
+        (TASK | {"WORLD_SIZE": "2"}, ["WORLD_SIZE: '2' (expected SLURM_STEP_NUM_TASKS"]),
         (TASK | {"SLURM_PROCID": "3"}, ["SLURM_PROCID: found '3'"]),
         (TASK | {"SLURM_NODEID": "2"}, ["SLURM_NODEID: found '2'"]),
         (TASK | {"SLURM_STEP_TASKS_PER_NODE": "2;1"}, ["SLURM_STEP_TASKS_PER_NODE: found '2;1'"]),
         (TASK | {"SLURM_STEP_NODELIST": ""}, ["MASTER_ADDR: found nothing"]),
-        (BATCH_OF_A_TASK, ["SLURM_NTASKS: found '1'; expected SLURM_STEP_NUM_TASKS, which is 3"]),
+        (BATCH_OF_A_TASK, ["SLURM_NTASKS: '1' (expected SLURM_STEP_NUM_TASKS, which is 3"]),
     ],
 )
 def test_what_is_broken_or_contradicts_is_told(

@@ -99,7 +99,7 @@ def test_a_real_world_of_processes(tmp_path: Path, size: int) -> None:
     files = [one.pop("files") for one in found]
     assert sorted(number for numbers in files for number in numbers) == list(range(7))
     assert max(map(len, files)) - min(map(len, files)) <= 1
-    problem = "--max_steps: found 0; expected more; raise it"
+    problem = "--max_steps: 0 (expected more). Hint: raise it."
     refused = [one.pop("refused") for one in found]
     assert refused[0] == ["BadInput", f"{problem}\n{problem}\n(2 problems in all)", [problem] * 2]
     for name, told, _ in refused[1:]:
@@ -108,7 +108,7 @@ def test_a_real_world_of_processes(tmp_path: Path, size: int) -> None:
     of_main = found[0].pop("on main")
     assert of_main == ["x" * rank for rank in range(size)]
     assert [one.pop("on main") for one in found[1:]] == [None] * (size - 1)
-    problem = "--0: found x; expected y; z"
+    problem = "--0: x (expected y). Hint: z."
     expected = {
         "backend": "gloo",
         "gather": [{"rank": rank} for rank in range(size)],
@@ -120,7 +120,7 @@ def test_a_real_world_of_processes(tmp_path: Path, size: int) -> None:
         ],
         "RunFailed": ["RunFailed", "of rank 0", []],
         "FileExistsError": ["FileExistsError", "of rank 0", []],
-        "agree": ["BadInput", "rank: found 1; expected y; z"],
+        "agree": ["BadInput", "rank: 1 (expected y). Hint: z."],
         "agreed": None,
         "still there": size * (size - 1) / 2,
     }  # fmt: skip

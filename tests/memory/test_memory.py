@@ -282,25 +282,25 @@ def test_on_a_cpu_device_and_host_are_one_memory(xxl: Sizes) -> None:
 NOTHING_FITS = [
     (
         "xxl", Machine(1, 1, 16e9, 64e9), PlanRequest(),
-        "memory: found 13.7 GB for the model of each device, 55.9 GB of the host for each; "
-        "expected at least 42.9 GB a device, 250.7 GB of the host each (ZeRO 3, offload "
-        "optimizer); use a smaller model, or more memory",
+        "memory: 13.7 GB for the model of each device, 55.9 GB of the host for each "
+        "(expected at least 42.9 GB a device, 250.7 GB of the host each (ZeRO 3, offload "
+        "optimizer)). Hint: use a smaller model, or more memory.",
     ),
     (
         "xxl", FOUR_80GB, PlanRequest(stage=2, offload="none"),
-        "memory: found 72.6 GB for the model of each device; expected at least 85.4 GB a device "
-        "(ZeRO 2); leave out --zero_stage and --offload; add --gradient_checkpointing; use 8 "
-        "processes on 2 times as many machines",
+        "memory: 72.6 GB for the model of each device (expected at least 85.4 GB a device "
+        "(ZeRO 2)). Hint: leave out --zero_stage and --offload; add --gradient_checkpointing; use 8 "
+        "processes on 2 times as many machines.",
     ),
     (
         "xl", Machine(1, 1, 40e9, 128e9), PlanRequest(positions=100_000),
-        "memory: found 35.8 GB for the model of each device; expected at least 559.3 GB a device "
-        "(ZeRO 3, offload all); leave out --micro_batch_tokens; add --gradient_checkpointing",
+        "memory: 35.8 GB for the model of each device (expected at least 559.3 GB a device "
+        "(ZeRO 3, offload all)). Hint: leave out --micro_batch_tokens; add --gradient_checkpointing.",
     ),
     (
         "xl", Machine(1, 1, 8e9, 8e9, on_gpu=False), PlanRequest(),
-        "memory: found 6.9 GB for the model of each process; expected at least 66.0 GB a process "
-        "(plain torch); use a smaller model, or more memory",
+        "memory: 6.9 GB for the model of each process (expected at least 66.0 GB a process "
+        "(plain torch)). Hint: use a smaller model, or more memory.",
     ),
 ]  # fmt: skip
 

@@ -83,7 +83,7 @@ NO_FILE = "expected file.py:function; correct the path"
 FORM = "expected file.py:function; name a Python file and a function in it"
 FILE = "expected a Python file; correct it"
 IMPORT = "expected a file that can be imported; correct it"
-TWO = "in metric.py; expected f(records, predictions); let it take two positional arguments"
+TWO = "in metric.py (expected f(records, predictions)). Hint: let it take two positional arguments."
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ TWO = "in metric.py; expected f(records, predictions); let it take two positiona
         (
             ".:f",
             "",
-            "found '.', which cannot be read: Is a directory; expected a Python file; "
-            "name another file",
+            "'.', which cannot be read: Is a directory (expected a Python file). "
+            "Hint: name another file.",
         ),
         (
             "metric.py:f",
@@ -132,17 +132,17 @@ TWO = "in metric.py; expected f(records, predictions); let it take two positiona
         (
             "metric.py:f",
             "from math import sqrt\ndef bleu(r, p): ...\ndef rouge(r, p): ...\n",
-            "found no f in metric.py; expected a function of that name; it defines bleu, rouge",
+            "no f in metric.py (expected a function of that name). Hint: it defines bleu, rouge.",
         ),
         (
             "metric.py:f",
             "",
-            "found no f in metric.py; expected a function of that name; it defines no function",
+            "no f in metric.py (expected a function of that name). Hint: it defines no function.",
         ),
         (
             "metric.py:f",
             "f = 0.5\ndef g(r, p): ...\n",
-            "found f of metric.py, a value of type float; expected a function; it defines g",
+            "f of metric.py, a value of type float (expected a function). Hint: it defines g.",
         ),
         ("metric.py:f", "def f(records): ...", f"found f(records) {TWO}"),
         ("metric.py:f", "def f(a, b, c): ...", f"found f(a, b, c) {TWO}"),
@@ -212,9 +212,9 @@ def test_bad_values_of_a_dict_are_null_one_by_one(write: Write, logged: Any) -> 
     assert measured == {"m_good": 1.0, "m_flag": None, "m_huge": None, "m_3": None}
     huge, text = "1" + "0" * 58 + "…", "'" + "x" * 58 + "…"
     assert warnings_of(logged) == [
-        "metric.py:1: returned False; expected a finite number; m_flag is null",
-        f"metric.py:1: returned {huge}; expected a finite number; m_huge is null",
-        f"metric.py:1: returned {text}; expected a finite number; m_3 is null",
+        "metric.py:1: returned False (expected a finite number). Hint: m_flag is null.",
+        f"metric.py:1: returned {huge} (expected a finite number). Hint: m_huge is null.",
+        f"metric.py:1: returned {text} (expected a finite number). Hint: m_3 is null.",
     ]
 
 

@@ -43,8 +43,8 @@ def test_a_model_of_one_language_has_no_codes() -> None:
     assert set_languages(tokenizer, None, None, target_needed=True) == []
     (problem,) = set_languages(tokenizer, None, "fr_XX", target_needed=True)
     assert str(problem) == (
-        "--target_lang: found 'fr_XX'; expected no such flag: this model's tokenizer has no codes "
-        "of languages; leave it out"
+        "--target_lang: 'fr_XX' (expected no such flag: this model's tokenizer has no codes "
+        "of languages). Hint: leave it out."
     )
 
 

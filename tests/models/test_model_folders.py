@@ -96,16 +96,16 @@ def test_what_a_folder_is_instead_of_a_model(tmp_path: Path, name: str) -> None:
     files, found, mend = FOLDERS[name]
     folder = make(tmp_path / name, files)
     assert told(folder) == (
-        f"{folder}: found {found}; expected the folder of an encoder-decoder model, with "
-        f"config.json; {mend.format(folder=folder)}"
+        f"{folder}: {found} (expected the folder of an encoder-decoder model, with "
+        f"config.json). Hint: {mend.format(folder=folder)}"
     )
 
 
 def test_the_part_of_a_checkpoint_that_only_going_on_needs(tmp_path: Path) -> None:
     make(tmp_path, ["config.json", "model.safetensors", "resume/state.json"])
     assert told(tmp_path / "resume") == (
-        f"{tmp_path}/resume: found what going on with a run needs, without weights; expected the "
-        f"folder of an encoder-decoder model, with config.json; name {tmp_path}"
+        f"{tmp_path}/resume: what going on with a run needs, without weights (expected the "
+        f"folder of an encoder-decoder model, with config.json). Hint: name {tmp_path}"
     )
 
 

@@ -106,9 +106,9 @@ def test_a_tokenizer_of_python_is_refused_and_told_why(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as raised:
         grow_tokenizer(slow, "\n")
     assert str(raised.value) == (
-        "--add_missing_tokens: found the model's ByT5Tokenizer, which runs in Python, outside the "
-        "tokenizers library; expected a tokenizer that can be extended, as that of a "
-        "tokenizer.json or spiece.model; leave --add_missing_tokens out"
+        "--add_missing_tokens: the model's ByT5Tokenizer, which runs in Python, outside the "
+        "tokenizers library (expected a tokenizer that can be extended, as that of a "
+        "tokenizer.json or spiece.model). Hint: leave --add_missing_tokens out."
     )
 
 

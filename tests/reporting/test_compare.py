@@ -433,30 +433,28 @@ def test_what_cannot_be_found(mount: Mount) -> None:
     write_run(mount, "seed3", {4: answered(NEAR)})
     assert refusal(mount, "sed1", "seed1@7", "what", "seed2", "seed3@best@x", "") == "\n".join(
         [
-            f"run 'sed1': found no run of this name; expected a run in {mount.models}; "
-            "did you mean seed1 or seed3 or seed2?",
-            "seed1@7: found no evaluation of step '7'; expected best, last or one of 0, 50; "
-            "name one of these behind the @",
-            f"run 'what': found no run of this name; expected a run in {mount.models}; "
-            "choose among seed1, seed2, seed3",
-            "run seed2: found no evaluation; expected one at least; wait for its first",
-            "run 'seed3@best': found no run of this name; expected a run in "
-            f"{mount.models}; did you mean seed3 or seed2 or seed1?",
-            f"run '': found no run of this name; expected a run in {mount.models}; "
-            "choose among seed1, seed2, seed3",
+            f"run 'sed1': no run of this name (expected a run in {mount.models}). "
+            "Hint: did you mean seed1 or seed3 or seed2?",
+            "seed1@7: no evaluation of step '7' (expected best, last or one of 0, 50). "
+            "Hint: name one of these behind the @.",
+            f"run 'what': no run of this name (expected a run in {mount.models}). "
+            "Hint: choose among seed1, seed2, seed3.",
+            "run seed2: no evaluation (expected one at least). Hint: wait for its first.",
+            "run 'seed3@best': no run of this name (expected a run in "
+            f"{mount.models}). Hint: did you mean seed3 or seed2 or seed1?",
+            f"run '': no run of this name (expected a run in {mount.models}). "
+            "Hint: choose among seed1, seed2, seed3.",
             "(6 problems in all)",
         ]
     )
     assert refusal(mount, "seed3") == (
-        "run seed3: found one evaluation, of step 4; expected two to compare; name another run too"
+        "run seed3: one evaluation, of step 4 (expected two to compare). Hint: name another run too."
     )
     assert refusal(mount, "seed3@last") == (
-        "seed3@last: found one evaluation; expected two to compare; "
-        "name another, or seed3 alone: its first against its last"
+        "seed3@last: one evaluation (expected two to compare). "
+        "Hint: name another, or seed3 alone: its first against its last."
     )
-    twice = (
-        "seed1@50: found the same evaluation twice; expected different ones; leave one of them out"
-    )
+    twice = "seed1@50: the same evaluation twice (expected different ones). Hint: leave one of them out."
     for again in ("seed1@50", "./seed1", "seed1/@last"):
         assert refusal(mount, "seed1", again) == twice
     (mount.models / "linked").symlink_to(mount.models / "seed1")
@@ -468,8 +466,8 @@ def test_names_stay_in_the_mount(mount: Mount) -> None:
         write_run(mount, place, {4: answered(NEAR)})
     (mount.models / "group").mkdir()
     outside = (
-        "found a name that leaves mount/models, is hidden, cannot be printed or has over 120 "
-        f"bytes; expected a folder name inside {mount.models}; choose another name"
+        "a name that leaves mount/models, is hidden, cannot be printed or has over 120 "
+        f"bytes (expected a folder name inside {mount.models}). Hint: choose another name."
     )
     names = ("../a", "/models/a", ".jobs/a", "group/../a")
     assert refusal(mount, *names[:3], "group/../a@last") == "\n".join(
@@ -478,25 +476,25 @@ def test_names_stay_in_the_mount(mount: Mount) -> None:
     assert refusal(mount, "x\x1b[31m", "y\0", "z/" * 3000, "y\n@2") == "\n".join(
         [
             f"run 'x\\x1b[31m': {outside}",
-            f"run 'y\\x00': found no run of this name; expected a run in {mount.models}; train one",
-            f"run '{'z/' * 29}…: found no run of this name; expected a run in {mount.models}; "
-            "train one",
+            f"run 'y\\x00': no run of this name (expected a run in {mount.models}). Hint: train one.",
+            f"run '{'z/' * 29}…: no run of this name (expected a run in {mount.models}). "
+            "Hint: train one.",
             f"run 'y\\n': {outside}",
             "(4 problems in all)",
         ]
     )
     write_run(mount, "a", {4: answered(NEAR)})
     assert refusal(mount, "a", "a/checkpoint-4", "a@\x1b[31m") == (
-        f"run 'a/checkpoint-4': found a name inside {mount.models}/a, which is a model or a run; "
-        "expected a folder of its own; choose another name\n"
-        "'a@\\x1b[31m': found no evaluation of step '\\x1b[31m'; expected best, last or one of "
-        "4; name one of these behind the @\n(2 problems in all)"
+        f"run 'a/checkpoint-4': a name inside {mount.models}/a, which is a model or a run "
+        "(expected a folder of its own). Hint: choose another name.\n"
+        "'a@\\x1b[31m': no evaluation of step '\\x1b[31m' (expected best, last or one of "
+        "4). Hint: name one of these behind the @.\n(2 problems in all)"
     )
     for number in range(6):
         write_run(mount, f"run{number}", {})
     assert refusal(mount, "a", "zzz") == (
-        f"run 'zzz': found no run of this name; expected a run in {mount.models}; "
-        "choose among a, run0, run1, run2, run3"
+        f"run 'zzz': no run of this name (expected a run in {mount.models}). "
+        "Hint: choose among a, run0, run1, run2, run3."
     )
 
 
@@ -519,51 +517,51 @@ def test_what_cannot_be_compared(mount: Mount) -> None:
     (cut / "temperature=0.00_n=1_step=4.json").write_text("[{")
     odd = write_run(mount, "odd", {4: [{"prompt": "x"}]})
     assert refusal(mount, "a", "unit", "stars") == (
-        "run unit: found a run of clf; expected seq2seq, as of a; compare runs of one task\n"
-        "run stars: found a run of clf; expected seq2seq, as of a; compare runs of one task\n"
+        "run unit: a run of clf (expected seq2seq, as of a). Hint: compare runs of one task.\n"
+        "run stars: a run of clf (expected seq2seq, as of a). Hint: compare runs of one task.\n"
         "(2 problems in all)"
     )
     assert refusal(mount, "unit", "stars") == (
-        "run stars: found targets from 1 to 5; expected targets from 0 to 1, as of unit; "
-        "compare runs of the same --target_min and --target_max"
+        "run stars: targets from 1 to 5 (expected targets from 0 to 1, as of unit). "
+        "Hint: compare runs of the same --target_min and --target_max."
     )
     assert refusal(mount, "a", "b") == (
-        "a and b: found no record that all have (12 of a, 1 of b); expected the same records; "
-        "evaluate them on the same data (--no_train with a checkpoint)"
+        "a and b: no record that all have (12 of a, 1 of b) (expected the same records). "
+        "Hint: evaluate them on the same data (--no_train with a checkpoint)."
     )
     assert refusal(mount, "mute") == (
-        "mute@4 and mute@5: found no record that all have with completions; "
-        "expected completions to judge by; evaluate them on data with completions"
+        "mute@4 and mute@5: no record that all have with completions "
+        "(expected completions to judge by). Hint: evaluate them on data with completions."
     )
     assert refusal(mount, "unsaid", "a", "mute@4") == (
-        "unsaid and a and mute@4: found no record that all have (12 of unsaid, 12 of a, 1 of "
-        "mute@4); expected the same records; "
-        "evaluate them on the same data (--no_train with a checkpoint)"
+        "unsaid and a and mute@4: no record that all have (12 of unsaid, 12 of a, 1 of "
+        "mute@4) (expected the same records). "
+        "Hint: evaluate them on the same data (--no_train with a checkpoint)."
     )
     assert refusal(mount, "a", "unsaid", "part") == (
-        "a and unsaid and part: found the same prompts, but no completions in unsaid and part; "
-        "expected the same completions in all; "
-        "evaluate unsaid and part on data with completions (--no_train with a checkpoint)"
+        "a and unsaid and part: the same prompts, but no completions in unsaid and part "
+        "(expected the same completions in all). "
+        "Hint: evaluate unsaid and part on data with completions (--no_train with a checkpoint)."
     )
     assert refusal(mount, "a", "other") == (
-        "a and other: found the same prompts, but other completions; expected the same "
-        "completions in all; evaluate a and other on the same data (--no_train with a checkpoint)"
+        "a and other: the same prompts, but other completions (expected the same "
+        "completions in all). Hint: evaluate a and other on the same data (--no_train with a checkpoint)."
     )
     assert refusal(mount, "unit", "untold") == (
-        "unit and untold: found the same inputs, but no targets in untold; expected the same "
-        "targets in all; evaluate untold on data with targets (--no_train with a checkpoint)"
+        "unit and untold: the same inputs, but no targets in untold (expected the same "
+        "targets in all). Hint: evaluate untold on data with targets (--no_train with a checkpoint)."
     )
     assert refusal(mount, "unit", "diverged") == (
-        "unit and diverged: found no record to which all gave a score; "
-        "expected scores that are numbers; name other steps: these have diverged"
+        "unit and diverged: no record to which all gave a score "
+        "(expected scores that are numbers). Hint: name other steps: these have diverged."
     )
     assert refusal(mount, "a", "gone", "cut", "odd") == (
-        "gone@4: found no temperature=0.00_n=1_step=4.json; expected what was answered then; "
-        "name another step, or evaluate its checkpoint again (--no_train)\n"
-        f"{cut}/temperature=0.00_n=1_step=4.json: found no whole JSON list; expected a file as it "
-        "was written; get it back from a copy, or make it again\n"
-        f"{odd}/temperature=0.00_n=1_step=4.json: found an item of another form; expected what a "
-        "run writes; get it back from a copy, or evaluate again\n"
+        "gone@4: no temperature=0.00_n=1_step=4.json (expected what was answered then). "
+        "Hint: name another step, or evaluate its checkpoint again (--no_train).\n"
+        f"{cut}/temperature=0.00_n=1_step=4.json: no whole JSON list (expected a file as it "
+        "was written). Hint: get it back from a copy, or make it again.\n"
+        f"{odd}/temperature=0.00_n=1_step=4.json: an item of another form (expected what a "
+        "run writes). Hint: get it back from a copy, or evaluate again.\n"
         "(3 problems in all)"
     )
 
@@ -591,8 +589,8 @@ def test_a_damaged_item_is_told(mount: Mount, task: str, damage: dict[str, Any])
         path for path in folder.glob("*.json") if "step=4" in path.name or "-4-" in path.name
     ]
     assert refusal(mount, "a", "b") == (
-        f"{path}: found an item of another form; expected what a run writes; "
-        "get it back from a copy, or evaluate again"
+        f"{path}: an item of another form (expected what a run writes). "
+        "Hint: get it back from a copy, or evaluate again."
     )
 
 
@@ -697,12 +695,12 @@ def test_files_that_cannot_be_written_are_told_first(
     words += ["--json", str(mount.models)]
     assert main(words) == 2
     assert capsys.readouterr().err == (
-        f"run 'nobody': found no run of this name; expected a run in {mount.models}; "
-        "choose among a, b, c, d\n"
-        "--html /no/where.html: found no such folder; expected a file in one that exists; "
-        "correct the path\n"
-        f"--json {mount.models}: found a folder; expected a file in one that exists; "
-        "correct the path\n(3 problems in all)\n"
+        f"run 'nobody': no run of this name (expected a run in {mount.models}). "
+        "Hint: choose among a, b, c, d.\n"
+        "--html /no/where.html: no such folder (expected a file in one that exists). "
+        "Hint: correct the path.\n"
+        f"--json {mount.models}: a folder (expected a file in one that exists). "
+        "Hint: correct the path.\n(3 problems in all)\n"
     )
 
 

@@ -410,8 +410,8 @@ def test_what_is_damaged_costs_its_own_part(tmp_path: Path) -> None:
     (run / "audit.json").write_text('{"splits": 3}')
     told = {one.title: one.blocks[0] for one in page_of(run).sections}
     assert told["Answers"] == Text([
-        f"This could not be made (BadInput: {last}: found no whole JSON list; expected a file as "
-        "it was written; get it back from a copy, or make it again)."
+        f"This could not be made (BadInput: {last}: no whole JSON list (expected a file as "
+        "it was written). Hint: get it back from a copy, or make it again)."
     ])  # fmt: skip
     assert told["Data"].lines[0].startswith("This could not be made (")
     assert isinstance(told["Verdict"], Table)
@@ -468,8 +468,8 @@ def test_the_command_makes_a_report_anew(
     assert main(["report", "../run", "--mount", str(tmp_path)]) == 2
     models = tmp_path / "models"
     assert capsys.readouterr().err.splitlines() == [
-        f"run 'other': found no run and no job of this name; expected a run in {models}; choose "
-        "among group/run",
-        "run ../run: found a name that leaves mount/models, is hidden, cannot be printed or has "
-        f"over 120 bytes; expected a folder name inside {models}; choose another name",
+        f"run 'other': no run and no job of this name (expected a run in {models}). Hint: choose "
+        "among group/run.",
+        "run ../run: a name that leaves mount/models, is hidden, cannot be printed or has "
+        f"over 120 bytes (expected a folder name inside {models}). Hint: choose another name.",
     ]

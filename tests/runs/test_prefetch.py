@@ -128,8 +128,8 @@ def test_a_flipped_bit_is_refused_and_only_that_file_is_fetched_anew(
     hub.flipped = name
     size = (hub.folder / name).stat().st_size
     assert refused(mount) == [
-        f"{NAME}: {name}: found {size:,} bytes of another content; "
-        f"expected the hub's {size:,} bytes; {AGAIN}: it fetches what was not whole"
+        f"{NAME}: {name}: {size:,} bytes of another content "
+        f"(expected the hub's {size:,} bytes). Hint: {AGAIN}: it fetches what was not whole."
     ]
     assert name not in kept(mount)
     fetched = set(hub.fetched())
@@ -148,8 +148,8 @@ def test_after_a_broken_connection_what_is_whole_is_not_fetched_again(
     (told,) = refused(mount)
     assert told.startswith(f"model {NAME}: found the hub did not give it (Server error '500 ")
     assert told.endswith(
-        "; expected a hub that can be reached, as from a login node; "
-        f"{AGAIN}; files that came whole are not fetched twice"
+        " (expected a hub that can be reached, as from a login node). "
+        f"Hint: {AGAIN}; files that came whole are not fetched twice."
     )
     whole = kept(mount)
     assert "config.json" in whole
@@ -192,8 +192,8 @@ def test_something_else_in_its_place_is_left_alone(hub: Hub, mount: Mount, chang
     with pytest.raises(BadInput) as raised:
         prefetch(NAME, mount)
     assert str(raised.value) == (
-        f"{folder}: found a folder whose {names} are not those of {NAME}; "
-        f"expected that model, or nothing yet; use it as it is, or move it away and {AGAIN}"
+        f"{folder}: a folder whose {names} are not those of {NAME} "
+        f"(expected that model, or nothing yet). Hint: use it as it is, or move it away and {AGAIN}"
     )
     assert {path: path.read_bytes() for path in folder.rglob("*")} == before
     assert hub.fetched() == []
@@ -202,7 +202,7 @@ def test_something_else_in_its_place_is_left_alone(hub: Hub, mount: Mount, chang
 def test_a_model_of_another_kind_is_refused_before_its_weights_come(hub: Hub, mount: Mount) -> None:
     (hub.folder / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 2000}')
     (told,) = refused(mount)
-    assert "found the model type gpt2; expected an encoder-decoder language model" in told
+    assert "the model type gpt2 (expected an encoder-decoder language model" in told
     assert "model.safetensors" not in hub.fetched()
     assert [path.name for path in (mount.cache / "downloads").iterdir()] == ["flan-t5-xl.lock"]
 
@@ -221,8 +221,8 @@ def test_a_model_that_brings_code_does_not_run_it(hub: Hub, mount: Mount) -> Non
 def test_a_model_without_weights_that_can_be_read_is_refused(hub: Hub, mount: Mount) -> None:
     (hub.folder / "model.safetensors").rename(hub.folder / "flax_model.msgpack")
     assert refused(mount) == [
-        f"model {NAME}: found no weights in {len(hub.files())} files; "
-        "expected safetensors, or files pytorch_model*.bin; choose another model"
+        f"model {NAME}: no weights in {len(hub.files())} files "
+        "(expected safetensors, or files pytorch_model*.bin). Hint: choose another model."
     ]
 
 
@@ -231,13 +231,13 @@ def test_a_model_without_weights_that_can_be_read_is_refused(hub: Hub, mount: Mo
     [
         (
             404, "RepoNotFound",
-            "found no such model, or a private one; expected a name like google/flan-t5-xl; "
-            "correct the name, or log in with hf auth login",
+            "no such model, or a private one (expected a name like google/flan-t5-xl). "
+            "Hint: correct the name, or log in with hf auth login.",
         ),
         (
             403, "GatedRepo",
-            "found a model that is shown to chosen accounts only; expected one of those; "
-            "ask for access on the model's page, then log in with hf auth login",
+            "a model that is shown to chosen accounts only (expected one of those). "
+            "Hint: ask for access on the model's page, then log in with hf auth login.",
         ),
     ],
 )  # fmt: skip
@@ -256,8 +256,8 @@ def test_a_model_that_the_hub_does_not_show_is_told(
 def test_offline_nothing_is_asked(hub: Hub, mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert refused(mount) == [
-        f"model {NAME}: found HF_HUB_OFFLINE; expected leave to ask the hub; "
-        "unset HF_HUB_OFFLINE, on a machine with a network, as a login node"
+        f"model {NAME}: HF_HUB_OFFLINE (expected leave to ask the hub). "
+        "Hint: unset HF_HUB_OFFLINE, on a machine with a network, as a login node."
     ]
     assert hub.asked == []
 
@@ -267,9 +267,9 @@ def test_without_a_network_that_is_told(
 ) -> None:
     close(serve(Hub(tmp_path), monkeypatch, tmp_path / "cache"))
     assert refused(mount) == [
-        f"model {NAME}: found the hub did not give it ([Errno 111] Connection refused); "
-        "expected a hub that can be reached, as from a login node; "
-        f"{AGAIN}; files that came whole are not fetched twice"
+        f"model {NAME}: the hub did not give it ([Errno 111] Connection refused) "
+        "(expected a hub that can be reached, as from a login node). "
+        f"Hint: {AGAIN}; files that came whole are not fetched twice."
     ]
 
 
@@ -279,8 +279,8 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=7_100_000))
     needed = sum(path.stat().st_size for path in hub.files().values()) + 10_000_000
     assert refused(mount) == [
-        f"{mount.cache}/downloads/flan-t5-xl: found 7 MB free; "
-        f"expected {needed / 1e6:.0f} MB for {NAME}; make room, or name another mount"
+        f"{mount.cache}/downloads/flan-t5-xl: 7 MB free "
+        f"(expected {needed / 1e6:.0f} MB for {NAME}). Hint: make room, or name another mount."
     ]
     assert hub.fetched() == []
 
@@ -288,8 +288,8 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
 def test_a_mount_that_cannot_be_written_is_told(hub: Hub, mount: Mount) -> None:
     mount.root.write_text("no folder")
     assert refused(mount) == [
-        f"{mount.models}/flan-t5-xl: found what could not be written (Not a directory); "
-        f"expected room and leave to write; mend that, and {AGAIN}"
+        f"{mount.models}/flan-t5-xl: what could not be written (Not a directory) "
+        f"(expected room and leave to write). Hint: mend that, and {AGAIN}"
     ]
 
 
@@ -301,8 +301,8 @@ def test_a_quota_that_ends_in_the_middle_is_told(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert refused(mount) == [
-        f"{mount.models}/flan-t5-xl: found what could not be written (Disk quota exceeded); "
-        f"expected room and leave to write; mend that, and {AGAIN}"
+        f"{mount.models}/flan-t5-xl: what could not be written (Disk quota exceeded) "
+        f"(expected room and leave to write). Hint: mend that, and {AGAIN}"
     ]
 
 
@@ -312,8 +312,8 @@ def test_two_processes_do_not_fetch_one_model(hub: Hub, mount: Mount) -> None:
     with open(downloads / "flan-t5-xl.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert refused(mount) == [
-            f"model {NAME}: found another process that fetches it; expected one at a time; "
-            "let it end"
+            f"model {NAME}: another process that fetches it (expected one at a time). "
+            "Hint: let it end."
         ]
     prefetch(NAME, mount)
 
@@ -324,7 +324,7 @@ def test_two_processes_do_not_fetch_one_model(hub: Hub, mount: Mount) -> None:
 def test_a_name_does_not_lead_out_of_the_models(mount: Mount, name: str) -> None:
     (told,) = refused(mount, name)
     assert told.endswith(
-        "found no name that the hub could have; expected a name like google/flan-t5-xl; "
-        "correct the name"
+        "no name that the hub could have (expected a name like google/flan-t5-xl). "
+        "Hint: correct the name."
     )
     assert not mount.root.exists()

@@ -168,8 +168,8 @@ def test_a_finished_job_says_so_and_another_needs_another_name(
     assert main("seq2seq", "", as_file) == 0
     assert main("seq2seq", "", [*argv, "--max_steps=2", "--temperature", "0.5"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"{folder}: found a run of another job (temperature: 0.001 there, 0.5 here); expected the "
-        "same job; choose another --training_run_name, or add --overwrite_output_dir to begin again"
+        f"{folder}: a run of another job (temperature: 0.001 there, 0.5 here) (expected the "
+        "same job). Hint: choose another --training_run_name, or add --overwrite_output_dir to begin again."
     )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert main("seq2seq", "", [*argv, "--temperature", "0.5", "--overwrite_output_dir"]) == 0
@@ -183,9 +183,9 @@ def test_changed_data_are_another_job(mount: Mount) -> None:
     with pytest.raises(workflow.BadInput) as raised:
         run(mount)
     assert str(raised.value) == (
-        f"{folder}: found a run of another job (the data or the tokenizer has changed since); "
-        "expected the same job; choose another --training_run_name, or add --overwrite_output_dir "
-        "to begin again"
+        f"{folder}: a run of another job (the data or the tokenizer has changed since) "
+        "(expected the same job). Hint: choose another --training_run_name, or add --overwrite_output_dir "
+        "to begin again."
     )
 
 

@@ -112,16 +112,16 @@ def test_a_plan_of_this_machine(
 BAD = [
     (
         ["--plan_gpu_memory", "80GB"],
-        "--plan_gpu_memory: found no --plan_gpus; expected GPUs of each node; add --plan_gpus N\n",
+        "--plan_gpu_memory: no --plan_gpus (expected GPUs of each node). Hint: add --plan_gpus N.\n",
     ),
     (
         ["--plan_nodes", "2"],
-        "--plan_nodes: found no --plan_gpus; expected GPUs of each node; add --plan_gpus N\n",
+        "--plan_nodes: no --plan_gpus (expected GPUs of each node). Hint: add --plan_gpus N.\n",
     ),
     (
         ["--plan_gpus", "4"],
-        "--plan_gpus: found no --plan_gpu_memory; expected the memory of each GPU; add it, as "
-        "80GB\n",
+        "--plan_gpus: no --plan_gpu_memory (expected the memory of each GPU). Hint: add it, as "
+        "80GB.\n",
     ),
 ]
 
@@ -141,12 +141,12 @@ def test_all_problems_of_a_plan_are_told_together(
     argv = ["--mount", str(empty_mount.root), "--model_init_name", "flan-t5-xx", "--data", "none"]
     assert main("seq2seq", "", [*argv, "--dry_run", *words]) == 2
     assert capsys.readouterr().err.replace(str(empty_mount.models), "{models}") == (
-        "--plan_host_memory: found 'much'; expected an amount of memory, as 80GB; write it as "
-        "--plan_host_memory SIZE\n"
-        "--zero_stage: found '4'; expected auto or a whole number of at least 1 and at most 3; "
-        "write it as --zero_stage auto|N\n"
-        "--plan_nodes: found no --plan_gpus; expected GPUs of each node; add --plan_gpus N\n"
-        "--model_init_name flan-t5-xx: found no such folder; expected {models}/flan-t5-xx; did you "
+        "--plan_host_memory: 'much' (expected an amount of memory, as 80GB). Hint: write it as "
+        "--plan_host_memory SIZE.\n"
+        "--zero_stage: '4' (expected auto or a whole number of at least 1 and at most 3). "
+        "Hint: write it as --zero_stage auto|N.\n"
+        "--plan_nodes: no --plan_gpus (expected GPUs of each node). Hint: add --plan_gpus N.\n"
+        "--model_init_name flan-t5-xx: no such folder (expected {models}/flan-t5-xx). Hint: did you "
         "mean flan-t5-xxl?\n"
         "(4 problems in all)\n"
     )
@@ -159,8 +159,8 @@ def test_a_job_that_does_not_fit_is_refused_before_its_folder_is_made(
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data_name", "sums"]
     assert main("seq2seq", "", [*argv, "--bf16", "false"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "memory: found 0 MB for the model of each process; expected at least 4 MB a process (plain "
-        "torch); use a smaller model, or more memory"
+        "memory: 0 MB for the model of each process (expected at least 4 MB a process (plain "
+        "torch)). Hint: use a smaller model, or more memory."
     )
     assert {path.name for path in mount.models.iterdir()} == {"small", ".cache"}
 

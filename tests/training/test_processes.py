@@ -244,9 +244,9 @@ def test_bad_input_ends_before_a_process_is_started(more: Mount) -> None:
     done = run_command(more, "seq2seq", *words, "--num_processes", "2")
     assert done.returncode == 2
     assert done.stderr == (
-        "--optim: found adafactor on 2 processes; expected adamw_torch there: ZeRO flattens "
-        "tensors, and Adafactor would lose its factors; use --optim adamw_torch, or "
-        "--num_processes 1 in plain torch\n"
+        "--optim: adafactor on 2 processes (expected adamw_torch there: ZeRO flattens "
+        "tensors, and Adafactor would lose its factors). Hint: use --optim adamw_torch, or "
+        "--num_processes 1 in plain torch.\n"
     )
     assert not (more.models / "bad").exists()
 

@@ -179,9 +179,9 @@ def test_another_job_is_refused_with_all_that_differs(mount: Mount) -> None:
     with pytest.raises(BadInput) as raised:
         start(mount, "cut", learning_rate=2e-3, train_batch_size=5, max_steps=8)
     assert str(raised.value) == (
-        f"{run}: found a run of another job (max_steps: 9 there, 8 here; train_batch_size: 6 "
-        "there, 5 here; learning_rate: 0.001 there, 0.002 here); expected the same job; choose "
-        "another --training_run_name, or add --overwrite_output_dir to begin again"
+        f"{run}: a run of another job (max_steps: 9 there, 8 here; train_batch_size: 6 "
+        "there, 5 here; learning_rate: 0.001 there, 0.002 here) (expected the same job). Hint: choose "
+        "another --training_run_name, or add --overwrite_output_dir to begin again."
     )
     write_data(mount, "sums", *[[{"prompt": "a", "completion": "b"}]] * 2)
     with pytest.raises(BadInput, match="the data or the tokenizer has changed since"):
@@ -263,7 +263,7 @@ def test_what_was_found_in_another_run_is_found_again_in_this_one(
     flags = {"eval_steps": 3, "save_steps": 3, "max_steps": 6, "eval_on_start": False}
     assert start(mount, "first", **(flags | {"max_steps": 3}))
     asked = {"resume_from_checkpoint": "first"}
-    with pytest.raises(BadInput, match="a run that is done, at step 3 of 3; expected one with st"):
+    with pytest.raises(BadInput, match="a run that is done, at step 3 of 3 \(expected one with st"):
         start(mount, "same", **(flags | {"max_steps": 3}), **asked)
     assert start(mount, "second", **flags, **asked)
     run = mount.models / "second"
@@ -490,9 +490,9 @@ def test_a_newest_checkpoint_that_cannot_be_gone_on_from_is_told(mount: Mount) -
     with pytest.raises(BadInput) as raised:
         start(mount, "done")
     assert str(raised.value) == (
-        f"{run}: found checkpoint-5 as the newest checkpoint, without the optimizer's state; "
-        "expected a checkpoint that can be gone on from; begin another run from its weights "
-        "(--model_init_name done/checkpoint-5), or add --overwrite_output_dir to begin again"
+        f"{run}: checkpoint-5 as the newest checkpoint, without the optimizer's state "
+        "(expected a checkpoint that can be gone on from). Hint: begin another run from its weights "
+        "(--model_init_name done/checkpoint-5), or add --overwrite_output_dir to begin again."
     )
 
 

@@ -20,7 +20,7 @@ class WorkflowError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend, told on one line."""
+    """One problem of the user's input, printed on one line."""
 
     where: str
     found: str
@@ -28,8 +28,9 @@ class Problem:
     hint: str
 
     def __str__(self) -> str:
-        line = f"{self.where}: found {self.found}; expected {self.expected}; {self.hint}"
-        return " ".join(line.split())
+        line = f"{self.where}: {self.found} (expected {self.expected}). Hint: {self.hint}"
+        line = " ".join(line.split())
+        return line if line.endswith((".", "?", "!")) else f"{line}."
 
 
 class BadInput(WorkflowError):
