@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune an encoder-decoder model to score texts by the logits of two words, and write them."""
+"""Fine-tune an encoder-decoder model to score texts by the logits of two label words."""
 
 import sys
 

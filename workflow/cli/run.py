@@ -1,4 +1,4 @@
-"""The command line of both entry scripts: a job run, here or in several processes."""
+"""The command line of the entry scripts: run a job here or in several processes."""
 
 import os
 import signal
@@ -30,22 +30,22 @@ from workflow.distributed.stop import SIGNALS, Stop
 from workflow.runs.mount import Mount, find_mount, find_run_folder, run_name_of
 from workflow.runs.status import read_status
 
-EARLY = "stopped before the run began; nothing is lost"
+EARLY = "stopped before the run started; nothing is lost"
 EARLY_SECONDS = 5.0
-"""What processes have to end in after a signal before the run began; some wait in C++."""
+"""Time for processes to end after a signal before the run started; some wait in C++."""
 SHUTDOWN_SECONDS = 60.0
-"""What they have when it has begun, beside what it has measured."""
+"""Time once the run has started, in addition to the times it has measured."""
 
 
 def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
-    """Run the job of a command line; returns the exit status.
+    """Run the job of a command line, and return the exit status.
 
-    Where the command line is this process's own and it was part of a world, it ends here: gloo's
-    threads may outlive the interpreter, which then aborts a process that has done its work.
+    A process of a world that runs its own command line ends here: gloo's threads may outlive the
+    interpreter, which would then abort a process that has finished its work.
     """
     status = _main(task, description, sys.argv[1:] if argv is None else list(argv))
     if argv is None:
-        for number in SIGNALS:  # a process that ends by itself need not be told to
+        for number in SIGNALS:  # the process is ending already
             signal.signal(number, signal.SIG_IGN)
         if os.environ.get("RANK"):
             end_process(status)
@@ -54,7 +54,7 @@ def main(task: str, description: str, argv: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class _CommandLine:
-    """A command line, read: the job, how it is to be run, and what is wrong with it."""
+    """A parsed command line: the job, how to launch it, and the problems found."""
 
     arguments: list[str]
     spec: JobRequest
@@ -66,7 +66,7 @@ class _CommandLine:
         return find_mount(self.launch.mount)
 
     def processes_to_start(self) -> int:
-        """As many as asked for, else one for each GPU that is visible."""
+        """--num_processes, or one for each visible GPU."""
         if self.launch.num_processes is not None:
             return self.launch.num_processes
         with importing():
@@ -76,7 +76,7 @@ class _CommandLine:
 
 
 def _main(task: str, description: str, arguments: list[str]) -> int:
-    ours = LAUNCHER_VARIABLE in os.environ  # which `die_with_parent` takes away
+    ours = LAUNCHER_VARIABLE in os.environ  # removed by `die_with_parent`
     die_with_parent()
     line = _CommandLine(arguments, *parse_command_line(task, description, arguments))
     stop = Stop()
@@ -93,7 +93,7 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
             return _run(line, stop)
     except Stopped as stopped:
         _tell(stopped, str(stopped), membership)
-        return stopped.exit_status if membership is None else 0  # status.json says it
+        return stopped.exit_status if membership is None else 0  # status.json has the state
     except WorkflowError as error:
         _tell(error, str(error), membership)
         if isinstance(error, BadInput) and membership is not None and not ours:
@@ -106,7 +106,7 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
         if membership is None or not _lost_another(error):
             raise
         first_line = (str(error).splitlines() or [""])[0]
-        _tell(error, f"lost another process ({first_line})", membership)
+        _tell(error, f"lost the connection to another process ({first_line})", membership)
         return 1
     except SystemExit as error:  # by a signal
         if membership is None:
@@ -120,16 +120,16 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
 
 
 def _tell(error: BaseException, message: str, membership: Membership | None) -> None:
-    """Print an error: what all processes share once, what is one's own with its number."""
-    with suppress(OSError):  # nobody reads it any more
+    """Print an error: a shared one once, others with the rank of their process."""
+    with suppress(OSError):  # standard error is closed
         if membership is None or membership.rank == 0:
             print(message, file=sys.stderr)
         elif not getattr(error, "shared", False):
-            print(f"process {membership.rank + 1} of {membership.size}: {message}", file=sys.stderr)
+            print(f"rank {membership.rank} of {membership.size}: {message}", file=sys.stderr)
 
 
 def _run(line: _CommandLine, stop: Stop) -> int:
-    """Run a job that no launcher started: here, or in several processes; returns its status."""
+    """Run a job without an outer launcher, here or in several processes; return its status."""
     processes = line.processes_to_start()
     if processes > 1:
         return _launch(line, processes)
@@ -143,11 +143,11 @@ def _run(line: _CommandLine, stop: Stop) -> int:
 
 
 def _run_in_world(line: _CommandLine, membership: Membership, stop: Stop) -> None:
-    """Take part in a job of several processes, which a launcher started."""
+    """Run one process of a job that a launcher started."""
     asked_for, problems = line.launch.num_processes, line.problems
     if asked_for not in (None, membership.size):
-        found = f"{asked_for} in a launcher's world of {membership.size} processes"
-        hint = "leave it out under a launcher"
+        found = f"{asked_for} with a launcher that started {membership.size} processes"
+        hint = "remove it under a launcher"
         problems = [*problems, Problem("--num_processes", found, "the same number", hint)]
     join(membership, os.environ)
     with importing():
@@ -158,7 +158,7 @@ def _run_in_world(line: _CommandLine, membership: Membership, stop: Stop) -> Non
     world = World.joined()
     try:
         run_job(line.spec, line.mount, Invocation(problems, world, stop, _command()))
-    except OutOfMemory:  # the others cannot take leave, and are ended with this process
+    except OutOfMemory:  # the launcher ends the other processes
         raise
     except WorkflowError:
         world.end()
@@ -167,17 +167,17 @@ def _run_in_world(line: _CommandLine, membership: Membership, stop: Stop) -> Non
 
 
 def _problems_of_gpus(processes: int) -> list[Problem]:
-    """NCCL takes one process a GPU."""
+    """NCCL needs a GPU for each process."""
     import torch
 
     if not 0 < (gpus := torch.cuda.device_count()) < processes:
         return []
-    hint = "start as many as there are GPUs, or none visible (CUDA_VISIBLE_DEVICES=) for CPUs"
+    hint = "start one process per GPU, or set CUDA_VISIBLE_DEVICES= to use CPUs"
     return [Problem("--num_processes", f"{processes} on {gpus} GPUs", f"at most {gpus}", hint)]
 
 
 def _launch(line: _CommandLine, processes: int) -> int:
-    """Check and tokenize everything here, then run the job in processes of its own."""
+    """Check and tokenize everything here, then run the job in new processes."""
     with importing():
         from workflow.distributed.world import World
         from workflow.training.prepare import prepare
@@ -190,7 +190,7 @@ def _launch(line: _CommandLine, processes: int) -> int:
         return 0
 
     def patience() -> float:
-        """The seconds that a step and a save may take; before the run began nothing is lost."""
+        """Seconds that a step and a save may take; before the run starts nothing is lost."""
         status = read_status(job.run_path)
         if status.get("state") != "running" or status.get("time", 0.0) < began:
             return EARLY_SECONDS
@@ -201,37 +201,37 @@ def _launch(line: _CommandLine, processes: int) -> int:
 
 
 def _outcome(run: Path, launched: Launched) -> int:
-    """The exit status of a job whose processes have ended."""
+    """The exit status of a job after its processes have ended."""
     from workflow.training.run_dir import note_crash
 
     status = read_status(run)
     ours = status.get("host") == socket.gethostname() and status.get("pid") in launched.pids
     state = status.get("state") if ours else None
-    stopped = launched.signal not in (0, signal.SIGINT) and not ours  # before the run began
+    stopped = launched.signal not in (0, signal.SIGINT) and not ours  # before the run started
     if stopped:
         print(EARLY, file=sys.stderr)
     if stopped or (state == "saved" and (launched.signal or launched.status == 0)):
         return Stopped.exit_status
     if state == "done" and launched.signal:
         return 0
-    if ours and launched.status > 2:  # of 0, 1 and 2 the processes have told themselves
+    if ours and launched.status > 2:  # for 1 and 2 the processes have written status.json
         note_crash(run, _reason(launched.status))
     return launched.status
 
 
 def _reason(status: int) -> str:
     if status > 128:
-        return f"a process was ended by {name_signal(status - 128)}{hint_at(status - 128)}"
-    return f"a process ended with status {status}"
+        return f"a process was killed by {name_signal(status - 128)}{hint_at(status - 128)}"
+    return f"a process exited with status {status}"
 
 
 def _command() -> list[str]:
-    """What was typed, but for where the script and Python lie."""
+    """The command as typed, without the paths of Python and the script."""
     return ["python3", Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def _dry_run(line: _CommandLine, membership: Membership | None) -> None:
-    """Say what the job would take; of several processes the main one says it."""
+    """Print the job's memory plan, on rank 0."""
     with importing():
         from workflow.distributed.world import World
         from workflow.training.plan import dry_run
@@ -247,7 +247,7 @@ def _dry_run(line: _CommandLine, membership: Membership | None) -> None:
 
 
 def _tell_in_status(line: _CommandLine, error: BadInput, membership: Membership) -> None:
-    """Write why a job was refused where the launcher's exit status cannot say it."""
+    """Write the reason of a refusal to status.json: a launcher's exit status has none."""
     named = line.spec.training_run_name is not None or line.spec.model != NO_MODEL
     if membership.rank > 0 or not named or not line.mount.root.is_dir():
         return
@@ -260,7 +260,7 @@ def _tell_in_status(line: _CommandLine, error: BadInput, membership: Membership)
 
 
 def _lost_another(error: RuntimeError) -> bool:
-    """Whether a process only ends since another one did, which speaks for itself."""
+    """Whether a process ends only because another one did, which reports its own error."""
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or "gloo/transport" in str(error)

@@ -1,4 +1,4 @@
-"""The job as typed settings: flags, job files, defaults. Imports no torch.
+"""The job as typed settings: flags, job files, defaults. Does not import torch.
 
 May import core.
 """

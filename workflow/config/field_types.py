@@ -1,4 +1,4 @@
-"""The types of value that flags take."""
+"""Types of flag values: how they are named, and converted from text or JSON."""
 
 import dataclasses
 import json
@@ -13,10 +13,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class FieldType:
-    """A type of value: what to call it, and how to make one of text or of a JSON value.
+    """A type of value, and its conversion from text or from a JSON value.
 
-    `convert` raises ValueError for anything else. On a command line it takes a text, or a list of
-    several `words`; of any number where that is 0.
+    Attributes:
+        expected: noun phrase for errors.
+        convert: raises ValueError for any other value. On a command line it gets a text, or a list
+            of texts if `words` is not 1.
+        may_stand_alone: whether the flag without a value means true.
+        words: values that the flag takes; 0: any number.
     """
 
     expected: str
@@ -32,7 +36,7 @@ def _require(holds: bool) -> None:
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    """One text or a list of them, of which none is empty."""
+    """A text or a list of texts, none empty, as a tuple."""
     several = [value] if isinstance(value, str) else value
     if not isinstance(several, list | tuple):
         raise ValueError
@@ -40,29 +44,29 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(several)
 
 
-def text() -> FieldType:
+def text(metavar: str = "TEXT") -> FieldType:
     def convert(value: object) -> str:
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise ValueError
         return value
 
-    return FieldType("a text that is not empty", convert, "TEXT")
+    return FieldType("text that is not empty", convert, metavar)
 
 
 def texts() -> FieldType:
-    """One text, or a list of them (on the command line as JSON)."""
+    """A text, or a list of texts (on the command line in JSON)."""
 
     def convert(value: object) -> tuple[str, ...]:
         if isinstance(value, str) and value.startswith("["):
-            with suppress(ValueError):  # else it is a text such as [END]
+            with suppress(ValueError):  # otherwise a text such as [END]
                 value = json.loads(value)
         return _texts(value)
 
-    return FieldType("a text, or a JSON list of texts", convert, "TEXT")
+    return FieldType("text, or a JSON list of texts", convert, "TEXT")
 
 
 def several(count: int) -> FieldType:
-    """As many different texts, one after the other."""
+    """`count` different texts."""
 
     def convert(value: object) -> tuple[str, ...]:
         found = _texts(value)
@@ -74,7 +78,7 @@ def several(count: int) -> FieldType:
 
 
 def template(place: str) -> FieldType:
-    """A text in which `place` stands, or the name of a file that holds one."""
+    """A text that contains `place`, or the name of a file with such a text."""
 
     def convert(value: object) -> str:
         if not isinstance(value, str) or "\0" in value:
@@ -89,7 +93,7 @@ def template(place: str) -> FieldType:
         _require(place in content and "\0" not in content)
         return content
 
-    return FieldType(f"a text with {place} in it, or a file that holds one", convert, "FILE|TEXT")
+    return FieldType(f"text with {place} in it, or a file with such text", convert, "FILE|TEXT")
 
 
 def integer(minimum: int, maximum: float = math.inf) -> FieldType:
@@ -101,11 +105,11 @@ def integer(minimum: int, maximum: float = math.inf) -> FieldType:
         return converted
 
     upper = "" if math.isinf(maximum) else f" and at most {maximum}"
-    return FieldType(f"a whole number of at least {minimum}{upper}", convert, "N")
+    return FieldType(f"an integer of at least {minimum}{upper}", convert, "N")
 
 
 def number(minimum: float = -math.inf, below: float = math.inf, above: bool = False) -> FieldType:
-    """A finite number of at least `minimum` (greater, if `above`) and less than `below`."""
+    """A finite number from `minimum` on (above it, if `above`) and less than `below`."""
 
     def convert(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -162,18 +166,18 @@ def words(expected: str, metavar: str) -> FieldType:
 
 
 def any_of(*options: str) -> FieldType:
-    """Some of these names, in this order, or the word none."""
+    """Some of these names, returned in this order, or the word none."""
 
     def convert(value: object) -> tuple[str, ...]:
         chosen = _texts(value)
         _require(chosen == ("none",) or {*chosen} <= {*options})
         return tuple(option for option in options if option in chosen)
 
-    return FieldType(f"none, or some of {', '.join(options)}", convert, "NAME", words=0)
+    return FieldType(f"none or some of {', '.join(options)}", convert, "NAME", words=0)
 
 
 def pairs(expected: str, metavar: str, may_lack_value: bool = False) -> FieldType:
-    """Names with values: a JSON object, or any number of words NAME=VALUE (or NAME alone)."""
+    """Names with values: a JSON object, or any number of NAME=VALUE (or NAME alone)."""
 
     def convert(value: object) -> dict[str, Any]:
         if isinstance(value, list | tuple) and len(value) == 1 and str(value[0]).startswith("{"):
@@ -192,7 +196,7 @@ def pairs(expected: str, metavar: str, may_lack_value: bool = False) -> FieldTyp
 
 
 def duration() -> FieldType:
-    """A length of time, in seconds: 90m, 12h, 2d, or as Slurm has it, minutes or D-HH:MM:SS."""
+    """A duration in seconds: 90m, 12h, 2d, or in Slurm's forms, minutes or D-HH:MM:SS."""
     units = {"": 60, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
     def convert(value: object) -> int:
@@ -213,14 +217,14 @@ def duration() -> FieldType:
         _require(seconds >= 1)
         return seconds
 
-    return FieldType("a length of time, as 12h, 90m or 1-00:00:00", convert, "TIME")
+    return FieldType("a duration such as 12h, 90m or 1-00:00:00", convert, "TIME")
 
 
 def memory(with_unit: bool = False) -> FieldType:
-    """An amount of memory, as 80GB or 512 GB, in bytes.
+    """An amount of memory such as 80GB or 512 GB, in bytes.
 
     Args:
-        with_unit: whether to refuse a bare number, which means megabytes to Slurm.
+        with_unit: whether to refuse a number without a unit, which Slurm reads as megabytes.
     """
 
     def convert(value: object) -> float:
@@ -234,11 +238,11 @@ def memory(with_unit: bool = False) -> FieldType:
         _require(0 < size < math.inf)
         return size
 
-    return FieldType("an amount of memory, as 80GB", convert, "SIZE")
+    return FieldType("an amount of memory such as 80GB", convert, "SIZE")
 
 
 def or_auto(type: FieldType) -> FieldType:
-    """`type`, or the word auto, which becomes None: to be derived."""
+    """`type`, or the word auto, which becomes None (to be derived)."""
 
     def convert(value: object) -> Any:
         return None if value == "auto" else type.convert(value)

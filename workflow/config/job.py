@@ -1,4 +1,4 @@
-"""The job that is run: what was asked for, with a value for all that was left open."""
+"""The job as it runs: the request with every open value filled in."""
 
 import dataclasses
 import math
@@ -13,10 +13,10 @@ JOB_FLAGS = flags_of(JobRequest)
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec(JobRequest):
-    """A job with a value for all that it uses, the same for the same command.
+    """A job with a value for every flag that it uses; the same for the same command.
 
-    What it has no use for is as it was asked for, mostly None: the flags of training where it only
-    evaluates, and max_new_tokens where it scores.
+    Flags it does not use keep the request's value, mostly None: those of training under --no_train,
+    and max_new_tokens of a task that scores.
     """
 
     training_run_name: str
@@ -30,25 +30,25 @@ class JobSpec(JobRequest):
     save_steps: int
 
     def planned(self, micro_batch_tokens: int) -> "PlannedSpec":
-        """The job with what its memory plan says."""
+        """The job with the memory plan's micro-batch."""
         return PlannedSpec(**vars(self) | {"micro_batch_tokens": micro_batch_tokens})
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSpec(JobSpec):
-    """A job that is known to fit its machine."""
+    """A job whose memory plan fits its machine."""
 
     micro_batch_tokens: int
 
 
 def written(request: JobRequest) -> dict[str, Any]:
-    """A job as training_args.json holds it, without what one start of it is to do."""
+    """The content of training_args.json: all flags but those of a single start."""
     values = dataclasses.asdict(request)
     return {name: value for name, value in values.items() if name not in flags_deciding("start")}
 
 
 def flags_deciding(*what: Decision) -> frozenset[str]:
-    """The flags that decide this of a job, in the words of Flag."""
+    """Names of the flags with one of these values of `Flag.decides`."""
     return frozenset(name for name, flag in JOB_FLAGS.items() if flag.decides in what)
 
 
@@ -59,12 +59,12 @@ def resolve_defaults(
     longest_target: int,
     fast_bf16: bool,
 ) -> JobSpec:
-    """Fill in what was left to the data and the machine, but for what depends on memory.
+    """Fill in the values that depend on the data and the machine, except on its memory.
 
     Args:
-        run_name: the user's, or what the run is called without one.
-        train_count: number of train records (0 where the job only evaluates).
-        longest_target: tokens of the longest completion, after the cut.
+        run_name: the user's, or the default name.
+        train_count: number of train records (0 under --no_train).
+        longest_target: tokens of the longest completion after truncation.
         fast_bf16: whether the hardware multiplies bfloat16 matrices fast.
     """
     values = vars(request) | {"training_run_name": run_name}
@@ -85,7 +85,7 @@ def _resolved_training(request: JobRequest, train_count: int) -> dict[str, Any]:
     schedule = request.lr_scheduler_type or ("constant" if adafactor else "linear")
     warmup = 0.05 if request.warmup_steps is None else request.warmup_steps
     warmup_steps = math.ceil(warmup * max_steps) if warmup < 1 else round(warmup)
-    # A warm-up begins at a rate of zero: a run that is nothing else would learn nothing.
+    # Warmup starts at a learning rate of zero: a run of warmup alone would learn nothing.
     warmup_steps = min(warmup_steps, max_steps - 1)
     quarter = math.ceil(max_steps / 4)
     return {

@@ -1,4 +1,4 @@
-"""Where a job is run from: flags that are not part of the job itself."""
+"""Flags of how a job is launched, which are not part of the job."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,28 +13,27 @@ _run = partial(flag, RUN)
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """Where, and by how many processes, a job is run; or on what machine it is planned."""
+    """Where a job runs and in how many processes, or for which machine it is planned."""
 
     num_processes: int | None = _processes(
-        integer(1), "processes on this machine [one a GPU, else 1]"
+        integer(1), "processes on this machine [one per GPU, else 1]"
     )
-    local_rank: int | None = _processes(
-        integer(-1), "accepted from launchers, which say it otherwise too [-]"
-    )
+    local_rank: int | None = _processes(integer(-1), "accepted from launchers, and ignored")
     dry_run: bool = _processes(
-        boolean(), "only say what memory the job takes, and what fits", False
+        boolean(),
+        "only show the memory plan: what the job takes, and what fits",
+        False,
+        common=True,
     )
     plan_gpus: int | None = _processes(
-        integer(1), "GPUs a node to plan for, with --dry_run [this machine's]"
+        integer(1), "GPUs per node to plan for, with --dry_run [this machine's]"
     )
-    plan_gpu_memory: float | None = _processes(memory(), "memory of each of them, as 80GB [-]")
+    plan_gpu_memory: float | None = _processes(memory(), "memory per GPU, e.g. 80GB")
     plan_host_memory: float | None = _processes(
-        memory(), "memory of each node, as 512GB [as much as is asked for]"
+        memory(), "host memory per node, e.g. 512GB [unlimited]"
     )
     plan_nodes: int | None = _processes(integer(1), "nodes to plan for [1]")
     mount: str | None = _run(
-        text(), "holds data/ and models/ [$WORKFLOW_MOUNT, /model_mount, or ./mount]"
+        text("DIR"), "folder with data/ and models/ [$WORKFLOW_MOUNT, /model_mount or ./mount]"
     )
-    config: str | None = _run(
-        text(), "a JSON file of these flags; the command line overrides it [-]"
-    )
+    config: str | None = _run(text("FILE"), "JSON file of flags; the command line overrides it")

@@ -1,4 +1,4 @@
-"""From a command line, a job file or keyword arguments to a job, with every problem of it."""
+"""Read a command line, a job file or keyword arguments into a job, with all its problems."""
 
 import json
 import sys
@@ -16,11 +16,11 @@ from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import BadInput, Problem
 
 NO_MODEL = "?"
-"""Stands for a model that was not named, so that other problems can still be found."""
+"""The model of a job that names none, so that its other problems can still be found."""
 
 ALIASES = {"data": "data_name"}
 CLUSTER_PART = "cluster"
-"""The key of a job file for what `python3 -m workflow submit` reads there."""
+"""The key of a job file that `python3 -m workflow submit` reads."""
 _MODELS = ("model_init_name", "model_init_path", "model_pretrain_name")
 _ONE_OF = (_MODELS, ("max_steps", "num_train_epochs"))
 
@@ -28,13 +28,13 @@ _ONE_OF = (_MODELS, ("max_steps", "num_train_epochs"))
 def parse_command_line(
     task: str, description: str, argv: Sequence[str] | None = None
 ) -> tuple[JobRequest, LaunchOptions, list[Problem]]:
-    """The job asked for by a command line, with every problem of its flags.
+    """Read a command line: the job, how it is launched, and all problems of its flags.
 
-    A flag with a problem has its default in the job, so that further checks can go on.
+    A flag with a problem has its default in the job, so that later checks can run.
     """
     of_launch = flags_of(LaunchOptions)
-    flags = FlagSet(JOB_FLAGS | of_launch, ALIASES)
-    usage = "%(prog)s --MODEL_FLAG MODEL --data_name DATA [flags]"
+    flags = FlagSet(JOB_FLAGS | of_launch, ALIASES, task)
+    usage = "python3 %(prog)s --model_init_name MODEL --data_name DATA [flags]"
     arguments = sys.argv[1:] if argv is None else argv
     typed, given, problems = flags.read_command_line(arguments, description, usage)
     if "config" in typed:
@@ -45,15 +45,14 @@ def parse_command_line(
     launch = LaunchOptions(**{name: typed.pop(name) for name in of_launch.keys() & typed.keys()})
     planned = [name for name in vars(launch) if name.startswith("plan_") and getattr(launch, name)]
     if planned and not launch.dry_run:
-        hint = "add --dry_run, or leave it out"
-        expected = "a description of a machine with --dry_run only"
-        problems.append(Problem(f"--{planned[0]}", "no --dry_run", expected, hint))
+        hint = "add --dry_run, or remove it"
+        problems.append(Problem(f"--{planned[0]}", "used without --dry_run", "--dry_run", hint))
     request, more = _checked(task, typed, typed.keys() | given)
     return request, launch, problems + more
 
 
 def as_arguments(request: JobRequest) -> tuple[str, ...]:
-    """The flags that ask for this job, and no file."""
+    """The command-line flags of this job, without a job file."""
     words: list[str] = []
     for name, flag in JOB_FLAGS.items():
         value = getattr(request, name)
@@ -70,7 +69,11 @@ def as_arguments(request: JobRequest) -> tuple[str, ...]:
 
 
 def make_job(task: str, **values: Any) -> JobRequest:
-    """A job from flag names and values, checked as a command line is; raises BadInput."""
+    """Make a job from flags by name, checked like a command line.
+
+    Raises:
+        BadInput: with all problems.
+    """
     given = {name: value for name, value in values.items() if value is not None}
     typed, problems = FlagSet(JOB_FLAGS, ALIASES).read_object(given, "")
     request, more = _checked(task, typed, {ALIASES.get(name, name) for name in given})
@@ -80,7 +83,7 @@ def make_job(task: str, **values: Any) -> JobRequest:
 
 
 def _read_job_file(path: Path, task: str) -> tuple[dict[str, Any], list[Problem]]:
-    """The flags in a job file, which may hold its task and a part for clusters, too."""
+    """The flags in a job file, which may also have the keys task and cluster."""
     parsed, problems = read_json_object(path)
     beside = {
         "task": Flag("", choice(task), "the script"),
@@ -93,11 +96,11 @@ def _read_job_file(path: Path, task: str) -> tuple[dict[str, Any], list[Problem]
 def _checked(
     task: str, typed: dict[str, Any], given: Collection[str]
 ) -> tuple[JobRequest, list[Problem]]:
-    """The job of these values, and what does not fit together in it.
+    """The job of these values, and its contradictions.
 
     Args:
-        given: what the user wrote, also where it could not be converted: a flag with a bad value
-            is not missing.
+        given: flags that the user wrote, with or without a valid value: a flag with a bad value is
+            not missing.
     """
     problems = []
     models = [name for name in _MODELS if name in given]
@@ -105,7 +108,7 @@ def _checked(
         problems.append(
             Problem(
                 "model",
-                " and ".join(f"--{name}" for name in models) or "no name of a model",
+                " and ".join(f"--{name}" for name in models) or "not named",
                 "exactly one of --model_init_name, --model_init_path, --model_pretrain_name",
                 "keep one of them" if models else "add --model_init_name FOLDER_IN_MOUNT_MODELS",
             )
@@ -113,7 +116,7 @@ def _checked(
         typed = {name: value for name, value in typed.items() if name not in _MODELS}
     if "data_name" not in given:
         problems.append(
-            Problem("data", "no --data_name", "the name of a data file", "add --data_name NAME")
+            Problem("data", "not named", "the name of a data file", "add --data_name NAME")
         )
     if not typed.keys() & set(_MODELS):
         typed["model_init_name"] = NO_MODEL

@@ -1,4 +1,4 @@
-"""The two tasks as data: what each is called, its files, metrics and defaults."""
+"""The tasks as data: name, record keys, outputs, metrics and defaults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What the rest of the program may know of a task without asking for its name.
+    """The facts about a task that the rest of the program uses instead of its name.
 
     Attributes:
-        name: as jobs have it, and the entry script without its `.py`.
-        source_key, answer_key: of a record of its data.
-        output: what an evaluation writes of a record: "texts" or "scores".
-        shown_metrics: those that the log and tables show, in this order.
-        best_metrics: those that the best checkpoint may be best in.
-        defaults: of the flags whose default depends on the task.
+        name: the task of a job, and its entry script without `.py`.
+        source_key, answer_key: keys of a data record.
+        output: what an evaluation writes for each record: "texts" or "scores".
+        shown_metrics: metrics in the log and in tables, in this order.
+        best_metrics: choices of --metric_for_best_model.
+        defaults: of flags whose default depends on the task.
     """
 
     name: str
@@ -56,16 +56,16 @@ TASK_SPECS: dict[str, TaskSpec] = {
     ),
 }  # fmt: skip
 BEST_METRICS = tuple(dict.fromkeys(name for t in TASK_SPECS.values() for name in t.best_metrics))
-"""Those of all tasks."""
+"""Choices of all tasks."""
 
 
 def task_of(spec: Mapping[str, Any]) -> TaskSpec:
-    """The task of a run's training_args.json; seq2seq where that names none."""
+    """The task of a training_args.json; seq2seq if it names none."""
     return TASK_SPECS.get(str(spec.get("task")), TASK_SPECS["seq2seq"])
 
 
 def shown_default(flag: str) -> str:
-    """The default of a flag as the help shows it: the first task's, then the others'."""
+    """A task-dependent default for the help: the first task's, then the others'."""
     first, *others = TASK_SPECS.values()
     of_others = [f"{task.name} {task.defaults[flag]}" for task in others]
     return "; ".join([str(first.defaults[flag]), *of_others])

@@ -1,1 +1,1 @@
-"""What every room needs: errors, files, logging, tables. Imports no other room, and no torch."""
+"""Errors, files, logging and tables for all rooms. Imports no other room, and not torch."""

@@ -1,6 +1,6 @@
-"""The SHA-256 of each file of a checkpoint, so that none is loaded truncated or with a bit flipped.
+"""SHA-256 checksums of a checkpoint's files, so that no truncated or changed file is loaded.
 
-Weight files are hashed while they are written, by several processes; small files are read back.
+Weight files are hashed while several processes write them; small files are read back.
 """
 
 import hashlib
@@ -16,21 +16,23 @@ CHECKSUM_FILE = "checksums.json"
 
 _NAME = re.compile("[^./][^/]*")
 _DIGEST = re.compile("[0-9a-f]{64}")
-_MEND = "get a whole copy of the folder; if you changed the file on purpose, remove checksums.json"
+_HINT = (
+    "get a complete copy of the folder; if you changed the file on purpose, remove checksums.json"
+)
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, which may be larger than memory, in hex."""
+    """The SHA-256 of a file in hex; the file may be larger than memory."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_checksums(folder: Path, known: Mapping[str, str]) -> None:
-    """List every file that stands directly in `folder`, but for hidden ones and the list itself.
+    """Write the checksums of all files directly in `folder`, except hidden ones.
 
     Args:
-        known: digests, by name, of files that were hashed as they were written. All are listed: a
-            shared file system may show other processes' files late.
+        known: digests, by name, of files that were hashed while written. All are listed: a shared
+            file system may show the files of other processes late.
     """
     present = {path.name for path in folder.iterdir() if path.is_file()}
     names = sorted(filter(_is_listed, present | known.keys()))
@@ -40,43 +42,43 @@ def write_checksums(folder: Path, known: Mapping[str, str]) -> None:
 
 
 def has_checksums(folder: Path) -> bool:
-    """Whether a folder has a list, be it one that cannot be read."""
+    """Whether a folder has a list of checksums, readable or not."""
     return os.path.lexists(folder / CHECKSUM_FILE)
 
 
 def find_damage(
     folder: Path, mine: Callable[[int], bool] = lambda number: True, weights: bool = True
 ) -> list[Problem]:
-    """What disagrees with a folder's list, if it has one; other files there are the user's own.
+    """Problems of a folder's files against its list, if it has one; other files are ignored.
 
     Args:
-        mine: whether this process looks at a file, by its number: several share the reading. A
-            list that is broken is told by each of them.
-        weights: whether to look at files of weights, too, which takes long.
+        mine: whether this process checks a file, by its number; processes share the reading. All
+            of them report a broken list.
+        weights: whether to check weight files too, which takes long.
     """
     path = folder / CHECKSUM_FILE
     try:
         listed = _read_list(path) if has_checksums(folder) else {}
     except (OSError, ValueError, RecursionError) as error:
-        found = _unreadable(error) if isinstance(error, OSError) else "a broken list of checksums"
-        return [Problem(str(path), found, "the checksums of this folder's files", _MEND)]
+        found = _unreadable(error) if isinstance(error, OSError) else "an invalid list of checksums"
+        return [Problem(str(path), found, "the checksums of this folder's files", _HINT)]
     files = [folder / name for number, name in enumerate(sorted(listed)) if mine(number)]
     files = [file for file in files if weights or file.suffix != ".safetensors"]
     damage = [(str(file), _damage(file, listed[file.name])) for file in files]
-    expected = f"the content that {CHECKSUM_FILE} lists"
-    return [Problem(where, found, expected, _MEND) for where, found in damage if found is not None]
+    expected = f"the content listed in {CHECKSUM_FILE}"
+    return [Problem(where, found, expected, _HINT) for where, found in damage if found is not None]
 
 
 def _damage(path: Path, expected: str) -> str | None:
     try:
-        if not path.is_file():  # a pipe would be waited for
-            return "no such file"
+        if not path.is_file():  # reading a pipe would block
+            return "is missing"
         if digest(path) == expected:
             return None
         size = path.stat().st_size
     except OSError as error:
         return _unreadable(error)
-    return f"{size:,} bytes of another content than when it was written (truncated or changed)"
+    return f"{size:,} bytes that changed since they were written (truncated or modified)"
 
 
 def _unreadable(error: OSError) -> str:
@@ -84,7 +86,7 @@ def _unreadable(error: OSError) -> str:
 
 
 def _read_list(path: Path) -> dict[str, str]:
-    """The digests by name; raises OSError, or ValueError or RecursionError where they are none."""
+    """Read the digests by name; raises OSError, ValueError or RecursionError."""
     listed = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(listed, dict) or not listed or not all(map(_is_listed, listed)):
         raise ValueError("no names of files")
@@ -94,5 +96,5 @@ def _read_list(path: Path) -> dict[str, str]:
 
 
 def _is_listed(name: str) -> bool:
-    """Whether a file of this name is listed: in the folder itself, not hidden, fit to be told."""
+    """Whether a file of this name is listed: directly in the folder, not hidden, printable."""
     return name.isprintable() and _NAME.fullmatch(name) is not None and name != CHECKSUM_FILE

@@ -1,4 +1,4 @@
-"""What the user sees while a job runs: a calm log, and bars where the output is a terminal."""
+"""The log of a job, and progress bars in a terminal."""
 
 import logging
 import sys
@@ -13,10 +13,10 @@ _silent = False
 
 
 class _AboveBars(logging.Handler):
-    """Writes log lines so that they do not tear a progress bar."""
+    """Writes log lines above progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # a run does not end since nobody reads its log any more
+        with suppress(OSError):  # a closed log must not end the run
             tqdm.write(self.format(record), file=sys.stderr)
 
 
@@ -24,9 +24,9 @@ def start_log(silent: bool = False) -> None:
     """Send the log to standard error; called once, by the command line.
 
     Args:
-        silent: whether another process of the job speaks for this one.
+        silent: whether another process of the job logs instead.
     """
-    global _silent  # noqa: PLW0603 (a process speaks or does not)
+    global _silent  # noqa: PLW0603 (one state per process)
     _silent = silent
     if silent:
         log.addHandler(logging.NullHandler())
@@ -40,26 +40,26 @@ def start_log(silent: bool = False) -> None:
 
 
 def on_terminal() -> bool:
-    """Whether standard error is a terminal, where bars and tables are shown."""
+    """Whether standard error is a terminal that shows bars and tables."""
     return not _silent and sys.stderr.isatty()
 
 
 @cache
 def warn_once(message: str) -> None:
-    """Log a warning the first time it is given."""
+    """Log a warning once per process."""
     log.warning(message)
 
 
 @cache
 def inform_once(message: str) -> None:
-    """Log a line the first time it is given."""
+    """Log a line once per process."""
     log.info(message)
 
 
 def progress_bar(
     total: int, label: str, unit: str = "record", leave: bool = False, initial: int = 0
 ) -> "tqdm[Any]":
-    """A bar on standard error, kept at the end if `leave`; nothing where that is a file."""
+    """A progress bar on standard error, kept at the end if `leave`; none if that is a file."""
     disable = True if _silent else None
     return tqdm(
         total=total, desc=label, unit=unit, unit_scale=unit == "B", leave=leave, disable=disable,

@@ -1,10 +1,10 @@
-"""What can go wrong, and whose it is to mend.
+"""Errors by who can fix them.
 
 WorkflowError
-├── BadInput    flags, data or a model that the user can put right; nothing begun (exit 2)
-├── RunFailed   a run that could not go on; what it wrote stays (exit 1)
-│   └── OutOfMemory   of one process by itself
-└── Stopped     a run that was asked to stop; the same command goes on (exit 75)
+├── BadInput    flags, data or a model that the user can correct; nothing was started (exit 2)
+├── RunFailed   a run that could not continue; what it wrote is kept (exit 1)
+│   └── OutOfMemory   in one process only
+└── Stopped     a run that was asked to stop; the same command resumes it (exit 75)
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ PROBLEMS_SHOWN = 20
 
 
 class WorkflowError(Exception):
-    """Anything that ends a job with a message instead of a traceback."""
+    """An error that is shown as a message, without a traceback."""
 
     exit_status = 1
 
@@ -34,7 +34,7 @@ class Problem:
 
 
 class BadInput(WorkflowError):
-    """All the problems of a job at once; the message shows the first 20 and the count."""
+    """All problems of a job; the message shows the first 20 and the count."""
 
     exit_status = 2
 
@@ -46,21 +46,21 @@ class BadInput(WorkflowError):
         lines = [str(problem) for problem in self.problems[:PROBLEMS_SHOWN]]
         count = len(self.problems)
         if count > PROBLEMS_SHOWN:
-            lines.append(f"… and {count - PROBLEMS_SHOWN} more ({count} problems in all)")
+            lines.append(f"… and {count - PROBLEMS_SHOWN} more ({count} problems in total)")
         elif count > 1:
-            lines.append(f"({count} problems in all)")
+            lines.append(f"({count} problems in total)")
         return "\n".join(lines)
 
 
 class RunFailed(WorkflowError):
-    """A run that had to stop."""
+    """A run that could not continue."""
 
 
 class OutOfMemory(RunFailed):
-    """A process that has no more memory: the others may wait for it, and hear nothing of it.
+    """A process that ran out of memory; the other processes may still wait for it.
 
     Attributes:
-        positions: of a micro-batch at most, from the next start on; None where that stays as it is.
+        positions: bound of padded positions per micro-batch for the next start; None: unchanged.
     """
 
     def __init__(self, message: str, positions: int | None = None):
@@ -69,7 +69,7 @@ class OutOfMemory(RunFailed):
 
 
 class Stopped(WorkflowError):
-    """A run that was asked to stop, and did."""
+    """A run that stopped because it was asked to."""
 
     exit_status = 75  # EX_TEMPFAIL of sysexits.h: try again
 

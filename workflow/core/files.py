@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written beside, synced, then renamed."""
+"""Atomic files and folders: written under another name, synced, then renamed."""
 
 import fcntl
 import json
@@ -18,7 +18,7 @@ def _beside(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Wait until a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -28,7 +28,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write; it takes `path`'s place when the block ends well."""
+    """Yield a temporary path to write, which replaces `path` if the block succeeds."""
     partial = _beside(path)
     try:
         yield partial
@@ -40,9 +40,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; it becomes `path` when the block ends well.
+    """Yield an empty temporary folder, which becomes `path` if the block succeeds.
 
-    A `path` that exists by then (another process was first) is kept, ours is dropped.
+    If `path` exists by then (another process was first), it is kept and ours is removed.
     """
     partial = begin_folder(path)
     try:
@@ -53,7 +53,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def begin_folder(path: Path) -> Path:
-    """Make an empty folder beside `path`, for several processes to fill."""
+    """Make an empty temporary folder next to `path`, for several processes to fill."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path)
     shutil.rmtree(partial, ignore_errors=True)
@@ -62,10 +62,10 @@ def begin_folder(path: Path) -> Path:
 
 
 def finish_folder(partial: Path, path: Path) -> None:
-    """Let a folder that is filled become `path`; one that stands there already is left as it is.
+    """Rename a filled folder to `path`, unless that exists.
 
     Raises:
-        OSError: where it cannot; the filled folder then stays.
+        OSError: the rename failed; the filled folder stays.
     """
     for file in (*partial.rglob("*"), partial):
         sync(file)
@@ -78,16 +78,16 @@ def finish_folder(partial: Path, path: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, atomically."""
     with whole_file(path) as partial:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         partial.write_text(text + "\n", encoding="utf-8")
 
 
 class WholeList:
-    """A JSON list written item by item; its file appears when it is finished, or never.
+    """A JSON list written item by item; the file appears when it is finished.
 
-    The file is then, byte for byte, that of `write_json`.
+    Its bytes equal those of `write_json`.
     """
 
     def __init__(self, path: Path):
@@ -96,7 +96,7 @@ class WholeList:
         self._empty = True
 
     def add(self, text: str) -> None:
-        """Write an item that `json_item` has made."""
+        """Write an item made by `json_item`."""
         self._file.write(("[" if self._empty else ",") + text)
         self._empty = False
 
@@ -107,7 +107,7 @@ class WholeList:
         self._partial.replace(self._path)
 
     def discard(self) -> None:
-        """Remove what is not finished, wherever its disk lets us."""
+        """Remove the unfinished file, ignoring errors of the disk."""
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):
@@ -115,7 +115,7 @@ class WholeList:
 
 
 def json_item(value: object) -> str:
-    """An item as it stands, on lines of its own, in a list that `write_json` writes."""
+    """The text of an item in a list written by `write_json`."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     return ("\n" + text).replace("\n", "\n  ")
 
@@ -128,13 +128,13 @@ def append_json_line(path: Path, value: dict[str, object]) -> None:
 
 
 def keep_json_lines(path: Path, keep: Callable[[Any], bool]) -> None:
-    """Remove the other lines of a JSON Lines file, and what a killed job left of a last one."""
+    """Remove lines of a JSON Lines file that `keep` refuses, and an incomplete last line."""
     if not path.exists():
         return
     kept = []
     lines = path.read_bytes().splitlines(keepends=True)
     for line in lines:
-        with suppress(ValueError, KeyError, TypeError):  # no line of ours
+        with suppress(ValueError, KeyError, TypeError):  # invalid line
             if line.endswith(b"\n") and keep(json.loads(line)):
                 kept.append(line)
     if kept != lines:
@@ -144,39 +144,36 @@ def keep_json_lines(path: Path, keep: Callable[[Any], bool]) -> None:
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock that a file of its own stands for, which is made where it is not there.
-
-    Yields what `lock` returns.
-    """
+    """Hold a lock file, created if missing. Yields what `lock` returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         yield lock(file, wait=wait)
 
 
 def lock(file: IO[Any], shared: bool = False, wait: bool = True) -> bool:
-    """Lock an open file until it is closed, as far as its file system has locks.
+    """Lock an open file until it is closed; does nothing on file systems without locks.
 
     Args:
-        shared: whether others may hold it too, if they share it.
-        wait: whether to wait for others.
+        shared: whether other shared locks may be held at the same time.
+        wait: whether to wait for other processes.
 
     Returns:
-        False where another process holds it and was not waited for.
+        False if another process holds the lock and `wait` is False.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # some network file systems have none
+    except OSError:  # some network file systems have no locks
         pass
     return True
 
 
 def remove_partials(folder: Path, older_than: float = STALE_AFTER_SECONDS) -> None:
-    """Remove what killed jobs left half-written in `folder` more than `older_than` seconds ago.
+    """Remove temporary files that killed jobs left in `folder` over `older_than` seconds ago.
 
-    With 0 all of it: machines' clocks differ.
+    0 removes all of them, whatever their time: clocks of machines differ.
     """
     for partial in folder.glob(".*.partial-*"):
         try:
@@ -191,12 +188,12 @@ def remove_partials(folder: Path, older_than: float = STALE_AFTER_SECONDS) -> No
 
 
 def discard_folder(path: Path) -> None:
-    """Remove a folder so that no part of it is ever seen under its name."""
+    """Remove a folder; no part of it is ever visible under its name."""
     shutil.rmtree(put_aside(path), ignore_errors=True)
 
 
 def put_aside(path: Path) -> Path:
-    """Give a folder that is to be removed another name, and return that."""
+    """Rename a folder that is to be removed, and return its new path."""
     doomed = _beside(path)
     shutil.rmtree(doomed, ignore_errors=True)
     return path.rename(doomed)
