@@ -27,10 +27,13 @@ FILES = {
     "tokenizer.json": json.dumps({"vocab": [["▁", 0.5], ["käse", -1]]}).encode() * 40,
 }
 DIGESTS = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
-CHANGED = "another content than when it was written (truncated or changed)"
-LISTED = " (expected the content that checksums.json lists"
-MEND = "; get a whole copy of the folder; if you changed the file on purpose, remove checksums.json"
-BROKEN = f"a broken list of checksums (expected the checksums of this folder's files{MEND}"
+CHANGED = "that changed since they were written (truncated or modified)"
+LISTED = " (expected the content listed in checksums.json"
+HINT = (
+    "). Hint: get a complete copy of the folder; if you changed the file on purpose, remove "
+    "checksums.json."
+)
+BROKEN = f"an invalid list of checksums (expected the checksums of this folder's files{HINT}"
 
 
 @pytest.fixture
@@ -90,16 +93,14 @@ def test_a_list_is_accepted_whatever_the_names(folder: Path, name: str) -> None:
     write_checksums(folder, {})
     assert find_damage(folder) == []
     (folder / name).write_text("Content")
-    assert told(folder) == [f"{folder / name}: found 7 bytes of {CHANGED}{LISTED}{MEND}"]
+    assert told(folder) == [f"{folder / name}: 7 bytes {CHANGED}{LISTED}{HINT}"]
 
 
 def test_known_digests_are_taken_as_they_are(folder: Path) -> None:
     write_checksums(folder, {"model.safetensors": "0" * 64})
     listed = json.loads((folder / CHECKSUM_FILE).read_text())
     assert listed == DIGESTS | {"model.safetensors": "0" * 64}
-    assert told(folder) == [
-        f"{folder}/model.safetensors: found 1,000,000 bytes of {CHANGED}{LISTED}{MEND}"
-    ]
+    assert told(folder) == [f"{folder}/model.safetensors: 1,000,000 bytes {CHANGED}{LISTED}{HINT}"]
 
 
 def test_a_known_file_is_not_read_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +114,7 @@ def test_a_known_file_that_is_not_seen_is_listed(folder: Path) -> None:
     """Another process has written it, and a shared file system may show it late."""
     (folder / "model.safetensors").rename(folder.parent / "late")
     write_checksums(folder, {"model.safetensors": DIGESTS["model.safetensors"]})
-    assert told(folder) == [f"{folder}/model.safetensors: found no such file{LISTED}{MEND}"]
+    assert told(folder) == [f"{folder}/model.safetensors: is missing{LISTED}{HINT}"]
     (folder.parent / "late").rename(folder / "model.safetensors")
     assert find_damage(folder) == []
 
@@ -135,9 +136,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_file_is_told(folder: Path, name: str, damage: str) -> None:
     content = DAMAGES[damage](FILES[name])
     (folder / name).write_bytes(content)
-    assert told(folder) == [
-        f"{folder}/{name}: found {len(content):,} bytes of {CHANGED}{LISTED}{MEND}"
-    ]
+    assert told(folder) == [f"{folder}/{name}: {len(content):,} bytes {CHANGED}{LISTED}{HINT}"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -151,20 +150,20 @@ def test_a_file_that_is_not_there_is_told(folder: Path, name: str, instead: str)
         os.mkfifo(path)
     elif instead == "link to nothing":
         path.symlink_to("nothing")
-    assert told(folder) == [f"{path}: found no such file{LISTED}{MEND}"]
+    assert told(folder) == [f"{path}: is missing{LISTED}{HINT}"]
 
 
 def test_a_file_that_cannot_be_read_is_told(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.unlink()
     path.symlink_to("/proc/self/mem")  # whose first page is not there
-    assert told(folder) == [f"{path}: found unreadable (Input/output error){LISTED}{MEND}"]
+    assert told(folder) == [f"{path}: unreadable (Input/output error){LISTED}{HINT}"]
 
 
 def test_a_name_that_no_file_can_have_is_told(folder: Path) -> None:
     name = 300 * "a"
     write_checksums(folder, {name: "0" * 64})
-    assert told(folder) == [f"{folder}/{name}: found unreadable (File name too long){LISTED}{MEND}"]
+    assert told(folder) == [f"{folder}/{name}: unreadable (File name too long){LISTED}{HINT}"]
 
 
 def test_a_file_behind_a_link_is_looked_at(folder: Path) -> None:
@@ -173,7 +172,7 @@ def test_a_file_behind_a_link_is_looked_at(folder: Path) -> None:
     path.symlink_to(blob)
     assert find_damage(folder) == []
     blob.write_bytes(b"other")
-    assert told(folder) == [f"{path}: found 5 bytes of {CHANGED}{LISTED}{MEND}"]
+    assert told(folder) == [f"{path}: 5 bytes {CHANGED}{LISTED}{HINT}"]
 
 
 def test_files_that_are_not_listed_are_the_users(folder: Path) -> None:
@@ -186,7 +185,7 @@ def test_all_that_is_damaged_is_told_at_once(folder: Path) -> None:
     for name in FILES:
         (folder / name).write_bytes(b"")
     assert str(BadInput(find_damage(folder))).splitlines() == [
-        *(f"{folder}/{name}: found 0 bytes of {CHANGED}{LISTED}{MEND}" for name in FILES),
+        *(f"{folder}/{name}: 0 bytes {CHANGED}{LISTED}{HINT}" for name in FILES),
         "(4 problems in all)",
     ]
 
@@ -221,7 +220,7 @@ def test_files_are_numbered_by_name_however_they_are_listed(folder: Path) -> Non
     for number, name in enumerate(sorted(FILES)):
         (folder / name).unlink()
         (line,) = told(folder, mine=lambda other, number=number: other == number)
-        assert line.startswith(f"{folder}/{name}: found no such file;")
+        assert line.startswith(f"{folder}/{name}: is missing (expected")
 
 
 # --- the list itself -----------------------------------------------------------------------------
@@ -340,8 +339,8 @@ def test_a_list_that_cannot_be_read_is_told(folder: Path, instead: str, reason: 
         targets = {"link to nothing": "nothing", "link to itself": CHECKSUM_FILE}
         path.symlink_to(targets.get(instead, "/proc/self/mem"))
     assert has_checksums(folder)
-    expected = f" (expected the checksums of this folder's files{MEND}"
-    assert told(folder) == [f"{path}: found unreadable ({reason}){expected}"]
+    expected = f" (expected the checksums of this folder's files{HINT}"
+    assert told(folder) == [f"{path}: unreadable ({reason}){expected}"]
 
 
 class Trap:

@@ -89,8 +89,8 @@ class FlagSet:
         A flag whose value could not be converted is among the names but not among the values.
         """
         if asked_for := {"-h", "--help", "--help_all"} & {*argv}:
-            help = self._help(description, usage, everything="--help_all" in asked_for)
-            help.exit(message=help.format_help())
+            self._help(description, usage, everything="--help_all" in asked_for).print_help()
+            raise SystemExit(0)
         parser = argparse.ArgumentParser(
             add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
         )
@@ -199,7 +199,7 @@ class FlagSet:
                 converted[name] = type.convert(value)
             except (ValueError, RecursionError, OverflowError):
                 found = "no value" if value is _NO_VALUE else shorten(value)
-                hint = f"write {place} {type.metavar}"
+                hint = f"write {place} {type.metavar}" if where == "--" else "correct the value"
                 hint = "choose one of them" if type.metavar == "NAME" else hint
                 problems.append(Problem(place, found, type.expected, hint))
         return converted, problems
@@ -228,7 +228,7 @@ def read_json_object(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     try:
         parsed = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        return {}, [Problem(where, shorten(str(error)), "a readable JSON file", example)]
+        return {}, [Problem(where, str(error), "a readable JSON file", example)]
     if not isinstance(parsed, dict):
         return {}, [Problem(where, type(parsed).__name__, "a JSON object", example)]
     return parsed, []

@@ -46,9 +46,9 @@ class BadInput(WorkflowError):
         lines = [str(problem) for problem in self.problems[:PROBLEMS_SHOWN]]
         count = len(self.problems)
         if count > PROBLEMS_SHOWN:
-            lines.append(f"… and {count - PROBLEMS_SHOWN} more ({count} problems in total)")
+            lines.append(f"… and {count - PROBLEMS_SHOWN} more ({count} problems in all)")
         elif count > 1:
-            lines.append(f"({count} problems in total)")
+            lines.append(f"({count} problems in all)")
         return "\n".join(lines)
 
 
