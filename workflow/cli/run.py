@@ -13,7 +13,6 @@ from pathlib import Path
 from workflow.config.launch import LaunchOptions
 from workflow.config.parse import NO_MODEL, parse_command_line
 from workflow.config.request import JobRequest
-from workflow.core.console import start_log
 from workflow.core.errors import BadInput, OutOfMemory, Problem, Stopped, WorkflowError
 from workflow.core.imports import importing
 from workflow.distributed.launcher import (
@@ -79,6 +78,8 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
     ours = LAUNCHER_VARIABLE in os.environ  # removed by `die_with_parent`
     die_with_parent()
     line = _CommandLine(arguments, *parse_command_line(task, description, arguments))
+    from workflow.core.console import start_log  # slow, and not needed for -h
+
     stop = Stop()
     stop.listen()
     membership = None
@@ -121,11 +122,13 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
 
 def _tell(error: BaseException, message: str, membership: Membership | None) -> None:
     """Print an error: a shared one once, others with the rank of their process."""
+    from workflow.core.console import show_error
+
     with suppress(OSError):  # standard error is closed
         if membership is None or membership.rank == 0:
-            print(message, file=sys.stderr)
+            show_error(message)
         elif not getattr(error, "shared", False):
-            print(f"rank {membership.rank} of {membership.size}: {message}", file=sys.stderr)
+            show_error(f"rank {membership.rank} of {membership.size}: {message}")
 
 
 def _run(line: _CommandLine, stop: Stop) -> int:

@@ -1,12 +1,18 @@
 """The log of a job, and progress bars in a terminal."""
 
 import logging
+import os
+import shutil
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, TextIO
 
+from rich.text import Text
 from tqdm import tqdm
+
+from workflow.core.tables import Part, as_lines, render
 
 log = logging.getLogger("workflow")
 _silent = False
@@ -16,8 +22,47 @@ class _AboveBars(logging.Handler):
     """Writes log lines above progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        if has_colors(sys.stderr):
+            time, _, message = line.partition(" ")
+            style = "yellow" if record.levelno >= logging.WARNING else ""
+            line = _colored([Text.assemble((time, "dim"), " ", (message, style))])
         with suppress(OSError):  # a closed log must not end the run
-            tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(line, file=sys.stderr)
+
+
+def has_colors(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that shows colours, and NO_COLOR is not set."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return stream.isatty() and not plain
+
+
+def _colored(parts: Iterable[Part]) -> str:
+    return render(parts, shutil.get_terminal_size().columns, colors=True)
+
+
+def show(parts: Iterable[Part], stream: TextIO | None = None) -> None:
+    """Print texts and tables to standard output: in colour on a terminal, else as plain lines."""
+    stream = stream or sys.stdout
+    text = _colored(parts) if has_colors(stream) else "\n".join(as_lines(parts))
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def show_error(message: str) -> None:
+    """Print an error to standard error, with its hints in colour on a terminal."""
+    text = Text(message)
+    text.highlight_regex("Hint: .*", "green")
+    show([text], sys.stderr)
+
+
+def log_parts(parts: Iterable[Part]) -> None:
+    """Log texts and tables: each line by itself, or in colour on a terminal."""
+    if not _silent and has_colors(sys.stderr):
+        tqdm.write(_colored(parts), file=sys.stderr)
+    else:
+        for line in as_lines(parts):
+            log.info("%s", line)
 
 
 def start_log(silent: bool = False) -> None:

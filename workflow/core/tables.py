@@ -1,20 +1,68 @@
-"""Texts in columns."""
+"""Tables by rich: in colour on terminals, as plain lines elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from io import StringIO
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+Part = str | Text | Padding
+"""What can be printed: a line of text, or a table."""
+
+_UNBOUNDED = 100_000
+"""Columns of output that is not wrapped."""
 
 
-def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> list[str]:
-    """A line for each row, its cells under each other.
+def table(
+    rows: Sequence[Sequence[str | Text]],
+    left: int | None = None,
+    head: bool = True,
+    indent: int = 0,
+) -> Padding:
+    """A table without borders, two spaces between columns.
 
     Args:
-        left: how many columns stand to the left; the others, of numbers, to the right. All where
-            None.
+        rows: with the headings first if `head`.
+        left: number of columns aligned to the left, the others to the right. None: all to the left.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = [str.ljust if left is None or i < left else str.rjust for i in range(len(widths))]
-    return [
-        "  ".join(
-            put(cell, width) for put, cell, width in zip(sides, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    made = Table(
+        box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=head, header_style="bold"
+    )
+    for index, cell in enumerate(rows[0]):
+        made.add_column(
+            _as_text(cell) if head else "",
+            justify="left" if left is None or index < left else "right",
+            overflow="fold",
+        )
+    for row in rows[1:] if head else rows:
+        made.add_row(*map(_as_text, row))
+    return Padding(made, (0, 0, 0, indent), expand=False)
+
+
+def _as_text(cell: str | Text) -> Text:
+    return Text(cell) if isinstance(cell, str) else cell  # a str would be read as markup
+
+
+def as_lines(parts: Iterable[Part]) -> list[str]:
+    """The parts as plain lines, as wide as they need."""
+    return render(parts, _UNBOUNDED, colors=False).split("\n")
+
+
+def render(parts: Iterable[Part], width: int, colors: bool) -> str:
+    """The parts as text for a terminal of this width, with its control codes if `colors`."""
+    output = StringIO()
+    console = Console(
+        file=output,
+        width=width,
+        color_system="standard" if colors else None,
+        force_terminal=colors,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    for part in parts:
+        is_text = isinstance(part, str | Text)
+        console.print(Text(part) if isinstance(part, str) else part, soft_wrap=is_text)
+    return "\n".join(line.rstrip() for line in output.getvalue().removesuffix("\n").split("\n"))
