@@ -73,7 +73,7 @@ def comparison_page(seq2seq_page: Path) -> Path:
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(
     ("page", "title"),
-    [("seq2seq", "run"), ("clf", "run"), ("comparison", "run@4 against run@0")],
+    [("seq2seq", "run"), ("clf", "run"), ("comparison", "run@4 vs run@0")],
 )
 def test_a_page_says_nothing_and_asks_for_nothing(
     browser: Browser, page: str, title: str, width: int, request: pytest.FixtureRequest
@@ -106,24 +106,24 @@ def test_the_records_can_be_searched_sorted_and_chosen(
     assert opened.texts(count) == ["25 of 60 records shown"]
     heads = opened.texts("article h3")
     assert len(heads) == 25
-    assert re.fullmatch(r"changedwrongeval\[\d+\] · logits of no -1.00, yes 0.50", heads[0])
-    page.get_by_role("button", name="25 more").click()
+    assert re.fullmatch(r"changedwrongeval\[\d+\] · logits: no -1.00, yes 0.50", heads[0])
+    page.get_by_role("button", name="show 25 more").click()
     assert opened.texts(count) == ["50 of 60 records shown"]
-    page.get_by_role("button", name="10 more").click()
+    page.get_by_role("button", name="show 10 more").click()
     assert page.locator("article").count() == 60
     assert not page.locator(".items > button").is_visible()
-    page.get_by_label("shown").select_option("right")
-    assert opened.texts(count) == ["19 of 19 records shown, 60 in all"]
-    page.get_by_label("shown").select_option("all")
-    page.get_by_label("order").select_option("word F1, lowest first")
+    page.get_by_label("filter by tag").select_option("right")
+    assert opened.texts(count) == ["19 of 19 records shown, 60 in total"]
+    page.get_by_label("filter by tag").select_option("all")
+    page.get_by_label("sort by").select_option("word F1, lowest first")
     assert opened.texts("article:first-of-type dd")[0].startswith("long xxx")
     page.get_by_placeholder("search", exact=True).fill("IS 42?")
-    page.get_by_text("1 of 1 record shown, 60 in all").wait_for()
+    page.get_by_text("1 of 1 record shown, 60 in total").wait_for()
     assert opened.texts("article dd") == [
         "what is 42?", "it is 42 now", "it is 42 now word F1 1.00", "no word F1 0.00",
     ]  # fmt: skip
     page.get_by_label("search").fill("nobody wrote this")
-    page.get_by_text("Nothing found among 60 records.").wait_for()
+    page.get_by_text("No matches in 60 records.").wait_for()
     assert page.locator("article").count() == 0
     page.close()
 
@@ -134,11 +134,11 @@ def test_long_texts_are_folded_and_evil_ones_shown_as_they_are(
     opened = Opened(browser, seq2seq_page, WIDTHS["phone"])
     page = opened.page
     assert page.locator("article").count() == 10
-    page.get_by_label("order").select_option("as in the file")
+    page.get_by_label("sort by").select_option("file order")
     prompt = opened.record("long x").locator("dd").first
     assert len(prompt.inner_text()) < 350
     prompt.get_by_role("button").click()
-    assert prompt.inner_text() == f"long {'x' * 19_995}… (cut here)"
+    assert prompt.inner_text() == f"long {'x' * 19_995}… (truncated)"
     assert opened.record("</script>").locator("dd").first.inner_text() == EVIL
     assert page.evaluate("document.documentElement.scrollWidth") == WIDTHS["phone"]
     assert (page.title(), opened.said) == ("run", [seq2seq_page.as_uri()])

@@ -78,8 +78,8 @@ def hard_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_differences_from_what_was_expected_are_marked(browser: Browser, hard_page: Path) -> None:
     opened = Opened(browser, hard_page, WIDTHS["desktop"])
     page, record = opened.page, opened.record("which animal?")
-    assert "underlined: not expected" in page.locator(".items").inner_text()
-    names = ["question", "expected", "near", "far", "none", LONG, "long far", "long"]
+    assert "underlined: not in the reference" in page.locator(".items").inner_text()
+    names = ["question", "reference", "near", "far", "none", LONG, "long far", "long"]
     assert record.locator("dt").all_inner_texts() == names
     answer = {name: record.locator("dd").nth(place) for place, name in enumerate(names)}
     assert answer["near"].inner_text() == "it is a catdog F1 0.75"
@@ -89,11 +89,11 @@ def test_differences_from_what_was_expected_are_marked(browser: Browser, hard_pa
                            "getComputedStyle(e).backgroundColor]") for mark in marks]  # fmt: skip
     assert looks == [["underline", "rgb(255, 217, 211)"], ["line-through", "rgba(0, 0, 0, 0)"]]
     assert answer["far"].locator("ins").all_inner_texts() == ["no idea"]
-    assert answer["none"].inner_text() == "(nothing) F1 0.00"
-    assert answer[LONG].inner_text() == "it is  a cat F1 1.00 · other blanks than expected"
+    assert answer["none"].inner_text() == "(empty) F1 0.00"
+    assert answer[LONG].inner_text() == "it is  a cat F1 1.00 · differs in whitespace only"
     assert len(answer["long far"].locator("ins").inner_text()) == 700
-    assert "all 811 characters, with more" not in answer["long"].inner_text()  # 700 are enough
-    answer["long far"].get_by_role("button", name="all 1,200 characters").click()
+    assert "show all 811 characters (more" not in answer["long"].inner_text()  # 700 are enough
+    answer["long far"].get_by_role("button", name="show all 1,200 characters").click()
     assert len(answer["long far"].locator("ins").inner_text()) == 1_200
     page.close()
 
@@ -107,7 +107,7 @@ def test_long_texts_keep_nobody_waiting(browser: Browser, hard_page: Path) -> No
     }""")
     assert took < 1_500  # some 100 ms; 5 s without a limit
     slow = opened.record("slow").first
-    assert slow.get_by_text("too long to mark").count() == 8
+    assert slow.get_by_text("too long for a diff").count() == 8
     assert slow.locator("ins, del").count() == 0
     opened.page.close()
 

@@ -30,11 +30,11 @@ LINES: list[dict[str, Any]] = [
 def test_the_table_is_this() -> None:
     assert metrics_table(LINES[:2], LINES[2], NAMES, 800, ["mine"]) == [
         "step 400 of 800",
-        "                   now    95% interval  before    best  at step",
-        "loss             1.027                  0.9714  0.9714      200",
-        "token_accuracy  0.6213                  0.6213  0.6213      200",
-        "exact_match      0.115  0.075 to 0.155   0.125   0.125      200",
-        "bleu                14                    12.5      14      400",
+        "                   now          95% CI  previous    best  at step",
+        "loss             1.027                    0.9714  0.9714      200",
+        "token_accuracy  0.6213                    0.6213  0.6213      200",
+        "exact_match      0.115  0.075 to 0.155     0.125   0.125      200",
+        "bleu                14                      12.5      14      400",
         "mine                 4",
     ]
 
@@ -42,10 +42,10 @@ def test_the_table_is_this() -> None:
 def test_the_first_evaluation_is_compared_with_none() -> None:
     assert metrics_table([], LINES[0], NAMES, 800, ["mine"]) == [
         "step 0 of 800",
-        "                  now  95% interval",
+        "                  now  95% CI",
         "loss            7.526",
         "token_accuracy      0",
-        "exact_match         0        0 to 0",
+        "exact_match         0  0 to 0",
         "mine                3",
     ]
     assert metrics_table([], {"step": 61, "loss": 1.5}, NAMES, None) == [
@@ -107,4 +107,4 @@ def test_a_terminal_shows_the_table_and_a_file_a_line(
         if metrics[2][name] is not None
     )
     assert said.count(f"step 2: {told}") == 1
-    assert not [line for line in said if " of 2" in line or "95% interval" in line]
+    assert not [line for line in said if " of 2" in line or "95% CI" in line]

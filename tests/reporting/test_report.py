@@ -59,16 +59,12 @@ def made(*values: float | None, name: str = "loss") -> list[PastEvaluation]:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ([], "It has not been evaluated yet."),
-        ([None], "No eval record has a completion to compare with, so there are no metrics."),
-        ([2.0], "At step 0 loss is 2."),
-        (
-            [2.0, 1.0, 1.5],
-            "The best loss is 1, at step 10, from 2 at step 0. The last, at step 20, has 1.5.",
-        ),
-        ([2.0, 1.0], "The best loss is 1, at step 10, from 2 at step 0; that is the last "
-         "evaluation."),
-        ([1.0, 2.0], "The best loss is 1, at step 0: no later evaluation is better."),
+        ([], "No evaluation yet."),
+        ([None], "No eval record has a completion: no metrics."),
+        ([2.0], "loss: 2 at step 0."),
+        ([2.0, 1.0, 1.5], "Best loss: 1 at step 10; first: 2 at step 0; last: 1.5 at step 20."),
+        ([2.0, 1.0], "Best loss: 1 at step 10 (last evaluation); first: 2 at step 0."),
+        ([1.0, 2.0], "Best loss: 1 at step 0 (first evaluation); last: 2 at step 10."),
     ],
 )  # fmt: skip
 def test_the_verdict_in_a_sentence(values: list[float | None], told: str) -> None:
@@ -78,7 +74,7 @@ def test_the_verdict_in_a_sentence(values: list[float | None], told: str) -> Non
 def test_the_greatest_is_best_where_more_is_better() -> None:
     spec = {"metric_for_best_model": "auc", "task": "clf"}
     (told,) = sentences(spec, {}, made(0.5, 0.75, 0.5, name="auc"))
-    assert told.startswith("The best auc is 0.75, at step 10, from 0.5 at step 0.")
+    assert told.startswith("Best auc: 0.75 at step 10; first: 0.5 at step 0;")
 
 
 def test_the_verdict_is_of_loss_and_of_answers_and_of_how_it_ended() -> None:
@@ -90,31 +86,30 @@ def test_the_verdict_is_of_loss_and_of_answers_and_of_how_it_ended() -> None:
     status = {"state": "failed", "step": 3, "error": "no more"}
     assert sentences({}, status, evals) == [
         "Failed at step 3: no more",
-        "The best loss is 1, at step 0: no later evaluation is better.",
-        "The best rougeL is 0.5 (95% 0.25 to 0.75), at step 1, from 0.1 at step 0; that is the "
-        "last evaluation.",
+        "Best loss: 1 at step 0 (first evaluation); last: 2 at step 1.",
+        "Best rougeL: 0.5 (95% CI 0.25 to 0.75) at step 1 (last evaluation); first: 0.1 at step 0.",
     ]
     assert sentences({"no_train": True}, {"state": "done"}, evals[:1]) == [
-        "At step 0 rougeL is 0.1.", "At step 0 loss is 1.",
+        "rougeL: 0.1 at step 0.", "loss: 1 at step 0.",
     ]  # fmt: skip
     saved = sentences({}, {"state": "saved", "step": 7}, [])
-    assert saved[0] == "Stopped at step 7, and saved: the same command goes on."
+    assert saved[0] == "Stopped and saved at step 7; rerun the same command to resume."
     lines[1]["exact_match"] = 0.5
-    assert "exact_match is 0.5" in sentences({}, {}, evals)[1]
+    assert "exact_match: 0.5" in sentences({}, {}, evals)[1]
 
 
 def test_a_summary_has_the_first_the_best_and_the_last(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     spec = SEQ2SEQ | {"metric_for_best_model": "exact_match"}
     (table,) = summary(spec, evaluations(run))
-    assert table.head == ["", "step 0", "best, at step", "last, step 4"]
+    assert table.head == ["metric", "step 0", "best", "last (step 4)"]
     assert table.rows == [
-        ["loss ↓", "2", "1 at 4", "1"],
-        ["exact_match", "0\n0 to 0.25", "0.5 at 4\n0.125 to 0.75", "0.5\n0.125 to 0.75"],
+        ["loss ↓", "2", "1 at step 4", "1"],
+        ["exact_match", "0\n0 to 0.25", "0.5 at step 4\n0.125 to 0.75", "0.5\n0.125 to 0.75"],
     ]
     assert table.strong == {1}
     assert table.note == (
-        "↓ lower is better. Below values their 95% bootstrap intervals over the eval records."
+        "↓: lower is better. Below each value: 95% bootstrap confidence interval over eval records."
     )
 
 
@@ -123,7 +118,7 @@ def test_a_metric_of_the_users_own_is_told_and_cannot_be_taken_for_an_interval()
     evals = [PastEvaluation(step, {"step": step, **metrics}, Path("none")) for step in (0, 4)]
     (table,) = summary({"task": "seq2seq", "metric": "m.py:own"}, evals)
     assert table.rows == [
-        ["loss ↓", "1", "1 at 0", "1"], ["own", "0.5", "–", "0.5"],
+        ["loss ↓", "1", "1 at step 0", "1"], ["own", "0.5", "–", "0.5"],
         ["own_ci95", "0.25", "–", "0.25"],
     ]  # fmt: skip
     assert (
@@ -182,7 +177,7 @@ def test_every_metric_has_a_curve_and_those_of_a_kind_share_a_chart() -> None:
     assert first.charts[1].series[0].low_high == [(0.25, 0.75)] * 2
     assert others.folded
     assert [(c.title, [s.name for s in c.series]) for c in others.charts] == [
-        ("mine", ["mine"]), ("exact match of several samples", ["exact_match_best_of_n"]),
+        ("mine", ["mine"]), ("exact match over samples", ["exact_match_best_of_n"]),
     ]  # fmt: skip
 
 
@@ -190,16 +185,16 @@ def test_answers_beside_what_was_expected_and_what_has_changed(tmp_path: Path) -
     first, last = evaluations(seq2seq_run(tmp_path / "run"))
     found = records.record_list(Texts(SEQ2SEQ), last, first)
     assert found.items == [
-        Item(0, "one", "1", [Answer("answer", "1", 1.0), Answer("step 0", "2", 0.0)],
-             ["logits of no -1.00, yes 0.50"], [1.0], ["changed", "right"]),
-        Item(1, "two", "2 3", [Answer("answer", "2", 2 / 3)], ["logits of no -1.00, yes 0.50"],
+        Item(0, "one", "1", [Answer("prediction", "1", 1.0), Answer("step 0", "2", 0.0)],
+             ["logits: no -1.00, yes 0.50"], [1.0], ["changed", "right"]),
+        Item(1, "two", "2 3", [Answer("prediction", "2", 2 / 3)], ["logits: no -1.00, yes 0.50"],
              [2 / 3], ["wrong"]),
-        Item(2, "three", None, [Answer("answer", "y"), Answer("step 0", "x")],
-             ["logits of no -1.00, yes 0.50"], [None], ["changed"]),
+        Item(2, "three", None, [Answer("prediction", "y"), Answer("step 0", "x")],
+             ["logits: no -1.00, yes 0.50"], [None], ["changed"]),
     ]  # fmt: skip
     assert found.begin == "changed first"
     assert found.note == (
-        "Step 4: 3 records, 2 of them with a completion to compare with; all of it is in "
+        "Step 4: 3 records, 2 with a completion. All predictions are in "
         "temperature=0.00_n=1_step=4.json."
     )
     assert records.record_list(Texts(SEQ2SEQ), first, None).begin == "word F1, lowest first"
@@ -213,7 +208,7 @@ def test_answers_are_beside_what_they_are_compared_with(tmp_path: Path) -> None:
     assert [(item.expected, item.tags, item.numbers) for item in items] == [
         ("a", ["right"], [1.0]), ("b", ["right"], [1.0]),
     ]  # fmt: skip
-    assert all("compared without special tokens" in item.facts[-1] for item in items)
+    assert all("reference without special tokens" in item.facts[-1] for item in items)
     assert "expected='a', answers=" in str(page_of(run))
 
 
@@ -223,7 +218,7 @@ def test_equal_samples_are_told_once(tmp_path: Path) -> None:
         {0: ({"loss": 1.0}, [answered("p", "a b", "a", "a b", "a")])},
     )  # fmt: skip
     (item,) = records.record_list(Texts(SEQ2SEQ), evaluations(run)[0], None).items
-    assert [one.by for one in item.answers] == ["2 of 3 samples", "a sample"]
+    assert [one.by for one in item.answers] == ["2 of 3 samples", "1 of 3 samples"]
     assert item.numbers == [2 / 3, 1.0]
 
 
@@ -246,7 +241,7 @@ def test_scores_with_the_worst_mistakes_first(tmp_path: Path) -> None:
         ("c", [None, None], []),
     ]  # fmt: skip
     assert found.items[0].facts == [
-        "score 4", "target 5", "at step 0 1.5", "logits of no 0.00, yes 1.00",
+        "score 4", "target 5", "step 0: 1.5", "logits: no 0.00, yes 1.00",
     ]  # fmt: skip
 
 
@@ -258,7 +253,7 @@ def test_of_many_records_some_are_shown_evenly(
     run = write_run(tmp_path / "run", SEQ2SEQ, {0: ({"loss": 1.0}, items)})
     found = records.record_list(Texts(SEQ2SEQ), evaluations(run)[0], None)
     assert [item.place for item in found.items] == [0, 4, 8, 12, 16, 20, 24, 28, 32]
-    assert found.note.startswith("Step 0: 35 records. One in 4 is here;")
+    assert found.note.startswith("Step 0: 35 records, 1 in 4 shown.")
 
 
 def test_texts_are_cut_so_that_a_page_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,14 +261,16 @@ def test_texts_are_cut_so_that_a_page_stays_small(monkeypatch: pytest.MonkeyPatc
     long = Item(1, "p" * 100_000, "e", [Answer("answer", "a" * 600, 0.5)])
     found = records.fit(Items([long], note="All."))
     (item,) = found.items
-    assert item.prompt == "p" * 1_000 + "… (cut here)"
+    assert item.prompt == "p" * 1_000 + "… (truncated)"
     assert (item.expected, item.answers) == ("e", long.answers)
-    assert found.note == "All. Texts are cut after 1,000 characters."
+    assert found.note == "All. Texts are truncated to 1,000 characters."
     short = Items([Item(1, "p", "e")])
     assert records.fit(short) == short
     many = records.fit(Items([Item(i, "p" * 300, "e") for i in range(50)], note="All."))
     assert [item.place for item in many.items] == [0, 3, 6, *range(9, 50, 3)]
-    assert many.note == "All. Texts are cut after 100 characters. Of these one in 3 is here."
+    assert (
+        many.note == "All. Texts are truncated to 100 characters. 1 in 3 of these records is shown."
+    )
 
 
 def drawn(count: int = 400) -> list[dict[str, Any]]:
@@ -304,8 +301,11 @@ def test_charts_that_are_not_defined_are_left_out(tmp_path: Path) -> None:
     for items, titles in (
         ([scored("x", None, None)], []),
         ([scored("x", None, 0.5)], ["scores"]),
-        ([scored("x", 0.0, 0.5)], ["scores by class", "reliability"]),
-        ([scored("x", 1.0, 0.5)], ["scores by class", "precision by recall", "reliability"]),
+        ([scored("x", 0.0, 0.5)], ["scores by class", "reliability diagram"]),
+        (
+            [scored("x", 1.0, 0.5)],
+            ["scores by class", "precision-recall curve", "reliability diagram"],
+        ),
     ):
         run = write_run(tmp_path / f"{titles}", CLF, {0: ({"loss": 1.0}, items)})
         charts = score_charts(scores_of(evaluations(run)[0], Scores(CLF)))
@@ -377,12 +377,12 @@ def test_a_report_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
 def test_a_report_has_all_parts_that_there_is_something_to_say_of(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     titles = [section.title for section in page_of(run).sections]
-    assert titles == ["Verdict", "Curves", "Answers", "Job"]
+    assert titles == ["Metrics", "Learning curves", "Predictions", "Config"]
     (run / "temperature=0.00_n=1_step=4.json").unlink()
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "loss"')  # only being written
     titles = [section.title for section in page_of(run).sections]
-    assert titles == ["Verdict", "Curves", "Job"]
+    assert titles == ["Metrics", "Learning curves", "Config"]
 
 
 def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(
@@ -393,9 +393,9 @@ def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(
     with caplog.at_level(logging.WARNING, logger="workflow"):
         keep_report(run)
     assert caplog.messages == [
-        f"{run}/report.html is not up to date (IsADirectoryError: [Errno 21] Is a directory: "
-        f"'{_beside(run / 'report.html')}' -> '{run / 'report.html'}'); "
-        f"`python3 -m workflow report run --mount {tmp_path}` makes it again"
+        f"could not update {run}/report.html (IsADirectoryError: [Errno 21] Is a directory: "
+        f"'{_beside(run / 'report.html')}' -> '{run / 'report.html'}'). "
+        f"Hint: run `python3 -m workflow report run --mount {tmp_path}`"
     ]
     assert not list(run.glob(".*"))
 
@@ -404,20 +404,20 @@ def test_what_is_damaged_costs_its_own_part(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     first, last = (run / f"temperature=0.00_n=1_step={step}.json" for step in (0, 4))
     first.write_text("[{", encoding="utf-8")
-    (answers,) = (one.blocks for one in page_of(run).sections if one.title == "Answers")
+    (answers,) = (one.blocks for one in page_of(run).sections if one.title == "Predictions")
     assert [item.tags for item in answers[0].items] == [["right"], ["wrong"], []]
     last.write_text("[{", encoding="utf-8")
     (run / "audit.json").write_text('{"splits": 3}')
     told = {one.title: one.blocks[0] for one in page_of(run).sections}
-    assert told["Answers"] == Text([
-        f"This could not be made (BadInput: {last}: no whole JSON list (expected a file as "
-        "it was written). Hint: get it back from a copy, or make it again)."
+    assert told["Predictions"] == Text([
+        f"This section could not be built: BadInput: {last}: no whole JSON list (expected a file "
+        "as it was written). Hint: get it back from a copy, or make it again."
     ])  # fmt: skip
-    assert told["Data"].lines[0].startswith("This could not be made (")
-    assert isinstance(told["Verdict"], Table)
+    assert told["Data"].lines[0].startswith("This section could not be built: ")
+    assert isinstance(told["Metrics"], Table)
     for file in run.iterdir():
         file.write_bytes(b"\xff{")
-    assert [one.title for one in page_of(run).sections] == ["Job"]
+    assert [one.title for one in page_of(run).sections] == ["Config"]
 
 
 def test_what_an_audit_finds_worst_stands_beside_the_verdict(tmp_path: Path) -> None:
@@ -429,11 +429,12 @@ def test_what_an_audit_finds_worst_stands_beside_the_verdict(tmp_path: Path) -> 
     (run / "audit.json").write_text(json.dumps(audit))
     found = page_of(run)
     assert found.warnings == [
-        "eval: records that occur in train: 2; remove them from train or eval."
+        "eval: records that occur in train: 2. Hint: remove them from train or eval"
     ]
     (data,) = (one.blocks for one in found.sections if one.title == "Data")
     assert data[1].lines == [
-        "eval: records that occur in train: 2; as eval[0] 'one'; remove them from train or eval"
+        "eval: records that occur in train: 2, e.g. eval[0] 'one'. "
+        "Hint: remove them from train or eval"
     ]
 
 
@@ -444,14 +445,14 @@ def test_scores_of_another_range_are_drawn_in_it(tmp_path: Path) -> None:
     found = scores_of(evaluations(run)[0], Scores(spec))
     histogram, *_, reliability = score_charts(found)
     assert histogram.x_range == reliability.y_range == (1.0, 5.0)
-    assert histogram.note == "Records by score; yes are those with a target of at least 3."
+    assert histogram.note == "Number of records by score. Yes: target at least 3."
     assert [p for p in histogram.series[1].points if p[1]] == [
         (pytest.approx(2.4), 1), (pytest.approx(4.4), 1),
     ]  # fmt: skip
     assert reliability.series[0].points == [(1.5, 1.0), (2.5, 3.0), (4.5, 5.0)]
     assert baseline(found) == [
-        "2 of 3 records with a target are yes (at least 3). To say yes to all would have an "
-        "accuracy of 0.6667."
+        "2 of 3 records with a target are yes (target at least 3). Majority-class baseline: "
+        "accuracy 0.6667 (always yes)."
     ]
     (table,) = summary(spec, evaluations(run))
     assert [row[0] for row in table.rows] == ["loss ↓", "rmse ↓"]

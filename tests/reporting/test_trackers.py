@@ -298,7 +298,7 @@ def test_where_it_lies_and_how_to_send_it_is_told(told: tuple[Path, list[str]]) 
     folder, lines = told
     command = f"{Path(sys.executable).parent}/wandb"
     assert (
-        "wandb is offline (no API key is configured); where there is a network, "
+        "logging to wandb offline (no API key configured); to upload, run "
         f"{command} sync {folder}/wandb"
     ) in lines
 
@@ -328,13 +328,13 @@ def test_a_server_that_cannot_be_reached_is_known_at_once(monkeypatch: pytest.Mo
         assert choose_mode("online", url.replace("127.0.0.1", "host.invalid"))[0] == "offline"
         monkeypatch.delenv("http_proxy")
     began = time.monotonic()
-    assert choose_mode("online", url) == ("offline", f"{url} cannot be reached")
+    assert choose_mode("online", url) == ("offline", f"{url} is unreachable")
     assert time.monotonic() - began < 1
     assert choose_mode("disabled", url) == ("disabled", None)
     monkeypatch.setenv("WANDB_MODE", "online")
     assert choose_mode("online", url) == ("online", None)
     monkeypatch.delenv("WANDB_API_KEY")
-    assert choose_mode("online", url) == ("offline", "no API key is configured")
+    assert choose_mode("online", url) == ("offline", "no API key configured")
 
 
 # --- what goes wrong -----------------------------------------------------------------------------
@@ -385,10 +385,10 @@ def test_a_tracker_that_fails_is_left_alone_and_the_run_goes_on(
     monkeypatch.setattr(trackers, "OPENED_BY", opened_by)
     folder = run(mount, "harmed", report_to=["tensorboard", "wandb"])
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
-    warnings = [m for m in caplog.messages if "told nothing" in m]
+    warnings = [m for m in caplog.messages if "disabled" in m]
     assert sorted(warnings) == [
-        f"{name} is told nothing from here on, and the run goes on: OSError: [Errno 28] No space "
-        "left on device" for name in ("tensorboard", "wandb")
+        f"disabled {name} logging (OSError: [Errno 28] No space left on device); the run continues"
+        for name in ("tensorboard", "wandb")
     ]  # fmt: skip
     assert [tracker.calls for tracker in made] == [
         ["open", "evaluation 0", "step 1", "step 2", "close"]
@@ -404,7 +404,7 @@ def test_whatever_a_library_does_at_the_end_is_told_alone(
 
     Trackers([Shielded("wandb", lambda: Recording("close", raise_it))]).close()
     assert caplog.messages == [
-        f"wandb is told nothing from here on, and the run goes on: {harm.__name__}: so it is"
+        f"disabled wandb logging ({harm.__name__}: so it is); the run continues"
     ]
 
 
@@ -426,11 +426,9 @@ def test_a_tracker_that_hangs_delays_no_run(
         behind.log_step({"step": step})
     assert time.monotonic() - began < 1
     assert caplog.messages == [
-        "first is told nothing from here on, and the run goes on: it did not end within 0.2 "
-        "seconds",
-        "second is told nothing from here on, and the run goes on: it did not end within 0.2 "
-        "seconds",
-        "third is told nothing from here on, and the run goes on: it is 3 calls behind",
+        "disabled first logging (not closed within 0.2 s); the run continues",
+        "disabled second logging (not closed within 0.2 s); the run continues",
+        "disabled third logging (3 calls behind); the run continues",
     ]
     ends.set()
     behind.close()
@@ -448,8 +446,8 @@ def test_a_tracker_that_is_not_installed_is_told_with_all_the_rest(
     with pytest.raises(BadInput) as raised:
         run(mount, "refused", report_to=["tensorboard", "wandb"], metric="none.py:f")
     expected = [
-        f"--report_to {name}: no package {name} (expected {name}, installed). Hint: run "
-        "scripts/setup, which installs it, or leave it out." for name in ("tensorboard", "wandb")
+        f"--report_to {name}: not installed (expected the package {name}). Hint: run "
+        "scripts/setup to install it, or remove the tracker." for name in ("tensorboard", "wandb")
     ]  # fmt: skip
     of_metric = "--metric: no file 'none.py' (expected file.py:function). Hint: correct the path."
     assert str(raised.value).splitlines() == [*expected, of_metric, "(3 problems in all)"]
