@@ -1,4 +1,4 @@
-"""The report of a run in a browser, as a person sees it: what it shows, and what it does."""
+"""The pages of a run in a browser: content and interaction."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def seq2seq_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty records: one is evil, one is long, and every third answer has changed."""
+    """Sixty records: one is malicious, one is long, and every third prediction has changed."""
     spec = {"task": "seq2seq", "temperature": 0.7, "n_samples": 2, "model_init_name": EVIL}
     items: dict[int, list[dict[str, Any]]] = {
         step: [
@@ -64,7 +64,7 @@ def clf_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison_page(seq2seq_page: Path) -> Path:
-    """Of the two evaluations of the run above."""
+    """The comparison of the two evaluations of the run above."""
     page = seq2seq_page.parent / "comparison.html"
     assert compare(Mount(seq2seq_page.parents[2]), ["run"], str(page), "-") == 0
     return page
@@ -75,10 +75,10 @@ def comparison_page(seq2seq_page: Path) -> Path:
     ("page", "title"),
     [("seq2seq", "run"), ("clf", "run"), ("comparison", "run@4 vs run@0")],
 )
-def test_a_page_says_nothing_and_asks_for_nothing(
+def test_a_page_logs_nothing_and_requests_nothing(
     browser: Browser, page: str, title: str, width: int, request: pytest.FixtureRequest
 ) -> None:
-    """No error, no warning, no dialog, no request but for itself; it is no wider than a phone."""
+    """No errors, warnings, dialogs or further requests; no wider than a phone."""
     path = request.getfixturevalue(f"{page}_page")
     opened = Opened(browser, path, width)
     assert opened.said == [path.as_uri()]
@@ -92,15 +92,13 @@ def test_a_page_says_nothing_and_asks_for_nothing(
         folded.locator("summary").click()
     assert opened.page.locator("figure svg:visible").count() == charts
     opened.page.set_viewport_size({"width": width - 50, "height": 900})
-    opened.page.wait_for_function(AS_WIDE)  # as there is room, not stretched
+    opened.page.wait_for_function(AS_WIDE)  # redrawn, not stretched
     assert opened.page.locator("svg [d*=NaN], svg [d*=Infinity]").count() == 0
     assert opened.said == [path.as_uri()]
     opened.page.close()
 
 
-def test_the_records_can_be_searched_sorted_and_chosen(
-    browser: Browser, seq2seq_page: Path
-) -> None:
+def test_records_can_be_searched_sorted_and_filtered(browser: Browser, seq2seq_page: Path) -> None:
     opened = Opened(browser, seq2seq_page, WIDTHS["desktop"])
     page, count = opened.page, ".items [role=status]"
     assert opened.texts(count) == ["25 of 60 records shown"]
@@ -128,7 +126,7 @@ def test_the_records_can_be_searched_sorted_and_chosen(
     page.close()
 
 
-def test_long_texts_are_folded_and_evil_ones_shown_as_they_are(
+def test_long_texts_are_folded_and_malicious_texts_escaped(
     browser: Browser, seq2seq_page: Path
 ) -> None:
     opened = Opened(browser, seq2seq_page, WIDTHS["phone"])
@@ -145,7 +143,7 @@ def test_long_texts_are_folded_and_evil_ones_shown_as_they_are(
     page.close()
 
 
-def test_a_chart_tells_what_the_pointer_is_at(browser: Browser, seq2seq_page: Path) -> None:
+def test_a_chart_shows_the_values_at_the_pointer(browser: Browser, seq2seq_page: Path) -> None:
     for touch in (False, True):
         opened = Opened(browser, seq2seq_page, WIDTHS["desktop"], touch)
         chart = opened.page.locator("figure", has_text="ROUGE")
@@ -154,9 +152,9 @@ def test_a_chart_tells_what_the_pointer_is_at(browser: Browser, seq2seq_page: Pa
         assert box is not None
         place = box["x"] + box["width"] - 20, box["y"] + 50
         (opened.page.touchscreen.tap if touch else opened.page.mouse.move)(*place)
-        told = chart.locator(".read")
-        assert told.inner_text() == "step 4 · rougeL 1 (0.1 to 1)"
-        if not touch:  # what was tapped at stays
+        shown = chart.locator(".read")
+        assert shown.inner_text() == "step 4 · rougeL 1 (0.1 to 1)"
+        if not touch:  # tapped values stay
             opened.page.mouse.move(0, 0)
-            assert told.inner_text() == ""
+            assert shown.inner_text() == ""
         opened.page.close()

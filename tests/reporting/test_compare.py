@@ -1,4 +1,4 @@
-"""Runs set against each other: the same records, the same resamples, whole messages."""
+"""Comparisons of runs: paired records, paired resamples, complete messages."""
 
 import io
 import json
@@ -64,7 +64,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> int:
 def write_run(
     mount: Mount, name: str, items: dict[int, list[Any]], task: str = "seq2seq", **spec: Any
 ) -> Path:
-    """A run as its job would have left it, with the items of each evaluated step."""
+    """A finished run with the records of each evaluated step."""
     job = {"task": task, "learning_rate": 1e-3, **spec}
     evaluations = {
         step: ({"loss": 2 / (step + 1), "eval_seconds": 1.0}, found)
@@ -105,7 +105,7 @@ def naive_intervals(
     resamples: int,
     judge: Callable[[Sequence[Any], Sequence[Any]], dict[str, Any]],
 ) -> dict[str, list[float]]:
-    """Both evaluations judged anew on every resample: the percentiles of their difference."""
+    """Percentiles of the difference, with both evaluations scored on every resample."""
     pairs = sorted(found.pairs.pairs, key=lambda pair: pair.key)
     generator = np.random.default_rng(0)
     differences: dict[str, list[float]] = {}
@@ -132,7 +132,7 @@ def score_points(scores: Sequence[Any], targets: Sequence[Any]) -> dict[str, Any
     return {name: value for name, value in measured.items() if not name.endswith("_ci95")}
 
 
-def test_intervals_of_texts_are_those_of_judging_each_resample(mount: Mount, few: int) -> None:
+def test_text_intervals_match_a_naive_bootstrap(mount: Mount, few: int) -> None:
     write_run(mount, "a", {9: answered(NEAR)})
     write_run(mount, "b", {9: answered(FAR)}, seed=3)
     found = compared(mount, "a", "b")
@@ -148,7 +148,7 @@ def test_intervals_of_texts_are_those_of_judging_each_resample(mount: Mount, few
             assert metric.differences == pytest.approx([values[1] - values[0]])
 
 
-def test_intervals_of_scores_are_those_of_judging_each_resample(mount: Mount, few: int) -> None:
+def test_score_intervals_match_a_naive_bootstrap(mount: Mount, few: int) -> None:
     stars = [[1 + 4 * value for value in values] for values in (SURE, UNSURE, TARGETS)]
     of_range = {"target_min": 1, "target_max": 5}
     write_run(mount, "a", {9: scored(stars[0], stars[2])}, "clf", **of_range)
@@ -165,7 +165,7 @@ def test_intervals_of_scores_are_those_of_judging_each_resample(mount: Mount, fe
         assert metric.values == pytest.approx([one[name] for one in values]), name
 
 
-def test_a_run_against_itself_differs_in_nothing(mount: Mount, few: int) -> None:
+def test_a_run_does_not_differ_from_its_copy(mount: Mount, few: int) -> None:
     for task, items in (("seq2seq", answered(NEAR)), ("clf", scored(SURE))):
         write_run(mount, f"{task}1", {9: items}, task)
         shutil.copytree(mount.models / f"{task}1", mount.models / f"{task}2")
@@ -179,7 +179,7 @@ def test_a_run_against_itself_differs_in_nothing(mount: Mount, few: int) -> None
         assert found.fields == {}
 
 
-def test_changing_sides_negates(mount: Mount, few: int) -> None:
+def test_swapping_the_runs_negates_the_differences(mount: Mount, few: int) -> None:
     write_run(mount, "a", {9: answered(NEAR)}, seed=5)
     write_run(mount, "b", {9: answered(FAR)}, seed=2)
     one, other = compared(mount, "a", "b"), compared(mount, "b", "a")
@@ -192,12 +192,12 @@ def test_changing_sides_negates(mount: Mount, few: int) -> None:
     assert other.counted(1) == {WIN: 8, LOSS: 3, TIE: 1}
 
 
-def test_records_are_found_in_any_order_and_as_often_as_they_occur(mount: Mount, few: int) -> None:
+def test_records_are_paired_in_any_order_with_duplicates(mount: Mount, few: int) -> None:
     references = [*REFERENCES, "again", "again"]
     write_run(mount, "a", {9: answered([*NEAR, "again", "agen"], references)})
     there = answered([*FAR, "no", "again"], references)
     write_run(mount, "b", {9: there})
-    # Of equal records the first is another.
+    # Duplicates are paired in order.
     order = [13, 3, 0, 12, 1, 6, 11, 2, 9, 5, 8, 4, 10, 7]
     there[12], there[13] = there[13], there[12]
     write_run(mount, "c", {9: [there[i] for i in order]})
@@ -207,7 +207,7 @@ def test_records_are_found_in_any_order_and_as_often_as_they_occur(mount: Mount,
     assert [p.answers for p in straight.pairs.pairs][-2:] == [("again", "no"), ("agen", "again")]
 
 
-def test_what_only_some_have_is_left_out_and_said(mount: Mount, few: int) -> None:
+def test_records_without_a_pair_are_excluded_and_reported(mount: Mount, few: int) -> None:
     write_run(mount, "a", {9: answered([*NEAR, "?"], [*REFERENCES, None])})
     write_run(mount, "b", {9: answered(FAR[2:], REFERENCES[2:])})
     found = compared(mount, "a", "b")
@@ -228,7 +228,7 @@ def test_what_only_some_have_is_left_out_and_said(mount: Mount, few: int) -> Non
     ]
 
 
-def test_the_verdict_says_on_which_records(mount: Mount, few: int) -> None:
+def test_the_verdict_names_the_compared_records(mount: Mount, few: int) -> None:
     write_run(mount, "right", {9: answered(REFERENCES)})
     write_run(mount, "near", {9: answered(NEAR[1:], REFERENCES[1:])})
     write_run(mount, "far", {9: answered(FAR)}, metric_for_best_model="rougeL")
@@ -255,7 +255,7 @@ def test_the_verdict_says_on_which_records(mount: Mount, few: int) -> None:
     assert sentence.endswith(" on the 12 records with completions")
 
 
-def test_few_records_tell_of_nobody_that_is_better(mount: Mount, few: int) -> None:
+def test_few_records_allow_no_verdict(mount: Mount, few: int) -> None:
     for count in (1, 9, 10):
         write_run(mount, f"wrong{count}", {9: answered(["?"] * count, REFERENCES[:count])})
         write_run(mount, f"right{count}", {9: answered(REFERENCES[:count], REFERENCES[:count])})
@@ -282,7 +282,7 @@ def test_few_records_tell_of_nobody_that_is_better(mount: Mount, few: int) -> No
     ]
 
 
-def test_metrics_that_are_the_same(mount: Mount, few: int) -> None:
+def test_equal_metrics(mount: Mount, few: int) -> None:
     for count in (9, 10):
         for name in "ab":
             items = answered([name * 3] * count, REFERENCES[:count])
@@ -297,8 +297,8 @@ def test_metrics_that_are_the_same(mount: Mount, few: int) -> None:
     ]
 
 
-def test_a_metric_that_few_records_decide(mount: Mount) -> None:
-    """One yes of 40: resamples in which it is judge f1 the same, the others leave it undefined."""
+def test_a_metric_that_depends_on_few_records(mount: Mount) -> None:
+    """A single yes in 40 records: without it in a resample, f1 is undefined."""
     targets = [1.0] + [0.0] * 39
     for name, first in (("a", 0.4), ("b", 0.6)):
         items = scored([first] + [0.1] * 39, targets)
@@ -312,7 +312,7 @@ def test_a_metric_that_few_records_decide(mount: Mount) -> None:
     assert row.split() == ["f1", "0.0000", "1.0000", "+1.0000"]
 
 
-def test_what_reaches_a_terminal_can_be_printed(mount: Mount, few: int) -> None:
+def test_terminal_output_is_printable(mount: Mount, few: int) -> None:
     nasty = "red\x1b[31m\nline\u202e"
     items = [made_runs.answered(f"{text} {nasty}", text + nasty, nasty) for text in REFERENCES]
     others = [made_runs.answered(f"{text} {nasty}", text + nasty, text) for text in REFERENCES]
@@ -326,7 +326,7 @@ def test_what_reaches_a_terminal_can_be_printed(mount: Mount, few: int) -> None:
     assert any(line.startswith(f"{told} ") for line in lines)
 
 
-def test_what_differs_in_the_jobs(mount: Mount, few: int) -> None:
+def test_config_differences(mount: Mount, few: int) -> None:
     for name, keys, of_job in (
         ("a", {"train": "1111111122", "eval": "3" * 32}, {"report_to": ["wandb"], "seed": 1}),
         ("b", {"train": "2222222222", "eval": "3" * 32}, {"report_to": [], "seed": 2}),
@@ -359,7 +359,7 @@ def test_a_users_metric_may_have_any_name(mount: Mount, few: int) -> None:
     assert "f_ci95" in render(page(found))
 
 
-def test_lower_is_better_where_it_is(mount: Mount, few: int) -> None:
+def test_metrics_for_which_lower_is_better(mount: Mount, few: int) -> None:
     for name, scores in (("sure", SURE), ("unsure", UNSURE)):
         write_run(mount, name, {9: scored(scores)}, "clf", metric_for_best_model="brier")
     (sentence,) = compared(mount, "sure", "unsure").verdicts()
@@ -381,7 +381,7 @@ def test_the_metric_of_the_verdict(
     assert compared(mount, "a").main.name == expected
 
 
-def test_samples_are_compared_where_there_are_as_many(mount: Mount, few: int) -> None:
+def test_metrics_over_samples_need_equal_n_samples(mount: Mount, few: int) -> None:
     for name, samples in (("a", 4), ("b", 4), ("c", 2)):
         folder = write_run(mount, name, {9: answered(NEAR)}, n_samples=samples)
         line = {"step": 9, "exact_match": 0.4, "exact_match_best_of_n": 0.5, "mine": 2}
@@ -390,7 +390,7 @@ def test_samples_are_compared_where_there_are_as_many(mount: Mount, few: int) ->
     assert names == [["exact_match_best_of_n", "mine"], ["chrf", "mine"]]
 
 
-def test_the_steps_that_are_named(mount: Mount) -> None:
+def test_selecting_steps(mount: Mount) -> None:
     write_run(mount, "a", {0: [], 50: [], 100: []}, metric_for_best_model="chrf")
     write_run(mount, "group/b@c", {5: []})
     write_run(mount, "a@100", {7: []})
@@ -410,7 +410,7 @@ def test_the_steps_that_are_named(mount: Mount) -> None:
     assert labels("./group//b@c/", "./a/@0") == ["group/b@c 5", "a@0 0"]
 
 
-def test_what_is_said_where_steps_are_named(mount: Mount, few: int) -> None:
+def test_labels_of_selected_steps(mount: Mount, few: int) -> None:
     for name, best in (("k1", 400), ("k2", 350)):
         folder = write_run(mount, name, {best: answered(NEAR), 500: answered(FAR)})
         lines = [{"step": best, "loss": 1.0}, {"step": 500, "loss": 2.0}]
@@ -428,7 +428,7 @@ def refusal(mount: Mount, *words: str) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_found(mount: Mount) -> None:
+def test_unknown_runs_and_steps(mount: Mount) -> None:
     write_run(mount, "seed1", {0: answered(NEAR), 50: answered(NEAR)})
     write_run(mount, "seed2", {})
     write_run(mount, "seed3", {4: answered(NEAR)})
@@ -502,7 +502,7 @@ def test_names_stay_in_the_mount(mount: Mount) -> None:
     )
 
 
-def test_what_cannot_be_compared(mount: Mount) -> None:
+def test_incomparable_runs(mount: Mount) -> None:
     write_run(mount, "a", {4: answered(NEAR)})
     write_run(mount, "b", {4: answered(["?"], ["other"])})
     write_run(mount, "mute", {4: answered(["?"], [None]), 5: answered(["!"], [None])})
@@ -586,7 +586,7 @@ def test_what_cannot_be_compared(mount: Mount) -> None:
         ("seq2seq", {"generations": [{"lm_postprocess": None}]}),
     ],
 )
-def test_a_damaged_item_is_told(mount: Mount, task: str, damage: dict[str, Any]) -> None:
+def test_a_malformed_record_is_reported(mount: Mount, task: str, damage: dict[str, Any]) -> None:
     items = scored(SURE) if task == "clf" else answered(NEAR)
     write_run(mount, "a", {4: items}, task)
     folder = write_run(mount, "b", {4: [items[0] | damage]}, task)
@@ -611,7 +611,7 @@ def said(mount: Mount, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_each_run_is_judged_by_what_its_answers_can_be(
+def test_each_run_is_scored_with_its_own_references(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     references = [f"北京 {i} 是中国的首都 END" for i in range(12)]
@@ -635,13 +635,13 @@ def test_each_run_is_judged_by_what_its_answers_can_be(
     render(page(found))
 
 
-def test_all_that_is_told(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
+def test_golden_output(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
     write_both(mount)
     assert said(mount, capsys, "a", "b") == (GOLDEN / "compare_texts.txt").read_text()
     assert said(mount, capsys, "c", "d") == (GOLDEN / "compare_scores.txt").read_text()
 
 
-def test_the_numbers_are_those_that_are_told(
+def test_json_has_the_printed_numbers(
     mount: Mount, capsys: pytest.CaptureFixture[str], few: int
 ) -> None:
     write_both(mount)
@@ -682,7 +682,7 @@ def test_the_page_has_every_record(mount: Mount, few: int) -> None:
     assert "d vs c" in file.read_text()
 
 
-def test_a_terminal_that_is_no_utf_8(mount: Mount, few: int, monkeypatch: Any) -> None:
+def test_a_terminal_without_utf_8(mount: Mount, few: int, monkeypatch: Any) -> None:
     write_run(mount, "a", {1: answered(["é"] * 12), 2: answered(["\ud800"] * 12)})
     for encoding, drawn in (("ascii", False), ("utf-8", True)):
         bytes_written = io.BytesIO()
@@ -692,7 +692,7 @@ def test_a_terminal_that_is_no_utf_8(mount: Mount, few: int, monkeypatch: Any) -
         assert ("█" in bytes_written.getvalue().decode(encoding)) is drawn
 
 
-def test_files_that_cannot_be_written_are_told_first(
+def test_invalid_output_paths_are_reported_first(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_both(mount)
@@ -709,7 +709,7 @@ def test_files_that_cannot_be_written_are_told_first(
     )
 
 
-def test_lines_of_blocks() -> None:
+def test_sparklines() -> None:
     def lines(**series: Sequence[tuple[float, float]]) -> dict[str, str]:
         return sparklines(Chart("loss", "step", [Series(*one) for one in series.items()]))
 
@@ -731,7 +731,7 @@ print(json.dumps(sorted({"torch", "transformers"} & set(sys.modules))))
 """
 
 
-def test_it_begins_soon(mount: Mount) -> None:
+def test_compare_imports_no_torch(mount: Mount) -> None:
     write_both(mount)
     command = [sys.executable, "-c", LIGHT, str(mount.root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

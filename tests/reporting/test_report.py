@@ -1,4 +1,4 @@
-"""The report of a run: what it says, and that nothing in it can run as a script."""
+"""The report of a run: its content, and that no text in it can run as a script."""
 
 import base64
 import dataclasses
@@ -67,17 +67,17 @@ def made(*values: float | None, name: str = "loss") -> list[PastEvaluation]:
         ([1.0, 2.0], "Best loss: 1 at step 0 (first evaluation); last: 2 at step 10."),
     ],
 )  # fmt: skip
-def test_the_verdict_in_a_sentence(values: list[float | None], told: str) -> None:
+def test_the_verdict(values: list[float | None], told: str) -> None:
     assert sentences({"metric_for_best_model": "loss"}, {}, made(*values)) == [told]
 
 
-def test_the_greatest_is_best_where_more_is_better() -> None:
+def test_the_verdict_if_higher_is_better() -> None:
     spec = {"metric_for_best_model": "auc", "task": "clf"}
     (told,) = sentences(spec, {}, made(0.5, 0.75, 0.5, name="auc"))
     assert told.startswith("Best auc: 0.75 at step 10; first: 0.5 at step 0;")
 
 
-def test_the_verdict_is_of_loss_and_of_answers_and_of_how_it_ended() -> None:
+def test_the_verdict_covers_loss_quality_and_state() -> None:
     lines = [
         {"loss": 1.0, "rougeL": 0.1, "exact_match": 0.0},
         {"loss": 2.0, "rougeL": 0.5, "rougeL_ci95": [0.25, 0.75], "exact_match": 0.01},
@@ -98,7 +98,7 @@ def test_the_verdict_is_of_loss_and_of_answers_and_of_how_it_ended() -> None:
     assert "exact_match: 0.5" in sentences({}, {}, evals)[1]
 
 
-def test_a_summary_has_the_first_the_best_and_the_last(tmp_path: Path) -> None:
+def test_the_summary_has_first_best_and_last_values(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     spec = SEQ2SEQ | {"metric_for_best_model": "exact_match"}
     (table,) = summary(spec, evaluations(run))
@@ -113,7 +113,7 @@ def test_a_summary_has_the_first_the_best_and_the_last(tmp_path: Path) -> None:
     )
 
 
-def test_a_metric_of_the_users_own_is_told_and_cannot_be_taken_for_an_interval() -> None:
+def test_a_users_metric_is_shown_and_not_taken_for_an_interval() -> None:
     metrics = {"loss": 1.0, "own": 0.5, "own_ci95": 0.25, "rouge1": 0.5, "rougeL_best_of_n": 0.5}
     evals = [PastEvaluation(step, {"step": step, **metrics}, Path("none")) for step in (0, 4)]
     (table,) = summary({"task": "seq2seq", "metric": "m.py:own"}, evals)
@@ -144,7 +144,7 @@ def test_a_thinned_curve_keeps_its_spikes_and_its_end() -> None:
     assert thinned(points[:400], most=400) == points[:400]
 
 
-def test_of_many_evaluations_some_are_shown_evenly() -> None:
+def test_many_evaluations_are_thinned_evenly() -> None:
     evals = made(*(float(i) for i in range(1000)))
     assert [one.step for one in spread(evals, 4)] == [0, 3330, 6660, 9990]
     assert spread(evals[:4], 4) == evals[:4]
@@ -152,7 +152,7 @@ def test_of_many_evaluations_some_are_shown_evenly() -> None:
     assert (len(table.head), table.head[1], table.head[-1]) == (13, "step 9990", "step 0")
 
 
-def test_smoothing_leaves_a_constant_as_it_is_and_follows_a_step() -> None:
+def test_smoothing_keeps_a_constant_and_follows_a_jump() -> None:
     assert [y for _, y in smoothed([(i, 3.0) for i in range(100)])] == pytest.approx([3.0] * 100)
     jump = [(i, 0.0 if i < 100 else 1.0) for i in range(200)]
     after = dict(smoothed(jump))
@@ -160,7 +160,7 @@ def test_smoothing_leaves_a_constant_as_it_is_and_follows_a_step() -> None:
     assert after[104] == pytest.approx(0.5, abs=0.01)  # a fortieth of 200 later
 
 
-def test_every_metric_has_a_curve_and_those_of_a_kind_share_a_chart() -> None:
+def test_every_metric_has_a_curve_and_related_metrics_share_a_chart() -> None:
     evals = [
         PastEvaluation(step, {"step": step, "time": 1.0, "loss": 1.0, "rougeL": 0.5, "rouge1": 0.5,
                           "mine": 7, "exact_match_best_of_n": 1.0, "rougeL_ci95": [0.25, 0.75],
@@ -181,7 +181,7 @@ def test_every_metric_has_a_curve_and_those_of_a_kind_share_a_chart() -> None:
     ]  # fmt: skip
 
 
-def test_answers_beside_what_was_expected_and_what_has_changed(tmp_path: Path) -> None:
+def test_predictions_with_references_and_changes(tmp_path: Path) -> None:
     first, last = evaluations(seq2seq_run(tmp_path / "run"))
     found = records.record_list(Texts(SEQ2SEQ), last, first)
     assert found.items == [
@@ -200,7 +200,7 @@ def test_answers_beside_what_was_expected_and_what_has_changed(tmp_path: Path) -
     assert records.record_list(Texts(SEQ2SEQ), first, None).begin == "word F1, lowest first"
 
 
-def test_answers_are_beside_what_they_are_compared_with(tmp_path: Path) -> None:
+def test_references_are_shown_as_they_are_compared(tmp_path: Path) -> None:
     cut = answered("q", "<x> b END", "b") | {"reference": "b"}
     found = [answered("p", "a END of it", "a"), cut]
     run = write_run(tmp_path / "run", SEQ2SEQ | {"stop": [" END"]}, {0: ({"loss": None}, found)})
@@ -212,7 +212,7 @@ def test_answers_are_beside_what_they_are_compared_with(tmp_path: Path) -> None:
     assert "expected='a', answers=" in str(page_of(run))
 
 
-def test_equal_samples_are_told_once(tmp_path: Path) -> None:
+def test_equal_samples_are_shown_once(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run", SEQ2SEQ | {"n_samples": 3},
         {0: ({"loss": 1.0}, [answered("p", "a b", "a", "a b", "a")])},
@@ -222,7 +222,7 @@ def test_equal_samples_are_told_once(tmp_path: Path) -> None:
     assert item.numbers == [2 / 3, 1.0]
 
 
-def test_scores_with_the_worst_mistakes_first(tmp_path: Path) -> None:
+def test_scores_are_sorted_by_error(tmp_path: Path) -> None:
     spec = CLF | {"target_min": 1.0, "target_max": 5.0}
     run = write_run(
         tmp_path / "run", spec,
@@ -245,9 +245,7 @@ def test_scores_with_the_worst_mistakes_first(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_of_many_records_some_are_shown_evenly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_records_are_thinned_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MOST_RECORDS", 10)
     items = [answered(f"p{i}", "a", "a") for i in range(35)]
     run = write_run(tmp_path / "run", SEQ2SEQ, {0: ({"loss": 1.0}, items)})
@@ -256,7 +254,7 @@ def test_of_many_records_some_are_shown_evenly(
     assert found.note.startswith("Step 0: 35 records, 1 in 4 shown.")
 
 
-def test_texts_are_cut_so_that_a_page_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_truncated_to_keep_a_page_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MOST_CHARACTERS", 2_000)
     long = Item(1, "p" * 100_000, "e", [Answer("answer", "a" * 600, 0.5)])
     found = records.fit(Items([long], note="All."))
@@ -297,7 +295,7 @@ def test_the_charts_of_scores_agree_with_the_metrics(tmp_path: Path) -> None:
     assert np.dot(shares, gaps) == pytest.approx(metrics["ece"])
 
 
-def test_charts_that_are_not_defined_are_left_out(tmp_path: Path) -> None:
+def test_undefined_charts_are_omitted(tmp_path: Path) -> None:
     for items, titles in (
         ([scored("x", None, None)], []),
         ([scored("x", None, 0.5)], ["scores"]),
@@ -340,7 +338,7 @@ def packed(html: str) -> dict[str, Any]:
 
 
 def test_no_text_can_run_as_a_script() -> None:
-    """It stands in every place of a page; the only scripts are the page's own, by its digest."""
+    """With the text in every place of a page, the page's own script stays the only one."""
     answers = [Answer(EVIL, EVIL, 0.5)]
     blocks = [
         Table([EVIL], [[EVIL]], note=EVIL, folded=EVIL),
@@ -367,25 +365,25 @@ def test_no_text_can_run_as_a_script() -> None:
     ]  # fmt: skip
 
 
-def test_a_report_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_a_report_needs_no_network(tmp_path: Path) -> None:
     html = write_report(seq2seq_run(tmp_path / "run")).read_text(encoding="utf-8")
     addresses = set(re.findall(r"\w+://[^\s\"'<>]+", html))
-    assert addresses == {"http://www.w3.org/2000/svg"}  # SVG's name, which nothing is loaded from
+    assert addresses == {"http://www.w3.org/2000/svg"}  # SVG's namespace, which is not loaded
     assert len(html) < 60_000
 
 
-def test_a_report_has_all_parts_that_there_is_something_to_say_of(tmp_path: Path) -> None:
+def test_a_report_has_no_empty_sections(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     titles = [section.title for section in page_of(run).sections]
     assert titles == ["Metrics", "Learning curves", "Predictions", "Config"]
     (run / "temperature=0.00_n=1_step=4.json").unlink()
     with open(run / "metrics.jsonl", "a") as file:
-        file.write('{"step": 5, "loss"')  # only being written
+        file.write('{"step": 5, "loss"')  # incomplete line
     titles = [section.title for section in page_of(run).sections]
     assert titles == ["Metrics", "Learning curves", "Config"]
 
 
-def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(
+def test_a_report_that_fails_is_logged_and_ends_no_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = seq2seq_run(tmp_path / "models" / "run")
@@ -400,7 +398,7 @@ def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(
     assert not list(run.glob(".*"))
 
 
-def test_what_is_damaged_costs_its_own_part(tmp_path: Path) -> None:
+def test_a_damaged_file_affects_only_its_section(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     first, last = (run / f"temperature=0.00_n=1_step={step}.json" for step in (0, 4))
     first.write_text("[{", encoding="utf-8")
@@ -420,7 +418,7 @@ def test_what_is_damaged_costs_its_own_part(tmp_path: Path) -> None:
     assert [one.title for one in page_of(run).sections] == ["Config"]
 
 
-def test_what_an_audit_finds_worst_stands_beside_the_verdict(tmp_path: Path) -> None:
+def test_severe_audit_warnings_are_shown_with_the_verdict(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     audit = {
         "splits": {}, "eval_records_in_train": {"count": 2, "examples": ["eval[0] 'one'"]},
@@ -438,7 +436,7 @@ def test_what_an_audit_finds_worst_stands_beside_the_verdict(tmp_path: Path) -> 
     ]
 
 
-def test_scores_of_another_range_are_drawn_in_it(tmp_path: Path) -> None:
+def test_charts_use_the_target_range(tmp_path: Path) -> None:
     spec = CLF | {"target_min": 1.0, "target_max": 5.0}
     items = [scored("a", 5.0, 4.5), scored("b", 1.0, 1.5), scored("c", 3.0, 2.5)]
     run = write_run(tmp_path / "run", spec, {0: ({"loss": 1.0, "rmse": 1.0}, items)})
@@ -458,9 +456,7 @@ def test_scores_of_another_range_are_drawn_in_it(tmp_path: Path) -> None:
     assert [row[0] for row in table.rows] == ["loss ↓", "rmse ↓"]
 
 
-def test_the_command_makes_a_report_anew(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_report_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = seq2seq_run(tmp_path / "models" / "group" / "run")
     assert main(["report", "group/run", "--mount", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{run}/report.html\n"

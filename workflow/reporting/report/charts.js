@@ -156,7 +156,7 @@ function followPointer(drawing, read, chart, f) {
     cross.setAttribute("x1", f.x(at));
     cross.setAttribute("x2", f.x(at));
     cross.setAttribute("visibility", "visible");
-    const said = named.map((one) => {
+    const texts = named.map((one) => {
       const i = nearest(one.points, at);
       const [x, y] = one.points[i];
       if (Math.abs(f.x(x) - f.x(at)) > 4) return null;
@@ -165,7 +165,7 @@ function followPointer(drawing, read, chart, f) {
       const raw = one.style === "faint" && named.some((o) => o !== one && o.name === one.name);
       return `${one.name}${raw ? " (unsmoothed)" : ""} ${readable(y)}${around}`;
     });
-    read.textContent = [`${chart.x} ${readable(at)}`, ...said.filter(Boolean)].join(" · ");
+    read.textContent = [`${chart.x} ${readable(at)}`, ...texts.filter(Boolean)].join(" · ");
   };
   drawing.addEventListener("pointerdown", show);
   drawing.addEventListener("pointermove", show);

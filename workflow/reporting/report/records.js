@@ -118,12 +118,12 @@ function putAnswer(where, expected, { text, score, compared }, named, cells) {
   const pieces = differ ? differences(expected, text, cells) : null;
   if (pieces) putPieces(where, pieces);
   else putText(where, text);
-  const told = [
+  const notes = [
     ...(score === null ? [] : [`${named} ${score.toFixed(2)}`]),
     ...(differ && !pieces ? ["too long for a diff"] : []),
     ...(pieces?.every(([what]) => what === "same") ? ["differs in whitespace only"] : []),
   ];
-  if (told.length) where.append(" ", element("span", null, told.join(" · "), { class: "small" }));
+  if (notes.length) where.append(" ", element("span", null, notes.join(" · "), { class: "small" }));
 }
 
 function drawItem(list, item, { asked, score }, cells) {

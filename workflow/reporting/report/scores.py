@@ -77,8 +77,8 @@ def score_charts(found: ScoreArrays) -> list[Chart]:
     everything, found = found, found.judged
     if not found.scores.size:
         series = [_counts("records", everything.scores, everything)]
-        told = [Chart("scores", "score", series, x_range=found.ends)]
-        return told if everything.scores.size else []
+        chart = Chart("scores", "score", series, x_range=found.ends)
+        return [chart] if everything.scores.size else []
     charts = [_histogram(found)]
     if found.yes.any() and not found.yes.all():
         charts.append(_roc(found))

@@ -103,12 +103,12 @@ def sentences(
     of_outputs = [name for name in outputs.usual_metrics(exact_match) if best_of(name, evaluations)]
     names = [spec.get("metric_for_best_model") or "loss", *of_outputs[:1]]
     chief = dict.fromkeys(reversed(names) if spec.get("no_train") else names)
-    came_of = [_came_of(name, evaluations) for name in chief if best_of(name, evaluations)]
+    results = [_result(name, evaluations) for name in chief if best_of(name, evaluations)]
     nothing = f"No eval record has a {outputs.task.answer_key}: no metrics."
-    return lines + (came_of or [nothing])
+    return lines + (results or [nothing])
 
 
-def _came_of(name: str, evaluations: Sequence[PastEvaluation]) -> str:
+def _result(name: str, evaluations: Sequence[PastEvaluation]) -> str:
     """The best, first and last value of a metric."""
     best, first, last = best_of(name, evaluations), evaluations[0], evaluations[-1]
     assert best is not None
