@@ -93,7 +93,7 @@ def test_the_verdict_covers_loss_quality_and_state() -> None:
         "rougeL: 0.1 at step 0.", "loss: 1 at step 0.",
     ]  # fmt: skip
     saved = sentences({}, {"state": "saved", "step": 7}, [])
-    assert saved[0] == "Stopped and saved at step 7; rerun the same command to resume."
+    assert saved[0] == "Stopped at step 7; rerun the same command to resume."
     lines[1]["exact_match"] = 0.5
     assert "exact_match: 0.5" in sentences({}, {}, evals)[1]
 

@@ -59,10 +59,10 @@ class Texts:
     needed = "completions"
     won_by = "higher word F1 (ROUGE-L F1 over words), or equal word F1 and the only exact match"
     margin = 0.0
-    changed = "the first sample differs from that of step"
+    changed = "the prediction (first sample) differs from that of step"
     verdicts: ClassVar = {
-        "wrong": "the first sample is not equal to the reference",
-        "right": "the first sample is equal to the reference",
+        "wrong": "the prediction (first sample) is not equal to the reference",
+        "right": "the prediction (first sample) is equal to the reference",
     }
     of_tokens: tuple[str, ...] = ("loss", "perplexity", "token_accuracy", "mean_length")
 

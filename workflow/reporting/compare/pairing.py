@@ -33,7 +33,7 @@ class Pair:
         references: the text or target that each prediction is compared with.
         scores: quality of each prediction, 0..1: `word_f1`, or 1 - |score - target|.
         right: whether each prediction is an exact match; all false for scores.
-        margin: smallest difference of `scores` that is not a tie.
+        margin: differences of `scores` up to this are ties.
     """
 
     key: bytes

@@ -95,7 +95,7 @@ def sentences(
     if status.get("state") == "failed":
         lines.append(f"Failed at step {step}: {status.get('error')}")
     if status.get("state") == "saved":
-        lines.append(f"Stopped and saved at step {step}; rerun the same command to resume.")
+        lines.append(f"Stopped at step {step}; rerun the same command to resume.")
     if not evaluations:
         return [*lines, "No evaluation yet."]
     outputs = outputs_of(spec)
