@@ -1,4 +1,4 @@
-"""The report of a run in a browser, as a person sees it: what it shows, and what it does."""
+"""The pages of a run in a browser: content and interaction."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def seq2seq_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty records: one is evil, one is long, and every third answer has changed."""
+    """Sixty records: one is malicious, one is long, and every third prediction has changed."""
     spec = {"task": "seq2seq", "temperature": 0.7, "n_samples": 2, "model_init_name": EVIL}
     items: dict[int, list[dict[str, Any]]] = {
         step: [
@@ -64,7 +64,7 @@ def clf_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison_page(seq2seq_page: Path) -> Path:
-    """Of the two evaluations of the run above."""
+    """The comparison of the two evaluations of the run above."""
     page = seq2seq_page.parent / "comparison.html"
     assert compare(Mount(seq2seq_page.parents[2]), ["run"], str(page), "-") == 0
     return page
@@ -73,12 +73,12 @@ def comparison_page(seq2seq_page: Path) -> Path:
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(
     ("page", "title"),
-    [("seq2seq", "run"), ("clf", "run"), ("comparison", "run@4 against run@0")],
+    [("seq2seq", "run"), ("clf", "run"), ("comparison", "run@4 vs run@0")],
 )
-def test_a_page_says_nothing_and_asks_for_nothing(
+def test_a_page_logs_nothing_and_requests_nothing(
     browser: Browser, page: str, title: str, width: int, request: pytest.FixtureRequest
 ) -> None:
-    """No error, no warning, no dialog, no request but for itself; it is no wider than a phone."""
+    """No errors, warnings, dialogs or further requests; no wider than a phone."""
     path = request.getfixturevalue(f"{page}_page")
     opened = Opened(browser, path, width)
     assert opened.said == [path.as_uri()]
@@ -92,60 +92,58 @@ def test_a_page_says_nothing_and_asks_for_nothing(
         folded.locator("summary").click()
     assert opened.page.locator("figure svg:visible").count() == charts
     opened.page.set_viewport_size({"width": width - 50, "height": 900})
-    opened.page.wait_for_function(AS_WIDE)  # as there is room, not stretched
+    opened.page.wait_for_function(AS_WIDE)  # redrawn, not stretched
     assert opened.page.locator("svg [d*=NaN], svg [d*=Infinity]").count() == 0
     assert opened.said == [path.as_uri()]
     opened.page.close()
 
 
-def test_the_records_can_be_searched_sorted_and_chosen(
-    browser: Browser, seq2seq_page: Path
-) -> None:
+def test_records_can_be_searched_sorted_and_filtered(browser: Browser, seq2seq_page: Path) -> None:
     opened = Opened(browser, seq2seq_page, WIDTHS["desktop"])
     page, count = opened.page, ".items [role=status]"
     assert opened.texts(count) == ["25 of 60 records shown"]
     heads = opened.texts("article h3")
     assert len(heads) == 25
-    assert re.fullmatch(r"changedwrongeval\[\d+\] · logits of no -1.00, yes 0.50", heads[0])
-    page.get_by_role("button", name="25 more").click()
+    assert re.fullmatch(r"changedwrongeval\[\d+\] · logits: no -1.00, yes 0.50", heads[0])
+    page.get_by_role("button", name="show 25 more").click()
     assert opened.texts(count) == ["50 of 60 records shown"]
-    page.get_by_role("button", name="10 more").click()
+    page.get_by_role("button", name="show 10 more").click()
     assert page.locator("article").count() == 60
     assert not page.locator(".items > button").is_visible()
-    page.get_by_label("shown").select_option("right")
-    assert opened.texts(count) == ["19 of 19 records shown, 60 in all"]
-    page.get_by_label("shown").select_option("all")
-    page.get_by_label("order").select_option("word F1, lowest first")
+    page.get_by_label("filter by tag").select_option("right")
+    assert opened.texts(count) == ["19 of 19 records shown, 60 in total"]
+    page.get_by_label("filter by tag").select_option("all")
+    page.get_by_label("sort by").select_option("word F1, lowest first")
     assert opened.texts("article:first-of-type dd")[0].startswith("long xxx")
     page.get_by_placeholder("search", exact=True).fill("IS 42?")
-    page.get_by_text("1 of 1 record shown, 60 in all").wait_for()
+    page.get_by_text("1 of 1 record shown, 60 in total").wait_for()
     assert opened.texts("article dd") == [
         "what is 42?", "it is 42 now", "it is 42 now word F1 1.00", "no word F1 0.00",
     ]  # fmt: skip
     page.get_by_label("search").fill("nobody wrote this")
-    page.get_by_text("Nothing found among 60 records.").wait_for()
+    page.get_by_text("No matches in 60 records.").wait_for()
     assert page.locator("article").count() == 0
     page.close()
 
 
-def test_long_texts_are_folded_and_evil_ones_shown_as_they_are(
+def test_long_texts_are_folded_and_malicious_texts_escaped(
     browser: Browser, seq2seq_page: Path
 ) -> None:
     opened = Opened(browser, seq2seq_page, WIDTHS["phone"])
     page = opened.page
     assert page.locator("article").count() == 10
-    page.get_by_label("order").select_option("as in the file")
+    page.get_by_label("sort by").select_option("file order")
     prompt = opened.record("long x").locator("dd").first
     assert len(prompt.inner_text()) < 350
     prompt.get_by_role("button").click()
-    assert prompt.inner_text() == f"long {'x' * 19_995}… (cut here)"
+    assert prompt.inner_text() == f"long {'x' * 19_995}… (truncated)"
     assert opened.record("</script>").locator("dd").first.inner_text() == EVIL
     assert page.evaluate("document.documentElement.scrollWidth") == WIDTHS["phone"]
     assert (page.title(), opened.said) == ("run", [seq2seq_page.as_uri()])
     page.close()
 
 
-def test_a_chart_tells_what_the_pointer_is_at(browser: Browser, seq2seq_page: Path) -> None:
+def test_a_chart_shows_the_values_at_the_pointer(browser: Browser, seq2seq_page: Path) -> None:
     for touch in (False, True):
         opened = Opened(browser, seq2seq_page, WIDTHS["desktop"], touch)
         chart = opened.page.locator("figure", has_text="ROUGE")
@@ -154,9 +152,9 @@ def test_a_chart_tells_what_the_pointer_is_at(browser: Browser, seq2seq_page: Pa
         assert box is not None
         place = box["x"] + box["width"] - 20, box["y"] + 50
         (opened.page.touchscreen.tap if touch else opened.page.mouse.move)(*place)
-        told = chart.locator(".read")
-        assert told.inner_text() == "step 4 · rougeL 1 (0.1 to 1)"
-        if not touch:  # what was tapped at stays
+        shown = chart.locator(".read")
+        assert shown.inner_text() == "step 4 · rougeL 1 (0.1 to 1)"
+        if not touch:  # tapped values stay
             opened.page.mouse.move(0, 0)
-            assert told.inner_text() == ""
+            assert shown.inner_text() == ""
         opened.page.close()

@@ -1,4 +1,4 @@
-"""What is hard to draw and to show, in a browser."""
+"""Extreme numbers and texts in a browser."""
 
 import re
 from collections.abc import Iterator
@@ -38,10 +38,10 @@ def chart(title: str, *values: float, log: bool = False) -> Chart:
 
 @pytest.fixture(scope="module")
 def hard_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Numbers that are hard to draw and texts that are hard to show."""
+    """Extreme numbers and texts."""
     many = [(i, float(i % 100)) for i in range(45_000)]
     charts = [
-        chart("broken", float("nan"), 1.0),  # no JSON
+        chart("broken", float("nan"), 1.0),  # not valid JSON
         chart("nothing", 0.0, 0.0),
         chart("tiny", 0.00015, 0.0001),
         chart("log", 1e-310, 1e300, 1.0, log=True),
@@ -70,16 +70,16 @@ def hard_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Section(LONG, [Items(items, "question", "F1", [LONG], {LONG: LONG})]),
     ]
     path = tmp_path_factory.mktemp("hard") / "page.html"
-    report = Page(LONG, LONG, ["So it is."], sections, warnings=["But mind the data."])
+    report = Page(LONG, LONG, ["Verdict."], sections, warnings=["But mind the data."])
     path.write_text(render(report), encoding="utf-8")
     return path
 
 
-def test_differences_from_what_was_expected_are_marked(browser: Browser, hard_page: Path) -> None:
+def test_differences_from_the_reference_are_marked(browser: Browser, hard_page: Path) -> None:
     opened = Opened(browser, hard_page, WIDTHS["desktop"])
     page, record = opened.page, opened.record("which animal?")
-    assert "underlined: not expected" in page.locator(".items").inner_text()
-    names = ["question", "expected", "near", "far", "none", LONG, "long far", "long"]
+    assert "underlined: not in the reference" in page.locator(".items").inner_text()
+    names = ["question", "reference", "near", "far", "none", LONG, "long far", "long"]
     assert record.locator("dt").all_inner_texts() == names
     answer = {name: record.locator("dd").nth(place) for place, name in enumerate(names)}
     assert answer["near"].inner_text() == "it is a catdog F1 0.75"
@@ -89,16 +89,18 @@ def test_differences_from_what_was_expected_are_marked(browser: Browser, hard_pa
                            "getComputedStyle(e).backgroundColor]") for mark in marks]  # fmt: skip
     assert looks == [["underline", "rgb(255, 217, 211)"], ["line-through", "rgba(0, 0, 0, 0)"]]
     assert answer["far"].locator("ins").all_inner_texts() == ["no idea"]
-    assert answer["none"].inner_text() == "(nothing) F1 0.00"
-    assert answer[LONG].inner_text() == "it is  a cat F1 1.00 · other blanks than expected"
+    assert answer["none"].inner_text() == "(empty) F1 0.00"
+    assert answer[LONG].inner_text() == "it is  a cat F1 1.00 · differs in whitespace only"
     assert len(answer["long far"].locator("ins").inner_text()) == 700
-    assert "all 811 characters, with more" not in answer["long"].inner_text()  # 700 are enough
-    answer["long far"].get_by_role("button", name="all 1,200 characters").click()
+    assert (
+        "show all 811 characters (more" not in answer["long"].inner_text()
+    )  # the first 700 have all differences
+    answer["long far"].get_by_role("button", name="show all 1,200 characters").click()
     assert len(answer["long far"].locator("ins").inner_text()) == 1_200
     page.close()
 
 
-def test_long_texts_keep_nobody_waiting(browser: Browser, hard_page: Path) -> None:
+def test_long_texts_are_rendered_fast(browser: Browser, hard_page: Path) -> None:
     opened = Opened(browser, hard_page, WIDTHS["desktop"])
     took = opened.page.evaluate("""() => {
       const begun = performance.now();
@@ -107,14 +109,12 @@ def test_long_texts_keep_nobody_waiting(browser: Browser, hard_page: Path) -> No
     }""")
     assert took < 1_500  # some 100 ms; 5 s without a limit
     slow = opened.record("slow").first
-    assert slow.get_by_text("too long to mark").count() == 8
+    assert slow.get_by_text("too long for a diff").count() == 8
     assert slow.locator("ins, del").count() == 0
     opened.page.close()
 
 
-def test_a_text_has_its_own_direction_and_its_score_the_page_s(
-    browser: Browser, hard_page: Path
-) -> None:
+def test_a_right_to_left_text_does_not_move_its_score(browser: Browser, hard_page: Path) -> None:
     opened = Opened(browser, hard_page, WIDTHS["desktop"])
     answer = opened.record("123").locator("dd").last
     text = answer.locator("bdi")
@@ -157,7 +157,7 @@ def test_numbers_that_are_hard_to_draw(browser: Browser, hard_page: Path) -> Non
     page.close()
 
 
-def test_a_narrow_page_scrolls_its_tables_alone(browser: Browser, hard_page: Path) -> None:
+def test_a_narrow_page_scrolls_only_its_tables(browser: Browser, hard_page: Path) -> None:
     opened = Opened(browser, hard_page, WIDTHS["phone"])
     page = opened.page
     assert page.evaluate("document.documentElement.scrollWidth") == WIDTHS["phone"]

@@ -1,4 +1,4 @@
-"""Runs set against each other: the same records, the same resamples, whole messages."""
+"""Comparisons of runs: paired records, paired resamples, complete messages."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from workflow.metrics.text import TextMetrics
 from workflow.reporting.compare import compare
 from workflow.reporting.compare.comparison import Comparison, compare_named
 from workflow.reporting.compare.html import page
-from workflow.reporting.compare.pairing import EVEN, LOST, WON
+from workflow.reporting.compare.pairing import LOSS, TIE, WIN
 from workflow.reporting.compare.selectors import find_named
 from workflow.reporting.compare.terminal import sparklines, tell
 from workflow.reporting.report.blocks import Chart, Items, Series, Table
@@ -64,7 +64,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> int:
 def write_run(
     mount: Mount, name: str, items: dict[int, list[Any]], task: str = "seq2seq", **spec: Any
 ) -> Path:
-    """A run as its job would have left it, with the items of each evaluated step."""
+    """A finished run with the records of each evaluated step."""
     job = {"task": task, "learning_rate": 1e-3, **spec}
     evaluations = {
         step: ({"loss": 2 / (step + 1), "eval_seconds": 1.0}, found)
@@ -105,7 +105,7 @@ def naive_intervals(
     resamples: int,
     judge: Callable[[Sequence[Any], Sequence[Any]], dict[str, Any]],
 ) -> dict[str, list[float]]:
-    """Both evaluations judged anew on every resample: the percentiles of their difference."""
+    """Percentiles of the difference, with both evaluations scored on every resample."""
     pairs = sorted(found.pairs.pairs, key=lambda pair: pair.key)
     generator = np.random.default_rng(0)
     differences: dict[str, list[float]] = {}
@@ -132,7 +132,7 @@ def score_points(scores: Sequence[Any], targets: Sequence[Any]) -> dict[str, Any
     return {name: value for name, value in measured.items() if not name.endswith("_ci95")}
 
 
-def test_intervals_of_texts_are_those_of_judging_each_resample(mount: Mount, few: int) -> None:
+def test_text_intervals_match_a_naive_bootstrap(mount: Mount, few: int) -> None:
     write_run(mount, "a", {9: answered(NEAR)})
     write_run(mount, "b", {9: answered(FAR)}, seed=3)
     found = compared(mount, "a", "b")
@@ -148,7 +148,7 @@ def test_intervals_of_texts_are_those_of_judging_each_resample(mount: Mount, few
             assert metric.differences == pytest.approx([values[1] - values[0]])
 
 
-def test_intervals_of_scores_are_those_of_judging_each_resample(mount: Mount, few: int) -> None:
+def test_score_intervals_match_a_naive_bootstrap(mount: Mount, few: int) -> None:
     stars = [[1 + 4 * value for value in values] for values in (SURE, UNSURE, TARGETS)]
     of_range = {"target_min": 1, "target_max": 5}
     write_run(mount, "a", {9: scored(stars[0], stars[2])}, "clf", **of_range)
@@ -165,19 +165,21 @@ def test_intervals_of_scores_are_those_of_judging_each_resample(mount: Mount, fe
         assert metric.values == pytest.approx([one[name] for one in values]), name
 
 
-def test_a_run_against_itself_differs_in_nothing(mount: Mount, few: int) -> None:
+def test_a_run_does_not_differ_from_its_copy(mount: Mount, few: int) -> None:
     for task, items in (("seq2seq", answered(NEAR)), ("clf", scored(SURE))):
         write_run(mount, f"{task}1", {9: items}, task)
         shutil.copytree(mount.models / f"{task}1", mount.models / f"{task}2")
         found = compared(mount, f"{task}1", f"{task}2")
         assert all(metric.differences == (0,) for metric in found.metrics)
         assert {m.intervals[0] for m in found.metrics if m.has_intervals} == {(0, 0)}
-        assert found.counted(1) == {WON: 0, LOST: 0, EVEN: len(items)}
-        assert found.verdicts() == [f"{task}2 and {task}1 gave the same answer to every record"]
+        assert found.counted(1) == {WIN: 0, LOSS: 0, TIE: len(items)}
+        assert found.verdicts() == [
+            f"{task}2 and {task}1 have identical predictions on all records"
+        ]
         assert found.fields == {}
 
 
-def test_changing_sides_negates(mount: Mount, few: int) -> None:
+def test_swapping_the_runs_negates_the_differences(mount: Mount, few: int) -> None:
     write_run(mount, "a", {9: answered(NEAR)}, seed=5)
     write_run(mount, "b", {9: answered(FAR)}, seed=2)
     one, other = compared(mount, "a", "b"), compared(mount, "b", "a")
@@ -186,16 +188,16 @@ def test_changing_sides_negates(mount: Mount, few: int) -> None:
         if metric.has_intervals:
             low, high = metric.intervals[0] or (math.nan, math.nan)
             assert negated.intervals[0] == pytest.approx((-high, -low))
-    assert one.counted(1) == {WON: 3, LOST: 8, EVEN: 1}
-    assert other.counted(1) == {WON: 8, LOST: 3, EVEN: 1}
+    assert one.counted(1) == {WIN: 3, LOSS: 8, TIE: 1}
+    assert other.counted(1) == {WIN: 8, LOSS: 3, TIE: 1}
 
 
-def test_records_are_found_in_any_order_and_as_often_as_they_occur(mount: Mount, few: int) -> None:
+def test_records_are_paired_in_any_order_with_duplicates(mount: Mount, few: int) -> None:
     references = [*REFERENCES, "again", "again"]
     write_run(mount, "a", {9: answered([*NEAR, "again", "agen"], references)})
     there = answered([*FAR, "no", "again"], references)
     write_run(mount, "b", {9: there})
-    # Of equal records the first is another.
+    # Duplicates are paired in order.
     order = [13, 3, 0, 12, 1, 6, 11, 2, 9, 5, 8, 4, 10, 7]
     there[12], there[13] = there[13], there[12]
     write_run(mount, "c", {9: [there[i] for i in order]})
@@ -205,16 +207,16 @@ def test_records_are_found_in_any_order_and_as_often_as_they_occur(mount: Mount,
     assert [p.answers for p in straight.pairs.pairs][-2:] == [("again", "no"), ("agen", "again")]
 
 
-def test_what_only_some_have_is_left_out_and_said(mount: Mount, few: int) -> None:
+def test_records_without_a_pair_are_excluded_and_reported(mount: Mount, few: int) -> None:
     write_run(mount, "a", {9: answered([*NEAR, "?"], [*REFERENCES, None])})
     write_run(mount, "b", {9: answered(FAR[2:], REFERENCES[2:])})
     found = compared(mount, "a", "b")
     assert found.pairs.left_out == (3, 0)
     assert [metric.name for metric in found.metrics if not metric.has_intervals] == []
     lines = tell(found, True)
-    start = lines.index("a at step 9, b at step 9; on the 10 records that both have")
+    start = lines.index("a at step 9, b at step 9; on the 10 common records")
     assert lines[start + 1] == (
-        "left out: 3 of a; so are metrics that only the runs themselves could tell, as the loss"
+        "excluded: 3 records of a, and metrics that need the model, e.g. loss"
     )
     write_run(mount, "c", {9: scored(SURE)}, "clf")
     write_run(mount, "d", {9: scored([None, *UNSURE[1:]])}, "clf")
@@ -222,97 +224,95 @@ def test_what_only_some_have_is_left_out_and_said(mount: Mount, few: int) -> Non
     assert found.metrics[-1].name == "loss"
     assert tell(found, True)[2:4] == [
         "c at step 9, d at step 9; on the 11 records with targets and scores",
-        "left out: 1 of c, 1 of d",
+        "excluded: 1 record of c, 1 record of d",
     ]
 
 
-def test_the_verdict_says_on_which_records(mount: Mount, few: int) -> None:
+def test_the_verdict_names_the_compared_records(mount: Mount, few: int) -> None:
     write_run(mount, "right", {9: answered(REFERENCES)})
     write_run(mount, "near", {9: answered(NEAR[1:], REFERENCES[1:])})
     write_run(mount, "far", {9: answered(FAR)}, metric_for_best_model="rougeL")
-    on = "on the 11 records that both have"
+    on = " on the 11 common records"
     found = compared(mount, "right", "near")
     assert found.verdicts() == [
-        f"near loses to right in exact_match by 45.5 points, 95% 18.0 to 73.0, {on}"
+        f"near is worse than right: exact_match -45.5 points (95% CI -73.0 to -18.0){on}"
     ]
     assert in_json(found)["verdicts"] == found.verdicts()
-    assert f", {on}" in render(page(found))
+    assert on in render(page(found))
     write_run(mount, "other", {9: answered(["a", *FAR[1:2], *NEAR[2:]])})
     (sentence,) = compared(mount, "near", "other").verdicts()
-    assert sentence.startswith("no difference between other and near that these records could show")
-    assert sentence.endswith(f", {on}")
+    assert sentence.startswith("no significant difference between other and near: exact_match ")
+    assert sentence.endswith(on)
     sentences = compared(mount, "near", "right", "far").verdicts()
-    assert all(one.endswith(", on the 11 records that all have") for one in sentences)
+    assert all(one.endswith(on) for one in sentences)
     write_run(mount, "same", {9: answered([*NEAR[1:], "?"], [*REFERENCES[1:], None])})
     assert compared(mount, "near", "same").verdicts() == [
-        "same and near gave the same answer to each of the 11 records that both have"
+        f"same and near have identical predictions{on}"
     ]
     write_run(mount, "unjudged", {9: answered([*REFERENCES, "!"], [*REFERENCES, None])})
     write_run(mount, "wrong", {9: answered([*NEAR, "?"], [*REFERENCES, None])})
     (sentence,) = compared(mount, "unjudged", "wrong").verdicts()
-    assert sentence.endswith(", on the 12 records with completions")
+    assert sentence.endswith(" on the 12 records with completions")
 
 
-def test_few_records_tell_of_nobody_that_is_better(mount: Mount, few: int) -> None:
+def test_few_records_allow_no_verdict(mount: Mount, few: int) -> None:
     for count in (1, 9, 10):
         write_run(mount, f"wrong{count}", {9: answered(["?"] * count, REFERENCES[:count])})
         write_run(mount, f"right{count}", {9: answered(REFERENCES[:count], REFERENCES[:count])})
-    few_told = "10 records at least are needed to tell which is better"
+    few_told = "too few records for a verdict (at least 10 needed)"
     for count in (1, 9):
         found = compared(mount, f"wrong{count}", f"right{count}")
         assert found.verdicts() == [
-            f"right{count} against wrong{count}: exact_match +100.0 points; {few_told}"
+            f"right{count} vs wrong{count}: exact_match +100.0 points; {few_told}"
         ]
         lines = tell(found, True)
         assert not any(line.endswith(("  better", "  worse")) for line in lines)
-        legend = "95%: of the difference, in 1,000 paired resamples of the records"
-        assert f"{legend}, too few for better and worse" in lines
+        legend = "95% CI of the difference: paired bootstrap, 1,000 resamples"
+        assert f"{legend}; too few records for better/worse" in lines
         (row,) = (line.split() for line in lines if line.startswith("exact_match "))
         assert row == ["exact_match", "0.0000", "1.0000", "+1.0000"]
     found = compared(mount, "right10", "wrong10")
     assert found.verdicts() == [
-        "wrong10 loses to right10 in exact_match by 100.0 points; "
-        "all resamples of these records agree, so there is no interval"
+        "wrong10 is worse than right10: exact_match -100.0 points (no CI: all resamples agree)"
     ]
     assert sum(line.endswith("  worse") for line in tell(found, True)) >= 4
     found = compared(mount, "right9", "wrong10")
     assert found.verdicts() == [
-        "wrong10 against right9: exact_match -100.0 points, on the 9 records that both have; "
-        f"{few_told}"
+        f"wrong10 vs right9: exact_match -100.0 points on the 9 common records; {few_told}"
     ]
 
 
-def test_metrics_that_are_the_same(mount: Mount, few: int) -> None:
+def test_equal_metrics(mount: Mount, few: int) -> None:
     for count in (9, 10):
         for name in "ab":
             items = answered([name * 3] * count, REFERENCES[:count])
             write_run(mount, f"{name}{count}", {9: items}, metric_for_best_model="exact_match")
     assert compared(mount, "a10", "b10").verdicts() == ["b10 and a10 have the same exact_match"]
-    few_told = "10 records at least are needed to tell which is better"
+    few_told = "too few records for a verdict (at least 10 needed)"
     assert compared(mount, "a9", "b9").verdicts() == [
         f"b9 and a9 have the same exact_match; {few_told}"
     ]
     assert compared(mount, "a9", "b10").verdicts() == [
-        f"b10 and a9 have the same exact_match, on the 9 records that both have; {few_told}"
+        f"b10 and a9 have the same exact_match on the 9 common records; {few_told}"
     ]
 
 
-def test_a_metric_that_few_records_decide(mount: Mount) -> None:
-    """One yes of 40: resamples in which it is judge f1 the same, the others leave it undefined."""
+def test_a_metric_that_depends_on_few_records(mount: Mount) -> None:
+    """A single yes in 40 records: without it in a resample, f1 is undefined."""
     targets = [1.0] + [0.0] * 39
     for name, first in (("a", 0.4), ("b", 0.6)):
         items = scored([first] + [0.1] * 39, targets)
         write_run(mount, name, {9: items}, "clf", metric_for_best_model="f1")
     found = compared(mount, "a", "b")
     assert found.verdicts() == [
-        "b against a: f1 +100.0 points; it is undefined in many resamples: "
-        "too few records decide it to tell which is better"
+        "b vs a: f1 +100.0 points; undefined in many resamples, too few relevant records for a "
+        "verdict"
     ]
     (row,) = (line for line in tell(found, True) if line.startswith("f1 "))
     assert row.split() == ["f1", "0.0000", "1.0000", "+1.0000"]
 
 
-def test_what_reaches_a_terminal_can_be_printed(mount: Mount, few: int) -> None:
+def test_terminal_output_is_printable(mount: Mount, few: int) -> None:
     nasty = "red\x1b[31m\nline\u202e"
     items = [made_runs.answered(f"{text} {nasty}", text + nasty, nasty) for text in REFERENCES]
     others = [made_runs.answered(f"{text} {nasty}", text + nasty, text) for text in REFERENCES]
@@ -326,7 +326,7 @@ def test_what_reaches_a_terminal_can_be_printed(mount: Mount, few: int) -> None:
     assert any(line.startswith(f"{told} ") for line in lines)
 
 
-def test_what_differs_in_the_jobs(mount: Mount, few: int) -> None:
+def test_config_differences(mount: Mount, few: int) -> None:
     for name, keys, of_job in (
         ("a", {"train": "1111111122", "eval": "3" * 32}, {"report_to": ["wandb"], "seed": 1}),
         ("b", {"train": "2222222222", "eval": "3" * 32}, {"report_to": [], "seed": 2}),
@@ -359,13 +359,14 @@ def test_a_users_metric_may_have_any_name(mount: Mount, few: int) -> None:
     assert "f_ci95" in render(page(found))
 
 
-def test_lower_is_better_where_it_is(mount: Mount, few: int) -> None:
+def test_metrics_for_which_lower_is_better(mount: Mount, few: int) -> None:
     for name, scores in (("sure", SURE), ("unsure", UNSURE)):
         write_run(mount, name, {9: scored(scores)}, "clf", metric_for_best_model="brier")
     (sentence,) = compared(mount, "sure", "unsure").verdicts()
-    assert sentence.startswith("unsure loses to sure in brier (lower is better) by ")
+    assert sentence.startswith("unsure is worse than sure: brier +")
+    assert sentence.endswith("; lower is better)")
     (sentence,) = compared(mount, "unsure", "sure").verdicts()
-    assert sentence.startswith("sure beats unsure in brier (lower is better) by ")
+    assert sentence.startswith("sure is better than unsure: brier -")
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_the_metric_of_the_verdict(
     assert compared(mount, "a").main.name == expected
 
 
-def test_samples_are_compared_where_there_are_as_many(mount: Mount, few: int) -> None:
+def test_metrics_over_samples_need_equal_n_samples(mount: Mount, few: int) -> None:
     for name, samples in (("a", 4), ("b", 4), ("c", 2)):
         folder = write_run(mount, name, {9: answered(NEAR)}, n_samples=samples)
         line = {"step": 9, "exact_match": 0.4, "exact_match_best_of_n": 0.5, "mine": 2}
@@ -389,7 +390,7 @@ def test_samples_are_compared_where_there_are_as_many(mount: Mount, few: int) ->
     assert names == [["exact_match_best_of_n", "mine"], ["chrf", "mine"]]
 
 
-def test_the_steps_that_are_named(mount: Mount) -> None:
+def test_selecting_steps(mount: Mount) -> None:
     write_run(mount, "a", {0: [], 50: [], 100: []}, metric_for_best_model="chrf")
     write_run(mount, "group/b@c", {5: []})
     write_run(mount, "a@100", {7: []})
@@ -409,7 +410,7 @@ def test_the_steps_that_are_named(mount: Mount) -> None:
     assert labels("./group//b@c/", "./a/@0") == ["group/b@c 5", "a@0 0"]
 
 
-def test_what_is_said_where_steps_are_named(mount: Mount, few: int) -> None:
+def test_labels_of_selected_steps(mount: Mount, few: int) -> None:
     for name, best in (("k1", 400), ("k2", 350)):
         folder = write_run(mount, name, {best: answered(NEAR), 500: answered(FAR)})
         lines = [{"step": best, "loss": 1.0}, {"step": 500, "loss": 2.0}]
@@ -417,7 +418,7 @@ def test_what_is_said_where_steps_are_named(mount: Mount, few: int) -> None:
     found = compared(mount, "k1@best", "k2@best", "k2")
     assert found.labels == ["k1@400", "k2@350", "k2@500"]
     assert [one["name"] for one in in_json(found)["runs"]] == found.labels
-    assert found.verdicts()[0] == "k2@350 and k1@400 gave the same answer to every record"
+    assert found.verdicts()[0] == "k2@350 and k1@400 have identical predictions on all records"
     assert compared(mount, "k1", "k2@last").labels == ["k1", "k2@500"]
 
 
@@ -427,34 +428,37 @@ def refusal(mount: Mount, *words: str) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_found(mount: Mount) -> None:
+def test_unknown_runs_and_steps(mount: Mount) -> None:
     write_run(mount, "seed1", {0: answered(NEAR), 50: answered(NEAR)})
     write_run(mount, "seed2", {})
     write_run(mount, "seed3", {4: answered(NEAR)})
     assert refusal(mount, "sed1", "seed1@7", "what", "seed2", "seed3@best@x", "") == "\n".join(
         [
-            f"run 'sed1': no run of this name (expected a run in {mount.models}). "
+            f"run 'sed1': does not exist (expected a run in {mount.models}). "
             "Hint: did you mean seed1 or seed3 or seed2?",
-            "seed1@7: no evaluation of step '7' (expected best, last or one of 0, 50). "
-            "Hint: name one of these behind the @.",
-            f"run 'what': no run of this name (expected a run in {mount.models}). "
-            "Hint: choose among seed1, seed2, seed3.",
-            "run seed2: no evaluation (expected one at least). Hint: wait for its first.",
-            "run 'seed3@best': no run of this name (expected a run in "
+            "seed1@7: no evaluation at step '7' (expected best, last or one of 0, 50). "
+            "Hint: name one of these after the @.",
+            f"run 'what': does not exist (expected a run in {mount.models}). "
+            "Hint: use one of seed1, seed2, seed3.",
+            "run seed2: no evaluations (expected at least one). Hint: wait for its first.",
+            "run 'seed3@best': does not exist (expected a run in "
             f"{mount.models}). Hint: did you mean seed3 or seed2 or seed1?",
-            f"run '': no run of this name (expected a run in {mount.models}). "
-            "Hint: choose among seed1, seed2, seed3.",
+            f"run '': does not exist (expected a run in {mount.models}). "
+            "Hint: use one of seed1, seed2, seed3.",
             "(6 problems in all)",
         ]
     )
     assert refusal(mount, "seed3") == (
-        "run seed3: one evaluation, of step 4 (expected two to compare). Hint: name another run too."
+        "run seed3: one evaluation, at step 4 (expected two to compare). Hint: name a second run."
     )
     assert refusal(mount, "seed3@last") == (
         "seed3@last: one evaluation (expected two to compare). "
-        "Hint: name another, or seed3 alone: its first against its last."
+        "Hint: name a second, or seed3 without a step to compare its first and last."
     )
-    twice = "seed1@50: the same evaluation twice (expected different ones). Hint: leave one of them out."
+    twice = (
+        "seed1@50: the same evaluation twice (expected different evaluations). "
+        "Hint: remove one of them."
+    )
     for again in ("seed1@50", "./seed1", "seed1/@last"):
         assert refusal(mount, "seed1", again) == twice
     (mount.models / "linked").symlink_to(mount.models / "seed1")
@@ -476,8 +480,8 @@ def test_names_stay_in_the_mount(mount: Mount) -> None:
     assert refusal(mount, "x\x1b[31m", "y\0", "z/" * 3000, "y\n@2") == "\n".join(
         [
             f"run 'x\\x1b[31m': {outside}",
-            f"run 'y\\x00': no run of this name (expected a run in {mount.models}). Hint: train one.",
-            f"run '{'z/' * 29}…: no run of this name (expected a run in {mount.models}). "
+            f"run 'y\\x00': does not exist (expected a run in {mount.models}). Hint: train one.",
+            f"run '{'z/' * 29}…: does not exist (expected a run in {mount.models}). "
             "Hint: train one.",
             f"run 'y\\n': {outside}",
             "(4 problems in all)",
@@ -487,18 +491,18 @@ def test_names_stay_in_the_mount(mount: Mount) -> None:
     assert refusal(mount, "a", "a/checkpoint-4", "a@\x1b[31m") == (
         f"run 'a/checkpoint-4': a name inside {mount.models}/a, which is a model or a run "
         "(expected a folder of its own). Hint: choose another name.\n"
-        "'a@\\x1b[31m': no evaluation of step '\\x1b[31m' (expected best, last or one of "
-        "4). Hint: name one of these behind the @.\n(2 problems in all)"
+        "'a@\\x1b[31m': no evaluation at step '\\x1b[31m' (expected best, last or one of "
+        "4). Hint: name one of these after the @.\n(2 problems in all)"
     )
     for number in range(6):
         write_run(mount, f"run{number}", {})
     assert refusal(mount, "a", "zzz") == (
-        f"run 'zzz': no run of this name (expected a run in {mount.models}). "
-        "Hint: choose among a, run0, run1, run2, run3."
+        f"run 'zzz': does not exist (expected a run in {mount.models}). "
+        "Hint: use one of a, run0, run1, run2, run3."
     )
 
 
-def test_what_cannot_be_compared(mount: Mount) -> None:
+def test_incomparable_runs(mount: Mount) -> None:
     write_run(mount, "a", {4: answered(NEAR)})
     write_run(mount, "b", {4: answered(["?"], ["other"])})
     write_run(mount, "mute", {4: answered(["?"], [None]), 5: answered(["!"], [None])})
@@ -517,25 +521,25 @@ def test_what_cannot_be_compared(mount: Mount) -> None:
     (cut / "temperature=0.00_n=1_step=4.json").write_text("[{")
     odd = write_run(mount, "odd", {4: [{"prompt": "x"}]})
     assert refusal(mount, "a", "unit", "stars") == (
-        "run unit: a run of clf (expected seq2seq, as of a). Hint: compare runs of one task.\n"
-        "run stars: a run of clf (expected seq2seq, as of a). Hint: compare runs of one task.\n"
+        "run unit: task clf (expected seq2seq, as in a). Hint: compare runs of one task.\n"
+        "run stars: task clf (expected seq2seq, as in a). Hint: compare runs of one task.\n"
         "(2 problems in all)"
     )
     assert refusal(mount, "unit", "stars") == (
-        "run stars: targets from 1 to 5 (expected targets from 0 to 1, as of unit). "
-        "Hint: compare runs of the same --target_min and --target_max."
+        "run stars: targets 1 to 5 (expected targets 0 to 1, as in unit). "
+        "Hint: compare runs with the same --target_min and --target_max."
     )
     assert refusal(mount, "a", "b") == (
-        "a and b: no record that all have (12 of a, 1 of b) (expected the same records). "
+        "a and b: no common records among 12 of a, 1 of b (expected the same eval records). "
         "Hint: evaluate them on the same data (--no_train with a checkpoint)."
     )
     assert refusal(mount, "mute") == (
-        "mute@4 and mute@5: no record that all have with completions "
-        "(expected completions to judge by). Hint: evaluate them on data with completions."
+        "mute@4 and mute@5: no common record with a completion "
+        "(expected completions as references). Hint: evaluate them on data with completions."
     )
     assert refusal(mount, "unsaid", "a", "mute@4") == (
-        "unsaid and a and mute@4: no record that all have (12 of unsaid, 12 of a, 1 of "
-        "mute@4) (expected the same records). "
+        "unsaid and a and mute@4: no common records among 12 of unsaid, 12 of a, 1 of mute@4 "
+        "(expected the same eval records). "
         "Hint: evaluate them on the same data (--no_train with a checkpoint)."
     )
     assert refusal(mount, "a", "unsaid", "part") == (
@@ -544,24 +548,25 @@ def test_what_cannot_be_compared(mount: Mount) -> None:
         "Hint: evaluate unsaid and part on data with completions (--no_train with a checkpoint)."
     )
     assert refusal(mount, "a", "other") == (
-        "a and other: the same prompts, but other completions (expected the same "
-        "completions in all). Hint: evaluate a and other on the same data (--no_train with a checkpoint)."
+        "a and other: the same prompts, but different completions (expected the same completions "
+        "in all). Hint: evaluate a and other on the same data (--no_train with a checkpoint)."
     )
     assert refusal(mount, "unit", "untold") == (
-        "unit and untold: the same inputs, but no targets in untold (expected the same "
-        "targets in all). Hint: evaluate untold on data with targets (--no_train with a checkpoint)."
+        "unit and untold: the same inputs, but no targets in untold (expected the same targets "
+        "in all). Hint: evaluate untold on data with targets (--no_train with a checkpoint)."
     )
     assert refusal(mount, "unit", "diverged") == (
-        "unit and diverged: no record to which all gave a score "
-        "(expected scores that are numbers). Hint: name other steps: these have diverged."
+        "unit and diverged: no record with a finite score in every evaluation (expected finite "
+        "scores). Hint: name other steps, before the divergence."
     )
     assert refusal(mount, "a", "gone", "cut", "odd") == (
-        "gone@4: no temperature=0.00_n=1_step=4.json (expected what was answered then). "
+        "gone@4: temperature=0.00_n=1_step=4.json is missing (expected the predictions of this "
+        "step). "
         "Hint: name another step, or evaluate its checkpoint again (--no_train).\n"
         f"{cut}/temperature=0.00_n=1_step=4.json: no whole JSON list (expected a file as it "
         "was written). Hint: get it back from a copy, or make it again.\n"
-        f"{odd}/temperature=0.00_n=1_step=4.json: an item of another form (expected what a "
-        "run writes). Hint: get it back from a copy, or evaluate again.\n"
+        f"{odd}/temperature=0.00_n=1_step=4.json: a malformed record (expected predictions "
+        "of a run). Hint: restore the file from a copy, or evaluate again.\n"
         "(3 problems in all)"
     )
 
@@ -581,7 +586,7 @@ def test_what_cannot_be_compared(mount: Mount) -> None:
         ("seq2seq", {"generations": [{"lm_postprocess": None}]}),
     ],
 )
-def test_a_damaged_item_is_told(mount: Mount, task: str, damage: dict[str, Any]) -> None:
+def test_a_malformed_record_is_reported(mount: Mount, task: str, damage: dict[str, Any]) -> None:
     items = scored(SURE) if task == "clf" else answered(NEAR)
     write_run(mount, "a", {4: items}, task)
     folder = write_run(mount, "b", {4: [items[0] | damage]}, task)
@@ -589,8 +594,8 @@ def test_a_damaged_item_is_told(mount: Mount, task: str, damage: dict[str, Any])
         path for path in folder.glob("*.json") if "step=4" in path.name or "-4-" in path.name
     ]
     assert refusal(mount, "a", "b") == (
-        f"{path}: an item of another form (expected what a run writes). "
-        "Hint: get it back from a copy, or evaluate again."
+        f"{path}: a malformed record (expected predictions of a run). "
+        "Hint: restore the file from a copy, or evaluate again."
     )
 
 
@@ -606,7 +611,7 @@ def said(mount: Mount, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_each_run_is_judged_by_what_its_answers_can_be(
+def test_each_run_is_scored_with_its_own_references(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     references = [f"北京 {i} 是中国的首都 END" for i in range(12)]
@@ -623,20 +628,20 @@ def test_each_run_is_judged_by_what_its_answers_can_be(
     assert values["exact_match"] == (1, 1, 1)
     assert values["bleu"] == pytest.approx((100, 100, 100))  # by sacrebleu's zh
     assert values["rougeL"] == (None, None, None)
-    assert {one.result(1) for one in found.pairs.pairs} == {EVEN}
+    assert {one.result(1) for one in found.pairs.pairs} == {TIE}
     assert found.main.name == "exact_match"
-    assert "gave the same answer to every record" in said(mount, capsys, "cut", "kept")
+    assert "have identical predictions on all records" in said(mount, capsys, "cut", "kept")
     in_json(found)
     render(page(found))
 
 
-def test_all_that_is_told(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
+def test_golden_output(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
     write_both(mount)
     assert said(mount, capsys, "a", "b") == (GOLDEN / "compare_texts.txt").read_text()
     assert said(mount, capsys, "c", "d") == (GOLDEN / "compare_scores.txt").read_text()
 
 
-def test_the_numbers_are_those_that_are_told(
+def test_json_has_the_printed_numbers(
     mount: Mount, capsys: pytest.CaptureFixture[str], few: int
 ) -> None:
     write_both(mount)
@@ -670,14 +675,14 @@ def test_the_page_has_every_record(mount: Mount, few: int) -> None:
     assert [(one.by, one.text) for one in london.answers] == [
         ("a", "Paris"), ("b@9", "London"), ("b@0", "?"),
     ]  # fmt: skip
-    assert (london.numbers, london.tags) == ([-1, -1], ["b@9 lost", "b@0 lost"])
-    assert "b@9, b@0 against a" in render(made)
+    assert (london.numbers, london.tags) == ([-1, -1], ["b@9 loss", "b@0 loss"])
+    assert "b@9, b@0 vs a" in render(made)
     file = mount.root / "page.html"
     assert main(["compare", "--mount", str(mount.root), "c", "d", "--html", str(file)]) == 0
-    assert "d against c" in file.read_text()
+    assert "d vs c" in file.read_text()
 
 
-def test_a_terminal_that_is_no_utf_8(mount: Mount, few: int, monkeypatch: Any) -> None:
+def test_a_terminal_without_utf_8(mount: Mount, few: int, monkeypatch: Any) -> None:
     write_run(mount, "a", {1: answered(["é"] * 12), 2: answered(["\ud800"] * 12)})
     for encoding, drawn in (("ascii", False), ("utf-8", True)):
         bytes_written = io.BytesIO()
@@ -687,7 +692,7 @@ def test_a_terminal_that_is_no_utf_8(mount: Mount, few: int, monkeypatch: Any) -
         assert ("█" in bytes_written.getvalue().decode(encoding)) is drawn
 
 
-def test_files_that_cannot_be_written_are_told_first(
+def test_invalid_output_paths_are_reported_first(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_both(mount)
@@ -695,16 +700,16 @@ def test_files_that_cannot_be_written_are_told_first(
     words += ["--json", str(mount.models)]
     assert main(words) == 2
     assert capsys.readouterr().err == (
-        f"run 'nobody': no run of this name (expected a run in {mount.models}). "
-        "Hint: choose among a, b, c, d.\n"
-        "--html /no/where.html: no such folder (expected a file in one that exists). "
+        f"run 'nobody': does not exist (expected a run in {mount.models}). "
+        "Hint: use one of a, b, c, d.\n"
+        "--html /no/where.html: its folder does not exist (expected a file path). "
         "Hint: correct the path.\n"
-        f"--json {mount.models}: a folder (expected a file in one that exists). "
+        f"--json {mount.models}: a folder (expected a file path). "
         "Hint: correct the path.\n(3 problems in all)\n"
     )
 
 
-def test_lines_of_blocks() -> None:
+def test_sparklines() -> None:
     def lines(**series: Sequence[tuple[float, float]]) -> dict[str, str]:
         return sparklines(Chart("loss", "step", [Series(*one) for one in series.items()]))
 
@@ -726,7 +731,7 @@ print(json.dumps(sorted({"torch", "transformers"} & set(sys.modules))))
 """
 
 
-def test_it_begins_soon(mount: Mount) -> None:
+def test_compare_imports_no_torch(mount: Mount) -> None:
     write_both(mount)
     command = [sys.executable, "-c", LIGHT, str(mount.root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What a terminal shows of an evaluation, and what a file does."""
+"""Log output of an evaluation in a terminal and in a file."""
 
 import json
 import os
@@ -27,25 +27,25 @@ LINES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def test_the_table_is_this() -> None:
+def test_the_table_of_an_evaluation() -> None:
     assert metrics_table(LINES[:2], LINES[2], NAMES, 800, ["mine"]) == [
         "step 400 of 800",
-        "                   now    95% interval  before    best  at step",
-        "loss             1.027                  0.9714  0.9714      200",
-        "token_accuracy  0.6213                  0.6213  0.6213      200",
-        "exact_match      0.115  0.075 to 0.155   0.125   0.125      200",
-        "bleu                14                    12.5      14      400",
+        "                   now          95% CI  previous    best  at step",
+        "loss             1.027                    0.9714  0.9714      200",
+        "token_accuracy  0.6213                    0.6213  0.6213      200",
+        "exact_match      0.115  0.075 to 0.155     0.125   0.125      200",
+        "bleu                14                      12.5      14      400",
         "mine                 4",
     ]
 
 
-def test_the_first_evaluation_is_compared_with_none() -> None:
+def test_the_first_evaluation_has_no_comparison() -> None:
     assert metrics_table([], LINES[0], NAMES, 800, ["mine"]) == [
         "step 0 of 800",
-        "                  now  95% interval",
+        "                  now  95% CI",
         "loss            7.526",
         "token_accuracy      0",
-        "exact_match         0        0 to 0",
+        "exact_match         0  0 to 0",
         "mine                3",
     ]
     assert metrics_table([], {"step": 61, "loss": 1.5}, NAMES, None) == [
@@ -55,27 +55,27 @@ def test_the_first_evaluation_is_compared_with_none() -> None:
 
 
 def lines_on(stream: Any, mount: Mount, run_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a job whose standard error is this."""
+    """Run a job with `stream` as standard error."""
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
     argv += ["--max_steps", "2", "--eval_steps", "1", "--max_new_tokens", "2"]
     (mount.root / "mine.py").write_text("def mine(records, predictions):\n    return 7\n")
     argv += ["--metric", f"{mount.root / 'mine.py'}:mine"]
     with monkeypatch.context() as patch:
-        for name in ("level", "propagate"):  # as other tests want it afterwards
+        for name in ("level", "propagate"):  # restored for other tests
             patch.setattr(log, name, getattr(log, name))
         patch.setattr("sys.stderr", stream)
-        patch.setattr(log, "handlers", [])  # as a command finds it
+        patch.setattr(log, "handlers", [])  # as in a new process
         assert main("seq2seq", "", [*argv, "--training_run_name", run_name]) == 0
 
 
-def test_a_terminal_shows_the_table_and_a_file_a_line(
+def test_a_terminal_gets_the_table_and_a_file_one_line(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ours, theirs = pty.openpty()
     shown: list[bytes] = []
 
     def read() -> None:
-        with suppress(OSError):  # when no one writes any more
+        with suppress(OSError):  # at the end of the output
             while some := os.read(ours, 65536):
                 shown.append(some)
 
@@ -89,7 +89,9 @@ def test_a_terminal_shows_the_table_and_a_file_a_line(
         lines_on(file, mount, "file", monkeypatch)
 
     screen = b"".join(shown).decode().split("\r\n")
-    said = [line.rpartition("\r")[2][len("12:34:56 ") :] for line in screen]  # before it: the bar
+    said = [
+        line.rpartition("\r")[2][len("12:34:56 ") :] for line in screen
+    ]  # after the progress bar
     metrics = [
         json.loads(line)
         for line in (mount.models / "terminal" / "metrics.jsonl").read_text().splitlines()
@@ -107,4 +109,4 @@ def test_a_terminal_shows_the_table_and_a_file_a_line(
         if metrics[2][name] is not None
     )
     assert said.count(f"step 2: {told}") == 1
-    assert not [line for line in said if " of 2" in line or "95% interval" in line]
+    assert not [line for line in said if " of 2" in line or "95% CI" in line]

@@ -1,4 +1,4 @@
-"""The report of a run: what it says, and that nothing in it can run as a script."""
+"""The report of a run: its content, and that no text in it can run as a script."""
 
 import base64
 import dataclasses
@@ -59,29 +59,25 @@ def made(*values: float | None, name: str = "loss") -> list[PastEvaluation]:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ([], "It has not been evaluated yet."),
-        ([None], "No eval record has a completion to compare with, so there are no metrics."),
-        ([2.0], "At step 0 loss is 2."),
-        (
-            [2.0, 1.0, 1.5],
-            "The best loss is 1, at step 10, from 2 at step 0. The last, at step 20, has 1.5.",
-        ),
-        ([2.0, 1.0], "The best loss is 1, at step 10, from 2 at step 0; that is the last "
-         "evaluation."),
-        ([1.0, 2.0], "The best loss is 1, at step 0: no later evaluation is better."),
+        ([], "No evaluation yet."),
+        ([None], "No eval record has a completion: no metrics."),
+        ([2.0], "loss: 2 at step 0."),
+        ([2.0, 1.0, 1.5], "Best loss: 1 at step 10; first: 2 at step 0; last: 1.5 at step 20."),
+        ([2.0, 1.0], "Best loss: 1 at step 10 (last evaluation); first: 2 at step 0."),
+        ([1.0, 2.0], "Best loss: 1 at step 0 (first evaluation); last: 2 at step 10."),
     ],
 )  # fmt: skip
-def test_the_verdict_in_a_sentence(values: list[float | None], told: str) -> None:
+def test_the_verdict(values: list[float | None], told: str) -> None:
     assert sentences({"metric_for_best_model": "loss"}, {}, made(*values)) == [told]
 
 
-def test_the_greatest_is_best_where_more_is_better() -> None:
+def test_the_verdict_if_higher_is_better() -> None:
     spec = {"metric_for_best_model": "auc", "task": "clf"}
     (told,) = sentences(spec, {}, made(0.5, 0.75, 0.5, name="auc"))
-    assert told.startswith("The best auc is 0.75, at step 10, from 0.5 at step 0.")
+    assert told.startswith("Best auc: 0.75 at step 10; first: 0.5 at step 0;")
 
 
-def test_the_verdict_is_of_loss_and_of_answers_and_of_how_it_ended() -> None:
+def test_the_verdict_covers_loss_quality_and_state() -> None:
     lines = [
         {"loss": 1.0, "rougeL": 0.1, "exact_match": 0.0},
         {"loss": 2.0, "rougeL": 0.5, "rougeL_ci95": [0.25, 0.75], "exact_match": 0.01},
@@ -90,40 +86,39 @@ def test_the_verdict_is_of_loss_and_of_answers_and_of_how_it_ended() -> None:
     status = {"state": "failed", "step": 3, "error": "no more"}
     assert sentences({}, status, evals) == [
         "Failed at step 3: no more",
-        "The best loss is 1, at step 0: no later evaluation is better.",
-        "The best rougeL is 0.5 (95% 0.25 to 0.75), at step 1, from 0.1 at step 0; that is the "
-        "last evaluation.",
+        "Best loss: 1 at step 0 (first evaluation); last: 2 at step 1.",
+        "Best rougeL: 0.5 (95% CI 0.25 to 0.75) at step 1 (last evaluation); first: 0.1 at step 0.",
     ]
     assert sentences({"no_train": True}, {"state": "done"}, evals[:1]) == [
-        "At step 0 rougeL is 0.1.", "At step 0 loss is 1.",
+        "rougeL: 0.1 at step 0.", "loss: 1 at step 0.",
     ]  # fmt: skip
     saved = sentences({}, {"state": "saved", "step": 7}, [])
-    assert saved[0] == "Stopped at step 7, and saved: the same command goes on."
+    assert saved[0] == "Stopped at step 7; rerun the same command to resume."
     lines[1]["exact_match"] = 0.5
-    assert "exact_match is 0.5" in sentences({}, {}, evals)[1]
+    assert "exact_match: 0.5" in sentences({}, {}, evals)[1]
 
 
-def test_a_summary_has_the_first_the_best_and_the_last(tmp_path: Path) -> None:
+def test_the_summary_has_first_best_and_last_values(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     spec = SEQ2SEQ | {"metric_for_best_model": "exact_match"}
     (table,) = summary(spec, evaluations(run))
-    assert table.head == ["", "step 0", "best, at step", "last, step 4"]
+    assert table.head == ["metric", "step 0", "best", "last (step 4)"]
     assert table.rows == [
-        ["loss ↓", "2", "1 at 4", "1"],
-        ["exact_match", "0\n0 to 0.25", "0.5 at 4\n0.125 to 0.75", "0.5\n0.125 to 0.75"],
+        ["loss ↓", "2", "1 at step 4", "1"],
+        ["exact_match", "0\n0 to 0.25", "0.5 at step 4\n0.125 to 0.75", "0.5\n0.125 to 0.75"],
     ]
     assert table.strong == {1}
     assert table.note == (
-        "↓ lower is better. Below values their 95% bootstrap intervals over the eval records."
+        "↓: lower is better. Below each value: 95% bootstrap confidence interval over eval records."
     )
 
 
-def test_a_metric_of_the_users_own_is_told_and_cannot_be_taken_for_an_interval() -> None:
+def test_a_users_metric_is_shown_and_not_taken_for_an_interval() -> None:
     metrics = {"loss": 1.0, "own": 0.5, "own_ci95": 0.25, "rouge1": 0.5, "rougeL_best_of_n": 0.5}
     evals = [PastEvaluation(step, {"step": step, **metrics}, Path("none")) for step in (0, 4)]
     (table,) = summary({"task": "seq2seq", "metric": "m.py:own"}, evals)
     assert table.rows == [
-        ["loss ↓", "1", "1 at 0", "1"], ["own", "0.5", "–", "0.5"],
+        ["loss ↓", "1", "1 at step 0", "1"], ["own", "0.5", "–", "0.5"],
         ["own_ci95", "0.25", "–", "0.25"],
     ]  # fmt: skip
     assert (
@@ -149,7 +144,7 @@ def test_a_thinned_curve_keeps_its_spikes_and_its_end() -> None:
     assert thinned(points[:400], most=400) == points[:400]
 
 
-def test_of_many_evaluations_some_are_shown_evenly() -> None:
+def test_many_evaluations_are_thinned_evenly() -> None:
     evals = made(*(float(i) for i in range(1000)))
     assert [one.step for one in spread(evals, 4)] == [0, 3330, 6660, 9990]
     assert spread(evals[:4], 4) == evals[:4]
@@ -157,7 +152,7 @@ def test_of_many_evaluations_some_are_shown_evenly() -> None:
     assert (len(table.head), table.head[1], table.head[-1]) == (13, "step 9990", "step 0")
 
 
-def test_smoothing_leaves_a_constant_as_it_is_and_follows_a_step() -> None:
+def test_smoothing_keeps_a_constant_and_follows_a_jump() -> None:
     assert [y for _, y in smoothed([(i, 3.0) for i in range(100)])] == pytest.approx([3.0] * 100)
     jump = [(i, 0.0 if i < 100 else 1.0) for i in range(200)]
     after = dict(smoothed(jump))
@@ -165,7 +160,7 @@ def test_smoothing_leaves_a_constant_as_it_is_and_follows_a_step() -> None:
     assert after[104] == pytest.approx(0.5, abs=0.01)  # a fortieth of 200 later
 
 
-def test_every_metric_has_a_curve_and_those_of_a_kind_share_a_chart() -> None:
+def test_every_metric_has_a_curve_and_related_metrics_share_a_chart() -> None:
     evals = [
         PastEvaluation(step, {"step": step, "time": 1.0, "loss": 1.0, "rougeL": 0.5, "rouge1": 0.5,
                           "mine": 7, "exact_match_best_of_n": 1.0, "rougeL_ci95": [0.25, 0.75],
@@ -182,30 +177,30 @@ def test_every_metric_has_a_curve_and_those_of_a_kind_share_a_chart() -> None:
     assert first.charts[1].series[0].low_high == [(0.25, 0.75)] * 2
     assert others.folded
     assert [(c.title, [s.name for s in c.series]) for c in others.charts] == [
-        ("mine", ["mine"]), ("exact match of several samples", ["exact_match_best_of_n"]),
+        ("mine", ["mine"]), ("exact match over samples", ["exact_match_best_of_n"]),
     ]  # fmt: skip
 
 
-def test_answers_beside_what_was_expected_and_what_has_changed(tmp_path: Path) -> None:
+def test_predictions_with_references_and_changes(tmp_path: Path) -> None:
     first, last = evaluations(seq2seq_run(tmp_path / "run"))
     found = records.record_list(Texts(SEQ2SEQ), last, first)
     assert found.items == [
-        Item(0, "one", "1", [Answer("answer", "1", 1.0), Answer("step 0", "2", 0.0)],
-             ["logits of no -1.00, yes 0.50"], [1.0], ["changed", "right"]),
-        Item(1, "two", "2 3", [Answer("answer", "2", 2 / 3)], ["logits of no -1.00, yes 0.50"],
+        Item(0, "one", "1", [Answer("prediction", "1", 1.0), Answer("step 0", "2", 0.0)],
+             ["logits: no -1.00, yes 0.50"], [1.0], ["changed", "right"]),
+        Item(1, "two", "2 3", [Answer("prediction", "2", 2 / 3)], ["logits: no -1.00, yes 0.50"],
              [2 / 3], ["wrong"]),
-        Item(2, "three", None, [Answer("answer", "y"), Answer("step 0", "x")],
-             ["logits of no -1.00, yes 0.50"], [None], ["changed"]),
+        Item(2, "three", None, [Answer("prediction", "y"), Answer("step 0", "x")],
+             ["logits: no -1.00, yes 0.50"], [None], ["changed"]),
     ]  # fmt: skip
     assert found.begin == "changed first"
     assert found.note == (
-        "Step 4: 3 records, 2 of them with a completion to compare with; all of it is in "
+        "Step 4: 3 records, 2 with a completion. All predictions are in "
         "temperature=0.00_n=1_step=4.json."
     )
     assert records.record_list(Texts(SEQ2SEQ), first, None).begin == "word F1, lowest first"
 
 
-def test_answers_are_beside_what_they_are_compared_with(tmp_path: Path) -> None:
+def test_references_are_shown_as_they_are_compared(tmp_path: Path) -> None:
     cut = answered("q", "<x> b END", "b") | {"reference": "b"}
     found = [answered("p", "a END of it", "a"), cut]
     run = write_run(tmp_path / "run", SEQ2SEQ | {"stop": [" END"]}, {0: ({"loss": None}, found)})
@@ -213,21 +208,21 @@ def test_answers_are_beside_what_they_are_compared_with(tmp_path: Path) -> None:
     assert [(item.expected, item.tags, item.numbers) for item in items] == [
         ("a", ["right"], [1.0]), ("b", ["right"], [1.0]),
     ]  # fmt: skip
-    assert all("compared without special tokens" in item.facts[-1] for item in items)
+    assert all("reference without special tokens" in item.facts[-1] for item in items)
     assert "expected='a', answers=" in str(page_of(run))
 
 
-def test_equal_samples_are_told_once(tmp_path: Path) -> None:
+def test_equal_samples_are_shown_once(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run", SEQ2SEQ | {"n_samples": 3},
         {0: ({"loss": 1.0}, [answered("p", "a b", "a", "a b", "a")])},
     )  # fmt: skip
     (item,) = records.record_list(Texts(SEQ2SEQ), evaluations(run)[0], None).items
-    assert [one.by for one in item.answers] == ["2 of 3 samples", "a sample"]
+    assert [one.by for one in item.answers] == ["2 of 3 samples", "1 of 3 samples"]
     assert item.numbers == [2 / 3, 1.0]
 
 
-def test_scores_with_the_worst_mistakes_first(tmp_path: Path) -> None:
+def test_scores_are_sorted_by_error(tmp_path: Path) -> None:
     spec = CLF | {"target_min": 1.0, "target_max": 5.0}
     run = write_run(
         tmp_path / "run", spec,
@@ -246,34 +241,34 @@ def test_scores_with_the_worst_mistakes_first(tmp_path: Path) -> None:
         ("c", [None, None], []),
     ]  # fmt: skip
     assert found.items[0].facts == [
-        "score 4", "target 5", "at step 0 1.5", "logits of no 0.00, yes 1.00",
+        "score 4", "target 5", "step 0: 1.5", "logits: no 0.00, yes 1.00",
     ]  # fmt: skip
 
 
-def test_of_many_records_some_are_shown_evenly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_records_are_thinned_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MOST_RECORDS", 10)
     items = [answered(f"p{i}", "a", "a") for i in range(35)]
     run = write_run(tmp_path / "run", SEQ2SEQ, {0: ({"loss": 1.0}, items)})
     found = records.record_list(Texts(SEQ2SEQ), evaluations(run)[0], None)
     assert [item.place for item in found.items] == [0, 4, 8, 12, 16, 20, 24, 28, 32]
-    assert found.note.startswith("Step 0: 35 records. One in 4 is here;")
+    assert found.note.startswith("Step 0: 35 records, 1 in 4 shown.")
 
 
-def test_texts_are_cut_so_that_a_page_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_truncated_to_keep_a_page_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MOST_CHARACTERS", 2_000)
     long = Item(1, "p" * 100_000, "e", [Answer("answer", "a" * 600, 0.5)])
     found = records.fit(Items([long], note="All."))
     (item,) = found.items
-    assert item.prompt == "p" * 1_000 + "… (cut here)"
+    assert item.prompt == "p" * 1_000 + "… (truncated)"
     assert (item.expected, item.answers) == ("e", long.answers)
-    assert found.note == "All. Texts are cut after 1,000 characters."
+    assert found.note == "All. Texts are truncated to 1,000 characters."
     short = Items([Item(1, "p", "e")])
     assert records.fit(short) == short
     many = records.fit(Items([Item(i, "p" * 300, "e") for i in range(50)], note="All."))
     assert [item.place for item in many.items] == [0, 3, 6, *range(9, 50, 3)]
-    assert many.note == "All. Texts are cut after 100 characters. Of these one in 3 is here."
+    assert (
+        many.note == "All. Texts are truncated to 100 characters. 1 in 3 of these records is shown."
+    )
 
 
 def drawn(count: int = 400) -> list[dict[str, Any]]:
@@ -300,12 +295,15 @@ def test_the_charts_of_scores_agree_with_the_metrics(tmp_path: Path) -> None:
     assert np.dot(shares, gaps) == pytest.approx(metrics["ece"])
 
 
-def test_charts_that_are_not_defined_are_left_out(tmp_path: Path) -> None:
+def test_undefined_charts_are_omitted(tmp_path: Path) -> None:
     for items, titles in (
         ([scored("x", None, None)], []),
         ([scored("x", None, 0.5)], ["scores"]),
-        ([scored("x", 0.0, 0.5)], ["scores by class", "reliability"]),
-        ([scored("x", 1.0, 0.5)], ["scores by class", "precision by recall", "reliability"]),
+        ([scored("x", 0.0, 0.5)], ["scores by class", "reliability diagram"]),
+        (
+            [scored("x", 1.0, 0.5)],
+            ["scores by class", "precision-recall curve", "reliability diagram"],
+        ),
     ):
         run = write_run(tmp_path / f"{titles}", CLF, {0: ({"loss": 1.0}, items)})
         charts = score_charts(scores_of(evaluations(run)[0], Scores(CLF)))
@@ -340,7 +338,7 @@ def packed(html: str) -> dict[str, Any]:
 
 
 def test_no_text_can_run_as_a_script() -> None:
-    """It stands in every place of a page; the only scripts are the page's own, by its digest."""
+    """With the text in every place of a page, the page's own script stays the only one."""
     answers = [Answer(EVIL, EVIL, 0.5)]
     blocks = [
         Table([EVIL], [[EVIL]], note=EVIL, folded=EVIL),
@@ -367,25 +365,25 @@ def test_no_text_can_run_as_a_script() -> None:
     ]  # fmt: skip
 
 
-def test_a_report_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_a_report_needs_no_network(tmp_path: Path) -> None:
     html = write_report(seq2seq_run(tmp_path / "run")).read_text(encoding="utf-8")
     addresses = set(re.findall(r"\w+://[^\s\"'<>]+", html))
-    assert addresses == {"http://www.w3.org/2000/svg"}  # SVG's name, which nothing is loaded from
+    assert addresses == {"http://www.w3.org/2000/svg"}  # SVG's namespace, which is not loaded
     assert len(html) < 60_000
 
 
-def test_a_report_has_all_parts_that_there_is_something_to_say_of(tmp_path: Path) -> None:
+def test_a_report_has_no_empty_sections(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     titles = [section.title for section in page_of(run).sections]
-    assert titles == ["Verdict", "Curves", "Answers", "Job"]
+    assert titles == ["Metrics", "Learning curves", "Predictions", "Config"]
     (run / "temperature=0.00_n=1_step=4.json").unlink()
     with open(run / "metrics.jsonl", "a") as file:
-        file.write('{"step": 5, "loss"')  # only being written
+        file.write('{"step": 5, "loss"')  # incomplete line
     titles = [section.title for section in page_of(run).sections]
-    assert titles == ["Verdict", "Curves", "Job"]
+    assert titles == ["Metrics", "Learning curves", "Config"]
 
 
-def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(
+def test_a_report_that_fails_is_logged_and_ends_no_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = seq2seq_run(tmp_path / "models" / "run")
@@ -393,34 +391,34 @@ def test_a_report_that_cannot_be_made_is_told_and_ends_no_run(
     with caplog.at_level(logging.WARNING, logger="workflow"):
         keep_report(run)
     assert caplog.messages == [
-        f"{run}/report.html is not up to date (IsADirectoryError: [Errno 21] Is a directory: "
-        f"'{_beside(run / 'report.html')}' -> '{run / 'report.html'}'); "
-        f"`python3 -m workflow report run --mount {tmp_path}` makes it again"
+        f"could not update {run}/report.html (IsADirectoryError: [Errno 21] Is a directory: "
+        f"'{_beside(run / 'report.html')}' -> '{run / 'report.html'}'). "
+        f"Hint: run `python3 -m workflow report run --mount {tmp_path}`"
     ]
     assert not list(run.glob(".*"))
 
 
-def test_what_is_damaged_costs_its_own_part(tmp_path: Path) -> None:
+def test_a_damaged_file_affects_only_its_section(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     first, last = (run / f"temperature=0.00_n=1_step={step}.json" for step in (0, 4))
     first.write_text("[{", encoding="utf-8")
-    (answers,) = (one.blocks for one in page_of(run).sections if one.title == "Answers")
+    (answers,) = (one.blocks for one in page_of(run).sections if one.title == "Predictions")
     assert [item.tags for item in answers[0].items] == [["right"], ["wrong"], []]
     last.write_text("[{", encoding="utf-8")
     (run / "audit.json").write_text('{"splits": 3}')
     told = {one.title: one.blocks[0] for one in page_of(run).sections}
-    assert told["Answers"] == Text([
-        f"This could not be made (BadInput: {last}: no whole JSON list (expected a file as "
-        "it was written). Hint: get it back from a copy, or make it again)."
+    assert told["Predictions"] == Text([
+        f"This section could not be built: BadInput: {last}: no whole JSON list (expected a file "
+        "as it was written). Hint: get it back from a copy, or make it again."
     ])  # fmt: skip
-    assert told["Data"].lines[0].startswith("This could not be made (")
-    assert isinstance(told["Verdict"], Table)
+    assert told["Data"].lines[0].startswith("This section could not be built: ")
+    assert isinstance(told["Metrics"], Table)
     for file in run.iterdir():
         file.write_bytes(b"\xff{")
-    assert [one.title for one in page_of(run).sections] == ["Job"]
+    assert [one.title for one in page_of(run).sections] == ["Config"]
 
 
-def test_what_an_audit_finds_worst_stands_beside_the_verdict(tmp_path: Path) -> None:
+def test_severe_audit_warnings_are_shown_with_the_verdict(tmp_path: Path) -> None:
     run = seq2seq_run(tmp_path / "run")
     audit = {
         "splits": {}, "eval_records_in_train": {"count": 2, "examples": ["eval[0] 'one'"]},
@@ -429,37 +427,36 @@ def test_what_an_audit_finds_worst_stands_beside_the_verdict(tmp_path: Path) -> 
     (run / "audit.json").write_text(json.dumps(audit))
     found = page_of(run)
     assert found.warnings == [
-        "eval: records that occur in train: 2; remove them from train or eval."
+        "eval: records that occur in train: 2. Hint: remove them from train or eval"
     ]
     (data,) = (one.blocks for one in found.sections if one.title == "Data")
     assert data[1].lines == [
-        "eval: records that occur in train: 2; as eval[0] 'one'; remove them from train or eval"
+        "eval: records that occur in train: 2, e.g. eval[0] 'one'. "
+        "Hint: remove them from train or eval"
     ]
 
 
-def test_scores_of_another_range_are_drawn_in_it(tmp_path: Path) -> None:
+def test_charts_use_the_target_range(tmp_path: Path) -> None:
     spec = CLF | {"target_min": 1.0, "target_max": 5.0}
     items = [scored("a", 5.0, 4.5), scored("b", 1.0, 1.5), scored("c", 3.0, 2.5)]
     run = write_run(tmp_path / "run", spec, {0: ({"loss": 1.0, "rmse": 1.0}, items)})
     found = scores_of(evaluations(run)[0], Scores(spec))
     histogram, *_, reliability = score_charts(found)
     assert histogram.x_range == reliability.y_range == (1.0, 5.0)
-    assert histogram.note == "Records by score; yes are those with a target of at least 3."
+    assert histogram.note == "Number of records by score. Yes: target at least 3."
     assert [p for p in histogram.series[1].points if p[1]] == [
         (pytest.approx(2.4), 1), (pytest.approx(4.4), 1),
     ]  # fmt: skip
     assert reliability.series[0].points == [(1.5, 1.0), (2.5, 3.0), (4.5, 5.0)]
     assert baseline(found) == [
-        "2 of 3 records with a target are yes (at least 3). To say yes to all would have an "
-        "accuracy of 0.6667."
+        "2 of 3 records with a target are yes (target at least 3). Majority-class baseline: "
+        "accuracy 0.6667 (always yes)."
     ]
     (table,) = summary(spec, evaluations(run))
     assert [row[0] for row in table.rows] == ["loss ↓", "rmse ↓"]
 
 
-def test_the_command_makes_a_report_anew(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_report_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = seq2seq_run(tmp_path / "models" / "group" / "run")
     assert main(["report", "group/run", "--mount", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{run}/report.html\n"

@@ -1,4 +1,4 @@
-"""What trackers are told is what the run's files say; and they can do it no harm."""
+"""Trackers log the content of the run's files, and cannot harm the run."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ TIMES = {"time", "examples_per_second", "tokens_per_second", "memory_gb", "eval_
 
 @pytest.fixture(scope="module", autouse=True)
 def no_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Whoever runs the tests has no account of W&B here, and no folder of theirs is written to."""
+    """The tests use no W&B account and write to no folder of the user."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("API_KEY", "MODE", "BASE_URL", "PROJECT", "DATA_DIR"):
             patch.delenv(f"WANDB_{name}", raising=False)
@@ -70,8 +70,8 @@ def run(mount: Mount, name: str, **flags: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(mount: Mount) -> tuple[Path, list[str]]:
-    """A run that broke after step 6 and went on from step 4, and what was logged."""
+def tracked(mount: Mount) -> tuple[Path, list[str]]:
+    """A run that failed after step 6 and resumed from step 4, with its log lines."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -86,12 +86,12 @@ def told(mount: Mount) -> tuple[Path, list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workflow.training.loop, "train_step", breaking)
         with pytest.raises(RuntimeError, match="broken"):
-            run(mount, "told", **both)
+            run(mount, "tracked", **both)
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        folder = run(mount, "told", **both)
+        folder = run(mount, "tracked", **both)
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
@@ -103,7 +103,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 def written(folder: Path) -> Numbers:
-    """Every number of the run's files, by the name that trackers know it by, and by step."""
+    """All numbers of the run's files by tracker name and step."""
     found: Numbers = {}
     for file, group in (("train_log.jsonl", "train"), ("metrics.jsonl", "eval")):
         for line in lines_of(folder / file):
@@ -118,7 +118,7 @@ def written(folder: Path) -> Numbers:
 
 
 def shown_records(folder: Path, step: int) -> list[list[str | None]]:
-    """Prompt, expected and answer of the first records, by the run's own file."""
+    """Prompt, reference and prediction of the first records in the run's file."""
     items = json.loads((folder / f"temperature=0.00_n=1_step={step}.json").read_text())
     rows = [
         [item["prompt"], item["demonstration"], item["generations"][0]["lm_postprocess"]]
@@ -127,8 +127,8 @@ def shown_records(folder: Path, step: int) -> list[list[str | None]]:
     return [[text if len(text) <= 1000 else text[:999] + "…" for text in row] for row in rows]
 
 
-def test_trackers_change_nothing_in_what_comes_out(mount: Mount, told: tuple[Path, Any]) -> None:
-    plain, (folder, _) = run(mount, "plain"), told
+def test_trackers_change_no_result(mount: Mount, tracked: tuple[Path, Any]) -> None:
+    plain, (folder, _) = run(mount, "plain"), tracked
     for file in ("train_log.jsonl", "metrics.jsonl"):
         found, wanted = (
             [{k: v for k, v in line.items() if k not in TIMES} for line in lines_of(r / file)]
@@ -173,7 +173,7 @@ class Cells(HTMLParser):
 
 
 def rendered(markdown: str) -> Cells:
-    """What TensorBoard makes of a text."""
+    """A text as TensorBoard renders it."""
     from tensorboard.plugin_util import markdown_to_safe_html
 
     cells = Cells()
@@ -184,10 +184,10 @@ def rendered(markdown: str) -> Cells:
 TABLE = {"table", "thead", "tbody", "tr", "th", "td"}
 
 
-def test_tensorboard_has_every_number_and_sample_once(told: tuple[Path, Any]) -> None:
+def test_tensorboard_has_every_number_and_sample_once(tracked: tuple[Path, Any]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder, _ = told
+    folder, _ = tracked
     events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "tensors": 0}).Reload()
     wanted = written(folder)
     assert set(events.Tags()["scalars"]) == wanted.keys()
@@ -228,10 +228,10 @@ def test_no_text_breaks_a_table_or_runs(text: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def sent(told: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> WandbServer:
-    """What the real `wandb sync` finds of the run: to read it is left to W&B's own wandb-core."""
+def sent(tracked: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> WandbServer:
+    """A server that received the run from the real `wandb sync`."""
     cwd = tmp_path_factory.mktemp("sync")
-    copied = shutil.copytree(told[0] / "wandb", cwd / "offline")  # for marks are left there
+    copied = shutil.copytree(tracked[0] / "wandb", cwd / "offline")  # sync leaves marks there
     command = [str(Path(sys.executable).with_name("wandb")), "sync", str(copied)]
     with serving() as server:
         own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "a" * 40}
@@ -240,23 +240,23 @@ def sent(told: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Wa
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
     assert (done.returncode, server.unknown, server.complete) == (0, [], 2), done.stdout
-    assert done.stdout.count("Finished syncing") == 2  # it may fail with status 0
+    assert done.stdout.count("Finished syncing") == 2  # sync can fail with status 0
     return server
 
 
-def test_tables_wait_for_being_sent_in_the_folder_of_the_run(
-    told: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory
+def test_tables_are_staged_in_the_run_folder(
+    tracked: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    waiting = told[0] / "wandb" / "artifacts" / "staging"
+    waiting = tracked[0] / "wandb" / "artifacts" / "staging"
     assert len([path for path in waiting.rglob("*") if path.is_file()]) >= 4
     assert not (tmp_path_factory.getbasetemp() / "home").exists()
 
 
 @pytest.mark.allow_hosts(["127.0.0.1"])
-def test_wandb_sync_sends_every_number(told: tuple[Path, Any], sent: WandbServer) -> None:
-    folder, _ = told
+def test_wandb_sync_sends_every_number(tracked: tuple[Path, Any], sent: WandbServer) -> None:
+    folder, _ = tracked
     rows = [json.loads(line) for line in sent.lines]
-    again = [5, 6]  # what was done again is there too
+    again = [5, 6]  # repeated steps are logged twice
     assert [row["step"] for row in rows if "eval/samples" not in row] == [
         0, 1, 2, 3, 4, 4, *again, 5, 6, 7, 8, 8, 9, 9,
     ]  # fmt: skip
@@ -270,10 +270,12 @@ def test_wandb_sync_sends_every_number(told: tuple[Path, Any], sent: WandbServer
 
 
 @pytest.mark.allow_hosts(["127.0.0.1"])
-def test_wandb_sync_sends_one_run_with_its_job(told: tuple[Path, Any], sent: WandbServer) -> None:
-    folder, _ = told
+def test_wandb_sync_sends_one_run_with_its_job(
+    tracked: tuple[Path, Any], sent: WandbServer
+) -> None:
+    folder, _ = tracked
     run_id = (folder / "wandb" / "run_id").read_text()
-    assert sent.run | {"name": run_id, "displayName": "told", "project": "workflow"} == sent.run
+    assert sent.run | {"name": run_id, "displayName": "tracked", "project": "workflow"} == sent.run
     config = {name: item["value"] for name, item in json.loads(sent.run["config"]).items()}
     spec = json.loads((folder / "training_args.json").read_text())
     assert {name: config[name] for name in spec} == spec
@@ -282,28 +284,28 @@ def test_wandb_sync_sends_one_run_with_its_job(told: tuple[Path, Any], sent: Wan
 
 
 @pytest.mark.allow_hosts(["127.0.0.1"])
-def test_wandb_sync_sends_every_sample(told: tuple[Path, Any], sent: WandbServer) -> None:
-    """As files of the run, and as artifacts."""
+def test_wandb_sync_sends_every_sample(tracked: tuple[Path, Any], sent: WandbServer) -> None:
+    """Samples are files of the run, and artifacts."""
     rows = [json.loads(line) for line in sent.lines]
     tables = {row["step"]: row["eval/samples"] for row in rows if "eval/samples" in row}
     assert list(tables) == [0, 4, 8, 9]
     for step, table in tables.items():
         artifact = table["artifact_path"].removeprefix("wandb-client-artifact://")
         for path in (table["path"], artifact):
-            assert json.loads(sent.files[path])["data"] == shown_records(told[0], step)
+            assert json.loads(sent.files[path])["data"] == shown_records(tracked[0], step)
         assert artifact.partition("/")[0] in sent.committed
 
 
-def test_where_it_lies_and_how_to_send_it_is_told(told: tuple[Path, list[str]]) -> None:
-    folder, lines = told
+def test_the_command_to_upload_is_logged(tracked: tuple[Path, list[str]]) -> None:
+    folder, lines = tracked
     command = f"{Path(sys.executable).parent}/wandb"
     assert (
-        "wandb is offline (no API key is configured); where there is a network, "
+        "logging to wandb offline (no API key configured); to upload, run "
         f"{command} sync {folder}/wandb"
     ) in lines
 
 
-def test_a_run_that_begins_again_is_another_run_of_wandb(mount: Mount) -> None:
+def test_a_restarted_run_is_a_new_wandb_run(mount: Mount) -> None:
     short = {"report_to": ["wandb"], "max_steps": 1, "eval_on_start": False}
     ids = [
         (run(mount, "again", overwrite_output_dir=True, **short) / "wandb" / "run_id").read_text()
@@ -315,7 +317,7 @@ def test_a_run_that_begins_again_is_another_run_of_wandb(mount: Mount) -> None:
 
 
 @pytest.mark.allow_hosts(["127.0.0.1"])
-def test_a_server_that_cannot_be_reached_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_detected_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     from workflow.reporting.trackers.wandb import choose_mode
 
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
@@ -328,20 +330,20 @@ def test_a_server_that_cannot_be_reached_is_known_at_once(monkeypatch: pytest.Mo
         assert choose_mode("online", url.replace("127.0.0.1", "host.invalid"))[0] == "offline"
         monkeypatch.delenv("http_proxy")
     began = time.monotonic()
-    assert choose_mode("online", url) == ("offline", f"{url} cannot be reached")
+    assert choose_mode("online", url) == ("offline", f"{url} is unreachable")
     assert time.monotonic() - began < 1
     assert choose_mode("disabled", url) == ("disabled", None)
     monkeypatch.setenv("WANDB_MODE", "online")
     assert choose_mode("online", url) == ("online", None)
     monkeypatch.delenv("WANDB_API_KEY")
-    assert choose_mode("online", url) == ("offline", "no API key is configured")
+    assert choose_mode("online", url) == ("offline", "no API key configured")
 
 
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
 class Recording:
-    """A tracker that notes what it is told, and does what it must not at one point."""
+    """A tracker that records its calls, and misbehaves at one of them."""
 
     def __init__(self, at: str = "", harm: Callable[[], object] = lambda: None):
         self.at, self.harm = at, harm
@@ -369,7 +371,7 @@ def fail() -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_tracker_that_fails_is_left_alone_and_the_run_goes_on(
+def test_a_failing_tracker_is_disabled_and_the_run_continues(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made: list[Recording] = []
@@ -385,10 +387,10 @@ def test_a_tracker_that_fails_is_left_alone_and_the_run_goes_on(
     monkeypatch.setattr(trackers, "OPENED_BY", opened_by)
     folder = run(mount, "harmed", report_to=["tensorboard", "wandb"])
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
-    warnings = [m for m in caplog.messages if "told nothing" in m]
+    warnings = [m for m in caplog.messages if "disabled" in m]
     assert sorted(warnings) == [
-        f"{name} is told nothing from here on, and the run goes on: OSError: [Errno 28] No space "
-        "left on device" for name in ("tensorboard", "wandb")
+        f"disabled {name} logging (OSError: [Errno 28] No space left on device); the run continues"
+        for name in ("tensorboard", "wandb")
     ]  # fmt: skip
     assert [tracker.calls for tracker in made] == [
         ["open", "evaluation 0", "step 1", "step 2", "close"]
@@ -396,19 +398,19 @@ def test_a_tracker_that_fails_is_left_alone_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("harm", [SystemExit, KeyboardInterrupt, MemoryError])
-def test_whatever_a_library_does_at_the_end_is_told_alone(
+def test_any_exception_at_close_is_only_logged(
     harm: type[BaseException], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def raise_it() -> None:
-        raise harm("so it is")
+        raise harm("broken")
 
     Trackers([Shielded("wandb", lambda: Recording("close", raise_it))]).close()
     assert caplog.messages == [
-        f"wandb is told nothing from here on, and the run goes on: {harm.__name__}: so it is"
+        f"disabled wandb logging ({harm.__name__}: broken); the run continues"
     ]
 
 
-def test_a_tracker_that_hangs_delays_no_run(
+def test_a_hanging_tracker_delays_no_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.2)
@@ -416,30 +418,28 @@ def test_a_tracker_that_hangs_delays_no_run(
     ends = threading.Event()
     hanging = [Recording(at, ends.wait) for at in ("step 1", "close")]
     began = time.monotonic()
-    told = Trackers([Shielded(name, lambda kept=kept: kept)  # type: ignore[misc]
+    tracked = Trackers([Shielded(name, lambda kept=kept: kept)  # type: ignore[misc]
                      for name, kept in zip(("first", "second"), hanging, strict=True)])  # fmt: skip
-    told.log_step({"step": 1})
-    told.close()
+    tracked.log_step({"step": 1})
+    tracked.close()
     assert time.monotonic() - began < 1
     behind = Trackers([Shielded("third", lambda: Recording("step 1", ends.wait))])
     for step in range(1, 9):
         behind.log_step({"step": step})
     assert time.monotonic() - began < 1
     assert caplog.messages == [
-        "first is told nothing from here on, and the run goes on: it did not end within 0.2 "
-        "seconds",
-        "second is told nothing from here on, and the run goes on: it did not end within 0.2 "
-        "seconds",
-        "third is told nothing from here on, and the run goes on: it is 3 calls behind",
+        "disabled first logging (not closed within 0.2 s); the run continues",
+        "disabled second logging (not closed within 0.2 s); the run continues",
+        "disabled third logging (3 calls behind); the run continues",
     ]
     ends.set()
     behind.close()
 
 
-def test_a_tracker_that_is_not_installed_is_told_with_all_the_rest(
+def test_a_missing_tracker_is_reported_with_all_problems(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A folder `wandb` in reach, as wandb itself leaves it, is no package."""
+    """A folder `wandb` on the path, as wandb itself leaves it, is not a package."""
     (tmp_path / "wandb").mkdir()
     loaded = [name for name in sys.modules if re.match(r"(wandb|tensorboard)(\.|$)", name)]
     for name in loaded:
@@ -448,15 +448,15 @@ def test_a_tracker_that_is_not_installed_is_told_with_all_the_rest(
     with pytest.raises(BadInput) as raised:
         run(mount, "refused", report_to=["tensorboard", "wandb"], metric="none.py:f")
     expected = [
-        f"--report_to {name}: no package {name} (expected {name}, installed). Hint: run "
-        "scripts/setup, which installs it, or leave it out." for name in ("tensorboard", "wandb")
+        f"--report_to {name}: not installed (expected the package {name}). Hint: run "
+        "scripts/setup to install it, or remove the tracker." for name in ("tensorboard", "wandb")
     ]  # fmt: skip
     of_metric = "--metric: no file 'none.py' (expected file.py:function). Hint: correct the path."
     assert str(raised.value).splitlines() == [*expected, of_metric, "(3 problems in all)"]
     assert not (mount.models / "refused").exists()
 
 
-def test_a_sample_is_what_a_person_wants_to_see() -> None:
+def test_the_columns_of_samples() -> None:
     clf = make_job("clf", model_init_name="m", data_name="d")
     assert TASKS["clf"](clf).sample({"input": "a", "target": True, "id": 1}, 0.75) == {
         "input": "a", "target": True, "score": 0.75,

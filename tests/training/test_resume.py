@@ -157,7 +157,7 @@ def test_the_state_of_a_stop_is_told(mount: Mount, read_lines: Lines) -> None:
         run_job(make_job(**job("seq2seq", "early", **FLAGS)), mount, Invocation(stop=StopAfter(0)))
     assert str(raised.value) == "stopped by the test at step 0; the same command begins again"
     early = mount.models / "early"
-    assert "Stopped at step 0, and saved: the same command goes on." in (
+    assert "Stopped at step 0; rerun the same command to resume." in (
         (early / "report.html").read_text(encoding="utf-8")
     )
     with open(early / "starts.jsonl", "a") as file:

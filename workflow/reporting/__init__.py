@@ -1,4 +1,4 @@
-"""What a run shows: its report, comparisons with others, trackers. Imports no torch.
+"""Reports of runs, comparisons of runs, trackers. Imports no torch.
 
 May import inference, memory, runs and all rooms below them.
 """

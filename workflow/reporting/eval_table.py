@@ -1,4 +1,4 @@
-"""The metrics of a run, as far as it is, in a table for whoever watches it."""
+"""The metrics of an evaluation as a table for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from workflow.metrics.names import interval_of, is_better
 Line = Mapping[str, Any]
 """A line of metrics.jsonl."""
 
-HEAD = ("", "now", "95% interval", "before", "best", "at step")
+HEAD = ("", "now", "95% CI", "previous", "best", "at step")
 
 
 def metrics_table(
@@ -19,13 +19,13 @@ def metrics_table(
     max_steps: int | None,
     own: Sequence[str] = (),
 ) -> list[str]:
-    """An evaluation beside those before it: a line for each metric that it has a number of.
+    """Lines that compare an evaluation with earlier ones, one for each metric with a value.
 
-    Columns in which nothing stands are left out. No lines, where there is no number.
+    Empty columns are omitted; without any value there are no lines.
 
     Args:
-        names: of the metrics, in this order.
-        own: metrics of the user's, of which nobody knows whether the greatest is the best.
+        names: metrics, in this order.
+        own: the user's own metrics, whose best value is unknown.
     """
     there = [name for name in (*names, *own) if now.get(name) is not None]
     if not there:

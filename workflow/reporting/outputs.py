@@ -1,4 +1,4 @@
-"""What evaluations write of a record, texts or scores: how each is read, judged and listed."""
+"""Predictions of a record, texts or scores: how each is read, scored and listed."""
 
 import math
 from collections import Counter
@@ -13,26 +13,26 @@ from workflow.reporting.report.blocks import Answer, Block, Charts, Item, Text
 from workflow.runs.predictions import PastEvaluation
 
 MOST_ANSWERS = 8
-"""Different samples of a record that are listed."""
+"""Distinct samples listed for a record."""
 MOSTLY_WRONG = 0.05
-"""Where no more answers than this are exactly right, rougeL says more."""
+"""Up to this exact_match, rougeL is more informative."""
 MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError)
-"""What reading a record raises that is not as a run writes it."""
+"""The exceptions that reading a malformed record raises."""
 
 Output = str | float
-"""A text, or a score in the range of the targets."""
+"""A text, or a score in the target range."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A record as an evaluation's file holds it; None stands for what there is not.
+    """A record of a prediction file; missing values are None.
 
     Attributes:
-        place: its index in the data file, from 0 on.
-        expected: its completion or target.
-        reference: what outputs are compared with.
-        outputs: texts, one a sample, or a single score.
-        logits: of no and yes, before the first token of the answer.
+        place: 0-based index in the data file.
+        expected: completion or target.
+        reference: the text or target that outputs are compared with.
+        outputs: one text for each sample, or a single score.
+        logits: of no and yes, for the first generated token.
     """
 
     place: int
@@ -44,29 +44,25 @@ class Record:
 
 
 class Texts:
-    """How the texts that a run's evaluations wrote are read and judged; of `Scores` alike.
+    """Reads and scores the texts of a run's evaluations; `Scores` has the same interface.
 
     Attributes:
-        title: of their part of a report.
-        needed: what a record has that can be compared.
-        won_by: what a record is won by in a comparison, and `margin` how far apart they have to be.
-        changed: what is said of a record of which an evaluation before has something else.
-        verdicts: the tags of records that can be judged, and what each means.
-        of_tokens: metrics that cannot be compared where the runs' tokenizers give the same texts
-            other tokens.
+        title: of the report's section.
+        needed: what a record must have for a comparison.
+        won_by: definition of a win in a comparison, by more than `margin` in quality.
+        changed: definition of the tag "changed", before a step.
+        verdicts: the tags of records with a reference, with their definitions.
+        of_tokens: metrics that depend on the tokenizer.
     """
 
-    title = "Answers"
+    title = "Predictions"
     needed = "completions"
-    won_by = (
-        "a higher word F1 (the share of words that are the expected ones, in order), "
-        "or the same and the exact text"
-    )
+    won_by = "higher word F1 (ROUGE-L F1 over words), or equal word F1 and the only exact match"
     margin = 0.0
-    changed = "the first answer is another than at step"
+    changed = "the prediction (first sample) differs from that of step"
     verdicts: ClassVar = {
-        "wrong": "the first answer is not the expected text",
-        "right": "the first answer is the expected text",
+        "wrong": "the prediction (first sample) is not equal to the reference",
+        "right": "the prediction (first sample) is equal to the reference",
     }
     of_tokens: tuple[str, ...] = ("loss", "perplexity", "token_accuracy", "mean_length")
 
@@ -75,7 +71,7 @@ class Texts:
         self._stops = [str(stop) for stop in spec.get("stop") or ()]
 
     def read(self, place: int, item: dict[str, Any]) -> Record:
-        """A record of an evaluation's file; raises one of `MALFORMED` where it is none."""
+        """A record of a prediction file; raises one of `MALFORMED` if it is malformed."""
         expected, reference = item["demonstration"], reference_of(item, self._stops)
         texts = tuple(_text(one["lm_postprocess"]) for one in item["generations"])
         logits = item["generations"][0].get("scores")
@@ -84,19 +80,19 @@ class Texts:
         return Record(place, _text(item["prompt"]), expected, reference, texts, logits)
 
     def usual_metrics(self, exact_match: float) -> list[str]:
-        """Those that say how good outputs are, the best first; `exact_match`: the highest, 0..1."""
+        """The metrics of quality, the most informative first; `exact_match`: the highest, 0..1."""
         return [*["exact_match"] * (exact_match > MOSTLY_WRONG), "rougeL", "rougeL_unicode"]
 
     def quality(self, output: Any, reference: Any) -> float:
-        """How good an output is, 0..1."""
+        """The quality of an output, 0..1."""
         return word_f1(output, reference)
 
     def is_right(self, output: Any, reference: Any) -> bool:
-        """Whether it is the very text that is expected; no score is."""
+        """Whether an output is an exact match; always False for scores."""
         return bool(output.strip() == reference)
 
     def item(self, record: Record, before: Record | None, step: int | None) -> Item:
-        """A record in a list, beside what an evaluation before has of it, at that step."""
+        """A record for the list, with its output `before`, in the evaluation at `step`."""
         first, expected = record.outputs[0], record.reference
         times = Counter(record.outputs)
 
@@ -113,42 +109,42 @@ class Texts:
             tags.append("changed")
             answers.append(answer(f"step {step}", before.outputs[0]))
         if more:
-            facts.append(f"{more} more different samples")
+            facts.append(f"{more} more distinct samples")
         if expected is not None:
             tags.append("right" if self.is_right(first, expected) else "wrong")
             if expected != record.expected.strip():
-                facts.append("compared without special tokens, and up to a stop string")
+                facts.append("reference without special tokens, up to a stop string")
         return Item(record.place, record.prompt, expected, answers, facts, numbers, tags)
 
     def order(
         self, items: Sequence[Item], is_judged: bool, has_before: bool
     ) -> tuple[Sequence[str], str]:
-        """The names of what items can be sorted by, and the order at the beginning."""
+        """The names of the sort keys, and the initial order."""
         several = any(len(item.numbers) > 1 and item.numbers[1] is not None for item in items)
-        numbers = ["word F1", *["best word F1 of the samples"] * several] if is_judged else []
-        by_quality = "word F1, lowest first" if is_judged else "as in the file"
+        numbers = ["word F1", *["best word F1 of all samples"] * several] if is_judged else []
+        by_quality = "word F1, lowest first" if is_judged else "file order"
         return numbers, "changed first" if has_before else by_quality
 
     def charts(self, evaluation: PastEvaluation) -> list[Block]:
-        """What the outputs of an evaluation show together."""
+        """Charts of all outputs of an evaluation."""
         return []
 
 
 def _by(times: int, samples: int) -> str:
-    if samples == 1:
-        return "answer"
-    return "a sample" if times == 1 else f"{times} of {samples} samples"
+    return "prediction" if samples == 1 else f"{times} of {samples} samples"
 
 
 class Scores:
-    """The same for scores; `target_range` is that of them and of the targets."""
+    """Reads and compares scores; `target_range` is the range of scores and targets."""
 
     title = "Scores"
     needed = "targets and scores"
-    won_by = "nearer to the target by more than a hundredth of the range"
+    won_by = "closer to the target by more than 1% of the target range"
     margin = 0.01
-    changed = "the score has crossed the middle since step"
-    verdicts: ClassVar = {"wrong": "score and target lie on two sides of the middle"}
+    changed = "the predicted class differs from that of step"
+    verdicts: ClassVar = {
+        "wrong": "the predicted class is not the target's (threshold: middle of the target range)"
+    }
     of_tokens: tuple[str, ...] = ()
 
     def __init__(self, spec: Mapping[str, Any]):
@@ -156,7 +152,7 @@ class Scores:
         self.target_range = target_range(spec)
 
     def unit(self, value: float) -> float:
-        """A score or target of the range as one of 0..1; those outside it as its ends."""
+        """A score or target scaled to 0..1 and clipped."""
         low, high = self.target_range
         return min(1.0, max(0.0, (value - low) / (high - low)))
 
@@ -177,7 +173,7 @@ class Scores:
     def item(self, record: Record, before: Record | None, step: int | None) -> Item:
         score, target = record.outputs[0], record.expected
         former = None if before is None else before.outputs[0]
-        facts = ["no number" if score is None else f"score {score:.4g}"]
+        facts = ["score not finite" if score is None else f"score {score:.4g}"]
         if target is not None:
             facts.append(f"target {target:g}")
         error, tags = None, []
@@ -185,7 +181,7 @@ class Scores:
             error = abs(self.unit(score) - self.unit(target))
             tags += ["wrong"] * (self._is_yes(score) != self._is_yes(target))
         if score is not None and former is not None:
-            facts.append(f"at step {step} {former:.4g}")
+            facts.append(f"step {step}: {former:.4g}")
             tags += ["changed"] * (self._is_yes(score) != self._is_yes(former))
         facts += _logits(record)
         return Item(record.place, record.prompt, None, (), facts, [error, score], tags)
@@ -199,7 +195,7 @@ class Scores:
         return ["error", "score"], f"{'error' if is_judged else 'score'}, highest first"
 
     def charts(self, evaluation: PastEvaluation) -> list[Block]:
-        from workflow.reporting.report import scores  # here, as scikit-learn's import takes long
+        from workflow.reporting.report import scores  # lazy: imports scikit-learn
 
         found = scores.scores_of(evaluation, self)
         charts, sentences = scores.score_charts(found), scores.baseline(found)
@@ -211,7 +207,7 @@ Outputs = Texts | Scores
 
 
 def outputs_of(spec: Mapping[str, Any]) -> Outputs:
-    """How those of a run are read, whose training_args.json that is."""
+    """The reader for a run with this training_args.json."""
     return Texts(spec) if task_of(spec).output == "texts" else Scores(spec)
 
 
@@ -223,18 +219,18 @@ def _logits(record: Record) -> list[str]:
     if not record.logits or None in record.logits:
         return []
     no, yes = record.logits
-    return [f"logits of no {no:.2f}, yes {yes:.2f}"]
+    return [f"logits: no {no:.2f}, yes {yes:.2f}"]
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError("no text")
+        raise TypeError("not a text")
     return value
 
 
 def _number(value: Any) -> float | None:
-    """A finite number; None where there is none."""
+    """A finite number, or None; raises ValueError for others."""
     number = None if value is None else float(value)
     if number is not None and not math.isfinite(number):
-        raise ValueError("no finite number")
+        raise ValueError("not finite")
     return number

@@ -1,7 +1,4 @@
-"""`python3 -m workflow compare RUN RUN…`: evaluations set against each other, record by record.
-
-Nothing here imports torch.
-"""
+"""`python3 -m workflow compare RUN RUN…`: a paired comparison of evaluations. Imports no torch."""
 
 import json
 import sys
@@ -17,11 +14,12 @@ from workflow.runs.mount import Mount
 
 
 def compare(mount: Mount, words: Sequence[str], html: str | None, as_json: str | None) -> int:
-    """Compare what is named, and print and write what is found; returns the exit status.
+    """Compare evaluations, print and write the result, and return the exit status.
 
     Args:
-        html: the file of a page to write.
-        as_json: the file of the numbers; "-" for standard output, which then has nothing else.
+        words: evaluations as RUN, RUN@STEP, RUN@best or RUN@last.
+        html: path of the page to write.
+        as_json: path of the JSON file; "-" prints JSON alone to standard output.
     """
     problems = _problems_of_files({"--html": html, "--json": as_json if as_json != "-" else None})
     try:
@@ -32,7 +30,7 @@ def compare(mount: Mount, words: Sequence[str], html: str | None, as_json: str |
         raise BadInput(problems)
     found = compare_named(named)
     if html:
-        from workflow.reporting.compare.html import page  # here, as it is seldom needed
+        from workflow.reporting.compare.html import page  # lazy: seldom needed
         from workflow.reporting.report.html import render
 
         _write(html, render(page(found)))
@@ -52,19 +50,18 @@ def _problems_of_files(files: Mapping[str, str | None]) -> list[Problem]:
     for flag, name in files.items():
         path = Path(name).expanduser() if name else None
         if path and (path.is_dir() or not path.parent.is_dir()):
-            found = "a folder" if path.is_dir() else "no such folder"
-            expected = "a file in one that exists"
-            problems.append(Problem(f"{flag} {name}", found, expected, "correct the path"))
+            found = "a folder" if path.is_dir() else "its folder does not exist"
+            problems.append(Problem(f"{flag} {name}", found, "a file path", "correct the path"))
     return problems
 
 
 def _write(name: str, text: str) -> None:
     with whole_file(Path(name).expanduser()) as partial:
-        # Half a surrogate pair, which JSON can hold, has no place in UTF-8.
+        # JSON can hold lone surrogates, which UTF-8 cannot encode.
         partial.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _print(text: str) -> None:
-    """Write to standard output what it can hold."""
+    """Print text, with characters that standard output cannot encode replaced."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))

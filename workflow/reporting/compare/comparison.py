@@ -1,4 +1,4 @@
-"""All that is found when evaluations are set against each other."""
+"""The result of a comparison of evaluations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from workflow.metrics.names import LOWER_IS_BETTER
 from workflow.reporting.compare.config_diff import curves, differing_fields
 from workflow.reporting.compare.metrics import Metric, main_metric, measure
-from workflow.reporting.compare.pairing import EVEN, LOST, WON, Pairs, pair
+from workflow.reporting.compare.pairing import LOSS, TIE, WIN, Pairs, pair
 from workflow.reporting.compare.selectors import Named
 from workflow.reporting.compare.verdict import sentence
 from workflow.reporting.outputs import Outputs
@@ -16,11 +16,11 @@ from workflow.reporting.report.blocks import Chart
 
 @dataclass(frozen=True)
 class Comparison:
-    """Evaluations of which the first is the base of the others.
+    """Evaluations compared with the first of them, the base.
 
     Attributes:
-        main: the metric that the verdicts are of.
-        fields: of the jobs, those that differ.
+        main: the metric of the verdicts.
+        fields: config fields that differ, with their values in each evaluation's job.
     """
 
     named: Sequence[Named]
@@ -36,7 +36,7 @@ class Comparison:
 
     @property
     def outputs(self) -> Outputs:
-        """How the outputs of all are read and judged."""
+        """How the predictions of all evaluations are read and scored."""
         return self.named[0].outputs
 
     def verdicts(self) -> list[str]:
@@ -51,18 +51,18 @@ class Comparison:
 
     @property
     def some(self) -> str:
-        """Which records are compared; empty where they are all that each evaluation has."""
+        """The compared records; empty if they are all records of every evaluation."""
         if not any(self.pairs.left_out):
             return ""
-        records = how_many(len(self.pairs.pairs))
+        count = len(self.pairs.pairs)
         if not self.pairs.alike:
-            return f"the {records} that {'both' if len(self.named) == 2 else 'all'} have"
-        return f"the {records} with {self.outputs.needed}"
+            return f"the {how_many(count, 'common record')}"
+        return f"the {how_many(count)} with {self.outputs.needed}"
 
     def counted(self, index: int) -> dict[str, int]:
-        """How many records were won, lost and even."""
+        """The numbers of wins, losses and ties against the base."""
         results = [one.result(index) for one in self.pairs.pairs]
-        return {result: results.count(result) for result in (WON, LOST, EVEN)}
+        return {result: results.count(result) for result in (WIN, LOSS, TIE)}
 
     def as_json(self) -> dict[str, Any]:
         labels = self.labels
@@ -77,7 +77,9 @@ class Comparison:
             "main_metric": self.main.name,
             "metrics": {metric.name: self._metric_json(metric) for metric in self.metrics},
             "records_against_the_first": {
-                label: self.counted(index) for index, label in enumerate(labels) if index
+                label: dict(zip(("won", "lost", "even"), self.counted(i).values(), strict=True))
+                for i, label in enumerate(labels)
+                if i
             },
             "job_fields": {
                 name: dict(zip(labels, values, strict=True)) for name, values in self.fields.items()
@@ -100,15 +102,15 @@ class Comparison:
         }
 
 
-def how_many(records: int) -> str:
-    return f"{records:,} record{'s' * (records != 1)}"
+def how_many(count: int, what: str = "record") -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def compare_named(named: Sequence[Named]) -> Comparison:
     """Compare evaluations with the first of them.
 
     Raises:
-        BadInput: their answers cannot be compared.
+        BadInput: their predictions cannot be compared.
     """
     pairs = pair(named)
     metrics = measure(named, pairs)

@@ -1,4 +1,4 @@
-"""What differs in the jobs of several runs, and how the runs went."""
+"""Config differences and learning curves of several runs."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from workflow.runs.predictions import evaluations, read_lines
 from workflow.runs.status import TRAIN_LOG, read_status
 
 TRAIN_LOSS = "train_loss"
-_TITLES = {TRAIN_LOSS: "loss in training", "loss": "loss in evaluations"}
+_TITLES = {TRAIN_LOSS: "train loss", "loss": "eval loss"}
 _LOGARITHMIC = (TRAIN_LOSS, "loss", "perplexity")
 
 
 def differing_fields(named: Sequence[Named]) -> dict[str, tuple[Any, ...]]:
-    """The fields of the jobs that differ, and what was read where its keys do.
+    """The config fields that differ, and the data keys that differ.
 
-    Such a key differs where the whole file does, the tokenizer or the task, not the split alone.
+    A data key depends on the complete data file, the tokenizer and the task, not only on the split.
     """
     jobs = []
     for one in named:
@@ -35,7 +35,7 @@ def differing_fields(named: Sequence[Named]) -> dict[str, tuple[Any, ...]]:
 
 
 def field_rows(fields: dict[str, tuple[Any, ...]], named: Sequence[Named]) -> list[list[str]]:
-    """A table of the differing fields: a head, and a row each; none where all are of one run."""
+    """A header and a row for each differing field; empty if all evaluations are of one run."""
     places = {one.run: place for place, one in enumerate(named)}
     rows = [["field", *places]]
     for name, values in fields.items():
@@ -45,7 +45,7 @@ def field_rows(fields: dict[str, tuple[Any, ...]], named: Sequence[Named]) -> li
 
 
 def curves(named: Sequence[Named], metrics: Collection[str]) -> dict[str, Chart]:
-    """By its name the loss in training, and these metrics as they were noted; of each run once."""
+    """Charts of the train loss and of the logged metrics, by name, with one series for each run."""
     series: dict[str, list[Series]] = {name: [] for name in (TRAIN_LOSS, *metrics)}
     for run, folder in {one.run: one.folder for one in named}.items():
         losses = points_of(read_lines(folder / TRAIN_LOG), "loss")

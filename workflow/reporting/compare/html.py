@@ -1,26 +1,26 @@
-"""A comparison as a page."""
+"""A comparison as an HTML page."""
 
 from collections.abc import Sequence
 
 from workflow.reporting.compare.comparison import Comparison
 from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
-from workflow.reporting.compare.pairing import EVEN, LOST, WON, Pair, as_text
+from workflow.reporting.compare.pairing import LOSS, PLURALS, TIE, WIN, Pair, as_text
 from workflow.reporting.compare.terminal import legend, metric_rows, records_told
 from workflow.reporting.report.blocks import Answer, Block, Item, Items, Page, Section, Table, Text
 from workflow.reporting.report.curves import charts_blocks
 from workflow.reporting.report.records import MOST_RECORDS, fit
 
-_MEANINGS = {WON: "better than", LOST: "worse than", EVEN: "as good as"}
+_MEANINGS = {WIN: "better than", LOSS: "worse than", TIE: "tied with"}
 
 
 def page(found: Comparison) -> Page:
     sections = [
         Section("Metrics", [_metrics(found)]),
-        Section("What differs in the jobs", [_jobs(found)]),
-        *([Section("Curves", _curves(found))] if found.curves else []),
+        Section("Config differences", [_jobs(found)]),
+        *([Section("Learning curves", _curves(found))] if found.curves else []),
         Section("Records", [_counts(found), _items(found)]),
     ]
-    heading = " against ".join([", ".join(found.labels[1:]), found.labels[0]])
+    heading = " vs ".join([", ".join(found.labels[1:]), found.labels[0]])
     return Page(heading, "; ".join(records_told(found)), found.verdicts(), sections)
 
 
@@ -31,7 +31,7 @@ def _metrics(found: Comparison) -> Table:
 
 
 def _curves(found: Comparison) -> Sequence[Block]:
-    """Those told first, and the others to be opened."""
+    """The task's main curves, then the others, folded."""
     first = (TRAIN_LOSS, *found.outputs.task.shown_metrics, found.main.name)
     shown = [chart for name, chart in found.curves.items() if name in first]
     others = [chart for name, chart in found.curves.items() if name not in first]
@@ -40,13 +40,12 @@ def _curves(found: Comparison) -> Sequence[Block]:
 
 def _counts(found: Comparison) -> Block:
     rows = [
-        [label, *(str(found.counted(index)[result]) for result in (WON, LOST, EVEN))]
+        [label, *(str(found.counted(index)[result]) for result in PLURALS)]
         for index, label in enumerate(found.labels)
         if index
     ]
-    return Table(
-        [f"against {found.labels[0]}", WON, LOST, EVEN], rows, f"Won: {found.outputs.won_by}."
-    )
+    head = [f"vs {found.labels[0]}", *PLURALS.values()]
+    return Table(head, rows, f"Win: {found.outputs.won_by}.")
 
 
 def _items(found: Comparison) -> Items:
@@ -55,12 +54,13 @@ def _items(found: Comparison) -> Items:
     numbers = [f"{label} - {base}" for label in others]
     tags = {
         _tag(found, index, result): f"{label} is {_MEANINGS[result]} {base}"
-        for result in (WON, LOST, EVEN)
+        for result in PLURALS
         for index, label in enumerate(others, 1)
     }
     ranked = sorted(found.pairs.pairs, key=lambda one: -max(abs(one.gain(i)) for i in indexes))
     shown = sorted(ranked[:MOST_RECORDS], key=lambda one: one.place)
-    note = f"The {len(shown):,} clearest of {len(ranked):,} records." * (len(shown) < len(ranked))
+    note = f"The {len(shown):,} of {len(ranked):,} records that differ most."
+    note *= len(shown) < len(ranked)
     items = [_item(found, one) for one in shown]
     begin = f"{numbers[0]}, highest first"
     return fit(Items(items, numbers=numbers, tags=tags, begin=begin, note=note))
@@ -85,5 +85,5 @@ def _item(found: Comparison, pair: Pair) -> Item:
 def _jobs(found: Comparison) -> Block:
     rows = field_rows(found.fields, found.named)
     if not rows:
-        return Text(["All are steps of one run."])
-    return Table(rows[0], rows[1:]) if len(rows) > 1 else Text(["The jobs do not differ."])
+        return Text(["All evaluations are of one run."])
+    return Table(rows[0], rows[1:]) if len(rows) > 1 else Text(["No config differences."])

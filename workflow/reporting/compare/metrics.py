@@ -1,4 +1,4 @@
-"""The metrics of several evaluations on the same records, and how far they are apart."""
+"""Metrics of several evaluations on the same records, and their paired differences."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -20,25 +20,25 @@ from workflow.runs.status import read_status
 
 Interval = tuple[float, float]
 Measured = tuple[dict[str, float | None], dict[str, Floats]]
-"""Of an evaluation: its metrics, and those with intervals in every resample, (resamples,) each."""
+"""The metrics of an evaluation, and bootstrap samples of each, (resamples,)."""
 
 RECORDS_NEEDED = 10
-"""Of fewer records the resamples are too much alike for their percentiles to tell who is better."""
+"""With fewer records, resamples are too similar for reliable percentiles."""
 _MANY = 0.01
-"""Of resamples: a metric is undefined in more where fewer than five records are of a class."""
+"""Share of resamples; a metric is undefined in more if a class has fewer than five records."""
 _SECONDS = frozenset({"eval_seconds", "generate_seconds", "score_seconds"})
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of all evaluations.
+    """A metric in all evaluations.
 
     Attributes:
-        values: of each evaluation.
-        differences: of each but the first, to the first.
-        intervals: 95% of each difference; None where the records do not tell.
-        undefined: whether each difference is so in many resamples: few records bear on it.
-        records: how many it is of.
+        values: one for each evaluation.
+        differences: to the base, one for each other evaluation.
+        intervals: 95% confidence intervals of the differences; None if not recomputed.
+        undefined: for each difference, whether over 1% of the resamples leave it undefined.
+        records: number of records.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Metric:
         return any(one is not None for one in self.intervals)
 
     def can_tell(self, index: int) -> bool:
-        """Whether there are records enough to tell who is better, the base or this one."""
+        """Whether there are enough records to rank an evaluation against the base."""
         return self.records >= RECORDS_NEEDED and not self.undefined[index - 1]
 
 
 def measure(named: Sequence[Named], pairs: Pairs) -> list[Metric]:
-    """All metrics that can be compared: those of the answers first, then what the runs noted."""
+    """All comparable metrics: those recomputed from predictions, then the logged ones."""
     seed = min(int(one.spec.get("seed", 0)) for one in named)
     measured = _MEASURED_BY[named[0].outputs.task.output](named, pairs.pairs, seed)
     names = dict.fromkeys(name for points, _ in measured for name in points)
@@ -67,7 +67,7 @@ def measure(named: Sequence[Named], pairs: Pairs) -> list[Metric]:
 
 
 def main_metric(metrics: Sequence[Metric], named: Sequence[Named]) -> Metric:
-    """What the base's best checkpoint is best in, else the usual one that answers tell."""
+    """The base's metric_for_best_model if it can be recomputed, else the task's usual metric."""
     by_name = {metric.name: metric for metric in metrics if metric.has_intervals}
     right = by_name["exact_match"].values if "exact_match" in by_name else ()
     usual = named[0].outputs.usual_metrics(max((value or 0.0 for value in right), default=0.0))
@@ -76,21 +76,21 @@ def main_metric(metrics: Sequence[Metric], named: Sequence[Named]) -> Metric:
 
 
 def _ordered(pairs: Sequence[Pair]) -> list[Pair]:
-    """In an order that neither the data files nor the command line decide."""
+    """Records in an order independent of the data files and the command line."""
     return sorted(pairs, key=lambda pair: pair.key)
 
 
 def _of_texts(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
     tokenize = bleu_tokenizer([str(pairs[i].references[0]) for i in looked_at(len(pairs))])
     judged = [TextMetrics(seed, tokenize) for _ in named]
-    with progress_bar(len(pairs), "judge") as bar:
+    with progress_bar(len(pairs), "score") as bar:
         for pair in _ordered(pairs):
             both = list(zip(pair.answers, pair.references, strict=True))
             for one, of_one in zip(both, judged, strict=True):
                 same = judged[both.index(one)]
                 if same is of_one:
                     of_one.add([str(one[0])], str(one[1]))
-                else:  # judged already: ROUGE takes its time
+                else:  # scored already: ROUGE is slow
                     of_one.add_like(same)
             bar.update()
     return [(dict(of_one.points()), of_one.resampled()) for of_one in judged]
@@ -138,7 +138,7 @@ def _differences(values: Sequence[float | None]) -> tuple[float | None, ...]:
 
 
 def _noted(named: Sequence[Named], known: Collection[str], records: int) -> list[Metric]:
-    """The other numbers that the runs noted of these evaluations, which no answers tell."""
+    """The logged metrics that cannot be recomputed from predictions."""
     evaluations = [one.evaluation for one in named]
     samples = {one.spec.get("n_samples") for one in named}
     tokenized = {(read_status(one.folder).get("data") or {}).get("eval") for one in named}

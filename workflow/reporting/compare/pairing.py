@@ -1,4 +1,4 @@
-"""The same records in the answers of several evaluations, and who answered each better."""
+"""Pair the records of several evaluations, and score their predictions against each other."""
 
 import hashlib
 import json
@@ -10,10 +10,11 @@ from workflow.core.errors import BadInput, Problem
 from workflow.reporting.compare.selectors import Named
 from workflow.reporting.outputs import MALFORMED, Output, Record
 
-WON, LOST, EVEN = "won", "lost", "even"
+WIN, LOSS, TIE = "win", "loss", "tie"
+PLURALS = {WIN: "wins", LOSS: "losses", TIE: "ties"}
 
 Records = dict[bytes, Record]
-"""Of an evaluation, by a digest that tells each from all others, in any data file."""
+"""The records of an evaluation by a digest that identifies each in any data file."""
 
 
 def as_text(output: Output) -> str:
@@ -22,18 +23,17 @@ def as_text(output: Output) -> str:
 
 @dataclass(frozen=True)
 class Pair:
-    """A record, and what each evaluation answered to it first.
+    """A record with the first prediction of each evaluation.
 
     Attributes:
-        key: tells it from all others, whatever else stands beside it in the data.
-        place: its index in the first evaluation's data, from 0 on.
-        expected: a completion or a target.
-        answers: one for each evaluation.
-        references: what each of them is compared with.
-        scores: how good each is, 0..1: the expected words in their order (`word_f1`), or 1 less
-            the distance of a score from its target.
-        right: whether each is the very text; all false for scores.
-        margin: how far `scores` have to be apart.
+        key: identifies the record, independent of the rest of the data.
+        place: 0-based index in the first evaluation's data.
+        expected: completion or target.
+        answers: predictions, one for each evaluation.
+        references: the text or target that each prediction is compared with.
+        scores: quality of each prediction, 0..1: `word_f1`, or 1 - |score - target|.
+        right: whether each prediction is an exact match; all false for scores.
+        margin: differences of `scores` up to this are ties.
     """
 
     key: bytes
@@ -48,18 +48,18 @@ class Pair:
 
     @property
     def shown(self) -> Output:
-        """What is shown beside the answers."""
+        """The reference to show with the predictions."""
         return self.references[0] if len(set(self.references)) == 1 else self.expected
 
     def gain(self, index: int) -> float:
         return self.scores[index] - self.scores[0]
 
     def result(self, index: int) -> str:
-        """Won, lost or even against the first; of texts with the same words the right one wins."""
+        """Win, loss or tie against the base; an exact match breaks ties of word F1."""
         gain = self.gain(index)
         if abs(gain) <= self.margin:
             gain = self.right[index] - self.right[0]
-        return WON if gain > 0 else LOST if gain < 0 else EVEN
+        return WIN if gain > 0 else LOSS if gain < 0 else TIE
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Pairs:
     """The records that can be compared, by place.
 
     Attributes:
-        left_out: how many records each evaluation has besides.
-        alike: whether all evaluations are of the very same records, judged or not.
+        left_out: number of other records in each evaluation.
+        alike: whether all evaluations have the same records, with or without references.
     """
 
     pairs: Sequence[Pair]
@@ -77,10 +77,10 @@ class Pairs:
 
 
 def pair(named: Sequence[Named]) -> Pairs:
-    """The records that all evaluations have, with an expected answer and one that was given.
+    """Pair the records that all evaluations have with a reference and a prediction.
 
     Raises:
-        BadInput: answers that are gone or damaged, or no records in common.
+        BadInput: missing or damaged predictions, or no common records.
     """
     problems: list[Problem] = []
     of_all: list[Records] = []
@@ -101,10 +101,10 @@ def pair(named: Sequence[Named]) -> Pairs:
 
 
 def _records(named: Named) -> Records:
-    """The records of an evaluation by what they are, and their number among equal ones."""
+    """The records of an evaluation by digest of content and of the count of equal ones before."""
     path, outputs = named.evaluation.items, named.outputs
     if not path.exists():
-        found, expected = f"no {path.name}", "what was answered then"
+        found, expected = f"{path.name} is missing", "the predictions of this step"
         hint = "name another step, or evaluate its checkpoint again (--no_train)"
         raise BadInput([Problem(f"{named.run}@{named.step}", found, expected, hint)])
     records: Records = {}
@@ -113,23 +113,23 @@ def _records(named: Named) -> Records:
         for place, item in enumerate(named.evaluation.answers()):
             record = outputs.read(place, item)
             digest = _digest([record.prompt, record.expected])
-            # Other samples are compared by nothing, and may be many.
+            # Further samples are not compared, and may be many.
             first = replace(record, outputs=record.outputs[:1], logits=None)
             records[_digest([digest.hex(), seen[digest]])] = first
             seen[digest] += 1
     except MALFORMED:
-        found, hint = "an item of another form", "get it back from a copy, or evaluate again"
-        raise BadInput([Problem(str(path), found, "what a run writes", hint)]) from None
+        found, hint = "a malformed record", "restore the file from a copy, or evaluate again"
+        raise BadInput([Problem(str(path), found, "predictions of a run", hint)]) from None
     return records
 
 
 def _digest(value: object) -> bytes:
-    text = json.dumps(value)  # in ASCII, so that half a surrogate pair will do
+    text = json.dumps(value)  # in ASCII, which can hold lone surrogates
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _pair(named: Sequence[Named], key: bytes, records: Sequence[Record]) -> Pair | None:
-    """A record of all evaluations; None where one of them has nothing to judge of it."""
+    """Pair a record; None if an evaluation lacks its prediction or reference."""
     outputs, first = named[0].outputs, records[0]
     answers = tuple(record.outputs[0] for record in records)
     references = tuple(record.reference for record in records)
@@ -147,29 +147,29 @@ def _pair(named: Sequence[Named], key: bytes, records: Sequence[Record]) -> Pair
 def _nothing_paired(
     named: Sequence[Named], of_all: Sequence[Records], common: Sequence[bytes]
 ) -> Problem:
-    """Why no record can be compared."""
+    """The reason why no record can be compared."""
     where, task = " and ".join(one.label for one in named), named[0].outputs.task
     source, answers = f"{task.source_key}s", f"{task.answer_key}s"
     if any(of_all[0][key].expected is not None for key in common):
-        found, expected = "no record to which all gave a score", "scores that are numbers"
-        return Problem(where, found, expected, "name other steps: these have diverged")
+        found = "no record with a finite score in every evaluation"
+        return Problem(where, found, "finite scores", "name other steps, before the divergence")
     if common:
-        found = f"no record that all have with {answers}"
+        found = f"no common record with a {task.answer_key}"
         hint = f"evaluate them on data with {answers}"
-        return Problem(where, found, f"{answers} to judge by", hint)
+        return Problem(where, found, f"{answers} as references", hint)
     prompts = [{record.prompt for record in records.values()} for records in of_all]
     shared = set.intersection(*prompts)
     if not shared:
         each = zip(named, of_all, strict=True)
         counted = ", ".join(f"{len(records)} of {one.label}" for one, records in each)
         hint = "evaluate them on the same data (--no_train with a checkpoint)"
-        return Problem(where, f"no record that all have ({counted})", "the same records", hint)
+        return Problem(where, f"no common records among {counted}", "the same eval records", hint)
     lacking = " and ".join(
         one.label
         for one, records in zip(named, of_all, strict=True)
         if all(record.expected is None for record in records.values() if record.prompt in shared)
     )
-    found = f"the same {source}, but other {answers}"
+    found = f"the same {source}, but different {answers}"
     hint = f"evaluate {where} on the same data (--no_train with a checkpoint)"
     if lacking:
         found = f"the same {source}, but no {answers} in {lacking}"

@@ -1,4 +1,4 @@
-"""What a command names of runs: RUN, RUN@STEP, RUN@best, RUN@last."""
+"""Find the evaluations that a command names: RUN, RUN@STEP, RUN@best, RUN@last."""
 
 import dataclasses
 from collections import Counter
@@ -25,10 +25,9 @@ class Named:
     """An evaluation of a run.
 
     Attributes:
-        label: what it is called beside the others: the run's name, with the step where one was
-            named or the run occurs twice.
-        run: the run's name, as its folder is called.
-        spec: the job, as training_args.json holds it.
+        label: the run's name, with the step if it was named or the run occurs twice.
+        run: the run's name, its folder in mount/models.
+        spec: the content of training_args.json.
     """
 
     label: str
@@ -47,10 +46,10 @@ class Named:
 
 
 def find_named(mount: Mount, words: Sequence[str]) -> list[Named]:
-    """The evaluations that are named; of one run alone its first and its last.
+    """The named evaluations; for a single run, its first and its last.
 
     Raises:
-        BadInput: with all problems of all words.
+        BadInput: all problems of all names.
     """
     named: list[Named] = []
     problems: list[Problem] = []
@@ -59,7 +58,7 @@ def find_named(mount: Mount, words: Sequence[str]) -> list[Named]:
             named += _find(mount, word, len(words) == 1)
         except BadInput as error:
             problems += error.problems
-    problems = problems or _do_not_go_together(named)
+    problems = problems or _incomparable(named)
     if problems:
         raise BadInput(problems)
     runs, labels = Counter(one.run for one in named), Counter(one.label for one in named)
@@ -71,10 +70,10 @@ def _with_step(named: Named) -> Named:
 
 
 def _find(mount: Mount, word: str, alone: bool) -> list[Named]:
-    """What a word names: one evaluation, or two where it stands `alone` and names no step.
+    """The named evaluation; the first and last of a run that is named `alone` without a step.
 
     Raises:
-        BadInput: with the one problem.
+        BadInput: a single problem.
     """
     run, _, which = word.rpartition("@")
     if _is_run(mount, word) or not run:
@@ -85,11 +84,11 @@ def _find(mount: Mount, word: str, alone: bool) -> list[Named]:
     folder = mount.models / run
     spec, evals = read_spec(folder), evaluations(folder)
     if alone and which:
-        hint = f"name another, or {run} alone: its first against its last"
+        hint = f"name a second, or {run} without a step to compare its first and last"
         raise BadInput([Problem(_printable(word), "one evaluation", "two to compare", hint)])
     if alone and len(evals) < 2:
-        found = f"one evaluation, of step {evals[0].step}" if evals else "no evaluation"
-        raise BadInput([Problem(f"run {run}", found, "two to compare", "name another run too")])
+        found = f"one evaluation, at step {evals[0].step}" if evals else "no evaluations"
+        raise BadInput([Problem(f"run {run}", found, "two to compare", "name a second run")])
     chosen = _choose(evals, which, str(spec.get("metric_for_best_model", "loss")))
     if not chosen:
         raise BadInput([_no_such_step(word, run, which, evals)])
@@ -113,8 +112,8 @@ def _no_such_run(mount: Mount, name: str) -> Problem:
             return dataclasses.replace(problems[0], where=where)
     known = [run for run in sorted(status_files(mount.models)) if run.isprintable()]
     some = ", ".join(known[:RUNS_SHOWN])
-    hint = nearest(name, known, f"choose among {some}" if known else "train one")
-    return Problem(where, "no run of this name", f"a run in {mount.models}", hint)
+    hint = nearest(name, known, f"use one of {some}" if known else "train one")
+    return Problem(where, "does not exist", f"a run in {mount.models}", hint)
 
 
 def _printable(word: str) -> str:
@@ -122,7 +121,7 @@ def _printable(word: str) -> str:
 
 
 def _choose(of_run: Sequence[PastEvaluation], which: str, metric: str) -> list[PastEvaluation]:
-    """The evaluation that is asked for; none where there is no such one."""
+    """The evaluation that `which` selects, or an empty list."""
     if which in ("", "last"):
         return list(of_run[-1:])
     if which == "best":
@@ -133,34 +132,34 @@ def _choose(of_run: Sequence[PastEvaluation], which: str, metric: str) -> list[P
 
 def _no_such_step(word: str, run: str, which: str, of_run: Sequence[PastEvaluation]) -> Problem:
     if not of_run:
-        return Problem(f"run {run}", "no evaluation", "one at least", "wait for its first")
+        return Problem(f"run {run}", "no evaluations", "at least one", "wait for its first")
     steps = ", ".join(str(one.step) for one in of_run[:STEPS_SHOWN])
     steps += f" … {of_run[-1].step}" if len(of_run) > STEPS_SHOWN else ""
-    found = f"no evaluation of step {shorten(which)}"
+    found = f"no evaluation at step {shorten(which)}"
     if which == "best":
-        found = "no evaluation with a value of its metric_for_best_model"
+        found = "no evaluation has its metric_for_best_model"
     expected = f"best, last or one of {steps}"
-    return Problem(_printable(word), found, expected, "name one of these behind the @")
+    return Problem(_printable(word), found, expected, "name one of these after the @")
 
 
-def _do_not_go_together(named: Sequence[Named]) -> list[Problem]:
-    """What keeps evaluations from being compared, as far as jobs tell."""
+def _incomparable(named: Sequence[Named]) -> list[Problem]:
+    """Duplicate evaluations, and those of another task or target range than the base."""
     base, problems, seen = named[0], [], set()
     for one in named:
-        evaluation = one.folder.resolve(), one.step  # one folder may be linked to another
+        evaluation = one.folder.resolve(), one.step  # a folder may be a link to another
         if evaluation in seen:
             name, what = f"{one.run}@{one.step}", "the same evaluation twice"
-            problems.append(Problem(name, what, "different ones", "leave one of them out"))
+            problems.append(Problem(name, what, "different evaluations", "remove one of them"))
         seen.add(evaluation)
         tasks = [task_of(of_one.spec) for of_one in (one, base)]
         ranges = [target_range(of_one.spec) for of_one in (one, base)]
         if tasks[0] != tasks[1]:
-            found, expected = f"a run of {tasks[0].name}", tasks[1].name
+            found, expected = f"task {tasks[0].name}", tasks[1].name
             hint = "compare runs of one task"
         elif ranges[0] != ranges[1]:
-            found, expected = ("targets from {:g} to {:g}".format(*ends) for ends in ranges)
-            hint = "compare runs of the same --target_min and --target_max"
+            found, expected = ("targets {:g} to {:g}".format(*ends) for ends in ranges)
+            hint = "compare runs with the same --target_min and --target_max"
         else:
             continue
-        problems.append(Problem(f"run {one.run}", found, f"{expected}, as of {base.run}", hint))
+        problems.append(Problem(f"run {one.run}", found, f"{expected}, as in {base.run}", hint))
     return problems

@@ -1,4 +1,4 @@
-"""A comparison as lines of a terminal."""
+"""A comparison as text for a terminal."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,33 +11,33 @@ from workflow.metrics.bootstrap import RESAMPLES
 from workflow.reporting.compare.comparison import Comparison, how_many
 from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
 from workflow.reporting.compare.metrics import RECORDS_NEEDED
-from workflow.reporting.compare.pairing import EVEN, LOST, WON, as_text
+from workflow.reporting.compare.pairing import LOSS, PLURALS, WIN, as_text
 from workflow.reporting.compare.verdict import has_width, judged
 from workflow.reporting.outputs import Output
 from workflow.reporting.report.blocks import Chart
 
 SHOWN = 3
-"""Records of each result."""
+"""Example records of wins and of losses."""
 TEXT = 72
-"""Characters of a text that are shown."""
+"""Characters shown of a text."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDEST = 40
 _STEEP = 20
-"""Curves that span more than this factor are drawn by their logarithms."""
+"""Curves that span more than this factor have a logarithmic axis."""
 
 
 def tell(found: Comparison, draws: bool) -> list[str]:
-    """The lines.
+    """Render a comparison as lines.
 
     Args:
-        draws: whether block characters can be shown.
+        draws: whether the terminal can show block characters.
     """
     others = range(1, len(found.named))
     parts = [
         found.verdicts(),
         records_told(found),
         *(list(_metrics(found, index)) for index in others),
-        *(list(_won_and_lost(found, index)) for index in others),
+        *(list(_wins_and_losses(found, index)) for index in others),
         list(_fields(found)),
         list(_curves(found, draws)),
     ]
@@ -45,33 +45,33 @@ def tell(found: Comparison, draws: bool) -> list[str]:
 
 
 def figure(value: float | None, sign: str = "") -> str:
-    """A number with as many digits as tell something."""
+    """A number with four decimals, or two from 10 on."""
     if value is None:
         return "-"
     return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}"
 
 
 def records_told(found: Comparison) -> list[str]:
-    """What was compared: steps and records."""
+    """The compared steps and records."""
     steps = ", ".join(f"{one.run} at step {one.step}" for one in found.named)
     left_out = [
-        f"{number} of {label}"
+        f"{how_many(number)} of {label}"
         for label, number in zip(found.labels, found.pairs.left_out, strict=True)
         if number
     ]
     if not left_out:
         return [f"{steps}; {how_many(len(found.pairs.pairs))}"]
-    lines = [f"{steps}; on {found.some}", f"left out: {', '.join(left_out)}"]
+    lines = [f"{steps}; on {found.some}", f"excluded: {', '.join(left_out)}"]
     if not found.pairs.alike:
-        lines[-1] += "; so are metrics that only the runs themselves could tell, as the loss"
+        lines[-1] += ", and metrics that need the model, e.g. loss"
     return lines
 
 
 def metric_rows(found: Comparison, indexes: Sequence[int]) -> list[list[str]]:
-    """A table of the metrics of the first evaluation and of some others: a head, and a row each."""
+    """A header and a row for each metric, for the base and some other evaluations."""
     head = ["metric", found.labels[0]]
     for index in indexes:
-        head += [found.labels[index], "difference", "95%", ""]
+        head += [found.labels[index], "difference", "95% CI", ""]
     rows = [head]
     for metric in found.metrics:
         row = [metric.name, figure(metric.values[0])]
@@ -85,10 +85,10 @@ def metric_rows(found: Comparison, indexes: Sequence[int]) -> list[list[str]]:
 
 
 def legend(found: Comparison) -> str:
-    what = f"95%: of the difference, in {RESAMPLES:,} paired resamples of the records"
+    what = f"95% CI of the difference: paired bootstrap, {RESAMPLES:,} resamples"
     if len(found.pairs.pairs) < RECORDS_NEEDED:
-        return f"{what}, too few for better and worse"
-    return f"{what}; better, worse: zero is not in it"
+        return f"{what}; too few records for better/worse"
+    return f"{what}; better/worse: CI excludes 0"
 
 
 def _metrics(found: Comparison, index: int) -> Iterator[str]:
@@ -98,32 +98,29 @@ def _metrics(found: Comparison, index: int) -> Iterator[str]:
         yield legend(found)
 
 
-def _won_and_lost(found: Comparison, index: int) -> Iterator[str]:
+def _wins_and_losses(found: Comparison, index: int) -> Iterator[str]:
     base, label = found.labels[0], found.labels[index]
-    counts = found.counted(index)
-    yield (
-        f"records of {label} against {base}: {counts[WON]} won, {counts[LOST]} lost, "
-        f"{counts[EVEN]} even"
-    )
+    counts = ", ".join(f"{PLURALS[name]} {n:,}" for name, n in found.counted(index).items())
+    yield f"records, {label} vs {base}: {counts}"
     if index == 1:
-        yield f"  won: {found.outputs.won_by}"
-    skipped = _beginning_of_all(found)
-    for result in (WON, LOST):
+        yield f"  win: {found.outputs.won_by}"
+    skipped = _common_prefix(found)
+    for result in (WIN, LOSS):
         shown = [pair for pair in found.pairs.pairs if pair.result(index) == result]
         shown.sort(key=lambda pair: (-abs(pair.gain(index)), pair.place))
         if shown:
-            yield f"  clearest {result}:"
+            yield f"  largest {PLURALS[result]}:"
         for pair in shown[:SHOWN]:
             yield f"    eval[{pair.place}] {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
-            rows = [["expected", _text(pair.shown), ""]]
+            rows = [["reference", _text(pair.shown), ""]]
             for i in (0, index):
                 quality = f"{pair.scores[i]:.2f}" if isinstance(pair.answers[i], str) else ""
                 rows.append([found.labels[i], _text(pair.answers[i]), quality])
             yield from (f"      {line}" for line in aligned(rows, left=2))
 
 
-def _beginning_of_all(found: Comparison) -> int:
-    """How long a beginning all prompts have, up to its last blank; 0 where it is short."""
+def _common_prefix(found: Comparison) -> int:
+    """Length of the prompts' common prefix, up to its last blank; 0 if it is short."""
     prompts = [one.prompt for one in found.pairs.pairs]
     common = os.path.commonprefix([min(prompts), max(prompts)])  # noqa: RUF071 (of texts)
     end = max(common.rfind(blank) for blank in " \n\t") + 1 if min(prompts) < max(prompts) else 0
@@ -131,22 +128,22 @@ def _beginning_of_all(found: Comparison) -> int:
 
 
 def _text(output: Output) -> str:
-    """A text on one line, as far as there is room, or a score."""
+    """A text on one line, shortened, or a score."""
     return shorten(" ".join(output.split()), TEXT) if isinstance(output, str) else as_text(output)
 
 
 def _fields(found: Comparison) -> Iterator[str]:
     rows = field_rows(found.fields, found.named)
     if len(rows) == 1:
-        yield "the jobs do not differ"
+        yield "no config differences"
     elif rows:
-        yield "the jobs differ in"
+        yield "config differences"
         shown = [[_cell(cell) for cell in row] for row in rows]
         yield from (f"  {line}" for line in aligned(shown))
 
 
 def _cell(text: str) -> str:
-    """What a file of a run says, as far as there is room; quoted where it cannot be printed."""
+    """A text of a run's file, shortened; escaped if it is not printable."""
     if not text.isprintable():
         return shorten(text, TEXT)
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
@@ -163,13 +160,13 @@ def _curves(found: Comparison, draws: bool) -> Iterator[str]:
         for one in chart.series:
             if one.points:
                 (first, start), (last, end) = one.points[0], one.points[-1]
-                ends = f"{figure(start)} at {first:g}, {figure(end)} at {last:g}"
+                ends = f"{figure(start)} at step {first:g}, {figure(end)} at step {last:g}"
                 rows.append([one.name, *([lines[one.name]] if draws else []), ends])
         yield from (f"  {line}" for line in aligned(rows, left=3))
 
 
 def sparklines(chart: Chart) -> dict[str, str]:
-    """A line of blocks for each series, over the same steps and between the same values."""
+    """A line of block characters for each series, all on the same axes."""
     drawn = {one.name: np.array(one.points) for one in chart.series if one.points}
     if not drawn:
         return {}

@@ -1,4 +1,4 @@
-"""Who is better, in a sentence."""
+"""The verdict of a comparison in a sentence."""
 
 import math
 from collections.abc import Sequence
@@ -11,67 +11,58 @@ _SHARES = frozenset({
     "rougeL_unicode", "accuracy",
     "balanced_accuracy", "f1", "auc", "average_precision", "brier", "ece",
 })  # fmt: skip
-"""Metrics from 0 to 1 that are told in points of a hundred."""
+"""Metrics from 0 to 1, reported in percentage points."""
 _POINTS = frozenset({"bleu", "chrf"})
-"""Metrics that are such points."""
+"""Metrics from 0 to 100."""
 _NOTHING = 1e-12
-"""What rounding alone may make."""
+"""Rounding error."""
 
 
 def sentence(metric: Metric, index: int, labels: Sequence[str], alike: bool, some: str) -> str:
-    """How one evaluation does against the first in a metric, as far as the records tell.
+    """The verdict on an evaluation against the base in a metric.
 
     Args:
         index: of the evaluation, from 1 on.
-        alike: whether all answers are the same.
-        some: which records these are; empty where they are all that each evaluation has.
+        alike: whether all predictions are the same.
+        some: the compared records; empty if they are all records of every evaluation.
     """
     base, other, name = labels[0], labels[index], metric.name
+    on = f" on {some}" if some else ""
     if alike:
-        each = f"each of {some}" if some else "every record"
-        return f"{other} and {base} gave the same answer to {each}"
+        return f"{other} and {base} have identical predictions{on or ' on all records'}"
     difference, interval = metric.differences[index - 1], metric.intervals[index - 1]
     if difference is None or interval is None:
-        return f"{other} against {base}: {name} is undefined on {some or 'these records'}"
-    on = f", on {some}" if some else ""
-    by = _told(name, difference, "+") + _unit(name)
+        return f"{other} vs {base}: {name} is undefined{on or ' on these records'}"
     if abs(difference) < _NOTHING and not has_width(interval):
-        sentence = f"{other} and {base} have the same {name}{on}"
-        return sentence if metric.can_tell(index) else f"{sentence}; {_too_few(metric)}"
+        same = f"{other} and {base} have the same {name}{on}"
+        return same if metric.can_tell(index) else f"{same}; {_too_few(metric)}"
+    by = f"{name} {_figure(name, difference)}{_unit(name)}"
     if not metric.can_tell(index):
-        return f"{other} against {base}: {name} {by}{on}; {_too_few(metric)}"
-    low, high = interval
+        return f"{other} vs {base}: {by}{on}; {_too_few(metric)}"
+    ci = "no CI: all resamples agree"
+    if has_width(interval):
+        ci = "95% CI " + " to ".join(_figure(name, end) for end in interval)
     result = judged(metric, index)
     if not result:
-        ends = f"{_told(name, low, '+')} to {_told(name, high, '+')}"
-        return (
-            f"no difference between {other} and {base} that these records could show: "
-            f"{name} {by}, 95% {ends}{on}"
-        )
-    verb = "beats" if result == "better" else "loses to"
-    lower = " (lower is better)" if name in LOWER_IS_BETTER else ""
-    least, most = (_told(name, end) for end in sorted((abs(low), abs(high))))
-    by = by.lstrip("+-")
-    around = f", 95% {least} to {most}{on}"
-    if not has_width(interval):
-        around = f"{on}; all resamples of these records agree, so there is no interval"
-    return f"{other} {verb} {base} in {name}{lower} by {by}{around}"
+        return f"no significant difference between {other} and {base}: {by} ({ci}){on}"
+    lower = "; lower is better" if name in LOWER_IS_BETTER else ""
+    return f"{other} is {result} than {base}: {by} ({ci}{lower}){on}"
 
 
 def _too_few(metric: Metric) -> str:
-    """Why nobody is called better."""
+    """The reason for no verdict."""
     if metric.records < RECORDS_NEEDED:
-        return f"{RECORDS_NEEDED} records at least are needed to tell which is better"
-    return "it is undefined in many resamples: too few records decide it to tell which is better"
+        return f"too few records for a verdict (at least {RECORDS_NEEDED} needed)"
+    return "undefined in many resamples, too few relevant records for a verdict"
 
 
 def has_width(interval: Interval) -> bool:
-    """Whether resamples differ; where they do not, they tell nothing of other records."""
+    """Whether resamples differ; if not, they say nothing about other records."""
     return not math.isclose(*interval, rel_tol=1e-9, abs_tol=_NOTHING)
 
 
 def judged(metric: Metric, index: int) -> str:
-    """Better or worse than the first, where the records could show a difference."""
+    """Better or worse than the base if the difference is significant, else empty."""
     interval = metric.intervals[index - 1]
     if interval is None or interval[0] <= 0 <= interval[1] or not metric.can_tell(index):
         return ""
@@ -82,10 +73,10 @@ def _unit(name: str) -> str:
     return " points" if name in _SHARES or name in _POINTS else ""
 
 
-def _told(name: str, value: float, sign: str = "") -> str:
+def _figure(name: str, value: float) -> str:
     if not _unit(name):
-        return f"{value:{sign}.3g}"
+        return f"{value:+.3g}"
     points = value * 100 if name in _SHARES else value
     if points == 0:
         return "0"
-    return f"{points:{sign}.1f}" if abs(points) >= 0.1 else f"{points:{sign}.1g}"
+    return f"{points:+.1f}" if abs(points) >= 0.1 else f"{points:+.1g}"

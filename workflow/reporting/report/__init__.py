@@ -1,1 +1,1 @@
-"""Pages to look at: a run's report, and runs compared."""
+"""HTML pages: the report of a run, and the parts that comparisons share."""

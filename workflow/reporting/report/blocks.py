@@ -1,4 +1,4 @@
-"""What a page is made of: tiles, tables, charts, texts and a list of records to search."""
+"""The parts of a page: tables, charts, texts and a searchable list of records."""
 
 import json
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts under a head; a first column of names, the others are numbers.
+    """Rows of texts under a header; the first column has names, the others numbers.
 
-    Further lines of a cell are set smaller.
+    Further lines of a cell have a smaller font.
 
     Attributes:
         note: a line below.
-        strong: the numbers of rows to stand out.
-        folded: what is to be clicked on to see it; seen at once where empty.
+        strong: indexes of highlighted rows.
+        folded: the summary of a collapsed table; empty if it is not collapsed.
     """
 
     kind: ClassVar[str] = "table"
@@ -30,7 +30,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Text:
-    """Lines as they stand; `code` in a fixed width, to be copied."""
+    """Paragraphs, or lines of `code` to copy."""
 
     kind: ClassVar[str] = "text"
     lines: Sequence[str]
@@ -42,9 +42,8 @@ class Series:
     """Points of a chart, by x.
 
     Attributes:
-        style: line, dots (a line through marked points), faint (of the color of an earlier series
-            of the same name), bars (each as wide as to the next x), or guide (dashed, without a
-            name).
+        style: line, dots (a line through marked points), faint (in the color of an earlier series
+            of the same name), bars (each up to the next x), or guide (dashed, without a name).
         low_high: an interval around each point.
     """
 
@@ -59,8 +58,8 @@ class Chart:
     """Series over the same x.
 
     Attributes:
-        x_range, y_range: what is to be seen; as far as the points go where None.
-        log: whether y may be shown by its logarithm, where it spans a lot.
+        x_range, y_range: of the axes; None fits the points.
+        log: whether y may have a logarithmic axis if its range is large.
     """
 
     title: str
@@ -74,7 +73,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Charts:
-    """Charts side by side, as many as have room; `folded` as in a table."""
+    """A grid of charts; `folded` as in a table."""
 
     kind: ClassVar[str] = "charts"
     charts: Sequence[Chart]
@@ -83,12 +82,12 @@ class Charts:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said to a record.
+    """A prediction for a record.
 
     Attributes:
-        by: who or which one.
-        score: how good it is, 0..1; None where that is not known.
-        compared: whether its differences from the expected text are to be marked.
+        by: its label, e.g. a run or a step.
+        score: quality, 0..1; None if unknown.
+        compared: whether differences from the reference are marked.
     """
 
     by: str
@@ -102,10 +101,10 @@ class Item:
     """A record in the list.
 
     Attributes:
-        place: its index in the data file, from 0 on, as eval[0].
-        facts: more about it, in a few words each.
-        numbers: what it can be sorted by, one for each of `Items.numbers`.
-        tags: what it can be chosen by.
+        place: 0-based index in the data file, shown as eval[0].
+        facts: further short texts.
+        numbers: sort keys, one for each of `Items.numbers`.
+        tags: keys to filter by.
     """
 
     place: int
@@ -119,16 +118,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Items:
-    """Records to search and to sort.
+    """A list of records to search, sort and filter.
 
     Attributes:
-        asked: what a prompt is called.
-        score: what the score of an answer is called.
-        numbers: the names of what they can be sorted by.
-        begin: the order at the beginning: "TAG first" of the first tag, "NUMBER, lowest first",
-            "NUMBER, highest first" or "as in the file".
-        tags: of records that can be shown alone, with what each means; those with the first
-            can come first.
+        asked: label of the prompts.
+        score: label of the predictions' scores.
+        numbers: names of the sort keys.
+        begin: the initial order: "TAG first" for the first tag, "NUMBER, lowest first",
+            "NUMBER, highest first" or "file order".
+        tags: tags to filter by, with their definitions; records with the first can come first.
     """
 
     kind: ClassVar[str] = "items"
@@ -137,7 +135,7 @@ class Items:
     score: str = "word F1"
     numbers: Sequence[str] = ()
     tags: dict[str, str] = field(default_factory=dict)
-    begin: str = "as in the file"
+    begin: str = "file order"
     note: str = ""
 
 
@@ -146,7 +144,7 @@ Block = Table | Text | Charts | Items
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under a heading."""
+    """Blocks under a heading."""
 
     title: str
     blocks: Sequence[Block]
@@ -158,8 +156,8 @@ class Page:
 
     Attributes:
         subtitle: a line under the title.
-        verdict: sentences that say what came of it.
-        warnings: what is to be minded of the verdict.
+        verdict: sentences that summarize the result.
+        warnings: problems of the data that affect the verdict.
     """
 
     title: str
@@ -170,5 +168,5 @@ class Page:
 
 
 def shown(value: Any) -> str:
-    """A flag's value: a text as it is, anything else as JSON."""
+    """The value of a flag: a text unchanged, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

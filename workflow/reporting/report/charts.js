@@ -1,15 +1,15 @@
-// Charts in SVG, drawn for the width that there is.
+// Charts in SVG, drawn for the available width.
 
 const COLORS = 6;
 
-const SMALL = 1e-300; // numbers that are nearer to 0 count as 0
-const GREAT = 1e300; // greater ones are drawn as this: what is computed of them stays finite
+const SMALL = 1e-300; // smaller absolute values count as 0
+const GREAT = 1e300; // greater ones are drawn as this, so that computations stay finite
 
 function tame(value) {
   return Math.abs(value) < SMALL ? 0 : Math.min(GREAT, Math.max(-GREAT, value));
 }
 
-function extremes(values) { // of more values than a call can have arguments
+function extremes(values) { // for more values than a call can have arguments
   return values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)],
     [Infinity, -Infinity]);
 }
@@ -25,7 +25,7 @@ function ticks(low, high, wanted) {
   return found;
 }
 
-// From one power of ten to another.
+// low, high: powers of ten.
 function logTicks(low, high) {
   const found = [];
   for (let power = Math.floor(low); power <= high; power++) {
@@ -49,7 +49,7 @@ function readable(value) {
   return String(+value.toPrecision(size >= 1000 ? 5 : 4));
 }
 
-// What an axis shows: also of values that are all (nearly) the same.
+// The range of an axis, which is never empty.
 function extent(values, given) {
   const [low, high] = (given || extremes(values)).map(tame);
   const size = Math.max(Math.abs(low), Math.abs(high));
@@ -156,21 +156,21 @@ function followPointer(drawing, read, chart, f) {
     cross.setAttribute("x1", f.x(at));
     cross.setAttribute("x2", f.x(at));
     cross.setAttribute("visibility", "visible");
-    const said = named.map((one) => {
+    const texts = named.map((one) => {
       const i = nearest(one.points, at);
       const [x, y] = one.points[i];
       if (Math.abs(f.x(x) - f.x(at)) > 4) return null;
       const around = one.low_high.length
         ? ` (${one.low_high[i].map(readable).join(" to ")})` : "";
       const raw = one.style === "faint" && named.some((o) => o !== one && o.name === one.name);
-      return `${one.name}${raw ? " as logged" : ""} ${readable(y)}${around}`;
+      return `${one.name}${raw ? " (unsmoothed)" : ""} ${readable(y)}${around}`;
     });
-    read.textContent = [`${chart.x} ${readable(at)}`, ...said.filter(Boolean)].join(" · ");
+    read.textContent = [`${chart.x} ${readable(at)}`, ...texts.filter(Boolean)].join(" · ");
   };
   drawing.addEventListener("pointerdown", show);
   drawing.addEventListener("pointermove", show);
   drawing.addEventListener("pointerleave", (event) => {
-    if (event.pointerType === "touch") return; // what was tapped at stays
+    if (event.pointerType === "touch") return; // the tapped values stay
     cross.setAttribute("visibility", "hidden");
     read.textContent = "";
   });
@@ -188,7 +188,7 @@ function drawLegend(plot, colors) {
 function drawChart(plot, chart) {
   const named = chart.series.filter((one) => one.style !== "guide" && one.points.length);
   if (!named.length) {
-    element("p", plot, "nothing to draw yet", { class: "note" });
+    element("p", plot, "no data yet", { class: "note" });
     return;
   }
   const [least, most] = extremes(chart.series.flatMap((one) => one.points.map((p) => p[1]))

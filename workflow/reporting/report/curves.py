@@ -1,4 +1,4 @@
-"""The figures of a run by step, as charts."""
+"""Learning curves of a run: logged values and metrics by step."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from workflow.reporting.report.summary import OF_SAMPLES, metric_names
 from workflow.runs.predictions import PastEvaluation, spread
 
 MOST_POINTS = 400
-"""Points of a curve: of more, neighbours are put together."""
+"""Points of a curve; longer curves are thinned."""
 SMOOTHED_FROM = 20
-"""Logged steps from which on a smoothed curve says more than the curve itself."""
+"""Logged steps from which on the train loss is smoothed."""
 
 _TOGETHER = (
     ("loss", ("loss",)),
@@ -24,23 +24,23 @@ _TOGETHER = (
     ("calibration", ("brier", "ece")),
     ("error", ("rmse", "mae")),
     ("correlation", ("spearman", "pearson")),
-    ("answers", ("empty", "at_limit", "distinct_samples")),
-    ("seconds", ("eval_seconds", "generate_seconds", "score_seconds")),
+    ("predictions", ("empty", "at_limit", "distinct_samples")),
+    ("evaluation time, s", ("eval_seconds", "generate_seconds", "score_seconds")),
 )
-"""Metrics that share a chart, and its title."""
+"""The title of a chart, and the metrics that share it."""
 _LOGGED = (
     ("learning rate", "learning_rate", True),
     ("gradient norm", "grad_norm", False),
-    ("examples a second", "examples_per_second", True),
-    ("memory of a process, GB", "memory_gb", True),
+    ("throughput, examples/s", "examples_per_second", True),
+    ("memory per process, GB", "memory_gb", True),
 )
-"""The title of a chart, its figure in the log, and whether its axis begins at zero."""
+"""The title of a chart, its key in train_log.jsonl, and whether its axis starts at zero."""
 
 
 def curves(
     task: TaskSpec, logged: Sequence[dict[str, Any]], evals: Sequence[PastEvaluation]
 ) -> list[Charts]:
-    """Loss, the metrics told first and how training went; the other metrics to be opened.
+    """Charts of loss, main metrics and training; those of the other metrics are folded.
 
     Args:
         logged: the lines of train_log.jsonl.
@@ -48,7 +48,7 @@ def curves(
     evals = spread(evals, MOST_POINTS)
     first = [_loss_chart(points_of(logged, "loss"), evals)] if logged else []
     others = []
-    # One evaluation is no curve: its metrics stand in a table.
+    # A single evaluation is no curve; the table has its metrics.
     for title, series in _metrics_together(task, evals).items() if len(evals) > 1 else ():
         chart = Chart(title, "step", series, log=title in ("loss", "perplexity"))
         if not any(one.name in task.shown_metrics for one in series):
@@ -65,8 +65,8 @@ def curves(
 
 
 def charts_blocks(first: Sequence[Chart], others: Sequence[Chart]) -> list[Charts]:
-    """Charts to be seen at once, and others to be opened."""
-    blocks = [Charts(first), Charts(others, folded="curves of the other metrics")]
+    """Visible charts, and others, folded."""
+    blocks = [Charts(first), Charts(others, folded="other metrics")]
     return [block for block in blocks if block.charts]
 
 
@@ -80,7 +80,7 @@ def _loss_chart(losses: Sequence[Point], evals: Sequence[PastEvaluation]) -> Cha
 
 
 def _metrics_together(task: TaskSpec, evals: Sequence[PastEvaluation]) -> dict[str, list[Series]]:
-    """Every metric by step, with its interval; those of a kind together, under their title."""
+    """The series of all metrics, grouped by chart title."""
     lines = [one.metrics for one in evals]
     titles = {name: title for title, members in _TOGETHER for name in members}
     found: dict[str, list[Series]] = {}
@@ -88,18 +88,18 @@ def _metrics_together(task: TaskSpec, evals: Sequence[PastEvaluation]) -> dict[s
         series = metric_series(lines, name, name)
         of_samples = OF_SAMPLES.sub("", name)
         title = titles.get(of_samples, of_samples)
-        title += " of several samples" if name != of_samples else ""
+        title += " over samples" if name != of_samples else ""
         found.setdefault(title, []).append(series)
     return found
 
 
 def points_of(lines: Iterable[dict[str, Any]], name: str) -> list[Point]:
-    """A figure by step, where it is a finite number."""
+    """The finite values of a key by step."""
     return [(line["step"], float(line[name])) for line in lines if is_number(line.get(name))]
 
 
 def metric_series(lines: Sequence[dict[str, Any]], name: str, label: str) -> Series:
-    """A metric by step, with its interval at each point; with none where one of them lacks it."""
+    """A metric by step; with intervals if every point has one."""
     intervals = [interval_of(line, name) for line in lines if is_number(line.get(name))]
     around = [one for one in intervals if one is not None]
     return Series(
@@ -108,7 +108,7 @@ def metric_series(lines: Sequence[dict[str, Any]], name: str, label: str) -> Ser
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most so many points: of each group of neighbours the least, the greatest, and the end."""
+    """At most `most` points: the minimum, maximum and last of each group of neighbours."""
     size = -(-3 * len(points) // most)
     if len(points) <= most:
         return list(points)
@@ -125,9 +125,9 @@ def _height(point: Point) -> float:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """A mean in which points count the less the longer ago they are, half after a fortieth of all.
+    """An exponential moving average with a half-life of 1/40 of the points.
 
-    Without the pull to zero at the beginning (as Adam corrects its moments: Kingma and Ba 2015).
+    Bias-corrected as Adam's moments (Kingma and Ba 2015).
     """
     kept = 0.5 ** (1 / max(1.0, len(points) / 40))
     mean, weight, found = 0.0, 0.0, []

@@ -1,8 +1,7 @@
-"""A page as one HTML file: it needs no network, and no text in it can run as a script.
+"""A page as a single HTML file that needs no network and cannot run a text as a script.
 
-Texts of data and model reach the page as escaped HTML, or as data that its script sets as text.
-Beside that the page's content security policy lets only this very script run (by its SHA-256),
-and no request leave.
+Texts of data and model are escaped HTML, or data that the script sets as text. In addition, the
+content security policy allows only the page's own script (by its SHA-256), and no requests.
 """
 
 import base64
@@ -18,7 +17,7 @@ _HERE = Path(__file__).parent
 
 def render(page: Page) -> str:
     """The page as HTML."""
-    import jinja2  # here, as the import takes a moment
+    import jinja2  # lazy: slow import
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True,
@@ -40,7 +39,7 @@ def _joined(*names: str) -> str:
 
 
 def _source(text: str) -> str:
-    """What a content security policy calls an inline script or style of this text."""
+    """The source expression of an inline script or style in a content security policy."""
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"
 
@@ -48,6 +47,6 @@ def _source(text: str) -> str:
 def _packed(items: Items) -> str:
     """The records for the page's script: JSON, gzip, base64."""
     text = json.dumps(vars(items), ensure_ascii=False, default=vars, allow_nan=False)
-    # Half a surrogate pair, which JSON can hold, has no place in UTF-8.
+    # JSON can hold lone surrogates, which UTF-8 cannot encode.
     packed = gzip.compress(text.encode("utf-8", "replace"), compresslevel=6, mtime=0)
     return base64.b64encode(packed).decode()

@@ -1,4 +1,4 @@
-"""What a run was asked for and where it ran: its data, job, starts, and how to repeat it."""
+"""Sections on a run's data, config, command and environment."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,44 +14,44 @@ from workflow.runs.mount import find_mount
 from workflow.runs.status import SPEC_FILE
 
 WORST = 9
-"""The severity of a warning from which on it is told beside the verdict."""
+"""Minimum severity of data warnings that are shown with the verdict."""
 _VERSIONS = ("workflow", "python", "torch", "transformers", "deepspeed", "tokenizers", "numpy")
 
 
 def data_blocks(audit: dict[str, Any]) -> list[Block]:
-    """What the data audit found; nothing where there was none."""
+    """The results of the data audit; empty without an audit."""
     if not audit:
         return []
-    warnings = [f"{one.text}; as {one.example}; {one.remedy}" for one in warnings_of(audit)]
+    warnings = [f"{one.text}, e.g. {one.example}. Hint: {one.remedy}" for one in warnings_of(audit)]
     return [Text(figures(audit), code=True), *([Text(warnings)] if warnings else [])]
 
 
 def warnings(audit: dict[str, Any]) -> list[str]:
-    """The worst of that, which is to be minded of every metric."""
+    """The audit's warnings that affect every metric."""
     try:
         found = warnings_of(audit) if audit else []
-    except (KeyError, TypeError, AttributeError):  # of another form, as its own part says
+    except (KeyError, TypeError, AttributeError):  # malformed, as its own section reports
         return []
-    return [f"{one.text}; {one.remedy}." for one in found if one.severity >= WORST]
+    return [f"{one.text}. Hint: {one.remedy}" for one in found if one.severity >= WORST]
 
 
 def job_blocks(run: Path, spec: dict[str, Any], starts: Sequence[dict[str, Any]]) -> list[Block]:
-    """How to do the run again, and every flag as it was resolved."""
+    """The commands of the run, and all flags with their resolved values."""
     rows = [[name, shown(value)] for name, value in sorted(spec.items()) if value is not None]
     blocks: list[Block] = [
-        Text(["The same job under another name, with all that machine and data decided:"]),
+        Text(["To repeat the run under another name, with all resolved values:"]),
         Text([command_again(run, spec)], code=True),
     ]  # fmt: skip
     if starts and starts[-1].get("command"):
         blocks += [
-            Text(["As it was asked for:"]),
+            Text(["Command of the last start:"]),
             Text([shlex.join(starts[-1]["command"])], code=True),
         ]
-    return [*blocks, Table(["flag", ""], rows, folded="every flag of the job")]
+    return [*blocks, Table(["flag", "value"], rows, folded="all flags")]
 
 
 def command_again(run: Path, spec: dict[str, Any]) -> str:
-    """The command that asks for exactly this job, under another name."""
+    """The command that repeats this job under another name."""
     root, name = place_of(run)
     again = f"{name}_again"
     values = spec | {"training_run_name": again}
@@ -65,7 +65,7 @@ def command_again(run: Path, spec: dict[str, Any]) -> str:
 
 
 def place_of(run: Path) -> tuple[Path | None, str]:
-    """The mount of a run's folder, where it lies in one, and the run's name there."""
+    """The mount of a run's folder, None outside of a mount, and the run's name."""
     for models in list(run.parents)[:2]:
         if models.name == "models":
             return models.parent, str(run.relative_to(models))
@@ -73,7 +73,7 @@ def place_of(run: Path) -> tuple[Path | None, str]:
 
 
 def starts_blocks(starts: Sequence[dict[str, Any]]) -> list[Block]:
-    """Every start of the run, the newest last; nothing of a run that did not note them."""
+    """All starts of the run, the newest last, and the environment of the last."""
     if not starts:
         return []
     last = starts[-1]
@@ -92,4 +92,4 @@ def starts_blocks(starts: Sequence[dict[str, Any]]) -> list[Block]:
         *([name, f"{last[name]}"] for name in _VERSIONS if last.get(name)),
     ]
     table = Table(["started", "after step", "host", "Slurm job", "processes"], rows)
-    return [table, Table(["", "at the last start"], machine)]
+    return [table, Table(["", "last start"], machine)]

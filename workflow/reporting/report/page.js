@@ -1,5 +1,5 @@
 "use strict";
-// The beginning of the page's script; charts.js and records.js follow it. Texts are only ever set as
+// The first part of the page's script; charts.js and records.js follow. Texts are only ever set as
 // text, never as HTML.
 
 function element(name, parent, text, attributes = {}) {
@@ -13,7 +13,7 @@ function element(name, parent, text, attributes = {}) {
   return made;
 }
 
-// A chart or list that cannot be shown says so, and keeps no other from being shown.
+// Replaces a broken chart or list by an error, so that the others are still shown.
 function insteadOf(box, text, error) {
   console.error(error);
   box.replaceChildren(element("p", null, `${text} (${error.message})`, { class: "note" }));

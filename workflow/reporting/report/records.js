@@ -1,14 +1,14 @@
-// A list of records to search and to sort, with the differences of texts marked.
+// A list of records to search, sort and filter, with marked differences of texts.
 
-const NARROW = matchMedia("(max-width: 599px)"); // fewer records at once, shorter texts
-const CELLS = 9e7; // of tables of two texts, filled at once: more would keep a reader waiting
+const NARROW = matchMedia("(max-width: 599px)"); // fewer records, shorter texts
+const CELLS = 9e7; // of the tables of all diffs of one page, which limits the delay
 const MOST_CELLS = 4e6; // of one table
 
 const atOnce = () => (NARROW.matches ? 10 : 25); // records shown, and added by the button
 const longest = () => (NARROW.matches ? 300 : 700); // characters before the rest is folded
 const grouped = (number) => number.toLocaleString("en");
 
-// Of a text, each with the blanks behind it.
+// Words of a text, each with the whitespace after it.
 function words(text) {
   const found = [];
   for (const part of text.match(/\s+|[\p{L}\p{N}\p{M}]+|[^]/gu) || []) {
@@ -18,12 +18,12 @@ function words(text) {
   return found;
 }
 
-// Pieces of both texts in order: [what, text], what being "same", "ins" (in the answer, and not
-// expected) or "del" (expected, and missing), by the longest common subsequence of words; all of
-// the answer is "ins" where they share too little. Null where that takes a table of more than `cells`.
+// Word diff by the longest common subsequence: pieces [what, text], with what "same", "ins" (not in
+// the reference) or "del" (missing from the prediction). If the texts share too little, the
+// prediction is one "ins". Null if the table needs more than `cells`.
 function differences(expected, answer, cells) {
   const [a, b] = [words(expected), words(answer)];
-  const numbers = new Map(); // of words: faster to compare than texts
+  const numbers = new Map(); // of words, which compare faster than texts
   const [is, js] = [a, b].map((side) => Uint32Array.from(side, (word) => {
     const bare = word.trim();
     if (!numbers.has(bare)) numbers.set(bare, numbers.size);
@@ -35,7 +35,7 @@ function differences(expected, answer, cells) {
   for (; Math.min(aEnd, bEnd) > start && is[aEnd - 1] === js[bEnd - 1]; aEnd--) bEnd--;
   const wide = bEnd - start + 1;
   if ((aEnd - start + 1) * wide > cells) return null;
-  const lengths = new Uint32Array((aEnd - start + 1) * wide); // of what both share from there on
+  const lengths = new Uint32Array((aEnd - start + 1) * wide); // of the common subsequence from there on
   for (let i = aEnd - 1; i >= start; i--) {
     for (let j = bEnd - 1, at = (i - start) * wide + j - start; j >= start; j--, at--) {
       lengths[at] = is[i] === js[j]
@@ -57,7 +57,7 @@ function differences(expected, answer, cells) {
   return joined([...pieces, ...b.slice(bEnd).map((word) => ["same", word])]);
 }
 
-// Neighbors of a kind as one; blanks behind what is marked are not marked.
+// Merges neighbors of a kind; whitespace after marked words is not marked.
 function joined(pieces) {
   const found = [];
   const put = (what, text) => {
@@ -76,13 +76,13 @@ function beginning(pieces, most) {
   const found = [];
   for (const [what, text] of pieces) {
     if (most <= 0) break;
-    found.push([what, text.slice(0, most).replace(/[\ud800-\udbff]$/, "")]); // no half character
+    found.push([what, text.slice(0, most).replace(/[\ud800-\udbff]$/, "")]); // no lone surrogate
     most -= text.length;
   }
   return found;
 }
 
-// Each text in its own direction, what stands beside it in the page's.
+// Each text in its own direction, the rest in the page's.
 function putPieces(where, pieces) {
   const room = element("bdi", where, null, { dir: "auto" });
   const put = (shown) => room.replaceChildren(...shown.map(
@@ -96,7 +96,7 @@ function putPieces(where, pieces) {
   put([...begun, ["same", "…"]]);
   const marked = pieces.slice(begun.length).some(([what]) => what !== "same");
   const button = element("button", where,
-    `all ${grouped(length)} characters${marked ? ", with more differences" : ""}`);
+    `show all ${grouped(length)} characters${marked ? " (more differences)" : ""}`);
   button.addEventListener("click", () => {
     put(pieces);
     button.remove();
@@ -110,7 +110,7 @@ function row(list, name) {
 
 function putText(where, text) {
   if (text) putPieces(where, [["same", text]]);
-  else element("span", where, "(nothing)", { class: "small" });
+  else element("span", where, "(empty)", { class: "small" });
 }
 
 function putAnswer(where, expected, { text, score, compared }, named, cells) {
@@ -118,12 +118,12 @@ function putAnswer(where, expected, { text, score, compared }, named, cells) {
   const pieces = differ ? differences(expected, text, cells) : null;
   if (pieces) putPieces(where, pieces);
   else putText(where, text);
-  const told = [
+  const notes = [
     ...(score === null ? [] : [`${named} ${score.toFixed(2)}`]),
-    ...(differ && !pieces ? ["too long to mark"] : []),
-    ...(pieces?.every(([what]) => what === "same") ? ["other blanks than expected"] : []),
+    ...(differ && !pieces ? ["too long for a diff"] : []),
+    ...(pieces?.every(([what]) => what === "same") ? ["differs in whitespace only"] : []),
   ];
-  if (told.length) where.append(" ", element("span", null, told.join(" · "), { class: "small" }));
+  if (notes.length) where.append(" ", element("span", null, notes.join(" · "), { class: "small" }));
 }
 
 function drawItem(list, item, { asked, score }, cells) {
@@ -134,7 +134,7 @@ function drawItem(list, item, { asked, score }, cells) {
   head.append([`eval[${place}]`, ...facts].join(" · "));
   const parts = element("dl", article);
   putText(row(parts, asked), prompt);
-  if (expected !== null) putText(row(parts, "expected"), expected);
+  if (expected !== null) putText(row(parts, "reference"), expected);
   for (const one of answers) putAnswer(row(parts, one.by), expected, one, score, cells);
 }
 
@@ -156,7 +156,7 @@ function orders(numbers, tags) {
     ...numbers.flatMap((name, i) => [
       [`${name}, lowest first`, by(i, 1)], [`${name}, highest first`, by(i, -1)],
     ]),
-    ["as in the file", (a, b) => a.place - b.place],
+    ["file order", (a, b) => a.place - b.place],
   ];
 }
 
@@ -170,15 +170,15 @@ function explainMarks(box, items) {
   if (!items.some(({ expected, answers }) => expected !== null
     && answers.some(({ text, compared }) => compared && text !== expected))) return;
   const line = element("p", box, null, { class: "note" });
-  line.append(element("ins", null, "underlined"), ": not expected; ",
-    element("del", null, "struck through"), ": expected, and missing");
+  line.append(element("ins", null, "underlined"), ": not in the reference; ",
+    element("del", null, "struck through"), ": missing from the prediction");
 }
 
 function counted(shown, found, all) {
   const records = `record${found === 1 ? "" : "s"}`;
-  if (!found) return all ? `Nothing found among ${grouped(all)} records.` : "No records.";
+  if (!found) return all ? `No matches in ${grouped(all)} records.` : "No records.";
   return `${grouped(shown)} of ${grouped(found)} ${records} shown`
-    + (found < all ? `, ${grouped(all)} in all` : "");
+    + (found < all ? `, ${grouped(all)} in total` : "");
 }
 
 async function drawItems(box) {
@@ -189,9 +189,9 @@ async function drawItems(box) {
   const search = element("input", controls, null,
     { type: "search", placeholder: "search", "aria-label": "search" });
   const ways = orders(numbers, tags);
-  const order = select(controls, "order", ways.map(([name]) => name));
+  const order = select(controls, "sort by", ways.map(([name]) => name));
   order.value = Math.max(0, ways.findIndex(([name]) => name === begin));
-  const chosen = tags.length ? select(controls, "shown", ["all", ...tags]) : null;
+  const chosen = tags.length ? select(controls, "filter by tag", ["all", ...tags]) : null;
   const count = element("p", box, "", { class: "note", role: "status" });
   explainMarks(box, items);
   const list = element("div", box);
@@ -199,7 +199,7 @@ async function drawItems(box) {
   const holds = (item, wanted) => {
     const { prompt, expected, answers, facts } = item;
     item.text ??= [prompt, expected ?? "", ...answers.map(({ text }) => text), ...facts]
-      .join("\n").toLowerCase(); // made as it is first searched
+      .join("\n").toLowerCase(); // cached at the first search
     return item.text.includes(wanted);
   };
   let found = [];
@@ -211,7 +211,7 @@ async function drawItems(box) {
     for (const item of next) drawItem(list, item, content, cells);
     shown += next.length;
     more.hidden = shown >= found.length;
-    more.textContent = `${Math.min(atOnce(), found.length - shown)} more`;
+    more.textContent = `show ${Math.min(atOnce(), found.length - shown)} more`;
     count.textContent = counted(shown, found.length, items.length);
   };
   const show = () => {

@@ -1,4 +1,4 @@
-"""The records of an evaluation in a list to search: what was answered, and what has changed."""
+"""The list of an evaluation's records: predictions, references, and changed predictions."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,22 +12,22 @@ from workflow.reporting.report.blocks import Item, Items
 from workflow.runs.predictions import PastEvaluation
 
 MOST_RECORDS = 10_000
-"""Records of a page; of more, it shows every second, fourth and so on."""
+"""Records of a page; of more, it shows 1 in 2, 1 in 4 and so on."""
 MOST_CHARACTERS = 32_000_000
-"""Characters of all texts of a page: some 11 MB of it."""
+"""Characters of all texts of a page, about 11 MB of HTML."""
 _CUTS = (20_000, 8_000, 4_000, 2_000, 1_000, 500, 250, 100)
 
 
 def record_list(outputs: Outputs, last: PastEvaluation, before: PastEvaluation | None) -> Items:
-    """The records of an evaluation, or some, spread evenly, what has changed first.
+    """The records of an evaluation, or an even selection; changed predictions come first.
 
     Args:
-        before: the evaluation before, where there is one.
+        before: the previous evaluation.
     """
     step = None if before is None else before.step
     items: list[Item] = []
     every, count, judged = 1, 0, 0
-    former = _as_far_as_they_go(before)
+    former = _readable(before)
     for raw in last.answers():
         record, raw_before = outputs.read(count, raw), next(former, None)
         judged += record.expected is not None
@@ -43,33 +43,33 @@ def record_list(outputs: Outputs, last: PastEvaluation, before: PastEvaluation |
     tags |= outputs.verdicts if judged else {}
     note = f"Step {last.step}: {count:,} records"
     if judged < count:
-        note += f", {judged:,} of them with a {outputs.task.answer_key} to compare with"
+        note += f", {judged:,} with a {outputs.task.answer_key}"
     if every > 1:
-        note += f". One in {every} is here"
-    note += f"; all of it is in {last.items.name}."
+        note += f", 1 in {every} shown"
+    note += f". All predictions are in {last.items.name}."
     return fit(Items(items, outputs.task.source_key, "word F1", numbers, tags, begin, note))
 
 
-def _as_far_as_they_go(before: PastEvaluation | None) -> Iterator[dict[str, Any]]:
-    """What was answered before; a damaged file ends it."""
+def _readable(before: PastEvaluation | None) -> Iterator[dict[str, Any]]:
+    """The predictions of the previous evaluation, up to damage of the file."""
     if before is not None:
         with suppress(BadInput):
             yield from before.answers()
 
 
 def fit(items: Items) -> Items:
-    """The records, with texts cut and some left out where their page would be large."""
+    """The records, with truncated texts and fewer records if their page would be large."""
     shown, note = items.items, items.note
     lengths = Counter(len(text) for item in shown for text in _texts(item))
     total = {cut: sum(min(size, cut) * n for size, n in lengths.items()) for cut in _CUTS}
     longest = next((cut for cut in _CUTS if total[cut] <= MOST_CHARACTERS), _CUTS[-1])
     if lengths and max(lengths) > longest:
         shown = [_cut_item(item, longest) for item in shown]
-        note += f" Texts are cut after {longest:,} characters."
+        note += f" Texts are truncated to {longest:,} characters."
     every = -(-total[longest] // MOST_CHARACTERS)
     if every > 1:
         shown = shown[::every]
-        note += f" Of these one in {every} is here."
+        note += f" 1 in {every} of these records is shown."
     return replace(items, items=shown, note=note.strip())
 
 
@@ -86,4 +86,4 @@ def _cut_item(item: Item, longest: int) -> Item:
 
 
 def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[:longest]}… (cut here)"
+    return text if len(text) <= longest else f"{text[:longest]}… (truncated)"

@@ -1,4 +1,4 @@
-"""A run's report: everything of its folder that is worth a look, as one page."""
+"""The report of a run: the content of its folder as one page."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,24 +26,23 @@ from workflow.runs.status import (
 
 
 def keep_report(run: Path) -> None:
-    """Bring a run's report up to date; what is wrong with that is told, and ends no run."""
+    """Update a run's report; errors are logged and do not end the run."""
     try:
         write_report(run)
     except Exception as error:
         root, name = job.place_of(run)
         mount = "" if root is None else f" --mount {root}"
         log.warning(
-            "%s is not up to date (%s: %s); `python3 -m workflow report %s%s` makes it again",
+            "could not update %s (%s: %s). Hint: run `python3 -m workflow report %s%s`",
             run / REPORT, type(error).__name__, error, name, mount,
         )  # fmt: skip
 
 
 def write_report(run: Path) -> Path:
-    """Make report.html of what a run's folder holds now, and return its path.
+    """Write a run's report.html and return its path.
 
     Raises:
-        BadInput: where the answers of its last evaluations cannot be read.
-        OSError: where the page cannot be written.
+        OSError: the page cannot be written.
     """
     with whole_file(run / REPORT) as partial:
         partial.write_text(render(page_of(run)), encoding="utf-8", errors="replace")
@@ -51,20 +50,20 @@ def write_report(run: Path) -> Path:
 
 
 def page_of(run: Path) -> Page:
-    """A run's page, of the parts that there is something to say of.
+    """The page of a run, without empty sections.
 
-    A part that cannot be made, as of a file that is damaged, says so in its place.
+    A section that cannot be built, e.g. from a damaged file, reports its error.
     """
     spec, status, evals = read_spec(run), read_status(run), evaluations(run)
     outputs, audit = outputs_of(spec), read_object(run / AUDIT)
     starts = list(read_lines(run / STARTS))
     parts: list[tuple[str, Callable[[], Sequence[Block]]]] = [
-        ("Verdict", lambda: _of_metrics(spec, evals)),
-        ("Curves", lambda: curves(outputs.task, list(read_lines(run / TRAIN_LOG)), evals)),
+        ("Metrics", lambda: _of_metrics(spec, evals)),
+        ("Learning curves", lambda: curves(outputs.task, list(read_lines(run / TRAIN_LOG)), evals)),
         (outputs.title, lambda: _of_records(outputs, evals)),
         ("Data", lambda: job.data_blocks(audit)),
-        ("Job", lambda: job.job_blocks(run, spec, starts)),
-        ("Starts and machine", lambda: job.starts_blocks(starts)),
+        ("Config", lambda: job.job_blocks(run, spec, starts)),
+        ("Starts and environment", lambda: job.starts_blocks(starts)),
     ]
     made = [(title, _made(make)) for title, make in parts]
     names = (spec.get(f"model_{kind}") for kind in ("init_name", "init_path", "pretrain_name"))
@@ -83,7 +82,7 @@ def _made(make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
     try:
         return make()
     except Exception as error:
-        return [Text([f"This could not be made ({type(error).__name__}: {error})."])]
+        return [Text([f"This section could not be built: {type(error).__name__}: {error}"])]
 
 
 def _of_metrics(spec: dict[str, Any], evals: Sequence[PastEvaluation]) -> list[Table]:
@@ -93,7 +92,7 @@ def _of_metrics(spec: dict[str, Any], evals: Sequence[PastEvaluation]) -> list[T
 
 
 def _of_records(outputs: Outputs, evals: Sequence[PastEvaluation]) -> list[Block]:
-    """What the last evaluation wrote: together, and record by record."""
+    """The predictions of the last evaluation: charts, and a list of records."""
     if not evals or not evals[-1].items.exists():
         return []
     before = evals[-2] if len(evals) > 1 else None

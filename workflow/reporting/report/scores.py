@@ -1,4 +1,4 @@
-"""How clf's scores stand to their targets: by class, by threshold, and if they can be believed."""
+"""Charts of clf's scores and targets: by class, by threshold, and calibration."""
 
 import math
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ CURVE_POINTS = 300
 
 @dataclass(frozen=True)
 class ScoreArrays:
-    """The records with a finite score, and their targets, both in 0..1, (records,) each.
+    """Finite scores and their targets, both scaled to 0..1, (records,) each.
 
     Attributes:
-        targets: NaN where a record has none.
-        ends: the range of targets, in which charts are drawn.
+        targets: NaN for records without a target.
+        ends: the target range, which charts show.
     """
 
     scores: Floats
@@ -37,18 +37,18 @@ class ScoreArrays:
 
     @property
     def judged(self) -> "ScoreArrays":
-        """Those with a target."""
+        """The records with a target."""
         has_target = ~np.isnan(self.targets)
         return ScoreArrays(self.scores[has_target], self.targets[has_target], self.ends)
 
     def in_range(self, value: Any) -> Any:
-        """What is in 0..1 in the range of the targets."""
+        """Scale values from 0..1 to the target range."""
         low, high = self.ends
         return low + value * (high - low)
 
 
 def scores_of(evaluation: PastEvaluation, outputs: Scores) -> ScoreArrays:
-    """What an evaluation found."""
+    """The scores of an evaluation."""
     records = (outputs.read(place, item) for place, item in enumerate(evaluation.answers()))
     pairs = [
         (record.outputs[0], math.nan if record.expected is None else record.expected)
@@ -60,25 +60,25 @@ def scores_of(evaluation: PastEvaluation, outputs: Scores) -> ScoreArrays:
 
 
 def baseline(found: ScoreArrays) -> list[str]:
-    """What saying the same of all records would come to."""
+    """The accuracy of the majority-class baseline."""
     found = found.judged
     count, yes = len(found.yes), int(found.yes.sum())
     if not count:
         return []
     word, share = ("yes", yes / count) if 2 * yes > count else ("no", 1 - yes / count)
     return [
-        f"{yes:,} of {count:,} records with a target are yes (at least {found.in_range(0.5):g}). "
-        f"To say {word} to all would have an accuracy of {share:.4g}."
+        f"{yes:,} of {count:,} records with a target are yes (target at least "
+        f"{found.in_range(0.5):g}). Majority-class baseline: accuracy {share:.4g} (always {word})."
     ]
 
 
 def score_charts(found: ScoreArrays) -> list[Chart]:
-    """Histogram by class, ROC, precision by recall, and reliability; what is defined of them."""
+    """Histogram by class, ROC, precision-recall and reliability, as far as they are defined."""
     everything, found = found, found.judged
     if not found.scores.size:
         series = [_counts("records", everything.scores, everything)]
-        told = [Chart("scores", "score", series, x_range=found.ends)]
-        return told if everything.scores.size else []
+        chart = Chart("scores", "score", series, x_range=found.ends)
+        return [chart] if everything.scores.size else []
     charts = [_histogram(found)]
     if found.yes.any() and not found.yes.all():
         charts.append(_roc(found))
@@ -90,8 +90,8 @@ def score_charts(found: ScoreArrays) -> list[Chart]:
 def _histogram(found: ScoreArrays) -> Chart:
     classes = (("no", ~found.yes), ("yes", found.yes))
     series = [_counts(name, found.scores[chosen], found) for name, chosen in classes]
-    told = f"Records by score; yes are those with a target of at least {found.in_range(0.5):g}."
-    return Chart("scores by class", "score", series, x_range=found.ends, note=told)
+    note = f"Number of records by score. Yes: target at least {found.in_range(0.5):g}."
+    return Chart("scores by class", "score", series, x_range=found.ends, note=note)
 
 
 def _counts(name: str, scores: Floats, found: ScoreArrays) -> Series:
@@ -100,11 +100,11 @@ def _counts(name: str, scores: Floats, found: ScoreArrays) -> Series:
 
 
 def _roc(found: ScoreArrays) -> Chart:
-    from sklearn.metrics import roc_curve  # type: ignore[import-untyped]  # takes a moment
+    from sklearn.metrics import roc_curve  # type: ignore[import-untyped]  # slow
 
     wrong, right, _ = roc_curve(found.yes, found.scores)
-    series = [Series("true positives", _thin(wrong, right)), _guide((0, 0), (1, 1))]
-    return Chart("ROC: true by false positives", "false positive rate", series, (0, 1), (0, 1))
+    series = [Series("true positive rate", _thin(wrong, right)), _guide((0, 0), (1, 1))]
+    return Chart("ROC curve", "false positive rate", series, (0, 1), (0, 1))
 
 
 def _precision_recall(found: ScoreArrays) -> Chart:
@@ -114,11 +114,11 @@ def _precision_recall(found: ScoreArrays) -> Chart:
     share = float(found.yes.mean())
     curve = _thin(recall[::-1], precision[::-1])
     series = [Series("precision", curve), _guide((0, share), (1, share))]
-    return Chart("precision by recall", "recall", series, (0, 1), (0, 1))
+    return Chart("precision-recall curve", "recall", series, (0, 1), (0, 1))
 
 
 def _reliability(found: ScoreArrays) -> Chart:
-    """Mean target by mean score in the bins of ece (Guo et al. 2017, arXiv:1706.04599)."""
+    """Mean target by mean score in ece's bins (Guo et al. 2017, arXiv:1706.04599)."""
     bins = np.digitize(found.scores, np.arange(1, ECE_BINS) / ECE_BINS, right=True)
     points, shares, (low, high) = [], [], found.ends
     for place in np.unique(bins):
@@ -128,11 +128,14 @@ def _reliability(found: ScoreArrays) -> Chart:
         shares.append((at, float(found.in_range(here.mean()))))
     series = [
         Series("mean target", points, "dots"),
-        Series("share of records, of the height", shares, "faint"),
+        Series("fraction of records", shares, "faint"),
         _guide((low, low), (high, high)),
     ]
-    told = f"On the diagonal scores are what they say; {ECE_BINS} bins, empty ones left out."
-    return Chart("reliability", "mean score", series, found.ends, found.ends, note=told)
+    note = (
+        f"{ECE_BINS} bins, without empty ones. Dashed: perfect calibration. Faint: fraction of "
+        "records in a bin, relative to the height of the chart."
+    )
+    return Chart("reliability diagram", "mean score", series, found.ends, found.ends, note=note)
 
 
 def _guide(start: Point, end: Point) -> Series:
@@ -140,7 +143,7 @@ def _guide(start: Point, end: Point) -> Series:
 
 
 def _thin(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> list[Point]:
-    """A curve's points, every so-manyth where there are many, with both ends."""
+    """At most `CURVE_POINTS` points of a curve, evenly spaced, with both ends."""
     chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), CURVE_POINTS)).round().astype(int))
     return _pairs(x[chosen], y[chosen])
 

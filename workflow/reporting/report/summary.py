@@ -1,4 +1,4 @@
-"""What a run came to, in a few sentences and a table: before training, at its best, at its end."""
+"""The result of a run in sentences and tables: first, best and last evaluation."""
 
 import re
 import time
@@ -12,43 +12,43 @@ from workflow.reporting.report.blocks import Table
 from workflow.runs.predictions import PastEvaluation, spread
 
 MOST_COLUMNS = 12
-"""Evaluations of a table."""
+"""Evaluations shown in a table."""
 OF_SAMPLES = re.compile("_(best|mean)_of_n$")
-"""What follows the name of a metric that is of several samples."""
+"""The suffix of metrics over several samples."""
 _OTHERS = frozenset({
     "mean_length", "at_limit", "empty", "distinct_samples", "best_threshold",
     "best_threshold_accuracy", "eval_seconds", "generate_seconds", "score_seconds",
 })  # fmt: skip
 NO_METRICS = frozenset({"step", "time"})
-"""What else a line of metrics.jsonl holds."""
+"""Keys of metrics.jsonl that are no metrics."""
 
 
 def readable(value: Any) -> str:
-    """A metric with four digits; a dash where it has no value."""
+    """A metric with four digits; a dash without a value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def with_interval(metrics: dict[str, Any], name: str) -> str:
-    """A metric's value and, where it has one, its 95% interval."""
+    """The value of a metric, with its 95% confidence interval if it has one."""
     around = _interval(metrics, name)
-    return readable(metrics.get(name)) + (f" (95% {around})" if around else "")
+    return readable(metrics.get(name)) + (f" (95% CI {around})" if around else "")
 
 
 def cell(metrics: dict[str, Any], name: str, more: str = "") -> str:
-    """The same in a table, with the interval on a line of its own."""
+    """The same for a table, with the interval on a second line."""
     return f"{readable(metrics.get(name))}{more}\n{_interval(metrics, name)}".rstrip()
 
 
 def _interval(metrics: dict[str, Any], name: str) -> str:
     ends = interval_of(metrics, name)
-    # Where all records are alike, resamples tell nothing.
+    # If all records are alike, resamples carry no information.
     return "" if ends is None or ends[0] == ends[1] else f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
 def metric_names(task: TaskSpec, evaluations: Sequence[PastEvaluation]) -> list[str]:
-    """The metrics that have a value at some evaluation, those told first of a task first."""
+    """The metrics with a value in any evaluation, the task's main metrics first."""
     names = dict.fromkeys(task.shown_metrics)
     for one in evaluations:
         names |= dict.fromkeys(one.metrics)
@@ -60,7 +60,7 @@ def metric_names(task: TaskSpec, evaluations: Sequence[PastEvaluation]) -> list[
 
 
 def best_of(name: str, evaluations: Sequence[PastEvaluation]) -> PastEvaluation | None:
-    """The evaluation with the best value of a metric, the first of several; None without any."""
+    """The first evaluation with the best value of a metric; None without values."""
     best = None
     for one in evaluations:
         value = one.metrics.get(name)
@@ -70,14 +70,14 @@ def best_of(name: str, evaluations: Sequence[PastEvaluation]) -> PastEvaluation 
 
 
 def standing(status: dict[str, Any]) -> str:
-    """How far a run is, as its status says it."""
+    """The state of a run: status, step, time and host."""
     step, steps = status.get("step"), status.get("max_steps")
     far = f"step {step} of {steps}" if steps else "evaluated, not trained"
     return f"{status.get('state')}, {far}, {moment(status.get('time'))} on {status.get('host')}"
 
 
 def moment(seconds: Any) -> str:
-    """A time in words; a dash for what is none."""
+    """A local date and time; a dash for an invalid time."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (TypeError, ValueError, OverflowError):
@@ -87,47 +87,45 @@ def moment(seconds: Any) -> str:
 def sentences(
     spec: dict[str, Any], status: dict[str, Any], evaluations: Sequence[PastEvaluation]
 ) -> list[str]:
-    """How the run ended where it did not end well, and what came of its chief metrics.
+    """The error or stop of a run, and its results in two metrics.
 
-    Those are the one by which the best checkpoint is chosen, and one that says how good outputs
-    are.
+    These are the metric that selects the best checkpoint, and a metric of output quality.
     """
     lines, step = [], status.get("step")
     if status.get("state") == "failed":
         lines.append(f"Failed at step {step}: {status.get('error')}")
     if status.get("state") == "saved":
-        lines.append(f"Stopped at step {step}, and saved: the same command goes on.")
+        lines.append(f"Stopped at step {step}; rerun the same command to resume.")
     if not evaluations:
-        return [*lines, "It has not been evaluated yet."]
+        return [*lines, "No evaluation yet."]
     outputs = outputs_of(spec)
     exact_match = max(one.metrics.get("exact_match") or 0.0 for one in evaluations)
     of_outputs = [name for name in outputs.usual_metrics(exact_match) if best_of(name, evaluations)]
     names = [spec.get("metric_for_best_model") or "loss", *of_outputs[:1]]
     chief = dict.fromkeys(reversed(names) if spec.get("no_train") else names)
-    came_of = [_came_of(name, evaluations) for name in chief if best_of(name, evaluations)]
-    nothing = (
-        f"No eval record has a {outputs.task.answer_key} to compare with, so there are no metrics."
-    )
-    return lines + (came_of or [nothing])
+    results = [_result(name, evaluations) for name in chief if best_of(name, evaluations)]
+    nothing = f"No eval record has a {outputs.task.answer_key}: no metrics."
+    return lines + (results or [nothing])
 
 
-def _came_of(name: str, evaluations: Sequence[PastEvaluation]) -> str:
-    """A metric's best value, against the first evaluation and the last."""
+def _result(name: str, evaluations: Sequence[PastEvaluation]) -> str:
+    """The best, first and last value of a metric."""
     best, first, last = best_of(name, evaluations), evaluations[0], evaluations[-1]
     assert best is not None
-    if len(evaluations) == 1:
-        return f"At step {last.step} {name} is {with_interval(last.metrics, name)}."
-    sentence = f"The best {name} is {with_interval(best.metrics, name)}, at step {best.step}"
-    if first is best:
-        return f"{sentence}: no later evaluation is better."
-    sentence += f", from {with_interval(first.metrics, name)} at step {first.step}"
-    if last is best:
-        return f"{sentence}; that is the last evaluation."
-    return f"{sentence}. The last, at step {last.step}, has {with_interval(last.metrics, name)}."
+
+    def at(one: PastEvaluation) -> str:
+        return f"{with_interval(one.metrics, name)} at step {one.step}"
+
+    if first is last:
+        return f"{name}: {at(last)}."
+    ends = {"first": first, "last": last}
+    which = "".join(f" ({end} evaluation)" for end, one in ends.items() if one is best)
+    others = [f"; {end}: {at(one)}" for end, one in ends.items() if one is not best]
+    return f"Best {name}: {at(best)}{which}{''.join(others)}."
 
 
 def summary(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list[Table]:
-    """The metrics told first: at the first evaluation, at the best of each, at the last."""
+    """The main metrics at the first evaluation, at the best of each metric, and at the last."""
     first, last = evaluations[0], evaluations[-1]
     task, chief = task_of(spec), spec.get("metric_for_best_model")
     own = own_metrics(spec, evaluations)
@@ -135,10 +133,10 @@ def summary(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list
     if (spec.get("target_min"), spec.get("target_max")) != (0, 1):
         wanted |= {"rmse", "mae"}
     names = [name for name in metric_names(task, evaluations) if name in wanted]
-    head, rows = ["", f"step {first.step}", "best, at step", f"last, step {last.step}"], []
+    head, rows = ["metric", f"step {first.step}", "best", f"last (step {last.step})"], []
     for name in names:
         best = None if name in own else best_of(name, evaluations)
-        at_best = "–" if best is None else cell(best.metrics, name, f" at {best.step}")
+        at_best = "–" if best is None else cell(best.metrics, name, f" at step {best.step}")
         rows.append([_headed(name), cell(first.metrics, name), at_best, cell(last.metrics, name)])
     if first is last:
         head, rows = head[:2], [row[:2] for row in rows]
@@ -147,7 +145,7 @@ def summary(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list
 
 
 def own_metrics(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list[str]:
-    """The metrics of the user's own function, of which nobody knows which value is best."""
+    """The metrics of the user's own function, whose best value is unknown."""
     if spec.get("metric") is None:
         return []
     known = {*BEST_METRICS, *_OTHERS}
@@ -162,13 +160,13 @@ def _headed(name: str) -> str:
 def _notes(names: Sequence[str], evaluation: PastEvaluation) -> str:
     lower = any(name in LOWER_IS_BETTER for name in names)
     intervals = any(_interval(evaluation.metrics, name) for name in names)
-    notes = ["↓ lower is better."] * lower
-    notes += ["Below values their 95% bootstrap intervals over the eval records."] * intervals
+    notes = ["↓: lower is better."] * lower
+    notes += ["Below each value: 95% bootstrap confidence interval over eval records."] * intervals
     return " ".join(notes)
 
 
 def all_metrics(task: TaskSpec, evaluations: Sequence[PastEvaluation]) -> list[Table]:
-    """Every metric at every evaluation, or at some, the last first; to be opened."""
+    """All metrics at up to `MOST_COLUMNS` evaluations, the last first; folded."""
     names = metric_names(task, evaluations)
     steps = list(reversed(spread(evaluations, MOST_COLUMNS)))
     rows = [[_headed(name), *(cell(one.metrics, name) for one in steps)] for name in names]
@@ -176,6 +174,6 @@ def all_metrics(task: TaskSpec, evaluations: Sequence[PastEvaluation]) -> list[T
         f"{name.removesuffix('_signature')}: {value}"
         for name, value in steps[0].metrics.items() if name.endswith("_signature")
     )  # fmt: skip
-    head = ["", *(f"step {one.step}" for one in steps)]
+    head = ["metric", *(f"step {one.step}" for one in steps)]
     note = "; ".join(signatures)
     return [Table(head, rows, note, folded="all metrics by step")] if rows else []

@@ -1,1 +1,1 @@
-"""Who else hears a run's numbers: TensorBoard and Weights & Biases."""
+"""Trackers of a run's metrics: TensorBoard and Weights & Biases."""

@@ -1,8 +1,7 @@
-"""Trackers, which draw a run's numbers: told what train_log.jsonl and metrics.jsonl are told.
+"""Trackers, which log the content of train_log.jsonl and metrics.jsonl.
 
-A tracker may neither fail nor stop nor delay a run. Each works in a thread of its own, for which
-the run waits a bounded time where it begins and ends, and never in between; at the first thing that
-goes wrong it is left alone.
+A tracker must not fail, stop or delay a run. Each works in its own thread; the run waits for it a
+bounded time at start and end, and never in between. The first error disables it.
 """
 
 import importlib.util
@@ -23,47 +22,47 @@ from workflow.core.errors import Problem
 from workflow.metrics.names import interval_of, is_number
 
 Sample = Mapping[str, Any]
-"""What a person is shown of a record, by the names of columns."""
+"""A record as shown in a tracker, by column name."""
 
 SAMPLES = 8
-"""Records of an evaluation that trackers are shown: the first ones."""
+"""Records logged for an evaluation: the first ones."""
 LONGEST_TEXT = 1_000
 OPEN_SECONDS = 30.0
-"""What a run waits for at its begin. (Imports of two threads at a time can fail in either.)"""
+"""Longest wait at the start of a run. (Concurrent imports of two threads can fail in either.)"""
 CLOSE_SECONDS = 15.0
 TIDY_SECONDS = 2.0
-"""What a tracker has to end in, once what it waited for is killed."""
+"""Longest wait for a tracker after its service was killed."""
 MOST_WAITING = 10_000
-"""Calls that a tracker may lag behind."""
+"""Calls that a tracker may be behind."""
 WANDB_SERVICE = "wandb-core"
-"""wandb's own process, which wandb waits for without bound as this one ends."""
+"""wandb's own process, for which wandb waits without limit at exit."""
 
 Result = TypeVar("Result")
 
 
 class Tracker(Protocol):
-    """What is told of a run as it goes on; any method may raise."""
+    """Logs a run; any method may raise."""
 
     def log_step(self, line: Mapping[str, Any]) -> None:
-        """Take a line of train_log.jsonl."""
+        """Log a line of train_log.jsonl."""
 
     def log_evaluation(
         self, step: int, metrics: Mapping[str, Any], samples: Sequence[Sample]
     ) -> None:
-        """Take a line of metrics.jsonl, and some of the records it is about."""
+        """Log a line of metrics.jsonl, and some of its records."""
 
     def close(self) -> None:
-        """Let all that was told be kept, within a bounded time."""
+        """Flush everything within a bounded time."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a tracker is opened with.
+    """The start of a run, to open a tracker with.
 
     Attributes:
         folder: the run's.
-        config: the job, with every default filled in.
-        step: after which the run begins or goes on.
+        config: the job with resolved defaults.
+        step: the step after which the run starts or resumes.
     """
 
     folder: Path
@@ -90,23 +89,23 @@ OPENED_BY: dict[str, Callable[[Start], Tracker]] = {
 
 
 def problems_of_trackers(names: Iterable[str]) -> list[Problem]:
-    """The trackers whose packages are not installed, which are called as they are."""
-    hint = "run scripts/setup, which installs it, or leave it out"
+    """The trackers without an installed package of the same name."""
+    hint = "run scripts/setup to install it, or remove the tracker"
     return [
-        Problem(f"--report_to {name}", f"no package {name}", f"{name}, installed", hint)
+        Problem(f"--report_to {name}", "not installed", f"the package {name}", hint)
         for name in names
         if not _is_installed(name)
     ]
 
 
 def _is_installed(package: str) -> bool:
-    """Whether there is such a package; a mere folder of that name, as wandb leaves, is none."""
+    """Whether a package is installed; a folder of that name, e.g. wandb's, is not a package."""
     found = importlib.util.find_spec(package)
     return found is not None and found.origin is not None
 
 
 def numbers_of(line: Mapping[str, Any], group: str) -> dict[str, float]:
-    """The numbers of a line as `group/name`; of an interval, in a group of its own, its ends."""
+    """The numbers of a line as `group/name`; intervals as `group_ci95/name_low` and `_high`."""
     found: dict[str, float] = {}
     for name, value in line.items():
         bare = name.removesuffix("_ci95")
@@ -119,20 +118,20 @@ def numbers_of(line: Mapping[str, Any], group: str) -> dict[str, float]:
 
 
 def cut(value: Any) -> Any:
-    """A value as it is shown: of a text its first 1,000 characters."""
+    """A value, with texts truncated to 1,000 characters."""
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         return value[: LONGEST_TEXT - 1] + "…"
     return value
 
 
 class Shielded:
-    """A tracker in a thread of its own, left alone from the first thing on that goes wrong."""
+    """A tracker in its own thread, disabled at the first error."""
 
     def __init__(self, name: str, make: Callable[[], Tracker]):
         self._name = name
         self._calls: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(MOST_WAITING)
         self._opened = threading.Event()
-        self._disabled = threading.Lock()  # taken by whoever notices first, and says so
+        self._disabled = threading.Lock()  # held by the first to notice, who logs it
         self._thread = threading.Thread(target=self._work, args=(make,), name=name, daemon=True)
         self._thread.start()
 
@@ -140,19 +139,19 @@ class Shielded:
         self._opened.wait(seconds)
 
     def call(self, call: Callable[[Tracker], None] | None) -> None:
-        """Let the tracker take a call in its time; None ends it."""
+        """Queue a call for the tracker; None closes it."""
         if self._disabled.locked():
             return
         try:
             self._calls.put_nowait(call)
         except queue.Full:
-            self._disable(f"it is {MOST_WAITING:,} calls behind")
+            self._disable(f"{MOST_WAITING:,} calls behind")
 
     def wait_for_end(self, seconds: float) -> None:
-        """Wait until all is kept; what hangs for longer is given up."""
+        """Wait until the tracker is closed; disable it if it takes longer."""
         self._thread.join(seconds)
         if self._thread.is_alive():
-            self._disable(f"it did not end within {CLOSE_SECONDS:g} seconds")
+            self._disable(f"not closed within {CLOSE_SECONDS:g} s")
             for child in psutil.Process().children():
                 if child.name() == WANDB_SERVICE:
                     child.kill()
@@ -176,12 +175,12 @@ class Shielded:
 
     def _disable(self, reason: str) -> None:
         if self._disabled.acquire(blocking=False):
-            log.warning("%s is told nothing from here on, and the run goes on: %s",
-                        self._name, " ".join(reason.split()))  # fmt: skip
+            reason = " ".join(reason.split())
+            log.warning("disabled %s logging (%s); the run continues", self._name, reason)
 
 
 class Trackers:
-    """All trackers of a run, as one that never fails."""
+    """All trackers of a run as one tracker that never fails."""
 
     def __init__(self, trackers: Sequence[Shielded] = ()):
         self._trackers = trackers
@@ -190,21 +189,21 @@ class Trackers:
         return bool(self._trackers)
 
     def log_step(self, line: Mapping[str, Any]) -> None:
-        self._tell(lambda tracker: tracker.log_step(line))
+        self._send(lambda tracker: tracker.log_step(line))
 
     def log_evaluation(
         self, step: int, metrics: Mapping[str, Any], samples: Sequence[Sample]
     ) -> None:
         shown = [{name: cut(value) for name, value in sample.items()} for sample in samples]
-        self._tell(lambda tracker: tracker.log_evaluation(step, metrics, shown))
+        self._send(lambda tracker: tracker.log_evaluation(step, metrics, shown))
 
     def close(self) -> None:
-        self._tell(None)
+        self._send(None)
         ends = time.monotonic() + CLOSE_SECONDS
         for tracker in self._trackers:
             tracker.wait_for_end(max(0.0, ends - time.monotonic()))
 
-    def _tell(self, call: Callable[[Tracker], None] | None) -> None:
+    def _send(self, call: Callable[[Tracker], None] | None) -> None:
         for tracker in self._trackers:
             tracker.call(call)
 
@@ -214,7 +213,7 @@ NO_TRACKERS = Trackers()
 
 @contextmanager
 def tracking(names: Sequence[str], start: Start) -> Iterator[Trackers]:
-    """The trackers of these names, closed at the end whatever happens."""
+    """Open trackers by name, and close them at the end."""
     trackers = []
     for name in names:
         trackers.append(Shielded(name, partial(OPENED_BY[name], start)))

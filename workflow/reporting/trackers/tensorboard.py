@@ -11,14 +11,14 @@ from workflow.reporting.trackers.base import Sample, Start, cut, numbers_of
 
 FOLDER = "tensorboard"
 _SPECIAL = re.compile(r"""[^\w ,.;:?!'"=%/+-]|_""")
-"""What may mean something in Markdown or HTML, or end a row."""
+"""Characters with a meaning in Markdown or HTML, and line ends."""
 
 
 class TensorBoard:
-    """A run's numbers as scalars, its job and samples as tables."""
+    """Logs metrics as scalars, and config and samples as tables."""
 
     def __init__(self, start: Start):
-        """Begin, or go on: what an earlier start told of later steps is purged when it is read."""
+        """Start or resume: readers purge later steps that an earlier start logged."""
         purged = start.step + 1 if start.step else None
         self._writer = SummaryWriter(str(start.folder / FOLDER), purge_step=purged)
         job = [{"flag": name, "value": json.dumps(value, ensure_ascii=False)}
@@ -42,11 +42,11 @@ class TensorBoard:
     def _add(self, numbers: Mapping[str, float], step: int, when: float) -> None:
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step, walltime=when)
-        self._writer.flush()  # a checkpoint that comes next stands for these steps
+        self._writer.flush()  # before a checkpoint of these steps is saved
 
 
 def markdown_table(rows: Sequence[Sample]) -> str:
-    """Rows as a table in Markdown, in which no text means anything but itself."""
+    """Rows as a Markdown table with escaped texts."""
     head = list(rows[0])
     cells = [head, *([row[name] for name in head] for row in rows)]
     lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in cells]

@@ -1,4 +1,4 @@
-"""Weights & Biases, where there is a network and a key; else offline, for `wandb sync`."""
+"""Weights & Biases, online with a network and an API key, else offline for `wandb sync`."""
 
 import os
 import secrets
@@ -23,18 +23,18 @@ REACH_SECONDS = 3.0
 INIT_SECONDS = 10.0
 FINISH_SECONDS = 10.0
 FLUSH_SECONDS = 1.0
-"""What is lost at most where a job is killed, and not done again after its checkpoint."""
+"""Upper limit of the metrics lost when a job is killed."""
 _ONLINE = ("online", "run", "shared")
 
 
 class WeightsAndBiases:
-    """A run's numbers, its job as config, and tables of samples.
+    """Logs metrics, config, and tables of samples.
 
-    Rows count by a `step` of their own, for wandb's must not go back where a run goes on.
+    Rows have their own `step`, as wandb's must not decrease when a run resumes.
     """
 
     def __init__(self, start: Start):
-        # By default wandb tells its makers of its own errors, whether there is a network or not.
+        # By default wandb reports its own errors to its makers.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         settings = wandb.setup().settings
         mode, reason = choose_mode(settings.mode, settings.base_url)
@@ -45,14 +45,14 @@ class WeightsAndBiases:
             if mode not in _ONLINE:
                 raise
             mode, reason = "offline", f"{type(error).__name__}: {error}"
-            _end_session()  # which still holds the run's id
+            _end_session()  # it still holds the run's id
             self._run = _begin(start, mode, settings.project)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         if mode in ("offline", "dryrun"):
             command = Path(sys.executable).with_name("wandb")
             because = f" ({' '.join(reason.split())})" if reason else ""
-            log.info("wandb is offline%s; where there is a network, %s sync %s",
+            log.info("logging to wandb offline%s; to upload, run %s sync %s",
                      because, command, self._folder)  # fmt: skip
 
     def log_step(self, line: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ class WeightsAndBiases:
     ) -> None:
         row: dict[str, Any] = {"step": step, **numbers_of(metrics, "eval")}
         self._run.log(row)
-        if samples:  # in a row of their own, for more can go wrong with them
+        if samples:  # in their own row, as they can fail more easily
             columns = list(samples[0])
             cells = [[sample[name] for name in columns] for sample in samples]
             table = wandb.Table([*columns], cells, allow_mixed_types=True)
@@ -78,10 +78,10 @@ class WeightsAndBiases:
 
 
 def choose_mode(mode: str, url: str) -> tuple[str, str | None]:
-    """The mode to begin in, and why it is offline where the user asked for no such thing.
+    """The mode to start in, and the reason if it is offline against the settings.
 
     Args:
-        mode: what WANDB_MODE, or wandb's settings, say; online if they say nothing.
+        mode: from WANDB_MODE or wandb's settings, online by default.
         url: of the server.
     """
     if mode not in _ONLINE:
@@ -90,18 +90,18 @@ def choose_mode(mode: str, url: str) -> tuple[str, str | None]:
         host=url, source=PROJECT, prompt=False, update_session=False
     )  # fmt: skip
     if key is None:
-        return "offline", "no API key is configured"
+        return "offline", "no API key configured"
     if not os.environ.get("WANDB_MODE") and not is_reached(url):
-        return "offline", f"{url} cannot be reached"
+        return "offline", f"{url} is unreachable"
     return mode, None
 
 
 def is_reached(url: str) -> bool:
-    """Whether the server of a URL, or the proxy on the way to it, takes a connection in time."""
+    """Whether the server of a URL, or the proxy, accepts a connection in time."""
     try:
         requests.head(url, timeout=REACH_SECONDS)
     except requests.RequestException as error:
-        return isinstance(error, requests.ReadTimeout)  # one that is slow is there
+        return isinstance(error, requests.ReadTimeout)  # slow, but reachable
     return True
 
 
@@ -118,7 +118,7 @@ def _begin(start: Start, mode: str, project: str | None) -> "wandb.Run":
         login_timeout=INIT_SECONDS,
         reinit="create_new",
         save_code=False,
-        stop_fn=lambda: None,  # a button on a web page must not interrupt a run
+        stop_fn=lambda: None,  # the stop button of the web page must not interrupt a run
         symlink=False,
         x_disable_machine_info=True,
         x_disable_meta=True,
@@ -141,7 +141,7 @@ def _begin(start: Start, mode: str, project: str | None) -> "wandb.Run":
 
 @contextmanager
 def _staging_in(folder: Path) -> Iterator[None]:
-    """Let tables wait in a folder until they are sent: who sends them may not have this home."""
+    """Stage tables in a folder, as `wandb sync` may run without this home directory."""
     unset = "WANDB_DATA_DIR" not in os.environ
     os.environ.setdefault("WANDB_DATA_DIR", str(folder))
     try:
@@ -152,7 +152,7 @@ def _staging_in(folder: Path) -> Iterator[None]:
 
 
 def _id_of(folder: Path) -> str:
-    """The run's id there: made once, and gone with the run's folder."""
+    """The run's wandb id, created once in its folder and removed with it."""
     file = folder / ID_FILE
     if not file.exists():
         folder.mkdir(exist_ok=True)
@@ -162,6 +162,6 @@ def _id_of(folder: Path) -> str:
 
 
 def _end_session() -> None:
-    """End wandb's own process now, and not as this one ends; but for a run of the user's own."""
+    """End wandb's process now instead of at exit, unless the user has a run of their own."""
     if wandb.run is None:
         wandb.teardown()
