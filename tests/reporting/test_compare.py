@@ -17,6 +17,7 @@ from conftest import ROOT
 
 from workflow.cli.main import main
 from workflow.core.errors import BadInput
+from workflow.core.tables import as_lines
 from workflow.metrics import bootstrap
 from workflow.metrics.scores import in_range, score_metrics
 from workflow.metrics.text import TextMetrics
@@ -25,7 +26,7 @@ from workflow.reporting.compare.comparison import Comparison, compare_named
 from workflow.reporting.compare.html import page
 from workflow.reporting.compare.pairing import LOSS, TIE, WIN
 from workflow.reporting.compare.selectors import find_named
-from workflow.reporting.compare.terminal import sparklines, tell
+from workflow.reporting.compare.terminal import describe, sparklines
 from workflow.reporting.report.blocks import Chart, Items, Series, Table
 from workflow.reporting.report.html import render
 from workflow.runs.mount import Mount
@@ -213,7 +214,7 @@ def test_records_without_a_pair_are_excluded_and_reported(mount: Mount, few: int
     found = compared(mount, "a", "b")
     assert found.pairs.left_out == (3, 0)
     assert [metric.name for metric in found.metrics if not metric.has_intervals] == []
-    lines = tell(found, True)
+    lines = as_lines(describe(found, True))
     start = lines.index("a at step 9, b at step 9; on the 10 common records")
     assert lines[start + 1] == (
         "excluded: 3 records of a, and metrics that need the model, e.g. loss"
@@ -222,7 +223,7 @@ def test_records_without_a_pair_are_excluded_and_reported(mount: Mount, few: int
     write_run(mount, "d", {9: scored([None, *UNSURE[1:]])}, "clf")
     found = compared(mount, "c", "d")
     assert found.metrics[-1].name == "loss"
-    assert tell(found, True)[2:4] == [
+    assert as_lines(describe(found, True))[2:4] == [
         "c at step 9, d at step 9; on the 11 records with targets and scores",
         "excluded: 1 record of c, 1 record of d",
     ]
@@ -265,7 +266,7 @@ def test_few_records_allow_no_verdict(mount: Mount, few: int) -> None:
         assert found.verdicts() == [
             f"right{count} vs wrong{count}: exact_match +100.0 points; {few_told}"
         ]
-        lines = tell(found, True)
+        lines = as_lines(describe(found, True))
         assert not any(line.endswith(("  better", "  worse")) for line in lines)
         legend = "95% CI of the difference: paired bootstrap, 1,000 resamples"
         assert f"{legend}; too few records for better/worse" in lines
@@ -275,7 +276,7 @@ def test_few_records_allow_no_verdict(mount: Mount, few: int) -> None:
     assert found.verdicts() == [
         "wrong10 is worse than right10: exact_match -100.0 points (no CI: all resamples agree)"
     ]
-    assert sum(line.endswith("  worse") for line in tell(found, True)) >= 4
+    assert sum(line.endswith("  worse") for line in as_lines(describe(found, True))) >= 4
     found = compared(mount, "right9", "wrong10")
     assert found.verdicts() == [
         f"wrong10 vs right9: exact_match -100.0 points on the 9 common records; {few_told}"
@@ -308,7 +309,7 @@ def test_a_metric_that_depends_on_few_records(mount: Mount) -> None:
         "b vs a: f1 +100.0 points; undefined in many resamples, too few relevant records for a "
         "verdict"
     ]
-    (row,) = (line for line in tell(found, True) if line.startswith("f1 "))
+    (row,) = (line for line in as_lines(describe(found, True)) if line.startswith("f1 "))
     assert row.split() == ["f1", "0.0000", "1.0000", "+1.0000"]
 
 
@@ -319,7 +320,7 @@ def test_terminal_output_is_printable(mount: Mount, few: int) -> None:
     write_run(mount, "a", {9: items}, template=nasty, **{nasty: 1})
     folder = write_run(mount, "b", {9: others}, template="plain {input}")
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 9, "loss": 0.5, nasty: 1.0}))
-    lines = tell(compared(mount, "a", "b"), True)
+    lines = as_lines(describe(compared(mount, "a", "b"), True))
     assert all(line.isprintable() for line in lines)
     told = "'red\\x1b[31m\\nline\\u202e'"
     assert f"  template                   {told}  plain {{input}}" in lines
@@ -355,7 +356,7 @@ def test_a_users_metric_may_have_any_name(mount: Mount, few: int) -> None:
     assert [*metrics][-3:] == ["own", "own_ci95", "f_ci95"]
     assert metrics["own"].values == (1, 1)
     assert metrics["own"].intervals == (None,)
-    assert any(line.startswith("f_ci95 ") for line in tell(found, True))
+    assert any(line.startswith("f_ci95 ") for line in as_lines(describe(found, True)))
     assert "f_ci95" in render(page(found))
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from workflow.cli.run import main
 from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log
+from workflow.core.tables import as_lines
 from workflow.reporting.eval_table import metrics_table
 from workflow.runs.mount import Mount
 
@@ -28,7 +30,7 @@ LINES: list[dict[str, Any]] = [
 
 
 def test_the_table_of_an_evaluation() -> None:
-    assert metrics_table(LINES[:2], LINES[2], NAMES, 800, ["mine"]) == [
+    assert as_lines(metrics_table(LINES[:2], LINES[2], NAMES, 800, ["mine"])) == [
         "step 400 of 800",
         "                   now          95% CI  previous    best  at step",
         "loss             1.027                    0.9714  0.9714      200",
@@ -40,7 +42,7 @@ def test_the_table_of_an_evaluation() -> None:
 
 
 def test_the_first_evaluation_has_no_comparison() -> None:
-    assert metrics_table([], LINES[0], NAMES, 800, ["mine"]) == [
+    assert as_lines(metrics_table([], LINES[0], NAMES, 800, ["mine"])) == [
         "step 0 of 800",
         "                  now  95% CI",
         "loss            7.526",
@@ -48,7 +50,7 @@ def test_the_first_evaluation_has_no_comparison() -> None:
         "exact_match         0  0 to 0",
         "mine                3",
     ]
-    assert metrics_table([], {"step": 61, "loss": 1.5}, NAMES, None) == [
+    assert as_lines(metrics_table([], {"step": 61, "loss": 1.5}, NAMES, None)) == [
         "step 61", "      now", "loss  1.5",
     ]  # fmt: skip
     assert metrics_table(LINES[:1], {"step": 61, "loss": None}, NAMES, None) == []
@@ -88,19 +90,19 @@ def test_a_terminal_gets_the_table_and_a_file_one_line(
     with open(tmp_path / "log", "w") as file:
         lines_on(file, mount, "file", monkeypatch)
 
-    screen = b"".join(shown).decode().split("\r\n")
-    said = [
-        line.rpartition("\r")[2][len("12:34:56 ") :] for line in screen
-    ]  # after the progress bar
+    screen = re.sub(r"\x1b\[[\d;]*m", "", b"".join(shown).decode()).split("\r\n")
+    said = [line.rpartition("\r")[2] for line in screen]  # after the progress bar
     metrics = [
         json.loads(line)
         for line in (mount.models / "terminal" / "metrics.jsonl").read_text().splitlines()
     ]
-    table = metrics_table(metrics[:2], metrics[2], TASK_SPECS["seq2seq"].shown_metrics, 2, ["mine"])
+    names = TASK_SPECS["seq2seq"].shown_metrics
+    table = as_lines(metrics_table(metrics[:2], metrics[2], names, 2, ["mine"]))
     assert table[0] == "step 2 of 2"
     begins = said.index(table[0])
     assert said[begins : begins + len(table)] == table
-    assert not [line for line in said if line.startswith("step 2: loss")]
+    assert not [line for line in said if " step 2: loss" in line]
+    assert b"\x1b[1m" in b"".join(shown)
 
     said = [line[len("12:34:56 ") :] for line in (tmp_path / "log").read_text().splitlines()]
     told = "  ".join(

@@ -20,6 +20,7 @@ from workflow.cli.main import main
 from workflow.config.parse import parse_command_line
 from workflow.config.task_specs import TASK_SPECS
 from workflow.core.files import _beside
+from workflow.core.tables import as_lines
 from workflow.metrics.scores import score_metrics
 from workflow.reporting.eval_table import metrics_table
 from workflow.reporting.outputs import Scores, Texts
@@ -124,7 +125,7 @@ def test_a_users_metric_is_shown_and_not_taken_for_an_interval() -> None:
     assert (
         summary({"task": "seq2seq"}, [PastEvaluation(0, {"mean_length": 2.0}, Path("none"))]) == []
     )
-    assert metrics_table([], {"step": 4, **metrics}, (), None, ["own"])[-1] == "own  0.5"
+    assert as_lines(metrics_table([], {"step": 4, **metrics}, (), None, ["own"]))[-1] == "own  0.5"
     series = [
         s
         for block in curves(TASK_SPECS["seq2seq"], [], evals)

@@ -45,8 +45,13 @@ def show(parts: Iterable[Part], stream: TextIO | None = None) -> None:
     """Print texts and tables to standard output: in colour on a terminal, else as plain lines."""
     stream = stream or sys.stdout
     text = _colored(parts) if has_colors(stream) else "\n".join(as_lines(parts))
+    write(text + "\n", stream)
+
+
+def write(text: str, stream: TextIO) -> None:
+    """Write text, with ? for characters that the stream's encoding lacks."""
     encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    stream.write(text.encode(encoding, "replace").decode(encoding))
 
 
 def show_error(message: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workflow.core.tables import aligned
+from workflow.core.tables import Part, table
 from workflow.metrics.names import interval_of, is_better
 
 Line = Mapping[str, Any]
@@ -18,10 +18,10 @@ def metrics_table(
     names: Sequence[str],
     max_steps: int | None,
     own: Sequence[str] = (),
-) -> list[str]:
-    """Lines that compare an evaluation with earlier ones, one for each metric with a value.
+) -> list[Part]:
+    """A title and a table that compares an evaluation with earlier ones, metric by metric.
 
-    Empty columns are omitted; without any value there are no lines.
+    Empty columns are omitted; without any value the list is empty.
 
     Args:
         names: metrics, in this order.
@@ -33,7 +33,7 @@ def metrics_table(
     rows = [HEAD, *(_cells(earlier, now, name, name in own) for name in there)]
     kept = [i for i in range(len(HEAD)) if i == 0 or any(row[i] for row in rows[1:])]
     head = f"step {now['step']}" + (f" of {max_steps}" if max_steps else "")
-    return [head, *aligned([[row[i] for i in kept] for row in rows], left=1)]
+    return [head, table([[row[i] for i in kept] for row in rows], left=1)]
 
 
 def _cells(earlier: Sequence[Line], now: Line, name: str, own: bool) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from workflow.config.job import PlannedSpec
 from workflow.config.task_specs import TASK_SPECS
-from workflow.core.console import log, on_terminal
+from workflow.core.console import log_parts, on_terminal
+from workflow.core.tables import Part
 from workflow.data.schema import Record
 from workflow.inference.eval_shard import EvalShard
 from workflow.metrics.user import apply_user_metric, load_user_metric
@@ -108,13 +109,12 @@ def _record(
     samples = [job.task.sample(*one) for one in predictions.first] if folder.trackers else []
     line = {"step": context.progress.step, **metrics, "time": time.time()}
     folder.append_metrics(line, samples)
-    for shown in _lines(context, metrics, list(own)):
-        log.info("%s", shown)
+    log_parts(_shown(context, metrics, list(own)))
     folder.keep_report()
     return metrics
 
 
-def _lines(context: RunContext, metrics: dict[str, Any], own: list[str]) -> list[str]:
+def _shown(context: RunContext, metrics: dict[str, Any], own: list[str]) -> list[Part]:
     """What the log says of an evaluation: a table on a terminal, a line elsewhere."""
     spec, step = context.job.spec, context.progress.step
     names = TASK_SPECS[spec.task].shown_metrics

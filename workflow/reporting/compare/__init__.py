@@ -5,11 +5,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from workflow.core.console import show, write
 from workflow.core.errors import BadInput, Problem
 from workflow.core.files import whole_file
 from workflow.reporting.compare.comparison import compare_named
 from workflow.reporting.compare.selectors import find_named
-from workflow.reporting.compare.terminal import tell
+from workflow.reporting.compare.terminal import describe
 from workflow.runs.mount import Mount
 
 
@@ -36,12 +37,12 @@ def compare(mount: Mount, words: Sequence[str], html: str | None, as_json: str |
         _write(html, render(page(found)))
     numbers = json.dumps(found.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if as_json == "-":
-        _print(numbers)
+        write(numbers, sys.stdout)
         return 0
     if as_json:
         _write(as_json, numbers)
     draws = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    _print("\n".join(tell(found, draws)) + "\n")
+    show(describe(found, draws))
     return 0
 
 
@@ -59,9 +60,3 @@ def _write(name: str, text: str) -> None:
     with whole_file(Path(name).expanduser()) as partial:
         # JSON can hold lone surrogates, which UTF-8 cannot encode.
         partial.write_text(text, encoding="utf-8", errors="replace")
-
-
-def _print(text: str) -> None:
-    """Print text, with characters that standard output cannot encode replaced."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from workflow.core.errors import shorten
-from workflow.core.tables import aligned
+from workflow.core.tables import Part, Text, table
 from workflow.metrics.bootstrap import RESAMPLES
 from workflow.reporting.compare.comparison import Comparison, how_many
 from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
@@ -26,14 +26,14 @@ _STEEP = 20
 """Curves that span more than this factor have a logarithmic axis."""
 
 
-def tell(found: Comparison, draws: bool) -> list[str]:
-    """Render a comparison as lines.
+def describe(found: Comparison, draws: bool) -> list[Part]:
+    """A comparison as texts and tables.
 
     Args:
         draws: whether the terminal can show block characters.
     """
     others = range(1, len(found.named))
-    parts = [
+    sections: list[Sequence[Part]] = [
         found.verdicts(),
         records_told(found),
         *(list(_metrics(found, index)) for index in others),
@@ -41,7 +41,10 @@ def tell(found: Comparison, draws: bool) -> list[str]:
         list(_fields(found)),
         list(_curves(found, draws)),
     ]
-    return "\n\n".join("\n".join(part) for part in parts if part).split("\n")
+    parts: list[Part] = []
+    for section in filter(None, sections):
+        parts += ["", *section] if parts else section
+    return parts
 
 
 def figure(value: float | None, sign: str = "") -> str:
@@ -91,14 +94,17 @@ def legend(found: Comparison) -> str:
     return f"{what}; better/worse: CI excludes 0"
 
 
-def _metrics(found: Comparison, index: int) -> Iterator[str]:
-    rows = metric_rows(found, [index])
-    yield from aligned([[_cell(cell) for cell in row] for row in rows], left=1)
+def _metrics(found: Comparison, index: int) -> Iterator[Part]:
+    rows = [[Text(_cell(cell)) for cell in row] for row in metric_rows(found, [index])]
+    for row in rows:
+        row[-1].highlight_words(["better"], "green")
+        row[-1].highlight_words(["worse"], "red")
+    yield table(rows, left=1)
     if index == len(found.named) - 1:
         yield legend(found)
 
 
-def _wins_and_losses(found: Comparison, index: int) -> Iterator[str]:
+def _wins_and_losses(found: Comparison, index: int) -> Iterator[Part]:
     base, label = found.labels[0], found.labels[index]
     counts = ", ".join(f"{PLURALS[name]} {n:,}" for name, n in found.counted(index).items())
     yield f"records, {label} vs {base}: {counts}"
@@ -116,7 +122,7 @@ def _wins_and_losses(found: Comparison, index: int) -> Iterator[str]:
             for i in (0, index):
                 quality = f"{pair.scores[i]:.2f}" if isinstance(pair.answers[i], str) else ""
                 rows.append([found.labels[i], _text(pair.answers[i]), quality])
-            yield from (f"      {line}" for line in aligned(rows, left=2))
+            yield table(rows, left=2, head=False, indent=6)
 
 
 def _common_prefix(found: Comparison) -> int:
@@ -132,14 +138,13 @@ def _text(output: Output) -> str:
     return shorten(" ".join(output.split()), TEXT) if isinstance(output, str) else as_text(output)
 
 
-def _fields(found: Comparison) -> Iterator[str]:
+def _fields(found: Comparison) -> Iterator[Part]:
     rows = field_rows(found.fields, found.named)
     if len(rows) == 1:
         yield "no config differences"
     elif rows:
         yield "config differences"
-        shown = [[_cell(cell) for cell in row] for row in rows]
-        yield from (f"  {line}" for line in aligned(shown))
+        yield table([[_cell(cell) for cell in row] for row in rows], indent=2)
 
 
 def _cell(text: str) -> str:
@@ -149,7 +154,7 @@ def _cell(text: str) -> str:
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
 
 
-def _curves(found: Comparison, draws: bool) -> Iterator[str]:
+def _curves(found: Comparison, draws: bool) -> Iterator[Part]:
     for name in dict.fromkeys((TRAIN_LOSS, "loss", found.main.name)):
         chart = found.curves.get(name)
         if chart is None or not any(len(one.points) > 1 for one in chart.series):
@@ -162,7 +167,7 @@ def _curves(found: Comparison, draws: bool) -> Iterator[str]:
                 (first, start), (last, end) = one.points[0], one.points[-1]
                 ends = f"{figure(start)} at step {first:g}, {figure(end)} at step {last:g}"
                 rows.append([one.name, *([lines[one.name]] if draws else []), ends])
-        yield from (f"  {line}" for line in aligned(rows, left=3))
+        yield table(rows, head=False, indent=2)
 
 
 def sparklines(chart: Chart) -> dict[str, str]:
