@@ -59,7 +59,7 @@ def test_a_file_that_may_not_be_read_is_told(
     (mount.data / "loop.json").symlink_to(mount.data / "loop.json")
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "loop"]
     assert main("seq2seq", "", argv) == 2
-    assert "--data_name loop: found no such data" in capsys.readouterr().err
+    assert "--data_name loop: does not exist" in capsys.readouterr().err
 
 
 def test_a_world_of_which_only_the_size_is_known_is_refused(

@@ -57,7 +57,7 @@ def hf_generate(
     generated = GeneratedIds.of(sequences[:, 1:], set(ends), first_logits)
     if own.forced_eos_token_id is None:
         return generated
-    # An end token at the limit may be forced: such a text ended at the limit.
+    # An end token at the limit may be forced: then the limit ended the text.
     ended = [len(sequence) < decoding.max_new_tokens for sequence in generated.sequences]
     return replace(generated, ended=ended)
 
