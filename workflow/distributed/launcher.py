@@ -120,7 +120,7 @@ def tell_signal(ending: Ending, processes: int) -> str:
     """The line for a worker that was killed, so could not report itself."""
     message = f"rank {ending.rank} (pid {ending.pid}) was killed by {name_signal(ending.signal)}"
     stopped = "; the other processes were stopped" * (processes > 1)
-    return message + stopped + hint_at(ending.signal)
+    return message + hint_at(ending.signal) + stopped
 
 
 def name_signal(number: int) -> str:
@@ -132,8 +132,8 @@ def hint_at(number: int) -> str:
     """The likely cause of a signal and what to do, if that is not obvious."""
     if number != signal.SIGKILL:
         return ""
-    remedy = "reduce --micro_batch_tokens, and see --dry_run"
-    return f"; probably by the kernel's out-of-memory killer. Hint: {remedy}"
+    cause = "probably the kernel's out-of-memory killer"
+    return f" ({cause}: reduce --micro_batch_tokens, see --dry_run)"
 
 
 @contextlib.contextmanager

@@ -250,7 +250,7 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
         reason = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
         log.info("ended at step %d; partial results are in %s", progress.step, run.path)
         _note_failure(run, progress, reason)
-        if not interrupted:  # which should end at once
+        if not interrupted:  # an interrupted run should end at once
             run.keep_report()
         raise
     run.write_status("done", progress)
