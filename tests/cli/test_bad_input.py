@@ -70,8 +70,8 @@ def test_a_world_of_which_only_the_size_is_known_is_refused(
     assert main("seq2seq", "", argv) == 2
     assert capsys.readouterr().err == (
         "environment variable WORLD_SIZE: '2' (expected RANK, MASTER_ADDR and MASTER_PORT "
-        "beside it). Hint: let one launcher (torchrun, srun, deepspeed) set it, or unset what is left of "
-        "one.\n"
+        "as well). Hint: start the job with one launcher (torchrun, srun, deepspeed), or unset "
+        "the variable.\n"
     )
 
 
