@@ -311,7 +311,7 @@ def test_too_little_space_is_reported_before_anything_is_written(
         patched.setattr("workflow.runs.checkpoint.begin_folder", begin)
         with pytest.raises(RunFailed) as raised:
             save(run, 2, engine, tokenizer)
-        error = f"it takes 21 MB, and {21 if short == 1 else 11} MB are free there"
+        error = f"21 MB needed, {21 if short == 1 else 11} MB free"
         assert str(raised.value) == TOLD.format(run=run, error=error, left=LEFT)
         assert contents(run) == before
     free += short
@@ -571,7 +571,7 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
     rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [2, 4]
     assert set(caplog.messages) == {
-        f"an old checkpoint could not be removed: [Errno 13] Permission denied: "
+        f"could not remove an old checkpoint: [Errno 13] Permission denied: "
         f"'{run}/checkpoint-2'"
     }
 

@@ -72,7 +72,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(small_disk: Mount, free: in
     assert process.returncode == 1
     assert "Traceback" not in told
     last = told.strip().splitlines()[-1]
-    assert "are free there" in last or (free == 0 and "No space left on device" in last), told
+    assert " MB needed, " in last or (free == 0 and "No space left on device" in last), told
     assert "the same command resumes from" in last
     (newest,) = sorted(run.glob("checkpoint-*"))[-1:]
     assert find_damage(newest) == find_damage(newest / "resume") == []

@@ -205,7 +205,7 @@ def test_a_checkpoint_generates_as_its_run_did(mount: Mount) -> None:
 
 def test_the_model_to_begin_with_is_not_overwritten(mount: Mount) -> None:
     folder = run(mount)
-    with pytest.raises(workflow.BadInput, match="the run that holds the model to begin with"):
+    with pytest.raises(workflow.BadInput, match="the run that contains the initial model"):
         run(
             mount, model_init_name=f"{folder.name}/checkpoint-4", training_run_name=folder.name,
             overwrite_output_dir=True,
