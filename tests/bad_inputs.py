@@ -99,7 +99,7 @@ CASES = [
     BadInput(
         "no such file",
         (
-            "--data_name sum: no such data (expected one of {mount}/data/sum.json, "
+            "--data_name sum: does not exist (expected one of {mount}/data/sum.json, "
             "{mount}/data/sum.jsonl, {mount}/data/sum, sum). Hint: did you mean sums?"
         ),
         flags={"data_name": "sum"},
@@ -107,8 +107,9 @@ CASES = [
     BadInput(
         "no such file, no near name",
         (
-            "--data_name zebra: no such data (expected one of {mount}/data/zebra.json, "
-            "{mount}/data/zebra.jsonl, {mount}/data/zebra, zebra). Hint: put zebra.json into {mount}/data."
+            "--data_name zebra: does not exist (expected one of {mount}/data/zebra.json, "
+            "{mount}/data/zebra.jsonl, {mount}/data/zebra, zebra). Hint: add zebra.json to "
+            "{mount}/data."
         ),
         flags={"data_name": "zebra"},
     ),
@@ -404,7 +405,7 @@ CASES = [
         "a folder without data",
         (
             "{mount}/data/bad: a folder without train.jsonl and eval.jsonl (expected "
-            "one record a line in each of the two files). Hint: add the files."
+            "both, with one record a line). Hint: add the files."
         ),
         prepare=lambda m: (m.data / "bad").mkdir(),
     ),
@@ -625,8 +626,8 @@ CASES = [
         "keys that the schedule does not take",
         (
             "--lr_scheduler_kwargs: {'cycles': 2} (get_linear_schedule_with_warmup() "
-            "got an unexpected keyword argument 'cycles') (expected what the schedule linear "
-            "of transformers takes). Hint: correct the keys."
+            "got an unexpected keyword argument 'cycles') (expected arguments of the schedule "
+            "linear of transformers). Hint: correct the keys."
         ),
         _train(GOOD[2]),
         {"lr_scheduler_kwargs": '{"cycles": 2}'},
@@ -659,8 +660,8 @@ CASES = [
     BadInput(
         "no such model",
         (
-            "--model_init_name smal: no such folder (expected {mount}/models/smal). Hint: did "
-            "you mean small?"
+            "--model_init_name smal: does not exist (expected the folder {mount}/models/smal). "
+            "Hint: did you mean small?"
         ),
         _train(GOOD[2]),
         {"model_init_name": "smal"},
@@ -668,9 +669,8 @@ CASES = [
     BadInput(
         "no such path of a model",
         (
-            "--model_init_path '/no/such/model': no such folder, and no name the hub "
-            "could have (expected a local folder or a name like google/flan-t5-xl). Hint: correct "
-            "the path."
+            "--model_init_path '/no/such/model': neither a folder nor a valid name on the hub "
+            "(expected a local folder or a name like google/flan-t5-xl). Hint: correct the path."
         ),
         _train(GOOD[2]),
         {"model_init_name": None, "model_init_path": "/no/such/model"},
@@ -690,8 +690,8 @@ CASES = [
     BadInput(
         "a run that leaves the mount",
         (
-            "--training_run_name '../x': a name that leaves mount/models, is hidden, "
-            "cannot be printed or has over 120 bytes (expected a folder name inside "
+            "--training_run_name '../x': outside of mount/models, hidden, "
+            "not printable or longer than 120 bytes (expected a folder name inside "
             "{mount}/models). Hint: choose another name."
         ),
         _train(GOOD[2]),
@@ -700,8 +700,8 @@ CASES = [
     BadInput(
         "an absolute run",
         (
-            "--training_run_name '/tmp/x': a name that leaves mount/models, is hidden, "
-            "cannot be printed or has over 120 bytes (expected a folder name inside "
+            "--training_run_name '/tmp/x': outside of mount/models, hidden, "
+            "not printable or longer than 120 bytes (expected a folder name inside "
             "{mount}/models). Hint: choose another name."
         ),
         _train(GOOD[2]),
@@ -710,7 +710,7 @@ CASES = [
     BadInput(
         "a run named as a model",
         (
-            "{mount}/models/small: something that is no run folder (expected a free "
+            "{mount}/models/small: exists, but is not a run folder (expected an unused "
             "name). Hint: choose another --training_run_name."
         ),
         _train(GOOD[2]),
@@ -836,11 +836,11 @@ CASES = [
         (
             "--bf16: '2' (expected auto or true or false). Hint: write it as --bf16 "
             "auto|true|false.\n"
-            "--training_run_name '../x': a name that leaves mount/models, is hidden, "
-            "cannot be printed or has over 120 bytes (expected a folder name inside "
+            "--training_run_name '../x': outside of mount/models, hidden, "
+            "not printable or longer than 120 bytes (expected a folder name inside "
             "{mount}/models). Hint: choose another name.\n"
-            "--model_init_name smal: no such folder (expected {mount}/models/smal). Hint: did "
-            "you mean small?\n"
+            "--model_init_name smal: does not exist (expected the folder {mount}/models/smal). "
+            "Hint: did you mean small?\n"
             "{mount}/data/bad.json: train[1].prompt: the number 1 (expected a text). "
             "Hint: write it in quotes.\n"
             "{mount}/data/bad.json: train[1]: found no key \"completion\" (keys: 'prompt'); "
@@ -864,8 +864,8 @@ CASES = [
         "a target in words",
         (
             "{mount}/data/bad.json: train[1].target: 'yes' (expected a number from 0 to 1, "
-            "true or false). Hint: write a number, without quotes; clf.py knows two classes: for more "
-            "take seq2seq.py, with the class's name as completion."
+            "true or false). Hint: write a number, without quotes; clf.py is for two classes; for "
+            "more, use seq2seq.py with the class name as completion."
         ),
         {"input": "a", "target": "yes"},
     ),
@@ -889,8 +889,8 @@ CASES = [
         "a third class",
         (
             "{mount}/data/bad.json: train[1].target: the number 2 (expected a number from 0 "
-            "to 1, true or false). Hint: clf.py knows two classes: for more take seq2seq.py, with the "
-            "class's name as completion; grades want --target_min and --target_max."
+            "to 1, true or false). Hint: clf.py is for two classes; for more, use seq2seq.py with "
+            "the class name as completion; for grades, set --target_min and --target_max."
         ),
         {"input": "a", "target": 2},
     ),
@@ -898,8 +898,8 @@ CASES = [
         "one of several classes",
         (
             "{mount}/data/bad.json: train[1].target: a list (expected a number from 0 to 1, "
-            "true or false). Hint: clf.py knows two classes: for more take seq2seq.py, with the class's "
-            "name as completion."
+            "true or false). Hint: clf.py is for two classes; for more, use seq2seq.py with the "
+            "class name as completion."
         ),
         {"input": "a", "target": [0, 0, 1]},
     ),
@@ -962,12 +962,12 @@ CASES = [
     BadInput(
         "label words that are no single pieces, and a record",
         (
-            "--label_words incomprehensible: 13 pieces of this vocabulary: ▁in c o m p r e "
-            "h en s i b le (expected a word that is one piece, known to the model). Hint: choose two "
+            "--label_words incomprehensible: 13 tokens in this vocabulary: ▁in c o m p r e "
+            "h en s i b le (expected a word that is a single known token). Hint: choose two "
             "other words, or a model whose vocabulary has them.\n"
-            "--label_words ☃: 2 pieces of this vocabulary: ▁ <unk> (expected a word that is "
-            "one piece, known to the model). Hint: choose two other words, or a model whose vocabulary "
-            "has them.\n"
+            "--label_words ☃: 2 tokens in this vocabulary: ▁ <unk> (expected a word that is a "
+            "single known token). Hint: choose two other words, or a model whose vocabulary has "
+            "them.\n"
             "{mount}/data/bad.json: train[0]: no key \"target\" (keys: 'input') (expected "
             '"target": an answer to learn). Hint: add it.\n'
             "(3 problems in all)"

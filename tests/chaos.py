@@ -174,7 +174,7 @@ def run_chaos(
                 assert_finished(again, plain, was_cut)
                 assert "this job is done already" in again.told(), again.told()
                 kept, was_cut, finished = [], False, finished + 1
-            went_on += re.findall(r"going on from (\S+),", job.told())
+            went_on += re.findall(r"resuming from (\S+) at", job.told())
     except Exception as error:
         raise AssertionError(f"seed {seed}, {kind} after {len(killed)} kills: {error}") from error
     finally:

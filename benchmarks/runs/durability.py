@@ -23,7 +23,7 @@ WAYS = [
     ("2 processes, ZeRO 1, bf16", ["--bf16", "true", "--num_processes", "2", "--zero_stage", "1"]),
     ("2 processes, ZeRO 3, bf16", ["--bf16", "true", "--num_processes", "2", "--zero_stage", "3"]),
 ]
-SAVED = re.compile(r"training stood still for ([\d.]+) s to write ([\d.]+) MB")
+SAVED = re.compile(r"saved checkpoint-\d+ \([\d.]+ MB in ([\d.]+) s\)")
 
 
 @dataclass(frozen=True)

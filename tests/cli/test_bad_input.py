@@ -59,7 +59,7 @@ def test_a_file_that_may_not_be_read_is_told(
     (mount.data / "loop.json").symlink_to(mount.data / "loop.json")
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "loop"]
     assert main("seq2seq", "", argv) == 2
-    assert "--data_name loop: found no such data" in capsys.readouterr().err
+    assert "--data_name loop: does not exist" in capsys.readouterr().err
 
 
 def test_a_world_of_which_only_the_size_is_known_is_refused(
@@ -70,8 +70,8 @@ def test_a_world_of_which_only_the_size_is_known_is_refused(
     assert main("seq2seq", "", argv) == 2
     assert capsys.readouterr().err == (
         "environment variable WORLD_SIZE: '2' (expected RANK, MASTER_ADDR and MASTER_PORT "
-        "beside it). Hint: let one launcher (torchrun, srun, deepspeed) set it, or unset what is left of "
-        "one.\n"
+        "as well). Hint: start the job with one launcher (torchrun, srun, deepspeed), or unset "
+        "the variable.\n"
     )
 
 

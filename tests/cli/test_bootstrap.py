@@ -24,7 +24,7 @@ def test_an_interpreter_without_packages_goes_on_in_the_venv(tmp_path: Path) -> 
     command = [python, ROOT / "seq2seq.py", "--data_name", "none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "--data_name none: no such data" in done.stderr
+    assert "--data_name none: does not exist" in done.stderr
 
 
 @pytest.mark.parametrize("python", ["bare", *SYSTEM_PYTHONS])

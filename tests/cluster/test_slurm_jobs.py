@@ -30,7 +30,7 @@ def assert_saved(site: Site, name: str, by: str) -> None:
     """The run saved at a step of its training, and nothing has gone on with it."""
     status = read_status(site.run(name))
     assert {key: status[key] for key in ("state", "restarts")} == {"state": "saved", "restarts": 0}
-    told = f"stopped by {by} at step {status['step']}; the same command goes on from checkpoint-"
+    told = f"stopped by {by} at step {status['step']}; the same command resumes from checkpoint-"
     assert told in site.log(name)
 
 

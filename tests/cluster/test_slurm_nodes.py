@@ -134,6 +134,6 @@ def test_a_job_outlives_a_node(site: Site, plain: Plain) -> None:
     site.cluster.start_slurmd("node2")
     site.wait_for_end("lost", number)
     assert site.cluster.job(number)["Restarts"] == "1"
-    assert f"going on from {checkpoint}, after step 50 of 100" in site.log("lost")
+    assert f"resuming from {checkpoint} at step 50/100" in site.log("lost")
     site.assert_done("lost", restarts=1)
     assert_same_weights(site.run("lost"), plain.run)

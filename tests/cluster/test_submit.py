@@ -152,8 +152,8 @@ def test_everything_that_keeps_a_job_from_working_at_once(mount: Mount) -> None:
         "out: this is one machine.",
         "--container: a word without meaning on this machine (expected none there). Hint: leave it "
         "out, or start the job inside of the container.",
-        f"--model_init_name t5-tiy: no such folder (expected {mount.models}/t5-tiy). Hint: did you "
-        "mean t5-tiny?",
+        f"--model_init_name t5-tiy: does not exist (expected the folder {mount.models}/t5-tiy). "
+        "Hint: did you mean t5-tiny?",
         f"{mount.data}/sums.json: eval[0].prompt: the number 1 (expected a text). Hint: write it in "
         "quotes.",
         f"{mount.data}/sums.json: eval[0]: no key \"completion\" (keys: 'prompt') (expected "
@@ -236,8 +236,9 @@ def test_a_run_of_another_job(mount: Mount) -> None:
     run_job(read_words("local", words).spec, mount)
     found = told("local", [*words, "--seed", "1"])
     assert found == [
-        f"{mount.models}/run: a run of another job (seed: 0 there, 1 here) (expected the "
-        "same job). Hint: choose another --training_run_name, or add --overwrite_output_dir to begin again."
+        f"{mount.models}/run: a run of a different job (seed: was 0, now 1) (expected the same "
+        "job). Hint: choose another --training_run_name, or add --overwrite_output_dir to start "
+        "over."
     ]
     # its precision was the machine's choice, and is no difference where another machine was asked
     submitted(["--dry_run", *words])

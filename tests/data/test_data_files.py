@@ -250,15 +250,15 @@ def test_json_lines_that_are_none(tmp_path: Path, content: bytes, message: str) 
     ("files", "mend"),
     [
         ({"train.json": "[]", "validation.json": "[]"},
-         'put the lists of train.json and validation.json into one file d.json: {"train": […], '
-         '"eval": […]}'),
+         'merge the lists of train.json and validation.json into d.json: {"train": […], '
+         '"eval": […]}.'),
         ({"train.json": f"{ROW}\n{ROW}", "eval.json": f"{ROW}\n{ROW}"},
-         "name them so: eval.json is JSON Lines"),
+         "rename the files: eval.json is JSON Lines."),
         ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): write its rows as JSON "
          f'Lines, as by pandas: read_csv("train.csv"){PANDAS.format("train")}'),
         ({"dataset_dict.json": "{}"},
-         'write each split by datasets: load_from_disk(…)["train"].to_json("train.jsonl")'),
-        ({"notes.txt": ""}, "add the files"),
+         'export each split with datasets: load_from_disk(…)["train"].to_json("train.jsonl").'),
+        ({"notes.txt": ""}, "add the files."),
     ],
 )  # fmt: skip
 def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], mend: str) -> None:
@@ -266,8 +266,8 @@ def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], mend: st
     for name, text in files.items():
         (tmp_path / "d" / name).write_text(text)
     assert told(tmp_path / "d") == (
-        "{folder}/d: a folder without train.jsonl and eval.jsonl (expected one record a line "
-        f"in each of the two files). Hint: {mend}"
+        "{folder}/d: a folder without train.jsonl and eval.jsonl (expected both, with one record "
+        f"a line). Hint: {mend}"
     )
 
 
@@ -276,8 +276,8 @@ def test_two_files_that_could_be_eval(tmp_path: Path) -> None:
     for name in ("train", "dev", "val"):
         (tmp_path / "d" / f"{name}.jsonl").write_text(ROW)
     assert told(tmp_path / "d") == (
-        "{folder}/d: no eval.jsonl, and dev.jsonl and val.jsonl (expected one of them to "
-        "evaluate on). Hint: rename one of them to eval.jsonl."
+        "{folder}/d: no eval.jsonl, but dev.jsonl and val.jsonl (expected one file of eval "
+        "records). Hint: rename one of them to eval.jsonl."
     )
 
 
@@ -286,13 +286,12 @@ def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None
     mount.data.mkdir()
     (mount.data / "mine.json.gz").write_bytes(b"\x1f\x8b\x08")
     (mount.data / "old.json.bak").write_text(ROW)
-    start = f"--data_name {{0}}: no such data (expected one of {mount.data}/{{0}}.json, " \
-            f"{mount.data}/{{0}}.jsonl, {mount.data}/{{0}}, {{0}}). Hint: {mount.data}/."  # fmt: skip
+    start = f"--data_name {{0}}: does not exist (expected one of {mount.data}/{{0}}.json, " \
+            f"{mount.data}/{{0}}.jsonl, {mount.data}/{{0}}, {{0}}). Hint: "  # fmt: skip
     assert [str(find_data(mount, name)[1][0]) for name in ("mine", "old")] == [
         start.format("mine")
-        + "mine.json.gz is a file packed by gzip: unpack it: gunzip mine.json.gz",
-        start.replace(f"; {mount.data}/", "; if ").format("old")
-        + f"{mount.data}/old.json.bak is meant, name it by its path",
+        + f"{mount.data}/mine.json.gz is a file packed by gzip: unpack it: gunzip mine.json.gz.",
+        start.format("old") + f"to use {mount.data}/old.json.bak, give its path.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Real worlds of small scripts: what comes back, how soon a world is down, and what is left."""
+"""Real launches of small scripts: exit statuses, how fast all end, and what is left."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ Launch = Callable[..., Fork]
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
-    """Launches a body of Python in so many processes, in tmp_path; ends all that it started."""
+    """Launches Python code in several processes, in tmp_path; ends all that it started."""
     launchers: list[Fork] = []
 
     def start(body: str, *arguments: str, processes: int = 2, **environment: str) -> Fork:
@@ -132,7 +132,7 @@ time.sleep(60)
     assert launcher.returncode == 2
 
 
-def test_an_exception_is_its_workers_to_tell_and_no_child_is_left(
+def test_a_worker_reports_its_exception_and_no_child_is_left(
     launch: Launch, tmp_path: Path
 ) -> None:
     body = """
@@ -155,7 +155,7 @@ block()
 
 
 def test_the_others_are_down_soon_after_a_kill(launch: Launch, tmp_path: Path) -> None:
-    """Rank 0 waits in a collective for rank 2; rank 1 is deaf to signals in C."""
+    """Rank 0 waits in a collective for rank 2; rank 1 ignores signals in C."""
     body = """
 if rank == 1:
     SIGNALS
@@ -176,14 +176,14 @@ torch.distributed.barrier()
     _, err = launcher.communicate(timeout=60)
     seconds = time.monotonic() - start
     assert launcher.returncode == 137
-    assert f"process 3 of 3 (pid {pids[2]}) was ended by SIGKILL; the others were stopped" in err
+    assert tell_signal(Ending(2, pids[2], 0, signal.SIGKILL), 3) in err
     assert "elastic" not in err
     assert not any(map(is_alive, pids))
     assert seconds < 10
 
 
 def test_a_signal_is_passed_on_and_leaves_time_to_save(launch: Launch, tmp_path: Path) -> None:
-    """Longer than the grace after a worker's death, and though another has ended meanwhile."""
+    """Longer than the grace after a worker's death, even if another has ended meanwhile."""
     body = """
 def save(*_):
     Path(f"asked{rank}").write_text("yes")
@@ -219,7 +219,7 @@ except KeyboardInterrupt:
     assert launcher.returncode == 130
 
 
-def test_a_third_signal_ends_what_is_deaf_to_two(launch: Launch, tmp_path: Path) -> None:
+def test_a_third_signal_ends_workers_that_ignore_two(launch: Launch, tmp_path: Path) -> None:
     launcher = launch(SIGNALS_HANDLED_IN_C)
     pids = [read_pid(tmp_path, rank) for rank in range(2)]
     for _ in range(3):
@@ -268,7 +268,7 @@ torch.distributed.destroy_process_group()
     assert ports[0] != ports[1]
 
 
-def test_the_cause_is_told_from_what_follows() -> None:
+def test_the_cause_is_distinguished_from_its_consequences() -> None:
     lost_its_peer, bad_input = Ending(0, 10, 1, 0), Ending(1, 11, 2, 0)
     killed = Ending(2, 12, 0, signal.SIGSEGV)
     assert find_cause([lost_its_peer, killed, bad_input]) == killed
@@ -276,11 +276,11 @@ def test_the_cause_is_told_from_what_follows() -> None:
     assert find_cause([Ending(1, 11, 1, 0), lost_its_peer]) == lost_its_peer
 
 
-def test_an_ending_by_a_signal_is_told() -> None:
-    assert tell_signal(Ending(0, 5, 0, 15), 1) == "process 1 of 1 (pid 5) was ended by SIGTERM"
+def test_an_end_by_a_signal_is_reported() -> None:
+    assert tell_signal(Ending(0, 5, 0, 15), 1) == "rank 0 (pid 5) was killed by SIGTERM"
     assert tell_signal(Ending(0, 5, 0, 9), 2) == (
-        "process 1 of 2 (pid 5) was ended by SIGKILL; the others were stopped; the system does "
-        "that where memory runs out: lower --micro_batch_tokens, see --dry_run"
+        "rank 0 (pid 5) was killed by SIGKILL (probably the kernel's out-of-memory killer: reduce "
+        "--micro_batch_tokens, see --dry_run); the other processes were stopped"
     )
-    told = "process 2 of 4 (pid 5) was ended by signal 40; the others were stopped"
+    told = "rank 1 (pid 5) was killed by signal 40; the other processes were stopped"
     assert tell_signal(Ending(1, 5, 0, 40), 4) == told

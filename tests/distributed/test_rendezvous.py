@@ -1,4 +1,4 @@
-"""The world around a process, in environments recorded from torchrun, deepspeed and Slurm 22.05."""
+"""The world of a process, in environments recorded from torchrun, deepspeed and Slurm 22.05."""
 
 import re
 
@@ -114,7 +114,7 @@ def test_the_tasks_of_a_slurm_step_are_a_world() -> None:
     ]
 
 
-def test_a_given_meeting_place_is_taken() -> None:
+def test_a_given_master_address_is_used() -> None:
     world = find_world(TASK | {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "4000"})
     assert world == Membership(2, 3, 0, 1, "10.0.0.7", 4000)
 
@@ -135,27 +135,27 @@ def test_steps_meet_at_ports_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("environment", "wrong"),
     [
-        (TORCHRUN | {"RANK": "x"}, ["RANK: found 'x'"]),
-        (TORCHRUN | {"RANK": "-1"}, ["RANK: found '-1'"]),
-        (TORCHRUN | {"RANK": "4"}, ["RANK: '4' (expected less than WORLD_SIZE, which is 4"]),
+        (TORCHRUN | {"RANK": "x"}, ["RANK: 'x' (expected an integer from 0 to"]),
+        (TORCHRUN | {"RANK": "-1"}, ["RANK: '-1' (expected an integer from 0 to"]),
+        (TORCHRUN | {"RANK": "4"}, ["RANK: '4' (expected less than 4, the value of WORLD_SIZE"]),
         (TORCHRUN | {"LOCAL_RANK": "2"}, ["LOCAL_RANK: '2' (expected at most 1"]),
         (TORCHRUN | {"LOCAL_WORLD_SIZE": "5"}, ["LOCAL_WORLD_SIZE: '5' (expected at most"]),
-        (TORCHRUN | {"MASTER_PORT": "70000"}, ["MASTER_PORT: found '70000'"]),
-        (POD | {"LOCAL_RANK": "0"}, ["LOCAL_WORLD_SIZE: found nothing"]),
+        (TORCHRUN | {"MASTER_PORT": "70000"}, ["MASTER_PORT: '70000' (expected"]),
+        (POD | {"LOCAL_RANK": "0"}, ["LOCAL_WORLD_SIZE: not set (expected"]),
         (
             {"RANK": "0"},
-            [f"{name}: found nothing" for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")],
+            [f"{name}: not set" for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")],
         ),
         ({"WORLD_SIZE": "4"}, ["WORLD_SIZE: '4' (expected RANK, MASTER_ADDR and MASTER_"]),
-        (TASK | {"WORLD_SIZE": "2"}, ["WORLD_SIZE: '2' (expected SLURM_STEP_NUM_TASKS"]),
-        (TASK | {"SLURM_PROCID": "3"}, ["SLURM_PROCID: found '3'"]),
-        (TASK | {"SLURM_NODEID": "2"}, ["SLURM_NODEID: found '2'"]),
-        (TASK | {"SLURM_STEP_TASKS_PER_NODE": "2;1"}, ["SLURM_STEP_TASKS_PER_NODE: found '2;1'"]),
-        (TASK | {"SLURM_STEP_NODELIST": ""}, ["MASTER_ADDR: found nothing"]),
-        (BATCH_OF_A_TASK, ["SLURM_NTASKS: '1' (expected SLURM_STEP_NUM_TASKS, which is 3"]),
+        (TASK | {"WORLD_SIZE": "2"}, ["WORLD_SIZE: '2' (expected 3, as SLURM_STEP_NUM_TASKS"]),
+        (TASK | {"SLURM_PROCID": "3"}, ["SLURM_PROCID: '3' (expected"]),
+        (TASK | {"SLURM_NODEID": "2"}, ["SLURM_NODEID: '2' (expected"]),
+        (TASK | {"SLURM_STEP_TASKS_PER_NODE": "2;1"}, ["SLURM_STEP_TASKS_PER_NODE: '2;1'"]),
+        (TASK | {"SLURM_STEP_NODELIST": ""}, ["MASTER_ADDR: not set (expected"]),
+        (BATCH_OF_A_TASK, ["SLURM_NTASKS: '1' (expected 3, as SLURM_STEP_NUM_TASKS"]),
     ],
 )
-def test_what_is_broken_or_contradicts_is_told(
+def test_invalid_or_contradictory_variables_are_reported(
     environment: dict[str, str], wrong: list[str]
 ) -> None:
     with pytest.raises(BadInput) as raised:

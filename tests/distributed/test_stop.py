@@ -1,4 +1,4 @@
-"""Being asked to stop, by the real commands: what is saved, how soon, and what the statuses say."""
+"""Stopping real commands: what is saved, how soon, and the exit statuses."""
 
 import signal
 import subprocess
@@ -18,6 +18,7 @@ from test_processes import ONE_THREAD, flag_words, job
 from workflow.runs.mount import Mount
 from workflow.runs.status import read_status
 
+FINISHING = "finishing this step, then saving; Ctrl-C again aborts"
 LONG = {"max_steps": 100_000, "eval_steps": 100_000, "save_steps": 100_000, "logging_steps": 5}
 Start = Callable[..., Any]
 
@@ -61,14 +62,14 @@ def assert_saved(run: Path, told: str, by: str) -> None:
     step = read_status(run)["step"]
     assert read_status(run) | {"state": "saved"} == read_status(run)
     assert (
-        f"stopped by {by} at step {step}; the same command goes on from checkpoint-{step}" in told
+        f"stopped by {by} at step {step}; the same command resumes from checkpoint-{step}" in told
     )
     assert "Traceback" not in told
     assert (run / f"checkpoint-{step}" / "resume" / "state.json").is_file()
     assert not (run / "lock.json").exists()
 
 
-def test_a_terminated_job_saves_and_goes_on(mount: Mount, start: Start) -> None:
+def test_a_terminated_job_saves_and_resumes(mount: Mount, start: Start) -> None:
     run = mount.models / "one"
     process = start("one", save_seconds=0.5)
     wait_for_step(run)
@@ -83,7 +84,7 @@ def test_a_terminated_job_saves_and_goes_on(mount: Mount, start: Start) -> None:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert f"going on from {run}/checkpoint-{stopped_at}, after step {stopped_at} of" in told
+    assert f"resuming from {run}/checkpoint-{stopped_at} at step {stopped_at}/" in told
     assert_saved(run, told, "SIGINT")
 
 
@@ -100,7 +101,7 @@ def test_a_launched_job_saves_with_all_its_processes(mount: Mount, start: Start)
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
-    """The first is noted, for the run asks at every step; two other signals are one."""
+    """The first is recorded, as the run checks at every step; further signals change nothing."""
     script = tmp_path / "script.py"
     script.write_text("""
 import os, signal, sys
@@ -125,11 +126,11 @@ print(stop.requested())
     ended = finish(Fork(run_script, script, names, folder=tmp_path) for names, _, _ in cases)
     for done, (_, told, ending) in zip(ended, cases, strict=True):
         assert done.stdout.split() == told.split()
-        assert done.stderr.strip().endswith(ending or "(a second Ctrl-C ends it)")
+        assert done.stderr.strip().endswith(ending or FINISHING)
 
 
 def test_a_stop_in_an_evaluation_ends_it(mount: Mount, start: Start) -> None:
-    """In the middle of a text that would take hours; nothing half-written is left."""
+    """During a text that would take hours; nothing half-written is left."""
     run = mount.models / "one"
     process = start("one", fork=True, max_new_tokens=100_000)
     wait_for(lambda: read_status(run).get("state") == "running", seconds=90)
@@ -139,7 +140,7 @@ def test_a_stop_in_an_evaluation_ends_it(mount: Mount, start: Start) -> None:
     _, told = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
     assert process.returncode == 75
-    assert "stopped by SIGTERM at step 0; the same command begins again" in told
+    assert "stopped by SIGTERM at step 0; the same command starts over" in told
     assert sorted(path.name for path in run.iterdir()) == [
         "audit.json", "report.html", "starts.jsonl", "status.json", "training_args.json",
     ]  # fmt: skip
@@ -169,7 +170,7 @@ def test_a_stop_file_stops_a_world_of_others(mount: Mount, start: Start) -> None
 
 
 def test_one_rank_that_is_asked_stops_all(mount: Mount, start: Start) -> None:
-    """In an evaluation that the others would go on with for hours."""
+    """In an evaluation that the others would continue for hours."""
     run = mount.models / "evaluating"
     ranks = [
         start("evaluating", fork=True, place=place, max_new_tokens=100_000) for place in places(2)
@@ -179,6 +180,6 @@ def test_one_rank_that_is_asked_stops_all(mount: Mount, start: Start) -> None:
     ranks[1].send_signal(signal.SIGUSR1)
     told = [rank.communicate(timeout=60)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
-    assert "stopped by SIGUSR1 at step 0; the same command begins again" in told[0]
+    assert "stopped by SIGUSR1 at step 0; the same command starts over" in told[0]
     assert told[1] == ""
     assert read_status(run)["state"] == "saved"

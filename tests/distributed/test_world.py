@@ -1,4 +1,4 @@
-"""Processes that talk: alone without torch.distributed, and really, over gloo."""
+"""Communication of processes: a single one without torch.distributed, and several over gloo."""
 
 import json
 from pathlib import Path
@@ -129,7 +129,7 @@ def test_a_real_world_of_processes(tmp_path: Path, size: int) -> None:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> World:
-    """A world of one, in which torch.distributed is not to be touched."""
+    """A world of one, which must not use torch.distributed."""
 
     def touched(*_: Any, **__: Any) -> None:
         raise AssertionError("torch.distributed was used")
@@ -170,7 +170,7 @@ def test_alone_errors_come_as_they_are(alone: World, error: Exception) -> None:
 
 
 def test_a_world_of_one_can_talk_to_itself_where_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DeepSpeed asks for a process group of a single process too."""
+    """DeepSpeed needs a process group for a single process too."""
     monkeypatch.setenv("LOCAL_RANK", "0")  # which it would set for good
     world = World.alone()
     world.begin(torch.device("cpu"), alone_too=True)

@@ -1,4 +1,4 @@
-"""An evaluation shared by processes: each batch counts once, and what all found comes together."""
+"""An evaluation shared by processes: each batch counts once, and all results are collected."""
 
 import threading
 import tracemalloc
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class FakeWorld(World):
-    """A process that is told what all of them, itself too, would say."""
+    """A process that receives the given values of all, its own included."""
 
     def __init__(self, rank: int, said: Sequence[Any]):
         super().__init__(rank, len(said))
@@ -113,7 +113,7 @@ class Threads(World):
 
 
 def collect(found: Sequence[Sequence[tuple[int, Any]]], count: int) -> list[Any]:
-    """What each process does with what it found: what it took, or the error it raised."""
+    """Collect each process's results: what it took, or the error it raised."""
     size = len(found)
     barrier, said = threading.Barrier(size), [None] * size
     done: list[Any] = [None] * size
@@ -156,14 +156,14 @@ def test_every_result_comes_once_and_in_order_for_any_dealing(
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        ([[(0, "a")], [(2, "c")]], "records 0 to 1: 2 in, 1 results out"),  # 1 is missing
-        ([[(0, "a"), (1, "b")], [(1, "b"), (2, "c")]], "records 0 to 1: 2 in, 3 results out"),
-        ([[(0, "a"), (0, "b")], [(2, "c")]], "a result for record 0 that came before"),
-        ([[(0, "a"), (1, "b")], []], "records 2 to 2: 1 in, 0 results out"),
-        ([[], []], "records 0 to 1: 2 in, 0 results out"),
-        ([[(0, "a"), (0, "a")], [(0, "a"), (0, "a")]], "a result for record 0 that came before"),
-        ([[(3, "d")], [(3, "d")]], "a result for record 3 that came before, or is none"),
-        ([[(-1, "c")], [(-1, "c")]], "a result for record -1 that came before, or is none"),
+        ([[(0, "a")], [(2, "c")]], "results 0 to 1: 2 expected, 1 found"),  # 1 is missing
+        ([[(0, "a"), (1, "b")], [(1, "b"), (2, "c")]], "results 0 to 1: 2 expected, 3 found"),
+        ([[(0, "a"), (0, "b")], [(2, "c")]], "result 0 is a duplicate"),
+        ([[(0, "a"), (1, "b")], []], "results 2 to 2: 1 expected, 0 found"),
+        ([[], []], "results 0 to 1: 2 expected, 0 found"),
+        ([[(0, "a"), (0, "a")], [(0, "a"), (0, "a")]], "result 0 is a duplicate"),
+        ([[(3, "d")], [(3, "d")]], "result 3 is a duplicate or out of range"),
+        ([[(-1, "c")], [(-1, "c")]], "result -1 is a duplicate or out of range"),
     ],
 )
 def test_results_that_are_missing_or_came_twice_are_refused(
@@ -177,7 +177,7 @@ def test_results_that_are_missing_or_came_twice_are_refused(
 
 
 def _not_long(wait: Any) -> Any:
-    """A process that ended lets the others wait, as in life, where a launcher ends them."""
+    """A process that ended lets the others wait, as in reality, until a launcher ends them."""
     return lambda barrier, timeout: wait(barrier, 1)
 
 

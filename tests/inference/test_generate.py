@@ -1,4 +1,4 @@
-"""Decoding: reproducible draws, and settings that mean what they mean in transformers."""
+"""Decoding: reproducible sampling, and settings that mean what they mean in transformers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,14 +20,14 @@ PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wro
 
 
 def make_decoding(**values: Any) -> Decoding:
-    """As a job of these flags decodes, of data whose longest completion has 12 tokens."""
+    """Decoding of a job with these flags, on data whose longest completion has 12 tokens."""
     spec = make_job("seq2seq", model_init_name="x", data_name="y", **values)
     return Decoding.of(resolve_defaults(spec, "run", 10, 12, fast_bf16=True))
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """A model that is sure of little: its logits are small."""
+    """A model with small logits, so uncertain predictions."""
     made = make_t5()
     made.lm_head.weight.data *= 0.2
     return made
@@ -88,7 +88,7 @@ def test_the_ends_of_the_interval_draw_what_can_be_drawn(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 127, 129, 300])
-def test_the_likeliest_is_the_first_of_the_greatest(size: int) -> None:
+def test_argmax_is_the_first_of_the_greatest(size: int) -> None:
     scores = torch.randint(-9, -5, (50, size), generator=torch.Generator().manual_seed(0)).float()
     assert torch.equal(argmax(scores), scores.argmax(-1))
 
@@ -130,7 +130,9 @@ def test_settings_are_those_of_transformers(
     assert [g.text for generations in found for g in generations] == texts
 
 
-def test_an_answer_knows_its_length_and_whether_it_was_cut(model: Any, tokenizer: Any) -> None:
+def test_a_completion_knows_its_length_and_whether_it_was_truncated(
+    model: Any, tokenizer: Any
+) -> None:
     for generations in answer(model, tokenizer, temperature=1.0, n_samples=4, max_new_tokens=20):
         for generation in generations:
             ended = generation.full_text.endswith("</s>")

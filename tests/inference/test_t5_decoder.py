@@ -1,4 +1,4 @@
-"""Our own decoding loop writes what transformers' does, whatever leaves the batch when."""
+"""Our own decoding loop generates what transformers' does, whatever leaves the batch when."""
 
 import json
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def write(
     at_once: int = 1000,
     first: int = 0,
 ) -> GeneratedIds:
-    """By our own loop; the prompts' indexes begin at `first`."""
+    """With our own loop; the prompts' indexes start at `first`."""
     batch = PromptBatch(prompts, range(first, first + len(prompts)), scored_ids)
     finished: list[int] = []
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_greedy_texts_are_those_of_transformers(
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs the real data beside the repository")
 @pytest.mark.parametrize("own_head", [True, False])
-def test_a_thousand_real_prompts_are_answered_as_by_transformers(own_head: bool) -> None:
+def test_a_thousand_real_prompts_are_completed_as_by_transformers(own_head: bool) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(SHARED_DATA / "t5_tokenizer")
@@ -131,8 +131,8 @@ def test_the_first_scores_are_the_raw_logits(tokenizer: Any, at_once: int) -> No
 
 @pytest.mark.parametrize("at_once", [4, 9])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_rows_go_on_as_if_none_left_or_came(samples: int, at_once: int) -> None:
-    """Logits of each text, position by position, whichever others leave and come, and when."""
+def test_rows_continue_as_if_none_left_or_came(samples: int, at_once: int) -> None:
+    """The logits of each text by position, whichever others leave and come, and when."""
     model, prompts = make_t5(), random_prompts(9)
     rng = np.random.default_rng(samples)
     ids = torch.from_numpy(rng.integers(2, 1024, (9 * samples, 8)))
@@ -192,7 +192,7 @@ def test_texts_end_early_where_the_process_is_asked_to_stop() -> None:
 
 @pytest.mark.parametrize("layout", ["own head", "tied", "mt5"])
 def test_logits_are_the_model_s(layout: str) -> None:
-    """Of given texts, position by position; greedy texts do not see a wrong scale."""
+    """Of given texts by position; greedy texts do not reveal a wrong scale."""
     model = make_t5(own_head=layout == "own head")
     if layout == "mt5":
         sizes = {"vocab_size": 1000, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2,
@@ -243,8 +243,8 @@ def test_samples_are_those_of_the_slow_way(tokenizer: Any) -> None:
     torch.testing.assert_close(ours.first_logits, theirs.first_logits)
 
 
-def test_a_text_ends_where_the_model_s_end_stands(tokenizer: Any) -> None:
-    """Whatever the tokenizer's end mark is."""
+def test_a_text_ends_at_the_model_s_end_token(tokenizer: Any) -> None:
+    """Whatever the tokenizer's end token is."""
     model, prompts = ending(), random_prompts(40)
     model.generation_config.eos_token_id = 7
     model.lm_head.weight.data[7] *= 2.5
@@ -255,7 +255,7 @@ def test_a_text_ends_where_the_model_s_end_stands(tokenizer: Any) -> None:
         assert text.index(7) == len(text) - 1 if ended else 7 not in text
 
 
-def test_what_our_loop_is_for() -> None:
+def test_when_our_loop_applies() -> None:
     model = make_t5()
     assert can_decode(model, make_decoding(temperature=1.0, n_samples=2, min_new_tokens=3))
     for settings in ({"num_beams": 2}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}):

@@ -1,4 +1,4 @@
-"""The memory plan: properties of what is predicted, published cases, and what is chosen."""
+"""The memory plan: properties of the predictions, published cases, and choices."""
 
 import dataclasses
 import json
@@ -129,7 +129,7 @@ def phase_of(need: Any, name: str) -> Any:
 def test_each_stage_needs_less_than_the_one_before(
     models: dict[str, Sizes], bf16: bool, processes: int
 ) -> None:
-    """But ZeRO-2 in float32 on two processes: there its two shares are as much as all gradients."""
+    """Except ZeRO-2 in float32 on two processes, whose two shares are as large as all gradients."""
     for sizes in models.values():
         work = with_work(bf16=bf16, processes=processes)
         plain = predict(sizes, dataclasses.replace(work, processes=1), None).device
@@ -245,7 +245,7 @@ def test_with_more_memory_a_whole_copy_is_gathered_to_evaluate(xxl: Sizes) -> No
         assert ("evaluation's copy" in evaluating.device) == gathers
 
 
-def test_what_was_asked_for_is_respected(models: dict[str, Sizes]) -> None:
+def test_requested_settings_are_respected(models: dict[str, Sizes]) -> None:
     xl = models["xl"]
     alone = dataclasses.replace(FOUR_80GB, processes=1, on_each=1)
     assert choose(xl, alone, WORK, PlanRequest()).strategy is None
@@ -282,25 +282,25 @@ def test_on_a_cpu_device_and_host_are_one_memory(xxl: Sizes) -> None:
 NOTHING_FITS = [
     (
         "xxl", Machine(1, 1, 16e9, 64e9), PlanRequest(),
-        "memory: 13.7 GB for the model of each device, 55.9 GB of the host for each "
-        "(expected at least 42.9 GB a device, 250.7 GB of the host each (ZeRO 3, offload "
-        "optimizer)). Hint: use a smaller model, or more memory.",
+        "memory: 13.7 GB per GPU for the model, 55.9 GB of host memory (expected at least 42.9 GB "
+        "per GPU, 250.7 GB of host memory with ZeRO 3, offload optimizer). Hint: use a smaller "
+        "model, or a machine with more memory.",
     ),
     (
         "xxl", FOUR_80GB, PlanRequest(stage=2, offload="none"),
-        "memory: 72.6 GB for the model of each device (expected at least 85.4 GB a device "
-        "(ZeRO 2)). Hint: leave out --zero_stage and --offload; add --gradient_checkpointing; use 8 "
+        "memory: 72.6 GB per GPU for the model (expected at least 85.4 GB per GPU with ZeRO 2). "
+        "Hint: remove --zero_stage and --offload, or add --gradient_checkpointing, or use 8 "
         "processes on 2 times as many machines.",
     ),
     (
         "xl", Machine(1, 1, 40e9, 128e9), PlanRequest(positions=100_000),
-        "memory: 35.8 GB for the model of each device (expected at least 559.3 GB a device "
-        "(ZeRO 3, offload all)). Hint: leave out --micro_batch_tokens; add --gradient_checkpointing.",
+        "memory: 35.8 GB per GPU for the model (expected at least 559.3 GB per GPU with ZeRO 3, "
+        "offload all). Hint: remove --micro_batch_tokens, or add --gradient_checkpointing.",
     ),
     (
         "xl", Machine(1, 1, 8e9, 8e9, on_gpu=False), PlanRequest(),
-        "memory: 6.9 GB for the model of each process (expected at least 66.0 GB a process "
-        "(plain torch)). Hint: use a smaller model, or more memory.",
+        "memory: 6.9 GB per process for the model (expected at least 66.0 GB per process with "
+        "plain torch). Hint: use a smaller model, or a machine with more memory.",
     ),
 ]  # fmt: skip
 

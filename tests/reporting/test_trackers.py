@@ -202,7 +202,7 @@ def test_tensorboard_has_every_number_and_sample_once(tracked: tuple[Path, Any])
     for event in texts:
         page = rendered(event.tensor_proto.string_val[0].decode())
         assert page.rows == [
-            ["prompt", "expected", "answer"],
+            ["prompt", "completion", "prediction"],
             *shown_records(folder, event.step),
         ]
         assert page.tags == TABLE
@@ -468,6 +468,6 @@ def test_the_columns_of_samples() -> None:
     many = [str(n) for n in range(20)]
     shown = TASKS["seq2seq"](seq2seq).sample({"prompt": "a"}, many)
     assert list(shown.items())[:4] == [
-        ("prompt", "a"), ("expected", None), ("answer", "0"), ("answer 2", "1"),
+        ("prompt", "a"), ("completion", None), ("prediction", "0"), ("prediction 2", "1"),
     ]  # fmt: skip
     assert len(shown) == 2 + SAMPLES

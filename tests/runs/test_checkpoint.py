@@ -1,4 +1,4 @@
-"""Checkpoints are found, tidied, and whole or not there, whoever writes or reads them."""
+"""Checkpoints are found, rotated, and atomic, whoever writes or reads them."""
 
 import errno
 import gc
@@ -58,15 +58,15 @@ WEIGHTS = (
 FILES = (*WEIGHTS, *(f"resume/{name}" for name in MOMENTS))
 LISTS = (CHECKSUM_FILE, f"resume/{CHECKSUM_FILE}")
 TOLD = (
-    "step 2: {run}/checkpoint-2 could not be written ({error}); mend that, and start again: the "
-    "same command {left}"
+    "step 2: {run}/checkpoint-2 could not be written ({error}). Hint: fix the cause, then restart: "
+    "the same command {left}"
 )
-LEFT = "goes on from checkpoint-1"
+LEFT = "resumes from checkpoint-1"
 FULL = "[Errno 28] No space left on device"
 
 
 def make_engine(**flags: Any) -> SingleProcessEngine:
-    """An engine on a small model that has learned one batch."""
+    """An engine on a small model that was trained on one batch."""
     flags = {"max_steps": 9, "warmup_steps": 0, "learning_rate": 0.01, "bf16": False} | flags
     spec = make_job("seq2seq", model_init_name="m", data_name="d", **flags)
     spec = resolve_defaults(spec, "run", 10, 5, fast_bf16=False)
@@ -187,7 +187,7 @@ def saved(
 
 
 def test_a_changed_file_of_a_checkpoint_is_found(saved: Path, tmp_path: Path) -> None:
-    """What kinds of damage are, core's tests of checksums say."""
+    """Core's tests of checksums cover the kinds of damage."""
     folder = tmp_path / "checkpoint-2"
     shutil.copytree(saved, folder)
     for name in FILES:
@@ -267,7 +267,7 @@ def test_a_save_that_is_broken_off_leaves_nothing_half_made(
 
 
 @pytest.mark.parametrize("name", [*FILES, *LISTS])
-def test_whatever_file_meets_a_full_disk_it_is_told(
+def test_a_full_disk_is_reported_for_every_file(
     run: Path, engine: SingleProcessEngine, tokenizer: Any, name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -291,7 +291,7 @@ def test_whatever_file_meets_a_full_disk_it_is_told(
 
 
 @pytest.mark.parametrize("short", [1, 10_000_000])
-def test_too_little_space_is_told_before_anything_is_written(
+def test_too_little_space_is_reported_before_anything_is_written(
     run: Path, engine: SingleProcessEngine, tokenizer: Any, short: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -311,7 +311,7 @@ def test_too_little_space_is_told_before_anything_is_written(
         patched.setattr("workflow.runs.checkpoint.begin_folder", begin)
         with pytest.raises(RunFailed) as raised:
             save(run, 2, engine, tokenizer)
-        error = f"it takes 21 MB, and {21 if short == 1 else 11} MB are free there"
+        error = f"21 MB needed, {21 if short == 1 else 11} MB free"
         assert str(raised.value) == TOLD.format(run=run, error=error, left=LEFT)
         assert contents(run) == before
     free += short
@@ -320,14 +320,14 @@ def test_too_little_space_is_told_before_anything_is_written(
     assert find_checkpoints(run) == [1, 2]
 
 
-def test_a_run_without_its_folder_is_told(
+def test_a_missing_run_folder_is_reported(
     run: Path, engine: SingleProcessEngine, tokenizer: Any
 ) -> None:
     run.rmdir()
     with pytest.raises(RunFailed) as raised:
         save(run, 2, engine, tokenizer)
     error = f"[Errno 2] No such file or directory: '{run}'"
-    assert str(raised.value) == TOLD.format(run=run, error=error, left="begins again")
+    assert str(raised.value) == TOLD.format(run=run, error=error, left="starts over")
     assert not run.exists()
 
 
@@ -335,7 +335,7 @@ def test_a_run_without_its_folder_is_told(
 
 
 class Meeting:
-    """Where the threads of a world meet; one that does not come is told of, not waited for."""
+    """Where the threads of a world meet; a missing one is reported, not waited for."""
 
     def __init__(self, size: int):
         self.barrier = threading.Barrier(size, timeout=5)
@@ -394,7 +394,7 @@ class InStep:
 
 
 def save_together(size: int, run: Path, engine: SingleProcessEngine, tokenizer: Any) -> list[Any]:
-    """What writing checkpoint-2 gives or raises on each of several processes."""
+    """What writing checkpoint-2 returns or raises on each of several processes."""
     meeting = Meeting(size)
 
     def one(rank: int) -> Any:
@@ -432,7 +432,7 @@ def test_processes_write_together_the_checkpoint_of_one(
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_what_one_process_cannot_write_is_told_to_all(
+def test_a_write_error_of_one_process_is_raised_on_all(
     run: Path, engine: SingleProcessEngine, tokenizer: Any, rank: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -453,7 +453,7 @@ def test_what_one_process_cannot_write_is_told_to_all(
     assert contents(run) == before
 
 
-def test_a_folder_that_one_process_cannot_make_is_told_to_all_or_made_by_another(
+def test_a_folder_that_one_process_cannot_create_is_raised_on_all_or_created_by_another(
     run: Path, engine: SingleProcessEngine, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shared file system may show one process late what another has made."""
@@ -474,7 +474,7 @@ def test_a_folder_that_one_process_cannot_make_is_told_to_all_or_made_by_another
 
 
 def make_checkpoints(run: Path, steps: list[int]) -> None:
-    """Folders like checkpoints, small; each can be gone on from."""
+    """Small folders like checkpoints, each of which can be resumed."""
     for step in steps:
         folder = run / f"checkpoint-{step}"
         (folder / "resume").mkdir(parents=True)
@@ -497,7 +497,7 @@ def test_checkpoints_are_found_in_the_order_of_their_steps(run: Path) -> None:
     assert find_checkpoints(run / "nothing") == []
 
 
-def test_a_checkpoint_without_its_state_cannot_be_gone_on_from(run: Path) -> None:
+def test_a_checkpoint_without_its_state_cannot_be_resumed(run: Path) -> None:
     make_checkpoints(run, [1, 2, 3])
     (run / "checkpoint-1" / "resume" / "state.json").unlink()
     shutil.rmtree(run / "checkpoint-2" / "resume")
@@ -517,7 +517,7 @@ def test_a_checkpoint_without_its_state_cannot_be_gone_on_from(run: Path) -> Non
         (9, 2, [1, 2, 3, 4, 5]),
     ],
 )
-def test_the_newest_and_the_best_are_kept_and_only_the_newest_to_go_on_from(
+def test_the_newest_and_the_best_are_kept_and_only_the_newest_can_be_resumed(
     run: Path, keep: int, best: int | None, kept: list[int]
 ) -> None:
     make_checkpoints(run, [1, 2, 3, 4, 5])
@@ -549,7 +549,7 @@ def test_the_newest_and_the_best_are_kept_and_only_the_newest_to_go_on_from(
 def test_a_checkpoint_out_of_turn_stays_until_there_is_a_newer_one(
     run: Path, steps: list[int], best: int | None, kept: list[int]
 ) -> None:
-    """And is not counted, lest those of a run that is often stopped push out all others."""
+    """And does not count, lest those of a run that is often stopped replace all others."""
     make_checkpoints(run, steps)
     rotate_checkpoints(run, 2, best, ephemeral=[step for step in steps if step % 2])
     assert find_checkpoints(run) == kept
@@ -571,7 +571,7 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
     rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [2, 4]
     assert set(caplog.messages) == {
-        f"an old checkpoint could not be removed: [Errno 13] Permission denied: "
+        f"could not remove an old checkpoint: [Errno 13] Permission denied: "
         f"'{run}/checkpoint-2'"
     }
 
@@ -610,7 +610,7 @@ with hold_for_reading(sys.argv[1]):
 def reader(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Path, "subprocess.Popen[str]"]]:
-    """A process that reads checkpoints 1 and 3 of a run; it takes its time to begin."""
+    """A process that reads checkpoints 1 and 3 of a run; it starts slowly."""
     run = tmp_path_factory.mktemp("run")
     make_checkpoints(run, [1, 2, 3, 4])
     names = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -648,7 +648,7 @@ def test_a_checkpoint_that_another_process_reads_is_kept_until_that_ends(
 
 
 @pytest.mark.parametrize("name", ["google/flan-t5-small", "empty", "empty/config.json", "gone"])
-def test_what_is_no_models_folder_is_read_without_a_lock(
+def test_a_folder_without_a_model_is_read_without_a_lock(
     run: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(run)
@@ -670,7 +670,7 @@ def test_an_error_of_reading_is_not_swallowed(run: Path, name: str) -> None:
     assert find_checkpoints(run) == [2]
 
 
-def test_without_locks_reading_and_tidying_go_on(
+def test_reading_and_rotation_work_without_locks(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(*given: Any) -> NoReturn:
@@ -687,7 +687,7 @@ def test_without_locks_reading_and_tidying_go_on(
 
 
 @pytest.mark.parametrize(("stage", "call"), STAGES)
-def test_what_a_killed_save_leaves_is_no_checkpoint_and_is_removed(
+def test_leftovers_of_a_killed_save_are_no_checkpoint_and_removed(
     run: Path, engine: SingleProcessEngine, tokenizer: Any, stage: str, call: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -696,7 +696,7 @@ def test_what_a_killed_save_leaves_is_no_checkpoint_and_is_removed(
     left = run / ".checkpoint-2.partial-node8-4711"
 
     def kill(folder: Path) -> NoReturn:
-        """Keep what lies there, for the end of a process that is not killed removes it."""
+        """Keep the leftovers, which a process that is not killed would remove."""
         shutil.copytree(folder.parent if folder.name == "resume" else folder, left)
         raise KeyboardInterrupt
 
@@ -709,7 +709,7 @@ def test_what_a_killed_save_leaves_is_no_checkpoint_and_is_removed(
     assert contents(run) == before
 
 
-def test_what_a_killed_process_left_of_files_and_removals_is_removed(run: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(run: Path) -> None:
     make_checkpoints(run, [1, 2])
     (run / "status.json").write_text("{}")
     before = contents(run)

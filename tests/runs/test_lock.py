@@ -110,7 +110,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def ahead(path: Path) -> None:
-    """Let a file be of a clock an hour ahead, so that it is not old however slow the test is."""
+    """Date a file an hour ahead, so that it is not old however slow the test is."""
     os.utime(path, (time.time() + 3600,) * 2)
 
 
@@ -179,7 +179,7 @@ def test_this_process_is_no_other_holder(tmp_path: Path) -> None:
         assert find_holder(tmp_path) is None
 
 
-def test_a_claim_is_told_from_every_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_is_distinct_from_every_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     one, other = this_process(), this_process()
     assert one.token != other.token
@@ -226,8 +226,8 @@ def test_a_silent_holder_elsewhere_is_watched_then_gone(
     assert find_holder(tmp_path, wait=0.5, poll=0.05) is None
     assert time.monotonic() - start >= 0.5
     assert set(caplog.messages) == {
-        f"{tmp_path} is held by pid 12 on node8, job 4711, last seen alive 0 s ago;"
-        " watching for up to 0.5 s whether it still is"
+        f"{tmp_path} is locked by pid 12 on node8, job 4711 (last heartbeat 0 s ago);"
+        " watching its heartbeat for up to 0.5 s"
     }
 
 
@@ -255,7 +255,7 @@ def test_an_old_lock_is_watched_where_no_clock_can_be_asked(
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     os.utime(write_lock(tmp_path), (0, 0))
     assert find_holder(tmp_path, wait=0.1, poll=FAST) is None
-    assert "last seen alive some time ago" in caplog.text
+    assert "last heartbeat some time ago" in caplog.text
 
 
 def test_a_holder_that_ends_while_it_is_watched(
@@ -267,10 +267,10 @@ def test_a_holder_that_ends_while_it_is_watched(
         assert find_holder(tmp_path, poll=FAST) is None
 
 
-def test_a_job_that_takes_over_what_is_watched(
+def test_a_job_that_takes_over_a_watched_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The very time of the lock may stay the same, where a file system counts whole seconds."""
+    """The lock's time may stay the same if a file system counts in seconds."""
     path = write_lock(tmp_path)
     ahead(path)
     times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
@@ -299,7 +299,7 @@ def test_a_broken_lock_is_known_by_its_heartbeat_alone(tmp_path: Path, content: 
 def test_a_lock_that_cannot_be_read_just_now_is_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one on a network file system that is replaced between opening and reading."""
+    """E.g. one on a network file system that is replaced between opening and reading."""
 
     def stale(*_: Any, **__: Any) -> None:
         raise OSError(errno.ESTALE, "Stale file handle")
@@ -336,7 +336,7 @@ def test_a_take_over_is_noticed_and_left_alone(tmp_path: Path) -> None:
             assert isinstance(lock.loss, RunFailed)
             assert str(lock.loss) == (
                 f"{tmp_path} was taken over by pid 12 on node8, job 4711;"
-                " this process has stopped writing to it"
+                " this process no longer writes to it"
             )
             lock.release()
             assert names_in(tmp_path) == [LOCK_FILE]
@@ -362,7 +362,7 @@ def test_a_broken_lock_is_kept_fresh_by_its_holder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("whole_run", [False, True])
-def test_what_was_removed_is_not_written_again(tmp_path: Path, whole_run: bool) -> None:
+def test_a_removed_lock_is_not_written_again(tmp_path: Path, whole_run: bool) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     with taken(folder, heartbeat=FAST) as lock:

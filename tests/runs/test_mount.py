@@ -23,7 +23,7 @@ def job(**values: object) -> JobRequest:
     return make_job("seq2seq", **({"model_init_name": "m", "data_name": "d"} | values))
 
 
-def test_the_mount_is_asked_for_or_named_or_in_the_container_or_beside(
+def test_the_mount_is_given_or_in_the_environment_or_the_container_or_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mount_module, "CONTAINER_MOUNT", tmp_path / "model_mount")
@@ -106,18 +106,18 @@ def test_a_run_is_not_put_into_a_model_or_another_run(tmp_path: Path, marker: st
     (mount.models / "a").mkdir(parents=True)
     (mount.models / "a" / marker).write_text("{}")
     _, (problem,) = find_run_folder(mount, "a/b/c")
-    assert problem.found == f"a name inside {mount.models / 'a'}, which is a model or a run"
+    assert problem.found == f"inside {mount.models / 'a'}, which is a model or a run"
 
 
 def test_a_run_named_as_a_model_gets_its_checkpoints_named(tmp_path: Path) -> None:
     mount = Mount(tmp_path / "mount")
     (mount.models / "run" / "checkpoint-20").mkdir(parents=True)
     _, (problem,) = find_model(mount, job(model_init_name="run"))
-    assert (problem.found, problem.hint) == ("a run, not a model", "write run/checkpoint-20")
+    assert (problem.found, problem.hint) == ("a run, not a model", "use run/checkpoint-20")
 
 
 @pytest.mark.parametrize("name", ["~nobody-here/x", "x" * 300, "é" * 200])
-def test_names_that_no_file_can_have_are_told(tmp_path: Path, name: str) -> None:
+def test_names_that_no_file_can_have_are_reported(tmp_path: Path, name: str) -> None:
     files, problems = find_data(Mount(tmp_path), name)
     assert (files, len(problems)) == ({}, 1)
 

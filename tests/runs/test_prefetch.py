@@ -1,4 +1,4 @@
-"""A hub's model comes whole and checked into the mount or not at all, and why not is told."""
+"""A hub's model is downloaded complete and verified, or not at all, and the reason is reported."""
 
 import errno
 import fcntl
@@ -27,8 +27,6 @@ from workflow.runs.mount import Mount, find_model
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])  # and no other
 
-AGAIN = "give the same command again"
-
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Mount:
@@ -38,7 +36,7 @@ def mount(tmp_path: Path) -> Mount:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that is reached, with a model in safetensors."""
+    """A reachable hub with a model in safetensors."""
     made = Hub(write_hub_folder(make_t5(), tmp_path / "hub", "safetensors"))
     server = serve(made, monkeypatch, tmp_path / "cache")
     yield made
@@ -46,7 +44,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def refused(mount: Mount, model: str = NAME) -> list[str]:
-    """What is told of a model that cannot be had; nothing of it is where models are."""
+    """The problems of a model that is refused; none of its files are among the models."""
     with pytest.raises(BadInput) as raised:
         prefetch(model, mount)
     assert not mount.models.exists() or {p.name for p in mount.models.iterdir()} <= {".cache"}
@@ -54,7 +52,7 @@ def refused(mount: Mount, model: str = NAME) -> list[str]:
 
 
 def kept(mount: Mount) -> set[str]:
-    """The files of a model that are kept for the next try."""
+    """The files of a model that are kept for the next attempt."""
     download = mount.cache / "downloads" / "flan-t5-xl"
     return {path.name for path in download.iterdir() if path.is_file()}
 
@@ -116,20 +114,20 @@ def test_a_second_time_nothing_is_done(
         path: stat.st_mtime_ns for path, stat in before.items()
     }
     assert list(dict.fromkeys(caplog.messages)) == [  # a handler of another test may double them
-        f"{folder} is whole: name it with --model_init_name flan-t5-xl",
-        f"{folder} is there already, and whole",
+        f"downloaded and verified {folder}; use it with --model_init_name flan-t5-xl",
+        f"{folder} exists already, and is complete",
     ]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_flipped_bit_is_refused_and_only_that_file_is_fetched_anew(
+def test_a_flipped_bit_is_refused_and_only_that_file_is_downloaded_again(
     hub: Hub, mount: Mount, name: str
 ) -> None:
     hub.flipped = name
     size = (hub.folder / name).stat().st_size
     assert refused(mount) == [
-        f"{NAME}: {name}: {size:,} bytes of another content "
-        f"(expected the hub's {size:,} bytes). Hint: {AGAIN}: it fetches what was not whole."
+        f"{NAME}: {name}: {size:,} bytes that differ from the hub's (expected the hub's {size:,} "
+        "bytes). Hint: rerun the command; only incomplete files are downloaded again."
     ]
     assert name not in kept(mount)
     fetched = set(hub.fetched())
@@ -139,17 +137,17 @@ def test_a_flipped_bit_is_refused_and_only_that_file_is_fetched_anew(
     assert set(hub.fetched()) == set(hub.files()) - fetched | {name}
 
 
-def test_after_a_broken_connection_what_is_whole_is_not_fetched_again(
+def test_complete_files_of_an_interrupted_download_are_kept(
     hub: Hub, mount: Mount
 ) -> None:
     shutil.rmtree(hub.folder)
     write_hub_folder(make_t5(), hub.folder, "sharded-safetensors")
     hub.broken = "model-00002-of-00003.safetensors"
     (told,) = refused(mount)
-    assert told.startswith(f"model {NAME}: found the hub did not give it (Server error '500 ")
+    assert told.startswith(f"model {NAME}: the download failed (Server error '500 ")
     assert told.endswith(
-        " (expected a hub that can be reached, as from a login node). "
-        f"Hint: {AGAIN}; files that came whole are not fetched twice."
+        " (expected a hub that can be reached, e.g. from a login node). "
+        "Hint: rerun the command; complete files are not downloaded again."
     )
     whole = kept(mount)
     assert "config.json" in whole
@@ -192,8 +190,8 @@ def test_something_else_in_its_place_is_left_alone(hub: Hub, mount: Mount, chang
     with pytest.raises(BadInput) as raised:
         prefetch(NAME, mount)
     assert str(raised.value) == (
-        f"{folder}: a folder whose {names} are not those of {NAME} "
-        f"(expected that model, or nothing yet). Hint: use it as it is, or move it away and {AGAIN}"
+        f"{folder}: exists, but not with the {names} of {NAME} (expected that model, or no "
+        "folder). Hint: use the folder as it is, or move it away and rerun the command."
     )
     assert {path: path.read_bytes() for path in folder.rglob("*")} == before
     assert hub.fetched() == []
@@ -214,15 +212,15 @@ def test_a_model_that_brings_code_does_not_run_it(hub: Hub, mount: Mount) -> Non
     (told,) = refused(mount)
     assert "own.py" not in hub.fetched()
     assert told.endswith(
-        "expected a readable config.json; check the folder, or get the model again"
+        "(expected a readable config.json). Hint: check the folder, or get the model again."
     )
 
 
 def test_a_model_without_weights_that_can_be_read_is_refused(hub: Hub, mount: Mount) -> None:
     (hub.folder / "model.safetensors").rename(hub.folder / "flax_model.msgpack")
     assert refused(mount) == [
-        f"model {NAME}: no weights in {len(hub.files())} files "
-        "(expected safetensors, or files pytorch_model*.bin). Hint: choose another model."
+        f"model {NAME}: no weights among its {len(hub.files())} files "
+        "(expected *.safetensors or pytorch_model*.bin). Hint: choose another model."
     ]
 
 
@@ -231,18 +229,18 @@ def test_a_model_without_weights_that_can_be_read_is_refused(hub: Hub, mount: Mo
     [
         (
             404, "RepoNotFound",
-            "no such model, or a private one (expected a name like google/flan-t5-xl). "
+            "does not exist, or is private (expected a name like google/flan-t5-xl). "
             "Hint: correct the name, or log in with hf auth login.",
         ),
         (
             403, "GatedRepo",
-            "a model that is shown to chosen accounts only (expected one of those). "
-            "Hint: ask for access on the model's page, then log in with hf auth login.",
+            "a gated model (expected an account with access). "
+            "Hint: request access on the model's page, then log in with hf auth login.",
         ),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("listed", [True, False])
-def test_a_model_that_the_hub_does_not_show_is_told(
+def test_a_model_that_is_not_available_is_reported(
     hub: Hub, mount: Mount, status: int, word: str, told: str, listed: bool
 ) -> None:
     """Of a gated model the files can be listed."""
@@ -256,44 +254,44 @@ def test_a_model_that_the_hub_does_not_show_is_told(
 def test_offline_nothing_is_asked(hub: Hub, mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert refused(mount) == [
-        f"model {NAME}: HF_HUB_OFFLINE (expected leave to ask the hub). "
-        "Hint: unset HF_HUB_OFFLINE, on a machine with a network, as a login node."
+        f"model {NAME}: HF_HUB_OFFLINE is set (expected access to the hub). "
+        "Hint: unset HF_HUB_OFFLINE, on a machine with a network, e.g. a login node."
     ]
     assert hub.asked == []
 
 
-def test_without_a_network_that_is_told(
+def test_a_missing_network_is_reported(
     mount: Mount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     close(serve(Hub(tmp_path), monkeypatch, tmp_path / "cache"))
     assert refused(mount) == [
-        f"model {NAME}: the hub did not give it ([Errno 111] Connection refused) "
-        "(expected a hub that can be reached, as from a login node). "
-        f"Hint: {AGAIN}; files that came whole are not fetched twice."
+        f"model {NAME}: the download failed ([Errno 111] Connection refused) "
+        "(expected a hub that can be reached, e.g. from a login node). "
+        "Hint: rerun the command; complete files are not downloaded again."
     ]
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
+def test_a_disk_that_is_too_small_is_reported_before_any_download(
     hub: Hub, mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=7_100_000))
     needed = sum(path.stat().st_size for path in hub.files().values()) + 10_000_000
     assert refused(mount) == [
         f"{mount.cache}/downloads/flan-t5-xl: 7 MB free "
-        f"(expected {needed / 1e6:.0f} MB for {NAME}). Hint: make room, or name another mount."
+        f"(expected {needed / 1e6:.0f} MB for {NAME}). Hint: free disk space, or use another mount."
     ]
     assert hub.fetched() == []
 
 
-def test_a_mount_that_cannot_be_written_is_told(hub: Hub, mount: Mount) -> None:
+def test_a_mount_that_cannot_be_written_is_reported(hub: Hub, mount: Mount) -> None:
     mount.root.write_text("no folder")
     assert refused(mount) == [
-        f"{mount.models}/flan-t5-xl: what could not be written (Not a directory) "
-        f"(expected room and leave to write). Hint: mend that, and {AGAIN}"
+        f"{mount.models}/flan-t5-xl: could not be written (Not a directory) "
+        "(expected disk space and write permission). Hint: fix that, and rerun the command."
     ]
 
 
-def test_a_quota_that_ends_in_the_middle_is_told(
+def test_an_exceeded_quota_is_reported(
     hub: Hub, mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def download(*_: object, **__: object) -> None:
@@ -301,8 +299,8 @@ def test_a_quota_that_ends_in_the_middle_is_told(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert refused(mount) == [
-        f"{mount.models}/flan-t5-xl: what could not be written (Disk quota exceeded) "
-        f"(expected room and leave to write). Hint: mend that, and {AGAIN}"
+        f"{mount.models}/flan-t5-xl: could not be written (Disk quota exceeded) "
+        "(expected disk space and write permission). Hint: fix that, and rerun the command."
     ]
 
 
@@ -312,8 +310,8 @@ def test_two_processes_do_not_fetch_one_model(hub: Hub, mount: Mount) -> None:
     with open(downloads / "flan-t5-xl.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert refused(mount) == [
-            f"model {NAME}: another process that fetches it (expected one at a time). "
-            "Hint: let it end."
+            f"model {NAME}: another process is downloading it (expected one download at a time). "
+            "Hint: wait for it to end."
         ]
     prefetch(NAME, mount)
 
@@ -324,7 +322,7 @@ def test_two_processes_do_not_fetch_one_model(hub: Hub, mount: Mount) -> None:
 def test_a_name_does_not_lead_out_of_the_models(mount: Mount, name: str) -> None:
     (told,) = refused(mount, name)
     assert told.endswith(
-        "no name that the hub could have (expected a name like google/flan-t5-xl). "
+        "not a valid name on the hub (expected a name like google/flan-t5-xl). "
         "Hint: correct the name."
     )
     assert not mount.root.exists()

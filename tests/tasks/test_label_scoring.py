@@ -1,4 +1,4 @@
-"""Scoring against plain transformers calls on the same weights, and whole runs of clf.py."""
+"""Scoring against plain transformers calls on the same weights, and complete runs of clf.py."""
 
 import copy
 import dataclasses
@@ -95,7 +95,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 @pytest.fixture(params=[True, False], ids=["adapted", "as-loaded"])
 def ready(request: pytest.FixtureRequest, model: Any) -> Any:
-    """A copy of the model, also as a run makes it ready."""
+    """A copy of the model, also optimized as in a run."""
     ready = copy.deepcopy(model)
     if request.param:
         LabelScoring.of(make_spec()).optimize_for_task(ready)
@@ -241,7 +241,7 @@ def test_scores_that_are_no_numbers_are_null(
     assert {item["pred_score"] for item in evaluation.items} == {None}
     assert {item["logits"] for item in evaluation.items} == {None}
     assert evaluation.metrics.get("loss") is None
-    assert f"the scores of {len(RECORDS)} of {len(RECORDS)} records are no finite" in caplog.text
+    assert f"{len(RECORDS)} of {len(RECORDS)} records have non-finite scores" in caplog.text
 
 
 def test_a_score_of_an_infinite_logit_is_null(model: Any, tokenizer: Any, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_model_like_bart_scores_too(tokenizer: Any, tmp_path: Path) -> None:
 
 
 def weather(count: int, seed: int, soft: bool = False) -> list[dict[str, Any]]:
-    """Texts of which one word decides how likely the answer is yes."""
+    """Texts in which one word decides how likely the label is yes."""
     generator = np.random.default_rng(seed)
     chances = {"bird": 0.9, "house": 0.6, "word": 0.3, "man": 0.05}
     records = []
@@ -286,7 +286,7 @@ def weather(count: int, seed: int, soft: bool = False) -> list[dict[str, Any]]:
 
 
 def test_the_contract_s_command(mount: Mount, tmp_path: Path, read_lines: Lines) -> None:
-    """The second command of the design, only its steps lowered, on a stand-in folder."""
+    """The second command of the design with fewer steps, on a stand-in folder."""
     write_hub_folder(make_t5(), tmp_path / "google" / "flan-t5-xl", "sharded-bin")
     write_data(mount, "1226verifier_ft_all", weather(40, 0), weather(11, 1))
     command = (
@@ -337,7 +337,7 @@ def test_evaluating_a_checkpoint_gives_the_scores_of_training(mount: Mount) -> N
 
 
 def test_soft_targets_are_recovered(mount: Mount, read_lines: Lines) -> None:
-    """Hard labels drawn with known chances, and the chances themselves, both teach the chances."""
+    """Training on labels sampled with known probabilities, or on these, learns them."""
     shutil.copytree(T5_TINY, mount.models / "t5-tiny")
     for name, soft in (("hard", False), ("soft", True)):
         write_data(mount, name, weather(1500, 0, soft), weather(200, 1, soft=True))
@@ -393,7 +393,7 @@ def test_the_audit_reads_inputs_within_their_template(mount: Mount) -> None:
         assert prompts["lost"]["characters"] == lost
 
 
-def test_the_audit_tells_of_targets(mount: Mount, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_audit_covers_targets(mount: Mount, caplog: pytest.LogCaptureFixture) -> None:
     records = [
         *[{"input": f"the word {i}", "target": 0} for i in range(30)],
         {"input": "one way", "target": 1},

@@ -176,7 +176,7 @@ def test_the_encoder_runs_once_a_prompt(model: Any, tokenizer: Any, tmp_path: Pa
     assert sum(rows) == len(RECORDS)
 
 
-def test_without_completions_there_are_answers_and_no_metrics(
+def test_without_completions_there_are_predictions_and_no_metrics(
     model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     split = make_split(tmp_path, tokenizer, [{"prompt": r["prompt"]} for r in RECORDS])
@@ -201,7 +201,7 @@ def test_a_vocabulary_without_yes_and_no_gives_null_and_one_warning(
     assert {item["generations"][0]["scores"] for item in evaluation.items} == {None}
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert [record.message for record in warnings] == [
-        "the vocabulary has no ▁yes or no ▁no: scores are null"
+        "the vocabulary lacks ▁yes or ▁no; scores are null"
     ]
 
 
@@ -221,7 +221,7 @@ def test_long_records_are_cut_and_keep_their_end(tokenizer: Any, tmp_path: Path)
 def test_a_model_s_own_beams_penalties_and_lengths_decide_nothing(
     model: Any, tokenizer: Any, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    """By our own loop, and by transformers' where there are penalties."""
+    """With our own loop, and with transformers' for penalties."""
     split = make_split(tmp_path, tokenizer, RECORDS)
     plain = evaluate(model, tokenizer, split, make_spec(**settings)).items
     own = model.generation_config
@@ -234,8 +234,8 @@ def test_a_model_s_own_beams_penalties_and_lengths_decide_nothing(
     assert model.generation_config is own
 
 
-NO_LOSS = "the losses of 16 of 16 records are no finite numbers, so loss is null"
-NO_LOGITS = "the logits of 16 of 16 records are no finite numbers: their answers mean nothing"
+NO_LOSS = "16 of 16 records have a non-finite loss, so loss is null"
+NO_LOGITS = "16 of 16 records have non-finite logits; their predictions are meaningless"
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
@@ -248,7 +248,7 @@ NO_LOGITS = "the logits of 16 of 16 records are no finite numbers: their answers
         (("prompt",), {}, [NO_LOGITS]),
     ],
 )
-def test_a_model_without_finite_numbers_is_told(
+def test_a_model_with_non_finite_outputs_is_reported(
     tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture,
     value: str, keys: Sequence[str], settings: dict[str, Any], told: list[str],
 ) -> None:  # fmt: skip
@@ -274,13 +274,13 @@ def test_the_records_without_a_finite_loss_are_counted(
              for i in range(len(split))]  # fmt: skip
     assert 0 < sum(found) < len(found)
     assert evaluate(model, tokenizer, split, make_spec()).metrics["loss"] is None
-    assert f"the losses of {sum(found)} of {len(found)} records" in caplog.text
+    assert f"{sum(found)} of {len(found)} records have a non-finite loss" in caplog.text
 
 
-def test_answers_are_compared_with_what_they_can_be(
+def test_predictions_are_compared_with_writable_references(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that writes every completion as it learns it is right throughout."""
+    """A model that generates every completion exactly is right throughout."""
     completions = [
         "<extra_id_0> the house <extra_id_1>", "right END of it", "a</s>", " two words \n", "{a}",
     ]  # fmt: skip
@@ -303,8 +303,12 @@ def test_answers_are_compared_with_what_they_can_be(
 @pytest.mark.parametrize(
     ("metric", "completions", "found"),
     [
-        ("rougeL", ["北京是中国的首都", "<extra_id_0> 上海 END of it"], "half its letters in a-z"),
-        ("bleu", ["one two three", "yes"], "of which none has four tokens in a row"),
+        (
+            "rougeL",
+            ["北京是中国的首都", "<extra_id_0> 上海 END of it"],
+            "half of its letters in a-z",
+        ),
+        ("bleu", ["one two three", "yes"], "no eval completion has four tokens in a row"),
         ("rouge2", ["one", "北京市 a b"], "two words in a row"),
         ("rougeL", ["北京是中国的首都", "one"], None),
         ("rougeL_unicode", ["北京是中国的首都"], None),
@@ -323,7 +327,7 @@ def test_a_metric_that_sees_no_completion_chooses_no_checkpoint(
     if found is None:
         Seq2Seq().check(tokenizer, split, spec)
         return
-    with pytest.raises(BadInput, match=f"--metric_for_best_model {metric}: found .*{found}"):
+    with pytest.raises(BadInput, match=f"--metric_for_best_model {metric}: .*{found}"):
         Seq2Seq().check(tokenizer, split, spec)
 
 
@@ -337,9 +341,9 @@ def test_of_empty_completions_a_metric_that_has_a_value_is_named(
     with pytest.raises(BadInput) as caught:
         Seq2Seq().check(tokenizer, split, make_spec(metric_for_best_model=metric))
     assert str(caught.value) == (
-        f"--metric_for_best_model {metric}: found eval completions of which none has {seen}; "
-        "expected a metric that has a value of them; choose rougeL_unicode or exact_match: an "
-        "empty answer is right there"
+        f"--metric_for_best_model {metric}: no eval completion has {seen} (expected a metric "
+        "defined on these completions). Hint: choose rougeL_unicode or exact_match, which count an "
+        "empty text as correct."
     )
 
 

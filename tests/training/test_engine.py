@@ -1,4 +1,4 @@
-"""The gradient of a step is that of the naive single batch, whatever the cut; and the recipes."""
+"""A step's gradient equals that of the naive single batch for any micro-batches; optimizers."""
 
 import copy
 import dataclasses
@@ -70,7 +70,7 @@ def step_once(job: Job, engine: SingleProcessEngine, plan: StepPlan, step: int =
 
 
 def naive_gradient(job: Job, model: Any, smoothing: float) -> dict[str, torch.Tensor]:
-    """One batch, padded, its mean token loss differentiated: as a textbook has it."""
+    """One padded batch, its mean token loss differentiated, as in a textbook."""
     model = copy.deepcopy(model)
     sources = job.tokenizer([r["prompt"] for r in RECORDS], padding=True, return_tensors="pt")
     labels = job.tokenizer([r["completion"] for r in RECORDS], padding=True, return_tensors="pt")
@@ -116,7 +116,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
 
 
 class OneOfSeveral(World):
-    """A process whose sums are only of what it has itself."""
+    """A process whose sums include only its own values."""
 
     def sum(self, value: float) -> float:
         return value
@@ -127,7 +127,7 @@ class OneOfSeveral(World):
 def test_the_gradients_of_several_processes_add_up_to_the_naive_one(
     job: Job, processes: int, packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fillers, which keep a process without work in step, count neither in it nor in the loss."""
+    """Fillers, which keep an idle process in lockstep, count neither in gradient nor loss."""
     split = job.splits["train"]
     lengths = split.sources.lengths(1024), split.targets.lengths(512)
     plan = plan_step(np.arange(len(RECORDS)), lengths, 128, packs, processes)
@@ -186,7 +186,7 @@ def test_norms_and_biases_do_not_decay() -> None:
     }
 
 
-def test_bf16_computes_in_bf16_and_learns_in_float32(
+def test_bf16_computes_in_bf16_and_updates_in_float32(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = make_spec(bf16=True, learning_rate=1e-5, lr_scheduler_type="constant")
@@ -264,10 +264,10 @@ def test_every_schedule_named_is_transformers_own(name: str) -> None:
         ("cosine", {"cycles": 2}),
     ],
 )
-def test_a_schedule_with_wrong_keys_is_told_before_anything_is_loaded(
+def test_a_schedule_with_wrong_keys_is_refused_before_anything_is_loaded(
     name: str, kwargs: dict[str, Any] | None
 ) -> None:
-    with pytest.raises(BadInput, match=f"what the schedule {name} of transformers takes"):
+    with pytest.raises(BadInput, match=f"arguments of the schedule {name} of transformers"):
         check_schedule(make_spec(lr_scheduler_type=name, lr_scheduler_kwargs=kwargs))
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind where it fails or is stopped in the middle, on all processes."""
+"""What an evaluation leaves behind if it fails or is stopped midway, on all processes."""
 
 import json
 from pathlib import Path
@@ -115,7 +115,7 @@ TOLD = {
 }
 
 
-def test_what_ends_an_evaluation_ends_it_on_all_and_leaves_no_items(tmp_path: Path) -> None:
+def test_an_aborted_evaluation_ends_on_all_and_leaves_no_predictions(tmp_path: Path) -> None:
     assert run_world(MEMBER, 2, tmp_path) == [TOLD] * 2
     for fault in TOLD.keys() - {"none"}:
         assert list((tmp_path / fault).iterdir()) == [], fault

@@ -1,4 +1,4 @@
-"""Other encoder-decoder families than T5 give what transformers gives, from loading to answers."""
+"""Encoder-decoder families other than T5 match transformers, from loading to predictions."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def by_transformers(folder: Path, family: str, records: list[Any]) -> tuple[floa
 
 @pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_learns_and_answers_as_transformers_does(mount: Mount, family: str) -> None:
+def test_a_family_trains_and_generates_as_transformers_does(mount: Mount, family: str) -> None:
     languages = make_any(family, mount.models / family)
     original = AutoModelForSeq2SeqLM.from_pretrained(mount.models / family).state_dict()
     loaded = load_model(mount.models / family).state_dict()
@@ -124,7 +124,7 @@ def test_learned_positions_bound_the_lengths(mount: Mount) -> None:
     job = make_job(
         "seq2seq", model_init_name="led", data_name="sums", max_target_length=600, max_steps=1
     )
-    with pytest.raises(BadInput, match="600 \(expected at most 512, the positions this"):
+    with pytest.raises(BadInput, match=r"600 \(expected at most 512, the positions this"):
         run_job(job, mount)
     # A limit that the user did not set gives way.
     job = make_job(
@@ -151,7 +151,7 @@ def test_a_mask_without_a_row_gets_one(mount: Mount) -> None:
     assert saved.get_input_embeddings().weight.shape[0] == 1001
 
 
-def test_saving_keeps_what_a_family_says_of_tying(mount: Mount, tokenizer: Any) -> None:
+def test_saving_keeps_a_family_s_tied_weights(mount: Mount, tokenizer: Any) -> None:
     for family, sizes in WITH_T5_TOKENIZER.items():
         make_family(family, mount.models / family)
         save_model(load_model(mount.models / family), tokenizer, mount.models / f"{family}2")

@@ -1,4 +1,4 @@
-"""Runs of 20 steps give the digits that are written down, until a change is meant to change them.
+"""Runs of 20 steps reproduce the recorded digits, until a change is meant to change them.
 
 Digits depend on processor and libraries: `golden/frozen_runs.json` holds those of each kind that
 was at hand, and others are skipped. With PYTHONPATH=tests this file, run as a
@@ -36,7 +36,7 @@ RUNS: dict[int, dict[str, dict[str, Any]]] = {
 
 
 def kind_of_machine() -> str:
-    """What digits depend on, as far as is known."""
+    """What the digits are known to depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     found = dict(line.split("\t:", 1) for line in lines if "\t:" in line.replace("\t\t", "\t"))
     names = {name.strip(): value.strip() for name, value in found.items()}
@@ -71,7 +71,7 @@ def _digest(run: Path) -> str:
     return hashlib.sha256(json.dumps(numbers).encode() + weights).hexdigest()
 
 
-def test_runs_are_what_they_were_bit_for_bit(tmp_path: Path) -> None:
+def test_runs_are_unchanged_bit_for_bit(tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
     if kind_of_machine() not in golden:
         pytest.skip(f"no digests of {kind_of_machine()}")

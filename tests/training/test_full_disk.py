@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or gone in the middle of a run: what is told, and what is left."""
+"""A disk that is full, read-only or gone during a run: what is reported, and what is left."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def attach(folder: Path, options: str) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Mount]:
-    """A mount whose models lie on a disk of 60 MB."""
+    """A mount whose models are on a disk of 60 MB."""
     made = make_mount(tmp_path / "mount")
     models = made.models.rename(tmp_path / "models")
     made.models.mkdir()
@@ -55,8 +55,8 @@ def wait_for_checkpoint(run: Path, process: Fork) -> None:
 
 
 @pytest.mark.parametrize("free", [0, 21_000_000])
-def test_a_full_disk_is_told_and_nothing_is_lost(small_disk: Mount, free: int) -> None:
-    """Where too little is left for a save, and where nothing is left for a line of a log."""
+def test_a_full_disk_is_reported_and_nothing_is_lost(small_disk: Mount, free: int) -> None:
+    """Too little space for a save, and none for a line of a log."""
     run = small_disk.models / "full"
     with start(small_disk) as process:
         wait_for_checkpoint(run, process)
@@ -72,8 +72,8 @@ def test_a_full_disk_is_told_and_nothing_is_lost(small_disk: Mount, free: int) -
     assert process.returncode == 1
     assert "Traceback" not in told
     last = told.strip().splitlines()[-1]
-    assert "are free there" in last or (free == 0 and "No space left on device" in last), told
-    assert "the same command goes on from" in last
+    assert " MB needed, " in last or (free == 0 and "No space left on device" in last), told
+    assert "the same command resumes from" in last
     (newest,) = sorted(run.glob("checkpoint-*"))[-1:]
     assert find_damage(newest) == find_damage(newest / "resume") == []
     assert not list(run.glob(".*"))
@@ -91,11 +91,11 @@ def test_a_full_disk_is_told_and_nothing_is_lost(small_disk: Mount, free: int) -
         process.terminate()
         _, told = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert f"going on from {newest}" in told
+    assert f"resuming from {newest}" in told
 
 
 @pytest.mark.parametrize("kind", ["read-only", "gone"])
-def test_a_folder_that_cannot_be_written_is_told(small_disk: Mount, kind: str) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(small_disk: Mount, kind: str) -> None:
     run = small_disk.models / "full"
     with start(small_disk) as process:
         wait_for_checkpoint(run, process)
@@ -112,4 +112,4 @@ def test_a_folder_that_cannot_be_written_is_told(small_disk: Mount, kind: str) -
     reason = "No such file or directory" if kind == "gone" else "Read-only file system"
     assert reason in last, told
     assert str(run) in last
-    assert "start again: the same command" in last
+    assert "then restart: the same command" in last

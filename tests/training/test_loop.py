@@ -1,4 +1,4 @@
-"""Whole runs of the real script on a small model."""
+"""Complete runs of the real script on a small model."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def run(mount: Mount, **values: Any) -> Path:
 
 
 def test_the_contract_s_commands(mount: Mount, read_lines: Lines) -> None:
-    """The first and the third command of the design, only max_steps lowered."""
+    """The first and the third command of the design with fewer steps."""
     write_hub_folder(make_t5(), mount.models / "flan-t5-xxl", "sharded-bin")
     records = addition_records(24)
     write_data(mount, "synthetic_explain", records, records[:5])
@@ -168,8 +168,9 @@ def test_a_finished_job_says_so_and_another_needs_another_name(
     assert main("seq2seq", "", as_file) == 0
     assert main("seq2seq", "", [*argv, "--max_steps=2", "--temperature", "0.5"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"{folder}: a run of another job (temperature: 0.001 there, 0.5 here) (expected the "
-        "same job). Hint: choose another --training_run_name, or add --overwrite_output_dir to begin again."
+        f"{folder}: a run of a different job (temperature: was 0.001, now 0.5) (expected the same "
+        "job). Hint: choose another --training_run_name, or add --overwrite_output_dir to start "
+        "over."
     )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert main("seq2seq", "", [*argv, "--temperature", "0.5", "--overwrite_output_dir"]) == 0
@@ -183,13 +184,12 @@ def test_changed_data_are_another_job(mount: Mount) -> None:
     with pytest.raises(workflow.BadInput) as raised:
         run(mount)
     assert str(raised.value) == (
-        f"{folder}: a run of another job (the data or the tokenizer has changed since) "
-        "(expected the same job). Hint: choose another --training_run_name, or add --overwrite_output_dir "
-        "to begin again."
+        f"{folder}: a run of a different job (data or tokenizer changed) (expected the same job). "
+        "Hint: choose another --training_run_name, or add --overwrite_output_dir to start over."
     )
 
 
-def test_a_checkpoint_answers_as_its_run_did(mount: Mount) -> None:
+def test_a_checkpoint_generates_as_its_run_did(mount: Mount) -> None:
     """The eval completions alone would allow fewer tokens than the train completions need."""
     write_data(mount, "short", addition_records(24, start=12345), addition_records(1, start=5))
     folder = run(mount, data_name="short", max_new_tokens=None)
@@ -205,7 +205,7 @@ def test_a_checkpoint_answers_as_its_run_did(mount: Mount) -> None:
 
 def test_the_model_to_begin_with_is_not_overwritten(mount: Mount) -> None:
     folder = run(mount)
-    with pytest.raises(workflow.BadInput, match="the run that holds the model to begin with"):
+    with pytest.raises(workflow.BadInput, match="the run that contains the initial model"):
         run(
             mount, model_init_name=f"{folder.name}/checkpoint-4", training_run_name=folder.name,
             overwrite_output_dir=True,
@@ -223,7 +223,7 @@ def test_two_jobs_that_claim_one_name_at_once_do_not_share_it(mount: Mount) -> N
     statuses = [job.returncode for job in jobs]
     assert sorted(statuses) in ([0, 2], [0, 0])  # the second refused, or just too late
     if 2 in statuses:
-        assert "a job that is running" in told[statuses.index(2)]
+        assert "in use by a running job" in told[statuses.index(2)]
     status = json.loads((mount.models / "small_sums_0" / "status.json").read_text())
     assert (status["state"], status["step"]) == ("done", 300)
 
@@ -251,8 +251,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
             micro_batch_tokens=1, bf16=False,
         )  # fmt: skip
     assert str(raised.value) == (
-        "step 1: the loss is not finite, computing records train[7]; the model was not changed by "
-        "this step; look at those records, lower --learning_rate, or use --bf16 false"
+        "step 1: non-finite loss on records train[7]; the model was not updated. Hint: check those "
+        "records, reduce --learning_rate, or set --bf16 false"
     )
     assert updates == []
     status = json.loads((mount.models / "infinite_some_0" / "status.json").read_text())
@@ -311,12 +311,12 @@ def test_epochs_become_steps() -> None:
     assert steps(num_train_epochs=0.001) == 1
 
 
-def test_no_evaluation_on_start_when_told_so(mount: Mount, read_lines: Lines) -> None:
+def test_eval_on_start_can_be_disabled(mount: Mount, read_lines: Lines) -> None:
     folder = run(mount, eval_on_start=False, eval_steps=3)
     assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [3, 4]
 
 
-def test_training_learns_in_float32_and_in_bf16(mount: Mount, read_lines: Lines) -> None:
+def test_training_works_in_float32_and_in_bf16(mount: Mount, read_lines: Lines) -> None:
     for optim in ("adamw_torch", "adafactor"):
         for bf16 in (False, True):
             folder = run(

@@ -1,4 +1,4 @@
-"""The largest micro-batch of a run: that it is found, tried first, and leaves no trace."""
+"""The largest micro-batch of a run is found, probed first, and leaves no trace."""
 
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_the_largest_is_found_among_the_heaviest_steps(
     assert bytes_of(filled_up(found, 2048, 512)) >= bytes_of(largest)
 
 
-def test_what_is_filled_up_stays_within_the_bound() -> None:
+def test_an_enlarged_shape_stays_within_the_bound() -> None:
     assert filled_up(Shape(8, 100, 28), 2048, 28) == Shape(10, 100, 28)
     assert filled_up(Shape(15, 100, 28), 2048, 28) == Shape(16, 100, 28)
     assert filled_up(Shape(15, 100, 30), 2048, 99) == Shape(15, 100, 36)
@@ -89,7 +89,7 @@ def test_what_is_filled_up_stays_within_the_bound() -> None:
 def test_a_trial_leaves_no_trace(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, read_lines: Lines, flags: dict[str, Any]
 ) -> None:
-    """Several processes are compared with one, and runs that go on with those that do not."""
+    """Several processes are compared with one, and resumed runs with uninterrupted ones."""
     scored = [{"input": r["prompt"], "target": r["id"] % 3 / 2} for r in addition_records(24)]
     write_data(mount, "more", scored, scored[:5])
 
@@ -105,7 +105,7 @@ def test_a_trial_leaves_no_trace(
 def test_the_largest_micro_batch_comes_before_the_first_step(
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As large as any later one, without weight, and beside what the optimizer keeps."""
+    """As large as any later one, with weight zero, and with the optimizer state allocated."""
     computed: list[tuple[Shape, float]] = []
     add_gradient = SingleProcessEngine.add_gradient
 
@@ -125,7 +125,7 @@ def test_the_largest_micro_batch_comes_before_the_first_step(
 
 
 def test_a_loss_that_is_not_finite_in_a_trial_changes_nothing(mount: Mount) -> None:
-    """It is for the step that has it to tell."""
+    """The step that has it reports it."""
     from test_engine import make_engine, make_spec
 
     from workflow.models.batch import Batch
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_in_a_trial_changes_nothing(mount: Mount) -> N
 
 
 def test_under_zero_too_a_first_loss_that_is_not_finite_is_left_to_its_step(mount: Mount) -> None:
-    """DeepSpeed skips the trial's update then, and makes no optimizer state."""
+    """DeepSpeed skips the probe's update then, and allocates no optimizer state."""
     model = make_t5()
     model.lm_head.weight.data[:] = torch.nan
     write_hub_folder(model, mount.models / "bad", "safetensors")
@@ -158,4 +158,4 @@ def test_under_zero_too_a_first_loss_that_is_not_finite_is_left_to_its_step(moun
     (done,) = finish([Fork(run_script, ROOT / "seq2seq.py", *words)])
     assert done.returncode == 1
     told = done.stderr.splitlines()[-1]
-    assert told.startswith("step 1: the loss is not finite, computing records train[")
+    assert told.startswith("step 1: non-finite loss on records train[")

@@ -1,4 +1,4 @@
-"""A model that cannot learn or write is found before anything is made of the run."""
+"""A model that cannot train or generate is found before the run is created."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_model_that_fails_is_refused(
     (problem,) = raised.value.problems
     assert problem.where == str(folder / "config.json")
     assert problem.found.startswith(f"a {family} model, a small copy of which fails: ")
-    assert problem.expected == "an encoder-decoder that learns and writes"
+    assert problem.expected == "an encoder-decoder model that trains and generates"
     assert not [path for path in mount.models.iterdir() if path.name.startswith(f"{family}_")]
 
 

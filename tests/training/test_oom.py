@@ -1,4 +1,4 @@
-"""Running out of memory: for real under a limit, and as a GPU would tell it."""
+"""Running out of memory: for real under a limit, and as a GPU would report it."""
 
 import json
 import re
@@ -55,7 +55,7 @@ from workflow.cli.run import main
 sys.exit(main("seq2seq", ""))
 """
 SIZE = r"\d+(?:\.\d)? [GM]B"
-LEFT = rf"the host has {SIZE} left"
+LEFT = rf"{SIZE} of host memory free"
 
 
 def start_here(mount: Mount, name: str, **flags: Any) -> Path:
@@ -78,7 +78,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
 
 
 def failure(mount: Mount, name: str, **flags: Any) -> str:
-    """What a run that fails says, in status.json too."""
+    """The message of a run that fails, which is in status.json too."""
     with pytest.raises(RunFailed) as raised:
         start_here(mount, name, **flags)
     status = read_status(mount.models / name)
@@ -87,7 +87,7 @@ def failure(mount: Mount, name: str, **flags: Any) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
-def test_memory_that_is_really_short_is_told_and_the_next_start_takes_less(mount: Mount) -> None:
+def test_out_of_memory_is_reported_and_halves_the_bound_of_the_next_start(mount: Mount) -> None:
     """16 examples of 400 tokens, for which the attention of 32 heads takes 20 MB each."""
     write_hub_folder(make_t5(num_heads=32), mount.models / "wide", "safetensors")
     long = [r | {"prompt": " ".join("1234567890" * 60)} for r in addition_records(16)]
@@ -106,11 +106,11 @@ def test_memory_that_is_really_short_is_told_and_the_next_start_takes_less(mount
     status = read_status(mount.models / "auto")
     assert (status["state"], status["step"], status["error"]) == ("failed", 0, told)
     found = re.fullmatch(
-        r"the trial before step 1: out of memory computing \d+ rows of 400 source and \d+ target "
-        rf"positions: {SIZE} more were asked for; {LEFT}, each process at most {SIZE} "
-        r"\(ulimit -v\); the next start takes at most (\d+) positions at once in place of (\d+); "
-        r"where that is not enough, add --gradient_checkpointing, or use more processes, each with "
-        r"memory of its own; start again: the same command begins again",
+        r"memory probe before step 1: out of memory on \d+ rows of 400 source and \d+ target "
+        rf"positions \({SIZE} requested, {LEFT}, limit {SIZE} per process by ulimit -v\); the next "
+        r"start limits micro-batches to (\d+) positions \(was (\d+)\). Hint: if that is not "
+        r"enough, add --gradient_checkpointing, or use more processes, each with its own memory; "
+        r"then restart: the same command starts over",
         told,
     )
     assert found, told
@@ -125,38 +125,38 @@ def test_memory_that_is_really_short_is_told_and_the_next_start_takes_less(mount
 def test_an_automatic_bound_is_halved_until_it_is_enough(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither without a checkpoint nor with one it counts as another job; a new run drops it."""
+    """The bound does not make a different job, with or without a checkpoint; a new run drops it."""
     monkeypatch.setattr("workflow.core.console.log.propagate", True)
     caplog.set_level("INFO")
     monkeypatch.setattr("workflow.memory.search.MOST_ON_CPU", 900)
     with monkeypatch.context() as patched:
         fail_at(patched, 1)
         told = failure(mount, "auto")
-        assert told.endswith("; start again: the same command begins again")
+        assert told.endswith("; then restart: the same command starts over")
         assert read_status(mount.models / "auto")["micro_batch_tokens"] == 450
     with monkeypatch.context() as patched:
         fail_at(patched, 3)
         told = failure(mount, "auto")
         assert re.fullmatch(
-            r"step 3: out of memory computing \d+ rows? of \d+ source and \d+ target positions: "
-            rf"2.7 GB more were asked for; {LEFT}; the next start takes at most 256 positions at "
-            r"once in place of 450; where that is not enough, add --gradient_checkpointing, or use "
-            r"more processes, each with memory of its own; start again: the same command goes on "
-            r"from checkpoint-2",
+            r"step 3: out of memory on \d+ rows? of \d+ source and \d+ target positions \(2.7 GB "
+            rf"requested, {LEFT}\); the next start limits micro-batches to 256 positions \(was "
+            r"450\). Hint: if that is not enough, add --gradient_checkpointing, or use more "
+            r"processes, each with its own memory; then restart: the same command resumes from "
+            r"checkpoint-2",
             told,
         ), told
     with monkeypatch.context() as patched:
         fail_at(patched, 3)
         told = failure(mount, "auto")
         assert re.fullmatch(
-            r"step 5: .*; add --gradient_checkpointing, or use more processes, each with memory of "
-            r"its own, or lower --max_source_length or --max_target_length, for micro-batches of "
-            r"256 positions are the smallest; start again: the same command goes on from "
+            r"step 5: .*\). Hint: add --gradient_checkpointing, or use more processes, each with "
+            r"its own memory, or reduce --max_source_length or --max_target_length \(micro-batches "
+            r"of 256 positions are the smallest\); then restart: the same command resumes from "
             r"checkpoint-4",
             told,
         ), told
     assert read_status(mount.models / "auto")["micro_batch_tokens"] == 256
-    assert "at most 256 positions, for an earlier start ran out of memory" in caplog.text
+    assert "limited to 256 positions after an earlier start ran out of memory" in caplog.text
     run = start_here(mount, "auto")
     assert read_status(run) | {"state": "done", "step": 6} == read_status(run)
     assert json.loads((run / "training_args.json").read_text())["micro_batch_tokens"] == 256
@@ -168,10 +168,10 @@ def test_an_automatic_bound_is_halved_until_it_is_enough(
 def test_a_given_bound_is_left_to_the_user(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_at(monkeypatch, 3)
     told = failure(mount, "given", micro_batch_tokens=128, gradient_checkpointing=True)
-    assert "; set --micro_batch_tokens 64 in place of 128, or use more processes, " in told
+    assert ". Hint: set --micro_batch_tokens 64 (now 128), or use more processes, " in told
     assert "micro_batch_tokens" not in read_status(mount.models / "given")
     told = failure(mount, "least", micro_batch_tokens=1)
-    assert "for micro-batches of 1 positions are the smallest; start again" in told
+    assert "(micro-batches of 1 positions are the smallest); then restart" in told
 
 
 def test_an_evaluation_without_memory_names_its_own_flag(
@@ -189,16 +189,18 @@ def test_an_evaluation_without_memory_names_its_own_flag(
     for rows, named in ((None, 8), (5, 2)):
         told = failure(mount, f"by{rows}", eval_batch_size=rows, eval_steps=2)
         assert re.fullmatch(
-            rf"the evaluation at step 2: out of memory: 8.0 GB more were asked for; {LEFT}; set "
-            rf"--eval_batch_size {named}, or use a machine with more memory; start again: the same "
-            r"command goes on from checkpoint-1",
+            rf"evaluation at step 2: out of memory \(8.0 GB requested, {LEFT}\). Hint: set "
+            rf"--eval_batch_size {named}, or use a machine with more memory; then restart: the "
+            r"same command resumes from checkpoint-1",
             told,
         ), told
         status = read_status(mount.models / f"by{rows}")
         assert "micro_batch_tokens" not in status  # that of training would not help
 
 
-def test_other_errors_are_not_taken_for_it(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_taken_for_out_of_memory(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def evaluate(*arguments: Any) -> Any:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -207,7 +209,7 @@ def test_other_errors_are_not_taken_for_it(mount: Mount, monkeypatch: pytest.Mon
         start_here(mount, "other")
 
 
-def test_one_process_without_memory_ends_all_and_says_why(mount: Mount) -> None:
+def test_out_of_memory_on_one_process_ends_all_and_is_reported(mount: Mount) -> None:
     """In the middle of a step, where the others wait for it."""
     script = mount.root / "scarce.py"
     script.write_text(ONE_RANK.format(root=str(ROOT), told=GPU_SAYS))
@@ -222,13 +224,13 @@ def test_one_process_without_memory_ends_all_and_says_why(mount: Mount) -> None:
     who, _, told = told.partition(": ")
     assert who == "process 2 of 2"
     assert re.fullmatch(
-        r"step 3: out of memory computing \d+ rows? of \d+ source and \d+ target positions: 2.7 GB "
-        rf"more were asked for; {LEFT}; the next start takes at most \d+ positions at once in "
-        r"place of \d+; where that is not enough, add --gradient_checkpointing, or set "
-        r"--zero_stage 3, or use more processes, each with memory of its own; start again: the "
-        r"same command goes on from checkpoint-2",
+        r"step 3: out of memory on \d+ rows? of \d+ source and \d+ target positions \(2.7 GB "
+        rf"requested, {LEFT}\); the next start limits micro-batches to \d+ positions \(was \d+\). "
+        r"Hint: if that is not enough, add --gradient_checkpointing, or set --zero_stage 3, or use "
+        r"more processes, each with its own memory; then restart: the same command resumes from "
+        r"checkpoint-2",
         told,
     ), told
     status = read_status(mount.models / "two")
     assert (status["state"], status["error"]) == ("failed", told)
-    assert f"at most {status['micro_batch_tokens']} positions at once" in told
+    assert f"limits micro-batches to {status['micro_batch_tokens']} positions" in told

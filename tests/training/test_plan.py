@@ -17,11 +17,11 @@ from workflow.runs.mount import Mount
 FOUR_80GB = ["--plan_gpus", "4", "--plan_gpu_memory", "80GB", "--plan_host_memory", "512GB"]
 PLAN_OF_XXL = """\
 model: 11.14 billion parameters, bfloat16 on float32 masters
-machine: 1 node, 4 GPUs each, 80.0 GB a GPU (72.6 to use: 8% and 1.0 GB left free)
-         512.0 GB of host memory a node
+machine: 1 node, 4 GPUs each, 80.0 GB per GPU (72.6 usable: 8% and 1.0 GB kept free)
+         512.0 GB of host memory per node
 
-                               at least,     at least,                     largest micro-batch
-setting                      GB a device  GB of a host       fits   positions          of 1536
+                                 minimum       minimum                     largest micro-batch
+setting                       GB per GPU   GB per host       fits   positions   of 1536 tokens
 ZeRO 1                             167.0           0.0    no: GPU           -                -
 ZeRO 2                              85.4           0.0    no: GPU           -                -
 ZeRO 3                              70.8           0.0        yes       1,659        1 example
@@ -31,11 +31,11 @@ ZeRO 3, offload optimizer           26.2         253.9        yes       5,561   
 ZeRO 3, offload all                 20.7         310.5        yes       6,277       4 examples
 
 chosen: ZeRO 3, micro-batches of 1,659 positions
-  a process's most, in reduce: 72.1 GB
+  peak per process, in reduce: 72.1 GB
     optimizer 22.3, activations 18.1, gradients 11.7, masters 11.1, weights 5.6, reduction 2.0,
     gathered weights 1.4
-  evaluation: a whole copy (22.3 GB) does not fit; generation will be slow
-a checkpoint: 44.5 GB of float32 weights; 133.6 GB with the optimizer's state
+  evaluation: a complete copy (22.3 GB) does not fit; generation will be slow
+checkpoint: 44.5 GB of float32 weights, 133.6 GB with optimizer state
 """
 
 
@@ -77,18 +77,18 @@ def test_a_plan_follows_the_flags(empty_mount: Mount, capsys: pytest.CaptureFixt
     assert "machine: 2 nodes, 4 GPUs each" in plan("--plan_nodes", "2")
     assert "parameters, float32\n" in plan("--bf16", "false")
     assert "bfloat16 on float32 masters, gradient checkpointing" in plan("--gradient_checkpointing")
-    assert "of 192\n" in plan("--max_source_length", "128", "--max_target_length", "64")
-    assert "of 1025\n" in plan(task="clf")
+    assert "of 192 tokens\n" in plan("--max_source_length", "128", "--max_target_length", "64")
+    assert "of 1025 tokens\n" in plan(task="clf")
     assert "checkpoints: none" in plan("--no_train")
     only = plan("--zero_stage", "3", "--offload", "optimizer", "--micro_batch_tokens", "4000")
     assert "chosen: ZeRO 3, offload optimizer, micro-batches of 4,000 positions\n" in only
     assert "ZeRO 2" not in only
     unsaid = ["--plan_gpus", "4", "--plan_gpu_memory", "80GB", "--offload", "all"]
     assert dry_run(empty_mount, *unsaid) == 0
-    assert "host memory not said\n" in capsys.readouterr().out
+    assert "host memory not given\n" in capsys.readouterr().out
 
 
-def test_where_nothing_fits_a_plan_says_so(
+def test_a_plan_reports_that_nothing_fits(
     empty_mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--plan_gpus", "1", "--plan_gpu_memory", "16GB", "--plan_host_memory", "64GB"]
@@ -104,7 +104,7 @@ def test_a_plan_of_this_machine(
     monkeypatch.setattr(memory_plan, "available_memory", lambda: 800e9)
     assert dry_run(empty_mount, "--num_processes", "2", "--bf16", "true") == 0
     printed = capsys.readouterr().out
-    assert "machine: 1 node, 2 processes on CPUs each; 367.6 GB for the model of each" in printed
+    assert "1 node, 2 processes on CPUs each; 367.6 GB per process for the model" in printed
     assert dry_run(empty_mount, "--bf16", "true") == 0
     assert "chosen: plain torch" in capsys.readouterr().out
 
@@ -112,16 +112,18 @@ def test_a_plan_of_this_machine(
 BAD = [
     (
         ["--plan_gpu_memory", "80GB"],
-        "--plan_gpu_memory: no --plan_gpus (expected GPUs of each node). Hint: add --plan_gpus N.\n",
+        "--plan_gpu_memory: set without --plan_gpus (expected the number of GPUs per node too). "
+        "Hint: add --plan_gpus N.\n",
     ),
     (
         ["--plan_nodes", "2"],
-        "--plan_nodes: no --plan_gpus (expected GPUs of each node). Hint: add --plan_gpus N.\n",
+        "--plan_nodes: set without --plan_gpus (expected the number of GPUs per node too). "
+        "Hint: add --plan_gpus N.\n",
     ),
     (
         ["--plan_gpus", "4"],
-        "--plan_gpus: no --plan_gpu_memory (expected the memory of each GPU). Hint: add it, as "
-        "80GB.\n",
+        "--plan_gpus: set without --plan_gpu_memory (expected the memory of each GPU too). "
+        "Hint: add --plan_gpu_memory, e.g. 80GB.\n",
     ),
 ]
 
@@ -134,7 +136,7 @@ def test_a_plan_of_half_a_machine_is_refused(
     assert capsys.readouterr().err == message
 
 
-def test_all_problems_of_a_plan_are_told_together(
+def test_all_problems_of_a_plan_are_reported_together(
     empty_mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--plan_host_memory", "much", "--plan_nodes", "2", "--zero_stage", "4"]
@@ -145,9 +147,10 @@ def test_all_problems_of_a_plan_are_told_together(
         "--plan_host_memory SIZE.\n"
         "--zero_stage: '4' (expected auto or a whole number of at least 1 and at most 3). "
         "Hint: write it as --zero_stage auto|N.\n"
-        "--plan_nodes: no --plan_gpus (expected GPUs of each node). Hint: add --plan_gpus N.\n"
-        "--model_init_name flan-t5-xx: no such folder (expected {models}/flan-t5-xx). Hint: did you "
-        "mean flan-t5-xxl?\n"
+        "--plan_nodes: set without --plan_gpus (expected the number of GPUs per node too). "
+        "Hint: add --plan_gpus N.\n"
+        "--model_init_name flan-t5-xx: does not exist (expected the folder {models}/flan-t5-xx). "
+        "Hint: did you mean flan-t5-xxl?\n"
         "(4 problems in all)\n"
     )
 
@@ -159,14 +162,14 @@ def test_a_job_that_does_not_fit_is_refused_before_its_folder_is_made(
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data_name", "sums"]
     assert main("seq2seq", "", [*argv, "--bf16", "false"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "memory: 0 MB for the model of each process (expected at least 4 MB a process (plain "
-        "torch)). Hint: use a smaller model, or more memory."
+        "memory: 0 MB per process for the model (expected at least 4 MB per process with plain "
+        "torch). Hint: use a smaller model, or a machine with more memory."
     )
     assert {path.name for path in mount.models.iterdir()} == {"small", ".cache"}
 
 
 V100, A10G, A100 = 16.9e9, 24.1e9, 42.3e9
-"""Bytes of the published machines' GPUs, as torch tells them; then of their hosts."""
+"""Bytes of the published machines' GPUs, as torch reports them; then of their hosts."""
 P3_8, P3_16, G5, P4D = (gib * 2**30 for gib in (244, 488, 384, 1152))
 
 # https://www.philschmid.de/fine-tune-flan-t5-deepspeed: ZeRO-3 with gradient checkpointing, 500

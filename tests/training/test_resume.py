@@ -1,4 +1,4 @@
-"""Runs that are stopped go on as if they had not been, or it is told what forbids it."""
+"""Stopped runs resume as if they had not been stopped, or the reason against it is reported."""
 
 import json
 import math
@@ -34,7 +34,7 @@ CHANGING = {"time", "examples_per_second", "tokens_per_second", "memory_gb", "ev
 
 
 def start(mount: Mount, name: str, stop_after: float = math.inf, **flags: Any) -> bool:
-    """Run a job here, from where it is; whether it was done rather than stopped."""
+    """Run or resume a job here; returns whether it was done rather than stopped."""
     values = job(flags.pop("task", "seq2seq"), name, **(FLAGS | flags))
     try:
         run_job(make_job(**values), mount, Invocation(stop=StopAfter(stop_after)))
@@ -44,14 +44,14 @@ def start(mount: Mount, name: str, stop_after: float = math.inf, **flags: Any) -
 
 
 def kept_in(run: Path, step: int) -> dict[str, torch.Tensor]:
-    """Weights and moments of a checkpoint."""
+    """The weights and optimizer state of a checkpoint."""
     folder = run / f"checkpoint-{step}"
     files = [folder / "model.safetensors", *sorted(folder.glob("resume/optimizer*"))]
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def assert_identical(run: Path, plain: Path, read_lines: Lines, step: int = 9) -> None:
-    """The logs tell the same of every step, once; weights and moments are the same bit for bit."""
+    """Logs have the same line for each step; weights and optimizer state are equal bit for bit."""
     for name in ("train_log.jsonl", "metrics.jsonl"):
         found, wanted = (
             [{k: v for k, v in line.items() if k not in CHANGING} for line in read_lines(r / name)]
@@ -79,7 +79,7 @@ def assert_identical(run: Path, plain: Path, read_lines: Lines, step: int = 9) -
         {"lr_scheduler_type": "cosine", "save_total_limit": 1, "temperature": 1.0, "n_samples": 2},
     ],
 )
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+def test_a_stopped_run_resumes_as_if_it_had_not_stopped(
     mount: Mount, read_lines: Lines, flags: dict[str, Any]
 ) -> None:
     """Stopped in the middle of logged steps, and in evaluations."""
@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert_identical(mount.models / "cut", mount.models / "plain", read_lines)
 
 
-def test_a_stopped_run_goes_on_in_every_stage(mount: Mount, read_lines: Lines) -> None:
+def test_a_stopped_run_resumes_in_every_stage(mount: Mount, read_lines: Lines) -> None:
     """Two processes; of ZeRO-1 in bf16 it is another optimizer, and offload another memory."""
     settings = [
         (1, "none", False), (2, "none", False), (3, "none", False), (1, "none", True),
@@ -147,15 +147,15 @@ def test_a_run_moves_between_worlds_and_stages(mount: Mount, read_lines: Lines) 
         torch.testing.assert_close(kept[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_the_state_of_a_stop_is_told(mount: Mount, read_lines: Lines) -> None:
+def test_the_state_of_a_stop_is_reported(mount: Mount, read_lines: Lines) -> None:
     with pytest.raises(Stopped) as raised:
         run_job(make_job(**job("seq2seq", "cut", **FLAGS)), mount, Invocation(stop=StopAfter(3)))
     assert str(raised.value) == (
-        "stopped by the test at step 2; the same command goes on from checkpoint-2"
+        "stopped by the test at step 2; the same command resumes from checkpoint-2"
     )
     with pytest.raises(Stopped) as raised:
         run_job(make_job(**job("seq2seq", "early", **FLAGS)), mount, Invocation(stop=StopAfter(0)))
-    assert str(raised.value) == "stopped by the test at step 0; the same command begins again"
+    assert str(raised.value) == "stopped by the test at step 0; the same command starts over"
     early = mount.models / "early"
     assert "Stopped at step 0; rerun the same command to resume." in (
         (early / "report.html").read_text(encoding="utf-8")
@@ -167,7 +167,7 @@ def test_the_state_of_a_stop_is_told(mount: Mount, read_lines: Lines) -> None:
     evaluation = make_job("seq2seq", model_init_name="small", data_name="sums", no_train=True)
     with pytest.raises(Stopped) as raised:
         run_job(evaluation, mount, Invocation(stop=StopAfter(0)))
-    assert str(raised.value) == "stopped by the test at step 0; the same command begins again"
+    assert str(raised.value) == "stopped by the test at step 0; the same command starts over"
     evaluated = run_job(evaluation, mount)
     assert read_status(evaluated)["state"] == "done"
 
@@ -179,17 +179,17 @@ def test_another_job_is_refused_with_all_that_differs(mount: Mount) -> None:
     with pytest.raises(BadInput) as raised:
         start(mount, "cut", learning_rate=2e-3, train_batch_size=5, max_steps=8)
     assert str(raised.value) == (
-        f"{run}: a run of another job (max_steps: 9 there, 8 here; train_batch_size: 6 "
-        "there, 5 here; learning_rate: 0.001 there, 0.002 here) (expected the same job). Hint: choose "
-        "another --training_run_name, or add --overwrite_output_dir to begin again."
+        f"{run}: a run of a different job (max_steps: was 9, now 8; train_batch_size: was 6, now "
+        "5; learning_rate: was 0.001, now 0.002) (expected the same job). Hint: choose another "
+        "--training_run_name, or add --overwrite_output_dir to start over."
     )
     write_data(mount, "sums", *[[{"prompt": "a", "completion": "b"}]] * 2)
-    with pytest.raises(BadInput, match="the data or the tokenizer has changed since"):
+    with pytest.raises(BadInput, match="data or tokenizer changed"):
         start(mount, "cut")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_what_changes_no_result_may_differ(mount: Mount, read_lines: Lines) -> None:
+def test_flags_that_change_no_result_may_differ(mount: Mount, read_lines: Lines) -> None:
     assert start(mount, "plain", logging_steps=3, dropout_rate=0.0)
     flags = {"dropout_rate": 0.0}
     assert not start(mount, "cut", stop_after=4, **flags)
@@ -209,13 +209,13 @@ def test_what_changes_no_result_may_differ(mount: Mount, read_lines: Lines) -> N
     assert losses[-1] == pytest.approx(last, rel=2e-6)
 
 
-def test_a_longer_run_goes_on_from_a_finished_one(
+def test_a_longer_run_resumes_from_a_finished_one(
     mount: Mount,
     read_lines: Lines,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What follows from the number of steps may differ with it: evaluations, warm-up."""
+    """What is derived from the number of steps may differ with it: evaluations, warm-up."""
     monkeypatch.setattr("workflow.core.console.log.propagate", True)
     caplog.set_level("INFO")
     flags = {"eval_steps": None, "save_steps": None, "logging_steps": 1}
@@ -224,8 +224,8 @@ def test_a_longer_run_goes_on_from_a_finished_one(
     assert "this job is done already" in caplog.text
     assert start(mount, "long", max_steps=12, **flags)
     assert (
-        "max_steps was 8, is 12: from here the learning rate follows the schedule of 12 steps "
-        "(linear, 1 of warm-up)"
+        "max_steps is now 12 (was 8); the learning rate continues on the new schedule "
+        "(linear, 1 warm-up steps)"
     ) in caplog.text
     run = mount.models / "long"
     lines = read_lines(run / "train_log.jsonl")
@@ -237,7 +237,7 @@ def test_a_longer_run_goes_on_from_a_finished_one(
     assert read_status(run) | {"state": "done", "step": 12, "max_steps": 12} == read_status(run)
 
 
-def test_a_checkpoint_of_another_run_can_be_gone_on_from(mount: Mount, read_lines: Lines) -> None:
+def test_a_run_can_resume_from_another_run_s_checkpoint(mount: Mount, read_lines: Lines) -> None:
     assert start(mount, "plain")
     assert not start(mount, "first", stop_after=3)
     shutil.copytree(mount.models / "first" / "checkpoint-2", mount.root / "copied")
@@ -248,22 +248,22 @@ def test_a_checkpoint_of_another_run_can_be_gone_on_from(mount: Mount, read_line
     (last, wanted) = (read_lines(r / "train_log.jsonl")[-1]["loss"] for r in (run, plain))
     assert last == wanted
     assert read_status(run)["restarts"] == 1
-    with pytest.raises(BadInput, match=r"a checkpoint of another job \(learning_rate: 0.001 there"):
+    with pytest.raises(BadInput, match=r"checkpoint of a different job \(learning_rate: was 0.001"):
         start(mount, "third", resume_from_checkpoint="first/checkpoint-2", learning_rate=1.0)
-    with pytest.raises(BadInput, match=r"no such folder.*; name a run or its newest checkpoint"):
+    with pytest.raises(BadInput, match=r"does not exist .*: name a run or its newest checkpoint"):
         start(mount, "third", resume_from_checkpoint="first/checkpoint-7")
-    with pytest.raises(BadInput, match=r"a folder that has not .* the optimizer's state"):
+    with pytest.raises(BadInput, match="has no optimizer state"):
         start(mount, "third", resume_from_checkpoint="plain/checkpoint-5")
     assert not (mount.models / "third").exists()
 
 
-def test_what_was_found_in_another_run_is_found_again_in_this_one(
+def test_evaluations_of_another_run_are_repeated_in_this_one(
     mount: Mount, read_lines: Lines
 ) -> None:
     flags = {"eval_steps": 3, "save_steps": 3, "max_steps": 6, "eval_on_start": False}
     assert start(mount, "first", **(flags | {"max_steps": 3}))
     asked = {"resume_from_checkpoint": "first"}
-    with pytest.raises(BadInput, match="a run that is done, at step 3 of 3 \(expected one with st"):
+    with pytest.raises(BadInput, match=r"already at step 3/3 \(expected a checkpoint with st"):
         start(mount, "same", **(flags | {"max_steps": 3}), **asked)
     assert start(mount, "second", **flags, **asked)
     run = mount.models / "second"
@@ -271,12 +271,10 @@ def test_what_was_found_in_another_run_is_found_again_in_this_one(
     assert read_status(run)["best_step"] == 6  # there is no checkpoint-3
 
 
-def test_a_run_is_begun_again_only_when_that_is_asked_for(
-    mount: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_starts_over_only_on_request(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not start(mount, "cut", stop_after=4)
     run = mount.models / "cut"
-    with pytest.raises(BadInput, match="leave out --resume_from_checkpoint none, or add --overw"):
+    with pytest.raises(BadInput, match="remove --resume_from_checkpoint none, or add --overw"):
         start(mount, "cut", resume_from_checkpoint="none")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert not start(mount, "cut", stop_after=2, overwrite_output_dir=True)
@@ -287,7 +285,7 @@ def test_a_run_is_begun_again_only_when_that_is_asked_for(
     for name in ("model.safetensors", "notes.txt"):
         (mount.models / "mine").mkdir(exist_ok=True)
         (mount.models / "mine" / name).write_text("mine")
-    with pytest.raises(BadInput, match="something that is no run folder"):
+    with pytest.raises(BadInput, match="exists, but is not a run folder"):
         start(mount, "mine", overwrite_output_dir=True)
     assert (mount.models / "mine" / "notes.txt").read_text() == "mine"
 
@@ -315,7 +313,7 @@ def test_a_stop_file_stops_and_is_gone_at_the_next_start(mount: Mount) -> None:
 
 
 def test_a_run_is_done_only_when_its_steps_are(mount: Mount) -> None:
-    """Killed before it told that it goes on beyond its end."""
+    """Killed before it recorded that it continues beyond its end."""
     assert start(mount, "long", max_steps=4)
     run = mount.models / "long"
     spec = json.loads((run / "training_args.json").read_text())
@@ -340,17 +338,17 @@ def test_an_evaluation_after_a_stop_at_the_end_is_kept_on_extension(
     assert best[0] == 9
 
 
-def test_a_checkpoint_of_another_job_is_refused_in_a_run_that_was_begun(mount: Mount) -> None:
+def test_a_checkpoint_of_another_job_is_refused_in_a_started_run(mount: Mount) -> None:
     assert not start(mount, "first", stop_after=3)
     assert not start(mount, "second", stop_after=0, seed=1)
     asked = {"resume_from_checkpoint": "first/checkpoint-2"}
-    with pytest.raises(BadInput, match=r"a checkpoint of another job \(seed: 0 there, 1 here\)"):
+    with pytest.raises(BadInput, match=r"a checkpoint of a different job \(seed: was 0, now 1\)"):
         start(mount, "second", seed=1, **asked)
-    with pytest.raises(BadInput, match="a checkpoint of the very run that --overwrite_output_dir"):
+    with pytest.raises(BadInput, match="a checkpoint of the run that --overwrite_output_dir"):
         start(mount, "first", overwrite_output_dir=True, **asked)
     (mount.models / "alias").symlink_to(mount.models / "first")
     asked = {"resume_from_checkpoint": "alias/checkpoint-2"}
-    with pytest.raises(BadInput, match="a checkpoint of the very run that --overwrite_output_dir"):
+    with pytest.raises(BadInput, match="a checkpoint of the run that --overwrite_output_dir"):
         start(mount, "first", overwrite_output_dir=True, **asked)
     assert start(mount, "first", **asked)
 
@@ -360,11 +358,11 @@ def test_a_half_copied_state_is_refused(mount: Mount) -> None:
     copied = shutil.copytree(mount.models / "first" / "checkpoint-2", mount.root / "copied")
     for name in ("checksums.json", "optimizer.safetensors"):
         (copied / "resume" / name).unlink()
-    with pytest.raises(BadInput, match=r"a folder that has not .* the optimizer's state"):
+    with pytest.raises(BadInput, match="has no optimizer state"):
         start(mount, "second", resume_from_checkpoint=str(copied))
 
 
-def test_a_requeued_job_goes_on_though_its_source_is_gone(
+def test_a_requeued_job_resumes_though_its_source_is_gone(
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not start(mount, "first", stop_after=3)
@@ -384,15 +382,15 @@ def test_a_finished_run_without_checkpoints_is_not_thrown_away(mount: Mount) -> 
     run = mount.models / "done"
     for checkpoint in run.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    with pytest.raises(BadInput, match="a run that ended at step 9, without its checkpoints"):
+    with pytest.raises(BadInput, match="a run done at step 9, without checkpoints"):
         start(mount, "done", max_steps=12)
     assert start(mount, "done")
-    with pytest.raises(BadInput, match=r"training_args.json that cannot be read"):
+    with pytest.raises(BadInput, match=r"unreadable training_args\.json"):
         (run / "training_args.json").write_text("")
         start(mount, "done")
 
 
-def test_what_is_left_of_a_killed_tidying_up_is_made_up_for(mount: Mount) -> None:
+def test_an_interrupted_rotation_is_completed(mount: Mount) -> None:
     assert not start(mount, "cut", stop_after=4)
     run = mount.models / "cut"
     for older in (1, 2):
@@ -408,8 +406,8 @@ def test_what_is_left_of_a_killed_tidying_up_is_made_up_for(mount: Mount) -> Non
     ]  # fmt: skip
 
 
-def test_what_the_user_leaves_open_is_as_it_was() -> None:
-    """Stage and offload go together: those of before may not suit what is asked for now."""
+def test_open_settings_stay_as_they_were() -> None:
+    """Stage and offload belong together: earlier ones may not suit the present request."""
     earlier = ComputedWith(processes=2, stage=3, offload="all", positions=500)
     assert _as_earlier(PlanRequest(), earlier) == PlanRequest(stage=3, offload="all", positions=500)
     assert _as_earlier(PlanRequest(stage=1), earlier) == PlanRequest(stage=1, positions=500)
@@ -427,7 +425,7 @@ class Bomb:
 
 
 def damages(path: Path, bomb: bytes) -> dict[str, bytes]:
-    """What may befall a file, by kind."""
+    """Kinds of damage to a file."""
     content = path.read_bytes()
     middle = len(content) // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
@@ -435,7 +433,7 @@ def damages(path: Path, bomb: bytes) -> dict[str, bytes]:
 
 
 def test_no_damaged_file_of_a_checkpoint_is_loaded(mount: Mount) -> None:
-    """Neither to go on nor to evaluate; a pickle in its place is never run."""
+    """Neither to resume nor to evaluate; a pickle in its place is never run."""
     assert not start(mount, "cut", stop_after=3)
     checkpoint = mount.models / "cut" / "checkpoint-2"
     exploded = mount.root / "exploded"
@@ -461,7 +459,7 @@ def test_no_damaged_file_of_a_checkpoint_is_loaded(mount: Mount) -> None:
 
 
 def test_a_pickle_in_place_of_any_file_that_is_read_is_not_run(mount: Mount) -> None:
-    """Of the model, the data, the run and the cache; what can be made again is."""
+    """Of the model, the data, the run and the cache; derived files are recreated."""
     assert not start(mount, "cut", stop_after=3)
     exploded = mount.root / "exploded"
     bomb = pickle.dumps(Bomb(exploded))
@@ -482,7 +480,7 @@ def test_a_pickle_in_place_of_any_file_that_is_read_is_not_run(mount: Mount) -> 
         assert not exploded.exists(), file
 
 
-def test_a_newest_checkpoint_that_cannot_be_gone_on_from_is_told(mount: Mount) -> None:
+def test_a_newest_checkpoint_without_optimizer_state_is_reported(mount: Mount) -> None:
     assert start(mount, "done")
     run = mount.models / "done"
     shutil.rmtree(run / "checkpoint-9")
@@ -490,13 +488,13 @@ def test_a_newest_checkpoint_that_cannot_be_gone_on_from_is_told(mount: Mount) -
     with pytest.raises(BadInput) as raised:
         start(mount, "done")
     assert str(raised.value) == (
-        f"{run}: checkpoint-5 as the newest checkpoint, without the optimizer's state "
-        "(expected a checkpoint that can be gone on from). Hint: begin another run from its weights "
-        "(--model_init_name done/checkpoint-5), or add --overwrite_output_dir to begin again."
+        f"{run}: the newest checkpoint, checkpoint-5, has no optimizer state (expected a "
+        "checkpoint to resume from). Hint: start another run from its weights "
+        "(--model_init_name done/checkpoint-5), or add --overwrite_output_dir to start over."
     )
 
 
-def test_what_a_killed_save_left_is_removed(mount: Mount) -> None:
+def test_leftovers_of_a_killed_save_are_removed(mount: Mount) -> None:
     assert not start(mount, "cut", stop_after=4)
     run = mount.models / "cut"
     left = run / ".checkpoint-7.partial-elsewhere-123" / "resume"

@@ -49,7 +49,7 @@ def hosts() -> Iterator[list[tuple[str, str]]]:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
-def test_two_hosts_learn_what_one_process_learns(
+def test_two_hosts_train_as_one_process_does(
     mount: Mount, hosts: list[tuple[str, str]], read_lines: Lines
 ) -> None:
     """Two processes a host under torchrun, which meet at the first host's address."""

@@ -1,4 +1,4 @@
-"""Processes: started, joined, what they tell each other, asked to stop.
+"""Processes: launch, rendezvous, communication, requests to stop.
 
 May import config and core.
 """

@@ -1,4 +1,4 @@
-"""What this machine is: its device, and whether bfloat16 is fast there."""
+"""The device of this process, and whether bfloat16 is fast on it."""
 
 import os
 
@@ -6,7 +6,7 @@ import torch
 
 
 def pick_device() -> torch.device:
-    """This process's GPU, by its number among the processes of this machine; else the CPU."""
+    """This process's GPU, by its local rank; else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -1,6 +1,6 @@
-"""One job as several processes on this (Linux) machine.
+"""Run one job in several processes on this (Linux) machine.
 
-The launcher holds the port at which the processes meet, so that two jobs never collide.
+The launcher holds the rendezvous port, so that two jobs never collide.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import NoReturn
 from workflow.distributed.rendezvous import Membership, join
 
 LAUNCHER_VARIABLE = "WORKFLOW_LAUNCHER"
-GRACE_SECONDS = 3.0  # to end in after another worker's death: those blocked in C++ never will
+GRACE_SECONDS = 3.0  # to end after another worker's death; those blocked in C++ never do
 POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -28,7 +28,7 @@ Worker = subprocess.Popen[bytes]
 
 @dataclass(frozen=True)
 class Ending:
-    """How a worker ended: with `status`, or by a signal where `signal` is not 0."""
+    """How a worker ended: with `status`, or by `signal` unless that is 0."""
 
     rank: int
     pid: int
@@ -38,7 +38,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Launched:
-    """How a world ended: its exit status, and the signal to the launcher that ended it, if any."""
+    """How all workers ended: the exit status, and the signal to the launcher, if any."""
 
     status: int
     signal: int = 0
@@ -53,13 +53,12 @@ def launch_local(
 ) -> Launched:
     """Run `script` in `processes` workers until they have ended.
 
-    Where a worker fails, the others are stopped at once and its status is that of the world. A
-    signal is passed on, and leaves the workers time to save; so is a second, and a third ends them.
-    Workers inherit environment, stdout and stderr, and speak for themselves; each calls
-    `die_with_parent` when it starts.
+    If a worker fails, the others are stopped at once, and its status is returned. Signals are
+    forwarded, and workers get time to save; a third signal kills them. Workers inherit environment,
+    stdout and stderr, and report their own errors; each calls `die_with_parent` when it starts.
 
     Args:
-        patience: the seconds that workers have after a signal, asked when it comes.
+        patience: returns the seconds that workers have to end; called when a signal comes.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined] # slow, for workers too
 
@@ -88,10 +87,10 @@ def launch_local(
 
 
 def die_with_parent() -> None:
-    """Let the kernel end this worker with its launcher, even where SIGKILL ends that one.
+    """Let the kernel kill this worker when its launcher dies, even by SIGKILL.
 
-    Does nothing in a process that `launch_local` did not start. The variable is taken away: a
-    worker's own children have another parent.
+    Does nothing in a process that `launch_local` did not start. Removes the variable: a worker's
+    children have another parent.
     """
     launcher = os.environ.pop(LAUNCHER_VARIABLE, None)
     if launcher is None or sys.platform != "linux":
@@ -102,7 +101,7 @@ def die_with_parent() -> None:
 
 
 def end_process(status: int) -> NoReturn:
-    """End this process without taking the interpreter down first."""
+    """End this process without shutting down the interpreter."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
@@ -110,18 +109,18 @@ def end_process(status: int) -> NoReturn:
 
 
 def find_cause(failures: Sequence[Ending]) -> Ending:
-    """The failure that brought the others about, of those found in one look at the workers.
+    """The failure that caused the others, of those found in one poll of the workers.
 
-    A peer's death shows in the others as a status of 1, never as a signal or bad input.
+    Workers that lose a peer end with status 1, never with a signal or bad input.
     """
     return max(failures, key=lambda ending: (ending.signal > 0, ending.status, -ending.rank))
 
 
 def tell_signal(ending: Ending, processes: int) -> str:
-    """The line for a worker that could not say itself how it ended."""
-    who = f"process {ending.rank + 1} of {processes} (pid {ending.pid})"
-    message = f"{who} was ended by {name_signal(ending.signal)}"
-    return message + "; the others were stopped" * (processes > 1) + hint_at(ending.signal)
+    """The line for a worker that was killed, so could not report itself."""
+    message = f"rank {ending.rank} (pid {ending.pid}) was killed by {name_signal(ending.signal)}"
+    stopped = "; the other processes were stopped" * (processes > 1)
+    return message + hint_at(ending.signal) + stopped
 
 
 def name_signal(number: int) -> str:
@@ -130,19 +129,20 @@ def name_signal(number: int) -> str:
 
 
 def hint_at(number: int) -> str:
-    """What a signal most likely means, where that is not plain."""
+    """The likely cause of a signal and what to do, if that is not obvious."""
     if number != signal.SIGKILL:
         return ""
-    return "; the system does that where memory runs out: lower --micro_batch_tokens, see --dry_run"
+    cause = "probably the kernel's out-of-memory killer"
+    return f" ({cause}: reduce --micro_batch_tokens, see --dry_run)"
 
 
 @contextlib.contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """The signals that have come, instead of what they do; what is ignored stays so."""
+    """Record signals in place of their effect; ignored signals stay ignored."""
     noted: list[int] = []
     before = {number: signal.getsignal(number) for number in PASSED_ON}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as SIGHUP is under nohup
+        if handler is not signal.SIG_IGN:  # e.g. SIGHUP under nohup
             signal.signal(number, lambda number, _frame: noted.append(number))
     try:
         yield noted
@@ -152,12 +152,12 @@ def _noted_signals() -> Iterator[list[int]]:
 
 
 def _start(command: Sequence[str], place: Membership) -> Worker:
-    """Start a worker in a session of its own, so that it can be signalled with what it starts."""
+    """Start a worker in its own session, so that a signal reaches its children too."""
     names = dict(os.environ)
     join(place, names)
     threads = max(1, len(os.sched_getaffinity(0)) // place.local_size)
     names["OMP_NUM_THREADS"] = names.get("OMP_NUM_THREADS") or str(threads)
-    names["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # for torch: rank 0 is not to open the port
+    names["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # for torch: rank 0 must not open the port
     names.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # as under torchrun
     names[LAUNCHER_VARIABLE] = str(os.getpid())
     return subprocess.Popen(command, env=names, start_new_session=True)
@@ -166,7 +166,7 @@ def _start(command: Sequence[str], place: Membership) -> Worker:
 def _wait(
     workers: Sequence[Worker], signals: Sequence[int], patience: Callable[[], float]
 ) -> list[Ending]:
-    """Wait until workers have ended, or had their time to; returns the failures found first."""
+    """Wait until workers have ended or their time is over; returns the first failures found."""
     failures: list[Ending] = []
     passed_on, last = 0, math.inf
     while True:
@@ -187,7 +187,7 @@ def _wait(
 
 
 def _look(rank: int, worker: Worker) -> Ending | None:
-    """How a worker ended; None while it runs. Its pid stays its own until it is collected."""
+    """How a worker ended; None while it runs. Does not reap it, so that its pid is not reused."""
     ended = os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if ended is None:
         return None
@@ -197,7 +197,7 @@ def _look(rank: int, worker: Worker) -> Ending | None:
 
 
 def _signal_groups(workers: Sequence[Worker], number: int) -> None:
-    """Signal workers that are not collected yet, and what they started."""
+    """Signal workers that are not reaped yet, and their children."""
     for worker in workers:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(worker.pid, number)

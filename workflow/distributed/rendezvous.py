@@ -1,7 +1,7 @@
-"""The world that a launcher made around this process, read from its environment.
+"""The world that a launcher created for this process, read from its environment.
 
-`RANK` is what torchrun, deepspeed's launcher and Kubernetes' training operator set. Slurm names
-things its own way and names them outside of steps too, so its variables are read with care.
+torchrun, deepspeed's launcher and Kubernetes' training operator set `RANK`. Slurm has variables of
+its own, and sets them outside of steps too, so they are read with care.
 """
 
 import re
@@ -13,7 +13,7 @@ from workflow.core.errors import BadInput, Problem, shorten
 # Below Linux's ephemeral ports, which begin at 32768, and Kubernetes' node ports, at 30000.
 FIRST_PORT = 15_000
 PORTS = 15_000
-# Slurm's numbers for what is no step of tasks: batch scripts, interactive shells, and the like.
+# Slurm's step ids for batch scripts, interactive shells, and the like.
 FIRST_SPECIAL_STEP = 0xFFFF_FFF0
 HIGHEST_COUNT = 1_000_000
 
@@ -31,13 +31,13 @@ class Membership:
 
 
 def find_world(environment: Mapping[str, str]) -> Membership | None:
-    """The world around this process; None where no launcher made one.
+    """The world of this process; None without a launcher.
 
-    A launcher's world of one process is returned as such, so that the launcher's choice of one
-    stands. A Slurm step of one task is no world: it holds the job and its devices, as a shell does.
+    A launcher's world of one process is returned too, to respect the launcher's choice. A Slurm
+    step of one task is not a world: like a shell, it has all devices of the job.
 
     Raises:
-        BadInput: the variables are broken or contradict each other
+        BadInput: if the variables are invalid or contradictory.
     """
     values = _Values(environment)
     world = None
@@ -46,7 +46,7 @@ def find_world(environment: Mapping[str, str]) -> Membership | None:
     elif _in_step_of_tasks(environment):
         world = _slurm_world(values)
     elif values.text("WORLD_SIZE") not in ("", "1"):
-        values.blame("WORLD_SIZE", "RANK, MASTER_ADDR and MASTER_PORT beside it")
+        values.blame("WORLD_SIZE", "RANK, MASTER_ADDR and MASTER_PORT as well")
     if world and not values.problems:
         _check_places(world, values)
     if values.problems:
@@ -55,7 +55,7 @@ def find_world(environment: Mapping[str, str]) -> Membership | None:
 
 
 def join(membership: Membership, environment: MutableMapping[str, str]) -> None:
-    """Give the world the names that torch.distributed (`env://`) and deepspeed look for."""
+    """Set the variables that torch.distributed (`env://`) and deepspeed read."""
     environment["RANK"] = str(membership.rank)
     environment["WORLD_SIZE"] = str(membership.size)
     environment["LOCAL_RANK"] = str(membership.local_rank)
@@ -65,13 +65,13 @@ def join(membership: Membership, environment: MutableMapping[str, str]) -> None:
 
 
 def first_host(hosts: str) -> str:
-    """The first name of Slurm's list of hosts: node01 of node[01-03,07],other5."""
+    """The first name of Slurm's list of hosts, e.g. node01 of node[01-03,07],other5."""
     first = re.match(r"(?:[^,\[\]]|\[[^\]]*\])*", hosts)
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first.group()) if first else ""
 
 
 def tasks_by_node(counts: str) -> list[int] | None:
-    """Slurm's tasks of each node, 2(x3),1 as [2, 2, 2, 1]; None where it is written otherwise."""
+    """Slurm's tasks per node, e.g. 2(x3),1 as [2, 2, 2, 1]; None for any other format."""
     tasks: list[int] = []
     for part in counts.split(","):
         found = re.fullmatch(r"(\d{1,6})(?:\(x(\d{1,6})\))?", part, re.ASCII)
@@ -83,7 +83,7 @@ def tasks_by_node(counts: str) -> list[int] | None:
 
 @dataclass(frozen=True)
 class _Values:
-    """The variables as they are needed, and what is wrong with them."""
+    """Read variables, and collect their problems."""
 
     environment: Mapping[str, str]
     problems: list[Problem] = field(default_factory=list)
@@ -92,8 +92,8 @@ class _Values:
         return self.environment.get(name, "").strip()
 
     def blame(self, name: str, expected: str) -> None:
-        found = shorten(self.text(name)) if self.text(name) else "nothing"
-        hint = "let one launcher (torchrun, srun, deepspeed) set it, or unset what is left of one"
+        found = shorten(self.text(name)) if self.text(name) else "not set"
+        hint = "start the job with one launcher (torchrun, srun, deepspeed), or unset the variable"
         self.problems.append(Problem(f"environment variable {name}", found, expected, hint))
 
     def needed(self, name: str, expected: str) -> str:
@@ -107,13 +107,13 @@ class _Values:
             return default
         if re.fullmatch(r"\d{1,9}", text, re.ASCII) and least <= int(text) <= most:
             return int(text)
-        self.blame(name, f"a whole number from {least} to {most}")
+        self.blame(name, f"an integer from {least} to {most}")
         return least
 
 
 def _launched_world(values: _Values) -> Membership:
     size = values.number("WORLD_SIZE", 1, HIGHEST_COUNT)
-    # deepspeed's launcher says LOCAL_SIZE; one process a pod says neither, and is alone there
+    # deepspeed's launcher sets LOCAL_SIZE; with one process per pod neither is set
     local_name = "LOCAL_WORLD_SIZE" if values.text("LOCAL_WORLD_SIZE") else "LOCAL_SIZE"
     if values.text("LOCAL_RANK") and size > 1 and not values.text(local_name):
         values.blame("LOCAL_WORLD_SIZE", "the number of processes on this machine")
@@ -122,13 +122,13 @@ def _launched_world(values: _Values) -> Membership:
         size=size,
         local_rank=values.number("LOCAL_RANK", 0, HIGHEST_COUNT, default=0),
         local_size=values.number(local_name, 1, HIGHEST_COUNT, default=1),
-        master_address=values.needed("MASTER_ADDR", "the name of the machine that has rank 0"),
+        master_address=values.needed("MASTER_ADDR", "the host name of rank 0"),
         master_port=values.number("MASTER_PORT", 1, 65_535),
     )
 
 
 def _in_step_of_tasks(environment: Mapping[str, str]) -> bool:
-    """Whether srun started this process as one of several; shells and scripts have ranks too."""
+    """Whether srun started this process as one of several; shells and scripts have ids too."""
     step, tasks = environment.get("SLURM_STEP_ID", ""), environment.get("SLURM_STEP_NUM_TASKS", "")
     numeric = all(re.fullmatch(r"\d{1,12}", text, re.ASCII) for text in (step, tasks))
     return numeric and int(step) < FIRST_SPECIAL_STEP and int(tasks) > 1
@@ -139,18 +139,18 @@ def _slurm_world(values: _Values) -> Membership:
     step = values.number("SLURM_STEP_ID", 0, FIRST_SPECIAL_STEP)
     port = FIRST_PORT + (101 * values.number("SLURM_JOB_ID", 0, 10**9) + step) % PORTS
     # sbatch and salloc called inside a step pass its SLURM_STEP_ variables on to their own job
-    kept = " (another is left from a step around this job, or kept by srun --preserve-env)"
+    kept = "; another is left over from an outer step, or by srun --preserve-env"
     for name, why in (("SLURM_NTASKS", kept), ("WORLD_SIZE", "")):
         if values.number(name, 1, HIGHEST_COUNT, default=size) != size:
-            values.blame(name, f"SLURM_STEP_NUM_TASKS, which is {size}{why}")
+            values.blame(name, f"{size}, as SLURM_STEP_NUM_TASKS{why}")
     host = first_host(values.text("SLURM_STEP_NODELIST"))
     return Membership(
         rank=values.number("SLURM_PROCID", 0, HIGHEST_COUNT),
         size=size,
         local_rank=values.number("SLURM_LOCALID", 0, HIGHEST_COUNT),
         local_size=_slurm_local_size(values),
-        # not SLURM_LAUNCH_NODE_IPADDR: srun may run on a login node, where no task is
-        master_address=values.text("MASTER_ADDR") or host or values.needed("MASTER_ADDR", "a name"),
+        # not SLURM_LAUNCH_NODE_IPADDR: srun may run on a login node, without tasks
+        master_address=values.text("MASTER_ADDR") or host or values.needed("MASTER_ADDR", "a host"),
         master_port=values.number("MASTER_PORT", 1, 65_535, default=port),
     )
 
@@ -158,20 +158,20 @@ def _slurm_world(values: _Values) -> Membership:
 def _slurm_local_size(values: _Values) -> int:
     tasks = tasks_by_node(values.text("SLURM_STEP_TASKS_PER_NODE"))
     if not tasks:
-        values.blame("SLURM_STEP_TASKS_PER_NODE", "numbers of tasks such as 2(x3),1")
+        values.blame("SLURM_STEP_TASKS_PER_NODE", "tasks per node such as 2(x3),1")
         return 1
     return tasks[values.number("SLURM_NODEID", 0, len(tasks) - 1)]
 
 
 def _check_places(world: Membership, values: _Values) -> None:
-    """Refuse a rank outside of its world, which would wait for others forever."""
+    """Reject a rank outside of its world, which would wait for others forever."""
     slurm = not values.text("RANK")
     if world.rank >= world.size:
         name, most = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS") if slurm else ("RANK", "WORLD_SIZE")
-        values.blame(name, f"less than {most}, which is {world.size}")
+        values.blame(name, f"less than {world.size}, the value of {most}")
     if world.local_size > world.size:
         name = "SLURM_STEP_TASKS_PER_NODE" if slurm else "LOCAL_WORLD_SIZE"
-        values.blame(name, f"at most the {world.size} processes of the world")
+        values.blame(name, f"at most {world.size}, the number of all processes")
     if world.local_rank >= world.local_size or world.local_rank > world.rank:
         highest = min(world.local_size - 1, world.rank)
         values.blame("SLURM_LOCALID" if slurm else "LOCAL_RANK", f"at most {highest}")

@@ -1,4 +1,4 @@
-"""Being asked to stop: by a signal, or by a file named `stop` in the run's folder."""
+"""Requests to stop: by a signal, or by a file named `stop` in the run's folder."""
 
 import os
 import signal
@@ -11,28 +11,29 @@ from typing import TYPE_CHECKING, Protocol
 
 from workflow.core.errors import Stopped, WorkflowError
 
-if TYPE_CHECKING:  # slow, and signals are to be handled from the start
+if TYPE_CHECKING:  # a slow import, and signals must be handled from the start
     from workflow.distributed.world import World
 
 STOP_FILE = "stop"
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 LOOK_SECONDS = 1.0
-"""Between looks at the file and at what other processes call out."""
+"""Interval between checks of the file and of other processes' requests."""
 
 
 class Held(Protocol):
-    """A lock of the run's folder, as far as stopping asks for it."""
+    """The part of the run's lock that matters for stopping."""
 
     @property
     def loss(self) -> WorkflowError | None:
-        """Why the folder is not ours any more; None while it is."""
+        """Why the folder is no longer ours; None while it is."""
 
 
 class Stop:
-    """Whether the job is asked to stop; one for each process.
+    """Requests to stop the job; each process has one instance.
 
-    Before a run a signal ends the process at once. From `defer` on it is only noted: the run asks
-    at every step and batch, and launchers send some twice. A second SIGINT ends it at any time.
+    Before a run, a signal ends the process at once. After `defer` it is only recorded, and the run
+    checks at every step and batch. Launchers send some signals twice. A second SIGINT always ends
+    the process.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class Stop:
         self._looked = 0.0
 
     def listen(self) -> None:
-        """Handle the signals, but for those that are ignored, as SIGHUP under nohup."""
+        """Handle the signals, except those that are ignored, e.g. SIGHUP under nohup."""
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._note)
@@ -61,18 +62,18 @@ class Stop:
             sys.exit(Stopped.exit_status)
         if is_first and self._world is not None and self._world.is_rank_zero:
             name = signal.Signals(number).name
-            message = f"{name}: the run ends its step and saves (a second Ctrl-C ends it)\n"
+            message = f"{name}: finishing this step, then saving; Ctrl-C again aborts\n"
             with suppress(OSError):
                 os.write(sys.stderr.fileno(), message.encode())
 
     def defer(self, run: Path, world: "World", lock: Held) -> None:
-        """From now on the run looks at signals, its folder's stop file, and other processes."""
-        self._file = run / STOP_FILE if world.is_rank_zero else None  # which tells the others
+        """From now on, only record requests: signals, the stop file, and other processes'."""
+        self._file = run / STOP_FILE if world.is_rank_zero else None  # and tells the others
         self._world, self._lock = world, lock
         self._deferred = True
 
     def requested(self) -> str | None:
-        """Who asks the job to stop; once somebody has, for good. Other processes hear of it."""
+        """Who requested the stop, or None; a request is permanent and sent to all processes."""
         if self._heard is None:
             self._heard = self._look()
         return self._heard
@@ -95,12 +96,12 @@ class Stop:
         """Raise on all processes what ends the run; all must call this.
 
         Args:
-            failure: what this process failed of.
+            failure: the error of this process, if any.
 
         Raises:
-            Stopped: where any is asked to stop.
-            RunFailed: where the run is not ours any more.
-            OSError: the failure of any.
+            Stopped: if any process was asked to stop.
+            RunFailed: if another job has taken the run over.
+            OSError: the failure of any process.
         """
         loss = self._lock.loss if self._lock else None
         error: WorkflowError | OSError | None = failure or loss

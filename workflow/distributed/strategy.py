@@ -1,4 +1,4 @@
-"""How processes divide the states of training, and DeepSpeed's configuration for it."""
+"""How training states are sharded, and the DeepSpeed configuration for that."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Any
 from workflow.config.job import JobSpec
 
 BUCKET_ELEMENTS = 200_000_000
-"""Elements that are reduced or gathered in one go: 0.8 GB of gradients."""
+"""Elements that are reduced or gathered at once: 0.8 GB of gradients."""
 
 
 @dataclass(frozen=True)
 class ShardingStrategy:
-    """How the states of training are divided.
+    """How training states are sharded.
 
     Attributes:
-        stage: of ZeRO: 1 divides the optimizer's state, 2 gradients too, 3 parameters too.
-        offload: what rests in the host's memory: none, optimizer, or all.
-        gathers: whether under ZeRO-3 each process holds a whole copy of the weights to evaluate.
-        users: what the user asks of DeepSpeed besides.
+        stage: of ZeRO: 1 shards the optimizer state, 2 gradients too, 3 parameters too.
+        offload: what is kept in host memory: none, optimizer, or all.
+        gathers: whether each process gathers a complete copy of the weights to evaluate (ZeRO-3).
+        users: the user's own DeepSpeed settings.
     """
 
     stage: int
@@ -27,17 +27,17 @@ class ShardingStrategy:
     users: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
-        resting = {"none": "", "optimizer": ", the optimizer's state in the host's memory"}
-        offloaded = resting.get(self.offload, ", all states in the host's memory")
-        slowly = "" if self.gathers else "; evaluations compute on partitioned weights, slowly"
+        resting = {"none": "", "optimizer": ", optimizer state offloaded to host memory"}
+        offloaded = resting.get(self.offload, ", all states offloaded to host memory")
+        slowly = "" if self.gathers else "; slow evaluations on partitioned weights"
         return f"DeepSpeed ZeRO {self.stage}{offloaded}{slowly}"
 
 
 def zero_configuration(spec: JobSpec, strategy: ShardingStrategy, pinned: bool) -> dict[str, Any]:
     """DeepSpeed's configuration of a job.
 
-    Batches and accumulation are ours (its counts are all 1, and what is accumulated is said with
-    every micro-batch). Gradients are added up and reduced in float32 in bf16 too.
+    We handle batches and accumulation (its counts are all 1, and each micro-batch sets the
+    accumulation boundary). Gradients are accumulated and reduced in float32, also in bf16.
 
     Args:
         pinned: whether offloaded memory is pinned, which only a GPU needs.

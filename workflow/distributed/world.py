@@ -1,4 +1,4 @@
-"""The processes of a job: which one this is, and what they tell each other."""
+"""The processes of a job: ranks and communication."""
 
 import datetime
 import os
@@ -17,13 +17,13 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
 
 LONGEST_WAIT = datetime.timedelta(days=1)
-"""For a rank that evaluates, writes or tokenizes; one that died is noticed by the launcher."""
+"""For a rank that evaluates, writes or tokenizes; the launcher notices one that died."""
 LONGEST_GOODBYE = datetime.timedelta(seconds=10)
-"""For all ranks to leave, once one has."""
+"""For all ranks to leave after the first."""
 
 
 class World:
-    """All processes of a job, of which rank 0 is the one that speaks and writes.
+    """All processes of a job; only rank 0 prints and writes.
 
     method                  runs on             its result
     rank_zero_first         all, rank 0 first   each rank's own       before `begin`
@@ -31,11 +31,11 @@ class World:
     on_rank_zero            rank 0              rank 0's, for all     after `begin`
     together                all                 each rank's own       after `begin`
 
-    What is raised on one rank is raised on all. After `begin` all ranks must call alike.
+    Errors of one rank are raised on all. After `begin` all ranks must make the same calls.
 
     Attributes:
-        rank, size: which process this is, of how many.
-        local_size: how many of them are on this machine.
+        rank, size: of this process, and of the job.
+        local_size: the number of processes on this machine.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local_size: int = 1, store: Any = None):
@@ -64,13 +64,13 @@ class World:
         return self.rank == 0
 
     def has_file(self, number: int) -> bool:
-        """Whether this process reads a file of several, by its number."""
+        """Whether this process reads file `number` of several."""
         return number % self.size == self.rank
 
     def rank_zero_first(self, prepare: Callable[[], T]) -> T:
-        """What `prepare` gives, on rank 0 first: the others find in the cache what it made.
+        """Call `prepare` on rank 0 first, so that the others find its results in the cache.
 
-        What is raised on rank 0 is raised on all.
+        Errors of rank 0 are raised on all.
         """
         if self._store is None:
             return prepare()
@@ -86,37 +86,37 @@ class World:
         return cast(T, prepared)
 
     def _raise_of(self, rank: int) -> None:
-        """Raise what a rank said that it failed of, as soon as it says how it went."""
+        """Wait for a rank's outcome, and raise its error, if any."""
         failure = pickle.loads(self._store.get(self._key(rank)))
         if failure is not None:
             raise shared(failure)
 
     def _key(self, what: object) -> str:
-        """The name of something in the store, for the job that `rank_zero_first` began."""
+        """A key in the store, for the job that `rank_zero_first` started."""
         return f"job {self._prepared}: {what}"
 
     def decided_by_rank_zero(self, decide: Callable[[], T]) -> T:
-        """What `decide` gives on rank 0, on every rank; once within `rank_zero_first`."""
+        """The result of `decide` on rank 0, on every rank; once within `rank_zero_first`."""
         if self._store is None:
             return decide()
         if self.is_rank_zero:
             decided = decide()
             self._store.set(self._key("decided"), pickle.dumps(decided))
             return decided
-        told: T = pickle.loads(self._store.get(self._key("decided")))
-        return told
+        received: T = pickle.loads(self._store.get(self._key("decided")))
+        return received
 
     def begin(self, device: torch.device, alone_too: bool = False) -> None:
-        """Begin to talk: NCCL between GPUs, gloo between CPUs; needed before any of the below.
+        """Initialize NCCL between GPUs, gloo between CPUs; required by all methods below.
 
         Args:
-            alone_too: whether a single process needs to be a world, which DeepSpeed does.
+            alone_too: also for a single process, as DeepSpeed requires.
         """
         if dist.is_initialized() or (self.size == 1 and not alone_too):
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it
         store = HashStore() if self._store is None else self._store
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
@@ -129,7 +129,7 @@ class World:
         )
 
     def end(self) -> None:
-        """Leave the world in peace: rank 0, which may hold the store, after the others."""
+        """Leave cleanly: rank 0, which may hold the store, after the others."""
         if dist.is_initialized():
             dist.destroy_process_group()
         if self._store is not None:
@@ -160,36 +160,36 @@ class World:
         return sum(self.gather(value))
 
     def on_rank_zero(self, function: Callable[[], T]) -> T:
-        """What a function gives on rank 0, or raises there, on every rank."""
+        """The result, or error, of a function on rank 0, on every rank."""
         if self.size == 1:
             return function()
         found, failure = _attempt(function) if self.is_rank_zero else (None, None)
-        told: list[Any] = [found, failure and _to_tell(failure)]
-        dist.broadcast_object_list(told, src=0)
-        if told[1] is not None:
-            raise failure or shared(told[1])
-        return cast(T, told[0])
+        outcome: list[Any] = [found, failure and _to_tell(failure)]
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise failure or shared(outcome[1])
+        return cast(T, outcome[0])
 
     def call_out(self, word: str) -> None:
-        """Say a word to all ranks at any time, which `called_out` hears; nothing is waited for.
+        """Send a word to all ranks, which `called_out` returns; does not block.
 
-        It concerns the job that `rank_zero_first` began.
+        It concerns the job that `rank_zero_first` started.
         """
         if self._store is not None:
             self._store.set(self._key("called out"), word)
 
     def called_out(self) -> str | None:
-        """What a rank has called out, if any has."""
+        """The word that any rank has sent, or None."""
         if self._store is None or not self._store.check([self._key("called out")]):
             return None
         word: str = self._store.get(self._key("called out")).decode()
         return word
 
     def together(self, function: Callable[[], T]) -> T:
-        """What a function gives on each rank; what it raises on one is raised on all.
+        """The result of a function on each rank; an error of one rank is raised on all.
 
-        (Of what a user can mend: anything else ends its process, and a launcher the others.) Ranks
-        are to meet between what may fail on one of them and what takes all of them.
+        (Only WorkflowError and OSError: any other ends its process, and the launcher the others.)
+        Use it between what may fail on one rank and what needs all of them.
         """
         found, failure = _attempt(function, (WorkflowError, OSError))
         failure = self.agree(failure)
@@ -204,7 +204,7 @@ class World:
 
 
 def shared(error: E) -> E:
-    """An error that is raised on all processes, of which the main one tells it."""
+    """Mark an error as raised on all processes; only rank 0 prints it."""
     error.shared = True  # type: ignore[attr-defined]
     return error
 
@@ -212,7 +212,7 @@ def shared(error: E) -> E:
 def _attempt(
     function: Callable[[], T], caught: type[Exception] | tuple[type[Exception], ...] = Exception
 ) -> tuple[T | None, Exception | None]:
-    """What a function gives, or what it raises."""
+    """The result of a function, or its error."""
     try:
         return function(), None
     except caught as error:
@@ -220,7 +220,7 @@ def _attempt(
 
 
 def _to_tell(error: Exception) -> Exception:
-    """What the other processes are told of an error: itself, where it can be sent."""
+    """The error to send to other processes: itself, if it can be pickled."""
     if isinstance(error, WorkflowError | OSError):
         return error
     return RunFailed(f"rank 0 failed ({type(error).__name__}: {error})")

@@ -1,4 +1,4 @@
-"""Prompts to completions, and an evaluation shared among processes.
+"""Generate completions, score labels, and share an evaluation among processes.
 
 May import models, data, metrics and all rooms below them.
 """

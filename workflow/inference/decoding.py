@@ -1,4 +1,4 @@
-"""How completions are generated, whoever wants them; prompts as ids, and completions as ids."""
+"""Decoding settings, prompts as ids, and completions as ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from workflow.config.request import GREEDY_BELOW
 
 @dataclass(frozen=True)
 class Decoding:
-    """How completions are generated; the words are those of `transformers.GenerationConfig`.
+    """Decoding settings, named as in `transformers.GenerationConfig`.
 
     Attributes:
-        n_samples: completions of each prompt; with beams the best so many.
+        n_samples: completions per prompt; with beams, the best ones.
         stop: texts that end a completion.
-        seed: of what is drawn.
-        batch_size: prompts computed at once; None: by their tokens.
+        seed: of sampling.
+        batch_size: prompts per batch; None: by their tokens.
     """
 
     max_new_tokens: int
@@ -35,7 +35,7 @@ class Decoding:
 
     @classmethod
     def of(cls, spec: JobSpec) -> "Decoding":
-        """That of a job."""
+        """The settings of a job."""
         return cls(
             max_new_tokens=spec.max_new_tokens,
             min_new_tokens=spec.min_new_tokens,
@@ -53,7 +53,7 @@ class Decoding:
 
     @property
     def greedy(self) -> bool:
-        """Whether nothing is drawn: the likeliest token, or the best beam, is taken."""
+        """Whether decoding does not sample: greedy decoding or beam search."""
         return self.temperature < GREEDY_BELOW
 
 
@@ -63,8 +63,8 @@ class PromptBatch:
 
     Attributes:
         ids: of each prompt.
-        indexes: of their records, which decide what is drawn.
-        scored_ids: ids whose logits at the first position are wanted.
+        indexes: of their records, which seed sampling.
+        scored_ids: ids whose logits at the first position are returned.
     """
 
     ids: Sequence[Sequence[int]]
@@ -74,11 +74,11 @@ class PromptBatch:
 
 @dataclass(frozen=True)
 class GeneratedIds:
-    """What was generated for a batch of prompts.
+    """The generated ids of a batch of prompts.
 
     Attributes:
-        sequences: ids of each completion, sample after sample, the end mark included.
-        ended: which have one.
+        sequences: ids of each completion, sample after sample, including the end token.
+        ended: whether each has an end token.
         first_logits: raw, of the scored ids at the first position, (prompts, ids), float32.
     """
 
@@ -88,7 +88,7 @@ class GeneratedIds:
 
     @classmethod
     def of(cls, ids: torch.Tensor, ends: set[int], first_logits: torch.Tensor) -> "GeneratedIds":
-        """Of rows of ids that may go on behind the first of `ends`."""
+        """Cut rows of ids behind the first of `ends`."""
         rows = ids.tolist()
         lengths = [next((i for i, one in enumerate(row, 1) if one in ends), None) for row in rows]
         sequences = [row[:length] for row, length in zip(rows, lengths, strict=True)]

@@ -1,4 +1,4 @@
-"""An evaluation shared among processes: whose batches are whose, and the results of all."""
+"""Share an evaluation's batches among processes, and collect the results."""
 
 import json
 import time
@@ -15,10 +15,10 @@ from workflow.distributed.world import World
 from workflow.inference.result_spool import ResultSpool
 
 AT_ONCE = 1_000
-"""Records whose results all processes put together at once."""
+"""Number of records whose results are collected at once."""
 
 Take = Callable[[range, Iterator[Any]], None]
-"""Takes the results of some neighbouring records, in their order."""
+"""Takes the results of consecutive records, in order."""
 
 
 @dataclass
@@ -26,10 +26,9 @@ class EvalShard:
     """This process's share of an evaluation.
 
     Attributes:
-        lockstep: whether the model is one that all processes must call equally often, since each
-            holds a part of it.
-        stop: whether the evaluation is to end before it is complete.
-        folder: on whose disk results lie, until they are put together.
+        lockstep: whether all processes must call the model equally often, as it is partitioned.
+        stop: requests to abort the evaluation.
+        folder: on whose disk results are kept until they are collected.
         failure: why this process cannot keep its results.
     """
 
@@ -42,14 +41,14 @@ class EvalShard:
     def of(
         self, batches: Sequence[Indexes], costs: Sequence[int]
     ) -> Iterator[tuple[Indexes, bool]]:
-        """This process's batches, and whether each counts: some are there to keep step.
+        """This process's batches, and whether each counts; the others only keep lockstep.
 
         Args:
-            costs: what each batch costs, in any unit.
+            costs: the cost of each batch, in any unit.
 
         Raises:
-            Stopped: on all processes, when one of them was asked to stop.
-            OSError: on all processes, when one of them could not keep its results.
+            Stopped: on all processes, if any was asked to stop.
+            OSError: on all processes, if any could not keep its results.
         """
         dealt = balance_batches(costs, self.world.size)
         mine = [(index, True) for index in dealt[self.world.rank]]
@@ -65,30 +64,30 @@ class EvalShard:
         self.stop.check(self.failure)
 
     def collect(self, results: Iterable[tuple[int, Any]], count: int, take: Take) -> float:
-        """Give `take`, on the main process, the results of all for items 0 … `count` - 1, in order.
+        """Pass all processes' results for items 0 … `count` - 1 to `take` on rank 0, in order.
 
-        What fails there is raised on all processes.
+        Its errors are raised on all processes.
 
         Args:
-            results: an item's index and what JSON can hold of it, made of the batches of `of`.
+            results: item indexes and JSON-serializable values, computed from the batches of `of`.
 
         Returns:
-            When all processes had their results, by `time.perf_counter`.
+            When all processes had computed their results, by `time.perf_counter`.
 
         Raises:
-            Stopped: on all processes, when one of them was asked to stop.
+            Stopped: on all processes, if any was asked to stop.
         """
         with self.world.together(lambda: ResultSpool(count, self.folder)) as spool:
             for index, value in results:
                 try:
                     spool.put(index, value)
                 except OSError as error:
-                    self.failure = error  # the other processes hear of it from `of`
+                    self.failure = error  # `of` raises it on all processes
             self.world.together(spool.flush)
             computed = time.perf_counter()
             for start in range(0, count, AT_ONCE):
                 indexes = range(start, min(start + AT_ONCE, count))
-                if start:  # `of` has just looked
+                if start:  # `of` has just checked
                     self.stop.check()
                 here = self.world.together(partial(spool.between, indexes))
                 parts = self.world.gather_on_rank_zero(here)
@@ -102,10 +101,10 @@ class EvalShard:
 
 
 def _give(take: Take, indexes: range, parts: Sequence[dict[int, bytes]] | None) -> None:
-    """Give the results of all processes for these indexes, each exactly once and in order."""
+    """Pass the results of all processes for these indexes on, each exactly once and in order."""
     assert parts is not None
     together = {index: line for part in parts for index, line in part.items()}
     if sorted(together) != list(indexes) or sum(map(len, parts)) != len(indexes):
-        counted = f"{len(indexes)} in, {sum(map(len, parts))} results out"
-        raise AssertionError(f"records {indexes.start} to {indexes.stop - 1}: {counted}")
+        counted = f"{len(indexes)} expected, {sum(map(len, parts))} found"
+        raise AssertionError(f"results {indexes.start} to {indexes.stop - 1}: {counted}")
     take(indexes, (json.loads(together.pop(index)) for index in indexes))

@@ -1,4 +1,4 @@
-"""Decoding: prompts to completions, with the yes and no logits of the first position."""
+"""Generate completions for prompts, with the first position's logits of yes and no."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from workflow.metrics.references import processed
 from workflow.models.families import family_of
 
 STREAMED = 8
-"""Batches of our own loop that are one: where texts end, others take their places."""
+"""Batches that our own loop merges into one: other texts replace finished ones."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Generation:
     Attributes:
         text: without special tokens, cut at the first stop string and stripped.
         full_text: with special tokens.
-        scores: [no, yes] raw logits of the first position, where they are known.
-        tokens: how many were generated, the end mark included.
+        scores: [no, yes] raw logits of the first position, if known.
+        tokens: how many were generated, including the end token.
         at_limit: whether `max_new_tokens` ended it.
-        finite: whether the first position's logits are finite numbers, as far as they are known.
+        finite: whether the known logits of the first position are finite.
     """
 
     text: str
@@ -54,20 +54,20 @@ def generate(
 ) -> Iterator[tuple[int, list[Generation]]]:
     """`n_samples` completions for each row of source ids in this process's share.
 
-    The encoder runs once a prompt. Batches hold prompts of similar length. How they are cut changes
-    neither greedy texts nor samples: what is drawn for a sample depends on the seed, the row and
-    the sample's number alone. (With `model.generate`, where that is used, in float32 only.)
+    The encoder runs once per prompt. Batches hold prompts of similar length, and do not change the
+    texts: a sample depends on the seed, the row and the sample's number alone. (With
+    `model.generate` in float32 only.)
 
     Yields:
-        A row's index and its completions, in no order of the rows.
+        A row's index and its completions, in any order.
     """
     answer_ids = _answer_ids(tokenizer)
-    # Without these pieces the end mark's logit tells whether a model gives numbers.
+    # Without these tokens the end token's logit shows whether logits are finite.
     scored_ids = answer_ids or [tokenizer.eos_token_id]
     by_t5_loop = can_decode(model, decoding) and not shard.lockstep
     streamed = STREAMED if by_t5_loop else 1
     lengths = sources.lengths
-    # A text counts for so many positions at least that a batch's logits keep to their bound.
+    # A text counts as enough positions to keep a batch's logits within their bound.
     vocabulary = family_of(model.config).vocabulary_size(model.config)
     least = POSITIONS_AT_ONCE * vocabulary // LOGITS_AT_ONCE
     new_tokens = np.full_like(lengths, max(decoding.max_new_tokens, least))
@@ -102,10 +102,10 @@ def generate(
 
 
 def _answer_ids(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
-    """The ids of the pieces `▁no` and `▁yes`; None, with a warning, where one is no piece."""
+    """The ids of the tokens `▁no` and `▁yes`; None, with a warning, if one is missing."""
     ids: list[Any] = [tokenizer.convert_tokens_to_ids(piece) for piece in ("▁no", "▁yes")]
     if any(i is None or i == tokenizer.unk_token_id for i in ids):
-        warn_once("the vocabulary has no ▁yes or no ▁no: scores are null")
+        warn_once("the vocabulary lacks ▁yes or ▁no; scores are null")
         return None
     return ids
 
@@ -122,7 +122,7 @@ def _completions(
     full_texts = decode_texts(tokenizer, generated.sequences, skip_special_tokens=False)
     logits, samples = generated.first_logits, decoding.n_samples
     finite = torch.isfinite(logits).all(dim=-1).tolist()
-    # JSON cannot hold what is not finite.
+    # JSON has no non-finite numbers.
     scores = [
         pair if known and is_finite else None
         for pair, is_finite in zip(logits.tolist(), finite, strict=True)

@@ -1,4 +1,4 @@
-"""Decoding by `model.generate`: other families, beams, penalties, models that are in parts."""
+"""Decoding with `model.generate`: other families, beams, penalties, partitioned models."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ from workflow.models.generation_settings import kept_settings
 def hf_generate(
     model: PreTrainedModel, prompts: PromptBatch, decoding: Decoding, shard: EvalShard
 ) -> GeneratedIds:
-    """Completions of prompts; where processes keep step, it goes on until all have theirs."""
+    """Completions of prompts; in lockstep, it continues until all processes have theirs."""
     ids = pad_rows(prompts.ids, model.config.pad_token_id).to(model.device)
     lengths = torch.tensor([len(prompt) for prompt in prompts.ids])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(model.device)
@@ -43,7 +43,7 @@ def hf_generate(
         uniforms = uniform_numbers(decoding, prompts.indexes).to(model.device)
         processors.append(DrawToken(uniforms))
     with _kept_settings_of(model):
-        generator: Any = model  # whose type does not know that it generates
+        generator: Any = model  # its type has no `generate`
         sequences = generator.generate(
             encoder_outputs=encoded,
             attention_mask=mask,
@@ -57,7 +57,7 @@ def hf_generate(
     generated = GeneratedIds.of(sequences[:, 1:], set(ends), first_logits)
     if own.forced_eos_token_id is None:
         return generated
-    # An end mark at the limit may be forced: it ends the text there as the limit would.
+    # An end token at the limit may be forced: then the limit ended the text.
     ended = [len(sequence) < decoding.max_new_tokens for sequence in generated.sequences]
     return replace(generated, ended=ended)
 
@@ -86,9 +86,9 @@ def _first_logits(model: PreTrainedModel, encoded: Any, mask: torch.Tensor) -> t
 
 @contextmanager
 def _kept_settings_of(model: PreTrainedModel) -> Iterator[None]:
-    """Let `generate` take of the model's own settings only those that are part of the model.
+    """Let `generate` use only those of the model's settings that are part of the model.
 
-    It fills in whatever the job leaves open: beams, penalties, length limits.
+    It would fill in whatever the job leaves open: beams, penalties, length limits.
     """
     own = model.generation_config
     start = model.config.decoder_start_token_id  # as in training
@@ -101,7 +101,7 @@ def _kept_settings_of(model: PreTrainedModel) -> Iterator[None]:
 
 
 class DrawToken(LogitsProcessor):
-    """Makes greedy decoding a sampling one: leaves the token of each row that `draw` gives."""
+    """Turns greedy decoding into sampling: keeps only the token of each row that `draw` gives."""
 
     def __init__(self, uniforms: torch.Tensor):
         """Take uniform numbers in [0, 1), float64 (rows, positions)."""
@@ -113,10 +113,10 @@ class DrawToken(LogitsProcessor):
 
 
 class EndEarly(StoppingCriteria):
-    """Ends the generation of all rows when the process is asked to stop."""
+    """Ends the generation of all rows on a request to stop."""
 
     def __init__(self, stop: Stop):
-        """Look at `stop` after every token."""
+        """Check `stop` after every token."""
         self._stop = stop
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:

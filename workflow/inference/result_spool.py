@@ -1,4 +1,4 @@
-"""What a process finds of many records, on disk until all processes put it together."""
+"""The results of a process, on disk until they are collected."""
 
 import json
 from contextlib import suppress
@@ -10,9 +10,9 @@ import numpy as np
 
 
 class ResultSpool:
-    """Values by their index, which JSON can hold; only where they lie is kept in memory.
+    """JSON-serializable values by index, on disk; memory holds only their offsets.
 
-    Its file has no name: a killed job leaves nothing behind.
+    The file has no name: a killed job leaves nothing behind.
     """
 
     def __init__(self, count: int, folder: Path | None):
@@ -25,24 +25,24 @@ class ResultSpool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # of a full disk, which was told when it mattered
+        with suppress(OSError):  # of a full disk, which `put` or `flush` has raised
             self._file.close()
 
     def put(self, index: int, value: Any) -> None:
-        """Keep a value; raises OSError where the disk is full."""
+        """Keep a value; raises OSError if the disk is full."""
         if not 0 <= index < len(self._starts) or self._starts[index] >= 0:
-            raise AssertionError(f"a result for record {index} that came before, or is none")
+            raise AssertionError(f"result {index} is a duplicate or out of range")
         line = json.dumps(value).encode() + b"\n"
         self._file.write(line)
         self._starts[index] = self._end
         self._end += len(line)
 
     def flush(self) -> None:
-        """Let the disk have all values; raises OSError where it is full."""
+        """Write all values to disk; raises OSError if it is full."""
         self._file.flush()
 
     def between(self, indexes: range) -> dict[int, bytes]:
-        """The values of neighbouring indexes, as far as they are here, as JSON."""
+        """The values of a range of indexes, if present, as JSON."""
         lines = {}
         places = self._starts[indexes.start : indexes.stop].tolist()
         for index, place in zip(indexes, places, strict=True):

@@ -1,4 +1,4 @@
-"""Choosing the next token: the likeliest, or one drawn such that the seed alone decides."""
+"""Choose the next token: greedily, or by sampling that depends on the seed alone."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,11 +15,11 @@ from transformers import (
 from workflow.inference.decoding import Decoding
 
 BLOCK = 128
-"""Tokens of the vocabulary that are looked at together, before one of them is looked for."""
+"""Tokens per block of the vocabulary: a block is chosen first, then a token in it."""
 
 Choice = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Scores (rows, vocabulary) in float32, which texts the rows are, and how many tokens they have so
-far; to the next token of each."""
+"""From float32 scores (rows, vocabulary), each row's text and its number of tokens so far, to the
+next token of each row."""
 
 
 def token_choice(decoding: Decoding, indexes: Sequence[int], device: torch.device) -> Choice:
@@ -38,7 +38,7 @@ def token_choice(decoding: Decoding, indexes: Sequence[int], device: torch.devic
 
 
 def warpers_of(decoding: Decoding) -> Iterator[LogitsProcessor]:
-    """What changes the scores that are drawn from, in the order of transformers."""
+    """The processors of scores before sampling, in the order of transformers."""
     yield TemperatureLogitsWarper(decoding.temperature)
     if decoding.top_k is not None:
         yield TopKLogitsWarper(decoding.top_k)
@@ -60,9 +60,9 @@ def uniform_numbers(decoding: Decoding, indexes: Sequence[int]) -> torch.Tensor:
 
 
 def argmax(scores: torch.Tensor) -> torch.Tensor:
-    """The place of each row's greatest score, the first of several; of (rows, vocabulary).
+    """The index of the highest score of each row, the first if tied; of (rows, vocabulary).
 
-    By blocks, whose greatest are found six to ten times as fast as by torch's argmax on a CPU.
+    By blocks, which is six to ten times as fast as torch's argmax on a CPU.
     """
     blocks = _in_blocks(scores, -torch.inf)
     block = blocks.amax(-1).argmax(-1)
@@ -72,9 +72,9 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
 def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """A token of each row, drawn from the softmax of its scores by inverse transform sampling.
 
-    It is the one at which the cumulated probability passes the row's uniform number, so that a
-    row's text does not depend on its batch. First its block of the vocabulary is found, then the
-    token in it: so only few sums need float64. Of scores that are not finite it draws anything.
+    That is where the cumulative probability exceeds the row's uniform number, so that a row's text
+    does not depend on its batch. First its block of the vocabulary is found, then the token in it,
+    so that few sums need float64. With non-finite scores the token is arbitrary.
 
     Args:
         scores: (rows, vocabulary), float32.
@@ -103,9 +103,9 @@ def _rows_at(blocks: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def _first_above(cumulated: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """The first place of each row that is greater: where it has grown, so nothing of weight 0.
+    """The first index of each row above `wanted`: never one of weight 0.
 
-    The last one where sums are no numbers.
+    The last index if sums are NaN.
     """
     most = cumulated[:, -1:]
     below = torch.minimum(wanted, torch.nextafter(most, torch.zeros_like(most)))

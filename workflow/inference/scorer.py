@@ -1,4 +1,4 @@
-"""The label scorer: how likely each of a few words is as the first of an answer."""
+"""The label scorer: logits of a few words as the first output token."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Scoring:
 
     Attributes:
         label_ids: the ids of the words.
-        max_positions: padded positions computed at once.
-        batch_size: rows computed at once; None: by `max_positions`.
+        max_positions: padded positions per batch.
+        batch_size: rows per batch; None: by `max_positions`.
     """
 
     label_ids: tuple[int, ...]
@@ -37,7 +37,7 @@ def score_labels(
     """The float32 logits of the label words for each row of source ids in this process's share.
 
     Yields:
-        A row's index and its logits, in no order of the rows.
+        A row's index and its logits, in any order.
     """
     family = family_of(model.config)
     lengths, start = sources.lengths, np.array([model.config.decoder_start_token_id])
@@ -48,10 +48,8 @@ def score_labels(
     with progress_bar(len(sources), "score") as bar, torch.no_grad():
         for chosen, counts in shard.of(batches, costs):
             rows = [[sources[index]] for index in chosen]
-            nothing_to_learn = torch.empty(0)
-            batch = make_batch(
-                rows, [[start]] * len(rows), nothing_to_learn, model.config.pad_token_id
-            )
+            no_targets = torch.empty(0)
+            batch = make_batch(rows, [[start]] * len(rows), no_targets, model.config.pad_token_id)
             logits = family.target_logits(model, batch.to(model.device), scoring.label_ids)
             if counts:
                 yield from zip(chosen.tolist(), logits.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""T5's decoder, a token a call: keys and values stay where they are, finished texts leave."""
+"""T5's decoder, one token per call, with a static key-value cache that finished texts leave."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,18 +8,18 @@ import torch
 from transformers import PreTrainedModel
 
 ENCODED_AT_ONCE = 4096
-"""Padded positions that the encoder is given at once."""
+"""Padded positions per encoder batch."""
 
 MULTIPLE = 8
-"""Prompts are padded to multiples of so many tokens, and no further."""
+"""Prompts are padded to a multiple of this number of tokens."""
 
 
 class T5Decoder:
-    """The texts that a model of T5's kind is writing.
+    """The texts that a model of T5's kind is generating.
 
-    To be used without gradients, on a model in evaluation mode. Each prompt has `samples` texts,
-    which share its encoding and the keys and values made of that. A text that is finished leaves by
-    `keep`; another moves into its place, so that little is copied. Then `add` takes more prompts.
+    Use it without gradients, on a model in evaluation mode. Each prompt has `samples` texts, which
+    share its encoding and the cross-attention keys and values. Finished texts leave by `keep`;
+    others move into their places, so that little is copied. Then `add` takes more prompts.
     """
 
     def __init__(
@@ -30,10 +30,10 @@ class T5Decoder:
         new_tokens: int,
         at_once: int,
     ):
-        """Take prompts, given as ids, `at_once` of them at a time.
+        """Take prompts as ids, `at_once` of them at a time.
 
         Args:
-            new_tokens: tokens that a text may come to have.
+            new_tokens: the maximum number of tokens of a text.
         """
         self.model, self._samples = model, samples
         self._at_once = at_once = min(at_once, len(prompts))
@@ -43,15 +43,15 @@ class T5Decoder:
         self._cross_layers = [layer.layer[1] for layer in self._layers]
         self._heads, width = model.config.num_heads, model.config.d_kv
         longest = padded_length(max(map(len, prompts)))
-        # Of the rows of `step`: which texts they are (prompt × samples + sample), their places in
-        # the grid of the prompts that are left × samples, and how many tokens they have.
+        # Of the rows of `step`: their texts (prompt × samples + sample), their places in the grid
+        # of remaining prompts × samples, and their numbers of tokens.
         self._texts = self._slots = self._positions = torch.empty(
             0, dtype=torch.int64, device=model.device
         )
         self._length = 0  # of the longest of them
         self._keys = self._room(at_once * samples, width, new_tokens)
         self._values = self._room(at_once * samples, new_tokens, width)
-        # Of the prompts that are left: their padded lengths, and what the layers look back at.
+        # Of the remaining prompts: padded lengths, and the cross-attention cache.
         self._lengths = self._texts
         self._cross_keys = self._room(at_once, width, longest)
         self._cross_values = self._room(at_once, longest, width)
@@ -61,12 +61,12 @@ class T5Decoder:
         self._bias_by_distance = farthest_first[0, :, 0].flip(-1)
 
     def _room(self, rows: int, *sizes: int) -> torch.Tensor:
-        """Zeros (layers, rows, heads, *sizes): what is not written yet is read, with weight 0."""
+        """Zeros (layers, rows, heads, *sizes): entries not yet written are read with weight 0."""
         shape = len(self._layers), rows, self._heads, *sizes
         return torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
 
     def add(self) -> int:
-        """Take as many of the next prompts as there is room for; returns how many rows they add."""
+        """Take as many of the next prompts as fit; returns how many rows they add."""
         here = len(self._lengths)
         prompts = self._prompts[self._taken : self._taken + self._at_once - here]
         if not prompts:
@@ -77,7 +77,7 @@ class T5Decoder:
         self._lengths = torch.cat([self._lengths, lengths])
         new = torch.arange(len(prompts) * self._samples, device=lengths.device)
         rows = len(self._texts)
-        self._keys[:, rows : rows + len(new)] = 0  # texts that left may have been no numbers
+        self._keys[:, rows : rows + len(new)] = 0  # texts that left may have been NaN
         self._values[:, rows : rows + len(new)] = 0
         self._texts = torch.cat([self._texts, self._taken * self._samples + new])
         self._slots = torch.cat([self._slots, here * self._samples + new])
@@ -89,7 +89,7 @@ class T5Decoder:
     def _store_encodings(
         self, places: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor
     ) -> None:
-        """Keep what the layers look back at of the encodings (prompts, length, width) of some."""
+        """Store cross-attention keys and values of some encodings (prompts, length, width)."""
         length = hidden.shape[1]
         self._cross_mask[places] = -torch.inf
         self._cross_mask[places, 0, 0, :length] = torch.where(mask, 0.0, -torch.inf)
@@ -105,11 +105,11 @@ class T5Decoder:
         return hidden.view(*hidden.shape[:-1], self._heads, -1)
 
     def step(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What follows when these ids (rows,) are next.
+        """Append these ids (rows,).
 
         Returns:
-            Logits (rows, vocabulary) in float32; for each row which text it is (prompt × samples +
-            sample), and the number of tokens it has so far.
+            Logits (rows, vocabulary) in float32; each row's text (prompt × samples + sample), and
+            its number of tokens so far.
         """
         model, positions = self.model, self._positions
         self._length = min(self._length + 1, self._new_tokens)
@@ -123,7 +123,7 @@ class T5Decoder:
             normed = self._cross_layers[number].layer_norm(hidden)
             hidden = hidden + self._cross_attention(number, normed)
             hidden = layer.layer[2](hidden)
-        self._positions = (positions + 1).clamp(max=self._new_tokens - 1)  # where it waits to leave
+        self._positions = (positions + 1).clamp(max=self._new_tokens - 1)  # while it waits to leave
         hidden = model.get_decoder().final_layer_norm(hidden)
         if model.config.model_type == "t5" and model.config.scale_decoder_outputs:
             hidden = hidden * model.config.d_model**-0.5
@@ -150,7 +150,7 @@ class T5Decoder:
         attention, samples = self._cross_layers[layer].EncDecAttention, self._samples
         prompts, longest = len(self._lengths), self._longest
         queries = self._by_head(attention.q(hidden))
-        if samples > 1:  # else rows and prompts leave alike, and lie in the same order
+        if samples > 1:  # else rows and prompts have the same order
             of_rows = queries
             queries = of_rows.new_zeros(prompts * samples, *of_rows.shape[1:])
             queries[self._slots] = of_rows
@@ -165,10 +165,10 @@ class T5Decoder:
         return output
 
     def keep(self, going: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Let rows leave.
+        """Remove finished rows.
 
         Args:
-            going: (rows,), which stay.
+            going: (rows,), whether each stays.
 
         Returns:
             Where each row that stays was before, and how many prompts have no text left.
@@ -186,7 +186,7 @@ class T5Decoder:
         return before, prompts - len(self._lengths)
 
     def _keep_prompts(self) -> None:
-        """Let prompts leave whose texts have all left."""
+        """Remove prompts whose texts have all left."""
         prompt, sample = self._slots // self._samples, self._slots % self._samples
         going = torch.zeros(len(self._lengths), dtype=torch.bool, device=prompt.device)
         going[prompt] = True
@@ -204,10 +204,10 @@ class T5Decoder:
 def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
-    """T5's attention, which does not scale: (rows, heads, queries, width of a head).
+    """T5's attention, without scaling: (rows, heads, queries, width of a head).
 
-    For a query or a few: torch's fused attention takes two to three times as long for these on a
-    CPU, and other layouts of the keys take longer too.
+    For a few queries: torch's fused attention takes two to three times as long for these on a CPU,
+    and other layouts of the keys take longer too.
 
     Args:
         keys: (rows, heads, width of a head, positions).
@@ -219,7 +219,7 @@ def attend(
 
 
 def moves(going: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """How rows that stay close up: places to be filled, by which rows, and how many there are."""
+    """How to compact the rows that stay: places to fill, the rows to move there, and the count."""
     left = int(going.sum())
     return (~going[:left]).nonzero()[:, 0], left + going[left:].nonzero()[:, 0], left
 
@@ -238,10 +238,10 @@ def _order(count: int, holes: torch.Tensor, movers: torch.Tensor) -> torch.Tenso
 def encode(
     model: PreTrainedModel, prompts: Sequence[Any]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Encodings of prompts of like lengths together, so that little padding is computed.
+    """Encode prompts in batches of similar length, so that little padding is computed.
 
-    A prompt's padded length depends on its own alone: in bfloat16 attention rounds another way
-    with another, and texts would depend on their batch.
+    A prompt's padded length depends on its own length alone: in bfloat16, attention rounds
+    differently with another, and texts would depend on their batch.
 
     Yields:
         Which prompts, their encodings (prompts, length, width) and masks (prompts, length).

@@ -1,4 +1,4 @@
-"""Our own decoding loop: texts of T5's kind of model, those that end making room for others."""
+"""Our own decoding loop for models of T5's kind: other texts replace finished ones."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,11 @@ from workflow.models.families.t5 import T5
 from workflow.models.generation_settings import restricted
 
 LEAVING = 1 / 16
-"""Share of the texts that are finished, at which they leave and others come."""
+"""The share of finished texts at which others replace them."""
 
 
 def can_decode(model: PreTrainedModel, decoding: Decoding) -> bool:
-    """Whether `t5_generate` can: a model of T5's kind, free to write, no beams or penalties."""
+    """Whether `t5_generate` applies: a model of T5's kind, no beams, penalties or restrictions."""
     settings = model.generation_config
     return (
         isinstance(family_of(model.config), T5)
@@ -37,14 +37,14 @@ def t5_generate(
     stop: Stop,
     tick: Callable[[int], object],
 ) -> GeneratedIds:
-    """Completions of a decoder's prompts, token by token, until each ends or is long enough.
+    """Completions of a decoder's prompts, token by token, until each ends or reaches the limit.
 
-    To be called without gradients. Where texts have ended others take their places, so prompts had
-    better be sorted by length.
+    Call it without gradients. Other texts replace finished ones, so prompts should be sorted by
+    length.
 
     Args:
-        stop: where it is asked for, texts end early.
-        tick: is called with how many more prompts have all their completions.
+        stop: a request to stop ends texts early.
+        tick: called with the number of prompts completed since the last call.
     """
     model, samples, limit = decoder.model, decoding.n_samples, decoding.max_new_tokens
     end = model.generation_config.eos_token_id
@@ -68,7 +68,7 @@ def t5_generate(
                 added = 0
             logits[:, end].masked_fill_(positions < decoding.min_new_tokens, -torch.inf)
             chosen = choose(logits, texts, positions)
-            ids = torch.where(going, chosen, sequences[texts, positions])  # else it is finished
+            ids = torch.where(going, chosen, sequences[texts, positions])  # finished texts stay
             sequences[texts, positions] = ids
             going &= (ids != end) & (positions < limit - 1)
             if int(going.sum()) <= (1 - LEAVING) * len(going) or stop.requested():

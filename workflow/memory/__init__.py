@@ -1,4 +1,4 @@
-"""What a job takes, predicted from the model's sizes, and what fits a machine.
+"""The memory of a job, predicted from the model's sizes, and what fits a machine.
 
 May import models, data, metrics and all rooms below them.
 """

@@ -1,9 +1,9 @@
-"""What is computed, and its activations: what a micro-batch leaves for the backward pass, in bytes.
+"""The bytes of activations that a micro-batch keeps for the backward pass.
 
 Counted operation by operation as in Korthikanti et al. 2022, "Reducing Activation Recomputation in
-Large Transformer Models", for layers as T5's: gated feed-forward, attention of the decoder to the
-encoder, dropout. On a CPU for the modules of `workflow.models.kernels`, which was measured; on a
-GPU for transformers' own, which was not.
+Large Transformer Models", for T5's layers: gated feed-forward, cross-attention, dropout. On a CPU
+for the modules of `workflow.models.kernels` (measured); on a GPU for transformers' own (not
+measured).
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ class Work:
     Attributes:
         source_length, target_length: tokens of the longest example.
         positions: of the largest micro-batch: rows × (source + target).
-        trains: whether anything is learned, or the model is evaluated alone.
-        on_gpu: whether a device's memory is its own; a CPU's is the host's.
-        dropout: whether training drops activations, which takes masks.
-        generated: positions (source + new tokens) of the largest batch of generation, with keys
-            and values for self-attention and for the encoder's output.
-        moments: bytes a parameter of the optimizer's state: 8 for AdamW, 0 for Adafactor's factors.
+        trains: whether the job trains, or only evaluates.
+        on_gpu: whether a device has its own memory; a CPU's is the host's.
+        dropout: whether training uses dropout, which stores masks.
+        generated: positions (source + new tokens) of the largest generation batch, with keys and
+            values for self-attention and cross-attention.
+        moments: bytes of optimizer state per parameter: 8 for AdamW, 0 for Adafactor's factors.
     """
 
     bf16: bool
@@ -41,22 +41,22 @@ class Work:
 
     @property
     def computing(self) -> int:
-        """Bytes of a number in the precision that computes."""
+        """Bytes per number in compute precision."""
         return 2 if self.bf16 else 4
 
     @property
     def length(self) -> int:
-        """Of the longest example, source and target."""
+        """Tokens of the longest example, source and target."""
         return self.source_length + self.target_length
 
     @property
     def rows(self) -> float:
-        """Of the largest micro-batch, one at least."""
+        """Rows of the largest micro-batch, at least 1."""
         return max(1.0, self.positions / self.length)
 
 
 def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
-    """Bytes that training on a micro-batch takes beside weights and gradients, each by its name."""
+    """Bytes by name that training on a micro-batch takes, without weights and gradients."""
     computing = work.computing
     source, target = work.rows * work.source_length, work.rows * work.target_length
     own, squared = _block_bytes(sizes, work), _attention_bytes(sizes, work)
@@ -66,7 +66,7 @@ def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
         target * (own + cross + squared * work.length)
         + source * computing * 2 * sizes.inner  # keys and values of the encoder's output
     )
-    one_more = max(encoder_layer, decoder_layer)  # gradients of one layer's, or it recomputed
+    one_more = max(encoder_layer, decoder_layer)  # one layer's gradients, or its recomputation
     if work.gradient_checkpointing:
         encoder_layer = source * computing * sizes.width
         decoder_layer = target * computing * sizes.width
@@ -79,10 +79,10 @@ def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
 
 
 def _block_bytes(sizes: Dimensions, work: Work) -> float:
-    """Of a position in a layer, but for what grows with the length: self-attention, feed-forward.
+    """Bytes per position in a layer (self-attention, feed-forward), except what grows with length.
 
-    Each of both blocks: its input and the normed input (on a GPU the norm also keeps a copy in
-    float32 and the product before the weight); what dropout keeps, a byte each.
+    Each block keeps its input and the normed input (on a GPU the norm also keeps a copy in float32
+    and the product before the weight); dropout masks take a byte per element.
     """
     computing, masks = work.computing, 1 if work.dropout else 0
     norm, gates = 2 * computing, (3 if sizes.gated else 2) * computing
@@ -94,15 +94,15 @@ def _block_bytes(sizes: Dimensions, work: Work) -> float:
 
 
 def _attention_bytes(sizes: Dimensions, work: Work) -> float:
-    """Of a query for each key: on a CPU probabilities, and a byte for which of them are dropped.
+    """Bytes per query and key: on a CPU the probabilities, and a byte of dropout mask.
 
-    On a GPU the bias of positions with the mask, which torch's fused attention keeps alone.
+    On a GPU the position bias with the mask: torch's fused attention keeps nothing else.
     """
     return sizes.heads * (work.computing + (1 if work.dropout and not work.on_gpu else 0))
 
 
 def evaluation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
-    """Bytes that evaluation takes beside weights: logits of a batch, or keys and values."""
+    """Bytes that evaluation takes without weights: a batch's logits, or keys and values."""
     computing, generated = work.computing, work.generated
     logits = work.rows * work.target_length * sizes.vocabulary * computing
     kept = generated * 2 * sizes.inner * computing * sizes.decoder_layers

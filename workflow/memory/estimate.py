@@ -1,23 +1,23 @@
-"""What memory a job takes, predicted from the model's sizes alone: bytes of one process, by phase.
+"""Predict the memory of a job from the model's sizes alone: bytes of one process, by phase.
 
 The terms follow what deepspeed 0.19.8 allocates under the configuration of
 `workflow.distributed.strategy`, as read in its source and as measured on CPU processes
-(docs/PERFORMANCE.md). P parameters, N processes, c
-bytes of the precision that computes, B elements of a bucket:
+(docs/PERFORMANCE.md). P parameters, N processes, c bytes per number in compute precision, B
+elements of a bucket:
 
-plain torch     float32: weights, gradients and two moments, 4 P each; in bf16 a copy, 2 P, besides.
+plain torch     float32: weights, gradients and two moments, 4 P each; in bf16 also a copy, 2 P.
 ZeRO 1, 2       (runtime/zero/stage_1_and_2.py) all weights c P, flat; float32 masters 4 P / N and
                 moments 8 P / N. Stage 1 keeps all gradients, 4 P, stage 2 its share, 4 P / N (in
-                float32 a new one beside that of earlier micro-batches). Reducing takes a bucket,
-                a flat copy of it, and in bf16 one more in float32. Offloaded: the host has
-                masters, moments, gradients 4 P / N and a buffer c P / N; in bf16 the gradients'
-                share is on the device all the same.
+                float32 a new one in addition to that of earlier micro-batches). Reducing takes a
+                bucket, a flat copy of it, and in bf16 another copy in float32. Offloaded: the host
+                has masters, moments, gradients 4 P / N and a buffer c P / N; in bf16 the gradients'
+                share stays on the device.
 ZeRO 1 in bf16  (runtime/bf16_optimizer.py, without offload) gradients in bf16, 2 P, and in float32,
                 4 P, of which reducing makes a flat copy, 4 P, whatever the bucket.
 ZeRO 3          (runtime/zero/stage3.py) shares of weights c P / N, masters 4 P / N (in float32
-                too), gradients 4 P / N, moments 8 P / N; a bucket in float32 for good, and a copy
-                of it to reduce; the weights that are gathered now. Offloaded: the host has
-                the gradients twice. Evaluation holds a whole copy, c P.
+                too), gradients 4 P / N, moments 8 P / N; a permanent bucket in float32, and a copy
+                of it to reduce; the weights gathered at the time. Offloaded: the host has the
+                gradients twice. Evaluation holds a complete copy, c P.
 
 A GPU's host buffers are pinned: torch rounds each up to a power of two, and keeps those that are
 freed (ATen/core/CachingHostAllocator.h of 2.13). Moments, and the masters of ZeRO 3, are not.
@@ -40,7 +40,7 @@ SUB_GROUP_ELEMENTS = 1_000_000_000
 """DeepSpeed's sub_group_size: what ZeRO-3 updates at once."""
 
 Bytes = Mapping[str, float]
-"""Bytes by what takes them."""
+"""Bytes by use."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Need:
 
     @property
     def both(self) -> float:
-        """Where device and host are one memory."""
+        """The need if device and host share one memory."""
         return max(sum(phase.device.values()) + sum(phase.host.values()) for phase in self.phases)
 
     @property
@@ -78,7 +78,7 @@ class Need:
 
 
 def predict(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need:
-    """What one process of a job needs; the strategy is of `workflow.distributed`."""
+    """The need of one process of a job."""
     if not work.trains:
         return _evaluation_alone(sizes, work, strategy)
     if strategy is None:
@@ -91,7 +91,7 @@ def predict(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need
 
 
 def _evaluation_alone(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need:
-    """Of a process that learns nothing: whole weights, or its share of them."""
+    """The need of a process that only evaluates: all weights, or its share of them."""
     whole = work.computing * sizes.parameters
     evaluating = evaluation_bytes(sizes, work)
     if strategy is None:
@@ -116,7 +116,7 @@ def _plain(sizes: Sizes, work: Work) -> Need:
 
 
 def _flat(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
-    """ZeRO 1 and 2, but for stage 1 in bf16 without offload."""
+    """ZeRO 1 and 2, except stage 1 in bf16 without offload."""
     count, computing, offloads = sizes.parameters, work.computing, strategy.offload != "none"
     share, bucket = count / work.processes, _bucket(sizes, work, strategy)
     largest = computing * sizes.largest_tensor
@@ -150,7 +150,7 @@ def _flat(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
         reducing |= {name: left * size for name, size in activations.items()}
     updating = 4 * share if work.bf16 else 0.0 if offloads else 8 * share
     return Need((
-        Phase("begin", {"weights": 2 * computing * count}),
+        Phase("initialize", {"weights": 2 * computing * count}),
         Phase("backward", device | during | {"reduction": buckets}, host),
         Phase("reduce", device | reducing, host),
         Phase("update", device | {"gradients": updating}, host),
@@ -211,31 +211,31 @@ def _partitioned(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
 
 
 def _bucket(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> float:
-    """Elements of a bucket: a GPU reserves it all, a CPU what is written of it."""
+    """Elements of a bucket: a GPU reserves all of it, a CPU only what is written."""
     requested = _requested(strategy, "reduce_bucket_size", BUCKET_ELEMENTS)
     return requested if work.on_gpu else min(requested, sizes.parameters)
 
 
 def _requested(strategy: ShardingStrategy, name: str, default: int) -> float:
-    """What the user asks of DeepSpeed, else the default."""
+    """The user's DeepSpeed setting, else the default."""
     value = dict(strategy.users or {}).get("zero_optimization", {}).get(name, default)
     return float(value) if isinstance(value, int | float) else float(default)
 
 
 def _pinned(work: Work, *sizes: float) -> float:
-    """Bytes of the host for buffers of these sizes, which are pinned for a GPU."""
+    """Host bytes of buffers of these sizes, which are pinned for a GPU."""
     if not work.on_gpu:
         return sum(sizes)
     return float(sum(1 << (ceil(size) - 1).bit_length() for size in sizes if size > 0))
 
 
 def _gloo(work: Work, gathered: float) -> float:
-    """What gloo gathers into before it copies; NCCL gathers in place."""
+    """Bytes of gloo's gather buffer; NCCL gathers in place."""
     return 0.0 if work.on_gpu or work.processes == 1 else gathered
 
 
 def _sum(*parts: Bytes) -> dict[str, float]:
-    """Bytes by what takes them, of several."""
+    """The sum of several, by use."""
     total: dict[str, float] = {}
     for part in parts:
         for name, size in part.items():

@@ -15,10 +15,11 @@ from workflow.models.state_dict import saved_names
 
 @dataclass(frozen=True)
 class Sizes(Dimensions):
-    """What memory depends on.
+    """The sizes that memory depends on.
 
     Attributes:
-        parameters, largest_tensor: numbers in all tensors, each counted once, and in the largest.
+        parameters: elements of all tensors, tied ones counted once.
+        largest_tensor: elements of the largest.
     """
 
     parameters: int
@@ -26,16 +27,16 @@ class Sizes(Dimensions):
 
 
 def sizes_of(folder: Path) -> Sizes:
-    """The sizes of a folder's model, of which no weight is read.
+    """The sizes of a folder's model; reads no weights.
 
     Raises:
-        BadInput: where its settings are broken.
+        BadInput: if its settings are invalid.
     """
     try:
         with torch.device("meta"):
             return sizes_of_model(build_model(folder))
     except LOADING_ERRORS as error:
-        raise BadInput([unusable(folder, error, "settings that a model can be made of")]) from error
+        raise BadInput([unusable(folder, error, "valid settings of a model")]) from error
 
 
 def sizes_of_model(model: PreTrainedModel) -> Sizes:
@@ -46,5 +47,5 @@ def sizes_of_model(model: PreTrainedModel) -> Sizes:
 
 
 def checkpoint_bytes(sizes: Sizes) -> tuple[int, int]:
-    """Bytes of a checkpoint on disk: its float32 weights, and these with both moments."""
+    """Bytes of a checkpoint on disk: float32 weights, and these with optimizer state."""
     return 4 * sizes.parameters, 12 * sizes.parameters

@@ -1,4 +1,4 @@
-"""`--dry_run`: what memory a job takes under every setting, and what fits, as text."""
+"""The text of `--dry_run`: a job's memory under every setting, and what fits."""
 
 import textwrap
 
@@ -7,11 +7,11 @@ from workflow.memory.model_dims import Sizes, checkpoint_bytes
 from workflow.memory.search import GPU_BYTES, SPARED, Machine, Plan, name_of, taken
 
 _TOGETHER = "\xa0"
-"""A space at which no line is broken."""
+"""A non-breaking space."""
 
 
 def render_plans(sizes: Sizes, machine: Machine, work: Work, found: list[Plan]) -> list[str]:
-    """The table, the setting that is taken, and what it implies; at most 100 characters wide."""
+    """The table, the chosen setting and its details; at most 100 characters wide."""
     chosen = next((plan for plan in found if plan.positions is not None), None)
     return [
         _model_line(sizes, work),
@@ -35,26 +35,26 @@ def _machine_lines(machine: Machine) -> list[str]:
     on_nodes = f"{nodes} node{'s' * (nodes > 1)}"
     if not machine.on_gpu:
         processes = f"{machine.on_each} process{'es' * (machine.on_each > 1)} on CPUs each"
-        usable = f"{_gb(max(machine.for_device, 0))} GB for the model of each process"
+        usable = f"{_gb(max(machine.for_device, 0))} GB per process for the model"
         return [f"machine: {on_nodes}, {processes}; {usable}"]
-    host = "host memory not said"
+    host = "host memory not given"
     if machine.host_memory is not None:
-        host = f"{_gb(machine.host_memory)} GB of host memory a node"
+        host = f"{_gb(machine.host_memory)} GB of host memory per node"
     devices = f"{machine.on_each} GPU{'s' * (machine.on_each > 1)} each"
-    memory = f"{_gb(machine.device_memory)} GB a GPU"
-    kept = f"{SPARED:.0%} and {_gb(GPU_BYTES)} GB left free"
+    memory = f"{_gb(machine.device_memory)} GB per GPU"
+    kept = f"{SPARED:.0%} and {_gb(GPU_BYTES)} GB kept free"
     return [
-        f"machine: {on_nodes}, {devices}, {memory} ({_gb(machine.for_device)} to use: {kept})",
+        f"machine: {on_nodes}, {devices}, {memory} ({_gb(machine.for_device)} usable: {kept})",
         f"         {host}",
     ]
 
 
 def _table(machine: Machine, work: Work, found: list[Plan]) -> list[str]:
-    head = ("GB a device", "GB of a host") if machine.on_gpu else ("GB a process", "GB of a host")
+    head = "GB per GPU" if machine.on_gpu else "GB per process"
     lines = [
-        f"{'':26}{'at least,':>14}{'at least,':>14}{'':>11}{'largest micro-batch':>29}",
-        f"{'setting':26}{head[0]:>14}{head[1]:>14}{'fits':>11}"
-        f"{'positions':>12}{f'of {work.length}':>17}",
+        f"{'':26}{'minimum':>14}{'minimum':>14}{'':>11}{'largest micro-batch':>29}",
+        f"{'setting':26}{head:>14}{'GB per host':>14}{'fits':>11}"
+        f"{'positions':>12}{f'of {work.length} tokens':>17}",
     ]
     for plan in found:
         device = taken(plan, machine)
@@ -86,15 +86,15 @@ def _chosen_lines(sizes: Sizes, work: Work, chosen: Plan | None) -> list[str]:
     parts = sorted(phase.device.items(), key=lambda part: -part[1])
     shown = [f"{name} {_gb(size)}" for name, size in parts if size >= 5e7]
     text = ", ".join(shown).replace(" ", _TOGETHER).replace("," + _TOGETHER, ", ")
-    lines.append(f"  a process's most, in {phase.name}: {_gb(sum(phase.device.values()))} GB")
+    lines.append(f"  peak per process, in {phase.name}: {_gb(sum(phase.device.values()))} GB")
     wrapped = textwrap.wrap(text, 95, initial_indent="    ", subsequent_indent="    ")
     lines += [line.replace(_TOGETHER, " ") for line in wrapped]
     if chosen.strategy is not None and chosen.strategy.stage == 3:
         whole = _gb(work.computing * sizes.parameters)
         lines.append(
-            f"  evaluation: a whole copy of the weights on each process ({whole} GB) fits"
+            f"  evaluation: a complete copy of the weights ({whole} GB) fits each process"
             if chosen.strategy.gathers
-            else f"  evaluation: a whole copy ({whole} GB) does not fit; generation will be slow"
+            else f"  evaluation: a complete copy ({whole} GB) does not fit; generation will be slow"
         )
     return lines
 
@@ -103,10 +103,8 @@ def _checkpoint_line(sizes: Sizes, trains: bool) -> str:
     weights, with_state = checkpoint_bytes(sizes)
     if not trains:
         return "checkpoints: none"
-    return (
-        f"a checkpoint: {_gb(weights)} GB of float32 weights; {_gb(with_state)} GB with the "
-        "optimizer's state"
-    )
+    total = f"{_gb(with_state)} GB with optimizer state"
+    return f"checkpoint: {_gb(weights)} GB of float32 weights, {total}"
 
 
 def _gb(size: float) -> str:

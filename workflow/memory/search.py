@@ -1,4 +1,4 @@
-"""What fits: the lightest setting of a job on a machine, and the largest micro-batch it allows."""
+"""Find the lightest setting of a job that fits a machine, and its largest micro-batch."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -16,34 +16,33 @@ from workflow.memory.estimate import Need, predict
 from workflow.memory.model_dims import Sizes
 
 SPARED = 0.08
-"""Share of a device's memory that is left: blocks freed are not always of the size asked for."""
+"""Share of a device's memory that is kept free for fragmentation."""
 GPU_BYTES = 1_000_000_000
-"""Of each GPU for CUDA's context, its libraries and NCCL. Not measured: no GPU was at hand."""
+"""Bytes of each GPU for the CUDA context, libraries and NCCL (estimated, not measured)."""
 GPU_HOST_BYTES = 3_000_000_000
-"""Of the host for each process with a GPU, before it holds a model. Not measured either."""
+"""Host bytes of each GPU process before it holds a model (estimated, not measured)."""
 CPU_BYTES = 450_000_000
-"""Of the host for each process on CPUs, before it holds a model (benchmarks/memory/memory.py)."""
+"""Host bytes of each CPU process before it holds a model (benchmarks/memory/memory.py)."""
 KEPT = 1.12
-"""What plain torch takes on a CPU over what it uses at once: memory that it frees is kept for what
-it allocates next (`workflow.models.kernels.cpu.tune_memory`); measured by
-benchmarks/memory/memory.py."""
+"""Memory that plain torch takes on a CPU over what is in use: freed memory is kept for the next
+allocations (`workflow.models.kernels.cpu.tune_memory`; measured by benchmarks/memory/memory.py)."""
 
 GROUP = Path("/sys/fs/cgroup")
-"""Where Linux tells of control groups."""
+"""The control groups of Linux."""
 
 FEWEST, MOST, MOST_ON_CPU = 256, 16_384, 2048
-"""Positions of an automatic micro-batch."""
+"""Bounds of an automatic micro-batch, in positions."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a job runs, in bytes.
+    """The machine that a job runs on; memory in bytes.
 
     Attributes:
-        processes: of all nodes, one for each GPU.
-        on_each: processes of each node.
-        device_memory: of each GPU; of a CPU's process its part of the node's.
-        host_memory: of each node; None where it is not known.
+        processes: on all nodes, one per GPU.
+        on_each: processes per node.
+        device_memory: per GPU; for a CPU process its part of the node's.
+        host_memory: per node; None if unknown.
     """
 
     processes: int
@@ -54,13 +53,13 @@ class Machine:
 
     @property
     def for_device(self) -> float:
-        """What a process may take of its device."""
+        """Device memory that a process may use."""
         taken = GPU_BYTES if self.on_gpu else CPU_BYTES
         return (1 - SPARED) * self.device_memory - taken
 
     @property
     def for_host(self) -> float:
-        """What each process with a GPU may take of its host."""
+        """Host memory that each GPU process may use."""
         if self.host_memory is None:
             return float("inf")
         return (1 - SPARED) * self.host_memory / self.on_each - GPU_HOST_BYTES
@@ -68,7 +67,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What the user settled: stage, offload, positions of a micro-batch, DeepSpeed's own keys."""
+    """The user's settings: ZeRO stage, offload, positions of a micro-batch, DeepSpeed's keys."""
 
     stage: int | None = None
     offload: str | None = None
@@ -78,12 +77,12 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class Plan:
-    """A setting, what it needs, and what it allows.
+    """A setting, its memory need, and its largest micro-batch.
 
     Attributes:
-        least: the need of one process with the smallest micro-batch: an example by itself.
-        positions: of the largest micro-batch that fits; None where the smallest does not.
-        need: with that micro-batch; `least` where none fits.
+        least: the need of one process with the smallest micro-batch, a single example.
+        positions: of the largest micro-batch that fits; None if the smallest does not.
+        need: with that micro-batch; `least` if none fits.
     """
 
     strategy: ShardingStrategy | None
@@ -93,7 +92,7 @@ class Plan:
 
 
 def this_machine(processes: int, on_each: int) -> Machine:
-    """This machine, for `on_each` of a job's processes; the other nodes are taken to be alike."""
+    """This machine, for `on_each` of a job's processes; assumes that all nodes are alike."""
     host = available_memory()
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
@@ -102,14 +101,14 @@ def this_machine(processes: int, on_each: int) -> Machine:
 
 
 def available_memory() -> float:
-    """Bytes of this host that a new process can have, as far as the system and its group tell."""
+    """Bytes of host memory that a new process can have, by the system and its control group."""
     return float(min([psutil.virtual_memory().available, *_left_of_group()]))
 
 
 def _left_of_group() -> Iterator[float]:
-    """What a control group's limit leaves, in version 2 or 1, where there is one.
+    """Bytes below the limit of the control group (version 2 or 1), if there is one.
 
-    What it holds of files does not count: the system drops it for who needs memory.
+    Its page cache does not count: the system drops it when memory is needed.
     """
     for limit, used, statistics in (
         ("memory.max", "memory.current", "memory.stat"),
@@ -128,7 +127,7 @@ def plans(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> l
     """Every setting that the user leaves open, the lightest first.
 
     Args:
-        work: its positions and processes are not read.
+        work: its positions and processes are ignored.
     """
     settings = _settings(machine, request, work.trains)
     return [_plan(sizes, machine, work, strategy, request.positions) for strategy in settings]
@@ -138,10 +137,10 @@ def choose(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> 
     """The lightest setting that fits, with the largest micro-batch that it allows.
 
     Args:
-        work: its positions and processes are not read.
+        work: its positions and processes are ignored.
 
     Raises:
-        BadInput: where nothing fits; it says what is needed, what is there, what would fit.
+        BadInput: if nothing fits, with what is available, needed, and would fit.
     """
     found = plans(sizes, machine, work, request)
     for plan in found:
@@ -154,10 +153,10 @@ def choose(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> 
 def _settings(
     machine: Machine, request: PlanRequest, trains: bool
 ) -> list[ShardingStrategy | None]:
-    """In the order in which they are tried.
+    """The settings in the order in which they are tried.
 
-    A single process has nothing to divide, and a CPU's memory is the host's: there, only what is
-    asked for by name is tried.
+    A single process has nothing to shard, and a CPU nothing to offload: there, only what is
+    requested explicitly is tried.
     """
     stage = request.users.get("zero_optimization", {}).get("stage", request.stage)
     if not trains:
@@ -185,10 +184,10 @@ def _plan(
     strategy: ShardingStrategy | None,
     requested: int | None,
 ) -> Plan:
-    """A setting with the largest micro-batch; ZeRO-3 gathers to evaluate where that fits too.
+    """A setting with its largest micro-batch; ZeRO-3 gathers for evaluation if that fits too.
 
     Args:
-        requested: the positions of a micro-batch, where the user settled them.
+        requested: the positions of a micro-batch, if the user set them.
     """
     partly = dataclasses.replace(strategy, gathers=False) if strategy else None
     work = dataclasses.replace(work, processes=machine.processes, on_gpu=machine.on_gpu)
@@ -201,7 +200,7 @@ def _plan(
     if not fits(least, machine, strategy):
         return Plan(partly, least, None, least)
     most = requested or (MOST if machine.on_gpu else MOST_ON_CPU)
-    while positions < most:  # by steps of a sixteenth, which are as fine as this is exact
+    while positions < most:  # in steps of 1/16, as fine as this is exact
         more = min(most, positions + max(64, positions // 16))
         if not fits(need(more), machine, strategy):
             break
@@ -213,7 +212,7 @@ def _plan(
 
 
 def fits(need: Need, machine: Machine, strategy: ShardingStrategy | None) -> bool:
-    """Whether a process can have what it needs, of device and host."""
+    """Whether a process's need fits device and host."""
     if machine.on_gpu:
         return need.device <= machine.for_device and need.host <= machine.for_host
     return on_cpu(need, strategy) <= machine.for_device
@@ -225,40 +224,40 @@ def on_cpu(need: Need, strategy: ShardingStrategy | None) -> float:
 
 
 def taken(plan: Plan, machine: Machine) -> float:
-    """Bytes that a process takes of its device, which may be the host, with least."""
+    """The minimum bytes of a process on its device, which may be the host."""
     return plan.least.device if machine.on_gpu else on_cpu(plan.least, plan.strategy)
 
 
 def _nothing_fits(machine: Machine, found: list[Plan], hints: list[str]) -> Problem:
-    """What is needed at least, what is there, and what would help."""
+    """The memory available, the minimum need, and what would fit."""
 
     def times(plan: Plan) -> float:
-        """Of what is there, what is needed: of the device or the host, whichever lacks more."""
+        """The need over what is available, of device or host, whichever is worse."""
         of_device = taken(plan, machine) / max(1.0, machine.for_device)
         of_host = plan.least.host / max(1.0, machine.for_host) if machine.on_gpu else 0.0
         return max(of_device, of_host)
 
     best = min(found, key=times)
-    what = "device" if machine.on_gpu else "process"
-    there = f"{amount(machine.for_device)} for the model of each {what}"
-    need = f"{amount(taken(best, machine))} a {what}"
+    what = "GPU" if machine.on_gpu else "process"
+    there = f"{amount(machine.for_device)} per {what} for the model"
+    need = f"{amount(taken(best, machine))} per {what}"
     if machine.on_gpu and best.least.host > machine.for_host:
-        there += f", {amount(machine.for_host)} of the host for each"
-        need += f", {amount(best.least.host)} of the host each"
-    hint = "; ".join(hints) or "use a smaller model, or more memory"
-    return Problem("memory", there, f"at least {need} ({name_of(best.strategy)})", hint)
+        there += f", {amount(machine.for_host)} of host memory"
+        need += f", {amount(best.least.host)} of host memory"
+    hint = ", or ".join(hints) or "use a smaller model, or a machine with more memory"
+    return Problem("memory", there, f"at least {need} with {name_of(best.strategy)}", hint)
 
 
 def _hints(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> list[str]:
-    """What would fit, each by itself."""
+    """Single changes that would make the job fit."""
 
     def would(machine: Machine, work: Work, request: PlanRequest) -> bool:
         return any(plan.positions for plan in plans(sizes, machine, work, request))
 
     recomputing = work.trains or work.gradient_checkpointing
     changes = {
-        "leave out --micro_batch_tokens": (work, dataclasses.replace(request, positions=None)),
-        "leave out --zero_stage and --offload": (
+        "remove --micro_batch_tokens": (work, dataclasses.replace(request, positions=None)),
+        "remove --zero_stage and --offload": (
             work, dataclasses.replace(request, stage=None, offload=None),
         ),
         "add --gradient_checkpointing": (
@@ -278,12 +277,12 @@ def _hints(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> 
 
 
 def amount(size: float) -> str:
-    """Bytes as users read them."""
+    """Bytes in MB or GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size, 0) / 1e6:.0f} MB"
 
 
 def name_of(strategy: ShardingStrategy | None) -> str:
-    """A setting in a table: ZeRO 3, offload optimizer."""
+    """The name of a setting, e.g. ZeRO 3, offload optimizer."""
     if strategy is None:
         return "plain torch"
     offload = "" if strategy.offload == "none" else f", offload {strategy.offload}"

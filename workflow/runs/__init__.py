@@ -1,4 +1,4 @@
-"""A run's folder: where it lies, its state, its lock, its checkpoints.
+"""A run's folder: its place in the mount, its state, lock and checkpoints.
 
 May import models, data, metrics and all rooms below them.
 """

@@ -1,8 +1,7 @@
-"""Checkpoints of a run: written whole by all its processes, found, and rotated.
+"""Checkpoints of a run: written atomically by all processes, found, and rotated.
 
-A checkpoint is a plain Hugging Face folder. What only going on needs lies in its subfolder
-`resume`, which the newest checkpoint alone keeps: the optimizer's moments by parameter, and
-state.json.
+A checkpoint is a plain Hugging Face folder. Its subfolder `resume`, which only the newest
+checkpoint keeps, holds what resuming needs: the optimizer state by parameter, and state.json.
 """
 
 import json
@@ -40,7 +39,7 @@ from workflow.runs.mount import CHECKPOINT_NAME
 RESUME_FOLDER = "resume"
 STATE_FILE = "state.json"
 SETTINGS_BYTES = 20_000_000
-"""What a checkpoint's tokenizer and settings take at most, by a generous guess."""
+"""A generous estimate of a checkpoint's tokenizer and settings."""
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -48,26 +47,26 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 
 def find_checkpoints(run: Path) -> list[int]:
-    """The steps of the whole checkpoints of a run, oldest first."""
+    """The steps of a run's complete checkpoints, oldest first."""
     folders = [path.name for path in run.glob("checkpoint-*") if path.is_dir()]
     names = [CHECKPOINT_NAME.fullmatch(name) for name in folders]
     return sorted(int(match.group(1)) for match in names if match)
 
 
 def can_resume(checkpoint: Path) -> bool:
-    """Whether a checkpoint still has what going on needs, with the list that tells what is lost."""
+    """Whether a checkpoint still has what resuming needs, including its checksums."""
     folder = checkpoint / RESUME_FOLDER
     return (folder / STATE_FILE).is_file() and has_checksums(folder)
 
 
 def what_resumes(run: Path) -> str:
-    """What the same command does when it is given again."""
+    """What rerunning the same command does."""
     steps = find_checkpoints(run)
-    return f"goes on from checkpoint-{steps[-1]}" if steps else "begins again"
+    return f"resumes from checkpoint-{steps[-1]}" if steps else "starts over"
 
 
 class Trained(Protocol):
-    """What a checkpoint is written of: that part of an engine."""
+    """The part of an engine that a checkpoint stores."""
 
     model: PreTrainedModel
 
@@ -75,7 +74,7 @@ class Trained(Protocol):
         """The float32 tensors, by name."""
 
     def optimizer_state(self) -> Tensors:
-        """What the optimizer keeps of each parameter, as NAME.exp_avg; after a first step."""
+        """The optimizer state by parameter, e.g. NAME.exp_avg; available after a first step."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class CheckpointContents:
     """What a checkpoint holds.
 
     Attributes:
-        state: what resuming needs besides tensors, as JSON.
+        state: what resuming needs in addition to tensors, as JSON.
     """
 
     trained: Trained
@@ -92,13 +91,12 @@ class CheckpointContents:
 
 
 def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: World) -> int:
-    """Write checkpoint-STEP whole or not at all, and return the bytes of its tensors.
+    """Write checkpoint-STEP atomically, and return the bytes of its tensors.
 
-    All processes must call this. They share the files: each takes part in gathering every tensor,
-    and writes some.
+    All processes must call this: each takes part in gathering every tensor, and writes some files.
 
     Raises:
-        RunFailed: on all processes, where one of them cannot write; earlier checkpoints stay.
+        RunFailed: on all processes, if any of them cannot write; earlier checkpoints stay.
     """
     folder = checkpoint_folder(run, step)
     trained = contents.trained
@@ -110,10 +108,10 @@ def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: 
         kept = partial / RESUME_FOLDER
         files = plan_files("model", tensors, SHARD_BYTES)
         weights = _write_together(partial, files, tensors, world)
-        # Weights have the files that others expect; of moments each process has one to write.
-        share = -(-sum(moment.bytes for moment in optimizer_state.values()) // world.size)
-        moments_files = plan_files("optimizer", optimizer_state, min(share, SHARD_BYTES))
-        of_moments = _write_together(kept, moments_files, optimizer_state, world)
+        # Weights have the files that other tools expect; optimizer state has one per process.
+        share = -(-sum(tensor.bytes for tensor in optimizer_state.values()) // world.size)
+        state_files = plan_files("optimizer", optimizer_state, min(share, SHARD_BYTES))
+        of_state = _write_together(kept, state_files, optimizer_state, world)
 
         def finish() -> None:
             write_index(partial, "model", files, tensors)
@@ -121,41 +119,41 @@ def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: 
             write_checksums(partial, weights)
             state = json.dumps(contents.state, indent=2) + "\n"
             (kept / STATE_FILE).write_text(state, encoding="utf-8")
-            write_checksums(kept, of_moments)
+            write_checksums(kept, of_state)
             finish_folder(partial, folder)
 
         world.on_rank_zero(finish)
     except OSError as error:
         message = (
-            f"step {step}: {folder} could not be written ({error}); mend that, and start again: "
-            f"the same command {what_resumes(run)}"
+            f"step {step}: {folder} could not be written ({error}). "
+            f"Hint: fix the cause, then restart: the same command {what_resumes(run)}"
         )
         raise shared(RunFailed(message)) from error
     finally:
         if partial is not None and world.is_rank_zero:
-            shutil.rmtree(partial, ignore_errors=True)  # which has become the folder if all is well
+            shutil.rmtree(partial, ignore_errors=True)  # renamed if all is well
     return size
 
 
 def _begin(folder: Path, size: int) -> Path:
-    """The folder beside a checkpoint's in which it is written.
+    """The temporary folder in which a checkpoint is written.
 
     Raises:
-        OSError: also where so many bytes have no room; a quota shows only in writing.
+        OSError: also if the disk has too little space; a quota shows only in writing.
     """
     free = shutil.disk_usage(folder.parent).free
     if free < size + SETTINGS_BYTES:
         needed = (size + SETTINGS_BYTES) / 1e6
-        raise OSError(f"it takes {needed:,.0f} MB, and {free / 1e6:,.0f} MB are free there")
+        raise OSError(f"{needed:,.0f} MB needed, {free / 1e6:,.0f} MB free")
     if folder.exists():
-        raise FileExistsError("something stands there already")
+        raise FileExistsError("already exists")
     partial = begin_folder(folder)
     (partial / RESUME_FOLDER).mkdir()
     return partial
 
 
 def _write_together(folder: Path, files: Files, tensors: Tensors, world: World) -> dict[str, str]:
-    """Write tensors, each process its files; returns the SHA-256 of every file."""
+    """Write tensors, each process its own files; returns the SHA-256 of every file."""
     written = world.together(lambda: write_tensors(folder, files, tensors, world.rank, world.size))
     return {name: digest for part in world.gather(written) for name, digest in part.items()}
 
@@ -163,34 +161,33 @@ def _write_together(folder: Path, files: Files, tensors: Tensors, world: World) 
 def rotate_checkpoints(
     run: Path, keep_newest: int, best: int | None, ephemeral: Collection[int] = ()
 ) -> None:
-    """Remove what is not needed any more, but for checkpoints that another process reads.
+    """Remove all checkpoints except the newest `keep_newest` and the best.
 
-    That is all checkpoints but the newest `keep_newest` and the best, and of those that stay what
-    only going on needs, but for the newest.
+    Only the newest keeps its `resume` folder. What another process reads stays for now.
 
     Args:
-        ephemeral: steps that stay only until there is a newer checkpoint.
+        ephemeral: steps that are kept only until there is a newer checkpoint.
     """
     steps = find_checkpoints(run)
     kept = {best, *[step for step in steps if step not in ephemeral][-keep_newest:]}
     for step in steps[:-1]:
         folder = checkpoint_folder(run, step)
         old = step not in kept
-        for_going_on = folder / RESUME_FOLDER
-        if not old and not for_going_on.exists():
+        resume = folder / RESUME_FOLDER
+        if not old and not resume.exists():
             continue
         try:
             with _unread(folder) as unread:
                 if unread:
-                    discard_folder(folder if old else for_going_on)
+                    discard_folder(folder if old else resume)
                 else:
-                    log.info("%s is being read, and kept for now", folder.name)
+                    log.info("keeping %s for now: another process reads it", folder.name)
         except OSError as error:
-            log.warning("an old checkpoint could not be removed: %s", error)
+            log.warning("could not remove an old checkpoint: %s", error)
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what a killed process left half-written or half-removed in a run that is ours."""
+    """Remove what a killed process left half-written or half-removed in this job's run."""
     remove_partials(run, older_than=0)
     for step in find_checkpoints(run):
         remove_partials(checkpoint_folder(run, step), older_than=0)
@@ -198,17 +195,17 @@ def remove_leftovers(run: Path) -> None:
 
 @contextmanager
 def hold_for_reading(*folders: Path | str | None) -> Iterator[None]:
-    """While models' folders are read, no run removes them as old checkpoints of its own."""
+    """Within the block, no run removes these model folders as old checkpoints."""
     with ExitStack() as stack:
         for folder in (folder for folder in folders if folder is not None):
-            with suppress(OSError):  # a hub's model
+            with suppress(OSError):  # a model of the hub
                 lock(stack.enter_context(open(Path(folder) / "config.json", "rb")), shared=True)
         yield
 
 
 @contextmanager
 def _unread(folder: Path) -> Iterator[bool]:
-    """Whether no process reads a checkpoint; then none can begin to."""
+    """Whether no process reads a checkpoint; if so, none can start to within the block."""
     with ExitStack() as stack:
         unread = True
         with suppress(OSError):  # nothing to read there

@@ -1,8 +1,8 @@
-"""A lock in a run's folder: which live job writes it.
+"""A lock in a run's folder: which live job writes to it.
 
 Jobs on clusters are killed, requeued on another node, and started twice by mistake. So a lock
-counts only while its holder lives. On the same machine the process itself tells that; elsewhere
-only the file does, which the holder touches every few seconds.
+counts only while its holder lives. On the same machine the process itself shows that; elsewhere
+the lock file does, which the holder touches every few seconds (heartbeat).
 """
 
 import json
@@ -33,12 +33,12 @@ class Owner:
     """The process that holds a run's folder."""
 
     host: str
-    pid_namespace: str  # pids mean nothing in another; "" where the system has none
+    pid_namespace: str  # pids are valid only within it; "" if the system has none
     pid: int
     started: float  # pids are reused
     job_id: str | None  # the scheduler's
-    token: str  # of this very claim
-    restart: int = 0  # how often the scheduler has started the job again
+    token: str  # of this claim
+    restart: int = 0  # how often the scheduler has restarted the job
 
     def __str__(self) -> str:
         if self == UNKNOWN:
@@ -52,14 +52,14 @@ UNKNOWN = Owner(host="", pid_namespace="", pid=0, started=0.0, job_id=None, toke
 
 @dataclass(frozen=True)
 class _Sight:
-    """What one look at a lock shows; two that differ are a sign of life."""
+    """One reading of a lock; two that differ are a sign of life."""
 
     content: bytes
-    changed: int  # nanoseconds, by the clock of the file system
+    changed: int  # nanoseconds, by the file system's clock
 
     @property
     def owner(self) -> Owner:
-        """Whom the lock names; UNKNOWN where it cannot be read, or another version wrote it."""
+        """The lock's owner; UNKNOWN if it cannot be read, or another version wrote it."""
         try:
             values = json.loads(self.content)
             return Owner(**{field.name: values[field.name] for field in fields(Owner)})
@@ -85,7 +85,7 @@ def this_process() -> Owner:
 
 
 def start_of(pid: int) -> float:
-    """When a process was started; since the boot where that is known: a clock may be set."""
+    """When a process started; since boot if that is known, as clocks may be adjusted."""
     try:
         fields_of_stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
         return float(fields_of_stat.split()[19])  # proc_pid_stat(5): starttime, in ticks
@@ -94,11 +94,11 @@ def start_of(pid: int) -> float:
 
 
 def find_holder(folder: Path, wait: float = STALE_SECONDS, poll: float = 1.0) -> Owner | None:
-    """The live job that holds a run's folder, or None. Watches a holder elsewhere to find out.
+    """The live job that holds a run's folder, or None; watches the heartbeat of a remote holder.
 
     Args:
-        wait: after how many seconds without a sign of life a holder elsewhere counts as gone.
-        poll: how many seconds pass between two looks at its lock.
+        wait: seconds without a heartbeat after which a remote holder counts as dead.
+        poll: seconds between two readings of its lock.
     """
     first = _look(folder / LOCK_FILE)
     if first is None:
@@ -111,7 +111,7 @@ def find_holder(folder: Path, wait: float = STALE_SECONDS, poll: float = 1.0) ->
         return None
     seen = "some time" if age is None else f"{max(age, 0):.0f} s"
     log.info(
-        "%s is held by %s, last seen alive %s ago; watching for up to %g s whether it still is",
+        "%s is locked by %s (last heartbeat %s ago); watching its heartbeat for up to %g s",
         folder, first.owner, seen, wait,
     )  # fmt: skip
     end = time.monotonic() + wait
@@ -124,7 +124,7 @@ def find_holder(folder: Path, wait: float = STALE_SECONDS, poll: float = 1.0) ->
 
 
 def is_fresh(folder: Path) -> bool:
-    """Whether a process has touched the lock of a run's folder a moment ago, and may live still."""
+    """Whether the lock of a run's folder was touched recently, so that its holder may live."""
     sight = _look(folder / LOCK_FILE)
     if sight is None or _is_alive(sight.owner) is False:
         return False
@@ -133,7 +133,7 @@ def is_fresh(folder: Path) -> bool:
 
 
 def is_live(pid: int, started: float) -> bool:
-    """Whether this very process of this machine lives."""
+    """Whether a process of this machine lives; its start time distinguishes reused pids."""
     try:
         is_zombie = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
         return start_of(pid) == started and not is_zombie
@@ -142,23 +142,23 @@ def is_live(pid: int, started: float) -> bool:
 
 
 def _look(path: Path) -> _Sight | None:
-    """The lock as it is now; None where there is none.
+    """The current lock, or None.
 
-    A network file system may answer a plain stat from memory; opening a file makes it ask.
+    A network file system may answer a plain stat from its cache; opening a file makes it ask.
     """
     try:
         try:
             with open(path, "rb") as file:
                 changed = os.fstat(file.fileno()).st_mtime_ns
                 return _Sight(file.read(), changed)
-        except OSError:  # there, but not to be read, as one that is replaced at this moment
+        except OSError:  # exists, but cannot be read, e.g. while it is replaced
             return _Sight(b"", path.stat().st_mtime_ns)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def _is_alive(owner: Owner) -> bool | None:
-    """Whether another process that holds a lock lives; None where that is not known from here."""
+    """Whether another process that holds a lock lives; None if that is not known here."""
     here = this_process()
     if (owner.host, owner.pid_namespace) != (here.host, here.pid_namespace):
         requeued = owner.job_id is not None and owner.job_id == here.job_id
@@ -167,9 +167,9 @@ def _is_alive(owner: Owner) -> bool | None:
 
 
 def _age(folder: Path, sight: _Sight) -> float | None:
-    """Seconds since a lock was touched; None where nothing can be written beside it.
+    """Seconds since a lock was touched; None if its folder is not writable.
 
-    Machines' clocks differ, so a file touched beside the lock tells what time it is.
+    Machines' clocks differ, so the time is that of a file touched in the same folder.
     """
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=f".{LOCK_FILE}.") as file:
@@ -183,7 +183,7 @@ class RunLock:
     """This process's hold on a run's folder: one claim, taken once and released once.
 
     Attributes:
-        taken_by: another that has taken the folder over meanwhile; None while it is ours.
+        taken_by: the owner that has taken the folder over; None while it is ours.
     """
 
     def __init__(
@@ -198,21 +198,20 @@ class RunLock:
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
 
     def take(self) -> None:
-        """Write the lock, in place of any other, and keep it fresh from now on."""
+        """Write the lock, replacing any other, and start the heartbeat."""
         write_json(self._path, asdict(self._owner))
         self._thread.start()
 
     @property
     def loss(self) -> RunFailed | None:
-        """What to raise where another has taken the folder over.
+        """The error to raise if another job has taken the folder over.
 
-        This is what the last heartbeat saw, so that no training step waits for a disk.
+        Known from the last heartbeat, so that no training step waits for a disk.
         """
         if self.taken_by is None:
             return None
         return RunFailed(
-            f"{self._folder} was taken over by {self.taken_by};"
-            " this process has stopped writing to it"
+            f"{self._folder} was taken over by {self.taken_by}; this process no longer writes to it"
         )
 
     def release(self) -> None:
@@ -234,8 +233,8 @@ class RunLock:
     def _beat(self) -> None:
         """Touch the lock until it is released or another's.
 
-        A broken lock names no other, so it is ours still. One removed by hand is not written
-        again. A mount that vanished is told elsewhere.
+        An unreadable lock names no other owner, so it is still ours. A lock removed by hand is not
+        written again. A vanished mount is reported elsewhere.
         """
         while self.taken_by is None and not self._released.wait(self._heartbeat):
             with suppress(OSError):

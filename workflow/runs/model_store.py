@@ -1,4 +1,4 @@
-"""A hub's model, put whole and checked into the mount, so that jobs need no network."""
+"""Download a hub's model into the mount, complete and verified, so that jobs need no network."""
 
 import fnmatch
 import glob
@@ -39,7 +39,7 @@ from workflow.runs.mount import Mount
 ANSWER_SECONDS = 30
 """How long the hub may take to answer: nodes without a network often wait instead of failing."""
 SPARED_BYTES = 10_000_000
-"""Room for the library's notes on a download, and for what else is written meanwhile."""
+"""Spare disk space for the library's metadata, and for what else is written meanwhile."""
 
 
 Files = dict[str, RepoSibling]
@@ -47,16 +47,16 @@ Files = dict[str, RepoSibling]
 
 
 def prefetch(model: str, mount: Mount) -> Path:
-    """Put a hub's model into mount/models/NAME, whole or not at all, and return that folder.
+    """Download a hub's model into mount/models/NAME, atomically, and return that folder.
 
-    NAME is the last part of the hub's name, as flan-t5-xl of google/flan-t5-xl. Where it is there
-    already, nothing is done. Every file is compared with what the hub says of it, and listed for
-    the jobs that will read it. What a download that broke off has left whole is kept in the mount's
-    cache, and not fetched again. Code that a model may bring along is neither fetched nor run.
+    NAME is the last part of the hub's name, e.g. flan-t5-xl of google/flan-t5-xl. Does nothing if
+    the model is complete already. Every file is verified against the hub, and its checksum stored
+    for later jobs. Complete files of an interrupted download stay in the mount's cache, and are not
+    downloaded again. Code that comes with a model is neither downloaded nor run.
 
     Raises:
-        BadInput: where the model cannot be had, has no room or is none that can be trained, or
-            something else stands in its place.
+        BadInput: if the model is not available, too large for the disk or not trainable, or its
+            folder holds something else.
     """
     folder = mount.models / model.rpartition("/")[2]
     download = mount.cache / "downloads" / folder.name
@@ -65,11 +65,11 @@ def prefetch(model: str, mount: Mount) -> Path:
         files = settings | weights
         with locked(download.with_name(f"{download.name}.lock"), wait=False) as alone:
             if not alone:
-                found, expected = "another process that fetches it", "one at a time"
-                raise BadInput([Problem(f"model {model}", found, expected, "let it end")])
+                found, expected = "another process is downloading it", "one download at a time"
+                raise BadInput([Problem(f"model {model}", found, expected, "wait for it to end")])
             if os.path.lexists(folder):
                 _check_same(folder, model, files)
-                log.info("%s is there already, and whole", folder)
+                log.info("%s exists already, and is complete", folder)
                 return folder
             download.mkdir(exist_ok=True)
             _drop_leftovers(download, files)
@@ -81,12 +81,12 @@ def prefetch(model: str, mount: Mount) -> Path:
             _finish(download, folder, files)
     except HUB_ERRORS as error:
         raise BadInput([_problem(error, model, folder)]) from error
-    log.info("%s is whole: name it with --model_init_name %s", folder, folder.name)
+    log.info("downloaded and verified %s; use it with --model_init_name %s", folder, folder.name)
     return folder
 
 
 def _ask(model: str) -> tuple[str, Files, Files]:
-    """The hub's present commit of a model, and the files of its settings and of its weights."""
+    """The hub's current commit of a model, and the files of its settings and of its weights."""
     info = huggingface_hub.HfApi().model_info(
         model, revision="main", files_metadata=True, timeout=ANSWER_SECONDS
     )
@@ -98,12 +98,10 @@ def _ask(model: str) -> tuple[str, Files, Files]:
     found = (fnmatch.filter(files, pattern) for pattern in WEIGHTS)
     weights = next(filter(None, found), [])
     if not weights:
-        none, expected = (
-            f"no weights in {len(files)} files",
-            "safetensors, or files pytorch_model*.bin",
-        )
-        raise BadInput([Problem(f"model {model}", none, expected, "choose another model")])
-    # An index says which file holds what. Those of formats that are not fetched would mislead.
+        none = f"no weights among its {len(files)} files"
+        expected, hint = "*.safetensors or pytorch_model*.bin", "choose another model"
+        raise BadInput([Problem(f"model {model}", none, expected, hint)])
+    # An index maps tensors to files. Those of formats that are not downloaded would mislead.
     index = Path(weights[0]).suffix + ".index.json"
     settings = {
         name for pattern in SETTINGS for name in fnmatch.filter(files, pattern)
@@ -113,15 +111,15 @@ def _ask(model: str) -> tuple[str, Files, Files]:
 
 
 def _check_same(folder: Path, model: str, files: Files) -> None:
-    """Raise BadInput where a folder is not the hub's model."""
+    """Raise BadInput if a folder is not the hub's model."""
     if others := _find_others(folder, files):
-        found = f"a folder whose {shorten_names(others)} are not those of {model}"
-        hint = "use it as it is, or move it away and give the same command again"
-        raise BadInput([Problem(str(folder), found, "that model, or nothing yet", hint)])
+        found = f"exists, but not with the {shorten_names(others)} of {model}"
+        hint = "use the folder as it is, or move it away and rerun the command"
+        raise BadInput([Problem(str(folder), found, "that model, or no folder", hint)])
 
 
 def _find_others(folder: Path, files: Files) -> list[str]:
-    """The names of files that are missing, or are not as the hub has them."""
+    """The names of files that are missing, or differ from the hub's."""
     others = []
     with progress_bar(sum(_sizes(files).values()), "checking", unit="B") as bar:
         for name, size in _sizes(files).items():
@@ -144,7 +142,7 @@ def _sizes(files: Files) -> dict[str, int]:
 
 
 def _drop_leftovers(download: Path, files: Files) -> None:
-    """Remove what an earlier call left that is not whole, or no part of the model any more."""
+    """Remove incomplete files of an earlier call, and those no longer part of the model."""
     for path in [path for path in download.rglob("*") if path.is_file()]:
         whole = path.name in files if path.parent == download else path.suffix != ".incomplete"
         if not whole:
@@ -152,37 +150,37 @@ def _drop_leftovers(download: Path, files: Files) -> None:
 
 
 def _check_room(download: Path, model: str, files: Files) -> None:
-    """Raise BadInput where the disk has too little room; a quota shows only in writing."""
+    """Raise BadInput if the disk has too little space; a quota shows only in writing."""
     here = {path.name: path.stat().st_size for path in download.iterdir() if path.is_file()}
     lacking = (size for name, size in _sizes(files).items() if here.get(name) != size)
     needed, free = sum(lacking) + SPARED_BYTES, shutil.disk_usage(download).free
     if needed > free:
         found, expected = f"{free / 1e6:,.0f} MB free", f"{needed / 1e6:,.0f} MB for {model}"
-        hint = "make room, or name another mount"
+        hint = "free disk space, or use another mount"
         raise BadInput([Problem(str(download), found, expected, hint)])
 
 
 def _fetch(model: str, commit: str, files: Files, download: Path) -> None:
-    """Download files that are not there yet; raises BadInput where one is not the hub's."""
+    """Download missing files; raises BadInput if one differs from the hub's."""
     if sys.stderr.isatty():
-        enable_progress_bars()  # which transformers puts out when it is asked to be quiet
+        enable_progress_bars()  # transformers disables them when its log is quiet
     names = [glob.escape(name) for name in files]
     huggingface_hub.snapshot_download(
         model, revision=commit, local_dir=download, allow_patterns=names
     )
     problems = []
     for name in _find_others(download, files):
-        found = f"{(download / name).stat().st_size:,} bytes of another content"
+        found = f"{(download / name).stat().st_size:,} bytes that differ from the hub's"
         (download / name).unlink()
         expected = f"the hub's {files[name].size:,} bytes"
-        hint = "give the same command again: it fetches what was not whole"
+        hint = "rerun the command; only incomplete files are downloaded again"
         problems.append(Problem(f"{model}: {name}", found, expected, hint))
     if problems:
         raise BadInput(problems)
 
 
 def _check_settings(download: Path) -> None:
-    """Raise BadInput where they are of no model to train; nothing of it is kept then."""
+    """Raise BadInput, and remove the download, if the settings are of no trainable model."""
     try:
         check_folder(download)
         load_config(download, needed_ids(load_tokenizer(download)))
@@ -192,37 +190,37 @@ def _check_settings(download: Path) -> None:
 
 
 def _finish(download: Path, folder: Path, files: Files) -> None:
-    """List the files' checksums, and let the download become the model's folder."""
-    shutil.rmtree(download / ".cache")  # the library's own notes
+    """Write the checksums, and rename the download to the model's folder."""
+    shutil.rmtree(download / ".cache")  # the library's metadata
     write_checksums(download, {n: file.lfs.sha256 for n, file in files.items() if file.lfs})
     finish_folder(download, folder)
 
 
 def _problem(error: Exception, model: str, folder: Path) -> Problem:
-    """What to tell of an error of the hub, of the way to it, or of the disk."""
+    """The problem for an error of the hub, the network or the disk."""
     where = f"model {model}"
     if isinstance(error, HFValidationError):
-        where, found = f"model {shorten(model)}", "no name that the hub could have"
+        where, found = f"model {shorten(model)}", "not a valid name on the hub"
         expected, hint = "a name like google/flan-t5-xl", "correct the name"
     elif isinstance(error, OfflineModeIsEnabled):
-        found, expected = "HF_HUB_OFFLINE", "leave to ask the hub"
-        hint = "unset HF_HUB_OFFLINE, on a machine with a network, as a login node"
+        found, expected = "HF_HUB_OFFLINE is set", "access to the hub"
+        hint = "unset HF_HUB_OFFLINE, on a machine with a network, e.g. a login node"
     elif isinstance(error, GatedRepoError):
-        found, expected = "a model that is shown to chosen accounts only", "one of those"
-        hint = "ask for access on the model's page, then log in with hf auth login"
+        found, expected = "a gated model", "an account with access"
+        hint = "request access on the model's page, then log in with hf auth login"
     elif isinstance(error, RepositoryNotFoundError):
-        found, expected = "no such model, or a private one", "a name like google/flan-t5-xl"
+        found, expected = "does not exist, or is private", "a name like google/flan-t5-xl"
         hint = "correct the name, or log in with hf auth login"
     elif isinstance(error, OSError) and _is_of_the_disk(error):
-        where, found = str(folder), f"what could not be written ({error.strerror})"
-        expected, hint = "room and leave to write", "mend that, and give the same command again"
+        where, found = str(folder), f"could not be written ({error.strerror})"
+        expected, hint = "disk space and write permission", "fix that, and rerun the command"
     else:
-        found = f"the hub did not give it ({first_line(error)})"
-        expected = "a hub that can be reached, as from a login node"
-        hint = "give the same command again; files that came whole are not fetched twice"
+        found = f"the download failed ({first_line(error)})"
+        expected = "a hub that can be reached, e.g. from a login node"
+        hint = "rerun the command; complete files are not downloaded again"
     return Problem(where, found, expected, hint)
 
 
 def _is_of_the_disk(error: OSError) -> bool:
-    """Whether the system refused a file; what the hub's library raises itself has no number."""
+    """Whether the system refused a file; errors of the hub's library have no errno."""
     return error.errno is not None and not isinstance(error, ConnectionError | TimeoutError)

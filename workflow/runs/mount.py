@@ -1,4 +1,4 @@
-"""Where things lie in the mount: data and models found, writes kept inside mount/models."""
+"""Paths in the mount: find data and models, keep writes inside mount/models."""
 
 import difflib
 import os
@@ -36,12 +36,12 @@ class Mount:
 
     @property
     def jobs(self) -> Path:
-        """What was submitted to clusters: a folder for each run."""
+        """Jobs submitted to clusters: a folder for each run."""
         return self.models / ".jobs"
 
 
 def find_mount(named: str | None) -> Mount:
-    """The mount asked for, else $WORKFLOW_MOUNT, /model_mount, or mount/ beside the scripts."""
+    """The mount named, else $WORKFLOW_MOUNT, /model_mount, or mount/ next to the scripts."""
     named = named or os.environ.get("WORKFLOW_MOUNT")
     if named:
         return Mount(Path(named).expanduser())
@@ -51,7 +51,7 @@ def find_mount(named: str | None) -> Mount:
 
 
 def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
-    """The file of each split: of mount/data/NAME.json or .jsonl, mount/data/NAME/, NAME as a path.
+    """The file of each split: mount/data/NAME.json or .jsonl, mount/data/NAME/, or NAME as a path.
 
     Returns:
         {"": file} for one JSON file with all splits, {LINES: file} for JSON Lines, else
@@ -67,17 +67,17 @@ def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
     beside = sorted(mount.data.iterdir()) if mount.data.is_dir() else []
     if others := [path for path in beside if path.name.startswith(f"{name}.")]:
         hint = _what_is(others[0], str(others[0]))
-        hint = hint or f"if {others[0]} is meant, name it by its path"
+        hint = hint or f"to use {others[0]}, give its path"
     else:
         known = [path.name.removesuffix(".json").removesuffix(".jsonl") for path in beside
                  if path.suffix in (".json", ".jsonl") or path.is_dir()]  # fmt: skip
-        hint = nearest(name, known, f"put {Path(name).name}.json into {mount.data}")
+        hint = nearest(name, known, f"add {Path(name).name}.json to {mount.data}")
     tried = ", ".join(str(path) for path in [*in_mount, as_path])
-    return {}, [Problem(f"--data_name {name}", "no such data", f"one of {tried}", hint)]
+    return {}, [Problem(f"--data_name {name}", "does not exist", f"one of {tried}", hint)]
 
 
 def _what_is(path: Path, name: str) -> str | None:
-    """What to do with a file that is no JSON, where its content tells what it is."""
+    """A hint for a file that is not JSON, if its content shows what it is."""
     kind = kind_of(path)
     return kind and f"{name} is {kind[0]}: {kind[1]}"
 
@@ -88,19 +88,19 @@ def _split_files(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
     files = {split: folder / f"{stem}.jsonl" for split, stem in stem_of.items() if stem in stems}
     where = str(folder)
     if "eval" not in files and len(both := eval_names(stems)) > 1:
-        found = f"no eval.jsonl, and {' and '.join(f'{stem}.jsonl' for stem in both)}"
+        found = f"no eval.jsonl, but {' and '.join(f'{stem}.jsonl' for stem in both)}"
         hint = "rename one of them to eval.jsonl"
-        return {}, [Problem(where, found, "one of them to evaluate on", hint)]
+        return {}, [Problem(where, found, "one file of eval records", hint)]
     if files:
         return files, []
-    found, expected = "a folder without train.jsonl and eval.jsonl", "one record a line in each"
-    return {}, [Problem(where, found, f"{expected} of the two files", _instead(folder))]
+    found, expected = "a folder without train.jsonl and eval.jsonl", "both, with one record a line"
+    return {}, [Problem(where, found, expected, _instead(folder))]
 
 
 def _instead(folder: Path) -> str:
-    """What to do with a folder that has no JSON Lines of a split's name."""
+    """A hint for a folder without the JSON Lines files of the splits."""
     if any((folder / f"dataset_{part}.json").exists() for part in ("dict", "info")):
-        return 'write each split by datasets: load_from_disk(…)["train"].to_json("train.jsonl")'
+        return 'export each split with datasets: load_from_disk(…)["train"].to_json("train.jsonl")'
     splits = sorted(
         path for path in folder.iterdir()
         if path.is_file() and path.name.partition(".")[0] in ("train", "eval", *OTHER_NAMES)
@@ -108,25 +108,23 @@ def _instead(folder: Path) -> str:
     if not splits:
         return "add the files"
     if all(is_json_lines(path) for path in splits):
-        return f"name them so: {splits[0].name} is JSON Lines"
+        return f"rename the files: {splits[0].name} is JSON Lines"
     if hint := _what_is(splits[0], splits[0].name):
         return hint
     both = " and ".join(path.name for path in splits)
-    return (
-        f'put the lists of {both} into one file {folder.name}.json: {{"train": […], "eval": […]}}'
-    )
+    return f'merge the lists of {both} into {folder.name}.json: {{"train": […], "eval": […]}}'
 
 
 def nearest(name: str, known: list[str], otherwise: str) -> str:
-    """How to mend a name that there is not."""
+    """A hint for a name that does not exist."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def find_model(mount: Mount, request: JobRequest) -> tuple[Path | str, list[Problem]]:
-    """The folder of the model, or its name on the hub where no such folder exists.
+    """The folder of the model, or its name on the hub if it is not a folder.
 
-    A model that was not named (`NO_MODEL`) is told already.
+    A missing model flag (`NO_MODEL`) has been reported already.
     """
     if request.model == NO_MODEL:
         return NO_MODEL, []
@@ -140,7 +138,7 @@ def find_model(mount: Mount, request: JobRequest) -> tuple[Path | str, list[Prob
     flag = "model_init_path" if request.model_init_path is not None else "model_pretrain_name"
     problem = Problem(
         f"--{flag} {shorten(request.model)}",
-        "no such folder, and no name the hub could have",
+        "neither a folder nor a valid name on the hub",
         "a local folder or a name like google/flan-t5-xl",
         "correct the path",
     )
@@ -151,22 +149,19 @@ def _find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
     folder, where = mount.models / name, f"--model_init_name {name}"
     checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
     if checkpoints and not (folder / "config.json").exists():
-        hint = f"write {name}/{checkpoints[-1]}"
+        hint = f"use {name}/{checkpoints[-1]}"
         return folder, [Problem(where, "a run, not a model", "one of its checkpoints", hint)]
     if folder.is_dir():
         return folder, []
     around = folder.parent if folder.parent.is_dir() else mount.models
     beside = around.iterdir() if around.is_dir() else ()
     known = [os.path.relpath(path, mount.models) for path in beside if path.name[:1] != "."]
-    hint = nearest(name, known, f"put the model's folder into {mount.models}")
-    return folder, [Problem(where, "no such folder", str(folder), hint)]
+    hint = nearest(name, known, f"copy the model's folder to {mount.models}")
+    return folder, [Problem(where, "does not exist", f"the folder {folder}", hint)]
 
 
 def run_name_of(request: JobRequest) -> str:
-    """The name of the job's run: MODEL_DATA_SEED where the user gave none, or MODEL_DATA_eval.
-
-    The latter where the job only evaluates.
-    """
+    """The name of the job's run: by default MODEL_DATA_SEED, or MODEL_DATA_eval with --no_train."""
     if request.training_run_name:
         return request.training_run_name
     last = "eval" if request.no_train else str(request.seed)
@@ -185,25 +180,25 @@ def step_in_name(model: Path | str) -> int:
 
 
 def find_run_folder(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
-    """The folder of a run; a name that would lead out of mount/models is a problem."""
+    """The folder of a run; a name that leads out of mount/models is a problem."""
     folder = mount.models / name
     models, resolved = mount.models.resolve(), Path(os.path.realpath(folder))
     parts = Path(name).parts
     hidden = any(part.startswith(".") for part in parts)
     long = any(len(os.fsencode(part)) > 120 for part in parts)
-    broken = not name.isprintable()  # as by a newline, which would end a line of a script
+    broken = not name.isprintable()  # e.g. a newline, which would end a line of a script
     outside = Path(name).is_absolute() or models not in resolved.parents
     if outside or hidden or long or broken:
         problem = Problem(
             f"--training_run_name {shorten(name)}",
-            "a name that leaves mount/models, is hidden, cannot be printed or has over 120 bytes",
+            "outside of mount/models, hidden, not printable or longer than 120 bytes",
             f"a folder name inside {mount.models}",
             "choose another name",
         )
         return folder, [problem]
     for parent in resolved.parents[: len(parts) - 1]:
         if (parent / "config.json").exists() or (parent / "training_args.json").exists():
-            found = f"a name inside {parent}, which is a model or a run"
+            found = f"inside {parent}, which is a model or a run"
             where = f"--training_run_name {shorten(name)}"
-            return folder, [Problem(where, found, "a folder of its own", "choose another name")]
+            return folder, [Problem(where, found, "a separate folder", "choose another name")]
     return (resolved if folder.is_symlink() else folder), []

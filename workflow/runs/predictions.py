@@ -1,6 +1,6 @@
-"""What a run's folder tells of its evaluations: the metrics of each, and what was answered.
+"""A run's evaluations: the metrics and predictions of each.
 
-Read by commands that are to answer at once: nothing here imports torch.
+Read by commands that must start fast: nothing here imports torch.
 """
 
 import json
@@ -21,7 +21,7 @@ class PastEvaluation:
 
     Attributes:
         metrics: its line of metrics.jsonl.
-        items: the file of what was answered to each record; it may have been removed since.
+        items: the file of predictions, which may have been removed since.
     """
 
     step: int
@@ -29,7 +29,7 @@ class PastEvaluation:
     items: Path
 
     def answers(self) -> Iterator[dict[str, Any]]:
-        """An item a record, in the order of the data file; none where the file is gone."""
+        """One item per record, in the order of the data file; none if the file is gone."""
         return read_list(self.items) if self.items.exists() else iter(())
 
 
@@ -44,14 +44,14 @@ def evaluations(run: Path) -> list[PastEvaluation]:
 
 
 def spread(evals: Sequence[PastEvaluation], most: int) -> list[PastEvaluation]:
-    """At most so many evaluations, the first and the last among them."""
+    """At most `most` evaluations, evenly spaced, including the first and the last."""
     if len(evals) <= most:
         return list(evals)
     return [evals[round(i * (len(evals) - 1) / (most - 1))] for i in range(most)]
 
 
 def prediction_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
-    """The names of the files of an evaluation's items, all alike, for a job as JSON holds it."""
+    """The names of an evaluation's prediction files, of equal content, for a job as in JSON."""
     if task_of(spec).output == "scores":
         return f"checkpoint-{step}-preds.json", "preds.json"
     temperature, samples = spec.get("temperature", 0.0), spec.get("n_samples", 1)
@@ -59,7 +59,7 @@ def prediction_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a log of a run that have a step; a line may only be being written."""
+    """The objects with a step in a run's log; skips a line that is still being written."""
     with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""On what a run was started: machine, versions, and the command."""
+"""How a run was started: machine, versions and command."""
 
 import os
 import platform
@@ -18,10 +18,10 @@ PACKAGES = ("torch", "transformers", "deepspeed", "tokenizers", "numpy")
 
 
 def describe_start(step: int, processes: int, command: Sequence[str]) -> dict[str, Any]:
-    """A line of starts.jsonl, for a start that goes on after `step`.
+    """A line of starts.jsonl, for a start at `step`.
 
     Args:
-        command: as it was given; none where a program started the run.
+        command: the command line; empty if a program started the run.
     """
     return {
         "step": step,
@@ -41,14 +41,14 @@ def describe_start(step: int, processes: int, command: Sequence[str]) -> dict[st
 
 
 def _device() -> str:
-    """The GPUs of this machine, as 8 × NVIDIA H100, else its processor."""
+    """The GPUs of this machine, e.g. 8 × NVIDIA H100, else its processor."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
     return _processor() or platform.machine()
 
 
 def _processor() -> str | None:
-    """What Linux calls the processor; None elsewhere."""
+    """The processor's name by Linux; None elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

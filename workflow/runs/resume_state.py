@@ -1,4 +1,4 @@
-"""What a run resumes from: a checkpoint and its state, read back."""
+"""What a run resumes from: a checkpoint and its state."""
 
 import json
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class ComputedWith:
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """What a checkpoint says besides weights and moments.
+    """The state of a checkpoint other than weights and optimizer state.
 
     Attributes:
         spec: the job, as training_args.json holds it.
@@ -63,7 +63,7 @@ class CheckpointState:
 
 
 def read_state(checkpoint: Path) -> CheckpointState:
-    """The state of a checkpoint; raises BadInput where it is none that this version writes."""
+    """The state of a checkpoint; raises BadInput if this version cannot read it."""
     path = checkpoint / RESUME_FOLDER / STATE_FILE
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
@@ -74,9 +74,9 @@ def read_state(checkpoint: Path) -> CheckpointState:
             progress, dict(read["spec"]), dict(read["data"]), ComputedWith(**read["computed"])
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        found = f"no state to go on from ({shorten(str(error), 100)})"
-        hint = "get a whole copy, or begin another run from its weights with --model_init_name"
-        problem = Problem(str(path), found, f"what a run saves in format {FORMAT}", hint)
+        found = f"unreadable ({shorten(str(error), 100)})"
+        hint = "restore it, or start another run from its weights with --model_init_name"
+        problem = Problem(str(path), found, f"a checkpoint's state in format {FORMAT}", hint)
         raise BadInput([problem]) from error
 
 
@@ -88,16 +88,16 @@ class ResumePoint:
 
     @cached_property
     def state(self) -> CheckpointState:
-        """Its state, read once; raises BadInput where it is none that this version writes."""
+        """Its state, read once; raises BadInput if this version cannot read it."""
         return read_state(self.folder)
 
     @property
     def has_optimizer_state(self) -> bool:
-        """Whether it can be resumed from: only a run's newest checkpoint can."""
+        """Whether a run can resume from it: only a run's newest checkpoint has what that needs."""
         return can_resume(self.folder)
 
     def optimizer_state(self) -> Iterator[Named]:
-        """The optimizer's moments, one at a time, as NAME.exp_avg."""
+        """The optimizer state, tensor by tensor, e.g. NAME.exp_avg."""
         for path in sorted((self.folder / RESUME_FOLDER).glob("optimizer*.safetensors")):
             yield from mapped_tensors(path)
 
@@ -105,12 +105,12 @@ class ResumePoint:
 def find_resume_point(
     run: Path, own: bool, requested: str | None, mount: Mount
 ) -> tuple[ResumePoint | None, list[Problem]]:
-    """The newest checkpoint of a run, or the one asked for where the run has none yet.
+    """The newest checkpoint of a run, or the requested one if the run has none yet.
 
     Args:
         run: its folder.
-        own: whether its own checkpoints count; they do not where it is to begin again.
-        requested: --resume_from_checkpoint; `none` for none at all.
+        own: whether its own checkpoints count; they do not if it starts over.
+        requested: --resume_from_checkpoint; `none` for no checkpoint.
     """
     steps = find_checkpoints(run) if own else []
     if requested == "none":
@@ -122,15 +122,16 @@ def find_resume_point(
     folder = next((path for path in named if path.is_dir()), None)
     if folder is None:
         tried = ", ".join(str(path) for path in named)
-        hint = "name a run or its newest checkpoint; a run's own is gone on from without this flag"
-        return None, [Problem(where, "no such folder", f"one of {tried}", hint)]
+        hint = "name a run or its newest checkpoint; a run resumes from its own without this flag"
+        return None, [Problem(where, "does not exist", f"one of {tried}", hint)]
     if of_run := find_checkpoints(folder):
         folder = checkpoint_folder(folder, of_run[-1])
     if run.resolve() in folder.resolve().parents:
-        found = "a checkpoint of the very run that --overwrite_output_dir is to remove"
-        return None, [Problem(where, found, "one of another run", "leave out one of the two")]
+        found = "a checkpoint of the run that --overwrite_output_dir removes"
+        hint = "remove one of the two flags"
+        return None, [Problem(where, found, "a checkpoint of another run", hint)]
     if not can_resume(folder):
-        found = "a folder that has not (or no longer) the optimizer's state"
-        hint = "begin a run from its weights with --model_init_name"
+        found = "has no optimizer state"
+        hint = "start a run from its weights with --model_init_name"
         return None, [Problem(where, found, "the newest checkpoint of a run", hint)]
     return ResumePoint(folder), []

@@ -1,6 +1,6 @@
-"""What a run's folder says of the run: its files' names, and its status.
+"""The files of a run's folder, and its status.
 
-Read by commands that are to answer at once: nothing here imports torch.
+Read by commands that must start fast: nothing here imports torch.
 """
 
 import json
@@ -15,7 +15,7 @@ STARTS = "starts.jsonl"
 AUDIT = "audit.json"
 REPORT = "report.html"
 SLOW_DISK = 100e6
-"""Bytes a second that a save is taken to write, until a run has shown how long it takes."""
+"""Bytes per second that a save is assumed to write, until one has been timed."""
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -30,17 +30,17 @@ def status_files(models: Path) -> dict[str, Path]:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """What status.json says; empty where there is none that can be read."""
+    """The content of status.json; empty if it cannot be read."""
     return read_object(folder / STATUS_FILE)
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
-    """The job that training_args.json holds; empty where there is none that can be read."""
+    """The job in training_args.json; empty if it cannot be read."""
     return read_object(folder / SPEC_FILE)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object in a file; empty where there is none that can be read."""
+    """The JSON object in a file; empty if it cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -49,9 +49,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def is_requeued(status: dict[str, Any]) -> bool:
-    """Whether this is a requeue, by Slurm, of the very job that wrote the status.
+    """Whether Slurm has requeued the job that wrote the status.
 
-    Flags on overwriting and resuming are for a job's first start, and ignored then.
+    Flags for overwriting and resuming apply to a job's first start, and are ignored then.
     """
     job_id = os.environ.get("SLURM_JOB_ID")
     again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0

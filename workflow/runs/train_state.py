@@ -1,4 +1,4 @@
-"""What changes while a run goes on: how far it is, what was best, and figures to log."""
+"""What changes during a run: its progress, its best checkpoint, and figures to log."""
 
 import dataclasses
 import resource
@@ -30,7 +30,7 @@ class LogWindow:
 
         Args:
             loss: the sum of the step's losses.
-            loss_denominator: what it is divided by.
+            loss_denominator: the number that it is divided by.
         """
         self.loss += loss
         self.loss_denominator += loss_denominator
@@ -41,7 +41,7 @@ class LogWindow:
         self.seconds += seconds
 
     def figures(self, step: int, learning_rate: float, gradient_norm: float) -> dict[str, Any]:
-        """A line of train_log.jsonl, but for the memory."""
+        """A line of train_log.jsonl, without the memory."""
         return {
             "step": step,
             "loss": self.loss / self.loss_denominator,
@@ -61,13 +61,13 @@ class Progress:
 
     Attributes:
         step: of the last update.
-        evaluated_step: at which the run was last evaluated; `evaluated_value` is what that found
-            of the metric that says what is best.
+        evaluated_step: of the last evaluation; `evaluated_value` is its metric for the best
+            checkpoint.
         window: the steps since the last logged one.
-        ephemeral: the steps of checkpoints that were saved because the run was stopped, or by the
-            clock; they go as soon as there is a newer one.
+        ephemeral: the steps of checkpoints that were saved on a stop or by `save_seconds`; they are
+            removed as soon as there is a newer one.
         longest_step: in seconds.
-        longest_save: the seconds for which training stood still.
+        longest_save: in seconds.
     """
 
     step: int = 0
@@ -83,28 +83,28 @@ class Progress:
     def add_step(
         self, step: int, loss: float, loss_denominator: int, plan: StepPlan, seconds: float
     ) -> None:
-        """Count a step; `loss` is its summed loss, `loss_denominator` what that is divided by."""
+        """Count a step with its summed loss and the denominator of that."""
         self.step = step
         self.longest_step = max(self.longest_step, seconds)
         self.window.add_step(loss, loss_denominator, plan, seconds)
 
     def note_evaluation(self, value: float | None) -> None:
-        """Remember that the step was evaluated, and the metric that says what is best."""
+        """Note that the step was evaluated, and its metric for the best checkpoint."""
         self.evaluated_step, self.evaluated_value = self.step, value
 
     def note_checkpoint(self, metric: str) -> None:
-        """Remember the checkpoint of this step where it was evaluated and is the best so far."""
+        """Note this step's checkpoint as the best, if it was evaluated and is."""
         value = self.evaluated_value if self.evaluated_step == self.step else None
         if is_better(metric, value, self.best_value):
             self.best_step, self.best_value = self.step, value
 
     @property
     def stop_seconds(self) -> float:
-        """What it takes to end a step and to save, at most, as far as is known."""
+        """The longest time to finish a step and save, as far as known."""
         return self.longest_step + self.longest_save
 
     def as_json(self) -> dict[str, Any]:
-        """The progress as state.json holds it, in which two things have older names."""
+        """The progress as in state.json, where two keys have older names."""
         values = dataclasses.asdict(self)
         values["passing"] = values.pop("ephemeral")
         values["window"]["normalizer"] = values["window"].pop("loss_denominator")
@@ -112,7 +112,7 @@ class Progress:
 
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> "Progress":
-        """What `as_json` gave; raises KeyError or TypeError for anything else."""
+        """The inverse of `as_json`; raises KeyError or TypeError for anything else."""
         window = dict(values["window"])
         window["loss_denominator"] = window.pop("normalizer")
         values = values | {"window": LogWindow(**window)}
@@ -121,7 +121,7 @@ class Progress:
 
 
 def peak_memory_gb() -> float:
-    """Peak memory of this process in GB (10⁹ bytes): the GPU's where there is one."""
+    """Peak memory of this process in GB (10⁹ bytes): the GPU's if there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""Tasks: the only places that know what a record means, what is learned, and what is answered.
+"""Tasks: the only code that knows what records mean, and how to train and evaluate on them.
 
 May import inference, memory, runs and all rooms below them.
 """

@@ -1,4 +1,4 @@
-"""What every task is: what training and evaluation ask of it, and what they hand over."""
+"""The interface of tasks to training and evaluation."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from workflow.models.batch import Batch
 
 @dataclass(frozen=True)
 class Examples:
-    """The records of a split, and their ids as a model is given them: cut at a job's lengths."""
+    """The records of a split, and their ids, truncated to a job's lengths."""
 
     split: TokenizedSplit
     sources: CutRows
@@ -35,7 +35,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class EvalContext:
-    """What is evaluated, in evaluation mode, on which records, and this process's share of it."""
+    """The model (in evaluation mode), the records, and this process's share of them."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -45,11 +45,11 @@ class EvalContext:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model makes of a record.
+    """A model's prediction for a record.
 
     Attributes:
-        value: what a user's own metric is given for it.
-        item: what is written of it.
+        value: the prediction that a user metric receives.
+        item: the record's item in the prediction files.
     """
 
     record: Record
@@ -58,58 +58,57 @@ class Prediction:
 
 
 class Evaluation(Protocol):
-    """One evaluation: all processes compute results, the main one judges them.
+    """One evaluation: all processes compute results, rank 0 judges them.
 
     Attributes:
-        timing: the name of the metric that says how long the results took.
-        results: for each record of this process's share its index and what the model gives for it,
-            as JSON can hold it; in any order.
+        timing: the name of the metric for the seconds that the results took.
+        results: the index and JSON-serializable result of each record of this process's share, in
+            any order.
     """
 
     timing: str
     results: Iterator[tuple[int, Any]]
 
     def judge(self, indexes: range, results: Iterator[Any]) -> Iterator[Prediction]:
-        """Take the results of some neighbouring records, in the order of the data file."""
+        """Judge the results of consecutive records, in the order of the data file."""
 
     def metrics(self) -> dict[str, Any]:
-        """Of all that was judged, by name: numbers, intervals as [low, high], and signatures."""
+        """The metrics of all judged records: numbers, intervals as [low, high], signatures."""
 
 
 class Task(Encoder, Protocol):
-    """One kind of job. Everything else in the package is the same for all tasks."""
+    """A kind of job; everything else in the package is independent of the task."""
 
     def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, start: int) -> Self:
-        """The task with what it must know of a model; raises BadInput where that lacks it.
+        """The task bound to a model's tokenizer; raises BadInput if that lacks what it needs.
 
         Args:
-            start: the id that the model's decoding starts with.
+            start: the model's decoder start id.
         """
 
     def optimize_for_task(self, model: PreTrainedModel) -> None:
-        """Let the model compute what this task asks of it faster; its results stay the same."""
+        """Make the model faster for this task, with the same results."""
 
     def check(
         self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
     ) -> None:
-        """Raise BadInput where the best checkpoint is to be chosen by what these eval records
-        cannot tell."""
+        """Raise BadInput if the metric for the best checkpoint is undefined on these records."""
 
     def describe(self, spec: JobSpec) -> str:
-        """What an evaluation will do, in a line."""
+        """What an evaluation does, in one line."""
 
     def collate(self, examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
-        """The examples of `rows` as tensors, for a model of this configuration."""
+        """The examples of `rows` as tensors for a model of this configuration."""
 
     def loss(self, model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:
         """The float32 sum of the losses of a batch's targets."""
 
     def evaluation(self, context: EvalContext, spec: PlannedSpec) -> Evaluation:
-        """Begin to evaluate a model; all processes call alike."""
+        """Start evaluating a model; all processes must call this."""
 
     def sample(self, record: Record, prediction: Any) -> Mapping[str, Any]:
-        """What a person is shown of a record: texts and numbers, by the names of columns.
+        """A record's row in a table of samples: texts and numbers by column.
 
         Args:
-            prediction: what a user's own metric is given for it.
+            prediction: its `Prediction.value`.
         """

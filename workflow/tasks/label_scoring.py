@@ -1,4 +1,4 @@
-"""Text to a score: the probability of yes against no as the first word of the answer."""
+"""Score a text by the probability of yes against no as the first output token."""
 
 import dataclasses
 import json
@@ -28,21 +28,21 @@ from workflow.tasks.base import EvalContext, Examples, Prediction
 
 Floats = npt.NDArray[np.float64]
 MORE_CLASSES = (
-    "clf.py knows two classes: for more take seq2seq.py, with the class's name as completion"
+    "clf.py is for two classes; for more, use seq2seq.py with the class name as completion"
 )
 SCORED_AT_ONCE = 2
-"""Positions scored at once over those trained at once: of most layers nothing is kept."""
+"""Positions of a scoring batch over those of a micro-batch: no activations are kept."""
 
 
 @dataclass(frozen=True)
 class LabelScoring:
     """The task of clf.py.
 
-    Inside, a target is a number in [0, 1]: 0 is `target_min`, 1 is `target_max`. It is kept as the
-    32 bits of a float in the place of a token.
+    Internally a target is a number in [0, 1]: 0 is `target_min`, 1 is `target_max`. It is stored
+    as the 32 bits of a float in place of a token id.
 
     Attributes:
-        label_ids: the ids of the words for no and yes, where the tokenizer is known.
+        label_ids: the ids of the words for no and yes; set by `bind_tokenizer`.
     """
 
     template: str
@@ -68,7 +68,7 @@ class LabelScoring:
         return Schema("input", "target", self._check_target, self._range, self.template)
 
     def _check_target(self, value: object) -> tuple[str, str, str] | None:
-        booleans = self._range == (0, 1)  # of another range, true could mean its 1 or its end
+        booleans = self._range == (0, 1)  # in another range, true could mean 1 or its end
         number = isinstance(value, int | float) and (booleans or not isinstance(value, bool))
         if number and self.target_min <= value <= self.target_max:  # type: ignore[operator]
             return None
@@ -76,7 +76,7 @@ class LabelScoring:
         expected += ", true or false" if booleans else ""
         hint = "correct it"
         if isinstance(value, int) and booleans:
-            hint = f"{MORE_CLASSES}; grades want --target_min and --target_max"
+            hint = f"{MORE_CLASSES}; for grades, set --target_min and --target_max"
         elif number:
             hint = "correct it, or set --target_min and --target_max to the range of all targets"
         elif value is None:
@@ -103,7 +103,7 @@ class LabelScoring:
             f"{word} ({index})"
             for word, index in zip(self.label_words, self.label_ids, strict=True)
         )
-        return f"a score is the probability of {yes} against {no} as the answer's first word"
+        return f"score: probability of {yes} against {no} as the first output token"
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
@@ -118,13 +118,13 @@ class LabelScoring:
         return {"source": frame_of(*source_ids(tokenizer, ["", "a"])), "target": (0, 0)}
 
     def from_range(self, target: float) -> float:
-        """A target in [0, 1]."""
+        """Scale a target to [0, 1]."""
         return (float(target) - self.target_min) / (self.target_max - self.target_min)
 
     def to_range(self, scores: Floats) -> list[float | None]:
-        """Scores in the user's range; None for what is no number."""
+        """Scale scores to the user's range; None for non-finite ones."""
         scaled = self.target_min + scores * (self.target_max - self.target_min)
-        scaled = np.minimum(scaled, self.target_max)  # which rounding may pass
+        scaled = np.minimum(scaled, self.target_max)  # rounding may exceed it
         return [score if math.isfinite(score) else None for score in scaled.tolist()]
 
     def collate(self, examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
@@ -156,9 +156,9 @@ class LabelEvaluation:
     timing = "score_seconds"
 
     def __init__(self, task: LabelScoring, context: EvalContext, spec: PlannedSpec):
-        """Rows are scored as `results` are asked for."""
+        """Rows are scored lazily, as `results` is consumed."""
         self._task, self._split, self._seed = task, context.examples.split, spec.seed
-        # The logits of no and yes, and the targets in [0, 1], NaN where there is none.
+        # The logits of no and yes, and the targets in [0, 1], NaN for records without one.
         self._logits = np.zeros((len(self._split), 2), np.float32)
         self._targets = np.full(len(self._split), np.nan)
         max_positions = SCORED_AT_ONCE * spec.micro_batch_tokens
@@ -180,12 +180,12 @@ class LabelEvaluation:
             yield Prediction(record, score, item | {"logits": None if score is None else pair})
 
     def metrics(self) -> dict[str, Any]:
-        """Those of the records with a target; errors are in the user's range."""
+        """The metrics of records with a target; errors are in the user's range."""
         scores = label_probabilities(self._logits)[:, 1]
         answered, finite = ~np.isnan(self._targets), np.isfinite(scores)
         if not finite.all():
             log.warning(
-                "the scores of %d of %d records are no finite numbers, and left out of the metrics",
+                "%d of %d records have non-finite scores and are excluded from the metrics",
                 (~finite).sum(), len(finite),
             )  # fmt: skip
         if not answered.any():
@@ -202,23 +202,23 @@ class LabelEvaluation:
 
 
 def _label_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[int, ...]:
-    """The id of each word; raises BadInput where one is no single piece, or they are the same."""
+    """The token id of each word; raises BadInput unless they are two different tokens."""
     pieces = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
     problems = []
     for word, ids in zip(words, pieces, strict=True):
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-            counted = f"{len(ids)} pieces" if len(ids) != 1 else "no piece"
-            shown = " ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing"
-            found = f"{counted} of this vocabulary: {shown}"
-            expected = "a word that is one piece, known to the model"
+            counted = f"{len(ids)} tokens" if len(ids) != 1 else "an unknown token"
+            shown = " ".join(tokenizer.convert_ids_to_tokens(ids)) or "none"
+            found = f"{counted} in this vocabulary: {shown}"
+            expected = "a word that is a single known token"
             hint = "choose two other words, or a model whose vocabulary has them"
             problems.append(Problem(f"--label_words {word}", found, expected, hint))
     label_ids = tuple(ids[0] for ids in pieces if ids)
     if not problems and label_ids[0] == label_ids[1]:
-        found = f"the same piece for both: {tokenizer.convert_ids_to_tokens(label_ids[0])}"
+        found = f"the same token for both: {tokenizer.convert_ids_to_tokens(label_ids[0])}"
         where = f"--label_words {' '.join(words)}"
         hint = "choose two other words"
-        problems.append(Problem(where, found, "two different pieces", hint))
+        problems.append(Problem(where, found, "two different tokens", hint))
     if problems:
         raise BadInput(problems)
     return label_ids

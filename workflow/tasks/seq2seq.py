@@ -1,4 +1,4 @@
-"""Prompt to completion: learned token by token, judged by what the model writes."""
+"""Generate completions: trained on tokens, evaluated on generated texts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def _check_completion(value: object) -> tuple[str, str, str] | None:
 
 
 ANSWERS_SHOWN = 8
-"""Of the samples of a record, where a person is to look at them."""
+"""Maximum number of a record's completions in a table of samples."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Seq2Seq:
     """The task of seq2seq.py.
 
     Attributes:
-        start: the id that decoding starts with, where the model is known.
+        start: the decoder start id; set by `bind_tokenizer`.
     """
 
     start: int | None = None
@@ -59,12 +59,13 @@ class Seq2Seq:
         pass
 
     def describe(self, spec: JobSpec) -> str:
-        decoding = f"greedy (temperature below {GREEDY_BELOW})"
+        decoding = f"greedy decoding (temperature below {GREEDY_BELOW})"
         if spec.num_beams > 1:
-            decoding = f"the best of {spec.num_beams} beams"
+            decoding = f"beam search with {spec.num_beams} beams"
         if not spec.greedy:
-            decoding = f"{spec.n_samples} samples at temperature {spec.temperature:g}"
-        return f"answers are at most {spec.max_new_tokens} tokens, {decoding}"
+            samples = f"{spec.n_samples} sample{'s' * (spec.n_samples > 1)} per prompt"
+            decoding = f"{samples} at temperature {spec.temperature:g}"
+        return f"generation: at most {spec.max_new_tokens} tokens, {decoding}"
 
     def check(
         self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
@@ -79,22 +80,22 @@ class Seq2Seq:
             "chrf": "a character",
             "rouge2": "two words in a row of a-z and 0-9",
         }
-        found = "eval completions of which none has "
-        found += seen.get(metric, "half its letters in a-z and 0-9, which is all it sees")
-        hint = "choose rougeL_unicode or chrf, which see all scripts"
+        found = "no eval completion has "
+        found += seen.get(metric, "half of its letters in a-z and 0-9, the only ones it counts")
+        hint = "choose rougeL_unicode or chrf, which support all scripts"
         if not can_measure("chrf", references, ""):
-            hint = "choose rougeL_unicode or exact_match: an empty answer is right there"
+            hint = "choose rougeL_unicode or exact_match, which count an empty text as correct"
         where = f"--metric_for_best_model {metric}"
-        raise BadInput([Problem(where, found, "a metric that has a value of them", hint)])
+        raise BadInput([Problem(where, found, "a metric defined on these completions", hint)])
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
         sources = source_ids(tokenizer, [record["prompt"] for record in records])
         completions = [record.get("completion", "") for record in records]
-        spoken = [text if text.strip() else "" for text in completions]
-        targets = target_ids(tokenizer, spoken, self.start)
-        # An empty completion is learned as an end mark: a row without ids is no answer at all.
+        texts = [text if text.strip() else "" for text in completions]
+        targets = target_ids(tokenizer, texts, self.start)
+        # An empty completion is trained as an end token; a row without ids has no completion.
         return sources, [
             ids if "completion" in record else []
             for ids, record in zip(targets, records, strict=True)
@@ -108,7 +109,7 @@ class Seq2Seq:
 
     def collate(self, examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
         targets = [[examples.targets[index] for index in row] for row in rows]
-        # What is to be said at a position is read at the next.
+        # The label of a position is the decoder's input at the next.
         start = [config.decoder_start_token_id]
         labels = np.concatenate([ids for row in targets for ids in row])
         return make_batch(
@@ -128,8 +129,8 @@ class Seq2Seq:
         return Seq2SeqEvaluation(context, spec, collate)
 
     def sample(self, record: Record, prediction: Sequence[str]) -> Mapping[str, Any]:
-        shown = {"prompt": record["prompt"], "expected": record.get("completion")}
+        shown = {"prompt": record["prompt"], "completion": record.get("completion")}
         return shown | {
-            f"answer {number}" if number > 1 else "answer": text
+            f"prediction {number}" if number > 1 else "prediction": text
             for number, text in enumerate(prediction[:ANSWERS_SHOWN], start=1)
         }

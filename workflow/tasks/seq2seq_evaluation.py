@@ -1,4 +1,4 @@
-"""How good the completions of a model are, token by token and as texts."""
+"""Evaluation of completions: token metrics, and metrics of generated texts."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ Collate = Callable[[MicroBatch], Batch]
 
 
 class References:
-    """What the answers to a split's records are compared with; all of them, one after the other."""
+    """The references of a split's records; iterates over those of all records."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, stops: Sequence[str]
@@ -41,7 +41,7 @@ class References:
         self._places = np.flatnonzero(split.answered)
 
     def of(self, record: Record) -> str | None:
-        """That of a record; None where it has no completion."""
+        """The reference of a record; None if it has no completion."""
         if "completion" not in record:
             return None
         return processed(self._without_special(record["completion"]), self._stops)
@@ -57,7 +57,7 @@ class References:
 
     @cached_property
     def bleu_tokenizer(self) -> str:
-        """The tokenizer that BLEU has in all evaluations of these records."""
+        """BLEU's tokenizer in all evaluations of these records."""
         return bleu_tokenizer(self._at(self._places[looked_at(len(self._places))]))
 
 
@@ -70,12 +70,12 @@ def references_of(
 
 
 class Seq2SeqEvaluation:
-    """One evaluation of a model that writes completions."""
+    """One evaluation of a model that generates completions."""
 
     timing = "generate_seconds"
 
     def __init__(self, context: EvalContext, spec: PlannedSpec, collate: Collate):
-        """Compute the token metrics; completions are generated as `results` are asked for."""
+        """Compute the token metrics; completions are generated lazily, as `results` is consumed."""
         self._loss, self._accuracy = _token_metrics(context, spec, collate)
         self._split, self._seed = context.examples.split, spec.seed
         self._references = references_of(context.tokenizer, self._split, spec.stop)
@@ -111,7 +111,7 @@ class Seq2SeqEvaluation:
             yield Prediction(record, texts, item_of(record, reference, generations))
 
     def metrics(self) -> dict[str, Any]:
-        self._tell()
+        self._log_caveats()
         means = {
             name: total / self._records if self._records else None
             for name, total in self._first.items()
@@ -123,18 +123,18 @@ class Seq2SeqEvaluation:
         }
         return of_tokens | self._texts.result() | means
 
-    def _tell(self) -> None:
-        """Log what the metrics do not say, what is the same at every evaluation only once."""
+    def _log_caveats(self) -> None:
+        """Log caveats of the metrics; those that hold for every evaluation only once."""
         tokenize = self._references.bleu_tokenizer
         if tokenize != "13a":
             inform_once(
-                f"bleu: sacrebleu's tokenizer {tokenize}, for the script of most completions"
+                f"bleu uses sacrebleu's tokenizer {tokenize}, for the script of most completions"
             )
         for doubt in self._texts.unseen():
             warn_once(doubt)
-        if self._lost and not self._compared:  # else the losses tell
+        if self._lost and not self._compared:  # else the losses show it
             log.warning(
-                "the logits of %d of %d records are no finite numbers: their answers mean nothing",
+                "%d of %d records have non-finite logits; their predictions are meaningless",
                 self._lost, self._records,
             )  # fmt: skip
 
@@ -142,7 +142,7 @@ class Seq2SeqEvaluation:
 def item_of(
     record: Record, reference: str | None, generations: Sequence[Generation]
 ) -> dict[str, Any]:
-    """What is written of a record, with the reference where it is not the completion as it is."""
+    """A record's item in the prediction files, with the reference if the completion differs."""
     item = {
         "prompt": record["prompt"],
         "generations": [
@@ -160,7 +160,7 @@ def item_of(
 def _token_metrics(
     context: EvalContext, spec: PlannedSpec, collate: Collate
 ) -> tuple[float | None, float | None]:
-    """Mean token loss and share of right tokens over the real target tokens of all answers."""
+    """Mean token loss and token accuracy over all target tokens without padding."""
     model, examples, shard = context.model, context.examples, context.shard
     family = family_of(model.config)
     answered = np.flatnonzero(examples.split.answered)
@@ -187,14 +187,14 @@ def _token_metrics(
     loss = all_losses / all_tokens
     if all_lost and shard.world.is_rank_zero:
         log.warning(
-            "the losses of %d of %d records are no finite numbers, so loss is null",
+            "%d of %d records have a non-finite loss, so loss is null",
             all_lost, len(answered),
         )  # fmt: skip
     return (loss if math.isfinite(loss) else None), all_right / all_tokens
 
 
 def _count_lost(logits: torch.Tensor, batch: Batch) -> int:
-    """Of how many rows of a batch, a record each, the loss is no finite number."""
+    """The number of a batch's rows (a record each) with a non-finite loss."""
     lengths = (batch.target_segments > 0).sum(-1).tolist()
     rows = zip(logits.split(lengths), batch.targets.split(lengths), strict=True)
     return sum(not math.isfinite(summed_cross_entropy(*row)) for row in rows)

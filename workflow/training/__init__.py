@@ -1,4 +1,4 @@
-"""A run from beginning to end: prepared, planned, trained step by step, evaluated, saved.
+"""The life of a run: prepare, plan, train step by step, evaluate, save.
 
 May import tasks, reporting and all rooms below them.
 """

@@ -1,4 +1,4 @@
-"""When a run saves itself, and what it saves."""
+"""When a run saves a checkpoint, and what the checkpoint holds."""
 
 import copy
 import time
@@ -22,25 +22,25 @@ from workflow.training.prepare import Job
 
 
 class Checkpointer:
-    """Saves a run as often as its job asks for; all processes call alike.
+    """Saves checkpoints as the job schedules them; all processes must call its methods together.
 
-    Until a save was measured, `progress.longest_save` is an estimate, which no checkpoint keeps.
+    Until a save has been timed, `progress.longest_save` is an estimate, which is not saved.
     """
 
     def __init__(self, context: RunContext, engine: Engine):
-        """Be ready to save a run that has just begun, or resumes from its progress."""
+        """Prepare to save a run that starts or resumes at its progress."""
         self._job, self._run, self._world = context.job, context.folder, context.world
         self._progress = progress = context.progress
         self._engine = engine
         self._saved_at = time.monotonic()
-        self._last_saved_step = progress.step  # what the run began with, or goes on from
+        self._last_saved_step = progress.step  # where the run starts or resumes
         weights = sum(tensor.bytes for tensor in engine.tensors().values())
-        expected = 3 * weights / SLOW_DISK  # two moments besides, which do not exist yet
+        expected = 3 * weights / SLOW_DISK  # with the optimizer state, not yet allocated
         self._longest_save = progress.longest_save
         progress.longest_save = self._longest_save or expected
 
     def is_due(self) -> bool:
-        """Whether the step just done is to be saved."""
+        """Whether to save the step just completed."""
         spec = self._job.spec
         if scheduled(self._progress.step, spec):
             return True
@@ -50,7 +50,7 @@ class Checkpointer:
         return self._world.on_rank_zero(lambda: is_over)
 
     def save(self) -> None:
-        """Write a checkpoint of the last step, unless there is one; then remove old ones."""
+        """Save the last step, unless it is saved already; then rotate old checkpoints."""
         progress, spec = self._progress, self._job.spec
         if progress.step == self._last_saved_step:
             return
@@ -70,15 +70,12 @@ class Checkpointer:
         self._longest_save = progress.longest_save = max(seconds, self._longest_save)
         self._saved_at = time.monotonic()
         self._world.on_rank_zero(lambda: self._run.write_status("running", progress))
-        log.info(
-            "step %d: checkpoint-%d saved; training stood still for %.2f s to write %.0f MB",
-            progress.step, progress.step, seconds, size / 1e6,
-        )  # fmt: skip
+        log.info("saved checkpoint-%d (%.0f MB in %.2f s)", progress.step, size / 1e6, seconds)
 
     def _as_saved(self) -> Progress:
-        """The progress of a run that has a checkpoint of this step.
+        """The progress to store in this step's checkpoint.
 
-        Whether a run was stopped, or is saved by the clock too, does not decide what is best.
+        Only scheduled checkpoints compete for the best: stops and `save_seconds` must not decide.
         """
         saved = copy.deepcopy(self._progress)
         saved.longest_save = self._longest_save
@@ -89,13 +86,13 @@ class Checkpointer:
         return saved
 
     def _tidy(self, saved: Progress) -> list[int]:
-        """Remove old checkpoints; returns those of the passing ones that are left."""
+        """Rotate checkpoints; returns the steps of the ephemeral ones that remain."""
         path, limit = self._run.path, self._job.spec.save_total_limit
         rotate_checkpoints(path, limit, saved.best_step, saved.ephemeral)
         return sorted({*saved.ephemeral} & {*find_checkpoints(path)})
 
     def note_evaluation_of_saved(self) -> None:
-        """What the run goes on from may have been saved before it was evaluated; now it is."""
+        """Consider the checkpoint resumed from as the best: it may not have been evaluated yet."""
         steps = self._world.on_rank_zero(lambda: find_checkpoints(self._run.path))
         step = self._last_saved_step
         if step in steps and step not in self._progress.ephemeral:
@@ -103,12 +100,12 @@ class Checkpointer:
 
 
 def scheduled(step: int, spec: JobSpec) -> bool:
-    """Whether a step is saved whatever happens."""
+    """Whether a step is saved by schedule: every `save_steps`, and the last."""
     return step > 0 and (step == spec.max_steps or step % spec.save_steps == 0)
 
 
 def computed_now(job: Job, world: World) -> ComputedWith:
-    """How this world computes the job."""
+    """How the current processes compute the job."""
     strategy = job.strategy
     return ComputedWith(
         processes=world.size,

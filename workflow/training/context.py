@@ -1,4 +1,4 @@
-"""How a run was asked for, and what it has in hand from the moment its folder is its own."""
+"""How a run was invoked, and what its parts share once it has claimed its folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from workflow.training.run_dir import RunFolder
 
 @dataclass(frozen=True)
 class Invocation:
-    """How a run was asked for.
+    """How a run was invoked.
 
     Attributes:
-        problems: what is known to be wrong with the job, to be told with all the rest.
+        problems: problems found so far, to be reported together with the others.
         world: the processes of the job; all must run it.
-        stop: whether the job is asked to stop; a file named `stop` in the run's folder does so too.
-        command: the words that asked for the job, where it was a command line.
+        stop: requests to stop; a file named `stop` in the run's folder is one too.
+        command: the command line; empty if a program started the run.
     """
 
     problems: Sequence[Problem] = ()
@@ -30,10 +30,10 @@ class Invocation:
 
 @dataclass(frozen=True)
 class RunContext:
-    """The job, who computes it, who may ask it to stop, and what is written of it.
+    """The job, its processes, requests to stop, and the run's folder.
 
     Attributes:
-        progress: how far the run is; it changes as the run goes on.
+        progress: how far the run is; updated in place.
     """
 
     job: Job

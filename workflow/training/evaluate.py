@@ -1,4 +1,4 @@
-"""An evaluation: every record answered once, and written down with its metrics."""
+"""Evaluation: a prediction for every eval record, written with the metrics."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,15 +27,15 @@ _loaded_once = cache(load_user_metric)
 
 
 def evaluate(context: RunContext, model: PreTrainedModel, lockstep: bool = False) -> dict[str, Any]:
-    """Evaluate `model`, in evaluation mode, at the run's step; all processes get the metrics.
+    """Evaluate `model` (in evaluation mode) at the run's step; returns metrics on all processes.
 
-    Items and metrics are written by the main one.
+    Rank 0 writes predictions and metrics.
 
     Args:
         lockstep: whether all processes must call the model equally often.
 
     Raises:
-        Stopped: on all processes, and nothing is written.
+        Stopped: on all processes; nothing is written then.
     """
     job, world, folder = context.job, context.world, context.folder
     shard = EvalShard(world, lockstep, context.stop, folder.path)
@@ -50,10 +50,10 @@ def evaluate(context: RunContext, model: PreTrainedModel, lockstep: bool = False
 def compute_metrics(
     task: Task, context: EvalContext, spec: PlannedSpec, on_prediction: Callable[[Prediction], None]
 ) -> dict[str, Any] | None:
-    """The metrics of a model, and how long that took, on the main process; None on the others.
+    """The metrics of a model, timings included, on rank 0; None on the others.
 
     Args:
-        on_prediction: is called there with every record once, in the order of the data file.
+        on_prediction: called on rank 0 once for each record, in the order of the data file.
     """
     began = time.perf_counter()
     evaluation = task.evaluation(context, spec)
@@ -74,10 +74,7 @@ def compute_metrics(
 
 @dataclass(frozen=True)
 class _Predictions:
-    """The predictions of an evaluation, written at once.
-
-    The first few are kept for trackers, all only for a user's own metric.
-    """
+    """Writes predictions as they come; keeps the first for trackers, or all for a user metric."""
 
     items: PredictionFiles
     keeps: bool
@@ -92,7 +89,7 @@ class _Predictions:
 
     @property
     def first(self) -> Iterable[tuple[Record, Any]]:
-        """The records that trackers are shown, each with its prediction."""
+        """The records whose samples go to trackers, each with its prediction."""
         return zip(self.records[:SAMPLES], self.values, strict=False)
 
 
@@ -115,7 +112,7 @@ def _record(
 
 
 def _shown(context: RunContext, metrics: dict[str, Any], own: list[str]) -> list[Part]:
-    """What the log says of an evaluation: a table on a terminal, a line elsewhere."""
+    """The log of an evaluation: a table on a terminal, one line elsewhere."""
     spec, step = context.job.spec, context.progress.step
     names = TASK_SPECS[spec.task].shown_metrics
     if on_terminal():
@@ -126,14 +123,14 @@ def _shown(context: RunContext, metrics: dict[str, Any], own: list[str]) -> list
     shown = [
         f"{name} {metrics[name]:.4g}" for name in (*names, *own) if metrics.get(name) is not None
     ]
-    values = "  ".join(shown) or "no answers to compare with, so no metrics"
+    values = "  ".join(shown) or "no references; metrics skipped"
     return [f"step {step}: {values}"]
 
 
 def _user_metrics(
     metric: str, predictions: _Predictions, metrics: dict[str, Any]
 ) -> dict[str, float | None]:
-    """What the user's own metric gives; it takes the place of none of ours."""
+    """The values of the user metric; names that we use already are prefixed with `user_`."""
     name = metric.rsplit(":", 1)[1]
     function = _loaded_once(metric)
     values = apply_user_metric(function, name, predictions.records, predictions.values)

@@ -1,4 +1,4 @@
-"""What the data loses by the tokenizer, and the tokenizer grown until it loses nothing."""
+"""Audit what the tokenizer loses of the data, and extend it until nothing is lost."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ from workflow.tasks.base import Task
 
 AUDIT_FORMAT = 5
 ROUNDS = 4
-"""Growing may show more that is missing; what is left after so many times is told."""
+"""Maximum number of extensions: each may reveal more missing characters."""
 Splits = dict[str, TokenizedSplit]
 
 
 def audited(
     data: Splits, task: Task, tokenizer: PreTrainedTokenizerBase, request: JobRequest, cache: Path
 ) -> AuditReport:
-    """The audit of these splits, kept as the tokens are: it depends on them and the lengths."""
+    """The audit of these splits, cached by their tokens and the maximum lengths."""
     lengths = request.max_source_length, request.max_target_length, request.truncation_side
     key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])
     path = cache / "audits" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
@@ -44,9 +44,9 @@ def grow_until_nothing_is_missing(
     tokenize: Callable[[PreTrainedTokenizerBase], Splits],
     audit: Callable[[PreTrainedTokenizerBase, Splits], AuditReport],
 ) -> tuple[PreTrainedTokenizerBase, Splits, AuditReport]:
-    """The tokenizer with a token for each character that did not come back; data and audit by it.
+    """Add a token for each character that is lost; returns the tokenizer, its data and audit.
 
-    So every text is tried with what was grown, and the audit tells what still does not come back.
+    All texts are tokenized again after each extension; the audit reports what is still lost.
     """
     report = audit(tokenizer, data)
     requested: set[str] = set()

@@ -1,4 +1,4 @@
-"""Where everything lies that a job names: data, model, run folder, checkpoint to resume from."""
+"""Find what a job names: data, model, run folder, checkpoint to resume from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from workflow.training.plan import own_settings
 
 @dataclass(frozen=True)
 class Located:
-    """Where everything lies that a job names.
+    """The paths of what a job names.
 
     Attributes:
-        files: of the data, by split.
+        files: data files by split.
         model: its folder, or its name on the hub.
     """
 
@@ -36,14 +36,14 @@ def locate(request: JobRequest, mount: Mount, task: Task, problems: Sequence[Pro
     """Find the data's files, the model, the run's folder and what it may resume from.
 
     Raises:
-        BadInput: with all there is to mend.
+        BadInput: with all problems found.
     """
     _, of_deepspeed = own_settings(request)
     problems = [*problems, *of_deepspeed]
     if not mount.root.is_dir():
         expected = "a folder with data/ and models/"
-        hint = "make it, or name another with --mount or $WORKFLOW_MOUNT"
-        raise BadInput([*problems, Problem(str(mount.root), "no such mount", expected, hint)])
+        hint = "create it, or set --mount or $WORKFLOW_MOUNT"
+        raise BadInput([*problems, Problem(str(mount.root), "does not exist", expected, hint)])
     run_path, of_run = find_run_folder(mount, run_name_of(request))
     model, of_model = find_model(mount, request)
     resume_point, of_checkpoint = _find_resume_point(request, mount, run_path)
@@ -62,7 +62,7 @@ def _find_resume_point(
 ) -> tuple[ResumePoint | None, list[Problem]]:
     if request.no_train:
         return None, []
-    requeued = is_requeued(read_status(run_path))  # which is to go on whatever the flags say
+    requeued = is_requeued(read_status(run_path))  # resumes whatever the flags say
     named = None if requeued else request.resume_from_checkpoint
     return find_resume_point(run_path, requeued or not request.overwrite_output_dir, named, mount)
 
@@ -72,8 +72,8 @@ def _problems_of_model_in_run(model: Path | str, run_path: Path) -> list[Problem
         return []
     where = f"--training_run_name {run_path.name}"
     hint = "choose another --training_run_name"
-    inside = "the run that holds the model to begin with"
-    return [Problem(where, inside, "a folder of its own", hint)]
+    inside = "the run that contains the initial model"
+    return [Problem(where, inside, "another run", hint)]
 
 
 def _problems_of_metric(request: JobRequest) -> list[Problem]:
@@ -86,15 +86,15 @@ def _problems_of_metric(request: JobRequest) -> list[Problem]:
 
 
 def data_source(files: dict[str, Path], request: JobRequest) -> DataSource:
-    """What a job wants of its data files."""
-    if request.no_train:  # which goes with no --eval_fraction
+    """The data source of a job."""
+    if request.no_train:  # excludes --eval_fraction
         return DataSource(files, ["eval"], answers_needed=False)
     held_out = HeldOut(request.eval_fraction, request.seed) if request.eval_fraction else None
     return DataSource(files, ["train", "eval"], held_out=held_out)
 
 
 def problems_of_records(files: dict[str, Path], task: Task, request: JobRequest) -> list[Problem]:
-    """What is wrong with the records of these files; nothing where there are no files."""
+    """The problems of the records in these files, if any."""
     try:
         if files:
             check_records(data_source(files, request), task.schema)

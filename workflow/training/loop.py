@@ -1,4 +1,4 @@
-"""A run from beginning to end: prepare, evaluate, learn step by step, evaluate and save."""
+"""The training loop of a run: prepare, train, evaluate and save."""
 
 import time
 from collections.abc import Iterator
@@ -41,14 +41,14 @@ from workflow.training.summary import log_audit, log_job, log_resume
 
 
 def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = None) -> Path:
-    """Run a job to its end and return the folder of its results (of an audit: where they would be).
+    """Run a job and return its run folder (for an audit, the folder of a later run).
 
-    A run that was begun before is resumed from its newest checkpoint.
+    An unfinished run resumes from its newest checkpoint.
 
     Raises:
-        BadInput: before the run's folder is made, with all that the user has to mend.
-        RunFailed: where the run cannot go on; status.json then says why.
-        Stopped: where it was asked to; the same job resumes.
+        BadInput: with all problems found, before the run's folder is created.
+        RunFailed: if the run cannot continue; status.json holds the reason.
+        Stopped: on request; the same job resumes.
     """
     invocation = invocation or Invocation()
     world = invocation.world
@@ -65,7 +65,7 @@ def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = N
     with hold_for_reading(job.model_source, disposition.foreign_checkpoint(job)):
         model = load_together(job, world, disposition.checkpoint)
         log_job(job, model, world)
-        with RunLock(job.run_path) as lock:  # which claiming takes
+        with RunLock(job.run_path) as lock:  # taken by `claim`
             if world.on_rank_zero(lambda: claim(job, disposition, lock)):
                 with _recorded(job, disposition, lock, invocation) as context:
                     if job.spec.no_train:
@@ -73,8 +73,8 @@ def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = N
                     else:
                         _make_trainer(context, model, disposition).train()
             else:
-                log.info("another process has just done this job")
-    log.info("results are in %s; look at its %s", job.run_path, REPORT)
+                log.info("another process has just finished this job")
+    log.info("results are in %s; see %s", job.run_path, REPORT)
     return job.run_path
 
 
@@ -82,10 +82,10 @@ def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = N
 def _recorded(
     job: Job, disposition: RunDisposition, lock: RunLock, invocation: Invocation
 ) -> Iterator[RunContext]:
-    """A run whose folder is ours, until the block ends: folder and trackers hear how it goes.
+    """Record a run in its folder and trackers, from its start to its outcome.
 
-    The folder goes back to the step that the run resumes from; from now on signals are noted, and
-    the run looks at them between steps.
+    Rolls the folder back to the step that the run resumes from. From here on signals are deferred:
+    the run checks for them between steps.
     """
     spec, world, stop = job.spec, invocation.world, invocation.stop
     trackers = spec.report_to if world.is_rank_zero else ()
@@ -102,11 +102,10 @@ def _recorded(
 
 
 def _go_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
-    """Bring the folder to the step of a run's progress, and write its first status.
+    """Roll the folder back to the run's step, and write its first status.
 
     Returns:
-        The progress, with the evaluation of a step that was saved before it was evaluated; what
-        rank 0 returns is handed to all ranks.
+        The progress, with the step's evaluation if the step was saved before that.
     """
     metrics = folder.go_back_to(progress.step)
     if metrics is not None and progress.evaluated_step != progress.step:
@@ -121,32 +120,32 @@ def _go_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
 def _make_trainer(
     context: RunContext, model: PreTrainedModel, disposition: RunDisposition
 ) -> "Trainer":
-    """A trainer at the step where the run begins or resumes, once its memory is known to do."""
+    """A trainer at the step where the run starts or resumes, after the memory probe."""
     job, world, step = context.job, context.world, context.progress.step
-    with oom_context(job, world, "making the optimizer"):
+    with oom_context(job, world, "creating the optimizer"):
         engine = make_engine(job, model, world, disposition.checkpoint)
     point = disposition.resume_point
     if point is not None:
         log_resume(job, point, step, world)
-    probe_memory(job, engine, step, world)  # makes the optimizer's state, which is set here:
-    with oom_context(job, world, "restoring the optimizer's state"):
+    probe_memory(job, engine, step, world)  # allocates the optimizer state that is restored here:
+    with oom_context(job, world, "restoring the optimizer state"):
         engine.restore(step, () if point is None else point.optimizer_state())
     return Trainer(context, engine)
 
 
 def evaluate_only(context: RunContext, model: PreTrainedModel) -> None:
-    """Evaluate the model as it was loaded; its step is that of its checkpoint's name, else 0."""
+    """Evaluate the loaded model; its step is that of its checkpoint's name, else 0."""
     job, world, progress = context.job, context.world, context.progress
     progress.step = step_in_name(job.model_source)
-    if job.strategy is None:  # no engine, whose optimizer would take memory
-        with oom_context(job, world, f"the evaluation at step {progress.step}", evaluates=True):
+    if job.strategy is None:  # no engine: its optimizer would take memory
+        with oom_context(job, world, f"evaluation at step {progress.step}", evaluates=True):
             evaluate(context, model)
     else:
         _evaluate_engine(context, make_engine(job, model, world))
 
 
 class Trainer:
-    """Trains a run from where it is to its end; every process of the world has one."""
+    """Trains a run to its end; each process has one."""
 
     def __init__(self, context: RunContext, engine: Engine):
         self._context = context
@@ -155,10 +154,10 @@ class Trainer:
         self._checkpointer = Checkpointer(context, engine)
 
     def train(self) -> None:
-        """The training loop.
+        """Train, evaluate and save, each when due.
 
-        A step is done, then evaluated, then saved, each where it is due. Asked to stop, a run is
-        saved without the evaluation, or breaks that off; it is made up for before the next step.
+        On a request to stop, the run skips or aborts a due evaluation and saves; after resuming it
+        evaluates first.
 
         Raises:
             Stopped: on all processes, with the run saved.
@@ -187,7 +186,7 @@ class Trainer:
             raise
 
     def _do_step(self, step: int) -> StepOutcome:
-        """Plan a step, whose examples depend on seed and step alone, and learn from it."""
+        """Plan a step (its examples depend on seed and step alone) and train on it."""
         job, world = self._context.job, self._context.world
         began = time.perf_counter()
         plan = self._planner.plan(step)
@@ -197,7 +196,7 @@ class Trainer:
         return outcome
 
     def _log(self, outcome: StepOutcome, bar: Any) -> None:
-        """Write down and show the figures of the steps since the last that was logged."""
+        """Record and log the figures of the steps since the last logged step."""
         world, folder, progress = (
             self._context.world, self._context.folder, self._context.progress,
         )  # fmt: skip
@@ -215,10 +214,10 @@ class Trainer:
 
 
 def _evaluate_engine(context: RunContext, engine: Engine) -> None:
-    """Evaluate the model as it is, and note what it is in the metric for the best."""
+    """Evaluate the current model, and note its value of the metric for the best checkpoint."""
     job, world, progress = context.job, context.world, context.progress
     with (
-        oom_context(job, world, f"the evaluation at step {progress.step}", evaluates=True),
+        oom_context(job, world, f"evaluation at step {progress.step}", evaluates=True),
         engine.evaluating() as (model, lockstep),
     ):
         metrics = evaluate(context, model, lockstep)
@@ -231,9 +230,9 @@ def _write_step(folder: RunFolder, figures: dict[str, Any], progress: Progress) 
 
 
 def evaluation_due(progress: Progress, spec: JobSpec) -> bool:
-    """Before the first step, every eval_steps and after the last, where it is not done yet.
+    """Whether to evaluate: before the first step, every eval_steps and after the last, once each.
 
-    One that falls due less than a hundredth of eval_steps before the last step is left to it.
+    Skipped less than a hundredth of eval_steps before the last step, which is evaluated anyway.
     """
     step, left = progress.step, spec.max_steps - progress.step
     if step == progress.evaluated_step:

@@ -1,4 +1,4 @@
-"""The largest micro-batch of a run, tried before its first step: what does not fit shows here."""
+"""Compute a run's largest micro-batch before its first step, to fail early if it does not fit."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,26 +20,26 @@ from workflow.training.prepare import Job
 from workflow.training.step import StepPlanner
 
 PLANNED_EXAMPLES = 2048
-"""Steps are planned until they have so many examples: about a second's work."""
+"""Steps are planned up to this number of examples: about a second's work."""
 LOOKED_AT = 20_000
-"""Steps at most whose lengths are looked at, in even distances: about a second's work, too."""
+"""Maximum number of steps, evenly spaced, whose lengths are examined: about a second's work."""
 FEWEST_STEPS = 4
-"""At least so many steps are planned: one by each measure of what is heavy."""
+"""Minimum number of planned steps: one for each measure of `heaviest_steps`."""
 HEADROOM = 1.25
-"""Times a micro-batch that was found among some of the steps, for what the others may have."""
+"""Factor on the largest micro-batch found if only some of the steps were planned."""
 CALM_SECONDS = 10.0
-"""A trial that takes no longer is not worth a line of the log."""
+"""A probe that takes longer is logged."""
 
 
 def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
-    """Compute the largest micro-batch that comes after the steps done; nothing is learned of it.
+    """Compute the largest micro-batch of the remaining steps, without changing the model.
 
-    The optimizer has its state then, as made for a first step.
+    Allocates the optimizer state, as for a first step.
 
     Raises:
-        OutOfMemory: where it does not fit.
+        OutOfMemory: if it does not fit.
     """
-    if done == job.spec.max_steps:  # stopped before its last evaluation
+    if done == job.spec.max_steps:  # only the last evaluation remains
         steps = range(done, done + 1)
     else:
         steps = range(done + 1, job.spec.max_steps + 1)
@@ -47,15 +47,15 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
     shape = largest_of(job, engine.model, steps, world)
     examples = Examples.of(job.splits["train"], job.spec)
     first = job.task.collate(examples, (np.array([0]),), engine.model.config)
-    with oom_context(job, world, f"the trial before step {done + 1}", shape):
+    with oom_context(job, world, f"memory probe before step {done + 1}", shape):
         engine.probe(first, enlarged(first, shape))
     seconds = time.perf_counter() - began
     if seconds > CALM_SECONDS:
-        log.info("the largest micro-batch (%s) fits; it was tried in %.0f s", shape, seconds)
+        log.info("the largest micro-batch (%s) fits in memory; probed in %.0f s", shape, seconds)
 
 
 def largest_of(job: Job, model: PreTrainedModel, steps: range, world: World) -> Shape:
-    """The micro-batch of these steps that takes most memory, by the memory plan's prediction."""
+    """The micro-batch of these steps with the highest predicted memory."""
     spec, planner = job.spec, StepPlanner.of(job, model, world)
     sizes = sizes_of_model(model)
 
@@ -78,10 +78,10 @@ def largest_of(job: Job, model: PreTrainedModel, steps: range, world: World) -> 
 def heaviest_steps(
     steps: range, examples: Callable[[int], Indexes], lengths: tuple[Lengths, Lengths], count: int
 ) -> Sequence[int]:
-    """So many of the steps, to be planned, for that of all would take long.
+    """The `count` heaviest steps: planning all would take long.
 
-    A quarter each are those with the most positions, the most targets (and so logits), and the
-    longest source and target, whose attention takes the most of a position.
+    A quarter each are those with the most positions, the most targets (and so logits), the longest
+    source and the longest target (whose attention takes the most memory per position).
     """
     if len(steps) <= count:
         return steps
@@ -101,10 +101,10 @@ def largest_shape(
     lengths: tuple[Lengths, Lengths],
     predicted: Callable[[Shape], float],
 ) -> Shape:
-    """Of all micro-batches of these steps, on all ranks, the one that is predicted to take most.
+    """The micro-batch of these steps, on any rank, with the highest predicted memory.
 
-    They are planned as they will be, and not bounded by a formula: how much of its bound a
-    micro-batch has depends on what fits together, and one that never comes could fail in vain.
+    Taken from the real plans, not from the bound: how full a micro-batch gets depends on the
+    examples' lengths, and a shape that never occurs could fail needlessly.
     """
     shapes = {
         _shape_of(rows, *lengths)
@@ -122,7 +122,7 @@ def _shape_of(rows: MicroBatch, sources: Lengths, targets: Lengths) -> Shape:
 
 
 def filled_up(shape: Shape, max_positions: int, longest_target: int) -> Shape:
-    """What a step that was not planned may have more: rows within the bound, then targets."""
+    """A shape enlarged for the steps not planned: more rows within the bound, then targets."""
     bound = int(min(max_positions, HEADROOM * shape.positions))
     rows = max(shape.rows, bound // (shape.source + shape.target))
     target = min(longest_target, bound // rows - shape.source)
@@ -130,7 +130,7 @@ def filled_up(shape: Shape, max_positions: int, longest_target: int) -> Shape:
 
 
 def enlarged(batch: Batch, shape: Shape) -> Batch:
-    """A batch of this shape without padding: another's ids, again and again."""
+    """A batch of this shape without padding, filled with the repeated ids of another."""
 
     def repeated(tensor: torch.Tensor, *size: int) -> torch.Tensor:
         return torch.from_numpy(np.resize(tensor.numpy(), size))

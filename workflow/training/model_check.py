@@ -1,6 +1,6 @@
-"""A small copy of a model that learns and writes a little, before anything is made of the run.
+"""Smoke test: train and generate with a small copy of the model before the run is created.
 
-What transformers loads need not work: here it is found in a second, not after hours in a queue.
+A model that transformers loads need not work; this shows in a second, not after hours in a queue.
 """
 
 import copy
@@ -28,15 +28,15 @@ from workflow.models.tokenizers.vocabulary import count_ids
 from workflow.tasks.base import Examples, Task
 
 SOURCE_IDS, TARGET_IDS = 12, 6
-"""How many ids of each text are tried."""
+"""The ids of each text that are used."""
 TOLERANCE = 1e-3
-"""Of losses of records together against those of each alone; a real difference is far more."""
+"""Relative difference of losses in a batch and alone that rounding may cause."""
 
 
 def check_model(
     folder: Path, settings: ModelSettings, task: Task, split: TokenizedSplit, spec: JobSpec
 ) -> None:
-    """Raise BadInput where a model of this kind cannot learn or write, as this job asks it to."""
+    """Raise BadInput if a model of this architecture cannot train or generate as the job needs."""
     config = settings.config
     try:
         with torch.random.fork_rng(devices=[]):
@@ -45,7 +45,7 @@ def check_model(
             model.generation_config = copy.deepcopy(settings.generation)
             settings.decoder_ids.set_in(model)
             trouble = _trouble(model, task, split, spec)
-    except Exception as error:  # whatever transformers raises is what is looked for
+    except Exception as error:  # any error of transformers is a finding
         log.debug("a small copy of the model fails", exc_info=True)
         trouble = f"fails: {type(error).__name__}: {first_line(error)}"
         raise BadInput([_unfit(folder, config, trouble)]) from error
@@ -54,14 +54,14 @@ def check_model(
 
 
 def _unfit(folder: Path, config: PreTrainedConfig, trouble: str) -> Problem:
-    found = f"a {config.model_type} model, a small copy of which {trouble}"
-    hint = "choose a model of another type, or report this as an error"
-    expected = "an encoder-decoder that learns and writes"
+    found = f"a {config.model_type} model whose small copy {trouble}"
+    hint = "choose a model of another type, or report this as a bug"
+    expected = "an encoder-decoder model that trains and generates"
     return Problem(str(folder / "config.json"), found, expected, hint)
 
 
 def small_copy(config: PreTrainedConfig, tokens: int) -> PreTrainedModel:
-    """A model of a configuration's kind with random weights for `tokens`, whose sizes are small."""
+    """A small model of the same architecture with random weights and `tokens` embeddings."""
     config = small_configuration(config, window=SOURCE_IDS)
     widen_vocabulary(config, tokens)
     model_class: Any = family_of(config).model_class(config)
@@ -73,7 +73,7 @@ def small_copy(config: PreTrainedConfig, tokens: int) -> PreTrainedModel:
 def _trouble(
     model: PreTrainedModel, task: Task, split: TokenizedSplit, spec: JobSpec
 ) -> str | None:
-    """What is wrong with a model's losses and texts of two records; None where all is well."""
+    """What is wrong with a model's losses and texts of two records; None if nothing is."""
     spec = dataclasses.replace(spec, max_source_length=SOURCE_IDS, max_target_length=TARGET_IDS)
     examples = Examples.of(split, spec)
     answered = np.flatnonzero(split.answered)
@@ -88,8 +88,8 @@ def _trouble(
         together.backward()
         with torch.no_grad():
             alone = sum(float(loss(index[None])) for index in pair)
-        if not abs(float(together.detach()) - alone) <= TOLERANCE * abs(alone):  # nor if it is NaN
-            return "gives a record another loss beside others than alone"
+        if not abs(float(together.detach()) - alone) <= TOLERANCE * abs(alone):  # or NaN
+            return "gives a record different losses in a batch and alone"
     if spec.writes_texts:
         indexes = range(min(2, len(split)))
         prompts = PromptBatch([examples.sources[index] for index in indexes], indexes)

@@ -1,4 +1,4 @@
-"""Out of memory: recognised, and told with what was asked for, what there is and what helps."""
+"""Recognize out-of-memory errors, and report what was requested, what is free and what helps."""
 
 import errno
 import re
@@ -15,19 +15,19 @@ from workflow.memory.search import FEWEST, amount, available_memory
 from workflow.models.batch import Batch
 from workflow.training.prepare import Job
 
-_ASKED = re.compile(r"allocate ([\d.]+) (bytes|[KMGT]iB)")
+_REQUESTED = re.compile(r"allocate ([\d.]+) (bytes|[KMGT]iB)")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_TOLD = (
+_MESSAGES = (
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""By what errors of no class of their own are known."""
+"""Parts of the messages of errors that have no class of their own."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a micro-batch is padded to."""
+    """The padded shape of a micro-batch."""
 
     rows: int
     source: int
@@ -51,13 +51,11 @@ class Shape:
 def oom_context(
     job: Job, world: World, what: str, shape: Shape | None = None, evaluates: bool = False
 ) -> Iterator[None]:
-    """Raise OutOfMemory in place of what the libraries raise where memory runs out.
+    """Raise OutOfMemory in place of the libraries' out-of-memory errors.
 
     Args:
-        what: is done here, in words.
-        shape: of the micro-batch of training that is computed here, where there is one: only then
-            would a smaller one help, and its bound be halved.
-        evaluates: whether this is an evaluation.
+        what: what the block does, for the message.
+        shape: of the training micro-batch computed here, if any: only then is its bound halved.
     """
     try:
         yield
@@ -65,31 +63,32 @@ def oom_context(
         if not is_out_of_memory(error):
             raise
         clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
-        computing = f" computing {shape}" if shape else ""
+        computing = f" on {shape}" if shape else ""
         shortage = _shortage(str(error))
         positions = halved_bound(job) if shape else None
         if shape:
             hints = _of_micro_batch(job, world, positions)
         else:
-            hints = ", or ".join(_of_evaluation(job) if evaluates else _of_states(job, world))
-        message = f"{what}: out of memory{computing}: {shortage}; {_available()}; {hints}"
+            remedies = _of_evaluation(job) if evaluates else _of_states(job, world)
+            hints = f". Hint: {', or '.join(remedies)}"
+        message = f"{what}: out of memory{computing} ({shortage}, {_available()}){hints}"
         recorded = positions if job.request.micro_batch_tokens is None else None
         raise OutOfMemory(message, recorded) from None
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device or the host had no more memory."""
+    """Whether a device or the host ran out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _TOLD)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 def halved_bound(job: Job) -> int | None:
-    """Half the positions of a micro-batch; None where smaller ones would not be made.
+    """Half the positions of a micro-batch; None if micro-batches cannot be smaller.
 
-    An example is computed whole, and what the job chooses by itself is not below FEWEST.
+    Examples are never split, and an automatic bound is at least FEWEST.
     """
     spec = job.spec
     longest = max(
@@ -103,22 +102,22 @@ def halved_bound(job: Job) -> int | None:
 
 
 def _shortage(error: str) -> str:
-    found = _ASKED.search(error)
+    found = _REQUESTED.search(error)
     if found is None:
-        return "more was asked for than there is"
-    return f"{amount(float(found[1]) * _UNITS[found[2]])} more were asked for"
+        return "size of the request unknown"
+    return f"{amount(float(found[1]) * _UNITS[found[2]])} requested"
 
 
 def _available() -> str:
-    """What there is, as the device or the system tells it after the failure."""
+    """The free memory of the device or the host after the failure."""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        return f"{amount(free)} of the GPU's {amount(total)} are free"
-    return f"the host has {amount(available_memory())} left{_limit()}"
+        return f"{amount(free)} of the GPU's {amount(total)} free"
+    return f"{amount(available_memory())} of host memory free{_limit()}"
 
 
 def _limit() -> str:
-    """A limit of this process alone, which the host's memory says nothing of."""
+    """The memory limit of this process, which the host's free memory does not show."""
     try:
         import resource
     except ImportError:  # not a POSIX system
@@ -126,24 +125,24 @@ def _limit() -> str:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return ""
-    return f", each process at most {amount(limit)} (ulimit -v)"
+    return f", limit {amount(limit)} per process by ulimit -v"
 
 
 def _of_micro_batch(job: Job, world: World, positions: int | None) -> str:
-    """What to do where a micro-batch does not fit, the least costly first."""
+    """The end of the message on a micro-batch that does not fit; the cheapest remedy first."""
     spec = job.spec
     hints = [] if spec.gradient_checkpointing else ["add --gradient_checkpointing"]
     hints += _of_states(job, world)
     bound = spec.micro_batch_tokens
     if positions is None:
         longer = "--max_source_length" + " or --max_target_length" * spec.writes_texts
-        hints.append(f"lower {longer}, for micro-batches of {bound} positions are the smallest")
+        hints.append(f"reduce {longer} (micro-batches of {bound} positions are the smallest)")
     elif job.request.micro_batch_tokens is not None:
-        hints.insert(0, f"set --micro_batch_tokens {positions} in place of {bound}")
+        hints.insert(0, f"set --micro_batch_tokens {positions} (now {bound})")
     else:
-        first = f"the next start takes at most {positions} positions at once in place of {bound}"
-        return f"{first}; where that is not enough, {', or '.join(hints)}"
-    return ", or ".join(hints)
+        first = f"; the next start limits micro-batches to {positions} positions (was {bound})"
+        return f"{first}. Hint: if that is not enough, {', or '.join(hints)}"
+    return f". Hint: {', or '.join(hints)}"
 
 
 def _of_evaluation(job: Job) -> list[str]:
@@ -153,10 +152,10 @@ def _of_evaluation(job: Job) -> list[str]:
 
 
 def _of_states(job: Job, world: World) -> list[str]:
-    """What makes a process hold less of weights, gradients and the optimizer's state."""
+    """Remedies that reduce weights, gradients and optimizer state per process."""
     strategy, hints = job.strategy, []
     if world.size > 1 and strategy is not None and strategy.stage < 3:
         hints.append("set --zero_stage 3")
     if torch.cuda.is_available() and (strategy is None or strategy.offload == "none"):
         hints.append("set --offload optimizer")
-    return [*hints, "use more processes, each with memory of its own"]
+    return [*hints, "use more processes, each with its own memory"]

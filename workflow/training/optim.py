@@ -1,4 +1,4 @@
-"""The optimizer and the schedule of its learning rate."""
+"""The optimizer and its learning-rate schedule."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from workflow.models.state_dict import whole_shape
 def make_optimizer(
     trainable: Iterable[tuple[str, torch.nn.Parameter]], spec: JobSpec
 ) -> torch.optim.Optimizer:
-    """AdamW, or Adafactor with a fixed rate; norms and biases do not decay."""
+    """AdamW, or Adafactor with a fixed learning rate; no weight decay on norms and biases."""
     groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for name, parameter in trainable:
         groups[len(whole_shape(parameter)) > 1 and "bias" not in name].append(parameter)
@@ -33,7 +33,7 @@ def make_optimizer(
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, spec: JobSpec) -> Any:
-    """The schedule named; raises BadInput where it does not take --lr_scheduler_kwargs."""
+    """The job's schedule; raises BadInput if it rejects --lr_scheduler_kwargs."""
     try:
         return get_scheduler(
             spec.lr_scheduler_type,
@@ -48,12 +48,12 @@ def make_scheduler(optimizer: torch.optim.Optimizer, spec: JobSpec) -> Any:
 
 def _bad_schedule(spec: JobSpec, error: Exception) -> BadInput:
     found = f"{spec.lr_scheduler_kwargs} ({error})"
-    expected = f"what the schedule {spec.lr_scheduler_type} of transformers takes"
+    expected = f"arguments of the schedule {spec.lr_scheduler_type} of transformers"
     return BadInput([Problem("--lr_scheduler_kwargs", found, expected, "correct the keys")])
 
 
 def check_schedule(spec: JobSpec) -> None:
-    """Raise BadInput, before anything is loaded, where the schedule cannot give a rate."""
+    """Raise BadInput, before anything is loaded, if the schedule cannot compute a rate."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=spec.learning_rate)
     scheduler = make_scheduler(optimizer, spec)
     try:
@@ -65,7 +65,7 @@ def check_schedule(spec: JobSpec) -> None:
 
 @contextmanager
 def zero_learning_rate(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """A step of the optimizer changes no parameter here; it makes its state where it has none."""
+    """Let optimizer steps within the block change no parameter, but allocate missing state."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -77,8 +77,8 @@ def zero_learning_rate(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def go_to_step(optimizer: torch.optim.Optimizer, scheduler: Any, step: int) -> None:
-    """Let an optimizer that has its state, and its fresh schedule, have done so many steps."""
-    for state in filter(None, optimizer.state.values()):  # empty where a step was skipped
+    """Advance an optimizer that has its state, and a new schedule, to a step."""
+    for state in filter(None, optimizer.state.values()):  # empty if a step was skipped
         if torch.is_tensor(state["step"]):
             state["step"].fill_(step)
         else:

@@ -1,4 +1,4 @@
-"""A job's plan: what is computed, on which machine, and so what fits; alone with --dry_run."""
+"""A job's memory plan: which setting fits the machine; also for --dry_run."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ from workflow.runs.resume_state import ComputedWith
 
 @dataclass(frozen=True)
 class EarlierStart:
-    """What an earlier start of a run left that this one keeps to.
+    """Constraints that an earlier start of the run left.
 
     Attributes:
-        computed: how the run was computed that is resumed. As many processes go on like that, if
-            it fits still, so that the results are the same bit for bit.
-        max_padded_tokens: of a micro-batch, where more were too many.
+        computed: how the resumed run was computed. The same number of processes keeps that setting
+            if it still fits, so that the results are the same bit for bit.
+        max_padded_tokens: of a micro-batch, after an out-of-memory error.
     """
 
     computed: ComputedWith | None = None
@@ -48,10 +48,10 @@ def plan_job(
     machine: Machine,
     earlier: EarlierStart,
 ) -> tuple[ShardingStrategy | None, int]:
-    """How processes divide the states, and the positions of a micro-batch: the lightest that fits.
+    """The lightest sharding strategy that fits, and the positions of a micro-batch.
 
     Raises:
-        BadInput: where nothing does.
+        BadInput: if nothing fits.
     """
     sizes, work, request = sizes_of(folder), _work_of(spec, data), _request_of(spec)
     plan, computed = None, earlier.computed
@@ -66,13 +66,13 @@ def plan_job(
 def tell_plans(
     folder: Path, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
 ) -> list[str]:
-    """What the job takes on a machine under each setting, and what fits."""
+    """The job's memory need on a machine under each setting, and what fits."""
     sizes, work = sizes_of(folder), _work_of(spec, data)
     return render_plans(sizes, machine, work, plans(sizes, machine, work, _request_of(spec)))
 
 
 def _work_of(spec: JobSpec, data: Mapping[str, TokenizedSplit]) -> Work:
-    """What a job computes, whose records are known."""
+    """What a job with known records computes."""
     splits = data.values()
     source = max(int(split.sources.lengths(spec.max_source_length).max()) for split in splits)
     target = max(int(split.targets.lengths(spec.max_target_length).max()) for split in splits)
@@ -80,10 +80,10 @@ def _work_of(spec: JobSpec, data: Mapping[str, TokenizedSplit]) -> Work:
 
 
 def _as_earlier(request: PlanRequest, earlier: ComputedWith) -> PlanRequest:
-    """What the user leaves open, as it was."""
+    """Fill what the user left open with the earlier settings."""
     request = dataclasses.replace(request, positions=request.positions or earlier.positions)
     if request.stage is not None or request.offload is not None or request.users:
-        return request  # the two go together
+        return request  # stage and offload belong together
     return dataclasses.replace(request, stage=earlier.stage or None, offload=earlier.offload)
 
 
@@ -94,12 +94,12 @@ def dry_run(
     world: World,
     problems: Sequence[Problem],
 ) -> list[str]:
-    """What the job takes under each setting; of the model only its config.json is read.
+    """The job's memory need under each setting; of the model only config.json is read.
 
-    Examples are taken to be as long as the flags allow, whatever the data.
+    Assumes examples of the maximum lengths; the data is not read.
 
     Raises:
-        BadInput: with what is wrong with the flags and the model's name.
+        BadInput: with all problems of the flags and the model's name.
     """
     problems = [*problems, *_contradictions(launch)]
     machine = _machine(launch, world)
@@ -119,7 +119,7 @@ def dry_run(
 
 
 def own_settings(request: JobRequest) -> tuple[dict[str, Any], list[Problem]]:
-    """What --deepspeed names, and what is wrong with it; nothing where it is not given."""
+    """The settings in the --deepspeed file, and its problems; empty without the flag."""
     if request.deepspeed is None:
         return {}, []
     path = Path(request.deepspeed).expanduser()
@@ -127,7 +127,7 @@ def own_settings(request: JobRequest) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def problems_of_processes(request: JobRequest, processes: int) -> list[Problem]:
-    """What speaks against so many processes of a job."""
+    """The problems of running a job on this many processes."""
     if request.optim != "adafactor" or request.no_train:
         return []
     found = f"adafactor on {processes} processes"
@@ -135,13 +135,13 @@ def problems_of_processes(request: JobRequest, processes: int) -> list[Problem]:
         if not (request.zero_stage or request.deepspeed or request.offload not in (None, "none")):
             return []
         found = "adafactor under DeepSpeed"
-    expected = "adamw_torch there: ZeRO flattens tensors, and Adafactor would lose its factors"
-    hint = "use --optim adamw_torch, or --num_processes 1 in plain torch"
+    expected = "adamw_torch, as ZeRO flattens the matrices that Adafactor factors"
+    hint = "use --optim adamw_torch, or --num_processes 1 without DeepSpeed"
     return [Problem("--optim", found, expected, hint)]
 
 
 def _request_of(request: JobRequest) -> PlanRequest:
-    """What the user settled, with a flag or in a DeepSpeed file."""
+    """The settings that the user fixed by flags or a DeepSpeed file."""
     users, _ = own_settings(request)
     offload = offload_of(users)
     own = offload if offload != "none" else request.offload
@@ -167,7 +167,7 @@ def _work(request: JobRequest, bf16: bool, source: int, target: int, records: in
 
 
 def _machine(launch: LaunchOptions, world: World) -> Machine:
-    """The machine that --plan_* describe, else this one."""
+    """The machine described by --plan_*, else this one."""
     if launch.plan_gpus is None:
         return this_machine(world.size, world.local_size)
     return Machine(
@@ -183,8 +183,9 @@ def _contradictions(launch: LaunchOptions) -> list[Problem]:
              if getattr(launch, name) is not None]  # fmt: skip
     if launch.plan_gpus is None and given:
         where = f"--{given[0]}"
-        return [Problem(where, "no --plan_gpus", "GPUs of each node", "add --plan_gpus N")]
+        expected = "the number of GPUs per node too"
+        return [Problem(where, "set without --plan_gpus", expected, "add --plan_gpus N")]
     if launch.plan_gpus is not None and launch.plan_gpu_memory is None:
-        expected = "the memory of each GPU"
-        return [Problem("--plan_gpus", "no --plan_gpu_memory", expected, "add it, as 80GB")]
+        found, hint = "set without --plan_gpu_memory", "add --plan_gpu_memory, e.g. 80GB"
+        return [Problem("--plan_gpus", found, "the memory of each GPU too", hint)]
     return []

@@ -1,4 +1,4 @@
-"""From what was asked to all that a run needs, with every problem told before a run is begun."""
+"""Turn a request into all that a run needs; all problems are reported before the run starts."""
 
 import dataclasses
 import json
@@ -40,22 +40,22 @@ from workflow.tuning import TUNING_METHODS, TuningMethod
 
 @dataclass(frozen=True)
 class Job:
-    """A job that can begin: everything but the model's weights, which may take minutes.
+    """A job that is ready to start, except for the model's weights, which may take minutes.
 
     Attributes:
         spec: the job, resolved.
-        tuning: which of the model's parameters learn.
+        tuning: which parameters are trained.
         decoder_ids: how the model's decoder starts.
-        extension: tokens that the model is to have besides those it learned.
-        audit: what the data hold; empty where nothing is learned from them.
+        extension: tokens to add to the model's vocabulary.
+        audit: of the data; empty if the job only evaluates.
         model_source: the model's folder, or its name on the hub.
-        run_path: where the run's folder is, or will be.
-        claim_lock: a file to lock while the run's folder is made.
-        strategy: how processes divide the states; None for one process in plain torch.
-        request: the job that was asked for, within what the model allows; `resolve_defaults` fills
-            in the rest.
-        resume_point: what the run would resume from.
-        max_padded_tokens: of a micro-batch, where an earlier start ran out of memory.
+        run_path: the run's folder, which may not exist yet.
+        claim_lock: a file to lock while the run's folder is created.
+        strategy: how states are sharded; None for one process in plain torch.
+        request: the job as requested, within the model's limits; `resolve_defaults` fills in the
+            rest.
+        resume_point: the checkpoint that the run would resume from.
+        max_padded_tokens: of a micro-batch, after an earlier start ran out of memory.
     """
 
     spec: PlannedSpec
@@ -82,7 +82,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Data:
-    """The records as tokens, the tokenizer that made them, and what the audit says of them."""
+    """The tokenized records, their tokenizer and their audit."""
 
     splits: dict[str, TokenizedSplit]
     tokenizer: PreTrainedTokenizerBase
@@ -99,9 +99,9 @@ def prepare(
     """Find and check everything, and tokenize the data.
 
     Args:
-        problems: those of the command line, to be told together with the others.
+        problems: those of the command line, reported together with the others.
         world: the processes that will run the job.
-        machine: where they will, if not here.
+        machine: the machine to plan for; None for this one.
 
     Raises:
         BadInput: with all problems of flags, names and data together.
@@ -167,7 +167,7 @@ def _prepare_data(
     tokenizer: PreTrainedTokenizerBase,
     cache: Path,
 ) -> _Data:
-    """Read, check, tokenize and audit the records; the tokenizer is grown where that is asked."""
+    """Read, check, tokenize and audit the records; extend the tokenizer if requested."""
     source = data_source(files, request)
     tokenize = partial(prepare_splits, source, task, cache=cache / "tokens")
     splits = tokenize(tokenizer)
@@ -190,25 +190,25 @@ def _prepare_data(
 def _extension(
     settings: ModelSettings, tokenizer: PreTrainedTokenizerBase
 ) -> VocabExtension | None:
-    """The tokens of this tokenizer that the model has not learned, if any."""
+    """The tokens of this tokenizer that the model's vocabulary lacks, if any."""
     rows = family_of(settings.config).vocabulary_size(settings.config)
     learned, tokens = min(count_ids(settings.tokenizer), rows), count_ids(tokenizer)
     return VocabExtension(learned, tokens) if tokens > learned else None
 
 
 def _earlier_start(located: Located, request: JobRequest) -> EarlierStart:
-    """What an earlier start of the run left to be kept to.
+    """The constraints that an earlier start of the run left.
 
-    A checkpoint whose state cannot be read is told when the run is resolved; a bound of the user's
-    own goes before what a start that ran out of memory found.
+    `resolve_run` reports an unreadable checkpoint state. A bound set by the user overrides that of
+    a start that ran out of memory.
     """
     point, computed = located.resume_point, None
     with suppress(BadInput):
         computed = point.state.computed if point and point.has_optimizer_state else None
     status = read_status(located.run_path)
     bound = status.get("micro_batch_tokens")
-    begins_anew = request.overwrite_output_dir and not is_requeued(status)
-    if begins_anew or request.micro_batch_tokens is not None or not isinstance(bound, int):
+    starts_over = request.overwrite_output_dir and not is_requeued(status)
+    if starts_over or request.micro_batch_tokens is not None or not isinstance(bound, int):
         return EarlierStart(computed)
     return EarlierStart(computed, max(1, bound))
 
@@ -216,10 +216,10 @@ def _earlier_start(located: Located, request: JobRequest) -> EarlierStart:
 def _longest_target(
     data: dict[str, TokenizedSplit], request: JobRequest, source: Path | str
 ) -> int:
-    """Tokens that the data's completions need.
+    """The tokens of the longest completion.
 
-    Where only eval records were read, a run's checkpoint answers with what its run allowed at
-    least, and any other model with `max_target_length` if some completion is unknown.
+    For evaluation alone, at least the limit of the run that the checkpoint belongs to; for any
+    other model `max_target_length` if some record has no completion.
     """
     longest = max(
         int(split.targets.lengths(request.max_target_length).max()) for split in data.values()

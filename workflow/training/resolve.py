@@ -1,4 +1,4 @@
-"""What a job is to do with its run's folder: begin, resume, or nothing; it may be refused."""
+"""Decide what a job does with its run's folder: start, resume, nothing, or refuse."""
 
 import dataclasses
 import json
@@ -36,13 +36,13 @@ from workflow.training.run_dir import RunFacts
 
 @dataclass(frozen=True)
 class RunDisposition:
-    """What a job is to do with its run's folder: begin a run, resume one, or nothing.
+    """What a job does with its run's folder: start a run, resume one, or nothing.
 
     Attributes:
         done: whether there is nothing to do.
-        resume_point: what the run resumes from; None where it begins.
-        progress: at which it begins or resumes.
-        restarts: how often the run was begun or resumed before.
+        resume_point: what the run resumes from; None for a new run.
+        progress: at which it starts or resumes.
+        restarts: the number of earlier starts.
         steps: of the run's checkpoints.
     """
 
@@ -58,20 +58,20 @@ class RunDisposition:
         return self.resume_point.folder if self.resume_point else None
 
     def foreign_checkpoint(self, job: Job) -> Path | None:
-        """The checkpoint, where it is another run's, which may want to remove it."""
+        """The checkpoint if it is another run's, which may remove it."""
         return self.checkpoint if _is_foreign(self.resume_point, job) else None
 
 
 def resolve_run(job: Job) -> RunDisposition:
-    """What the job is to do with its folder; raises BadInput where that is not free for it."""
+    """What the job does with its folder; raises BadInput if the folder is not available."""
     folder = job.run_path
     if not folder.exists():
         return _new_run(job)
     if not is_run_folder(folder):
         if folder.is_dir() and not any(path.name != STATUS_FILE for path in folder.iterdir()):
             return _new_run(job)
-        found = "something that is no run folder"
-        raise _not_free(folder, found, "a free name", "choose another --training_run_name")
+        found = "exists, but is not a run folder"
+        raise _not_free(folder, found, "an unused name", "choose another --training_run_name")
     check_not_held(folder)
     status = read_status(folder)
     if job.spec.overwrite_output_dir and not is_requeued(status):
@@ -80,49 +80,49 @@ def resolve_run(job: Job) -> RunDisposition:
 
 
 def check_not_held(folder: Path) -> None:
-    """Raise BadInput where a live job holds a run's folder; may watch for a minute to find out."""
+    """Raise BadInput if a live job holds a run's folder; may watch it for a minute to find out."""
     holder = find_holder(folder)
     if holder is not None:
-        found = f"a job that is running ({holder})"
-        hint = "wait for it, end it, or choose another --training_run_name"
-        raise _not_free(folder, found, "a run that is not running", hint)
+        found = f"in use by a running job ({holder})"
+        hint = "wait for it, stop it, or choose another --training_run_name"
+        raise _not_free(folder, found, "a folder that no job uses", hint)
 
 
 def _earlier_run(job: Job, status: dict[str, Any]) -> RunDisposition:
-    """What is left to do of a run; raises BadInput where it is of another job."""
+    """What remains to be done of a run; raises BadInput if it belongs to another job."""
     folder = job.run_path
     earlier = read_spec(folder)
     if not earlier or not status:
-        found = f"{STATUS_FILE if earlier else SPEC_FILE} that cannot be read"
-        hint = "get it back from a copy, or choose another --training_run_name"
-        raise _not_free(folder, found, "what the run wrote there", hint)
+        found = f"unreadable {STATUS_FILE if earlier else SPEC_FILE}"
+        hint = "restore it from a backup, or choose another --training_run_name"
+        raise _not_free(folder, found, "the file that the run wrote", hint)
     differences = differing(job, earlier)
     if status.get("data") != job.data_keys:
-        differences.append("the data or the tokenizer has changed since")
+        differences.append("data or tokenizer changed")
     if differences:
-        found = f"a run of another job ({'; '.join(differences)})"
-        hint = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
+        found = f"a run of a different job ({'; '.join(differences)})"
+        hint = "choose another --training_run_name, or add --overwrite_output_dir to start over"
         raise _not_free(folder, found, "the same job", hint)
     restarts = int(status.get("restarts") or 0) + 1
     if status.get("state") == "done" and status.get("max_steps") == job.spec.max_steps:
         return RunDisposition(done=True)
     point, steps = job.resume_point, find_checkpoints(folder)
     if not steps and status.get("state") == "done" and not job.spec.no_train:
-        found = f"a run that ended at step {status.get('step')}, without its checkpoints"
-        hint = "choose another --training_run_name, or add --overwrite_output_dir to begin again"
-        raise _not_free(folder, found, "a checkpoint to go on from", hint)
+        found = f"a run done at step {status.get('step')}, without checkpoints"
+        hint = "choose another --training_run_name, or add --overwrite_output_dir to start over"
+        raise _not_free(folder, found, "a checkpoint to resume from", hint)
     if point is None and steps:
-        found = f"a run that ended at step {status.get('step')} with checkpoints"
-        hint = "leave out --resume_from_checkpoint none, or add --overwrite_output_dir"
-        raise _not_free(folder, found, "a free name to begin in", hint)
+        found = f"a run at step {status.get('step')}, with checkpoints"
+        hint = "remove --resume_from_checkpoint none, or add --overwrite_output_dir"
+        raise _not_free(folder, found, "an unused name", hint)
     if point is not None and not point.has_optimizer_state:
         checkpoint = point.folder.name
-        found = f"{checkpoint} as the newest checkpoint, without the optimizer's state"
+        found = f"the newest checkpoint, {checkpoint}, has no optimizer state"
         hint = (
-            f"begin another run from its weights (--model_init_name {folder.name}/"
-            f"{checkpoint}), or add --overwrite_output_dir to begin again"
+            f"start another run from its weights (--model_init_name {folder.name}/"
+            f"{checkpoint}), or add --overwrite_output_dir to start over"
         )
-        raise _not_free(folder, found, "a checkpoint that can be gone on from", hint)
+        raise _not_free(folder, found, "a checkpoint to resume from", hint)
     if point is not None and _is_foreign(point, job):
         return dataclasses.replace(_from_another_run(job, point), restarts=restarts)
     progress = Progress() if point is None else point.state.progress
@@ -130,7 +130,7 @@ def _earlier_run(job: Job, status: dict[str, Any]) -> RunDisposition:
 
 
 def _new_run(job: Job) -> RunDisposition:
-    """A run begins, or resumes from a checkpoint of another run."""
+    """Start a run, from another run's checkpoint if requested."""
     point = job.resume_point
     if point is not None and _is_foreign(point, job):
         return _from_another_run(job, point)
@@ -142,21 +142,21 @@ def _is_foreign(point: ResumePoint | None, job: Job) -> bool:
 
 
 def _from_another_run(job: Job, point: ResumePoint) -> RunDisposition:
-    """A run that resumes from another's checkpoint; raises BadInput where that is another job's."""
+    """Resume from another run's checkpoint; raises BadInput if that run's job is different."""
     state = point.state
     differences = differing(job, state.spec)
     if state.data != job.data_keys:
-        differences.append("other data, or another tokenizer")
+        differences.append("data or tokenizer differ")
     where = f"--resume_from_checkpoint {job.spec.resume_from_checkpoint}"
     if differences:
-        found = f"a checkpoint of another job ({'; '.join(differences)})"
-        hint = "give the flags of that job, or begin from its weights with --model_init_name"
+        found = f"a checkpoint of a different job ({'; '.join(differences)})"
+        hint = "use that job's flags, or start from its weights with --model_init_name"
         raise BadInput([Problem(where, found, "the same job", hint)])
     if state.progress.step >= job.spec.max_steps:
-        found = f"a run that is done, at step {state.progress.step} of {job.spec.max_steps}"
-        hint = "ask for more with --max_steps, or evaluate it with --model_init_name and --no_train"
-        raise BadInput([Problem(where, found, "one with steps left to do", hint)])
-    progress = dataclasses.replace(  # evaluations and checkpoints there are not here
+        found = f"already at step {state.progress.step}/{job.spec.max_steps}"
+        hint = "increase --max_steps, or evaluate it with --model_init_name and --no_train"
+        raise BadInput([Problem(where, found, "a checkpoint with steps left", hint)])
+    progress = dataclasses.replace(  # evaluations and checkpoints stay in the other run's folder
         state.progress, evaluated_step=None, best_step=None, best_value=None, ephemeral=[]
     )
     return RunDisposition(resume_point=point, progress=progress)
@@ -167,7 +167,7 @@ def _not_free(folder: Path, found: str, expected: str, hint: str) -> BadInput:
 
 
 def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
-    """What makes a job another than an earlier one; more steps do not, nor what they entail."""
+    """The settings that differ from an earlier job's, except for more steps and their effects."""
     steps = earlier.get("max_steps")
     of_that_length: JobSpec = job.spec
     if isinstance(steps, int) and not job.spec.no_train and steps < job.spec.max_steps:
@@ -175,7 +175,7 @@ def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
         of_that_length = job.resolve_defaults(request)
     wanted = json.loads(json.dumps(written(of_that_length)))
     return [
-        f"{name}: {shorten(earlier.get(name))} there, {shorten(value)} here"
+        f"{name}: was {shorten(earlier.get(name))}, now {shorten(value)}"
         for name, value in wanted.items()
         if earlier.get(name) != value and not _may_differ(name)
     ]
@@ -186,16 +186,16 @@ def _may_differ(name: str) -> bool:
 
 
 def claim(job: Job, disposition: RunDisposition, lock: RunLock) -> bool:
-    """Take the run's folder, and make it where the run begins, in place of what is left there.
+    """Claim the run's folder; for a new run create it, replacing an earlier attempt.
 
-    Jobs of this mount lock a file while they claim, so that one of two wins: what was resolved
-    before must still hold then.
+    Jobs of a mount claim under one file lock, so that only one of two wins; the disposition must
+    still hold under the lock.
 
     Returns:
-        Whether the folder is ours; it is not where the job was done meanwhile.
+        Whether the folder was claimed; False if the job was done meanwhile.
 
     Raises:
-        BadInput: where the folder is another's.
+        BadInput: if the folder is another job's.
     """
     path = job.run_path
     with locked(job.claim_lock):
@@ -203,29 +203,29 @@ def claim(job: Job, disposition: RunDisposition, lock: RunLock) -> bool:
         if now.done:
             return False
         if now.steps != disposition.steps:
-            found = "checkpoints that another process wrote just now"
-            raise _not_free(path, found, "the run as it was a moment ago", "start again")
+            found = "changed by another process just now"
+            raise _not_free(path, found, "the checkpoints of a moment ago", "restart")
         aside = None
         if disposition.resume_point is None or disposition.foreign_checkpoint(job):
             aside = _make_folder(job, disposition)
         lock.take()
-    if aside is not None:  # which may take long
+    if aside is not None:  # may take long
         shutil.rmtree(aside, ignore_errors=True)
     remove_partials(path.parent)
     remove_leftovers(path)
-    if disposition.resume_point is not None:  # a killed job may not have come to it
+    if disposition.resume_point is not None:  # a killed job may not have done so
         progress = disposition.progress
         rotate_checkpoints(path, job.spec.save_total_limit, progress.best_step, progress.ephemeral)
     return True
 
 
 def _make_folder(job: Job, disposition: RunDisposition) -> Path | None:
-    """Make the folder; returns where what an earlier try left there has been put aside."""
+    """Create the folder; returns where an earlier attempt's files were moved."""
     path = job.run_path
     if is_run_folder(path):
-        log.info("beginning again: what an earlier try left in %s is removed", path)
+        log.info("starting over: removing an earlier attempt in %s", path)
     starts = b""
-    if disposition.restarts:  # of this very job
+    if disposition.restarts:  # of the same job
         with suppress(FileNotFoundError):
             starts = (path / STARTS).read_bytes()
     aside = put_aside(path) if path.exists() else None
@@ -239,15 +239,15 @@ def _make_folder(job: Job, disposition: RunDisposition) -> Path | None:
 
 
 def facts_of(job: Job, disposition: RunDisposition) -> RunFacts:
-    """What status.json is to say of the run besides its progress."""
+    """The contents of status.json except for progress."""
     restarts, bound = disposition.restarts, job.max_padded_tokens
     return RunFacts(job.spec.max_steps, job.data_keys, restarts, bound)
 
 
 def forget_earlier_start(job: Job, disposition: RunDisposition) -> None:
-    """Remove what asked an earlier start to stop, and the lock of one that was killed at its end.
+    """Remove an earlier start's stop file, and the lock of a done run that was killed at its end.
 
-    (Any other lock is replaced in claiming.) From now on a stop file asks this start.
+    (Claiming replaces any other lock.) From now on, a stop file is meant for this start.
     """
     (job.run_path / STOP_FILE).unlink(missing_ok=True)
     if disposition.done:

@@ -1,4 +1,4 @@
-"""The folder of a run: what stands in it beside the checkpoints."""
+"""The folder of a run: its files other than checkpoints."""
 
 import os
 import socket
@@ -31,9 +31,9 @@ from workflow.runs.train_state import Progress
 
 
 def write_refusal(folder: Path, error: BadInput) -> None:
-    """Let status.json say why a job was not begun, where its folder is free.
+    """Record in status.json why a job was refused, if its folder is unused.
 
-    A launcher's own exit status is not that of the job it started.
+    A launcher's exit status is not that of the job.
     """
     if folder.exists() and any(path.name != STATUS_FILE for path in folder.iterdir()):
         return
@@ -43,10 +43,10 @@ def write_refusal(folder: Path, error: BadInput) -> None:
 
 
 def note_crash(folder: Path, reason: str, **more: Any) -> None:
-    """Let status.json say why a run's processes ended, where the main one could not or knew it not.
+    """Record in status.json why a run's processes ended, if rank 0 has not.
 
     Args:
-        more: what else it is to say.
+        more: further keys.
     """
     status = read_status(folder)
     message = str(status.get("error", ""))
@@ -58,12 +58,12 @@ def note_crash(folder: Path, reason: str, **more: Any) -> None:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What status.json says of a run besides its progress.
+    """The contents of status.json except for progress.
 
     Attributes:
         data: the key of each split's content.
-        restarts: how often the run was begun or resumed before.
-        max_padded_tokens: of a micro-batch, where an earlier start ran out of memory.
+        restarts: the number of earlier starts.
+        max_padded_tokens: of a micro-batch, after an earlier start ran out of memory.
     """
 
     max_steps: int | None = None
@@ -72,7 +72,7 @@ class RunFacts:
     max_padded_tokens: int | None = None
 
     def status(self, state: str, progress: Progress, error: str | None = None) -> dict[str, Any]:
-        """What status.json says: running, saved, done or failed, how far, where, on which data."""
+        """The contents of status.json; `state` is running, saved, done or failed."""
         status = {
             "state": state,
             "step": progress.step,
@@ -93,7 +93,7 @@ class RunFacts:
 
 
 class RunFolder:
-    """Writes what a run tells about itself."""
+    """Writes the status, logs and report of a run."""
 
     def __init__(
         self,
@@ -103,11 +103,11 @@ class RunFolder:
         writes: bool = True,
         trackers: Trackers = NO_TRACKERS,
     ):
-        """Stand for the folder at `path`.
+        """Write to the folder at `path`.
 
         Args:
-            writes: false in all processes but the main one.
-            trackers: what else hears of steps and evaluations.
+            writes: whether this process writes; only rank 0 does.
+            trackers: receive steps and evaluations too.
         """
         self.path = path
         self.trackers = trackers
@@ -117,14 +117,14 @@ class RunFolder:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes, and the folder is not another job's by now."""
+        """Whether this process writes, and its job still holds the folder."""
         return self._main and (self._lock is None or self._lock.taken_by is None)
 
     def write_status(self, state: str, progress: Progress, error: str | None = None) -> None:
         self.write_json(STATUS_FILE, self._facts.status(state, progress, error))
 
     def note_out_of_memory(self, progress: Progress, error: OutOfMemory) -> None:
-        """Let status.json say it, and what the next start is to keep to; any process may."""
+        """Record the error, and the next start's micro-batch bound, in status.json; on any rank."""
         bound = error.positions or self._facts.max_padded_tokens
         self._facts = replace(self._facts, max_padded_tokens=bound)
         if self._main:
@@ -148,7 +148,7 @@ class RunFolder:
             self.trackers.log_evaluation(line["step"], line, samples)
 
     def keep_report(self) -> None:
-        """Bring report.html up to date with what stands in the folder."""
+        """Update report.html from the folder."""
         if self.writes:
             keep_report(self.path)
 
@@ -158,7 +158,7 @@ class RunFolder:
 
     @contextmanager
     def items(self, names: Sequence[str]) -> Iterator["PredictionFiles"]:
-        """Files of an evaluation's items; what is not finished in this block is removed."""
+        """The prediction files of an evaluation; removed unless finished within the block."""
         files = PredictionFiles(self, names)
         try:
             yield files
@@ -166,22 +166,20 @@ class RunFolder:
             files.discard()
 
     def metrics_before(self, step: int) -> list[dict[str, Any]]:
-        """The lines of the evaluations of earlier steps."""
+        """The metrics of earlier steps."""
         return [line for line in read_lines(self.path / METRICS) if line["step"] < step]
 
     def sync_logs(self) -> None:
-        """Let the logs be on the disk as surely as the checkpoint that is written next."""
+        """Sync the logs to disk, before a checkpoint is written."""
         for name in (TRAIN_LOG, METRICS):
             if self.writes and (self.path / name).exists():
                 sync(self.path / name)
 
     def go_back_to(self, step: int) -> dict[str, Any] | None:
-        """Remove from the logs what the run did after a step, for it is to do it again.
-
-        And from the list of starts what a killed one left of a line.
+        """Remove log lines of later steps, which the run repeats, and truncated lines of starts.
 
         Returns:
-            The metrics of the step itself, where it was evaluated.
+            The metrics of the step itself, if it was evaluated.
         """
         for name in (TRAIN_LOG, METRICS):
             keep_json_lines(self.path / name, lambda line: line["step"] <= step)
@@ -191,7 +189,7 @@ class RunFolder:
 
 
 class PredictionFiles:
-    """The files that tell of each record, all alike, written as the items come."""
+    """The prediction files of an evaluation: one content, written item by item."""
 
     def __init__(self, run: RunFolder, names: Sequence[str]):
         self._run = run
@@ -204,7 +202,7 @@ class PredictionFiles:
             file.add(text)
 
     def finish(self) -> None:
-        """Let the files appear, where the run's folder is still ours."""
+        """Publish the files, if the job still holds the run's folder."""
         for file in self._opened() if self._run.writes else ():
             file.finish()
 
@@ -213,7 +211,7 @@ class PredictionFiles:
             file.discard()
 
     def _opened(self) -> list[WholeList]:
-        """The files, made when they are first asked for: before that, nothing can fail."""
+        """The files, created on first use."""
         if not self._files and self._run.writes:
             for path in self._paths:
                 self._files.append(WholeList(path))
@@ -222,10 +220,10 @@ class PredictionFiles:
 
 @contextmanager
 def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iterator[None]:
-    """Let status.json, and what is raised, say how the run ends.
+    """Record how the run ends in status.json; errors say how to resume.
 
     Raises:
-        RunFailed: for what the system refused, with how to go on.
+        RunFailed: for errors of the operating system.
     """
     try:
         yield
@@ -235,24 +233,24 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
         message = f"stopped by {stopped} at step {progress.step}; {_next(run, spec)}"
         raise shared(Stopped(message)) from None
     except OutOfMemory as error:
-        message = f"{error}; start again: {_next(run, spec)}"
+        message = f"{error}; then restart: {_next(run, spec)}"
         failure = OutOfMemory(message, error.positions)
         with suppress(OSError):
             run.note_out_of_memory(progress, failure)
         run.keep_report()
         raise failure from None
     except OSError as error:
-        message = f"step {progress.step}: {error}; mend that, and start again: {_next(run, spec)}"
-        refused = RunFailed(message)
+        hint = f"fix the cause, then restart: {_next(run, spec)}"
+        refused = RunFailed(f"step {progress.step}: {error}. Hint: {hint}")
         refused = shared(refused) if getattr(error, "shared", False) else refused
         _note_failure(run, progress, str(refused))
         raise refused from error
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         reason = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
-        log.info("ended at step %d; what was written is in %s", progress.step, run.path)
+        log.info("ended at step %d; partial results are in %s", progress.step, run.path)
         _note_failure(run, progress, reason)
-        if not interrupted:  # that is in a hurry
+        if not interrupted:  # an interrupted run should end at once
             run.keep_report()
         raise
     run.write_status("done", progress)
@@ -265,8 +263,8 @@ def _next(run: RunFolder, spec: JobSpec) -> str:
 
 
 def _note_failure(run: RunFolder, progress: Progress, reason: str) -> None:
-    """Let status.json say why the run failed, unless another process has: it was the first to."""
+    """Record why the run failed, unless another process has: the first failure counts."""
     if read_status(run.path).get("state") == "failed":
         return
-    with suppress(OSError):  # a full disk must not hide the error that tells of it
+    with suppress(OSError):  # a full disk must not hide its own error
         run.write_status("failed", progress, reason)

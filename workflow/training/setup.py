@@ -1,4 +1,4 @@
-"""From a prepared job to a model in memory, and to the engine that trains it."""
+"""Load a prepared job's model, and create the engine that trains it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +24,10 @@ from workflow.training.prepare import Job
 
 
 def load_together(job: Job, world: World, checkpoint: Path | None) -> PreTrainedModel:
-    """The job's model, with a checkpoint's values where it goes on from one.
+    """The job's model, with the weights of the checkpoint that it resumes from, if any.
 
     Raises:
-        BadInput: on all processes, where one of them cannot load it.
+        BadInput: on all processes, if any of them cannot load it.
     """
     folder = world.together(lambda: _find_weights(job, world, checkpoint))
 
@@ -39,17 +39,17 @@ def load_together(job: Job, world: World, checkpoint: Path | None) -> PreTrained
 
 
 def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:
-    """The model's folder; the files that are to be loaded are whole, each checked by one process.
+    """The model's folder; verifies the files to be loaded, each on one process.
 
-    A run that goes on from a checkpoint needs no more than the settings of its first model.
+    A run that resumes needs only the settings of its initial model.
     """
     folder = fetch_settings(job.model_source) if checkpoint else fetch_weights(job.model_source)
     values = checkpoint or folder
     damage = find_damage(values, world.has_file)
     if checkpoint:
         damage += find_damage(checkpoint / RESUME_FOLDER, world.has_file)
-        begin = "or begin another run from an older one's weights, with --model_init_name"
-        damage = [replace(problem, hint=f"{problem.hint}; {begin}") for problem in damage]
+        older = "or start another run from an older checkpoint's weights with --model_init_name"
+        damage = [replace(problem, hint=f"{problem.hint}, {older}") for problem in damage]
     if damage:
         raise BadInput(damage)
     check_weight_files(values)
@@ -57,10 +57,10 @@ def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:
 
 
 def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTrainedModel:
-    """The job's model where it is to compute, with a row for each of the tokenizer's tokens.
+    """The job's model on its device, with an embedding for each of the tokenizer's tokens.
 
-    In float32 where plain torch is to train it: then the engine makes the copy that computes. Under
-    ZeRO-3 it is partitioned, and left as it is: a task may read weights without calling their
+    In float32 for training in plain torch, whose engine makes the bfloat16 copy. Under ZeRO-3 it
+    is partitioned, and not optimized for the task: a task may read weights without calling their
     modules, which would not gather them.
     """
     device = pick_device()
@@ -84,10 +84,10 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTr
 def make_engine(
     job: Job, model: PreTrainedModel, world: World, checkpoint: Path | None = None
 ) -> Engine:
-    """The engine that trains the job's model: plain torch, or ZeRO where the job has a setting.
+    """The engine that trains the job's model: plain torch, or ZeRO if the job has a strategy.
 
     Args:
-        checkpoint: where the model's values are from, if not from the job's model.
+        checkpoint: the source of the weights, if not the job's model.
     """
     spec, strategy = job.spec, job.strategy
 
@@ -120,7 +120,7 @@ def _whole_copy(job: Job, folder: Path) -> PreTrainedModel:
 
 
 def _adapt(model: PreTrainedModel, job: Job, device: torch.device) -> None:
-    """Let a model start decoding as the job does, and compute fast on its device."""
+    """Set the model's decoder ids, and use fast modules on a CPU."""
     job.decoder_ids.set_in(model)
     if device.type == "cpu":
         family_of(model.config).use_fast_modules(model)

@@ -1,4 +1,4 @@
-"""One optimizer step: the same gradient for any cut of its batch, on any number of processes."""
+"""One optimizer step: the same gradient for any micro-batches and number of processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ from workflow.training.prepare import Job
 
 @dataclass(frozen=True)
 class StepPlanner:
-    """Which examples form a step of a job, and how they are cut: by seed and step alone.
+    """Which examples form a step, and how they are split, by seed and step alone.
 
     Attributes:
-        packs: whether several examples may stand in one row.
+        packs: whether a row may hold several examples.
         world_size: how many processes share a step.
     """
 
@@ -45,7 +45,7 @@ class StepPlanner:
 
     @cached_property
     def lengths(self) -> tuple[Lengths, Lengths]:
-        """Of the sources and the targets of the train records, after the cut."""
+        """Of the train records' sources and targets, after truncation."""
         spec, split = self.job.spec, self.job.splits["train"]
         return (
             split.sources.lengths(spec.max_source_length),
@@ -63,7 +63,7 @@ class StepPlanner:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """One optimizer step: summed loss, what it is divided by, and the rate it was applied at."""
+    """The result of a step: the summed loss, its denominator, and the update's figures."""
 
     loss: float
     loss_denominator: int
@@ -72,20 +72,19 @@ class StepOutcome:
 
 
 def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World) -> StepOutcome:
-    """One optimizer step: its gradient does not depend on the cut into micro-batches.
+    """Do one optimizer step; its gradient does not depend on micro-batches or processes.
 
-    Nor on the number of processes: each adds the gradients of its own micro-batches, as many as
-    the others; where it has none, that of the step's filler with weight zero.
+    All processes compute equally many micro-batches, if need be fillers with weight zero.
 
     Raises:
-        RunFailed: before the model is changed, where loss or gradient is not finite.
+        RunFailed: if loss or gradient is not finite, before the model is updated.
     """
     spec, split = job.spec, job.splits["train"]
     examples = Examples.of(split, spec)
     loss_denominator = int(split.targets.lengths(spec.max_target_length, plan.examples).sum())
-    # What is drawn in a step depends on seed, step and rank, not on what was drawn before.
+    # Dropout depends on seed, step and rank, not on earlier steps.
     torch.manual_seed(seed_from(spec.seed, step, world.rank))
-    # () where this rank has no work: it takes part in every reduction all the same.
+    # () if this rank has no work: it takes part in every reduction all the same.
     micro_batches = plan.of_rank(world.rank)
     losses = []
     for number, rows in enumerate(micro_batches, start=1):
@@ -94,19 +93,19 @@ def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World
         with oom_context(job, world, f"step {step}", Shape.of(batch)):
             loss = engine.add_gradient(batch, weight, last=number == len(micro_batches))
         losses.append(loss if rows else torch.zeros_like(loss))
-    by_micro_batch = torch.stack(losses).tolist()  # one wait for the device a step
+    by_micro_batch = torch.stack(losses).tolist()  # one device synchronization per step
     summed_loss = world.sum(sum(by_micro_batch))
     if not np.isfinite(summed_loss):
         bad = [rows for rows, loss in zip(micro_batches, by_micro_batch, strict=True)
                if not np.isfinite(loss)]  # fmt: skip
         of_all = [rows for of_rank in world.gather(bad) for rows in of_rank]
-        raise _non_finite_error(step, "the loss is not finite", of_all)
+        raise _non_finite_error(step, "loss", of_all)
     learning_rate = engine.learning_rate
-    with oom_context(job, world, f"the update of step {step}"):
+    with oom_context(job, world, f"update of step {step}"):
         gradient_norm = engine.update()
     if not np.isfinite(gradient_norm):
-        what = "the gradient's norm is not finite"
-        raise _non_finite_error(step, what, [rows for ranks in plan.micro_steps for rows in ranks])
+        of_all = [rows for ranks in plan.micro_steps for rows in ranks]
+        raise _non_finite_error(step, "gradient norm", of_all)
     return StepOutcome(summed_loss, loss_denominator, gradient_norm, learning_rate)
 
 
@@ -115,7 +114,7 @@ def _non_finite_error(step: int, what: str, micro_batches: Sequence[MicroBatch])
     named = ", ".join(f"train[{i}]" for i in records[:20])
     more = f" and {len(records) - 20} more" if len(records) > 20 else ""
     message = (
-        f"step {step}: {what}, computing records {named}{more}; the model was not changed by this "
-        "step; look at those records, lower --learning_rate, or use --bf16 false"
+        f"step {step}: non-finite {what} on records {named}{more}; the model was not updated. "
+        "Hint: check those records, reduce --learning_rate, or set --bf16 false"
     )
     return shared(RunFailed(message))

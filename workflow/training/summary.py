@@ -1,4 +1,4 @@
-"""What a job tells before it runs: its data, how it is computed, what it goes on from."""
+"""What a job logs before it runs: its data, how it is computed, what it resumes from."""
 
 from transformers import PreTrainedModel
 
@@ -19,22 +19,22 @@ def log_audit(job: Job) -> None:
 
 
 def log_resume(job: Job, point: ResumePoint, step: int, world: World) -> None:
-    """What a run resumes from, and what is not as it was."""
+    """Log what a run resumes from, and what has changed since."""
     state, spec = point.state, job.spec
-    log.info("going on from %s, after step %d of %d", point.folder, step, spec.max_steps)
+    log.info("resuming from %s at step %d/%d", point.folder, step, spec.max_steps)
     earlier, now = state.computed, computed_now(job, world)
     if earlier != now:
-        log.info("by %s, until now by %s: results may differ by rounding", now, earlier)
+        log.info("now %s (was %s); results may differ by rounding", now, earlier)
     if state.spec.get("max_steps") != spec.max_steps:
         log.info(
-            "max_steps was %s, is %d: from here the learning rate follows the schedule of %d steps "
-            "(%s, %d of warm-up)", state.spec.get("max_steps"), spec.max_steps, spec.max_steps,
+            "max_steps is now %d (was %s); the learning rate continues on the new schedule "
+            "(%s, %d warm-up steps)", spec.max_steps, state.spec.get("max_steps"),
             spec.lr_scheduler_type, spec.warmup_steps,
         )  # fmt: skip
 
 
 def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
-    """What is about to run, and what the user may not expect of it."""
+    """Log what is about to run, and what the user may not expect."""
     spec = job.spec
     counts = ", ".join(f"{name} {len(split):,}" for name, split in job.splits.items())
     size = sum(whole_shape(parameter).numel() for parameter in model.parameters()) / 1e6
@@ -48,8 +48,8 @@ def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
         log.info("%s", job.strategy)
     if job.max_padded_tokens is not None:
         log.info(
-            "micro-batches have at most %d positions, for an earlier start ran out of memory "
-            "(--micro_batch_tokens sets another bound)",
+            "micro-batches are limited to %d positions after an earlier start ran out of memory "
+            "(--micro_batch_tokens sets another limit)",
             spec.micro_batch_tokens,
         )  # fmt: skip
     log.info("%s", job.task.describe(spec))
@@ -57,16 +57,16 @@ def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
     if spec.writes_texts and settings is not None:
         log.info("%s", settings)
     if spec.source_lang is not None:
-        to = "" if spec.target_lang is None else f", answers are in {spec.target_lang}"
-        log.info("prompts are in %s%s", spec.source_lang, to)
+        to = "" if spec.target_lang is None else f", target language {spec.target_lang}"
+        log.info("source language %s%s", spec.source_lang, to)
     if spec.no_train:
         return
     log.info(
-        "%d steps of %d examples, %s at %g, %d steps of warm-up",
+        "%d steps of %d examples, %s, learning rate %g, %d warm-up steps",
         spec.max_steps, spec.batch_size, spec.optim, spec.learning_rate, spec.warmup_steps,
     )  # fmt: skip
     if spec.save_steps % spec.eval_steps and spec.save_steps < spec.max_steps:
         log.warning(
-            "checkpoints come every %d steps and evaluations every %d: the best is chosen among "
-            "steps with both", spec.save_steps, spec.eval_steps,
+            "checkpoints are saved every %d steps, evaluations run every %d; the best checkpoint "
+            "is chosen among steps with both", spec.save_steps, spec.eval_steps,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which parameters of a model learn, and what of it a checkpoint holds.
+"""Which parameters of a model are trained, and which tensors a checkpoint holds.
 
 May import models, data, metrics and all rooms below them.
 """

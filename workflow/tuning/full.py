@@ -1,4 +1,4 @@
-"""Full tuning: all parameters learn, and a checkpoint holds the whole model."""
+"""Full fine-tuning: all parameters are trained, and a checkpoint holds the complete model."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from workflow.models.state_dict import saved_names
 
 
 class FullTuning:
-    """All of a model learns."""
+    """Trains all parameters."""
 
     def apply(self, model: PreTrainedModel) -> PreTrainedModel:
         return model

@@ -1,4 +1,4 @@
-"""The engine over DeepSpeed's ZeRO 1, 2 and 3: for several processes, or one that offloads."""
+"""The engine for DeepSpeed ZeRO 1, 2 and 3: several processes, or one that offloads."""
 
 import io
 import logging
@@ -32,11 +32,11 @@ from workflow.training.optim import go_to_step, make_optimizer, make_scheduler, 
 from workflow.tuning import TUNING_METHODS, TuningMethod
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps of a parameter."""
+"""AdamW's state of a parameter."""
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed, quietly: it logs every import and every group of parameters."""
+    """Import DeepSpeed without its log of every import and parameter group."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     warnings.filterwarnings("ignore", ".*torch.distributed.*deprecated", FutureWarning)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -51,9 +51,9 @@ def import_deepspeed() -> Any:
 
 
 def _import_muon() -> None:
-    """The optimizer that DeepSpeed looks for in any other, without the compiler it is meant for.
+    """Import the Muon optimizer, which DeepSpeed checks for, without torch's compiler.
 
-    To import torch's compiler would take each process another second, for functions never called.
+    The compiler would take each process another second, for functions that are never called.
     """
     compiling = torch.compile
     torch.compile = lambda function: function  # type: ignore[assignment]
@@ -64,7 +64,7 @@ def _import_muon() -> None:
 
 
 def partitioning(spec: JobSpec, strategy: ShardingStrategy) -> AbstractContextManager[None]:
-    """A model made within it is partitioned as its modules are made (ZeRO-3)."""
+    """A context in which a new model is partitioned module by module (ZeRO-3)."""
     pinned = torch.cuda.is_available()
     config = zero_configuration(spec, strategy, pinned)
     context: AbstractContextManager[None] = import_deepspeed().zero.Init(
@@ -76,7 +76,7 @@ def partitioning(spec: JobSpec, strategy: ShardingStrategy) -> AbstractContextMa
 
 
 class _LossModule(torch.nn.Module):
-    """A model and its loss as one module, for ZeRO-3 gathers weights when modules are called."""
+    """A model and its loss as one module: ZeRO-3 gathers weights when modules are called."""
 
     def __init__(self, model: PreTrainedModel, loss: Loss):
         super().__init__()
@@ -89,13 +89,13 @@ class _LossModule(torch.nn.Module):
 
 @dataclass(frozen=True)
 class ShardedModel:
-    """A model whose states processes divide, and where its values come from.
+    """A model whose states are sharded, and the source of its weights.
 
     Attributes:
-        model: in the precision that computes; for stage 3 one made under `partitioning`.
-        strategy: how the states are divided.
+        model: in compute precision; for stage 3, created under `partitioning`.
+        strategy: how the states are sharded.
         weights: the model's tensors in full precision, for the float32 masters.
-        whole_copy: makes the same model, whole and without values, to evaluate in.
+        whole_copy: creates an unpartitioned model without weights, for evaluation.
     """
 
     model: PreTrainedModel
@@ -105,10 +105,10 @@ class ShardedModel:
 
 
 class ZeroEngine:
-    """Trains a model whose states are divided among processes, or rest in the host's memory.
+    """Trains a model whose states are sharded among processes, or offloaded to host memory.
 
     Attributes:
-        model: in the precision that computes; under ZeRO-3 each process holds a part of it.
+        model: in compute precision; partitioned under ZeRO-3.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class ZeroEngine:
         if not spec.no_train:
             optimizer = make_optimizer(tuning.trainable(model), spec)
             self._scheduler = make_scheduler(optimizer, spec)
-        with redirect_stdout(io.StringIO()):  # where its bfloat16 optimizer reports on memory
+        with redirect_stdout(io.StringIO()):  # its bfloat16 optimizer prints memory reports
             self._engine, self._zero, _, _ = deepspeed.initialize(
                 model=_LossModule(model, loss),
                 optimizer=optimizer,
@@ -143,7 +143,7 @@ class ZeroEngine:
         self._engine.train()
 
     def _set_masters(self, weights: Iterator[Named]) -> None:
-        """Give the float32 masters the digits that the bfloat16 model they were made of lacks."""
+        """Load the float32 masters in full precision: DeepSpeed copied them from bfloat16."""
         by_name = self.model.state_dict(keep_vars=True)
         for name, tensor in weights:
             parameter = by_name.get(model_name(self.model, by_name, name) or "")
@@ -153,7 +153,7 @@ class ZeroEngine:
     def add_gradient(self, batch: Batch, weight: float, last: bool) -> torch.Tensor:
         self._engine.set_gradient_accumulation_boundary(last)
         loss = self._engine(batch)
-        # DeepSpeed takes the mean over processes; ours is a sum.
+        # DeepSpeed averages over processes; we sum.
         self._engine.backward(loss * (weight * self._world.size))
         detached: torch.Tensor = loss.detach()
         return detached
@@ -183,7 +183,7 @@ class ZeroEngine:
         self.model.train()
 
     def _gather_into(self, whole: PreTrainedModel) -> None:
-        """Give a whole model the values of the partitioned one, a tensor at a time."""
+        """Copy the partitioned weights into an unpartitioned model, tensor by tensor."""
         from deepspeed.runtime.zero import GatheredParameters
 
         copies = saved_names(whole)
@@ -220,8 +220,8 @@ class ZeroEngine:
             self._zero_step(first, largest)
 
     def restore(self, step: int, optimizer_state: Iterable[Named]) -> None:
-        if step and not self._engine.was_step_applied():  # a loss that is not finite, times zero
-            raise RunFailed("the first record's loss is not finite: the run cannot go on with it")
+        if step and not self._engine.was_step_applied():  # a non-finite loss, times zero
+            raise RunFailed("non-finite loss on the first record; the run cannot resume")
         self._link_moments()
         parameters = self._tuning.saved(self.model)
         for named, tensor in optimizer_state:
@@ -230,16 +230,16 @@ class ZeroEngine:
         go_to_step(self._zero.optimizer, self._scheduler, step)
 
     def _zero_step(self, *batches: Batch) -> None:
-        """A step of gradient zero."""
+        """A step with gradient zero."""
         for batch in batches:
             self.add_gradient(batch, 0.0, last=batch is batches[-1])
         self._engine.step()
 
     def _link_moments(self) -> None:
-        """Let DeepSpeed find the moments of all parameters.
+        """Let DeepSpeed find the optimizer state of all parameters.
 
-        ZeRO-1 and 2 look for them after the first group's first step, when the second group (norms
-        and biases) has none yet, and never again (DeepSpeed 0.19.8).
+        ZeRO-1 and 2 look for it only once, after the first group's first step, when the second
+        group (norms and biases) has none yet (DeepSpeed 0.19.8).
         """
         if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
             self._zero._hp_optimizer_states_linked = False
@@ -251,7 +251,7 @@ def _is_learned(tensor: Any) -> bool:
 
 
 def _whole_tensor(tensor: Any) -> torch.Tensor:
-    """A tensor of the model in full precision, whole; all processes must call this."""
+    """A complete tensor of the model in full precision; all processes must call this."""
     from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -267,9 +267,9 @@ def _whole_tensor(tensor: Any) -> torch.Tensor:
 
 
 def _set_state(parameter: Any, value: torch.Tensor, kind: str | None = None) -> None:
-    """Set a parameter's float32 master, or a moment of it, to a whole tensor's values.
+    """Set a parameter's float32 master, or its optimizer state `kind`, from a complete tensor.
 
-    Each process sets its own part alone.
+    Each process sets only its own part.
     """
     from deepspeed import utils
 

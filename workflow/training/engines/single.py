@@ -1,4 +1,4 @@
-"""Engines: gradients, updates, and the model to evaluate or to save. This one is plain torch."""
+"""The engine interface, and the engine in plain torch."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -19,14 +19,14 @@ from workflow.training.optim import go_to_step, make_optimizer, make_scheduler, 
 from workflow.tuning import TUNING_METHODS, TuningMethod
 
 Loss = Callable[[PreTrainedModel, Batch], torch.Tensor]
-"""The float32 sum of a batch's losses under a model."""
+"""The summed float32 loss of a batch."""
 
 
 class Engine(Trained, Protocol):
-    """What training asks of whatever computes.
+    """Computes gradients and updates, and provides the model for evaluation and saving.
 
     Attributes:
-        model: the model that computes. Several processes may each hold a part of it.
+        model: the compute model; it may be partitioned among processes.
     """
 
     model: PreTrainedModel
@@ -45,28 +45,28 @@ class Engine(Trained, Protocol):
     def update(self) -> float:
         """Clip, step the optimizer and the schedule, clear the gradient; return its norm.
 
-        Nothing is changed where the norm, over all processes, is not finite.
+        Changes nothing if the norm, over all processes, is not finite.
         """
 
     def evaluating(self) -> AbstractContextManager[tuple[PreTrainedModel, bool]]:
         """The model in evaluation mode, and whether all processes must call it equally often."""
 
     def probe(self, first: Batch, largest: Batch) -> None:
-        """Take all the memory that training will, in two updates with a learning rate of zero.
+        """Allocate all memory that training needs, in two updates with learning rate zero.
 
-        The optimizer has its state afterwards, which `restore` fills.
+        This includes the optimizer state, which `restore` fills.
 
         Args:
-            first: any micro-batch of the job: the first update makes the optimizer's state.
-            largest: of its micro-batches the one that takes most memory: the second update adds
-                its gradient to that of `first`, as a step of several does.
+            first: any micro-batch of the job: the first update allocates the optimizer state.
+            largest: the micro-batch that takes the most memory: the second update accumulates its
+                gradient with that of `first`, as training does.
         """
 
     def restore(self, step: int, optimizer_state: Iterable[Named]) -> None:
-        """Set the optimizer's state and the schedule to those after a step; `probe` comes before.
+        """Set the optimizer state and the schedule to those after a step; call `probe` before.
 
         Args:
-            optimizer_state: that of the step's checkpoint; nothing for step 0.
+            optimizer_state: that of the step's checkpoint; empty for step 0.
         """
 
 
@@ -74,9 +74,8 @@ class SingleProcessEngine:
     """Trains a float32 model; in bf16 a bfloat16 copy computes, and nothing else is bfloat16.
 
     Attributes:
-        master: the float32 model: its parameters, their gradients and the optimizer's state are
-            what training changes and what is saved.
-        model: the model that computes; `master` itself where the job computes in float32.
+        master: the float32 model, which is updated and saved.
+        model: the compute model; `master` itself if the job computes in float32.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class SingleProcessEngine:
         loss: Loss,
         tuning: TuningMethod = TUNING_METHODS["full"],
     ):
-        """Train a float32 model that is where it is to compute."""
+        """Train a float32 model that is on its device."""
         self._tuning = tuning
         self.master = model
         self.model = copy.deepcopy(model).bfloat16() if spec.bf16 else model
@@ -101,10 +100,10 @@ class SingleProcessEngine:
         self.model.train()
 
     def _accumulate_in_master(self) -> None:
-        """Add every gradient to its master's, in float32, as soon as it is there."""
+        """Accumulate every gradient in its master's, in float32, as soon as it is computed."""
         pairs = zip(self.master.parameters(), self.model.parameters(), strict=True)
         for master, parameter in pairs:
-            if not parameter.requires_grad:  # positions that are sines
+            if not parameter.requires_grad:  # sinusoidal positions
                 continue
 
             def accumulate(computed: Any, master: Any = master) -> None:
@@ -128,7 +127,7 @@ class SingleProcessEngine:
                 torch._foreach_mul_(gradients, clip_factor(norm, self._max_grad_norm))
             self._optimizer.step()
             self._scheduler.step()
-        # The masters' gradients in float32 keep their memory.
+        # Float32 master gradients keep their memory.
         self._optimizer.zero_grad(set_to_none=self.model is self.master)
         if self.model is not self.master:
             with torch.no_grad():
@@ -156,7 +155,7 @@ class SingleProcessEngine:
         })  # fmt: skip
 
     def _state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A parameter's moments; none where it takes no part in the loss."""
+        """A parameter's optimizer state; empty if the loss does not depend on it."""
         state = self._optimizer.state.get(parameter, {})
         return {kind: t for kind, t in state.items() if torch.is_tensor(t) and kind != "step"}
 
@@ -175,7 +174,7 @@ class SingleProcessEngine:
         go_to_step(self._optimizer, self._scheduler, step)
 
     def _zero_step(self, *batches: Batch) -> None:
-        """A step of gradient zero, even where a loss is not finite."""
+        """A step with gradient zero, even if a loss is not finite."""
         for batch in batches:
             self.add_gradient(batch, 0.0, last=batch is batches[-1])
         torch._foreach_zero_([p.grad for p in self.master.parameters() if p.grad is not None])
@@ -184,12 +183,12 @@ class SingleProcessEngine:
 
 
 def clip_factor(norm: torch.Tensor, most: float) -> torch.Tensor:
-    """What gradients of this norm are scaled by; as in torch's clip_grad_norm_ and DeepSpeed's."""
+    """The factor that clips gradients of this norm, as in torch's clip_grad_norm_ and DeepSpeed."""
     return most / (norm + 1e-6)
 
 
 def add_by_parts(total: torch.Tensor, gradient: torch.Tensor) -> None:
-    """Add a gradient in 16 bits to one in 32 without a copy of it all in 32."""
+    """Add a 16-bit gradient to a 32-bit one without a complete 32-bit copy."""
     parts = (t.view(-1).split(ELEMENTS_AT_ONCE) for t in (total, gradient.contiguous()))
     for part, added in zip(*parts, strict=True):
         part.add_(added)
