@@ -101,7 +101,7 @@ def missing(accounting: bool = False) -> str:
     if not lacking:
         return ""
     packages = " ".join(dict.fromkeys(lacking.values()))
-    return f"no {', '.join(lacking)} here: apt-get install --no-install-recommends {packages}"
+    return f"{', '.join(lacking)} not found: apt-get install --no-install-recommends {packages}"
 
 
 class SlurmCluster:

@@ -271,7 +271,7 @@ def test_the_users_own_name_comes_first_and_is_of_this_run_alone() -> None:
 # Problems
 
 
-def told(submission: Submission, cluster: Cluster) -> list[str]:
+def problem_lines(submission: Submission, cluster: Cluster) -> list[str]:
     return [str(problem) for problem in problems(submission, cluster)]
 
 
@@ -280,100 +280,99 @@ def told(submission: Submission, cluster: Cluster) -> list[str]:
     [
         (
             {"container": None},
-            "--container: none (expected an image that the nodes can fetch;"
-            " write --container REGISTRY/IMAGE:TAG",
+            "--container: not set (expected an image that the nodes can pull). Hint: set"
+            " --container REGISTRY/IMAGE:TAG.",
         ),
         (
             {"container": "pyxis:nvcr.io#nvidia/pytorch"},
             "--container: 'pyxis:nvcr.io#nvidia/pytorch' (expected an image that the nodes"
-            " can fetch). Hint: write --container REGISTRY/IMAGE:TAG.",
+            " can pull). Hint: set --container REGISTRY/IMAGE:TAG.",
         ),
         (
             {"time": 3600},
-            "--time: a word without meaning on Kubernetes (expected none there). Hint: leave it"
-            " out: a pod runs until it ends or is evicted, and then goes on.",
+            "--time: not supported by `submit kubernetes` (expected no value). Hint: remove it:"
+            " pods have no time limit, and the run resumes after an eviction.",
         ),
         (
             {"dependency": "other"},
-            "--dependency: a word without meaning on Kubernetes (expected none there). Hint: leave"
-            " it out, and submit this job when that one is done.",
+            "--dependency: not supported by `submit kubernetes` (expected no value). Hint: remove"
+            " it, and submit this job when the other is done.",
         ),
         (
             {"slurm": {"partition": "gpu"}},
-            "--slurm: a word without meaning on Kubernetes (expected none there). Hint: leave it"
-            " out; Kubernetes' own settings are words of --kubernetes.",
+            "--slurm: not supported by `submit kubernetes` (expected no value). Hint: remove it,"
+            " and use --kubernetes for Kubernetes settings.",
         ),
         (
             {"high_priority": True},
-            "--high-priority: a word without meaning on Kubernetes (expected none there;"
-            " leave it out). Hint: name a class instead: --kubernetes priority_class=NAME.",
+            "--high-priority: not supported by `submit kubernetes` (expected no value). Hint:"
+            " remove it, and set --kubernetes priority_class=NAME.",
         ),
         (
             {"kubernetes": None},
-            "--kubernetes: neither pvc nor host_path (expected one place of the mount). Hint: write"
-            " --kubernetes pvc=CLAIM, or host_path=FOLDER where every node has it.",
+            "--kubernetes: neither pvc nor host_path (expected one location of the mount). Hint:"
+            " set --kubernetes pvc=CLAIM, or host_path=FOLDER if every node has that folder.",
         ),
         (
             {"kubernetes": {"pvc": "a", "host_path": "/b"}},
-            "--kubernetes: pvc and host_path (expected one place of the mount). Hint: write"
-            " --kubernetes pvc=CLAIM, or host_path=FOLDER where every node has it.",
+            "--kubernetes: pvc and host_path (expected one location of the mount). Hint: set"
+            " --kubernetes pvc=CLAIM, or host_path=FOLDER if every node has that folder.",
         ),
         (
             {"kubernetes": {"pvc_path": "a", "host_path": "/b"}},
-            "--kubernetes pvc_path: it without pvc (expected a claim it is in). Hint: leave it out,"
-            " and write the whole path as host_path.",
+            "--kubernetes pvc_path: set without pvc (expected pvc=CLAIM). Hint: remove it, and set"
+            " host_path to the full path.",
         ),
         (
             {"kubernetes": {"host_path": "b"}},
-            "--kubernetes host_path: 'b' (expected a folder, beginning with /). Hint: write it as"
-            " --kubernetes host_path=FOLDER.",
+            "--kubernetes host_path: 'b' (expected an absolute path). Hint: write --kubernetes"
+            " host_path=FOLDER.",
         ),
         (
             {"kubernetes": {"pvc": "a", "nmaespace": "b"}},
-            "--kubernetes nmaespace: an unknown setting (expected a known one). Hint: did you mean"
-            " namespace?",
+            "--kubernetes nmaespace: unknown setting (expected a setting of --kubernetes). Hint:"
+            " did you mean namespace?",
         ),
         (
             {"kubernetes": {"pvc": "a", "xyzzy": "b"}},
-            "--kubernetes xyzzy: an unknown setting (expected a known one). Hint: known are pvc,"
-            " pvc_path, host_path, namespace, queue, priority_class, service_account,"
+            "--kubernetes xyzzy: unknown setting (expected a setting of --kubernetes). Hint: choose"
+            " from pvc, pvc_path, host_path, namespace, queue, priority_class, service_account,"
             " image_pull_secret, secret, project, gpu_resource, shm, run_as_user, node_selector,"
             " tolerations, labels, annotations.",
         ),
         (
             {"kubernetes": {"pvc": "a", "labels": "team=nlp"}},
-            "--kubernetes labels: 'team=nlp' (expected a JSON object of texts). Hint: write it as"
-            """ --kubernetes labels='{"NAME": "TEXT"}'"".",
+            "--kubernetes labels: 'team=nlp' (expected a JSON object of strings). Hint: write"
+            """ --kubernetes labels='{"NAME": "TEXT"}'.""",
         ),
         (
             {"envs": {"HF_TOKEN": None, "HF_HOME": "/x", "WANDB_API_KEY": None}},
-            "--envs HF_TOKEN WANDB_API_KEY: names alone (expected a Secret of the cluster"
-            " that holds what they are). Hint: add --kubernetes secret=NAME, whose keys are the"
-            " variables' names.",
+            "--envs HF_TOKEN WANDB_API_KEY: names without values (expected a Secret with these"
+            " keys). Hint: add --kubernetes secret=NAME.",
         ),
         (
             {"envs": {"WORKFLOW_MOUNT": "/x"}},
-            "--envs WORKFLOW_MOUNT: a variable (expected none: pods have the mount at"
-            " /model_mount). Hint: leave it out.",
+            "--envs WORKFLOW_MOUNT: reserved in pods (expected the mount at /model_mount). Hint:"
+            " remove it.",
         ),
     ],
 )
-def test_a_problem_is_told_in_one_line(changes: dict[str, Any], line: str) -> None:
-    assert told(SMALL, dataclasses.replace(ONE_NODE, **changes)) == [line]
+def test_a_problem_is_one_line(changes: dict[str, Any], line: str) -> None:
+    assert problem_lines(SMALL, dataclasses.replace(ONE_NODE, **changes)) == [line]
 
 
 @pytest.mark.parametrize("flags", [("--overwrite_output_dir",), ("--overwrite_output_dir=true",)])
 def test_a_job_that_begins_again_each_time_is_refused(flags: tuple[str, ...]) -> None:
-    assert told(dataclasses.replace(SMALL, arguments=flags), ONE_NODE) == [
-        "--overwrite_output_dir: a flag by which a pod that is made again would remove the"
-        " run (expected a run that goes on). Hint: leave it out, and remove"
-        " /home/me/mount/models/sums-100 or choose another --training_run_name."
+    assert problem_lines(dataclasses.replace(SMALL, arguments=flags), ONE_NODE) == [
+        "--overwrite_output_dir: would delete the run at each restart of its pods (expected a run"
+        " that resumes). Hint: remove the flag, and delete /home/me/mount/models/sums-100 or choose"
+        " another --training_run_name."
     ]
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     settings = {"namespac": "a", "tolerations": "{}", "run_as_user": "root", "shm": "much"}
-    assert len(told(SMALL, Cluster(time=60, kubernetes=settings))) == 7
+    assert len(problem_lines(SMALL, Cluster(time=60, kubernetes=settings))) == 7
 
 
 def test_every_setting_is_used() -> None:
@@ -420,7 +419,7 @@ class Pod:
         return (self.folder / "words").read_text().split("\0")[:-1]
 
     def write(self, state: str) -> str:
-        """A shell line that writes status.json as a run does."""
+        """Return a shell line that writes status.json like a run does."""
         written = self.folder / f"{state}.json"
         written.write_text(json.dumps(STATES[state], indent=2))
         return f"sleep 0.05; cp '{written}' '{self.run}/status.json'"  # times have a grain
