@@ -151,7 +151,7 @@ def test_flags_with_several_values_may_be_repeated() -> None:
     assert asked.cluster.envs == {"A": "1", "B": "2"}
 
 
-def test_a_plan_and_a_dry_run_behind_the_dashes() -> None:
+def test_a_plan_and_a_dry_run_after_the_dashes() -> None:
     asked = read_words("slurm", [*JOB, "--dry_run", "--plan_gpus", "4"])
     assert asked.prints_only
     assert [str(problem) for problem in asked.problems] == [

@@ -82,7 +82,7 @@ def read_definition(text: str) -> list[Stage]:
     return stages
 
 
-def test_both_images_are_made_of_the_same_in_the_same_steps() -> None:
+def test_both_images_have_the_same_content_and_steps() -> None:
     docker, apptainer = read_dockerfile(DOCKERFILE), read_definition(DEFINITION)
     assert len(docker) == len(apptainer) == 2
     for ours, theirs in zip(docker, apptainer, strict=True):
@@ -102,7 +102,7 @@ def test_the_image_is_not_run_as_root() -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), "a number: Kubernetes cannot judge a name"
 
 
-def test_docker_is_given_what_is_copied_and_nothing_else() -> None:
+def test_the_docker_context_has_only_what_is_copied() -> None:
     allowed = [
         line for line in (ROOT / ".dockerignore").read_text().splitlines()
         if line and not line.startswith("#")
@@ -129,7 +129,7 @@ def test_versions_are_the_project_s() -> None:
 
 
 def test_the_image_has_what_a_job_may_need_and_no_tools() -> None:
-    """The lines of `packages` that list what is installed, run as they stand."""
+    """Run the lines of `packages` that list the packages, unchanged."""
     found = re.search(r"python3\.12 -c '(.*?)' >/tmp/needed\.txt", INSTALL, re.DOTALL)
     assert found
     command = [sys.executable, "-c", found[1]]
@@ -144,8 +144,8 @@ def test_cuda_is_named_once_and_for_this_torch() -> None:
     (cuda,) = re.findall(r"^ARG CUDA=(\d+\.\d+\.\d+)$", DOCKERFILE, re.MULTILINE)
     files = [path.read_text() for path in FOLDER.iterdir() if path.suffix != ".md"]
     assert sum(text.count(cuda) for text in files) == 1
-    told = f"torch {PINS['torch']} on PyPI is built for CUDA {cuda.rpartition('.')[0]} "
-    assert told in DOCKERFILE, "look up what the new torch is built for"
+    line = f"torch {PINS['torch']} on PyPI is built for CUDA {cuda.rpartition('.')[0]} "
+    assert line in DOCKERFILE, "update the CUDA version of the new torch"
 
 
 def scripts() -> list[Path]:

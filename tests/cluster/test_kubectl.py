@@ -205,13 +205,13 @@ def asked(fake: Path) -> list[str]:
     return Path(f"{fake}.asked").read_text().splitlines()
 
 
-def test_a_manifest_is_handed_over(fake: Path) -> None:
+def test_a_manifest_is_applied(fake: Path) -> None:
     kubectl(["apply", "-f", "-"], "nlp", "kind: Job\n")
     assert asked(fake) == ["apply -f - --namespace=nlp --request-timeout=30s"]
     assert Path(f"{fake}.given").read_text() == "kind: Job\n"
 
 
-def test_a_job_goes_with_its_service(fake: Path) -> None:
+def test_cancelling_deletes_the_job_and_its_service(fake: Path) -> None:
     Kubernetes().cancel(record())
     deletion = "delete job,service sums --ignore-not-found --wait=false --request-timeout=30s"
     assert asked(fake) == [deletion]

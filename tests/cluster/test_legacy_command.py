@@ -83,7 +83,7 @@ HINT = "write the job after -- instead: -- seq2seq.py [flags]."
          "a complete shell command"),
     ],
 )  # fmt: skip
-def test_what_is_not_that_is_refused(shared: Path, text: str, found: str, expected: str) -> None:
+def test_other_commands_are_refused(shared: Path, text: str, found: str, expected: str) -> None:
     with pytest.raises(BadInput) as caught:
         read_command(text, str(shared), shared)
     assert str(caught.value) == f"--command: {found} (expected {expected}). Hint: {HINT}"

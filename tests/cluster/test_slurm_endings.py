@@ -38,7 +38,7 @@ def run(
     before: str = "",
     setup: tuple[str, ...] = (),
 ) -> tuple[int, bool]:
-    """The script's exit status, and whether it queued the job again.
+    """Run the script; returns its exit status and whether it requeued the job.
 
     Args:
         code: of srun.
@@ -130,13 +130,13 @@ def test_what_only_prints(tmp_path: Path) -> None:
     assert run(tmp_path, 0) == (0, False)
 
 
-def test_queued_again_often_enough(tmp_path: Path) -> None:
+def test_requeues_are_limited(tmp_path: Path) -> None:
     assert run(tmp_path / "a", 0, "saved", before=USR1, restarts=2) == (0, True)
     assert run(tmp_path / "b", 0, "saved", before=USR1, restarts=3) == (75, False)
     assert run(tmp_path / "c", 0, "done", restarts=4) == (1, False)
 
 
-def test_a_status_of_before_does_not_count(tmp_path: Path) -> None:
+def test_an_earlier_status_does_not_count(tmp_path: Path) -> None:
     status = tmp_path / "models" / "run"
     old = (
         f'echo \'  "state": "saved",\' > "{status}/status.json"; touch -d @0 "{status}/status.json"'

@@ -30,8 +30,8 @@ def assert_saved(site: Site, name: str, by: str) -> None:
     """The run saved at a training step, and was not restarted."""
     status = read_status(site.run(name))
     assert {key: status[key] for key in ("state", "restarts")} == {"state": "saved", "restarts": 0}
-    told = f"stopped by {by} at step {status['step']}; the same command goes on from checkpoint-"
-    assert told in site.log(name)
+    line = f"stopped by {by} at step {status['step']}; the same command goes on from checkpoint-"
+    assert line in site.log(name)
 
 
 def test_a_job_at_its_time_limit_resumes(site: Site) -> None:

@@ -72,8 +72,8 @@ def test_one_command_leads_from_the_queue_to_samples(site: Site, plain: Plain) -
     site.assert_done("plain", restarts=0)
     answered = [item["orig_d"] for item in samples(plain.run)]
     assert answered == addition_records(7, start=5)
-    told = site.cluster.job(plain.number)
-    assert {key: told[key] for key in ("NodeList", "NumTasks", "Restarts", "ExitCode")} == {
+    shown = site.cluster.job(plain.number)
+    assert {key: shown[key] for key in ("NodeList", "NumTasks", "Restarts", "ExitCode")} == {
         "NodeList": "node[1-2]", "NumTasks": "2", "Restarts": "0", "ExitCode": "0:0",
     }  # fmt: skip
 

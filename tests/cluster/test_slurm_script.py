@@ -179,7 +179,7 @@ def test_what_runs_an_image(
     assert find_runtime(container, has_pyxis, frozenset(commands)) == runtime
 
 
-def test_an_image_that_nothing_runs() -> None:
+def test_an_image_without_a_runtime() -> None:
     found = find_runtime("a/b:1", False, frozenset())
     assert isinstance(found, Problem)
     assert str(found) == (

@@ -197,7 +197,7 @@ CANNOT_WORK: dict[str, tuple[list[str], list[str], str]] = {
         "--warmup_steps: 5.0 (expected nothing with the constant schedule, which ignores it). "
         "Hint: leave it out, or choose --lr_scheduler_type constant_with_warmup or another."),
 }  # fmt: skip
-"""One reason each; the flags of the cluster and the job's own."""
+"""Cluster flags, the job's own flags, and the problem."""
 
 
 @pytest.mark.parametrize("name", CANNOT_WORK)

@@ -157,40 +157,40 @@ def run_names(mount: Mount) -> list[str]:
 def table(overviews: Sequence[Overview]) -> list[str]:
     """Return a table with one line per run."""
     head = ("run", "state", "step", "loss", "examples/s", "time left", "restarts", "job")
-    return aligned([head, *(_cells(one) for one in overviews)])
+    return aligned([head, *(_cells(run) for run in overviews)])
 
 
-def _cells(one: Overview) -> tuple[str, ...]:
-    loss, speed = one.logged.get("loss"), one.logged.get("examples_per_second")
+def _cells(run: Overview) -> tuple[str, ...]:
+    loss, speed = run.logged.get("loss"), run.logged.get("examples_per_second")
     return (
-        one.run_name,
-        one.word,
-        "/".join(str(step) for step in (one.step, one.max_steps) if step is not None) or "-",
+        run.run_name,
+        run.word,
+        "/".join(str(step) for step in (run.step, run.max_steps) if step is not None) or "-",
         "-" if loss is None else f"{loss:.4g}",
-        "-" if speed is None or one.word != "running" else f"{speed:.3g}",
-        "-" if one.seconds_left is None else in_words(one.seconds_left),
-        str(one.restarts),
-        one.job,
+        "-" if speed is None or run.word != "running" else f"{speed:.3g}",
+        "-" if run.seconds_left is None else in_words(run.seconds_left),
+        str(run.restarts),
+        run.job,
     )
 
 
-def describe(one: Overview, mount: Mount) -> list[str]:
+def describe(run: Overview, mount: Mount) -> list[str]:
     """Return the lines that `status` prints, with the end of the run's log."""
     steps = ""
-    if one.max_steps and one.step is not None:
-        steps = f", step {one.step}/{one.max_steps}"
+    if run.max_steps and run.step is not None:
+        steps = f", step {run.step}/{run.max_steps}"
     numbers = []
-    if one.logged:
-        numbers.append(f"loss {one.logged.get('loss'):.4g}")
-    if one.logged and one.word == "running":
-        numbers.append(f"{one.logged.get('examples_per_second'):.3g} examples/s")
-    if one.seconds_left is not None:
-        numbers.append(f"about {in_words(one.seconds_left)} left without evaluations")
-    again = f", {one.restarts} restart{'s' * (one.restarts > 1)}" * (one.restarts > 0)
-    log = last_lines(folder_of(mount, one.run_name) / LOG)
-    below = [one.reason, ", ".join(numbers), one.job + again, str(mount.models / one.run_name)]
+    if run.logged:
+        numbers.append(f"loss {run.logged.get('loss'):.4g}")
+    if run.logged and run.word == "running":
+        numbers.append(f"{run.logged.get('examples_per_second'):.3g} examples/s")
+    if run.seconds_left is not None:
+        numbers.append(f"about {in_words(run.seconds_left)} left without evaluations")
+    again = f", {run.restarts} restart{'s' * (run.restarts > 1)}" * (run.restarts > 0)
+    log = last_lines(folder_of(mount, run.run_name) / LOG)
+    below = [run.reason, ", ".join(numbers), run.job + again, str(mount.models / run.run_name)]
     below += ["end of its log:", *(f"  {line}" for line in log)] if log else []
-    return [f"{one.run_name}: {one.word}{steps}", *(f"  {line}" for line in below if line)]
+    return [f"{run.run_name}: {run.word}{steps}", *(f"  {line}" for line in below if line)]
 
 
 def last_lines(path: Path, count: int = LINES) -> list[str]:

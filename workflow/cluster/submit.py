@@ -26,9 +26,7 @@ FIRST_SECONDS = 60
 """The part of a margin for all but saving, e.g. finishing the step."""
 UNSEEN_SECONDS = 600
 """The margin if not even the model's size is known."""
-NOT_SEEN = (
-    "model and data not checked: no mount here. Hint: set --mount after the --, if it is here"
-)
+NOT_SEEN = "model and data not checked: no mount here. Hint: set --mount after the --"
 
 
 def submit(request: SubmitRequest, tell: Callable[[str], None]) -> None:
