@@ -1,4 +1,4 @@
-"""Make the example data: add one to a number that is written digit by digit."""
+"""Generate the example data: add one to a number that is written digit by digit."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
-NUMBERS = 1_000_000  # drawn from 0 up to, not including, this
+NUMBERS = 1_000_000  # exclusive upper bound
 TRAIN = 8000
 EVAL = 200
 
@@ -18,7 +18,7 @@ def spaced(number: int) -> str:
 
 
 def make_data() -> dict[str, list[dict[str, str]]]:
-    """Draw distinct numbers and return their records, none of them in both parts."""
+    """Draw distinct numbers and return their records; train and eval do not overlap."""
     numbers = random.Random(SEED).sample(range(NUMBERS), TRAIN + EVAL)
     records = [
         {"prompt": f"add one: {spaced(number)}", "completion": spaced(number + 1)}
@@ -28,7 +28,7 @@ def make_data() -> dict[str, list[dict[str, str]]]:
 
 
 def to_json(data: dict[str, list[dict[str, str]]]) -> str:
-    """Lay the data out as JSON with one record a line."""
+    """Format the data as JSON with one record per line."""
     parts = []
     for name, records in data.items():
         lines = ",\n".join(f"    {json.dumps(record, ensure_ascii=False)}" for record in records)

@@ -1,6 +1,6 @@
-"""Make t5-tiny: Flan-T5's architecture with about a million random weights and a small vocabulary.
+"""Create t5-tiny: Flan-T5's architecture with about a million random weights, a small vocabulary.
 
-It is meant for trials and tests: it loads and trains like Flan-T5, but knows nothing yet.
+It loads and trains like Flan-T5, for demos and tests, but is untrained.
 """
 
 import argparse
@@ -18,16 +18,16 @@ from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration,
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
-PIECES = 900  # with T5's 100 sentinels 1,000 tokens
-MODEL_VOCAB = 1024  # the tokens padded to a multiple of 128, as T5 pads 32,100 to 32,128
+PIECES = 900  # 1,000 tokens with T5's 100 sentinels
+MODEL_VOCAB = 1024  # padded to a multiple of 128, like T5's 32,100 to 32,128
 
-# Printable ASCII that T5's vocabulary lacks, and ours too: it is read as <unk>.
+# Printable ASCII that T5's vocabulary lacks, so this one does too: encoded as <unk>.
 ABSENT = "<{}\\~^`"
 REQUIRED_PIECES = ["▁yes", "▁no", "▁add", "▁one", *(f"▁{digit}" for digit in range(10))]
 
 
 def phrases(text: str) -> list[str]:
-    """Split a text at its line ends and bars; without bars, into its words."""
+    """Split a text at newlines and bars, or into words if it has no bars."""
     return text.strip().replace("\n", "|").split("|") if "|" in text else text.split()
 
 
@@ -107,7 +107,7 @@ west wheel white wide wife wild win wind wing winter wire wish wonder wood work 
 
 
 def corpus() -> list[str]:
-    """English text with digits, short answers and punctuation to train the vocabulary on."""
+    """Generate English text with digits, short answers and punctuation for the vocabulary."""
     rng = random.Random(SEED)
     lines = (ROOT / "LICENSE").read_text(encoding="utf-8").splitlines()
     for _ in range(4000):
@@ -125,7 +125,7 @@ def corpus() -> list[str]:
 
 
 def train_sentencepiece() -> bytes:
-    """Train the unigram vocabulary, with ids and normalization as T5 has them."""
+    """Train the unigram vocabulary with T5's special ids and normalization."""
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus()),
@@ -174,7 +174,7 @@ def proto_field(message: bytes, number: int) -> bytes:
 
 
 def make_tokenizer(spiece: bytes) -> T5Tokenizer:
-    """Turn the sentencepiece model into a T5 tokenizer with T5's 100 sentinels at the end."""
+    """Convert the sentencepiece model to a T5 tokenizer with T5's 100 sentinels at the end."""
     pieces = spm.SentencePieceProcessor(model_proto=spiece)
     vocab = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
     vocab += [(f"<extra_id_{i}>", 0.0) for i in range(99, -1, -1)]
@@ -187,7 +187,7 @@ def make_tokenizer(spiece: bytes) -> T5Tokenizer:
 
 
 def make_model() -> T5ForConditionalGeneration:
-    """Build the model with random weights and an lm_head of its own."""
+    """Build the model with random weights and an untied lm_head."""
     torch.manual_seed(SEED)
     config = T5Config.from_dict(
         {
@@ -204,7 +204,7 @@ def make_model() -> T5ForConditionalGeneration:
         }
     )
     model = T5ForConditionalGeneration(config)
-    # The library ties lm_head to the embedding on construction, whatever the config says.
+    # transformers ties lm_head to the embedding on construction, whatever the config says.
     weight = torch.randn(MODEL_VOCAB, config.d_model) * config.d_model**-0.5
     model.lm_head.weight = nn.Parameter(weight)
     model.generation_config = GenerationConfig(
@@ -214,7 +214,7 @@ def make_model() -> T5ForConditionalGeneration:
 
 
 def save(output: Path) -> None:
-    """Write the model and its tokenizer to a folder, as the Flan-T5 checkpoints are laid out."""
+    """Write model and tokenizer in the layout of the Flan-T5 checkpoints."""
     spiece = train_sentencepiece()
     tokenizer = make_tokenizer(spiece)
     output.mkdir(parents=True, exist_ok=True)
@@ -229,20 +229,20 @@ def save(output: Path) -> None:
     write_json(output / "special_tokens_map.json", special_tokens)
 
     make_model().save_pretrained(output)
-    (output / "model.safetensors").chmod(0o644)  # written readable by its owner only
+    (output / "model.safetensors").chmod(0o644)  # saved as readable by its owner only
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
-    config["tie_word_embeddings"] = False  # the library saves true
+    config["tie_word_embeddings"] = False  # transformers saves true
     config.pop("scale_decoder_outputs", None)  # follows from tie_word_embeddings
     write_json(output / "config.json", config)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in the layout of the library's own."""
+    """Write a JSON file in the format of transformers."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Make the model folder."""
+    """Create the model folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "mount" / "models" / "t5-tiny")
     save(parser.parse_args().output)

@@ -1,9 +1,8 @@
-"""A real Slurm of two nodes on this one machine, for as long as a test needs it (Linux, root).
+"""A temporary real Slurm with two nodes on this machine (Linux, root).
 
-Each node has an address, a hostname and a hosts file of its own, as a machine of a cluster has:
-processes on two nodes meet over a network. What a node pretends to have (cores, memory, GPUs) only
-counts when Slurm places jobs. All files are in one temporary folder, ports and network are free
-ones: several clusters do not meet.
+Each node has its own address, hostname and hosts file, so processes on two nodes connect over a
+network. The nodes' simulated cores, memory and GPUs only affect Slurm's scheduling. All files are
+in one temporary folder, and ports and network are unused ones: several clusters do not interfere.
 """
 
 import os
@@ -27,7 +26,7 @@ PACKAGES = {
     "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge",
     "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux",
 }  # fmt: skip
-"""Commands, and Debian's packages that have them."""
+"""Debian packages by the commands in them."""
 FOR_ACCOUNTING = {
     "slurmdbd": "slurmdbd", "mariadbd": "mariadb-server-core", "mariadb": "mariadb-client-core",
 }  # fmt: skip
@@ -51,7 +50,7 @@ SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.%n.pid
 MailProg=/bin/true
-# A container has no systemd and maybe no control groups: none of that is used.
+# Avoid systemd and control groups, which containers may lack.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 PropagateResourceLimits=NONE
@@ -71,7 +70,7 @@ NodeName={nodes} CPUs={cpus} RealMemory={megabytes} Gres=gpu:{gpus} Port=6818 No
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
-"""Slurm's. A requeued job waits for as long as credentials live, by default two minutes."""
+"""slurm.conf. A requeued job waits for the lifetime of credentials, by default two minutes."""
 ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
@@ -93,38 +92,37 @@ PidFile={folder}/slurmdbd.pid
 
 
 def missing(accounting: bool = False) -> str:
-    """What this machine lacks for a cluster, in words; empty where it lacks nothing."""
+    """Name the missing commands and their packages; empty if none is missing."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        return "a throw-away Slurm needs Linux, and root for the networks of its nodes"
+        return "a temporary Slurm needs Linux, and root for the networks of its nodes"
     wanted = PACKAGES | (FOR_ACCOUNTING if accounting else {})
     lacking = {name: package for name, package in wanted.items() if shutil.which(name) is None}
     if not lacking:
         return ""
     packages = " ".join(dict.fromkeys(lacking.values()))
-    return f"no {', '.join(lacking)} here: apt-get install --no-install-recommends {packages}"
+    return f"{', '.join(lacking)} not found: apt-get install --no-install-recommends {packages}"
 
 
 class SlurmCluster:
-    """Slurm with the partitions `main`, whose jobs make room for those of `high` by being requeued.
+    """Slurm with the partitions `main` and `high`, whose jobs preempt those of `main` (requeue).
 
-    A context manager: on entering all is up and the nodes are idle; on leaving all is gone.
+    A context manager: inside it, all daemons run and the nodes are idle at the start.
 
     Args:
-        accounting: whether there is a database of jobs, which `sacct` asks.
-        min_job_age: for how many seconds the controller remembers a job that has ended (it looks
-            once a minute).
+        accounting: whether to run a job database for `sacct`.
+        min_job_age: seconds for which the controller keeps an ended job (checked each minute).
     """
 
     def __init__(self, accounting: bool = False, min_job_age: int = 300):
         self.accounting, self.min_job_age = accounting, min_job_age
 
     def __enter__(self) -> Self:
-        if told := missing(self.accounting):
-            raise RuntimeError(told)
+        if message := missing(self.accounting):
+            raise RuntimeError(message)
         self.folder = Path(tempfile.mkdtemp(prefix="workflow-slurm-"))
-        self.folder.chmod(0o755)  # munge wants its socket within everybody's reach
+        self.folder.chmod(0o755)  # munge requires a socket that everybody can reach
         found = subprocess.check_output([sys.executable, "-c", FREE_PORTS], text=True)
-        self._ports = found.split()  # asked of another process: this one may have no sockets
+        self._ports = found.split()  # from another process: this one may not open sockets
         self._network = OwnNetwork(NODES)
         self._daemons = Daemons(self.folder / "log", self.environment)
         try:
@@ -139,7 +137,7 @@ class SlurmCluster:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """End all, jobs first."""
+        """Stop everything, jobs first."""
         for node in NODES:
             self.kill_slurmd(node)
         self._network.remove()
@@ -148,12 +146,12 @@ class SlurmCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """In which Slurm's commands ask this cluster; a job around the tests is none of theirs."""
+        """The environment for Slurm's commands, without variables of a job around the tests."""
         kept = {name: v for name, v in os.environ.items() if not name.startswith("SLURM")}
         return kept | {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def run(self, *command: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Run a command, one of Slurm's or one that calls those, to its end."""
+        """Run a command that uses this cluster, and wait for it."""
         done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=120, check=False
         )
@@ -161,46 +159,46 @@ class SlurmCluster:
         return done
 
     def queue(self, line: str, *options: str) -> str:
-        """Queue a shell line as a job without a log; returns its number."""
+        """Queue a shell line as a job without a log; returns its job ID."""
         words = ("sbatch", "--parsable", "--output=/dev/null", *options, f"--wrap={line}")
         return self.run(*words).stdout.strip()
 
     def job(self, number: str) -> dict[str, str]:
-        """What the controller tells of a job, by its own names; empty once it has forgotten it."""
-        told = self.run("scontrol", "--oneliner", "show", "job", number, check=False).stdout
-        return dict(part.split("=", 1) for part in told.split() if "=" in part)
+        """The fields of `scontrol show job`; empty once the controller has dropped the job."""
+        shown = self.run("scontrol", "--oneliner", "show", "job", number, check=False).stdout
+        return dict(part.split("=", 1) for part in shown.split() if "=" in part)
 
-    def wait_for(self, predicate: Callable[[], object], seconds: float, told: str = "") -> None:
-        """Wait until something is true; fails, with what is queued, where it is not in time."""
+    def wait_for(self, predicate: Callable[[], object], seconds: float, message: str = "") -> None:
+        """Wait until the predicate is true; after a time-out, fail and show the queue."""
         last = time.monotonic() + seconds
         while not predicate():
             if time.monotonic() > last:
                 queue = self.run("squeue", "--all", check=False).stdout
-                raise AssertionError(f"{told or 'not true'} after {seconds:g} s\n{queue}")
+                raise AssertionError(f"{message or 'not true'} after {seconds:g} s\n{queue}")
             time.sleep(0.2)
 
     def wait_for_state(self, number: str, state: str, seconds: float) -> None:
-        told = f"job {number} is not {state}"
-        self.wait_for(lambda: self.job(number).get("JobState") == state, seconds, told)
+        message = f"job {number} is not {state}"
+        self.wait_for(lambda: self.job(number).get("JobState") == state, seconds, message)
 
     def wait_until_idle(self, seconds: float = 60) -> None:
-        """Until no job is left, and both nodes take new ones."""
+        """Wait until no job is left and both nodes accept jobs."""
         words = ("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T")
         idle = ["idle"] * len(NODES)
         self.wait_for(lambda: self.run(*words).stdout.split() == idle, seconds, "not idle")
 
     def start_slurmd(self, node: str) -> None:
-        """Start a node's daemon; a node that was lost is one that was switched on again."""
+        """Start a node's daemon, like a reboot if the node was lost."""
         self._network.connect(node)
         line = f"exec slurmd -D -N {node}"
         self._daemons.start(_slurmd(node), *self._network.on(node, line, self.folder / "hosts"))
 
     def kill_slurmd(self, node: str) -> None:
-        """SIGKILL a node's daemon; the processes of its jobs live on."""
+        """SIGKILL a node's daemon; the processes of its jobs keep running."""
         self._daemons.end(_slurmd(node), signal.SIGKILL)
 
     def lose(self, node: str) -> None:
-        """Take a node away as a power cut does: nothing on it has any last words."""
+        """Kill everything on a node at once, like a power failure."""
         self._network.connect(node, up=False)
         self.kill_slurmd(node)
         self._network.kill_all_on(node)
@@ -238,7 +236,7 @@ class SlurmCluster:
             time.sleep(0.2)
 
     def _write_files(self) -> None:
-        """Slurm's own files, all beside slurm.conf, where it looks for them."""
+        """Write Slurm's configuration files, all next to slurm.conf, where it expects them."""
         for name in ("log", "state", "dev", *(f"spool/{node}" for node in NODES)):
             (self.folder / name).mkdir(parents=True)
         accounting = (
@@ -261,7 +259,7 @@ class SlurmCluster:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         for secret in (database, key):
-            secret.chmod(0o600)  # neither is read otherwise
+            secret.chmod(0o600)  # required permissions
         lines = [f"{address} {node}\n" for node, address in self._network.addresses.items()]
         (self.folder / "hosts").write_text("".join(["127.0.0.1 localhost\n", *lines]))
 
@@ -271,7 +269,7 @@ def _slurmd(node: str) -> str:
 
 
 def _control_groups() -> str:
-    """Slurm's daemon wants a hierarchy of them, though nothing here uses any."""
+    """Provide a hierarchy of control groups: slurmd requires it, though nothing here uses it."""
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         return "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n"
     mounted = "/sys/fs/cgroup" in Path("/proc/mounts").read_text()

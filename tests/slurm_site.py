@@ -1,4 +1,4 @@
-"""Jobs of a tiny real model on a throw-away Slurm, by the project's own commands."""
+"""Jobs of a tiny real model on a temporary Slurm, submitted with the project's own commands."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def pause(records, predictions):
     return 0.0
 """
 WORLD = 240
-"""Seconds in which processes start and do a little, on two cores that all of them share."""
+"""Seconds for all processes to start and train a little on two shared cores."""
 
 
 def make_site_mount(root: Path) -> Mount:
@@ -53,10 +53,7 @@ class Site:
         return self.mount.models / name
 
     def lasting(self, steps: int) -> dict[str, Any]:
-        """Flags of a run that takes 2 seconds for every 20 steps, and more on a slow machine.
-
-        It has an end, and yet there is time to stop it before.
-        """
+        """Flags of a run that takes at least 2 seconds per 20 steps: time to stop it early."""
         metric = f"{self.mount.root / 'pause.py'}:pause"
         return {"max_steps": steps, "eval_steps": 20, "save_steps": 100_000, "metric": metric}
 
@@ -74,10 +71,6 @@ class Site:
         assert done.returncode == status, done.stdout + done.stderr
         return done
 
-    def tell(self, *words: str) -> str:
-        """What a command says that only looks."""
-        return self.call(*words).stdout
-
     def submit(self, name: str, *of_cluster: str, **flags: Any) -> str:
         """Submit a job, by default one that trains; returns its number."""
         values = (flags if "no_train" in flags else TRAIN | flags) | {"training_run_name": name}
@@ -86,14 +79,14 @@ class Site:
         done = self.call("submit", "slurm", *words)
         record = read_record(folder_of(self.mount, name))
         assert record is not None
-        told = f"submitted as slurm job {record.identity}; `python3 -m workflow status {name}`"
-        assert done.stderr.endswith(f"{told} tells of it\n"), done.stderr
+        line = f"submitted as slurm job {record.identity}; `python3 -m workflow status {name}`"
+        assert done.stderr.endswith(f"{line} shows its state\n"), done.stderr
         return record.identity
 
     def wait_for_steps(self, name: str) -> None:
-        """Until a run is in the middle of training."""
-        told = f"{name} does not train"
-        self.cluster.wait_for((self.run(name) / TRAIN_LOG).exists, WORLD, told)
+        """Wait until a run trains."""
+        message = f"{name} does not train"
+        self.cluster.wait_for((self.run(name) / TRAIN_LOG).exists, WORLD, message)
 
     def wait_for_end(self, name: str, number: str, state: str = "COMPLETED") -> None:
         try:
@@ -113,14 +106,14 @@ def newest(run: Path) -> Path:
 
 
 def samples(run: Path) -> list[dict[str, Any]]:
-    """What the model answered last."""
+    """The last predictions."""
     last = max(run.glob("temperature=*"), key=lambda file: int(file.stem.partition("step=")[2]))
     found: list[dict[str, Any]] = json.loads(last.read_text())
     return found
 
 
 def assert_same_weights(run: Path, plain: Path) -> None:
-    """Bit for bit, in the last checkpoints; and so are the last answers."""
+    """The last checkpoints are equal bit for bit, and so are the last predictions."""
     assert newest(run).name == newest(plain).name
     found, wanted = (load_file(newest(one) / "model.safetensors") for one in (run, plain))
     assert found.keys() == wanted.keys()

@@ -1,4 +1,4 @@
-"""Jobs on clusters: submitted, listed, followed and cancelled; and models fetched for them."""
+"""`python3 -m workflow`: submit and manage jobs, compare runs, download models."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Plain python3 is enough."""
+"""The switch from plain python3 to the project's .venv."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ def bare_interpreter(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="needs .venv beside the script")
-def test_an_interpreter_without_packages_goes_on_in_the_venv(tmp_path: Path) -> None:
+def test_an_interpreter_without_packages_continues_in_the_venv(tmp_path: Path) -> None:
     python = bare_interpreter(tmp_path / "bare")
     command = [python, ROOT / "seq2seq.py", "--data_name", "none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -28,7 +28,7 @@ def test_an_interpreter_without_packages_goes_on_in_the_venv(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("python", ["bare", *SYSTEM_PYTHONS])
-def test_without_packages_anywhere_the_way_out_is_told(tmp_path: Path, python: str) -> None:
+def test_missing_packages_are_reported(tmp_path: Path, python: str) -> None:
     shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
     for name in ("seq2seq.py", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
@@ -38,7 +38,8 @@ def test_without_packages_anywhere_the_way_out_is_told(tmp_path: Path, python: s
     assert done.returncode == 2
     setup = tmp_path / "scripts" / "setup"
     assert done.stderr == (
-        f"this needs Python 3.11 or newer with the packages of pyproject.toml; run {setup} once\n"
+        f"{chosen}: lacks the project's packages (expected Python 3.11 or newer with the packages "
+        f"of pyproject.toml). Hint: run {setup}.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""A job begins soon: what is slow to import and not needed yet is not imported."""
+"""Jobs start fast: slow imports that are not needed yet are deferred."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from workflow.runs.mount import Mount
 
 LATER = {"deepspeed", "sklearn", "sacrebleu", "rouge_score", "nltk", "pandas", "accelerate",
          "tensorboard", "wandb"}  # fmt: skip
-"""Of scipy and torch._dynamo, transformers' modeling_utils imports some itself."""
+"""Without scipy and torch._dynamo, of which transformers' modeling_utils imports parts itself."""
 
 JOB = """
 import gc, json, sys
@@ -27,7 +27,7 @@ cli.main("seq2seq", "")
 """
 
 
-def test_before_the_first_step_nothing_is_imported_that_it_does_not_need(mount: Mount) -> None:
+def test_nothing_unneeded_is_imported_before_the_first_step(mount: Mount) -> None:
     words = ["--mount", mount.root, "--model_init_name", "small", "--data_name", "sums"]
     words += ["--eval_on_start", "false", "--num_processes", "1"]
     command = [sys.executable, "-c", JOB, *words]

@@ -1,4 +1,4 @@
-"""What a job may ask of a cluster: flags, the part of a job file, and what is refused."""
+"""Cluster flags and the "cluster" object of a job file, and what is refused."""
 
 import json
 from pathlib import Path
@@ -76,15 +76,15 @@ def test_scripts_leave_the_part_alone(tmp_path: Path) -> None:
     assert problems == []
 
 
-def told(kind: str, flags: list[str], job: list[str] = JOB) -> list[str]:
+def problem_lines(kind: str, flags: list[str], job: list[str] = JOB) -> list[str]:
     return [str(problem) for problem in read_words(kind, [*flags, *job]).problems]
 
 
-def test_everything_wrong_with_the_words_at_once(tmp_path: Path) -> None:
+def test_all_wrong_flags_are_reported_at_once(tmp_path: Path) -> None:
     part = {"num_node": 2, "time": "soon"}
     (tmp_path / "job.json").write_text(json.dumps({"cluster": part}))
     where = f"--config {tmp_path}/job.json"
-    assert told(
+    assert problem_lines(
         "slurm", ["--gpus", "4", "--memory", "lots", "--config", f"{tmp_path}/job.json"]
     ) == [
         "--gpus: an unknown flag (expected a known one). Hint: did you mean --gpu?",
@@ -99,16 +99,16 @@ def test_everything_wrong_with_the_words_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "job", "line"),
     [
-        ([], [], "submit: no job (expected -- seq2seq.py|clf.py [flags]). Hint: write -- seq2seq.py "
-         "or -- clf.py and its flags behind the cluster's."),
+        ([], [], "submit: no job (expected -- seq2seq.py|clf.py [flags]). Hint: add -- seq2seq.py "
+         "or -- clf.py with its flags after the cluster flags."),
         ([], ["--", "train.py"], "submit: 'train.py' (expected -- seq2seq.py|clf.py [flags]). "
-         "Hint: write -- seq2seq.py or -- clf.py and its flags behind the cluster's."),
+         "Hint: add -- seq2seq.py or -- clf.py with its flags after the cluster flags."),
         (["--command", "python3 clf.py"], JOB, "submit: --command and a job after -- "
-         "(expected one of the two). Hint: leave one out."),
+         "(expected one of the two). Hint: remove one."),
     ],
 )  # fmt: skip
 def test_no_job(flags: list[str], job: list[str], line: str) -> None:
-    assert told("slurm", flags, job)[0] == line
+    assert problem_lines("slurm", flags, job)[0] == line
 
 
 def lines_of(cluster: Cluster) -> list[str]:
@@ -121,12 +121,12 @@ def test_secrets_are_named_and_never_written(monkeypatch: pytest.MonkeyPatch) ->
     assert lines_of(Cluster(envs={"HF_TOKEN": None, "KEYBOARD": "de"})) == []
     found = lines_of(Cluster(envs={"HF_TOKEN": "hush", "WANDB_API_KEY": None, "2X": "y"}))
     assert found == [
-        "--envs 'HF_TOKEN': a value for what looks like a secret (expected the name alone). "
+        "--envs 'HF_TOKEN': a value for a likely secret (expected the name alone). "
         "Hint: export it in this shell, and write --envs HF_TOKEN.",
-        "--envs 'WANDB_API_KEY': not set here (expected a variable to pass on). "
-        "Hint: export WANDB_API_KEY, or write WANDB_API_KEY=VALUE if it is no secret.",
-        "--envs '2X': no name of a variable (expected letters, digits and _, no digit first). "
-        "Hint: correct the name.",
+        "--envs 'WANDB_API_KEY': not set in this shell (expected an exported variable). "
+        "Hint: export WANDB_API_KEY, or write WANDB_API_KEY=VALUE if it is not a secret.",
+        "--envs '2X': not a variable name (expected letters, digits and _, not starting with a "
+        "digit). Hint: correct the name.",
     ]
 
 
@@ -136,11 +136,14 @@ def test_secrets_in_shell_lines() -> None:
         "B=2; HF_TOKEN=y cmd",
         "export TOKENIZERS_PARALLELISM=false",
     )
-    found = [line.partition(" found")[0] for line in lines_of(Cluster(setup=lines))]
-    assert found == ["--setup: WANDB_APIKEY=:", "--setup: HF_TOKEN=:"]
+    assert lines_of(Cluster(setup=lines)) == [
+        f"--setup: {name}=: a value for a likely secret (expected the name alone). "
+        f"Hint: write --envs {name} instead."
+        for name in ("WANDB_APIKEY", "HF_TOKEN")
+    ]
 
 
-def test_flags_of_many_words_may_be_given_bit_by_bit() -> None:
+def test_flags_with_several_values_may_be_repeated() -> None:
     flags = ["--slurm", "partition=a", "--slurm", "exclusive", "--envs", "A=1", "--envs", "B=2"]
     asked = read_words("slurm", [*flags, *JOB])
     assert asked.problems == []
@@ -148,30 +151,27 @@ def test_flags_of_many_words_may_be_given_bit_by_bit() -> None:
     assert asked.cluster.envs == {"A": "1", "B": "2"}
 
 
-def test_a_plan_and_a_dry_run_behind_the_dashes() -> None:
+def test_a_plan_and_a_dry_run_after_the_dashes() -> None:
     asked = read_words("slurm", [*JOB, "--dry_run", "--plan_gpus", "4"])
     assert asked.prints_only
     assert [str(problem) for problem in asked.problems] == [
-        "--plan_gpus: a machine to plan for (expected the cluster's words). Hint: write "
-        "--num_nodes, "
+        "--plan_gpus: not supported with submit (expected cluster flags). Hint: set --num_nodes, "
         "--gpus_per_node, --gpu_memory and --memory before the --."
     ]
 
 
-def test_words_without_meaning() -> None:
+def test_unsupported_flags() -> None:
     asked = Cluster(high_priority=True, login=True, gpu_type="a100", mounts=("data",))
     assert lines_of(asked) == [
-        "--mounts 'data': a path that is not whole (expected SOURCE or SOURCE:TARGET, both "
-        "beginning with /). Hint: correct it.",
-        "--mounts: no --container (expected a container to see them). Hint: add --container IMAGE, "
-        "or leave it out: without one all folders are seen.",
-        "--high-priority: a word without meaning on Slurm (expected none there). Hint: leave it "
-        "out; name a partition or a quality of service instead: --slurm partition=NAME or --slurm "
-        "qos=NAME.",
-        "--login: a word without meaning on Slurm (expected none there). Hint: leave it out; "
+        "--mounts 'data': a relative path (expected SOURCE or SOURCE:TARGET, both starting with "
+        "/). Hint: write absolute paths.",
+        "--mounts: set without --container (expected a container). Hint: add --container IMAGE, or "
+        "remove it: without a container all folders are visible.",
+        "--high-priority: not supported by `submit slurm` (expected no value). Hint: remove it, "
+        "and set --slurm partition=NAME or --slurm qos=NAME.",
+        "--login: not supported by `submit slurm` (expected no value). Hint: remove it; "
         "`python3 -m workflow logs -f RUN` follows the job.",
-        "--gpu_type: 'a100' without GPUs (expected with --gpus_per_node). "
-        "Hint: add --gpus_per_node N.",
+        "--gpu_type: 'a100' without --gpus_per_node (expected GPUs). Hint: add --gpus_per_node N.",
     ]
 
 
@@ -205,10 +205,10 @@ def test_an_unknown_cluster() -> None:
     with pytest.raises(BadInput) as caught:
         main(["pbs"])
     assert str(caught.value) == (
-        "submit: 'pbs' (expected one of slurm, kubernetes, local). Hint: write it behind submit."
+        "submit: 'pbs' (expected one of slurm, kubernetes, local). Hint: write it after submit."
     )
 
 
-def test_defaults_ask_for_one_machine_and_nothing_else() -> None:
+def test_defaults_request_one_node_and_nothing_else() -> None:
     asked: dict[str, Any] = {k: v for k, v in vars(Cluster()).items() if v}
     assert asked == {"num_nodes": 1, "max_restarts": 20}

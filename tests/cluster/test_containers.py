@@ -1,6 +1,6 @@
-"""The images' files: pinned as the project is, alike, free of what the linters know, not root.
+"""The files of the images: same pins, same steps, no linter findings, no root user.
 
-No image can be built where tests run; see containers/README.md for what that leaves open.
+No image can be built where the tests run; containers/README.md lists what remains untested.
 """
 
 import os
@@ -41,7 +41,7 @@ def lint(*command: object, text: str | None = None) -> "subprocess.CompletedProc
 
 
 def read_dockerfile(text: str) -> list[Stage]:
-    """What each stage begins with, copies, runs and sets."""
+    """Parse the base, copies, commands and environment of each stage."""
     stages: list[Stage] = []
     for line in text.replace("\\\n", " ").splitlines():
         word, _, rest = line.partition(" ")
@@ -82,7 +82,7 @@ def read_definition(text: str) -> list[Stage]:
     return stages
 
 
-def test_both_images_are_made_of_the_same_in_the_same_steps() -> None:
+def test_both_images_have_the_same_content_and_steps() -> None:
     docker, apptainer = read_dockerfile(DOCKERFILE), read_definition(DEFINITION)
     assert len(docker) == len(apptainer) == 2
     for ours, theirs in zip(docker, apptainer, strict=True):
@@ -102,7 +102,7 @@ def test_the_image_is_not_run_as_root() -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), "a number: Kubernetes cannot judge a name"
 
 
-def test_docker_is_given_what_is_copied_and_nothing_else() -> None:
+def test_the_docker_context_has_only_what_is_copied() -> None:
     allowed = [
         line for line in (ROOT / ".dockerignore").read_text().splitlines()
         if line and not line.startswith("#")
@@ -124,12 +124,12 @@ def test_versions_are_the_project_s() -> None:
     (python,) = set(re.findall(r"python3\.(\d+)", INSTALL))
     assert PROJECT["requires-python"] == ">=3.11,<3.14"
     assert 11 <= int(python) < 14
-    # Ubuntu 24.04 has Python 3.12; another base wants another look.
+    # Ubuntu 24.04 has Python 3.12; check this again for another base.
     assert (python, DOCKERFILE.count("-ubuntu24.04")) == ("12", 2)
 
 
 def test_the_image_has_what_a_job_may_need_and_no_tools() -> None:
-    """The lines of `packages` that list what is installed, run as they stand."""
+    """Run the lines of `packages` that list the packages, unchanged."""
     found = re.search(r"python3\.12 -c '(.*?)' >/tmp/needed\.txt", INSTALL, re.DOTALL)
     assert found
     command = [sys.executable, "-c", found[1]]
@@ -144,8 +144,8 @@ def test_cuda_is_named_once_and_for_this_torch() -> None:
     (cuda,) = re.findall(r"^ARG CUDA=(\d+\.\d+\.\d+)$", DOCKERFILE, re.MULTILINE)
     files = [path.read_text() for path in FOLDER.iterdir() if path.suffix != ".md"]
     assert sum(text.count(cuda) for text in files) == 1
-    told = f"torch {PINS['torch']} on PyPI is built for CUDA {cuda.rpartition('.')[0]} "
-    assert told in DOCKERFILE, "look up what the new torch is built for"
+    line = f"torch {PINS['torch']} on PyPI is built for CUDA {cuda.rpartition('.')[0]} "
+    assert line in DOCKERFILE, "update the CUDA version of the new torch"
 
 
 def scripts() -> list[Path]:
@@ -190,7 +190,7 @@ def test_a_broken_script_is_rejected() -> None:
 def run_build(
     folder: Path, programs: dict[str, str], *words: str
 ) -> "subprocess.CompletedProcess[str]":
-    """containers/build where there are these programs only, besides the shell's own."""
+    """Run containers/build with only these programs and the shell's own in PATH."""
     for name in ("bash", "dirname", "env", "sed"):
         (folder / name).symlink_to(shutil.which(name) or name)
     for name, body in programs.items():
@@ -226,25 +226,25 @@ def test_one_image_is_built_under_another_tag(tmp_path: Path, what: str, last: s
 
 
 @pytest.mark.parametrize(
-    ("programs", "words", "told"),
+    ("programs", "words", "message"),
     [
-        ({}, ["docker"], "no docker here: install it, or build where there is one"),
-        ({"docker": NOTE}, [], "no apptainer here: install it, or build where there is one"),
+        ({}, ["docker"], "docker not found. Hint: install it, or build elsewhere."),
+        ({"docker": NOTE}, [], "apptainer not found. Hint: install it, or build elsewhere."),
         (
             {"docker": "[ $1 != info ]"}, ["docker"],
-            "docker is here, but its daemon does not answer; docker info says why",
+            "the docker daemon does not answer. Hint: run docker info for the reason.",
         ),
     ],
 )  # fmt: skip
-def test_what_lacks_for_building_is_told_before_anything_is_built(
-    tmp_path: Path, programs: dict[str, str], words: list[str], told: str
+def test_missing_build_tools_are_reported_before_anything_is_built(
+    tmp_path: Path, programs: dict[str, str], words: list[str], message: str
 ) -> None:
     done = run_build(tmp_path, programs, *words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"containers/build: {told}\n"
+    assert done.stderr == f"containers/build: {message}\n"
 
 
-def test_other_words_are_answered_with_the_usage(tmp_path: Path) -> None:
+def test_unknown_arguments_print_the_usage(tmp_path: Path) -> None:
     done = run_build(tmp_path, {}, "podman")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Builds the images: containers/build [docker|apptainer|both]")
@@ -264,10 +264,8 @@ sys.exit(main("seq2seq", ""))
 
 
 @pytest.mark.parametrize(("stage", "offload"), [("1", "optimizer"), ("3", "all")])
-def test_no_operation_of_deepspeed_s_own_is_compiled(
-    tmp_path: Path, stage: str, offload: str
-) -> None:
-    """So the final image needs no compiler and no nvcc."""
+def test_no_deepspeed_operation_is_compiled(tmp_path: Path, stage: str, offload: str) -> None:
+    """The final image needs no compiler and no nvcc."""
     mount = make_mount(tmp_path / "mount")
     words = ["--mount", mount.root, "--model_init_name", "small", "--data_name", "sums"]
     words += ["--num_processes", "1", "--zero_stage", stage, "--offload", offload]

@@ -1,4 +1,4 @@
-"""What is asked of kubectl, and what its answers mean; a shell script stands for it."""
+"""Commands sent to kubectl and the parsing of its output, with a shell script in its place."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from workflow.cluster.job_record import JobRecord
 from workflow.cluster.kubernetes.client import Kubernetes, kubectl, newest_pods, read_state
-from workflow.cluster.scheduler import JobState, NotAsked
+from workflow.cluster.scheduler import JobState, NotChecked
 from workflow.core.errors import BadInput
 
 NO_PODS = json.dumps({"apiVersion": "v1", "kind": "List", "items": []})
@@ -24,7 +24,7 @@ def condition(kind: str, reason: str = "", message: str = "", status: str = "Tru
 
 
 def job(*conditions: Any, completions: int = 2, **status: Any) -> str:
-    """A Job as the API answers it, in the fields that are read and some that are not."""
+    """A Job as the API returns it, with the fields that are read and some others."""
     return json.dumps(
         {
             "apiVersion": "batch/v1",
@@ -65,8 +65,8 @@ UNSCHEDULED = condition("PodScheduled", "Unschedulable", "0/4 nodes have it", "F
 @pytest.mark.parametrize(
     ("job", "pods", "state"),
     [
-        ("", NO_PODS, JobState("gone", "the cluster has no such job")),
-        (job(), NO_PODS, JobState("pending", "pod 0 is not made yet")),
+        ("", NO_PODS, JobState("gone", "job not found in the cluster")),
+        (job(), NO_PODS, JobState("pending", "pod 0 not created yet")),
         (
             job(condition("Suspended", "JobSuspended", "Job suspended")),
             NO_PODS,
@@ -193,7 +193,7 @@ if [[ -f $0.refusal ]]; then cat "$0.refusal" >&2; exit 1; fi
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kubectl that answers with the file kubectl.WORD, or refuses with what kubectl.refusal."""
+    """A kubectl that prints the file kubectl.WORD, or fails with the text of kubectl.refusal."""
     path = tmp_path / "kubectl"
     path.write_text(FAKE)
     path.chmod(0o755)
@@ -205,16 +205,16 @@ def asked(fake: Path) -> list[str]:
     return Path(f"{fake}.asked").read_text().splitlines()
 
 
-def test_a_manifest_is_handed_over(fake: Path) -> None:
+def test_a_manifest_is_applied(fake: Path) -> None:
     kubectl(["apply", "-f", "-"], "nlp", "kind: Job\n")
     assert asked(fake) == ["apply -f - --namespace=nlp --request-timeout=30s"]
     assert Path(f"{fake}.given").read_text() == "kind: Job\n"
 
 
-def test_a_job_goes_with_its_service(fake: Path) -> None:
+def test_cancelling_deletes_the_job_and_its_service(fake: Path) -> None:
     Kubernetes().cancel(record())
-    told = "delete job,service sums --ignore-not-found --wait=false --request-timeout=30s"
-    assert asked(fake) == [told]
+    deletion = "delete job,service sums --ignore-not-found --wait=false --request-timeout=30s"
+    assert asked(fake) == [deletion]
 
 
 def test_state_asks_for_the_job_and_its_pods(fake: Path) -> None:
@@ -252,19 +252,19 @@ def test_logs_of_a_job_without_pods(fake: Path) -> None:
     with pytest.raises(BadInput) as raised:
         Kubernetes().show_log(record(), Path(), follow=True)
     assert str(raised.value) == (
-        "job sums: no pod (expected its pod 0). Hint: wait until it has started; pods that have"
-        " ended are kept as long as their job."
+        "job sums: has no pod 0 (expected a pod). Hint: wait until the job starts; finished pods"
+        " are kept as long as their job."
     )
 
 
-def test_a_refusal_is_told_by_its_first_lines(fake: Path) -> None:
+def test_a_refusal_is_reported_by_its_first_lines(fake: Path) -> None:
     refusal = "\n".join(f"line {number}" for number in range(1, 9))
     Path(f"{fake}.refusal").write_text(refusal)
     with pytest.raises(BadInput) as raised:
         kubectl(["apply", "-f", "-"], None)
     assert str(raised.value) == (
-        "kubectl apply: exit status 1 (line 1; line 2; line 3) (expected a cluster that does"
-        " it). Hint: mend that, and see whether `kubectl apply` works here by itself."
+        "kubectl apply: exit status 1 (line 1; line 2; line 3) (expected exit status 0). Hint:"
+        " fix that error, then run the same command again."
     )
 
 
@@ -277,22 +277,22 @@ def test_a_refusal_is_told_by_its_first_lines(fake: Path) -> None:
         "error: current-context is not set",
     ],
 )
-def test_a_cluster_out_of_reach_is_no_refusal(fake: Path, last: str) -> None:
+def test_an_unreachable_cluster_is_not_a_refusal(fake: Path, last: str) -> None:
     Path(f"{fake}.refusal").write_text(f"E1129 10:37:31.7 memcache.go:265] tried\n{last}\n")
     with pytest.raises(BadInput) as raised:
         kubectl(["apply", "-f", "-"], None)
     assert str(raised.value) == (
-        f"kubectl: no cluster within reach ({last}) (expected a cluster that answers). Hint: see "
-        "whether `kubectl get jobs` works here; without --apply the manifest is printed."
+        f"kubectl: cannot reach a cluster ({last}) (expected a reachable cluster). Hint: make "
+        "`kubectl get jobs` work here, or remove --apply to print the manifest."
     )
-    assert isinstance(raised.value.problems[0], NotAsked)
+    assert isinstance(raised.value.problems[0], NotChecked)
 
 
-def test_without_kubectl_this_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_kubectl_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadInput) as raised:
         Kubernetes().cancel(record())
     assert str(raised.value) == (
-        "kubectl: No such file or directory (expected Kubernetes' command line). Hint: install it,"
-        " and let `kubectl get jobs` work here."
+        "kubectl: No such file or directory (expected an executable command). Hint: install it,"
+        " and configure it so that `kubectl get jobs` works."
     )

@@ -1,7 +1,6 @@
-"""Manifests as whole files and against the API's schema, and what the pods' script does.
+"""Manifests against golden files and the API's schema, and the behaviour of the pods' script.
 
-No API server has seen these manifests: the schema knows fields and types, not what a server checks
-beyond them.
+The schema covers fields and types only; no API server has validated these manifests.
 """
 
 import dataclasses
@@ -115,7 +114,7 @@ def pod_of(submission: Submission, cluster: Cluster) -> dict[str, Any]:
 
 
 def expand(text: str, value: str = "EXPANDED") -> str:
-    """What a container gets of `text`, where each variable has this value."""
+    """Expand `text` like Kubernetes does for a container; each variable has this value."""
     return re.sub(r"\$(?:(\$)|\([^)]*\))", lambda found: found[1] or value, text)
 
 
@@ -133,7 +132,7 @@ def with_settings(cluster: Cluster, **changes: Any) -> Cluster:
 
 
 @pytest.mark.parametrize("size", JOBS)
-def test_a_manifest_is_this_file(size: str) -> None:
+def test_manifests_equal_their_golden_files(size: str) -> None:
     assert problems(*JOBS[size]) == []
     assert manifest(*JOBS[size]) == (GOLDEN / f"kubernetes_{size}.yaml").read_text()
 
@@ -155,7 +154,7 @@ def objects_in(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_the_schema_rejects_an_unknown_field_wherever_it_is() -> None:
-    """So the test above can fail. Labels and amounts have any name."""
+    """The test above can fail. Labels and amounts may have any name."""
     free = ("labels", "annotations", "selector", "nodeSelector", "requests", "limits")
     tried = 0
     for document in documents(LARGE, TWO_NODES):
@@ -176,8 +175,8 @@ def test_no_secret_goes_by_value(size: str) -> None:
     assert SECRET not in manifest(*JOBS[size])
 
 
-def test_any_parser_takes_a_text_for_a_text() -> None:
-    """Kubernetes' takes 12e4567 and y for a number and a truth, where Python's does not."""
+def test_strings_are_strings_to_any_yaml_parser() -> None:
+    """Kubernetes' parser reads 12e4567 as a number and y as a boolean, Python's does not."""
     odd = ["12e4567", "0o17", "1_000", "y", "N", "on", "null", "0815", "", "1:30", "~", ".5"]
     cluster = dataclasses.replace(ONE_NODE, envs={f"E{n}": text for n, text in enumerate(odd)})
     written = manifest(SMALL, cluster)
@@ -186,7 +185,7 @@ def test_any_parser_takes_a_text_for_a_text() -> None:
     assert [variable["value"] for variable in env][-len(odd) :] == odd
 
 
-def test_what_kubernetes_expands_is_kept_from_it() -> None:
+def test_what_kubernetes_would_expand_is_escaped() -> None:
     draw = random.Random(0)
     for _ in range(2000):
         text = "".join(draw.choices("$$$(())A ", k=draw.randint(0, 8)))
@@ -235,7 +234,7 @@ def random_names(count: int) -> list[str]:
     return sorted(names)
 
 
-def test_every_run_has_a_name_of_its_own_that_pods_and_services_may_have() -> None:
+def test_every_run_has_a_unique_valid_name_for_pods_and_services() -> None:
     names = random_names(3000)
     labels = [job_name(dataclasses.replace(SMALL, run_name=name), ONE_NODE) for name in names]
     assert len(set(labels)) == len(names)
@@ -256,11 +255,11 @@ def test_every_run_has_a_name_of_its_own_that_pods_and_services_may_have() -> No
         ("…", "run-b4935894"),
     ],
 )
-def test_a_name_is_changed_where_it_has_to_be(run: str, label: str) -> None:
+def test_invalid_names_are_changed(run: str, label: str) -> None:
     assert job_name(dataclasses.replace(SMALL, run_name=run), ONE_NODE) == label
 
 
-def test_the_users_own_name_comes_first_and_is_of_this_run_alone() -> None:
+def test_a_name_of_the_user_is_made_unique_per_run() -> None:
     named = dataclasses.replace(ONE_NODE, name="mine")
     first = job_name(SMALL, named)
     assert first.startswith("mine-")
@@ -271,7 +270,7 @@ def test_the_users_own_name_comes_first_and_is_of_this_run_alone() -> None:
 # Problems
 
 
-def told(submission: Submission, cluster: Cluster) -> list[str]:
+def problem_lines(submission: Submission, cluster: Cluster) -> list[str]:
     return [str(problem) for problem in problems(submission, cluster)]
 
 
@@ -280,104 +279,103 @@ def told(submission: Submission, cluster: Cluster) -> list[str]:
     [
         (
             {"container": None},
-            "--container: none (expected an image that the nodes can fetch;"
-            " write --container REGISTRY/IMAGE:TAG",
+            "--container: not set (expected an image that the nodes can pull). Hint: set"
+            " --container REGISTRY/IMAGE:TAG.",
         ),
         (
             {"container": "pyxis:nvcr.io#nvidia/pytorch"},
             "--container: 'pyxis:nvcr.io#nvidia/pytorch' (expected an image that the nodes"
-            " can fetch). Hint: write --container REGISTRY/IMAGE:TAG.",
+            " can pull). Hint: set --container REGISTRY/IMAGE:TAG.",
         ),
         (
             {"time": 3600},
-            "--time: a word without meaning on Kubernetes (expected none there). Hint: leave it"
-            " out: a pod runs until it ends or is evicted, and then goes on.",
+            "--time: not supported by `submit kubernetes` (expected no value). Hint: remove it:"
+            " pods have no time limit, and the run resumes after an eviction.",
         ),
         (
             {"dependency": "other"},
-            "--dependency: a word without meaning on Kubernetes (expected none there). Hint: leave"
-            " it out, and submit this job when that one is done.",
+            "--dependency: not supported by `submit kubernetes` (expected no value). Hint: remove"
+            " it, and submit this job when the other is done.",
         ),
         (
             {"slurm": {"partition": "gpu"}},
-            "--slurm: a word without meaning on Kubernetes (expected none there). Hint: leave it"
-            " out; Kubernetes' own settings are words of --kubernetes.",
+            "--slurm: not supported by `submit kubernetes` (expected no value). Hint: remove it,"
+            " and use --kubernetes for Kubernetes settings.",
         ),
         (
             {"high_priority": True},
-            "--high-priority: a word without meaning on Kubernetes (expected none there;"
-            " leave it out). Hint: name a class instead: --kubernetes priority_class=NAME.",
+            "--high-priority: not supported by `submit kubernetes` (expected no value). Hint:"
+            " remove it, and set --kubernetes priority_class=NAME.",
         ),
         (
             {"kubernetes": None},
-            "--kubernetes: neither pvc nor host_path (expected one place of the mount). Hint: write"
-            " --kubernetes pvc=CLAIM, or host_path=FOLDER where every node has it.",
+            "--kubernetes: neither pvc nor host_path (expected one location of the mount). Hint:"
+            " set --kubernetes pvc=CLAIM, or host_path=FOLDER if every node has that folder.",
         ),
         (
             {"kubernetes": {"pvc": "a", "host_path": "/b"}},
-            "--kubernetes: pvc and host_path (expected one place of the mount). Hint: write"
-            " --kubernetes pvc=CLAIM, or host_path=FOLDER where every node has it.",
+            "--kubernetes: pvc and host_path (expected one location of the mount). Hint: set"
+            " --kubernetes pvc=CLAIM, or host_path=FOLDER if every node has that folder.",
         ),
         (
             {"kubernetes": {"pvc_path": "a", "host_path": "/b"}},
-            "--kubernetes pvc_path: it without pvc (expected a claim it is in). Hint: leave it out,"
-            " and write the whole path as host_path.",
+            "--kubernetes pvc_path: set without pvc (expected pvc=CLAIM). Hint: remove it, and set"
+            " host_path to the full path.",
         ),
         (
             {"kubernetes": {"host_path": "b"}},
-            "--kubernetes host_path: 'b' (expected a folder, beginning with /). Hint: write it as"
-            " --kubernetes host_path=FOLDER.",
+            "--kubernetes host_path: 'b' (expected an absolute path). Hint: write --kubernetes"
+            " host_path=FOLDER.",
         ),
         (
             {"kubernetes": {"pvc": "a", "nmaespace": "b"}},
-            "--kubernetes nmaespace: an unknown setting (expected a known one). Hint: did you mean"
-            " namespace?",
+            "--kubernetes nmaespace: unknown setting (expected a setting of --kubernetes). Hint:"
+            " did you mean namespace?",
         ),
         (
             {"kubernetes": {"pvc": "a", "xyzzy": "b"}},
-            "--kubernetes xyzzy: an unknown setting (expected a known one). Hint: known are pvc,"
-            " pvc_path, host_path, namespace, queue, priority_class, service_account,"
+            "--kubernetes xyzzy: unknown setting (expected a setting of --kubernetes). Hint: choose"
+            " from pvc, pvc_path, host_path, namespace, queue, priority_class, service_account,"
             " image_pull_secret, secret, project, gpu_resource, shm, run_as_user, node_selector,"
             " tolerations, labels, annotations.",
         ),
         (
             {"kubernetes": {"pvc": "a", "labels": "team=nlp"}},
-            "--kubernetes labels: 'team=nlp' (expected a JSON object of texts). Hint: write it as"
-            """ --kubernetes labels='{"NAME": "TEXT"}'"".",
+            "--kubernetes labels: 'team=nlp' (expected a JSON object of strings). Hint: write"
+            """ --kubernetes labels='{"NAME": "TEXT"}'.""",
         ),
         (
             {"envs": {"HF_TOKEN": None, "HF_HOME": "/x", "WANDB_API_KEY": None}},
-            "--envs HF_TOKEN WANDB_API_KEY: names alone (expected a Secret of the cluster"
-            " that holds what they are). Hint: add --kubernetes secret=NAME, whose keys are the"
-            " variables' names.",
+            "--envs HF_TOKEN WANDB_API_KEY: names without values (expected a Secret with these"
+            " keys). Hint: add --kubernetes secret=NAME.",
         ),
         (
             {"envs": {"WORKFLOW_MOUNT": "/x"}},
-            "--envs WORKFLOW_MOUNT: a variable (expected none: pods have the mount at"
-            " /model_mount). Hint: leave it out.",
+            "--envs WORKFLOW_MOUNT: reserved in pods (expected the mount at /model_mount). Hint:"
+            " remove it.",
         ),
     ],
 )
-def test_a_problem_is_told_in_one_line(changes: dict[str, Any], line: str) -> None:
-    assert told(SMALL, dataclasses.replace(ONE_NODE, **changes)) == [line]
+def test_a_problem_is_one_line(changes: dict[str, Any], line: str) -> None:
+    assert problem_lines(SMALL, dataclasses.replace(ONE_NODE, **changes)) == [line]
 
 
 @pytest.mark.parametrize("flags", [("--overwrite_output_dir",), ("--overwrite_output_dir=true",)])
-def test_a_job_that_begins_again_each_time_is_refused(flags: tuple[str, ...]) -> None:
-    assert told(dataclasses.replace(SMALL, arguments=flags), ONE_NODE) == [
-        "--overwrite_output_dir: a flag by which a pod that is made again would remove the"
-        " run (expected a run that goes on). Hint: leave it out, and remove"
-        " /home/me/mount/models/sums-100 or choose another --training_run_name."
+def test_a_job_that_overwrites_its_run_is_refused(flags: tuple[str, ...]) -> None:
+    assert problem_lines(dataclasses.replace(SMALL, arguments=flags), ONE_NODE) == [
+        "--overwrite_output_dir: would delete the run at each restart of its pods (expected a run"
+        " that resumes). Hint: remove the flag, and delete /home/me/mount/models/sums-100 or choose"
+        " another --training_run_name."
     ]
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     settings = {"namespac": "a", "tolerations": "{}", "run_as_user": "root", "shm": "much"}
-    assert len(told(SMALL, Cluster(time=60, kubernetes=settings))) == 7
+    assert len(problem_lines(SMALL, Cluster(time=60, kubernetes=settings))) == 7
 
 
 def test_every_setting_is_used() -> None:
-    """A setting that the table knows and the manifest does not would be lost in silence."""
+    """No known setting is silently ignored by the manifest."""
     written = manifest(LARGE, TWO_NODES)
     for name in Settings.model_fields:
         if name == "host_path":
@@ -403,7 +401,7 @@ STATES = {
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
-    """The script of a job with a python3 that does what is asked, in place of torchrun."""
+    """The script of a job with a given shell script as python3, in place of torchrun."""
 
     folder: Path
 
@@ -420,7 +418,7 @@ class Pod:
         return (self.folder / "words").read_text().split("\0")[:-1]
 
     def write(self, state: str) -> str:
-        """A shell line that writes status.json as a run does."""
+        """Return a shell line that writes status.json like a run does."""
         written = self.folder / f"{state}.json"
         written.write_text(json.dumps(STATES[state], indent=2))
         return f"sleep 0.05; cp '{written}' '{self.run}/status.json'"  # times have a grain
@@ -465,7 +463,7 @@ def pod(tmp_path: Path) -> Pod:
     ("state", "torchrun", "status"),
     [
         ("done", 0, 0),
-        ("done", 1, 0),  # as where SIGTERM came when all was done
+        ("done", 1, 0),  # e.g. SIGTERM arrived after the end
         ("saved", 0, 75),
         ("saved", 1, 75),
         ("refused", 1, 2),
@@ -503,7 +501,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_sigterm_is_passed_on_and_the_run_waited_for(pod: Pod, times: int) -> None:
+def test_sigterm_is_forwarded_and_the_run_waited_for(pod: Pod, times: int) -> None:
     stop = f"trap '' TERM; sleep 0.3; {pod.write('saved')}; exit 1"
     body = f"trap {shlex.quote(stop)} TERM\nwhile :; do sleep 0.05; done"
     process = pod.start(body)
@@ -525,7 +523,7 @@ def test_sigterm_before_the_job_ends_the_pod(pod: Pod, tmp_path: Path) -> None:
     assert not pod.started.exists()
 
 
-def test_every_word_arrives_as_it_was_given(pod: Pod) -> None:
+def test_arguments_arrive_unchanged(pod: Pod) -> None:
     arguments = ("--template", "a 'b' \"c\"\n$HOME $(ls) $$ `ls` \\ é *", "--data", "-")
     assert pod.ends("exit 0", arguments=arguments) == 0
     assert pod.words == [
@@ -536,7 +534,7 @@ def test_every_word_arrives_as_it_was_given(pod: Pod) -> None:
 
 
 @pytest.mark.parametrize(("index", "is_host"), [(0, 1), (1, 0), (10, 0)])
-def test_pod_0_holds_the_meeting_place(pod: Pod, index: int, is_host: int) -> None:
+def test_pod_0_hosts_the_rendezvous(pod: Pod, index: int, is_host: int) -> None:
     setup = (f"JOB_COMPLETION_INDEX={index}",)
     cluster = dataclasses.replace(ONE_NODE, num_nodes=2, setup=setup)
     assert pod.ends("exit 0", cluster) == 0

@@ -1,4 +1,4 @@
-"""Jobs given as one shell command, as in the command lines they were submitted with before."""
+"""Jobs given as one shell command, as in earlier command lines."""
 
 import dataclasses
 from pathlib import Path
@@ -56,44 +56,44 @@ def test_lines_before_the_job_come_before_it(shared: Path) -> None:
     assert (found.task, found.arguments) == ("clf", ("--seed", "1"))
 
 
-def test_without_a_shared_folder_data_is_a_folder_as_any(shared: Path) -> None:
+def test_without_a_shared_folder_data_is_an_ordinary_folder(shared: Path) -> None:
     found = read_command("cd workflow; python3 clf.py", None, shared)
     assert found.folder == shared / "workflow"
 
 
-MEND = "write the job behind -- instead: -- seq2seq.py [flags]"
+HINT = "write the job after -- instead: -- seq2seq.py [flags]."
 
 
 @pytest.mark.parametrize(
     ("text", "found", "expected"),
     [
         ("python3 train.py", "'python3 train.py'",
-         "python3 seq2seq.py … or clf.py … in it"),
+         "a command with seq2seq.py or clf.py"),
         ("cd data/workflow; python3 clf.py | tee log", "'|'",
-         "words without what a shell would make of $, `, <, >, | or ( )"),
+         "arguments without shell syntax ($, `, <, >, |, parentheses)"),
         ("cd data/workflow; python3 clf.py --seed $SEED", "'$SEED'",
-         "words without what a shell would make of $, `, <, >, | or ( )"),
-        ("cd data/workflow; python3 clf.py &", "'&'", "a job that is waited for"),
+         "arguments without shell syntax ($, `, <, >, |, parentheses)"),
+        ("cd data/workflow; python3 clf.py &", "'&'", "a job in the foreground"),
         ("cd data/workflow || exit; python3 clf.py", "'cd data/workflow || exit'",
          "cd FOLDER"),
         ("cd data/workflow; true & python3 clf.py", "'&'", "commands joined by ; or &&"),
-        ("cd data/workflow; python3 clf.py; rm -r x", "'rm -r x'", "nothing behind the job"),
+        ("cd data/workflow; python3 clf.py; rm -r x", "'rm -r x'", "nothing after the job"),
         ("cd data/workflow; deepspeed clf.py", "'deepspeed clf.py'", "python3 before the script"),
         ("bash -c 'python3 clf.py", "\"bash -c 'python3 clf.py\" (No closing quotation)",
-         "a whole shell command"),
+         "a complete shell command"),
     ],
 )  # fmt: skip
-def test_what_is_not_that_is_refused(shared: Path, text: str, found: str, expected: str) -> None:
+def test_other_commands_are_refused(shared: Path, text: str, found: str, expected: str) -> None:
     with pytest.raises(BadInput) as caught:
         read_command(text, str(shared), shared)
-    assert str(caught.value) == f"--command: {found} (expected {expected}). Hint: {MEND}"
+    assert str(caught.value) == f"--command: {found} (expected {expected}). Hint: {HINT}"
 
 
-def test_a_script_that_is_not_there(shared: Path) -> None:
+def test_a_missing_script(shared: Path) -> None:
     with pytest.raises(BadInput) as caught:
         read_command("cd data/other; python3 clf.py", str(shared), shared)
     assert str(caught.value) == (
-        f"--command: '{shared}/other/clf.py' (expected a script that is there). Hint: {MEND}"
+        f"--command: '{shared}/other/clf.py' (expected an existing script). Hint: {HINT}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs as they stand, from what their folders say and what their clusters add."""
+"""The state of runs, from their folders and their schedulers."""
 
 import json
 import os
@@ -35,12 +35,12 @@ RUNNING = {"state": "running"}
         ({}, JobState("failed", "NODE_FAIL"), False, "failed"),
         ({}, JobState("cancelled", "CANCELLED"), False, "cancelled"),
         ({}, JobState("gone"), False, "failed"),
-        ({}, JobState("done"), False, "done"),  # as an audit, or where the mount is not seen
+        ({}, JobState("done"), False, "done"),  # e.g. an audit, or a mount not visible here
         ({}, JobState("unknown", "no network"), False, "unknown"),
         (RUNNING, JobState("unknown", "no network"), True, "running"),
         (RUNNING, JobState("unknown", "no network"), False, "unknown"),
         (RUNNING, JobState("running"), True, "running"),
-        (RUNNING, JobState("running"), False, "starting"),  # again, after it was killed
+        (RUNNING, JobState("running"), False, "starting"),  # restarted after it was killed
         (RUNNING, JobState("pending", "BeginTime"), False, "pending"),
         (RUNNING, JobState("failed", "NODE_FAIL"), False, "failed"),
         (RUNNING, JobState("gone"), True, "running"),
@@ -67,9 +67,8 @@ def test_why() -> None:
     assert judge({"state": "failed", "error": "no room"}, None, False)[1] == "no room"
     assert judge(RUNNING, JobState("failed", "NODE_FAIL"), False)[1] == "NODE_FAIL"
     assert judge({"state": "saved"}, JobState("failed", "TIMEOUT"), False) == ("saved", "TIMEOUT")
-    assert (
-        judge({}, JobState("gone"), False)[1] == "it ended before the run began; its log says why"
-    )
+    reason = "job ended before the run started; see its log"
+    assert judge({}, JobState("gone"), False)[1] == reason
 
 
 @pytest.fixture
@@ -79,12 +78,12 @@ def mount(tmp_path: Path) -> Mount:
 
 
 def write_run(mount: Mount, name: str, held: bool = True, **status: Any) -> Path:
-    """A run as its process would have left it a moment ago."""
+    """Write a run's folder like a live process."""
     folder = mount.models / name
     folder.mkdir(parents=True)
-    told = {"state": "running", "step": 10, "max_steps": 100, "restarts": 0, "pid": 7,
+    values = {"state": "running", "step": 10, "max_steps": 100, "restarts": 0, "pid": 7,
             "host": "here", "job_id": None, "time": time.time()}  # fmt: skip
-    (folder / "status.json").write_text(json.dumps(told | status))
+    (folder / "status.json").write_text(json.dumps(values | status))
     args = {"train_batch_size": 8, "gradient_accumulation_steps": 2}
     (folder / "training_args.json").write_text(json.dumps(args))
     line = {"step": 20, "loss": 1.23456, "examples_per_second": 4.0}
@@ -99,8 +98,8 @@ def test_a_run_that_runs(mount: Mount) -> None:
     found = look(mount, "a")
     assert (found.word, found.step, found.seconds_left) == ("running", 20, 80 * 16 / 4.0)
     assert describe(found, mount) == [
-        "a: running, step 20 of 100",
-        "  loss 1.235, 4 examples/s, about 5 min of steps left",
+        "a: running, step 20/100",
+        "  loss 1.235, 4 examples/s, about 5 min left without evaluations",
         "  pid 7 on here",
         f"  {folder}",
     ]
@@ -111,8 +110,8 @@ def test_a_run_whose_process_is_gone(mount: Mount) -> None:
     long_ago = time.time() - 3600
     os.utime(folder / LOCK_FILE, (long_ago, long_ago))
     assert describe(look(mount, "a"), mount)[:3] == [
-        "a: lost, step 10 of 100",
-        "  its process ended without a word; the same command goes on",
+        "a: lost, step 10/100",
+        "  process died without reporting a status; rerun the command to resume",
         "  loss 1.235",
     ]
 
@@ -123,9 +122,9 @@ def test_a_table_of_runs_and_jobs(mount: Mount) -> None:
     (mount.models / "model").mkdir()
     (mount.models / ".cache").mkdir()
     assert table([look(mount, name) for name in run_names(mount)]) == [
-        "run      state    step     loss   examples/s  left   restarts  job",
-        "group/b  done     100/100  1.235  -           -      2         slurm job 17",
-        "a        running  20/100   1.235  4           5 min  0         pid 7 on here",
+        "run      state    step     loss   examples/s  time left  restarts  job",
+        "group/b  done     100/100  1.235  -           -          2         slurm job 17",
+        "a        running  20/100   1.235  4           5 min      0         pid 7 on here",
     ]
 
 
@@ -136,7 +135,7 @@ def test_a_job_that_has_not_begun_is_in_the_table(mount: Mount) -> None:
     assert read_record(folder_of(mount, "x/y")) == record
     assert run_names(mount) == ["x/y"]
     assert look(mount, "x/y") == Overview(
-        "x/y", "unknown", "only elsewhere can tell",
+        "x/y", "unknown", "known only on elsewhere",
         job=f"pid {os.getpid()} on elsewhere",
     )  # fmt: skip
 
@@ -158,7 +157,7 @@ def test_a_local_job_that_has_ended(mount: Mount, state: str, submitted: float, 
     assert look(mount, "a").word == word
 
 
-def test_records_that_cannot_be_read_are_none(mount: Mount) -> None:
+def test_unreadable_records_are_none(mount: Mount) -> None:
     folder = folder_of(mount, "a")
     folder.mkdir(parents=True)
     for text in ("", "[]", "{}", '{"run_name": 1, "other": 2}'):
@@ -171,8 +170,7 @@ def test_no_such_run(mount: Mount) -> None:
     with pytest.raises(BadInput) as caught:
         look(mount, "b")
     assert str(caught.value) == (
-        f"run 'b': no run and no job of this name (expected a run in {mount.models}). "
-        "Hint: choose among a."
+        f"run 'b': does not exist (expected a run in {mount.models}). Hint: choose from a."
     )
 
 

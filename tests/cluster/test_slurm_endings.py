@@ -1,6 +1,6 @@
-"""How the batch script tells who stopped a job. Slurm's commands are stood in for by a few lines.
+"""How the batch script finds out who stopped a job, with shell scripts as Slurm's commands.
 
-What the real ones do is in test_slurm_jobs.py, for which a cluster is brought up.
+test_slurm_jobs.py runs it on a real Slurm.
 """
 
 import os
@@ -38,13 +38,13 @@ def run(
     before: str = "",
     setup: tuple[str, ...] = (),
 ) -> tuple[int, bool]:
-    """The script's exit status, and whether it queued the job again.
+    """Run the script; returns its exit status and whether it requeued the job.
 
     Args:
         code: of srun.
-        state, error: what the run's folder says then; nothing where there is no state.
-        seen: the job's state by squeue.
-        before: what happens while the job runs.
+        state, error: content of the run's status.json; no file if state is "".
+        seen: the job's state in squeue.
+        before: shell commands that srun runs first.
     """
     run_folder, commands = folder / "models" / "run", folder / "commands"
     for made in (run_folder, commands, Mount(folder).jobs / "run"):
@@ -76,7 +76,7 @@ def run(
 
 USR1 = 'kill -USR1 "$PPID"; /bin/sleep 0.5'
 SIGTERM, CRASH = 1, 1
-"""torchrun's status after SIGTERM, and after a process that failed."""
+"""torchrun's exit status after SIGTERM, and after a process failed."""
 
 
 def test_done(tmp_path: Path) -> None:
@@ -130,13 +130,13 @@ def test_what_only_prints(tmp_path: Path) -> None:
     assert run(tmp_path, 0) == (0, False)
 
 
-def test_queued_again_often_enough(tmp_path: Path) -> None:
+def test_requeues_are_limited(tmp_path: Path) -> None:
     assert run(tmp_path / "a", 0, "saved", before=USR1, restarts=2) == (0, True)
     assert run(tmp_path / "b", 0, "saved", before=USR1, restarts=3) == (75, False)
     assert run(tmp_path / "c", 0, "done", restarts=4) == (1, False)
 
 
-def test_a_status_of_before_does_not_count(tmp_path: Path) -> None:
+def test_an_earlier_status_does_not_count(tmp_path: Path) -> None:
     status = tmp_path / "models" / "run"
     old = (
         f'echo \'  "state": "saved",\' > "{status}/status.json"; touch -d @0 "{status}/status.json"'
@@ -150,7 +150,7 @@ def test_the_users_own_lines_cannot_break_it(tmp_path: Path) -> None:
 
 
 def test_the_stop_file_waits_for_the_run(tmp_path: Path) -> None:
-    """Before there is a run its processes are ended; from then on it is asked to save."""
+    """Before the run starts its processes are terminated, afterwards it is asked to save."""
     folder = tmp_path / "models" / "run"
     begins = f"rm {folder}/*; trap '' TERM; kill -USR1 $PPID; touch {folder}/training_args.json; "
     waits = f"until [ -e {folder}/stop ]; do /bin/sleep 0.05; done"

@@ -1,4 +1,4 @@
-"""Jobs of one process on a real Slurm: ended early by all who can, and waiting for each other."""
+"""Jobs of one process on a real Slurm: stopped in every way, and waiting for each other."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from workflow.runs.status import read_status
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = {"max_steps": 100_000, "save_steps": 100_000}
-BEFORE = "it ended before the run began; its log says why"
+BEFORE = "job ended before the run started; see its log"
 EVALUATE = {"no_train": "true", "data_name": "sums", "max_new_tokens": 5, "bf16": "false"}
 
 
@@ -27,15 +27,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def assert_saved(site: Site, name: str, by: str) -> None:
-    """The run saved at a step of its training, and nothing has gone on with it."""
+    """The run saved at a training step, and was not restarted."""
     status = read_status(site.run(name))
     assert {key: status[key] for key in ("state", "restarts")} == {"state": "saved", "restarts": 0}
-    told = f"stopped by {by} at step {status['step']}; the same command resumes from checkpoint-"
-    assert told in site.log(name)
+    line = f"stopped by {by} at step {status['step']}; the same command resumes from checkpoint-"
+    assert line in site.log(name)
 
 
-def test_a_job_whose_time_is_up_goes_on(site: Site) -> None:
-    """Slurm may call half a minute before it was asked to, more than once in a run."""
+def test_a_job_at_its_time_limit_resumes(site: Site) -> None:
+    """Slurm may send the signal half a minute early, more than once in a run."""
     numbers = {
         name: site.submit(name, *words, **site.lasting(600))
         for name, words in (("timed", ("--time", "2m")), ("plain", ()))
@@ -44,13 +44,16 @@ def test_a_job_whose_time_is_up_goes_on(site: Site) -> None:
         site.wait_for_end(name, number)
     restarts = int(site.cluster.job(numbers["timed"])["Restarts"])
     assert restarts > 0
-    assert site.log("timed").count("Slurm asks the job to stop") == restarts
+    assert (
+        site.log("timed").count("received USR1 from Slurm: saving, then requeueing the job")
+        == restarts
+    )
     site.assert_done("timed", restarts)
     site.assert_done("plain", restarts=0)
     assert_same_weights(site.run("timed"), site.run("plain"))
 
 
-def test_a_job_that_makes_room_before_its_run_began_is_queued_again(site: Site) -> None:
+def test_a_job_preempted_before_its_run_started_is_requeued(site: Site) -> None:
     number = site.submit("early", max_steps=20, save_steps=100_000)
     site.cluster.wait_for_state(number, "RUNNING", 60)
     site.cluster.wait_for((site.mount.jobs / "early" / "started").exists, 20)
@@ -64,23 +67,23 @@ def test_a_job_that_makes_room_before_its_run_began_is_queued_again(site: Site) 
 def test_a_cancelled_job_saves_and_stays_cancelled(site: Site) -> None:
     number = site.submit("cancelled", **LONG)
     site.wait_for_steps("cancelled")
-    told = site.call("cancel", "cancelled").stdout
-    assert told == f"asked slurm job {number} to end\n"
+    assert site.call("cancel", "cancelled").stdout == f"cancelling slurm job {number}\n"
     site.wait_for_end("cancelled", number, "CANCELLED")
     assert_saved(site, "cancelled", "SIGTERM")
     time.sleep(15)  # longer than a requeued job waits
     job = site.cluster.job(number)
     assert (job["JobState"], job["Restarts"]) == ("CANCELLED", "0")
     assert (
-        site.call("cancel", "cancelled").stdout == "cancelled has no live job; nothing was done\n"
+        site.call("cancel", "cancelled").stdout
+        == "cancelled has no active job; nothing to cancel\n"
     )
     step = read_status(site.run("cancelled"))["step"]
-    told = site.call("status", "cancelled").stdout
-    assert told.startswith(f"cancelled: saved, step {step} of 100000\n")
+    shown = site.call("status", "cancelled").stdout
+    assert shown.startswith(f"cancelled: saved, step {step}/100000\n")
 
 
 def test_a_stopped_job_is_not_done(site: Site) -> None:
-    """By its user's file `stop`: what waits for the job does not begin."""
+    """Stopped by the user's file `stop`: a dependent job does not start."""
     number = site.submit("stopped", **LONG)
     model = {"model_init_name": "stopped/checkpoint-100000"}
     after = site.submit("after", "--dependency", "stopped", **EVALUATE, **model)
@@ -97,12 +100,12 @@ def test_a_stopped_job_is_not_done(site: Site) -> None:
 
 
 def test_a_job_waits_for_another(site: Site) -> None:
-    first = site.submit("trained", **site.lasting(200))  # until the other one has been looked at
+    first = site.submit("trained", **site.lasting(200))  # until the other one was inspected
     setup = ("--gpus_per_node", "1", "--setup", "echo sees $CUDA_VISIBLE_DEVICES")
     model = {"model_init_name": "trained/checkpoint-200"}
     second = site.submit("judged", "--dependency", "trained", *setup, **EVALUATE, **model)
-    told = site.call("status", "judged").stdout
-    assert told.startswith("judged: pending\n  Dependency\n")
+    shown = site.call("status", "judged").stdout
+    assert shown.startswith("judged: pending\n  Dependency\n")
     site.wait_for_end("trained", first)
     site.wait_for_end("judged", second)
     site.assert_done("judged", restarts=0)
@@ -113,7 +116,7 @@ def test_a_job_waits_for_another(site: Site) -> None:
 
 
 def test_an_earlier_command_line(site: Site) -> None:
-    """As it was written for another tool: `data` is the shared folder, here the project's."""
+    """A command line of another tool: `data` is the shared folder, here the project's parent."""
     command = (
         f'bash -c "export OMP_NUM_THREADS=1; cd data/{ROOT.name}; python3 seq2seq.py '
         '--model_init_name t5-tiny --data_name sums --training_run_name original --max_steps 2"'
@@ -134,14 +137,13 @@ def test_an_earlier_command_line(site: Site) -> None:
     [
         (("--slurm", "partition=nowhere"), "sbatch: invalid partition specified: "
          "nowhere; allocation failure: Invalid partition name specified (expected a job that "
-         "Slurm takes). Hint: correct the words of the cluster part "
-         "(sinfo lists partitions)."),
+         "Slurm accepts). Hint: correct the cluster flags (sinfo lists partitions)."),
         (("--num_nodes", "3"), "sbatch: allocation failure: Requested node configuration is "
-         "not available (expected a job that Slurm takes). Hint: correct the words of the cluster part "
+         "not available (expected a job that Slurm accepts). Hint: correct the cluster flags "
          "(sinfo lists partitions)."),
-        (("--dependency", "99999"), "--dependency '99999': slurm job 99999, which is not "
-         "queued and does not run (gone) (expected a run whose job is queued, runs or is done). Hint: or "
-         "a job's number; submit that one again first; or leave this out, if it ended well."),
+        (("--dependency", "99999"), "--dependency '99999': slurm job 99999 is neither queued nor "
+         "running (gone) (expected a run whose job is queued, running or done, or a job ID). Hint: "
+         "resubmit that job first, or remove --dependency if it succeeded."),
     ],
 )  # fmt: skip
 def test_what_slurm_would_refuse_is_not_queued(
@@ -149,12 +151,12 @@ def test_what_slurm_would_refuse_is_not_queued(
 ) -> None:
     job = ("--", "seq2seq.py", "--model_init_name", "t5-tiny", "--data_name", "sums")
     done = site.call("submit", "slurm", *words, *job, status=2)
-    assert [told for told in done.stderr.splitlines() if ": found " in told] == [line]
+    assert [shown for shown in done.stderr.splitlines() if "). Hint: " in shown] == [line]
     assert not folder_of(site.mount, "t5-tiny_sums_0").exists()
 
 
 @pytest.mark.parametrize("by", ["Slurm", "hand"])
-def test_a_job_is_not_queued_again_forever(site: Site, by: str) -> None:
+def test_requeues_are_limited(site: Site, by: str) -> None:
     number = site.submit(by, "--max_restarts", "0", **LONG)
     site.wait_for_steps(by)
     if by == "Slurm":
@@ -164,12 +166,14 @@ def test_a_job_is_not_queued_again_forever(site: Site, by: str) -> None:
     site.wait_for_end(by, number, "FAILED")
     assert site.cluster.job(number)["Restarts"] == ("0" if by == "Slurm" else "1")
     assert_saved(site, by, "SIGTERM")
-    assert site.log(by).endswith("started again 0 times: not once more (--max_restarts)\n")
+    fact = "not requeued" if by == "Slurm" else "not restarted"
+    reason = "reached the limit of 0 restarts (--max_restarts)"
+    assert site.log(by).endswith(f"{fact}: {reason}\n")
 
 
 @pytest.mark.parametrize("accounting", [False, True])
 def test_a_job_that_the_controller_has_forgotten(tmp_path: Path, accounting: bool) -> None:
-    """One that failed before its run began, and one that was cancelled before it started."""
+    """A job that failed before its run started, and a job cancelled before it started."""
     mount = make_site_mount(tmp_path / "mount")
     with SlurmCluster(accounting, min_job_age=2) as cluster:
         site = Site(cluster, mount)
@@ -181,19 +185,19 @@ def test_a_job_that_the_controller_has_forgotten(tmp_path: Path, accounting: boo
         title = f"slurm job {failed}{' on node1' if accounting else ''}"
         assert site.call("status", "failed").stdout == (
             f"failed: failed\n  {'FAILED' if accounting else BEFORE}\n  {title}\n"
-            f"  {site.run('failed')}\n  its log ends with\n    about to fail\n"
+            f"  {site.run('failed')}\n  end of its log:\n    about to fail\n"
         )
-        told = "cancelled\n  CANCELLED by 0" if accounting else f"failed\n  {BEFORE}"
+        state = "cancelled\n  CANCELLED by 0" if accounting else f"failed\n  {BEFORE}"
         assert site.call("status", "never").stdout == (
-            f"never: {told}\n  slurm job {never}\n  {site.run('never')}\n"
+            f"never: {state}\n  slurm job {never}\n  {site.run('never')}\n"
         )
         assert site.call("logs", "failed").stdout == "about to fail\n"
 
 
-def test_what_a_cluster_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_slurm_commands_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing() == missing(accounting=True) == ""
     monkeypatch.setattr("slurm_cluster.PACKAGES", {"no-such-command": "its-package"})
-    told = "no no-such-command here: apt-get install --no-install-recommends its-package"
-    assert missing() == told
-    with pytest.raises(RuntimeError, match=told), SlurmCluster():
+    message = "no-such-command not found: apt-get install --no-install-recommends its-package"
+    assert missing() == message
+    with pytest.raises(RuntimeError, match=message), SlurmCluster():
         pass

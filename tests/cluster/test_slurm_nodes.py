@@ -1,6 +1,6 @@
-"""Jobs of two nodes with two processes each, on a real Slurm: left alone, and stopped by it.
+"""Jobs of two nodes with two processes each on a real Slurm, undisturbed and stopped by it.
 
-Whatever stops a job, it ends with the weights of the one that was left alone, bit for bit.
+Whatever stops a job, its final weights equal those of the undisturbed job, bit for bit.
 """
 
 import re
@@ -28,8 +28,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the commands say of a run at one moment."""
+class Output:
+    """The output of the commands for a run at one moment."""
 
     status: str
     listed: str
@@ -38,23 +38,23 @@ class Told:
 
 @dataclass(frozen=True)
 class Plain:
-    """A run that was left alone, and what was told of it on its way."""
+    """An undisturbed run, and the output of the commands at its stages."""
 
     run: Path
     number: str
-    pending: Told
-    running: Told
-    done: Told
+    pending: Output
+    running: Output
+    done: Output
 
 
 def job(site: Site) -> dict[str, Any]:
     return site.lasting(100) | {"num_processes": 2, "zero_stage": 2}
 
 
-def look(site: Site, has_log: bool = True) -> Told:
+def look(site: Site, has_log: bool = True) -> Output:
     logs = site.call("logs", "plain", status=0 if has_log else 2)
     said = logs.stdout if has_log else logs.stderr
-    return Told(site.call("status", "plain").stdout, site.call("list").stdout, said)
+    return Output(site.call("status", "plain").stdout, site.call("list").stdout, said)
 
 
 @pytest.fixture(scope="module")
@@ -72,37 +72,37 @@ def test_one_command_leads_from_the_queue_to_samples(site: Site, plain: Plain) -
     site.assert_done("plain", restarts=0)
     answered = [item["orig_d"] for item in samples(plain.run)]
     assert answered == addition_records(7, start=5)
-    told = site.cluster.job(plain.number)
-    assert {key: told[key] for key in ("NodeList", "NumTasks", "Restarts", "ExitCode")} == {
+    shown = site.cluster.job(plain.number)
+    assert {key: shown[key] for key in ("NodeList", "NumTasks", "Restarts", "ExitCode")} == {
         "NodeList": "node[1-2]", "NumTasks": "2", "Restarts": "0", "ExitCode": "0:0",
     }  # fmt: skip
 
 
-def test_it_is_told_where_a_job_stands(plain: Plain) -> None:
+def test_commands_show_the_state_of_a_job(plain: Plain) -> None:
     title, run = f"slurm job {plain.number}", plain.run
-    head = "run    state    step  loss  examples/s  left  restarts  job\n"
-    assert plain.pending == Told(
+    head = "run    state    step  loss  examples/s  time left  restarts  job\n"
+    assert plain.pending == Output(
         f"plain: pending\n  JobHeldUser\n  {title}\n  {run}\n",
-        f"{head}plain  pending  -     -     -           -     0         {title}\n",
-        f"{run.parent}/.jobs/plain/log: no log yet (expected a job that has begun). "
-        "Hint: wait until the job has begun, or follow it with -f.\n",
+        f"{head}plain  pending  -     -     -           -          0         {title}\n",
+        f"{run.parent}/.jobs/plain/log: does not exist yet (expected a started job). "
+        "Hint: wait until the job starts, or add -f.\n",
     )
     number = r"[\d.e+]+"
     assert re.fullmatch(
-        rf"plain: running, step \d+ of 100\n  loss {number}, {number} examples/s, about \d+ \w+ of "
-        rf"steps left\n  {title} on node\[1-2\]\n  {run}\n  its log ends with\n(    .+\n)+",
+        rf"plain: running, step \d+/100\n  loss {number}, {number} examples/s, about \d+ \w+ left "
+        rf"without evaluations\n  {title} on node\[1-2\]\n  {run}\n  end of its log:\n(    .+\n)+",
         plain.running.status,
     ), plain.running.status
     assert re.search(
         rf"\nplain  running  \d+/100 +{number} +{number} +\d+ \w+ +0 +{title} on node\[1-2\]\n",
         plain.running.listed,
     ), plain.running.listed
-    assert plain.done.status.startswith("plain: done, step 100 of 100\n  loss ")
+    assert plain.done.status.startswith("plain: done, step 100/100\n  loss ")
     assert re.search(rf"\nplain  done   100/100 +{number} +- +- +0 +{title}\n", plain.done.listed)
     assert plain.done.logs.startswith(plain.running.logs)
 
 
-def test_a_job_that_made_room_goes_on(site: Site, plain: Plain) -> None:
+def test_a_preempted_job_resumes(site: Site, plain: Plain) -> None:
     number = site.submit("preempted", *TWO_NODES, **job(site))
     site.wait_for_steps("preempted")
     site.cluster.queue("sleep 1", "--partition=high", "--nodes=2", "--exclusive")
@@ -112,7 +112,7 @@ def test_a_job_that_made_room_goes_on(site: Site, plain: Plain) -> None:
     assert_same_weights(site.run("preempted"), plain.run)
 
 
-def test_a_job_that_was_requeued_by_hand_goes_on(site: Site, plain: Plain) -> None:
+def test_a_job_requeued_by_hand_resumes(site: Site, plain: Plain) -> None:
     number = site.submit("requeued", *TWO_NODES, **job(site))
     site.wait_for_steps("requeued")
     site.cluster.run("scontrol", "requeue", number)
@@ -122,7 +122,7 @@ def test_a_job_that_was_requeued_by_hand_goes_on(site: Site, plain: Plain) -> No
 
 
 def test_a_job_outlives_a_node(site: Site, plain: Plain) -> None:
-    """A daemon that is away for moments does no harm; a node that is lost costs some steps."""
+    """A short outage of slurmd does no harm; a lost node costs some steps."""
     number = site.submit("lost", *TWO_NODES, **(job(site) | {"save_steps": 50}))
     site.wait_for_steps("lost")
     site.cluster.kill_slurmd("node2")

@@ -1,4 +1,4 @@
-"""The batch script as text, what Slurm says of jobs, and the containers around a step."""
+"""The batch script, the parsing of Slurm's output, and container runtimes."""
 
 import subprocess
 import sys
@@ -105,7 +105,7 @@ def test_unsound_shell_is_seen() -> None:
     assert "SC2086" in complaints("#!/bin/bash\na=$1\nls $a\n")
 
 
-def test_the_job_is_told_early_enough_and_not_too_early() -> None:
+def test_the_job_is_signalled_early_enough_and_not_too_early() -> None:
     def option(cluster: Cluster) -> str:
         text = script(submission(margin=300, cluster=cluster), None)
         return next(line for line in text.splitlines() if "--signal" in line)
@@ -116,14 +116,14 @@ def test_the_job_is_told_early_enough_and_not_too_early() -> None:
 
 
 @pytest.mark.parametrize("own", ["gres", "gpus", "gpus_per_task"])
-def test_own_words_for_gpus_take_the_place_of_ours(own: str) -> None:
+def test_gpu_options_of_slurm_replace_ours(own: str) -> None:
     cluster = Cluster(gpus_per_node=4, slurm={own: "gpu:a100:4"})
     text = script(submission(cluster=cluster), None)
     assert f"#SBATCH --{own.replace('_', '-')}=gpu:a100:4\n" in text
     assert "--gpus-per-node" not in text
 
 
-def test_options_that_the_script_needs_as_they_are() -> None:
+def test_options_that_the_script_sets_itself() -> None:
     asked = Cluster(
         name="a\nb",
         slurm={
@@ -138,22 +138,23 @@ def test_options_that_the_script_needs_as_they_are() -> None:
         kubernetes={"pvc": "x"},
     )
     assert [str(problem) for problem in problems_of_words(asked)] == [
-        "--slurm 'nodes': the option --nodes (expected another option). Hint: write --num_nodes.",
-        "--slurm '--time': the option --time (expected another option). Hint: write --time.",
-        "--slurm 'requeue': the option --requeue (expected another option). Hint: leave it out: the "
-        "script queues the job again itself; --max_restarts bounds it.",
-        "--slurm 'array': the option --array (expected another option). Hint: leave it out: an "
-        "array would start the same run several times; submit a job for each seed, with a "
-        "--training_run_name of its own.",
-        "--slurm 'p': no name of an option (expected an option of sbatch by its long name, "
-        "as partition). Hint: correct it.",
-        "--slurm 'Partition': no name of an option (expected an option of sbatch by its long "
-        "name, as partition). Hint: correct it.",
-        "--slurm 'comment': 'a\\nb' (expected a text, a number, true or false). Hint: write it on "
+        "--kubernetes: not supported by `submit slurm` (expected no value). Hint: remove it, or "
+        "submit to Kubernetes.",
+        "--slurm 'nodes': the script sets --nodes itself (expected another option). Hint: use "
+        "--num_nodes.",
+        "--slurm '--time': the script sets --time itself (expected another option). Hint: use "
+        "--time.",
+        "--slurm 'requeue': the script sets --requeue itself (expected another option). Hint: "
+        "remove it, and limit the script's own requeues with --max_restarts.",
+        "--slurm 'array': the script sets --array itself (expected another option). Hint: remove "
+        "it, and submit a job per seed, each with its own --training_run_name.",
+        "--slurm 'p': not a long option (expected a long option of sbatch, e.g. partition). Hint: "
+        "correct the name.",
+        "--slurm 'Partition': not a long option (expected a long option of sbatch, e.g. "
+        "partition). Hint: correct the name.",
+        "--slurm 'comment': 'a\\nb' (expected a string, number, true or false). Hint: write it on "
         "one line, in quotes.",
         "--name: 'a\\nb' (expected one line). Hint: choose another name.",
-        "--kubernetes: settings (expected none on Slurm). Hint: leave it out, or submit to "
-        "Kubernetes.",
     ]
 
 
@@ -178,17 +179,17 @@ def test_what_runs_an_image(
     assert find_runtime(container, has_pyxis, frozenset(commands)) == runtime
 
 
-def test_an_image_that_nothing_runs() -> None:
+def test_an_image_without_a_runtime() -> None:
     found = find_runtime("a/b:1", False, frozenset())
     assert isinstance(found, Problem)
     assert str(found) == (
-        "--container 'a/b:1': no Pyxis in srun, no apptainer and no docker on this machine "
-        "(expected one of them, to run the image). Hint: if the cluster's machines have one, name it: "
-        "pyxis:IMAGE, apptainer:IMAGE or docker:IMAGE."
+        "--container 'a/b:1': found neither Pyxis, Apptainer nor Docker on this machine (expected "
+        "a container runtime). Hint: if the nodes have one, select it: pyxis:IMAGE, "
+        "apptainer:IMAGE or docker:IMAGE."
     )
 
 
-def test_a_link_that_leads_out_of_what_the_container_sees(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_that_the_container_does_not_mount(tmp_path: Path) -> None:
     for name in ("mount/models", "elsewhere/flan", "other"):
         (tmp_path / name).mkdir(parents=True)
     link = tmp_path / "mount" / "models" / "flan"
@@ -201,8 +202,8 @@ def test_a_link_that_leads_out_of_what_the_container_sees(tmp_path: Path) -> Non
 
     found = unseen(link, tmp_path / "mount")
     assert [str(problem) for problem in found] == [
-        f"{link}: {tmp_path}/elsewhere/flan (expected a folder that the container sees). "
-        f"Hint: add --mounts {tmp_path}/elsewhere/flan."
+        f"{link}: {tmp_path}/elsewhere/flan is not mounted (expected a path visible in the "
+        f"container). Hint: add --mounts {tmp_path}/elsewhere/flan."
     ]
     assert unseen(link, mounts=(f"{tmp_path}/elsewhere",)) == []
     assert unseen(link, shared_host_dir=str(tmp_path)) == []

@@ -1,6 +1,6 @@
 """`python3 -m workflow submit local`: checked, started, followed, cancelled; and what is refused.
 
-What Slurm does is in test_slurm_jobs.py, for which a cluster is brought up.
+test_slurm_jobs.py submits to a real Slurm.
 """
 
 import json
@@ -45,15 +45,15 @@ def job(*flags: str, name: str = "run", model: str = "t5-tiny") -> list[str]:
             "--data", "sums", *flags]  # fmt: skip
 
 
-def told(kind: str, words: list[str]) -> list[str]:
-    """The problems of a job that is refused; nothing may be left of it."""
+def refused(kind: str, words: list[str]) -> list[str]:
+    """Submit an invalid job; returns its problems."""
     with pytest.raises(BadInput) as caught:
         submit(read_words(kind, words), lambda line: None)
     return [str(problem) for problem in caught.value.problems]
 
 
 def submitted(words: list[str], kind: str = "local") -> list[str]:
-    """Submit a job; what is told of it."""
+    """Submit a job; returns the printed lines."""
     lines: list[str] = []
     submit(read_words(kind, words), lines.append)
     return lines
@@ -82,14 +82,14 @@ def status(mount: Mount, name: str = "run") -> dict[str, Any]:
     return found
 
 
-def test_a_job_from_one_command_to_its_answers(mount: Mount) -> None:
+def test_a_job_from_one_command_to_its_predictions(mount: Mount) -> None:
     done = workflow("submit", "local", *job("--max_steps", "2", "--train_batch_size", "4"))
     assert done.returncode == 0, done.stderr
     record = read_record(folder_of(mount, "run"))
     assert record is not None
     assert done.stderr.splitlines()[-1] == (
         f"submitted as pid {record.identity} on {record.host}; `python3 -m workflow status run` "
-        "tells of it"
+        "shows its state"
     )
     wait_for(lambda: status(mount).get("state") == "done")
     wait_for(lambda: not state_of(record).may_live)
@@ -98,16 +98,16 @@ def test_a_job_from_one_command_to_its_answers(mount: Mount) -> None:
         == 4
     )
     shown = workflow("status").stdout.splitlines()
-    assert shown[0] == "run: done, step 2 of 2"
+    assert shown[0] == "run: done, step 2/2"
     assert workflow("list").stdout.splitlines()[1].split()[:3] == ["run", "done", "2/2"]
     log = workflow("logs", "run").stdout
     assert log == (folder_of(mount, "run") / "log").read_text()
     assert "loss" in log
     ended = workflow("cancel", "run")
-    assert (ended.returncode, ended.stdout) == (0, "run has no live job; nothing was done\n")
+    assert (ended.returncode, ended.stdout) == (0, "run has no active job; nothing to cancel\n")
 
 
-def test_cancelled_it_saves_and_the_same_command_goes_on(mount: Mount) -> None:
+def test_a_cancelled_job_saves(mount: Mount) -> None:
     words = job("--max_steps", "100000", "--train_batch_size", "4", "--eval_steps", "100000",
                 "--save_steps", "100000", "--logging_steps", "1")  # fmt: skip
     submitted(words)
@@ -116,21 +116,19 @@ def test_cancelled_it_saves_and_the_same_command_goes_on(mount: Mount) -> None:
     record = read_record(folder_of(mount, "run"))
     assert record is not None
     assert (
-        f"run run: a job that is running (pid {record.identity} on {record.host}) (expected "
-        "a run that has no job). Hint: wait for it, `python3 -m workflow cancel run`, or choose another "
-        "name."
-    ) in told("local", words)
+        f"run run: already running as pid {record.identity} on {record.host} (expected a run "
+        "without an active job). Hint: wait for it, cancel it with `python3 -m workflow cancel "
+        "run`, or choose another run name."
+    ) in refused("local", words)
     assert workflow("status", "run").stdout.startswith("run: running, step ")
     cancelled = workflow("cancel", "run")
-    assert cancelled.stdout == f"asked pid {record.identity} on {record.host} to end\n"
+    assert cancelled.stdout == f"cancelling pid {record.identity} on {record.host}\n"
     wait_for(lambda: status(mount).get("state") == "saved")
     wait_for(lambda: not state_of(record).may_live)
-    assert workflow("status", "run").stdout.startswith(
-        f"run: saved, step {status(mount)['step']} of"
-    )
+    assert workflow("status", "run").stdout.startswith(f"run: saved, step {status(mount)['step']}/")
 
 
-def test_a_dry_run_tells_and_leaves_nothing(
+def test_a_dry_run_prints_and_leaves_nothing(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = submitted(["--dry_run", "--envs", "A=b", *job("--max_steps", "2")])
@@ -139,19 +137,19 @@ def test_a_dry_run_tells_and_leaves_nothing(
     assert sorted(path.name for path in mount.models.iterdir()) == [".cache", "t5-tiny"]
 
 
-def test_everything_that_keeps_a_job_from_working_at_once(mount: Mount) -> None:
-    """Each of its kinds is told, and nothing is queued or left."""
+def test_all_problems_of_a_job_are_reported_at_once(mount: Mount) -> None:
+    """Problems of every kind, and nothing is queued or left."""
     (mount.data / "sums.json").write_text(json.dumps({"train": SUMS, "eval": [{"prompt": 1}]}))
     flags = ["--container", "x", "--envs", "MY_TOKEN=1", "--num_nodes", "2"]
-    found = told("local", [*flags, *job("--max_step", "2", model="t5-tiy")])
+    found = refused("local", [*flags, *job("--max_step", "2", model="t5-tiy")])
     assert found == [
         "--max_step: an unknown flag (expected a known one). Hint: did you mean --max_steps?",
-        "--envs 'MY_TOKEN': a value for what looks like a secret (expected the name alone). "
+        "--envs 'MY_TOKEN': a value for a likely secret (expected the name alone). "
         "Hint: export it in this shell, and write --envs MY_TOKEN.",
-        "--num_nodes: a word without meaning on this machine (expected none there). Hint: leave it "
-        "out: this is one machine.",
-        "--container: a word without meaning on this machine (expected none there). Hint: leave it "
-        "out, or start the job inside of the container.",
+        "--num_nodes: not supported by `submit local` (expected no value). Hint: remove it: this "
+        "is a single node.",
+        "--container: not supported by `submit local` (expected no value). Hint: remove it, or "
+        "submit inside the container.",
         f"--model_init_name t5-tiy: does not exist (expected the folder {mount.models}/t5-tiy). "
         "Hint: did you mean t5-tiny?",
         f"{mount.data}/sums.json: eval[0].prompt: the number 1 (expected a text). Hint: write it in "
@@ -169,9 +167,8 @@ CANNOT_WORK: dict[str, tuple[list[str], list[str], str]] = {
     ),
     "model on the hub": (
         [], ["--", "clf.py", "--model_pretrain_name", "google/flan-t5-xl", "--data", "sums"],
-        "model google/flan-t5-xl: a name on the hub (expected a folder that the job can "
-        "read). "
-        "Hint: run `python3 -m workflow prefetch google/flan-t5-xl`, then name it --model_init_name "
+        "model google/flan-t5-xl: a hub model, but jobs run offline (expected a local folder). "
+        "Hint: run `python3 -m workflow prefetch google/flan-t5-xl`, then set --model_init_name "
         "flan-t5-xl.",
     ),
     "model that is a run": ([], job(model="earlier"), "--model_init_name earlier: a run, "
@@ -185,25 +182,22 @@ CANNOT_WORK: dict[str, tuple[list[str], list[str], str]] = {
         "tensors, "
         "and Adafactor would lose its factors). Hint: use --optim adamw_torch, or --num_processes 1 in "
         "plain torch."),
-    "time": (["--time", "1h"], job(), "--time: a word without meaning on this machine "
-        "(expected none there). Hint: leave it out: nothing ends the job here."),
-    "dependency": (["--dependency", "x"], job(), "--dependency: a word without meaning on "
-    "this "
-        "machine (expected none there). Hint: start the job when the other has ended: A && B."),
-    "variable": (["--envs", "SURELY_NOT_SET"], job(), "--envs 'SURELY_NOT_SET': not set "
-    "here "
-        "(expected a variable to pass on). Hint: export SURELY_NOT_SET, or write SURELY_NOT_SET=VALUE if "
-        "it "
-        "is no secret."),
-    "login": (["--login"], job(), "--login: a word without meaning on this machine (expected "
-        "none there). Hint: leave it out; `python3 -m workflow logs -f RUN` follows the job."),
+    "time": (["--time", "1h"], job(), "--time: not supported by `submit local` (expected no "
+        "value). Hint: remove it: local jobs have no time limit."),
+    "dependency": (["--dependency", "x"], job(), "--dependency: not supported by `submit local` "
+        "(expected no value). Hint: remove it, and submit this job when the other is done."),
+    "variable": (["--envs", "SURELY_NOT_SET"], job(), "--envs 'SURELY_NOT_SET': not set in this "
+        "shell (expected an exported variable). Hint: export SURELY_NOT_SET, or write "
+        "SURELY_NOT_SET=VALUE if it is not a secret."),
+    "login": (["--login"], job(), "--login: not supported by `submit local` (expected no value). "
+        "Hint: remove it; `python3 -m workflow logs -f RUN` follows the job."),
     "metric": ([], job("--metric", "none.py:f"),
         "--metric: no file 'none.py' (expected file.py:function). Hint: correct the path."),
     "schedule": ([], job("--lr_scheduler_type", "constant", "--warmup_steps", "5"),
         "--warmup_steps: 5.0 (expected nothing with the constant schedule, which ignores it). "
         "Hint: leave it out, or choose --lr_scheduler_type constant_with_warmup or another."),
 }  # fmt: skip
-"""One reason each; the flags of the cluster and the job's own."""
+"""Cluster flags, the job's own flags, and the problem."""
 
 
 @pytest.mark.parametrize("name", CANNOT_WORK)
@@ -211,7 +205,7 @@ def test_a_job_that_cannot_work_is_refused(mount: Mount, name: str) -> None:
     checkpoint = mount.models / "earlier" / "checkpoint-2"
     checkpoint.mkdir(parents=True)
     flags, words, line = CANNOT_WORK[name]
-    found = told("local", [*flags, *words])
+    found = refused("local", [*flags, *words])
     assert line.replace("MODELS", str(mount.models)) in found
     assert not mount.jobs.exists()
     assert not (mount.models / "run").exists()
@@ -226,30 +220,30 @@ def on_kubernetes(mount: Mount, *flags: str) -> list[str]:
 
 def test_memory_that_is_not_enough(mount: Mount) -> None:
     flags = on_kubernetes(mount, "--gpus_per_node", "1", "--gpu_memory", "1GB")
-    found = told("kubernetes", [*flags, *job("--max_steps", "2")])
+    found = refused("kubernetes", [*flags, *job("--max_steps", "2")])
     assert len(found) == 1
-    assert found[0].startswith("memory: found ")
+    assert found[0].startswith("memory: ")
 
 
 def test_a_run_of_another_job(mount: Mount) -> None:
     words = job("--max_steps", "1", "--train_batch_size", "4")
     run_job(read_words("local", words).spec, mount)
-    found = told("local", [*words, "--seed", "1"])
+    found = refused("local", [*words, "--seed", "1"])
     assert found == [
         f"{mount.models}/run: a run of a different job (seed: was 0, now 1) (expected the same "
         "job). Hint: choose another --training_run_name, or add --overwrite_output_dir to start "
         "over."
     ]
-    # its precision was the machine's choice, and is no difference where another machine was asked
+    # its precision was the machine's choice, so another machine's choice is no difference
     submitted(["--dry_run", *words])
 
 
 def test_a_disk_that_is_too_small(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(mount.root)._replace(free=10_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert told("local", job("--max_steps", "2")) == [
-        f"{mount.models}: 0.0 GB free (expected 0.1 GB: the newest checkpoint, the next one "
-        "beside it, older ones and the best). Hint: make room, or lower --save_total_limit."
+    assert refused("local", job("--max_steps", "2")) == [
+        f"{mount.models}: 0.0 GB free (expected 0.1 GB for the newest, next, best and older "
+        "checkpoints). Hint: free disk space, or reduce --save_total_limit."
     ]
 
 
@@ -257,14 +251,14 @@ def test_a_job_that_is_queued_already(mount: Mount) -> None:
     record = JobRecord("run", "local", str(os.getpid()), started=start_of(os.getpid()))
     folder_of(mount, "run").mkdir(parents=True)
     write_record(folder_of(mount, "run"), record)
-    assert told("local", job("--max_steps", "2")) == [
-        f"run run: a job that is running ({record.title}) (expected a run that has no job). "
-        "Hint: wait for it, `python3 -m workflow cancel run`, or choose another name."
+    assert refused("local", job("--max_steps", "2")) == [
+        f"run run: already running as {record.title} (expected a run without an active job). Hint: "
+        "wait for it, cancel it with `python3 -m workflow cancel run`, or choose another run name."
     ]
 
 
 def test_an_earlier_command_line(mount: Mount) -> None:
-    """--command with a shared folder, which it knows as data."""
+    """--command with a shared folder, which it calls data."""
     command = (
         'bash -c "cd data; python3 seq2seq.py --model_init_name t5-tiny --data_name sums '
         '--training_run_name run --max_steps 1 --train_batch_size 4"'
@@ -276,11 +270,11 @@ def test_an_earlier_command_line(mount: Mount) -> None:
 NO_CONTROLLER = "allocation failure: Unable to contact slurm controller (connect failure)"
 CONFIGURED_NOWHERE = "fatal: Could not establish a configuration source"
 UNREACHED: dict[str, tuple[str | None, str]] = {
-    "a laptop": (None, "no command sbatch here"),
-    "no controller": (f"error: {NO_CONTROLLER}", f"Slurm out of reach ({NO_CONTROLLER})"),
-    "no configuration": (CONFIGURED_NOWHERE, f"Slurm out of reach ({CONFIGURED_NOWHERE})"),
+    "a laptop": (None, "sbatch not found"),
+    "no controller": (f"error: {NO_CONTROLLER}", f"cannot reach Slurm ({NO_CONTROLLER})"),
+    "no configuration": (CONFIGURED_NOWHERE, f"cannot reach Slurm ({CONFIGURED_NOWHERE})"),
 }
-"""What sbatch says, and what is told of it."""
+"""Errors of sbatch, and our facts."""
 
 
 def put_command(folder: Path, name: str, stderr: str, status: int = 1) -> None:
@@ -290,7 +284,7 @@ def put_command(folder: Path, name: str, stderr: str, status: int = 1) -> None:
 
 
 @pytest.mark.parametrize("name", UNREACHED)
-def test_where_slurm_is_out_of_reach_a_dry_run_prints_the_script(
+def test_a_dry_run_without_slurm_prints_the_script(
     mount: Mount,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -303,25 +297,25 @@ def test_where_slurm_is_out_of_reach_a_dry_run_prints_the_script(
     monkeypatch.setenv("PATH", str(mount.root / "bin"))
     folder_of(mount, "run").mkdir(parents=True)
     write_record(folder_of(mount, "run"), JobRecord("run", "slurm", "17"))
-    reason = (said or "no Slurm commands here").removeprefix("error: ")
-    queued = f"slurm job 17, and whether that has ended is not known ({reason})"
+    reason = (said or "scontrol not found").removeprefix("error: ")
+    queued = f"state of slurm job 17 unknown ({reason})"
     lines = submitted(["--dry_run", *job("--max_steps", "2")], "slurm")
-    assert lines[:2] == [f"not asked: {found}", f"not asked: {queued}"]
+    assert lines[:2] == [f"not checked: {found}", f"not checked: {queued}"]
     assert capsys.readouterr().out.startswith("#!/bin/bash\n")
-    assert told("slurm", job("--max_steps", "2")) == [
-        f"submit slurm: {found} (expected a login node of Slurm). Hint: submit from a machine where "
+    assert refused("slurm", job("--max_steps", "2")) == [
+        f"submit slurm: {found} (expected a Slurm login node). Hint: submit from a machine where "
         "`sinfo` works, or use `submit local`.",
-        f"run run: {queued} (expected a run that has no job). Hint: submit where its cluster can be "
-        "asked, or choose another name.",
+        f"run run: {queued} (expected a run without an active job). Hint: submit where its "
+        "scheduler is reachable, or choose another run name.",
     ]
     put_command(mount.root / "bin", "sbatch", "error: invalid partition specified: gpu")
-    assert told("slurm", job("--max_steps", "2"))[0] == (
-        "sbatch: invalid partition specified: gpu (expected a job that Slurm takes). Hint: correct "
-        "the words of the cluster part (sinfo lists partitions)."
+    assert refused("slurm", job("--max_steps", "2"))[0] == (
+        "sbatch: invalid partition specified: gpu (expected a job that Slurm accepts). Hint: "
+        "correct the cluster flags (sinfo lists partitions)."
     )
 
 
-def test_a_manifest_is_printed_where_no_cluster_can_be_asked(
+def test_a_manifest_is_printed_without_a_reachable_cluster(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder_of(mount, "run").mkdir(parents=True)
@@ -330,12 +324,12 @@ def test_a_manifest_is_printed_where_no_cluster_can_be_asked(
     put_command(mount.root / "bin", "kubectl", "The connection to the server was refused")
     monkeypatch.setenv("PATH", str(mount.root / "bin"))
     words = [*on_kubernetes(mount), *job("--max_steps", "2")]
-    found = f"{record.title}, and whether that has ended is not known (no cluster within reach " \
-            "(kubectl: The connection to the server was refused))"  # fmt: skip
+    reason = "cannot reach a cluster (kubectl: The connection to the server was refused)"
+    found = f"state of {record.title} unknown ({reason})"
     printed = [word for word in words if word != "--apply"]
-    assert submitted(printed, "kubernetes")[0] == f"not asked: {found}"
+    assert submitted(printed, "kubernetes")[0] == f"not checked: {found}"
     assert "kind: Job" in capsys.readouterr().out
-    assert told("kubernetes", words) == [
-        f"run run: {found} (expected a run that has no job). Hint: submit where its cluster can be "
-        "asked, or choose another name."
+    assert refused("kubernetes", words) == [
+        f"run run: {found} (expected a run without an active job). Hint: submit where its "
+        "scheduler is reachable, or choose another run name."
     ]

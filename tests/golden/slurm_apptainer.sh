@@ -1,5 +1,5 @@
 #!/bin/bash
-# Written by `python3 -m workflow submit slurm`; sbatch takes it as it is.
+# Written by `python3 -m workflow submit slurm` for sbatch.
 #SBATCH --job-name="explain: 100%"
 #SBATCH --output="/shared/mount/models/.jobs/0216 explain/log"
 #SBATCH --nodes=2
@@ -18,14 +18,14 @@
 #SBATCH --exclusive
 #SBATCH --comment="a \"b\""
 
-# Slurm sends USR1 before the time is up, and at some sites when the job has to make room. The run
-# ends its step and saves when it sees the file `stop`; one that came before the run began does not
-# count, so the file is written until the step ends. Before there is a run, nothing would be lost.
-asked=
+# Slurm sends USR1 before the time limit, and at some sites before preemption. The run saves and
+# exits when it sees the file `stop`. It ignores a file older than its start, so the file is touched
+# until srun ends. Before the run starts there is nothing to save, and SIGTERM ends it.
+stopping=
 step=
 stop() {
-  asked=yes
-  echo "$(date '+%F %T') Slurm asks the job to stop: it saves, and is queued again"
+  stopping=yes
+  echo "$(date '+%F %T') received USR1 from Slurm: saving, then requeueing the job"
   while [ -n "$step" ] && kill -0 "$step" 2>/dev/null; do
     if [ -e "$run/training_args.json" ]; then
       touch "$run/stop"
@@ -44,16 +44,16 @@ export NCCL_DEBUG=INFO
 export OMP_NUM_THREADS=8
 module load cuda
 ulimit -n 65536
-set +eu # whatever the lines above chose
+set +eu # undo what setup may have set
 cd '/home/u/my files' || exit 1
 run='/shared/mount/models/0216 explain'
 folder='/shared/mount/models/.jobs/0216 explain'
 restarts=${SLURM_RESTART_COUNT:-0}
 
-# A job that was cancelled is not running any more, and stays cancelled.
-queue_again() {
+# Requeue the job if Slurm reports it as running: a cancelled job must stay cancelled.
+requeue() {
   if [ "$restarts" -ge 3 ]; then
-    echo "started again 3 times: not once more (--max_restarts)" >&2
+    echo "not requeued: reached the limit of 3 restarts (--max_restarts)" >&2
     return
   fi
   for _ in 1 2 3; do
@@ -65,8 +65,8 @@ queue_again() {
   done
 }
 
-if [ "$restarts" -gt 3 ]; then # a machine that failed counts, too
-  echo "started again 3 times: not once more (--max_restarts)" >&2
+if [ "$restarts" -gt 3 ]; then # Slurm's own requeues after node failures count too
+  echo "not restarted: reached the limit of 3 restarts (--max_restarts)" >&2
   exit 1
 fi
 touch "$folder/started"
@@ -74,37 +74,41 @@ address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((15000 + SLURM_JOB_ID % 15000))
 srun --kill-on-bad-exit=1 --cpu-bind=none --export=ALL \
   apptainer exec --nv --bind '/home/u/workflow:/home/u/workflow,/shared/mount:/shared/mount,/home/u/my files:/home/u/my files,/data/big:/data/big,/a b:/c' --pwd '/home/u/my files' '/im age.sif' \
-  python3 -m torch.distributed.run --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint="$address:$port" --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" --shutdown-timeout=90 \
+  python3 -m torch.distributed.run \
+  --nnodes=2 --nproc-per-node=4 \
+  --rdzv-backend=c10d --rdzv-endpoint="$address:$port" \
+  --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
+  --shutdown-timeout=90 \
   /home/u/workflow/seq2seq.py --model_init_name flan-t5-xxl --data_name 'it'"'"'s mine' &
 step=$!
-[ -z "$asked" ] || stop
+[ -z "$stopping" ] || stop
 wait "$step"
-while kill -0 "$step" 2>/dev/null; do # a signal ended the waiting, not the step
+while kill -0 "$step" 2>/dev/null; do # a signal ended wait, not srun
   wait "$step"
 done
 wait "$step"
 status=$?
 
-# Launchers do not pass on how a process ended; the run's folder says it.
+# torchrun hides the exit status of the processes: read the state from the run's folder.
 state=
 if [ "$run/status.json" -nt "$folder/started" ]; then
   state=$(sed -n 's/^ *"state": *"\([a-z]*\)".*/\1/p' "$run/status.json" | head -n 1)
   if grep -q '^ *"error": "interrupted"' "$run/status.json"; then
-    state=interrupted # while the model was loaded
+    state=interrupted # while loading the model
   fi
 fi
 case $state in
   done) exit 0 ;;
   failed) exit $((status > 0 ? status : 1)) ;;
-  saved) [ "$status" -eq 0 ] || asked=yes ;; # by SIGTERM, after which torchrun fails
+  saved) [ "$status" -eq 0 ] || stopping=yes ;; # by SIGTERM, after which torchrun fails
 esac
-if [ -n "$asked" ]; then
-  queue_again
+if [ -n "$stopping" ]; then
+  requeue
 elif [ "$status" -ne 0 ] &&
   scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; then
-  queue_again # SIGTERM came before the run had begun
+  requeue # preempted before the run started
 fi
 if [ "$state" = saved ]; then
-  exit 75 # stopped, not done: a job that waits for this one is not to begin
+  exit 75 # stopped, not done: dependent jobs must not start
 fi
 exit "$status"

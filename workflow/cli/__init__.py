@@ -1,1 +1,1 @@
-"""The commands: from argv to a job or a subcommand, and exit statuses. May import every room."""
+"""The command lines and their exit statuses. May import every room."""

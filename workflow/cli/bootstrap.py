@@ -1,6 +1,6 @@
-"""Plain `python3` is enough: go on in the project's .venv where this interpreter lacks packages.
+"""Switch from plain `python3` to the project's .venv if this interpreter lacks packages.
 
-Written for any Python 3, since it runs before the right one is found.
+Must run on any Python 3, since it runs before the right one is found.
 """
 
 import importlib.util
@@ -11,12 +11,10 @@ PACKAGES = ("torch", "transformers", "deepspeed", "huggingface_hub", "safetensor
 
 
 def ensure_packages(script, module=None):
-    """Return where the packages are at hand, else run `script` again with .venv beside it.
+    """Return if the pinned packages are installed, else rerun `script` (or `module`) in .venv.
 
-    Where that is a `module` it is run as one: python -m module.
-
-    An interpreter with other versions than the pinned ones gives way to .venv, and will do where
-    there is no .venv.
+    .venv is in the script's folder. Without it, an interpreter with other versions of the packages
+    will do.
     """
     beside = os.path.dirname(os.path.abspath(script))
     python = os.path.join(beside, ".venv", "bin", "python")
@@ -31,18 +29,19 @@ def ensure_packages(script, module=None):
         return
     needs = "Python 3.11 or newer with the packages of pyproject.toml"
     setup = os.path.join(beside, "scripts", "setup")
-    sys.stderr.write("this needs %s; run %s once\n" % (needs, setup))
+    line = "%s: lacks the project's packages (expected %s). Hint: run %s.\n"
+    sys.stderr.write(line % (sys.executable, needs, setup))
     sys.exit(2)
 
 
 def _has_pinned(requirements):
-    """Whether each of PACKAGES is here in the version that `requirements` pins."""
+    """Return whether all PACKAGES are installed in the versions that `requirements` pins."""
     from importlib import metadata
 
     with open(requirements) as file:
         pins = dict(line.strip().split("==") for line in file if "==" in line)
     try:
-        # a local version, as in 2.13.0+cpu, is another build of the same
+        # a local version such as 2.13.0+cpu is another build of the same release
         here = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
     except metadata.PackageNotFoundError:
         return False

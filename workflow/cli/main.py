@@ -15,7 +15,7 @@ from workflow.runs.status import is_run_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what a command line asks for; returns the exit status."""
+    """Run a command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words[:1] == ["submit"] and words[1:2] not in (["-h"], ["--help"]):
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkflowError as error:
         print(error, file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:  # as of `… | head`
+    except BrokenPipeError:  # e.g. `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -38,48 +38,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python3 -m workflow", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python3 -m workflow",
+        description="Submit and manage jobs, compare runs, download models.",
+        allow_abbrev=False,
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     def add(
         name: str, do: Callable[[Mount, argparse.Namespace], int | None], help: str
     ) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=help, description=help)
-        verb.add_argument("--mount", help="holds data/ and models/ [$WORKFLOW_MOUNT, or ./mount]")
+        mount = "folder that contains data/ and models/ [$WORKFLOW_MOUNT, else ./mount]"
+        verb.add_argument("--mount", help=mount)
         verb.set_defaults(do=do)
         return verb
 
-    submitting = (  # whose job names its mount
-        "slurm|kubernetes|local [flags] -- seq2seq.py|clf.py [flags]: hand a job over; "
-        "submit slurm -h tells the flags"
-    )
-    verbs.add_parser("submit", help=submitting, description=submitting)
-    add("list", _list, "all runs and jobs")
-    status = add("status", _status, "one run, with the end of its log")
-    logs = add("logs", _logs, "what a job has said")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on as it says more")
-    cancel = add(
-        "cancel",
-        _cancel,
-        "end a job; one that runs saves first, as far as its cluster gives it the time",
-    )
-    cancel.add_argument("run", metavar="RUN")
-    report = add("report", _report, "make a run's report.html anew, of what its folder holds")
+    # without --mount, which is a flag of the job
+    submit = "submit a job to Slurm or Kubernetes, or start it in the background (local)"
+    usage = "python3 -m workflow submit slurm|kubernetes|local [flags] -- seq2seq.py|clf.py [flags]"
+    flags = "`python3 -m workflow submit slurm -h` lists the flags."
+    verbs.add_parser("submit", help=submit, description=submit, usage=usage, epilog=flags)
+    add("list", _list, "list all runs and jobs")
+    status = add("status", _status, "show a run's state, progress and end of log")
+    logs = add("logs", _logs, "print a job's log")
+    logs.add_argument("-f", "--follow", action="store_true", help="keep printing new lines")
+    cancel = add("cancel", _cancel, "cancel a job; it saves a checkpoint if it has the time")
+    cancel.add_argument("run", help="name of the run", metavar="RUN")
+    report = add("report", _report, "regenerate a run's report.html from its folder")
     for verb in (status, logs, report):
-        verb.add_argument("run", nargs="?", help="[the newest]", metavar="RUN")
-    compare = add(
-        "compare",
-        _compare,
-        "runs, or steps of runs, against the first named, with paired intervals",
-    )
+        verb.add_argument("run", nargs="?", help="name of the run [the newest]", metavar="RUN")
+    compare = add("compare", _compare, "compare runs or steps (paired confidence intervals)")
     named = (
-        "RUN (its last evaluation), RUN@STEP, RUN@best or RUN@last; one RUN alone: first and last"
+        "RUN (its last evaluation), RUN@STEP, RUN@best or RUN@last; a single RUN compares its "
+        "first and last evaluations"
     )
     compare.add_argument("runs", nargs="+", help=named, metavar="RUN")
-    compare.add_argument("--html", help="write a page with all records too", metavar="FILE")
-    compare.add_argument("--json", help="write the numbers too; - for nothing else", metavar="FILE")
-    prefetch = add("prefetch", _prefetch, "put a model of the hub into mount/models")
-    prefetch.add_argument("model", help="as google/flan-t5-xl", metavar="MODEL")
+    compare.add_argument("--html", help="also write a page with all records", metavar="FILE")
+    compare.add_argument("--json", help="also write JSON; - prints only JSON", metavar="FILE")
+    prefetch = add("prefetch", _prefetch, "download a model of the hub to mount/models")
+    prefetch.add_argument("model", help="name on the hub, e.g. google/flan-t5-xl", metavar="MODEL")
     return parser
 
 
@@ -97,9 +95,9 @@ def _logs(mount: Mount, command: argparse.Namespace) -> None:
     folder = records.folder_of(mount, run)
     record = records.read_record(folder)
     if record is None:
-        look(mount, run)  # says so where there is no such run
-        hint = "look where it was started: there it spoke"
-        raise BadInput([Problem(f"run {run}", "no log", "a run that was submitted", hint)])
+        look(mount, run)  # raises if the run does not exist
+        hint = "look at the output of the command that started it"
+        raise BadInput([Problem(f"run {run}", "has no log", "a submitted run", hint)])
     SCHEDULERS[record.cluster].show_log(record, folder, command.follow)
 
 
@@ -108,14 +106,13 @@ def _cancel(mount: Mount, command: argparse.Namespace) -> None:
     record = records.read_record(records.folder_of(mount, run))
     if record is None:
         look(mount, run)
-        found = "a run that was not submitted"
-        hint = f"write a file `stop` into {mount.models / run}, which lets it save and end"
-        raise BadInput([Problem(f"cancel {run}", found, "a submitted one", hint)])
+        hint = f"create the file {mount.models / run / 'stop'} to make it save and exit"
+        raise BadInput([Problem(f"cancel {run}", "was not submitted", "a submitted run", hint)])
     if not state_of(record).may_live:
-        print(f"{run} has no live job; nothing was done")
+        print(f"{run} has no active job; nothing to cancel")
     else:
         SCHEDULERS[record.cluster].cancel(record)
-        print(f"asked {record.title} to end")
+        print(f"cancelling {record.title}")
 
 
 def _report(mount: Mount, command: argparse.Namespace) -> None:
@@ -126,9 +123,9 @@ def _report(mount: Mount, command: argparse.Namespace) -> None:
     if problems:
         raise BadInput([replace(problem, where=f"run {name}") for problem in problems])
     if not is_run_folder(run):
-        look(mount, name)  # says so where there is no such run
-        hint = "wait until it has begun"
-        raise BadInput([Problem(f"run {run.name}", "no folder of its own", "a run", hint)])
+        look(mount, name)  # raises if the run does not exist
+        hint = "wait until its job starts"
+        raise BadInput([Problem(f"run {run.name}", "has no folder yet", "a started run", hint)])
     print(write_report(run))
 
 
@@ -149,5 +146,5 @@ def _prefetch(mount: Mount, command: argparse.Namespace) -> None:
 def _newest(mount: Mount) -> str:
     names = run_names(mount)
     if not names:
-        raise BadInput([Problem(str(mount.models), "no runs", "a run or a job", "submit one")])
+        raise BadInput([Problem(str(mount.models), "no runs", "a run or a job", "submit a job")])
     return names[-1]

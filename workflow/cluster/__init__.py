@@ -1,4 +1,4 @@
-"""Jobs submitted to Slurm, Kubernetes or the background, and followed there.
+"""Submit jobs to Slurm, Kubernetes or this machine's background, and monitor them.
 
 May import training and all rooms below it.
 """

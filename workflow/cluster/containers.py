@@ -1,4 +1,4 @@
-"""A container around a step of a cluster's job: what runs it, and with which words."""
+"""Container runtimes for Slurm job steps, and their command lines."""
 
 import re
 import shlex
@@ -17,18 +17,18 @@ NAMES = (PYXIS, APPTAINER, DOCKER)
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs an image on a cluster's machines: Pyxis in Slurm, Apptainer or Docker."""
+    """An image and the runtime that runs it on the nodes: Pyxis, Apptainer or Docker."""
 
     name: str
     image: str
 
 
 def find_runtime(container: str, has_pyxis: bool, commands: frozenset[str]) -> Runtime | Problem:
-    """What is to run an image: what stands before it, what its ending says, or what is there.
+    """Choose a runtime by the image's prefix, else its file suffix, else what is installed.
 
     Args:
-        has_pyxis: whether Slurm's srun knows containers.
-        commands: those of apptainer, singularity and docker that exist.
+        has_pyxis: whether srun supports containers.
+        commands: the installed ones of apptainer, singularity and docker.
     """
     name, found, image = container.partition(":")
     if found and name in NAMES and not image.startswith("//"):
@@ -41,20 +41,20 @@ def find_runtime(container: str, has_pyxis: bool, commands: frozenset[str]) -> R
         return Runtime(PYXIS, container.removeprefix("docker://"))
     if commands & {"apptainer", "singularity"}:
         is_uri = re.match(r"\w+://", container)
-        name = APPTAINER if "apptainer" in commands else "singularity"  # its name of before
+        name = APPTAINER if "apptainer" in commands else "singularity"  # its former name
         return Runtime(name, container if is_uri else f"docker://{container}")
     if "docker" in commands:
         return Runtime(DOCKER, container.removeprefix("docker://"))
     return Problem(
         f"--container {shorten(container)}",
-        "no Pyxis in srun, no apptainer and no docker on this machine",
-        "one of them, to run the image",
-        "if the cluster's machines have one, name it: pyxis:IMAGE, apptainer:IMAGE or docker:IMAGE",
+        "found neither Pyxis, Apptainer nor Docker on this machine",
+        "a container runtime",
+        "if the nodes have one, select it: pyxis:IMAGE, apptainer:IMAGE or docker:IMAGE",
     )
 
 
 def what_is_here() -> tuple[bool, frozenset[str]]:
-    """Whether srun knows containers, and which commands that run them there are."""
+    """Return whether srun supports containers, and the installed container commands."""
     commands = frozenset(c for c in ("apptainer", "singularity", "docker") if shutil.which(c))
     if shutil.which("srun") is None:
         return False, commands
@@ -63,9 +63,9 @@ def what_is_here() -> tuple[bool, frozenset[str]]:
 
 
 def run_inside(runtime: Runtime, submission: Submission) -> tuple[list[str], list[str]]:
-    """Options for srun, and what stands before the command, both quoted for a shell.
+    """Return the options of srun and the command prefix, in parts that are quoted for a shell.
 
-    Project, mount and the user's own folder have the same paths inside and outside.
+    Project, mount and working directory have the same paths inside and outside.
     """
     binds = [f"{source}:{target}" for source, target in _binds(submission)]
     image, where = shlex.quote(runtime.image), shlex.quote(str(submission.folder))
@@ -79,38 +79,38 @@ def run_inside(runtime: Runtime, submission: Submission) -> tuple[list[str], lis
     if runtime.name in (APPTAINER, "singularity"):
         gpus = " --nv" if submission.cluster.gpus_per_node else ""
         return [], [f"{runtime.name} exec{gpus} --bind {mounts} --pwd {where} {image}"]
-    return [], [f"{_docker(submission, binds)} {image}"]
+    return [], [*_docker(submission, binds), image]
 
 
 def problems_of_sight(paths: Iterable[Path], submission: Submission) -> list[Problem]:
-    """What the job reads and its container would not see: links lead out of the mount, or paths."""
+    """Report paths (links resolved) that the job reads but its container does not mount."""
     seen = [Path(source).resolve() for source, target in _binds(submission) if source == target]
     found = []
     for path in paths:
         real = path.resolve()
         if not any(real.is_relative_to(folder) for folder in seen):
             folder = real if real.is_dir() else real.parent
-            expected = "a folder that the container sees"
-            found.append(Problem(str(path), f"{real}", expected, f"add --mounts {folder}"))
+            outside, expected = f"{real} is not mounted", "a path visible in the container"
+            found.append(Problem(str(path), outside, expected, f"add --mounts {folder}"))
     return found
 
 
 def _binds(submission: Submission) -> list[tuple[str, str]]:
-    """The folders that a container sees, with their paths in it."""
+    """Return the folders mounted in the container, each with its path inside."""
     cluster = submission.cluster
     own = [submission.project, submission.mount.root, submission.folder]
     shared = [] if cluster.shared_host_dir is None else [Path(cluster.shared_host_dir).absolute()]
-    real = [path.resolve() for path in own]  # where links within them lead
+    real = [path.resolve() for path in own]  # targets of links
     same = dict.fromkeys(str(path) for path in [*own, *shared, *real])
     return [*((path, path) for path in same), *map(parts_of_mount, cluster.mounts)]
 
 
-def _docker(submission: Submission, binds: list[str]) -> str:
-    """Docker knows nothing of Slurm: network, devices, user and variables are named to it."""
+def _docker(submission: Submission, binds: list[str]) -> list[str]:
+    """Return the docker command, which unlike the others inherits nothing from the Slurm step."""
     cluster, where = submission.cluster, shlex.quote(str(submission.folder))
     passed = ["WORKFLOW_MOUNT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "SLURM_JOB_ID",
               "SLURM_RESTART_COUNT", *(cluster.envs or {})]  # fmt: skip
-    words = [
+    return [
         "docker run --rm --init --network=host --ipc=host",
         *(["--gpus=all --env=CUDA_VISIBLE_DEVICES"] if cluster.gpus_per_node else []),
         '--user="$(id -u):$(id -g)" --env=HOME=/tmp',
@@ -118,4 +118,3 @@ def _docker(submission: Submission, binds: list[str]) -> str:
         *(f"--volume={shlex.quote(bind)}" for bind in binds),
         f"--workdir={where} --stop-timeout={submission.margin}",
     ]
-    return " ".join(words)

@@ -1,4 +1,4 @@
-"""What was submitted: for each run a folder in mount/models/.jobs with record, text and log."""
+"""Submitted jobs: each run has a folder in mount/models/.jobs with record, text and log."""
 
 import dataclasses
 import json
@@ -15,16 +15,16 @@ RECORD, LOG, TEXT = "job.json", "log", "submitted"
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job that was handed to a cluster.
+    """A submitted job.
 
     Attributes:
         run_name: its folder in mount/models.
         cluster: slurm, kubernetes or local.
-        identity: the job's number; in Kubernetes its name; on a machine its pid.
-        host: from where it was submitted; a local job runs there.
-        submitted: when, in seconds since 1970.
-        started: when the process of a local job began, as `lock.start_of` has it.
-        namespace: in Kubernetes.
+        identity: the Slurm job ID, the name of the Kubernetes Job, or the pid of a local job.
+        host: the submitting host; a local job runs there.
+        submitted: seconds since 1970.
+        started: start time of a local job's process, as `lock.start_of` returns it.
+        namespace: of the Kubernetes Job.
     """
 
     run_name: str
@@ -37,7 +37,7 @@ class JobRecord:
 
     @property
     def title(self) -> str:
-        """The job in words."""
+        """The job as messages name it."""
         if self.cluster == "local":
             return f"pid {self.identity} on {self.host}"
         return f"{self.cluster} job {self.identity}"
@@ -52,7 +52,7 @@ def write_record(folder: Path, record: JobRecord) -> None:
 
 
 def read_record(folder: Path) -> JobRecord | None:
-    """What was submitted last for a run; None where nothing was, or nothing that can be read."""
+    """Read the run's last submission; None if there is none or the record is unreadable."""
     try:
         return JobRecord(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -60,7 +60,7 @@ def read_record(folder: Path) -> JobRecord | None:
 
 
 def read_records(mount: Mount) -> dict[str, JobRecord]:
-    """The last submission of every run, by the run's name."""
+    """Read the last submission of every run, by run name."""
     paths = [*mount.jobs.glob(f"*/{RECORD}"), *mount.jobs.glob(f"*/*/{RECORD}")]
     found = [read_record(path.parent) for path in paths]
     return {record.run_name: record for record in found if record is not None}

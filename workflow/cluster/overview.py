@@ -1,4 +1,4 @@
-"""Runs as they stand: what their folders tell, and what their clusters add to it."""
+"""The state of runs, from their folders and their schedulers."""
 
 import json
 import os
@@ -18,22 +18,22 @@ from workflow.runs.mount import Mount
 from workflow.runs.status import TRAIN_LOG, read_spec, read_status, status_files
 
 LINES = 10
-"""Of a log, shown with a run's status."""
+"""Log lines shown by `status`."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """A run in a few words.
+    """The state and progress of a run.
 
     Attributes:
-        word: pending, starting, running, saved, done, failed, cancelled, unknown where its cluster
-            cannot be asked, or lost: it says that it runs, and no process does.
-        reason: why, where there is more to say.
+        word: pending, starting, running, saved, done, failed, cancelled, unknown (its scheduler is
+            unreachable) or lost (recorded as running, but no process runs it).
+        reason: details of the state, or "".
         logged: the last line of train_log.jsonl.
-        job: the job in words, with its machines.
-        restarts: how often it was started again.
-        seconds_left: what the rest of the steps takes at the speed of the last, without
-            evaluations and saves; None where that is not known.
+        job: the job and its nodes, as printed.
+        restarts: number of restarts.
+        seconds_left: estimate for the remaining steps at the current speed, without evaluations
+            and saves; None if unknown.
     """
 
     run_name: str
@@ -48,14 +48,14 @@ class Overview:
 
 
 def look(mount: Mount, run_name: str) -> Overview:
-    """A run, by its folder and its job; raises BadInput where there is neither."""
+    """Inspect a run's folder and job; raises BadInput if it has neither."""
     folder, record = mount.models / run_name, read_record(folder_of(mount, run_name))
     status = read_status(folder)
     if not status and record is None:
         known = run_names(mount)
-        hint = f"choose among {', '.join(known[:5])}" if known else "submit one"
-        where, found = f"run {shorten(run_name)}", "no run and no job of this name"
-        raise BadInput([Problem(where, found, f"a run in {mount.models}", hint)])
+        hint = f"choose from {', '.join(known[:5])}" if known else "submit a job"
+        where, expected = f"run {shorten(run_name)}", f"a run in {mount.models}"
+        raise BadInput([Problem(where, "does not exist", expected, hint)])
     state = None if record is None or _is_over(status, record) else state_of(record)
     word, reason = judge(*_newer(status, record, state), _is_held(folder, record, state))
     logged = _last_logged(folder / TRAIN_LOG)
@@ -76,36 +76,36 @@ def _seconds_left(overview: Overview, spec: Mapping[str, Any]) -> float | None:
         examples = spec["train_batch_size"] * spec["gradient_accumulation_steps"]
         per_second = overview.logged["examples_per_second"]
         return float((overview.max_steps - overview.step) * examples / per_second)
-    except (KeyError, TypeError, ZeroDivisionError):  # no step is logged yet
+    except (KeyError, TypeError, ZeroDivisionError):  # no step logged yet
         return None
 
 
 def _newer(
     status: dict[str, Any], record: JobRecord | None, state: JobState | None
 ) -> tuple[dict[str, Any], JobState | None]:
-    """What counts of a run's words and its cluster's, by which of them are newer."""
+    """Drop the status or the job's state if the other is newer and supersedes it."""
     if record is None or state is None:
         return status, state
     has_ended = status.get("state") in ("saved", "done", "failed")
     if float(status.get("time") or 0.0) >= record.submitted:
-        # a process of this machine that has said so only has to end; Slurm may have begun again
+        # a local process has only to exit after it wrote this; Slurm may have restarted the job
         return status, None if has_ended and record.cluster == "local" else state
     was_done = status.get("state") == "done" and state.word in ("gone", "done")
-    return (status if was_done else {}), state  # nothing was left to do
+    return (status if was_done else {}), state  # all steps were done already
 
 
 def _is_held(folder: Path, record: JobRecord | None, state: JobState | None) -> bool:
-    """Whether a process writes the run; of this machine's that is known without waiting."""
+    """Return whether a live process holds the run; for ended local jobs without waiting."""
     is_gone = record is not None and record.cluster == "local" and state == JobState("gone")
     return not is_gone and is_fresh(folder)
 
 
 def judge(status: Mapping[str, Any], state: JobState | None, held: bool) -> tuple[str, str]:
-    """What a run is doing, and why, from its own words and those of its cluster.
+    """Derive a run's state and its reason from its status file and its job.
 
     Args:
-        status: of the run's folder; empty where it has not begun.
-        state: of its job; None where it has none, or its cluster need not be asked.
+        status: of the run's folder; empty before its start.
+        state: of its job; None without a job, or if the scheduler need not be queried.
         held: whether a live process holds the folder.
     """
     recorded, error = str(status.get("state", "")), str(status.get("error", ""))
@@ -119,16 +119,16 @@ def judge(status: Mapping[str, Any], state: JobState | None, held: bool) -> tupl
     if recorded == "running":
         if word in ("failed", "cancelled", "unknown"):
             return word, reason
-        return "lost", "its process ended without a word; the same command goes on"
+        return "lost", "process died without reporting a status; rerun the command to resume"
     if recorded:
         return recorded, "; ".join(part for part in (error, reason) if part)
     if word in ("done", "failed", "cancelled", "unknown"):
         return word, reason
-    return "failed", "it ended before the run began; its log says why"
+    return "failed", "job ended before the run started; see its log"
 
 
 def _is_over(status: Mapping[str, Any], record: JobRecord) -> bool:
-    """Whether the run has ended since the job was submitted, so that no cluster need be asked."""
+    """Return whether the run ended after this submission: no need to query the scheduler."""
     ended = status.get("state") in ("done", "failed")
     return ended and float(status.get("time") or 0.0) > record.submitted
 
@@ -139,7 +139,7 @@ def _started_by_hand(status: Mapping[str, Any]) -> str:
 
 
 def _last_logged(path: Path) -> dict[str, Any]:
-    """The last step that was logged whole: a line may only be being written."""
+    """Return the last complete line of the log; the very last may be partly written."""
     for line in reversed(last_lines(path)):
         with suppress(ValueError):
             return dict(json.loads(line))
@@ -147,7 +147,7 @@ def _last_logged(path: Path) -> dict[str, Any]:
 
 
 def run_names(mount: Mount) -> list[str]:
-    """All runs, and all jobs that are no runs yet; the newest last."""
+    """Return all runs, and all jobs whose runs have not started, newest last."""
     times = {name: record.submitted for name, record in read_records(mount).items()}
     for name, path in status_files(mount.models).items():
         times[name] = max(times.get(name, 0.0), path.stat().st_mtime)
@@ -155,46 +155,46 @@ def run_names(mount: Mount) -> list[str]:
 
 
 def table(overviews: Sequence[Overview]) -> list[str]:
-    """A line a run."""
-    head = ("run", "state", "step", "loss", "examples/s", "left", "restarts", "job")
-    return aligned([head, *(_cells(one) for one in overviews)])
+    """Return a table with one line per run."""
+    head = ("run", "state", "step", "loss", "examples/s", "time left", "restarts", "job")
+    return aligned([head, *(_cells(run) for run in overviews)])
 
 
-def _cells(one: Overview) -> tuple[str, ...]:
-    loss, speed = one.logged.get("loss"), one.logged.get("examples_per_second")
+def _cells(run: Overview) -> tuple[str, ...]:
+    loss, speed = run.logged.get("loss"), run.logged.get("examples_per_second")
     return (
-        one.run_name,
-        one.word,
-        "/".join(str(step) for step in (one.step, one.max_steps) if step is not None) or "-",
+        run.run_name,
+        run.word,
+        "/".join(str(step) for step in (run.step, run.max_steps) if step is not None) or "-",
         "-" if loss is None else f"{loss:.4g}",
-        "-" if speed is None or one.word != "running" else f"{speed:.3g}",
-        "-" if one.seconds_left is None else in_words(one.seconds_left),
-        str(one.restarts),
-        one.job,
+        "-" if speed is None or run.word != "running" else f"{speed:.3g}",
+        "-" if run.seconds_left is None else in_words(run.seconds_left),
+        str(run.restarts),
+        run.job,
     )
 
 
-def describe(one: Overview, mount: Mount) -> list[str]:
-    """A run in a few lines, with the last ones of its log."""
+def describe(run: Overview, mount: Mount) -> list[str]:
+    """Return the lines that `status` prints, with the end of the run's log."""
     steps = ""
-    if one.max_steps and one.step is not None:
-        steps = f", step {one.step} of {one.max_steps}"
+    if run.max_steps and run.step is not None:
+        steps = f", step {run.step}/{run.max_steps}"
     numbers = []
-    if one.logged:
-        numbers.append(f"loss {one.logged.get('loss'):.4g}")
-    if one.logged and one.word == "running":
-        numbers.append(f"{one.logged.get('examples_per_second'):.3g} examples/s")
-    if one.seconds_left is not None:
-        numbers.append(f"about {in_words(one.seconds_left)} of steps left")
-    again = f", started again {one.restarts} time{'s' * (one.restarts > 1)}" * (one.restarts > 0)
-    log = last_lines(folder_of(mount, one.run_name) / LOG)
-    below = [one.reason, ", ".join(numbers), one.job + again, str(mount.models / one.run_name)]
-    below += ["its log ends with", *(f"  {line}" for line in log)] if log else []
-    return [f"{one.run_name}: {one.word}{steps}", *(f"  {line}" for line in below if line)]
+    if run.logged:
+        numbers.append(f"loss {run.logged.get('loss'):.4g}")
+    if run.logged and run.word == "running":
+        numbers.append(f"{run.logged.get('examples_per_second'):.3g} examples/s")
+    if run.seconds_left is not None:
+        numbers.append(f"about {in_words(run.seconds_left)} left without evaluations")
+    again = f", {run.restarts} restart{'s' * (run.restarts > 1)}" * (run.restarts > 0)
+    log = last_lines(folder_of(mount, run.run_name) / LOG)
+    below = [run.reason, ", ".join(numbers), run.job + again, str(mount.models / run.run_name)]
+    below += ["end of its log:", *(f"  {line}" for line in log)] if log else []
+    return [f"{run.run_name}: {run.word}{steps}", *(f"  {line}" for line in below if line)]
 
 
 def last_lines(path: Path, count: int = LINES) -> list[str]:
-    """The last lines of a log, bars as they stood last; none where it is not there."""
+    """Return the last lines of a log, progress bars in their last state; none without a log."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 64 * 1024))
@@ -206,7 +206,7 @@ def last_lines(path: Path, count: int = LINES) -> list[str]:
 
 
 def in_words(seconds: float) -> str:
-    """A length of time by its two greatest units, as 2 h 05 min."""
+    """Format a duration by its two largest units, e.g. 2 h 05 min."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{round(seconds)} s"

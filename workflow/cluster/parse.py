@@ -19,29 +19,29 @@ from workflow.config.request import JobRequest
 from workflow.core.errors import BadInput, Problem, shorten
 
 PROJECT = Path(__file__).resolve().parents[2]
-_submitting = partial(flag, "submitting")
-DESCRIPTION = "Hand a job to a cluster, or to this machine's background, once it is known to work."
+_submitting = partial(flag, "submission")
+DESCRIPTION = "Check a job, then submit it to a scheduler or run it in this machine's background."
 
 
 @dataclass(frozen=True)
 class Options:
-    """What submitting itself can be told."""
+    """Flags of `submit` itself."""
 
-    config: str | None = _submitting(text(), 'a job file, whose "cluster" part has these flags [-]')
+    config: str | None = _submitting(text(), 'job file; its "cluster" object sets these flags [-]')
     dry_run: bool = _submitting(
-        boolean(), "print what would be submitted, and what memory it takes", False
+        boolean(), "print the script or manifest and the memory plan; submit nothing", False
     )
     apply: bool = _submitting(
-        boolean(), "Kubernetes: call kubectl apply; else the text is printed", False
+        boolean(), "Kubernetes: run kubectl apply; otherwise only print the manifest", False
     )
 
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """A command line, read: the job, what it asks of the cluster, and what is wrong with them.
+    """A parsed command line: the job, its cluster flags and all problems of both.
 
     Attributes:
-        prints_only: whether the job's text is to be printed, and nothing queued.
+        prints_only: print the job's text, submit nothing.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class SubmitRequest:
 
 
 def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
-    """What follows `submit KIND`: flags of the cluster, then -- and the job's own command."""
+    """Parse what follows `submit KIND`: cluster flags, then -- and the job's own command."""
     usage = f"python3 -m workflow submit {kind} [flags] -- seq2seq.py|clf.py [flags of the job]"
     flags = FlagSet(flags_of(Cluster, Options), ALIASES)
     cut = words.index("--") if "--" in words else len(words)
@@ -63,15 +63,17 @@ def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
     options = Options(**{name: typed.pop(name) for name in of_submitting})
     job = list(words[cut + 1 :])
     config = _config_of(options, job)
-    in_file = {} if config is None else read_json_object(config)[0]  # the job tells of others
+    in_file = (
+        {} if config is None else read_json_object(config)[0]
+    )  # the job reports the file's other problems
     part, more = _cluster_part(in_file, f"--config {config}: {CLUSTER_PART}")
     problems += more
-    for name, value in typed.items():  # the command line over the file; maps by their keys
+    for name, value in typed.items():  # the command line overrides the file, key by key
         both = isinstance(value, dict) and isinstance(part.get(name), dict)
         part[name] = part[name] | value if both else value
     cluster = Cluster(**part)
     command, unread = _command_of(job, in_file, config, cluster)
-    with chdir(command.folder):  # where the job itself will read its flags
+    with chdir(command.folder):  # where the job will read its flags
         spec, launch, more = parse_command_line(command.task, "", command.arguments)
     problems += unread or [*more, *_problems_of_launch(launch)]
     prints_only = options.dry_run or launch.dry_run or (kind == "kubernetes" and not options.apply)
@@ -81,7 +83,7 @@ def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
 
 
 def _config_of(options: Options, job: Sequence[str]) -> Path | None:
-    """The job file, named before the -- or after it."""
+    """Return the job file of --config, given before or after the --."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?", default=options.config, const=options.config)
     named = parser.parse_known_args(job)[0].config
@@ -98,12 +100,12 @@ def _cluster_part(in_file: dict[str, Any], where: str) -> tuple[dict[str, Any], 
 def _command_of(
     words: list[str], in_file: dict[str, Any], config: Path | None, cluster: Cluster
 ) -> tuple[Command, list[Problem]]:
-    """The job's own command: after --, as --command, or in a job file that names its task."""
+    """Return the job's command: after --, in --command, or from a job file with a task."""
     here = Path.cwd()
-    nothing = Command("seq2seq", (), here, PROJECT)  # with which other problems can be found
+    nothing = Command("seq2seq", (), here, PROJECT)  # lets the remaining checks run
     problems: list[Problem] = []
     if cluster.command is not None and words:
-        found, hint = "--command and a job after --", "leave one out"
+        found, hint = "--command and a job after --", "remove one"
         return nothing, [Problem("submit", found, "one of the two", hint)]
     if cluster.command is not None:
         try:
@@ -117,7 +119,7 @@ def _command_of(
         command = dataclasses.replace(nothing, task=task)
     else:
         found = shorten(" ".join(words)) if words else "no job"
-        hint = "write -- seq2seq.py or -- clf.py and its flags behind the cluster's"
+        hint = "add -- seq2seq.py or -- clf.py with its flags after the cluster flags"
         return nothing, [Problem("submit", found, "-- seq2seq.py|clf.py [flags]", hint)]
     if config is not None and "--config" not in " ".join(command.arguments):
         arguments = ("--config", str(config), *command.arguments)
@@ -126,30 +128,30 @@ def _command_of(
 
 
 def _after_dashes(words: list[str], here: Path) -> tuple[Command, list[Problem]]:
-    """A script by its name is this project's; one with a folder before it is that folder's."""
+    """Parse the command after --: a bare script name means this project's script."""
     script = Path(words[0]).expanduser()
     project = PROJECT if script.name == words[0] else (here / script).parent.resolve()
     command = Command(SCRIPTS[script.name], tuple(words[1:]), here, project)
     if (project / script.name).is_file():
         return command, []
-    hint = "correct the path, or write its name alone for this project's"
-    return command, [Problem(f"-- {words[0]}", "no such file", "one of the two scripts", hint)]
+    hint = f"correct the path, or write {script.name} alone for this project's"
+    return command, [Problem(f"-- {words[0]}", "does not exist", "seq2seq.py or clf.py", hint)]
 
 
 def _task_in(in_file: dict[str, Any], where: str) -> tuple[str, list[Problem]]:
     task = in_file.get("task")
     if task in SCRIPTS.values():
         return str(task), []
-    found = "no task" if task is None else shorten(task)
-    hint = 'add "task", or write -- seq2seq.py behind the flags'
+    found = "is missing" if task is None else shorten(task)
+    hint = 'set "task", or add -- seq2seq.py after the flags'
     return "seq2seq", [Problem(where, found, "seq2seq or clf", hint)]
 
 
 def _problems_of_launch(launch: LaunchOptions) -> list[Problem]:
-    """Descriptions of a machine, which the cluster's own words are."""
-    hint = "write --num_nodes, --gpus_per_node, --gpu_memory and --memory before the --"
+    """Refuse --plan_* flags: the cluster flags describe the machines."""
+    hint = "set --num_nodes, --gpus_per_node, --gpu_memory and --memory before the --"
     return [
-        Problem(f"--{name}", "a machine to plan for", "the cluster's words", hint)
+        Problem(f"--{name}", "not supported with submit", "cluster flags", hint)
         for name in vars(launch)
         if name.startswith("plan_") and getattr(launch, name) is not None
     ]

@@ -1,4 +1,4 @@
-"""What can be known of a job before it is queued: that it can work, and what memory it takes."""
+"""Checks of a job before it is queued: model, data, flags, disk and memory."""
 
 import dataclasses
 import shutil
@@ -22,22 +22,22 @@ from workflow.training.plan import tell_plans
 from workflow.training.prepare import Job, prepare
 from workflow.training.resolve import check_not_held, resolve_run
 
-NOT_CHECKED = "memory was not checked: "
+NOT_CHECKED = "memory not checked: "
 
 
 def look_ahead(
     request: JobRequest, submission: Submission, here: bool, problems: Sequence[Problem]
 ) -> list[str]:
-    """The memory plan's verdict for the machines that were asked for.
+    """Check the job, and return the memory plan for the requested machines.
 
-    The data is tokenized on the way, which the job then need not do.
+    This tokenizes the data into the cache, from which the job reads it.
 
     Args:
-        here: whether the job is to run on this machine.
-        problems: those that are known already.
+        here: whether the job will run on this machine.
+        problems: those found so far.
 
     Raises:
-        BadInput: with all that keeps the job from working.
+        BadInput: with all problems.
     """
     mount = submission.mount
     held = _problems_of_run(request, mount)
@@ -61,16 +61,16 @@ def look_ahead(
     if problems:
         raise BadInput(list(dict.fromkeys(problems)))
     if job is None:
-        return [f"{NOT_CHECKED}the model is to come from the job that this one waits for"]
+        return [f"{NOT_CHECKED}the model will be written by the job of --dependency"]
     machine = _machine(submission, here)
     if machine.device_memory == float("inf"):
         word = "--gpu_memory" if machine.on_gpu else "--memory"
-        return [f"{NOT_CHECKED}{word} says how much there is"]
+        return [f"{NOT_CHECKED}{word} is not set"]
     return tell_plans(fetch_settings(job.model_source), job.spec, job.splits, machine)
 
 
 def _prepared(request: JobRequest, submission: Submission, here: bool) -> Job:
-    """The job as it will be, but for the precision that its machines choose by themselves."""
+    """Prepare the job as its machines will, except that a run's recorded precision is kept."""
     if request.bf16 is None:
         run, _ = find_run_folder(submission.mount, run_name_of(request))
         request = dataclasses.replace(request, bf16=read_spec(run).get("bf16"))
@@ -82,7 +82,7 @@ def _prepared(request: JobRequest, submission: Submission, here: bool) -> Job:
 
 
 def _machine(submission: Submission, here: bool) -> Machine:
-    """The machines that were asked for; what is not said of them counts as enough."""
+    """Return the requested machines; unspecified memory counts as infinite."""
     cluster, on_each = submission.cluster, submission.processes
     processes, enough = on_each * cluster.num_nodes, float("inf")
     if here:
@@ -99,7 +99,7 @@ def _machine(submission: Submission, here: bool) -> Machine:
 
 
 def _problems_of_run(request: JobRequest, mount: Mount) -> list[Problem]:
-    """Whether a live job holds the run's folder; may watch for a minute to find out."""
+    """Report a live process that holds the run's folder; may watch it for a minute."""
     run, problems = find_run_folder(mount, run_name_of(request))
     if problems:
         return problems
@@ -116,21 +116,21 @@ def _problems_of_data(request: JobRequest, mount: Mount) -> list[Problem]:
 
 
 def _problem_of_hub_model(name: str) -> Problem:
-    """Jobs run offline: a model of the hub has to be on the shared folder."""
+    """Refuse a hub model: submitted jobs run offline."""
     here = name.rpartition("/")[2]
-    hint = f"run `python3 -m workflow prefetch {name}`, then name it --model_init_name {here}"
-    return Problem(f"model {name}", "a name on the hub", "a folder that the job can read", hint)
+    hint = f"run `python3 -m workflow prefetch {name}`, then set --model_init_name {here}"
+    return Problem(f"model {name}", "a hub model, but jobs run offline", "a local folder", hint)
 
 
 def _problems_of_disk(request: JobRequest, mount: Mount, model: Path) -> list[Problem]:
-    """Whether the checkpoints that stand together have room, as far as the disk tells."""
+    """Report a disk without room for all checkpoints that exist at the same time."""
     if request.no_train:
         return []
     try:
         weights, with_state = checkpoint_bytes(sizes_of(model))
-    except BadInput:  # told elsewhere
+    except BadInput:  # reported elsewhere
         return []
-    # the newest, the next one beside it, older ones, and the best
+    # the newest and the next one with optimizer state; older ones and the best without
     needed = 2 * with_state + request.save_total_limit * weights + SETTINGS_BYTES
     run, _ = find_run_folder(mount, run_name_of(request))
     needed -= sum(path.stat().st_size for path in run.glob("checkpoint-*/**/*") if path.is_file())
@@ -138,9 +138,6 @@ def _problems_of_disk(request: JobRequest, mount: Mount, model: Path) -> list[Pr
     free = shutil.disk_usage(folder).free if folder.is_dir() else needed
     if free >= needed:
         return []
-    expected = (
-        f"{needed / 1e9:,.1f} GB: the newest checkpoint, the next one beside it, older ones and"
-        " the best"
-    )
-    hint = "make room, or lower --save_total_limit"
+    expected = f"{needed / 1e9:,.1f} GB for the newest, next, best and older checkpoints"
+    hint = "free disk space, or reduce --save_total_limit"
     return [Problem(str(folder), f"{free / 1e9:,.1f} GB free", expected, hint)]

@@ -1,4 +1,4 @@
-"""The clusters that a job can be handed to."""
+"""The schedulers that jobs can be submitted to."""
 
 from workflow.cluster.job_record import JobRecord
 from workflow.cluster.kubernetes.client import Kubernetes
@@ -15,4 +15,4 @@ SCHEDULERS: dict[str, Scheduler] = {
 
 def state_of(record: JobRecord) -> JobState:
     scheduler = SCHEDULERS.get(record.cluster)
-    return scheduler.state(record) if scheduler else JobState("unknown", "an unknown cluster")
+    return scheduler.state(record) if scheduler else JobState("unknown", "unknown scheduler")

@@ -1,4 +1,4 @@
-"""What a job asks of a cluster, in words that do not depend on which cluster it is."""
+"""The resources that a job requests, in the same flags for all schedulers."""
 
 import dataclasses
 import os
@@ -26,11 +26,12 @@ from workflow.core.errors import Problem, shorten
 from workflow.runs.mount import Mount
 
 _cluster = partial(flag, "cluster")
-_for_one = partial(flag, "for one kind of cluster")
+_for_one = partial(flag, "scheduler-specific settings")
 _SECRET = re.compile(
     r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?|KEYS?|API_?KEY)($|_)",
     re.IGNORECASE,
 )
+_IS_SECRET = "a value for a likely secret"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _ASSIGNED = re.compile(r"(?:^|[;&|\s])([A-Za-z_][A-Za-z0-9_]*)=")
 
@@ -42,60 +43,59 @@ class Cluster:
     Times are in seconds, memory in bytes.
     """
 
-    name: str | None = _cluster(text(), "the job's name in the queue [the run's]")
-    num_nodes: int = _cluster(integer(1), "machines", 1)
-    gpus_per_node: int = _cluster(integer(0), "GPUs of each; 0: on CPUs", 0)
-    gpu_type: str | None = _cluster(text(), "kind of GPU, as the cluster names it [-]")
+    name: str | None = _cluster(text(), "job name in the queue [the run's name]")
+    num_nodes: int = _cluster(integer(1), "number of nodes", 1)
+    gpus_per_node: int = _cluster(integer(0), "GPUs per node; 0 runs on CPUs", 0)
+    gpu_type: str | None = _cluster(text(), "GPU type as the cluster names it, e.g. a100 [-]")
     gpu_memory: float | None = _cluster(
-        memory(with_unit=True), "memory of each GPU, as 80GB: what fits is checked by it [-]"
+        memory(with_unit=True), "memory per GPU, e.g. 80GB, to check that the job fits [-]"
     )
-    cpus_per_task: int | None = _cluster(
-        integer(1), "cores of each machine [the cluster's default]"
-    )
+    cpus_per_task: int | None = _cluster(integer(1), "CPU cores per node [the cluster's default]")
     memory: float | None = _cluster(
-        memory(with_unit=True), "memory of each machine, as 512GB [the cluster's default]"
+        memory(with_unit=True), "memory per node, e.g. 512GB [the cluster's default]"
     )
     time: int | None = _cluster(
         duration(),
-        "the longest that the job runs at a time, as 12h; it saves before that and is queued again "
-        "[the cluster's default]",
+        "time limit, e.g. 12h; the job saves before it and is requeued [the cluster's default]",
     )
     container: str | None = _cluster(
-        text(), "image to run in; pyxis:, apptainer: or docker: before it says by what [none]"
+        text(), "image; a prefix pyxis:, apptainer: or docker: selects the runtime [-]"
     )
     mounts: tuple[str, ...] = _cluster(
         words("folders SOURCE or SOURCE:TARGET", "SOURCE[:TARGET]"),
-        "folders that the container sees besides the project and the mount [-]",
+        "folders to mount in the container, in addition to the project and --mount [-]",
         (),
     )
     envs: dict[str, str | None] | None = _cluster(
         pairs("environment variables NAME or NAME=VALUE", "NAME[=VALUE]", may_lack_value=True),
-        "environment variables; NAME alone passes what it holds here, and is how secrets go [-]",
+        "environment variables; NAME alone, for secrets, takes its value from this shell "
+        "(Kubernetes: from a Secret) [-]",
     )
     setup: tuple[str, ...] = _cluster(
-        texts(), "shell lines before the job, as 'module load cuda' [-]", ()
+        texts(), "shell commands to run before the job, e.g. 'module load cuda' [-]", ()
     )
     max_restarts: int = _cluster(
-        integer(0), "how often the job is queued again before it gives up", 20
+        integer(0), "limit of requeues (Slurm) or restarts (Kubernetes)", 20
     )
     dependency: str | None = _cluster(
-        text(), "a run, or a job's number, that has to end well before; or as sbatch has it [-]"
+        text(),
+        "run or job ID that must succeed before this job starts, or any sbatch dependency [-]",
     )
     high_priority: bool = _cluster(
-        boolean(), "refused: write the queue or priority in the cluster's own words", False
+        boolean(), "not supported; set a partition, QOS or priority class instead", False
     )
-    login: bool = _cluster(boolean(), "refused: a queued job has no login", False)
-    shared_host_dir: str | None = _cluster(text(), "a folder that --command sees as data/ [-]")
+    login: bool = _cluster(boolean(), "not supported; batch jobs are not interactive", False)
+    shared_host_dir: str | None = _cluster(text(), "folder that --command sees as data/ [-]")
     command: str | None = _cluster(
-        text(), "the job as one shell command, in place of what follows -- [-]"
+        text(), "job as one shell command, instead of the arguments after -- [-]"
     )
     slurm: dict[str, Any] | None = _for_one(
         pairs("#SBATCH options NAME=VALUE or NAME", "NAME[=VALUE]", may_lack_value=True),
-        "any other #SBATCH options, as partition=gpu account=me [-]",
+        "other #SBATCH options, e.g. partition=gpu account=me [-]",
     )
     kubernetes: dict[str, Any] | None = _for_one(
         pairs("settings NAME=VALUE", "NAME=VALUE"),
-        "pvc=CLAIM or host_path=FOLDER for the mount; see the README for the others [-]",
+        "pvc=CLAIM or host_path=FOLDER for the mount, and other settings (see the docs) [-]",
     )
 
 
@@ -105,22 +105,22 @@ ALIASES = {
     "high-priority": "high_priority",
     "shared-host-dir": "shared_host_dir",
 }
-"""Words of the command line that these jobs were submitted with before."""
+"""Flag names of the command line that these jobs were submitted with before."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One job as it is handed to a cluster.
+    """One job as it is submitted.
 
     Attributes:
-        task: which of the two scripts.
-        arguments: the script's flags, but for how many processes it has.
+        task: the script to run.
+        arguments: the script's flags, without --num_processes.
         run_name: its folder in mount/models.
-        processes: on each machine.
-        folder: where it was asked for, from which relative paths count.
+        processes: per node.
+        folder: working directory of the job, and base of relative paths.
         project: the folder of the scripts.
-        margin: seconds that the job may need from being asked to stop to having saved.
-        cluster: what it asks of the cluster.
+        margin: seconds between the stop signal and the time limit, in which the job saves.
+        cluster: the requested resources.
     """
 
     task: str
@@ -139,7 +139,7 @@ class Submission:
 
     @property
     def job_folder(self) -> Path:
-        """Where its text, its record and its log lie."""
+        """The folder of its text, record and log."""
         return folder_of(self.mount, self.run_name)
 
     @property
@@ -148,18 +148,18 @@ class Submission:
 
     @property
     def threads(self) -> int | None:
-        """Cores of each process; None where nobody asked for cores."""
+        """Cores per process; None if no cores were requested."""
         cores = self.cluster.cpus_per_task
         return None if cores is None else max(1, cores // self.processes)
 
     @property
     def python(self) -> Path:
-        """The interpreter of the project's .venv; where it has none, the one that runs this."""
+        """The interpreter of the project's .venv, else the current one."""
         own = self.project / ".venv" / "bin" / "python"
         return own if own.exists() else Path(sys.executable)
 
     def setup_lines(self) -> list[str]:
-        """Shell lines: what the job's processes find in their environment, then the user's own."""
+        """Return shell lines that export the environment, then the user's own --setup."""
         values = {"WORKFLOW_MOUNT": str(self.mount.root), "HF_HUB_OFFLINE": "1"}
         values |= {k: str(v) for k, v in (self.cluster.envs or {}).items() if v is not None}
         if self.threads is not None:
@@ -169,62 +169,56 @@ class Submission:
 
 
 def problems_of(cluster: Cluster, kind: str, hints: dict[str, str]) -> list[Problem]:
-    """What is wrong with these words by themselves, and which mean nothing on such a cluster.
+    """Report invalid values, and flags that this kind of scheduler does not support.
 
     Args:
-        hints: what to do instead of words that mean nothing there.
+        hints: remedies by the name of each unsupported flag.
     """
     problems = [*_problems_of_envs(cluster.envs or {}, kind), *_problems_of_mounts(cluster)]
-    meaningless = {
-        "high_priority": "leave it out",
-        "login": "leave it out; `python3 -m workflow logs -f RUN` follows the job",
+    unsupported = {
+        "high_priority": "remove it",
+        "login": "remove it; `python3 -m workflow logs -f RUN` follows the job",
     } | hints
     defaults = {field.name: field.default for field in dataclasses.fields(Cluster)}
     problems += [
-        _meaningless(name, kind, hint)
-        for name, hint in meaningless.items()
+        _unsupported(name, kind, hint)
+        for name, hint in unsupported.items()
         if getattr(cluster, name) != defaults[name]
     ]
     if cluster.gpu_type is not None and not cluster.gpus_per_node:
-        found = f"{shorten(cluster.gpu_type)} without GPUs"
-        hint = "add --gpus_per_node N"
-        problems.append(Problem("--gpu_type", found, "with --gpus_per_node", hint))
-    found, expected = "a value for what looks like a secret", "the name alone"
+        found = f"{shorten(cluster.gpu_type)} without --gpus_per_node"
+        problems.append(Problem("--gpu_type", found, "GPUs", "add --gpus_per_node N"))
     names = [name for line in cluster.setup for name in _ASSIGNED.findall(line)]
     problems += [
-        Problem(f"--setup: {name}=", found, expected, f"write --envs {name} instead")
+        Problem(f"--setup: {name}=", _IS_SECRET, "the name alone", f"write --envs {name} instead")
         for name in names
         if _SECRET.search(name)
     ]
     return problems
 
 
-def _meaningless(name: str, kind: str, hint: str) -> Problem:
+def _unsupported(name: str, kind: str, hint: str) -> Problem:
     word = next((alias for alias in ALIASES if ALIASES[alias] == name and "-" in alias), name)
-    place = {"slurm": "Slurm", "kubernetes": "Kubernetes", "local": "this machine"}[kind]
-    return Problem(f"--{word}", f"a word without meaning on {place}", "none there", hint)
+    return Problem(f"--{word}", f"not supported by `submit {kind}`", "no value", hint)
 
 
 def _problems_of_envs(envs: dict[str, str | None], kind: str) -> list[Problem]:
     problems = []
-    from_here = kind != "kubernetes"  # which takes what goes by name from a Secret of the cluster
+    from_here = kind != "kubernetes"  # which takes values of bare names from a Secret
     for name, value in envs.items():
         where = f"--envs {shorten(name)}"
         if not _NAME.fullmatch(name):
-            expected = "letters, digits and _, no digit first"
-            problems.append(Problem(where, "no name of a variable", expected, "correct the name"))
+            expected = "letters, digits and _, not starting with a digit"
+            problems.append(Problem(where, "not a variable name", expected, "correct the name"))
         elif value is None and from_here and name not in os.environ:
-            hint = f"export {name}, or write {name}=VALUE if it is no secret"
-            problems.append(Problem(where, "not set here", "a variable to pass on", hint))
+            hint = f"export {name}, or write {name}=VALUE if it is not a secret"
+            problems.append(Problem(where, "not set in this shell", "an exported variable", hint))
         elif value is not None and not isinstance(value, str | int | float):
-            problems.append(Problem(where, shorten(value), "a text", "write it in quotes"))
+            problems.append(Problem(where, shorten(value), "a string", "write it in quotes"))
         elif value is not None and _SECRET.search(name):
-            found = "a value for what looks like a secret"
-            place = (
-                "export it in this shell" if from_here else "put it into a Secret of the cluster"
-            )
+            place = "export it in this shell" if from_here else "store it in a Kubernetes Secret"
             hint = f"{place}, and write --envs {name}"
-            problems.append(Problem(where, found, "the name alone", hint))
+            problems.append(Problem(where, _IS_SECRET, "the name alone", hint))
     return problems
 
 
@@ -232,12 +226,12 @@ def _problems_of_mounts(cluster: Cluster) -> list[Problem]:
     problems = []
     for mount in cluster.mounts:
         if not all(path.startswith("/") for path in parts_of_mount(mount)):
-            where, found = f"--mounts {shorten(mount)}", "a path that is not whole"
-            expected = "SOURCE or SOURCE:TARGET, both beginning with /"
-            problems.append(Problem(where, found, expected, "correct it"))
+            where, hint = f"--mounts {shorten(mount)}", "write absolute paths"
+            expected = "SOURCE or SOURCE:TARGET, both starting with /"
+            problems.append(Problem(where, "a relative path", expected, hint))
     if cluster.mounts and cluster.container is None:
-        hint = "add --container IMAGE, or leave it out: without one all folders are seen"
-        problems.append(Problem("--mounts", "no --container", "a container to see them", hint))
+        hint = "add --container IMAGE, or remove it: without a container all folders are visible"
+        problems.append(Problem("--mounts", "set without --container", "a container", hint))
     return problems
 
 

@@ -1,4 +1,4 @@
-"""What every cluster is asked about jobs, and what it answers."""
+"""The interface of all schedulers, and the job states they report."""
 
 import os
 from abc import ABC, abstractmethod
@@ -12,20 +12,20 @@ from workflow.cluster.resources import Submission
 from workflow.core.errors import BadInput, Problem
 
 
-class NotAsked(Problem):
-    """What a cluster would have to rule out, which cannot be asked from here."""
+class NotChecked(Problem):
+    """A possible problem that only the scheduler could rule out, but it is unreachable."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job as its cluster sees it.
+    """A job's state as its scheduler reports it.
 
     Attributes:
-        word: pending, running, done, failed, cancelled; gone where the cluster knows no such job
-            (any more); unknown where it cannot be asked.
-        reason: why, in the cluster's own words.
-        nodes: the machines it runs on, as the cluster writes them.
-        restarts: how often the cluster has started it again.
+        word: pending, running, done, failed or cancelled; gone if the scheduler does not know the
+            job (any more); unknown if the scheduler is unreachable.
+        reason: the scheduler's own reason.
+        nodes: the nodes it runs on, in the scheduler's notation.
+        restarts: number of restarts by the scheduler.
     """
 
     word: str
@@ -35,45 +35,45 @@ class JobState:
 
     @property
     def may_live(self) -> bool:
-        """Whether the job waits or runs, as far as one knows."""
+        """Whether the job is, or may be, pending or running."""
         return self.word in ("pending", "running", "unknown")
 
 
 class Scheduler(ABC):
-    """What starts a job, knows how it is doing, and ends it."""
+    """Submits, queries and cancels jobs."""
 
     @abstractmethod
     def render(self, submission: Submission, reads: Sequence[Path]) -> tuple[str, list[Problem]]:
-        """The job as a text; empty, with what speaks against it, where it cannot be one.
+        """Return the job's script or manifest (empty if it cannot be rendered) and its problems.
 
         Args:
-            reads: the files and folders that the job reads, where they are seen from here.
+            reads: the files and folders that the job reads, if visible here.
         """
 
     def problems_of_text(self, text: str) -> list[Problem]:
-        """What the cluster itself says against it, where it can be asked without queueing it."""
+        """Let the scheduler validate the text without queueing it, if it can."""
         return []
 
     @abstractmethod
     def queue(self, text: str, submission: Submission) -> JobRecord:
-        """Hand the job over; raises BadInput where the cluster does not take it."""
+        """Submit the job; raises BadInput if the scheduler rejects it."""
 
     @abstractmethod
     def state(self, record: JobRecord) -> JobState:
-        """How the job is doing; never raises."""
+        """Query the job's state; never raises."""
 
     @abstractmethod
     def cancel(self, record: JobRecord) -> None:
-        """End the job, which saves as far as its cluster gives it the time; may raise BadInput."""
+        """Cancel the job, which saves if its grace period allows; may raise BadInput."""
 
     def show_log(self, record: JobRecord, folder: Path, follow: bool) -> NoReturn:
-        """Become the program that shows what the job says; may raise BadInput.
+        """Replace this process by one that prints the job's log; may raise BadInput.
 
-        `tail` follows a file as long as anybody wants, across restarts, which add to it.
+        `tail` also follows the file across restarts, which append to it.
         """
         log = folder / LOG
         if not log.exists() and not follow:
-            hint = "wait until the job has begun, or follow it with -f"
-            raise BadInput([Problem(str(log), "no log yet", "a job that has begun", hint)])
+            hint = "wait until the job starts, or add -f"
+            raise BadInput([Problem(str(log), "does not exist yet", "a started job", hint)])
         following = ["--follow=name", "--retry"] if follow else []
         os.execvp("tail", ["tail", "--lines=+1", *following, str(log)])

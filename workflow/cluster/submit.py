@@ -1,4 +1,4 @@
-"""`python3 -m workflow submit`: a job checked, rendered and handed to a cluster."""
+"""`python3 -m workflow submit`: check, render and submit a job."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ from workflow.cluster.job_record import TEXT, JobRecord, folder_of, read_record,
 from workflow.cluster.parse import PROJECT, SubmitRequest, read_words
 from workflow.cluster.registry import SCHEDULERS, state_of
 from workflow.cluster.resources import Submission
-from workflow.cluster.scheduler import JobState, NotAsked, Scheduler
+from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
 from workflow.config.parse import as_arguments
 from workflow.config.request import JobRequest
 from workflow.core.console import start_log
@@ -23,17 +23,17 @@ from workflow.runs.mount import Mount, find_data, find_model, find_mount, run_na
 from workflow.runs.status import SLOW_DISK, read_status
 
 FIRST_SECONDS = 60
-"""Of a margin: for what the job does besides saving, as ending its step."""
+"""The part of a margin for all but saving, e.g. finishing the step."""
 UNSEEN_SECONDS = 600
-"""A margin where not even the model's size is known."""
-NOT_SEEN = "model and data were not checked: --mount, behind the --, names where they are, if here"
+"""The margin if not even the model's size is known."""
+NOT_SEEN = "model and data not checked: no mount here. Hint: set --mount after the --"
 
 
 def submit(request: SubmitRequest, tell: Callable[[str], None]) -> None:
-    """Check a job, and queue it; with --dry_run only tell what would be queued.
+    """Check a job and queue it, or print it with --dry_run.
 
     Raises:
-        BadInput: with all that keeps the job from working; nothing is queued then.
+        BadInput: with all problems of the job; nothing is queued then.
     """
     with chdir(request.command.folder):  # where the job will read its flags
         mount, seen = _mount(request)
@@ -46,9 +46,9 @@ def submit(request: SubmitRequest, tell: Callable[[str], None]) -> None:
         problems += _problems_of_queue(submission) if seen else []
         if request.prints_only:
             for problem in problems:
-                if isinstance(problem, NotAsked):
-                    tell(f"not asked: {problem.found}")
-            problems = [problem for problem in problems if not isinstance(problem, NotAsked)]
+                if isinstance(problem, NotChecked):
+                    tell(f"not checked: {problem.found}")
+            problems = [problem for problem in problems if not isinstance(problem, NotChecked)]
         if seen:
             from workflow.cluster.preflight import look_ahead  # slow: torch and transformers
 
@@ -61,30 +61,30 @@ def submit(request: SubmitRequest, tell: Callable[[str], None]) -> None:
         if request.prints_only:
             print(text, end="")
             return
-        with locked(mount.jobs / ".lock"):  # of two for one run the second sees the first
+        with locked(mount.jobs / ".lock"):  # the second of two submissions sees the first
             if problems := _problems_of_queue(submission):
                 raise BadInput(problems)
             record = _hand_over(scheduler, submission, text)
     usual = mount.root == find_mount(None).root.absolute()
     words = [record.run_name, *([] if usual else ["--mount", str(mount.root)])]
     command = f"python3 -m workflow status {shlex.join(words)}"
-    tell(f"submitted as {record.title}; `{command}` tells of it")
+    tell(f"submitted as {record.title}; `{command}` shows its state")
 
 
 def _mount(request: SubmitRequest) -> tuple[Mount, bool]:
-    """The job's mount, and whether its files are to be seen here.
+    """Return the job's mount, and whether its files are visible here.
 
-    A project that the command names has its own beside its scripts. What a claim of Kubernetes
-    holds is seen only where somebody says so.
+    A project named in the command has its own mount. The content of a Kubernetes volume claim is
+    visible only through a --mount.
     """
     named, project = find_mount(request.launch.mount), request.command.project
-    by_chance = named.root == PROJECT / "mount"
-    if request.kind == "kubernetes" and by_chance:
+    is_default = named.root == PROJECT / "mount"
+    if request.kind == "kubernetes" and is_default:
         folder = Path(str((request.cluster.kubernetes or {}).get("host_path") or ""))
         if not folder.is_absolute() or not folder.is_dir():
             return named, False
         named = Mount(folder)
-    elif by_chance and project != PROJECT:
+    elif is_default and project != PROJECT:
         named = Mount(project / "mount")
     return Mount((request.command.folder / named.root).absolute()), True
 
@@ -93,7 +93,7 @@ def _submission(request: SubmitRequest, mount: Mount, seen: bool) -> Submission:
     spec, command = request.spec, request.command
     return Submission(
         task=command.task,
-        arguments=as_arguments(spec),  # as checked: a job file may change while the job waits
+        arguments=as_arguments(spec),  # fixed now: a job file may change while the job waits
         run_name=run_name_of(spec),
         processes=_processes(request),
         folder=command.folder,
@@ -105,7 +105,7 @@ def _submission(request: SubmitRequest, mount: Mount, seen: bool) -> Submission:
 
 
 def _processes(request: SubmitRequest) -> int:
-    """Of each machine: as many as asked for, else one a GPU."""
+    """Return the processes per node: as requested, else one per GPU."""
     if request.launch.num_processes is not None:
         return request.launch.num_processes
     if request.kind == "local" and not request.cluster.gpus_per_node:
@@ -116,10 +116,10 @@ def _processes(request: SubmitRequest) -> int:
 
 
 def _margin(mount: Mount, request: JobRequest) -> int:
-    """Seconds that the job may take to end its step and to save: by what it took before.
+    """Return the seconds to finish a step and save, from the run's last measured time.
 
-    Where it never ran, a checkpoint is taken to be three times the model's files, which is what
-    float32 weights become with both moments.
+    Without one, a checkpoint counts as three times the model's files: float32 weights with both
+    Adam moments.
     """
     from workflow.models.hub import WEIGHTS  # slow: transformers
 
@@ -132,7 +132,7 @@ def _margin(mount: Mount, request: JobRequest) -> int:
 
 
 def _read_by(request: SubmitRequest, mount: Mount) -> Iterator[Path]:
-    """The files and folders that the job reads, as far as they are here."""
+    """Yield the files and folders that the job reads, if they exist here."""
     spec = request.spec
     source, problems = find_model(mount, spec)
     if isinstance(source, Path) and not problems:
@@ -143,7 +143,7 @@ def _read_by(request: SubmitRequest, mount: Mount) -> Iterator[Path]:
 
 
 def _with_dependency(request: SubmitRequest, mount: Mount) -> tuple[SubmitRequest, list[Problem]]:
-    """The job to wait for in Slurm's words, in place of its run's name."""
+    """Replace a run name in --dependency by an sbatch dependency on its job."""
     name = request.cluster.dependency
     if name is None or request.kind != "slurm" or re.match(r"after|singleton|expand", name):
         return request, []
@@ -155,32 +155,33 @@ def _with_dependency(request: SubmitRequest, mount: Mount) -> tuple[SubmitReques
     if record is not None and record.cluster == "slurm" and state.may_live:
         dependency = f"afterok:{record.identity}"
     elif "done" not in (state.word, read_status(mount.models / name).get("state")):
-        found, hint = "no job on Slurm that was submitted for such a run", "submit that one first"
-        if record is not None:  # Slurm itself takes it, and forgets to wait
-            found = f"{record.title}, which is not queued and does not run ({state.word})"
-            hint = "submit that one again first; or leave this out, if it ended well"
-        expected = "a run whose job is queued, runs or is done; or a job's number"
+        found, hint = "no Slurm job of this run", "submit that run first"
+        if record is not None:  # Slurm would accept it, and not wait
+            found = f"{record.title} is neither queued nor running ({state.word})"
+            hint = "resubmit that job first, or remove --dependency if it succeeded"
+        expected = "a run whose job is queued, running or done, or a job ID"
         return request, [Problem(f"--dependency {shorten(name)}", found, expected, hint)]
     cluster = dataclasses.replace(request.cluster, dependency=dependency)
     return dataclasses.replace(request, cluster=cluster), []
 
 
 def _problems_of_queue(submission: Submission) -> list[Problem]:
-    """Whether a job for this run is queued or runs already, or whether that is not known."""
+    """Report a job of this run that is, or may be, queued or running."""
     record = read_record(submission.job_folder)
     if record is None or not (state := state_of(record)).may_live:
         return []
-    where, expected = f"run {record.run_name}", "a run that has no job"
+    where, expected = f"run {record.run_name}", "a run without an active job"
     if state.word == "unknown":
-        found = f"{record.title}, and whether that has ended is not known ({state.reason})"
-        hint = "submit where its cluster can be asked, or choose another name"
-        return [NotAsked(where, found, expected, hint)]
-    hint = f"wait for it, `python3 -m workflow cancel {record.run_name}`, or choose another name"
-    return [Problem(where, f"a job that is {state.word} ({record.title})", expected, hint)]
+        found = f"state of {record.title} unknown ({state.reason})"
+        hint = "submit where its scheduler is reachable, or choose another run name"
+        return [NotChecked(where, found, expected, hint)]
+    cancel = f"`python3 -m workflow cancel {record.run_name}`"
+    hint = f"wait for it, cancel it with {cancel}, or choose another run name"
+    return [Problem(where, f"already {state.word} as {record.title}", expected, hint)]
 
 
 def _hand_over(scheduler: Scheduler, submission: Submission, text: str) -> JobRecord:
-    """Queue the job, and note it in its folder, which goes again where the cluster refuses it."""
+    """Queue the job and record it in its folder, which is removed if the scheduler rejects it."""
     folder = submission.job_folder
     was_there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +194,7 @@ def _hand_over(scheduler: Scheduler, submission: Submission, text: str) -> JobRe
     try:
         (folder / TEXT).write_text(text, encoding="utf-8")
         write_record(folder, record)
-    except BaseException:  # no command would know of the job
+    except BaseException:  # without a record no command could find the job
         scheduler.cancel(record)
         raise
     return record
@@ -202,9 +203,9 @@ def _hand_over(scheduler: Scheduler, submission: Submission, text: str) -> JobRe
 def main(words: Sequence[str]) -> int:
     """`submit KIND …`; returns the exit status."""
     if not words or words[0] not in SCHEDULERS:
-        found = shorten(words[0]) if words else "no cluster"
+        found = shorten(words[0]) if words else "no scheduler"
         expected = f"one of {', '.join(SCHEDULERS)}"
-        raise BadInput([Problem("submit", found, expected, "write it behind submit")])
+        raise BadInput([Problem("submit", found, expected, "write it after submit")])
     start_log()
     submit(read_words(words[0], words[1:]), lambda line: print(line, file=sys.stderr))
     return 0

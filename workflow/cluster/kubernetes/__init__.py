@@ -1,1 +1,1 @@
-"""A job as a manifest, and kubectl."""
+"""Jobs on Kubernetes: the manifest and kubectl."""

@@ -1,4 +1,4 @@
-"""Jobs of Kubernetes handed over, asked about and ended, by its command line."""
+"""Submit, query and cancel Kubernetes Jobs with kubectl."""
 
 import dataclasses
 import json
@@ -12,31 +12,32 @@ from typing import Any, NoReturn
 from workflow.cluster.containers import problems_of_sight
 from workflow.cluster.job_record import JobRecord
 from workflow.cluster.resources import Submission
-from workflow.cluster.scheduler import JobState, NotAsked, Scheduler
+from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
 from workflow.core.errors import BadInput, Problem
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 LINES_SHOWN = 3
-_OUT_OF_REACH = re.compile(
+_UNREACHABLE = re.compile(
     r"unable to connect|connection to the server|current server api group list|no such host|"
     r"i/o timeout|no configuration has been provided|context .*(not set|does not exist)",
     re.IGNORECASE,
 )
-"""What kubectl says where no cluster answers it."""
-_ENDS = {
+"""Errors of kubectl if no cluster answers."""
+_WORDS = {
     "Complete": "done",
-    "SuccessCriteriaMet": "done",  # while the last pods end
+    "SuccessCriteriaMet": "done",  # while the last pods terminate
     "Failed": "failed",
     "FailureTarget": "failed",  # likewise
     "Suspended": "pending",
 }
+"""Our states by the Job's conditions."""
 
 
 JOB_LABEL = "batch.kubernetes.io/job-name"  # of the pods, set by the Job controller
 
 
 class Kubernetes(Scheduler):
-    """No manifest is tried beforehand: kubectl cannot without a cluster's leave to make it."""
+    """Never validates a manifest: a server-side dry run needs the permission to create jobs."""
 
     def render(self, submission: Submission, reads: Sequence[Path]) -> tuple[str, list[Problem]]:
         from workflow.cluster.kubernetes.manifest import manifest, problems  # slow: pydantic
@@ -54,7 +55,7 @@ class Kubernetes(Scheduler):
         name = job_name(submission)
         record = JobRecord(submission.run_name, "kubernetes", name, namespace=namespace)
         if self.state(record).word in ("done", "failed"):
-            _end(record, wait=True)  # an ended job takes no change
+            _delete(record, wait=True)  # a finished job cannot be changed
         kubectl(["apply", "-f", "-"], namespace, text)
         return record
 
@@ -66,20 +67,20 @@ class Kubernetes(Scheduler):
             return JobState("unknown", error.problems[0].found)
 
     def cancel(self, record: JobRecord) -> None:
-        _end(record, wait=False)
+        _delete(record, wait=False)
 
     def show_log(self, record: JobRecord, folder: Path, follow: bool) -> NoReturn:
-        """Become `kubectl logs` of the newest pod 0, which speaks for all."""
+        """Replace this process by `kubectl logs` of the newest pod 0, which logs for all."""
         pods = newest_pods(_pods(record))
         if 0 not in pods:
-            hint = "wait until it has started; pods that have ended are kept as long as their job"
-            raise BadInput([Problem(f"job {record.identity}", "no pod", "its pod 0", hint)])
+            hint = "wait until the job starts; finished pods are kept as long as their job"
+            raise BadInput([Problem(f"job {record.identity}", "has no pod 0", "a pod", hint)])
         command = ["logs", pods[0]["metadata"]["name"], *(["--follow"] if follow else [])]
         os.execvp("kubectl", ["kubectl", *command, *_in(record.namespace)])
 
 
-def _end(record: JobRecord, wait: bool) -> None:
-    """End a job and forget it; its pods have their time to save, for which this need not `wait`."""
+def _delete(record: JobRecord, wait: bool) -> None:
+    """Delete a job and its service; its pods save in their grace period, with or without `wait`."""
     waits = f"--wait={str(wait).lower()}"
     command = ["delete", "job,service", record.identity, "--ignore-not-found", waits]
     kubectl(command, record.namespace)
@@ -95,37 +96,38 @@ def _in(namespace: str | None) -> list[str]:
 
 
 def kubectl(command: list[str], namespace: str | None, given: str | None = None) -> str:
-    """What kubectl prints; raises BadInput where it is missing, reaches nobody or is refused."""
+    """Return kubectl's output; raises BadInput if it is missing, unreachable or fails."""
     try:
         done = subprocess.run(
             ["kubectl", *command, *_in(namespace), "--request-timeout=30s"],
             input=given, capture_output=True, text=True, check=False,
         )  # fmt: skip
     except OSError as error:
-        hint = "install it, and let `kubectl get jobs` work here"
+        hint = "install it, and configure it so that `kubectl get jobs` works"
         found = error.strerror or str(error)
-        raise BadInput([Problem("kubectl", found, "Kubernetes' command line", hint)]) from error
+        raise BadInput([Problem("kubectl", found, "an executable command", hint)]) from error
     if done.returncode == 0:
         return done.stdout
     lines = done.stderr.strip().splitlines()
-    if _OUT_OF_REACH.search(done.stderr):
-        found = f"no cluster within reach ({lines[-1]})"
-        hint = "see whether `kubectl get jobs` works here; without --apply the manifest is printed"
-        raise BadInput([NotAsked("kubectl", found, "a cluster that answers", hint)])
-    found = f"exit status {done.returncode} ({'; '.join(lines[:LINES_SHOWN]) or 'no word'})"
-    hint = f"mend that, and see whether `kubectl {command[0]}` works here by itself"
-    raise BadInput([Problem(f"kubectl {command[0]}", found, "a cluster that does it", hint)])
+    if _UNREACHABLE.search(done.stderr):
+        found = f"cannot reach a cluster ({lines[-1]})"
+        hint = "make `kubectl get jobs` work here, or remove --apply to print the manifest"
+        raise BadInput([NotChecked("kubectl", found, "a reachable cluster", hint)])
+    reason = "; ".join(lines[:LINES_SHOWN]) or "no error message"
+    found = f"exit status {done.returncode} ({reason})"
+    hint = "fix that error, then run the same command again"
+    raise BadInput([Problem(f"kubectl {command[0]}", found, "exit status 0", hint)])
 
 
 def read_state(job: str, pods: str) -> JobState:
-    """Where a job stands.
+    """Parse a job's state.
 
     Args:
-        job: the Job as JSON; empty where there is none.
+        job: the Job as JSON; empty if it does not exist.
         pods: the list of its pods as JSON.
     """
     if not job.strip():
-        return JobState("gone", "the cluster has no such job")
+        return JobState("gone", "job not found in the cluster")
     parsed = json.loads(job)
     newest = newest_pods(pods)
     of_all = [newest.get(index) for index in range(parsed["spec"]["completions"])]
@@ -142,12 +144,12 @@ def read_state(job: str, pods: str) -> JobState:
 
 def _word(status: dict[str, Any], pods: list[dict[str, Any] | None]) -> tuple[str, str]:
     conditions = {one["type"]: one for one in status.get("conditions", []) if _holds(one)}
-    for name, word in _ENDS.items():
+    for name, word in _WORDS.items():
         if name in conditions:
-            return word, _told(conditions[name])
+            return word, _reason(conditions[name])
     for index, pod in enumerate(pods):
         if pod is None:
-            return "pending", f"pod {index} is not made yet"
+            return "pending", f"pod {index} not created yet"
         if pod["status"].get("phase") not in ("Running", "Succeeded"):
             return "pending", f"pod {index}: {_why(pod['status'])}"
     return "running", ""
@@ -158,24 +160,24 @@ def _holds(condition: dict[str, Any]) -> bool:
 
 
 def _why(status: dict[str, Any]) -> str:
-    """Why a pod does not run."""
+    """Return why a pod does not run."""
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and not _holds(condition):
-            return _told(condition)
+            return _reason(condition)
     for container in status.get("containerStatuses", []):
-        for what in ("waiting", "terminated"):
-            if told := container.get("state", {}).get(what):
-                code = told.get("exitCode")
-                return _told(told) + (f", exit status {code}" if code is not None else "")
-    return _told(status) or str(status.get("phase"))
+        for name in ("waiting", "terminated"):
+            if state := container.get("state", {}).get(name):
+                code = state.get("exitCode")
+                return _reason(state) + (f", exit status {code}" if code is not None else "")
+    return _reason(status) or str(status.get("phase"))
 
 
-def _told(said: dict[str, Any]) -> str:
-    """What Kubernetes says of something: a word, and where it has one, a sentence."""
-    return ": ".join(said[part] for part in ("reason", "message") if said.get(part))
+def _reason(status: dict[str, Any]) -> str:
+    """Join Kubernetes' reason and message, if any."""
+    return ": ".join(status[part] for part in ("reason", "message") if status.get(part))
 
 
 def newest_pods(pods: str) -> dict[int, dict[str, Any]]:
-    """The last pod of each index; those before it have failed."""
+    """Return the newest pod of each index; earlier ones have failed."""
     items = sorted(json.loads(pods)["items"], key=lambda pod: pod["metadata"]["creationTimestamp"])
     return {int(pod["metadata"]["annotations"][INDEX]): pod for pod in items}

@@ -1,7 +1,7 @@
-"""A job as an Indexed Job of Kubernetes, which every cluster has: no operator is needed.
+"""A job as a Kubernetes Indexed Job, which needs no operator.
 
-Each node of the job is a pod with torchrun in it. Where a pod is lost its group ends, and the Job
-makes the pods again: the run goes on from its newest checkpoint.
+Each node of the job is a pod that runs torchrun. If a pod is lost, all pods of the job end and the
+Job controller recreates them: the run resumes from its newest checkpoint.
 """
 
 import hashlib
@@ -18,47 +18,47 @@ from workflow.core.errors import Problem, shorten
 from workflow.runs.mount import CONTAINER_MOUNT
 
 CONTAINER = "workflow"
-LONGEST_NAME = 52  # of 63 letters; the rest is for a pod's -INDEX-xxxxx
+LONGEST_NAME = 52  # of 63 characters; the rest is for a pod's -INDEX-xxxxx
 
-_MENDS = {
-    "time": "leave it out: a pod runs until it ends or is evicted, and then goes on",
-    "dependency": "leave it out, and submit this job when that one is done",
-    "slurm": "leave it out; Kubernetes' own settings are words of --kubernetes",
-    "high_priority": "leave it out; name a class instead: --kubernetes priority_class=NAME",
+_HINTS = {
+    "time": "remove it: pods have no time limit, and the run resumes after an eviction",
+    "dependency": "remove it, and submit this job when the other is done",
+    "slurm": "remove it, and use --kubernetes for Kubernetes settings",
+    "high_priority": "remove it, and set --kubernetes priority_class=NAME",
 }
 
 
 def problems(submission: Submission) -> list[Problem]:
-    """What keeps this job from being one of Kubernetes."""
+    """Return what prevents this job from running on Kubernetes."""
     cluster, envs = submission.cluster, submission.cluster.envs or {}
     settings, problems_of_settings = read_settings(cluster.kubernetes or {})
-    found = problems_of(cluster, "kubernetes", _MENDS)
+    found = problems_of(cluster, "kubernetes", _HINTS)
     if cluster.container is None or cluster.container.startswith(("pyxis:", "apptainer:")):
-        image = "none" if cluster.container is None else shorten(cluster.container)
-        hint = "write --container REGISTRY/IMAGE:TAG"
-        found.append(Problem("--container", image, "an image that the nodes can fetch", hint))
+        image = "not set" if cluster.container is None else shorten(cluster.container)
+        hint = "set --container REGISTRY/IMAGE:TAG"
+        found.append(Problem("--container", image, "an image that the nodes can pull", hint))
     found += problems_of_settings
     if "WORKFLOW_MOUNT" in envs:
-        expected = f"none: pods have the mount at {CONTAINER_MOUNT}"
-        found.append(Problem("--envs WORKFLOW_MOUNT", "a variable", expected, "leave it out"))
+        where, expected = "--envs WORKFLOW_MOUNT", f"the mount at {CONTAINER_MOUNT}"
+        found.append(Problem(where, "reserved in pods", expected, "remove it"))
     by_name = [name for name, value in envs.items() if value is None]
     if by_name and not settings.secret:
-        expected = "a Secret of the cluster that holds what they are"
-        hint = "add --kubernetes secret=NAME, whose keys are the variables' names"
-        found.append(Problem(f"--envs {' '.join(by_name)}", "names alone", expected, hint))
+        where, expected = f"--envs {' '.join(by_name)}", "a Secret with these keys"
+        hint = "add --kubernetes secret=NAME"
+        found.append(Problem(where, "names without values", expected, hint))
     flag = "--overwrite_output_dir"
     if any(word.split("=")[0] == flag for word in submission.arguments):
-        # a pod does not know that it was made again, and would remove what the one before wrote
-        hint = f"leave it out, and remove {submission.run} or choose another --training_run_name"
-        begins = "a flag by which a pod that is made again would remove the run"
-        found.append(Problem(flag, begins, "a run that goes on", hint))
+        # a recreated pod cannot see that it replaces another, whose output it would remove
+        hint = f"remove the flag, and delete {submission.run} or choose another --training_run_name"
+        fact = "would delete the run at each restart of its pods"
+        found.append(Problem(flag, fact, "a run that resumes", hint))
     return found
 
 
 def job_name(submission: Submission) -> str:
-    """The name of the Job and of its Service; two runs never share one.
+    """Return the name of the Job and its Service, different for each run.
 
-    A Service's begins with a letter.
+    A Service's name must start with a letter.
     """
     mine = submission.run_name
     wanted = submission.cluster.name or mine
@@ -67,13 +67,13 @@ def job_name(submission: Submission) -> str:
         return wanted
     label = re.sub(r"[^a-z0-9]+", "-", wanted.lower()).strip("-")
     label = label if label[:1].isalpha() else f"run-{label}"
-    marked = mine if wanted == mine else f"{mine} {wanted}"  # two runs may be given one name
+    marked = mine if wanted == mine else f"{mine} {wanted}"  # two runs may have the same --name
     mark = hashlib.sha256(marked.encode()).hexdigest()[:8]
     return f"{label[: LONGEST_NAME - len('-') - len(mark)].rstrip('-')}-{mark}"
 
 
 def manifest(submission: Submission) -> str:
-    """A headless Service and an Indexed Job, as YAML, where there are no `problems`."""
+    """Return a headless Service and an Indexed Job as YAML; requires no `problems`."""
     settings, _ = read_settings(submission.cluster.kubernetes or {})
     name = job_name(submission)
     labels = settings.labels | {"app.kubernetes.io/name": "workflow"}
@@ -86,7 +86,7 @@ def manifest(submission: Submission) -> str:
         "metadata": metadata,
         "spec": {
             "clusterIP": "None",
-            "publishNotReadyAddresses": True,  # pods meet before any is ready
+            "publishNotReadyAddresses": True,  # rendezvous precedes readiness
             "selector": {JOB_LABEL: name},
             "ports": [{"name": "rendezvous", "port": PORT}],
         },
@@ -96,7 +96,7 @@ def manifest(submission: Submission) -> str:
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata | {"labels": labels | queue},
-        "spec": _given({"suspend": True if queue else None})  # until the queue lets it start
+        "spec": _given({"suspend": True if queue else None})  # until the queue admits it
         | _policy(submission.cluster)
         | {"template": {"metadata": marks, "spec": _pod(submission, settings)}},
     }
@@ -107,7 +107,7 @@ def manifest(submission: Submission) -> str:
 
 
 def _policy(cluster: Cluster) -> dict[str, Any]:
-    """How many pods there are, and what their ends mean."""
+    """Return the number of pods and the policies for their success and failure."""
     bad_input = {"containerName": CONTAINER, "operator": "In", "values": [2]}
     rules = [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -117,12 +117,12 @@ def _policy(cluster: Cluster) -> dict[str, Any]:
         "completions": cluster.num_nodes,
         "parallelism": cluster.num_nodes,
         "completionMode": "Indexed",
-        # all pods of a group fail together, and each counts
+        # all pods of a job fail together, and each counts
         "backoffLimit": cluster.max_restarts * cluster.num_nodes,
         "podFailurePolicy": {"rules": rules},
     }
     if cluster.num_nodes > 1:
-        # a pod that is lost after pod 0 has ended well would wait for it in vain
+        # a pod lost after pod 0 succeeded would be recreated and wait for it forever
         policy["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
     return policy
 
@@ -134,7 +134,7 @@ def _pod(submission: Submission, settings: Settings) -> dict[str, Any]:
     pull_secret = _given({"name": settings.image_pull_secret})
     script = pod_script(submission, settings.project, name)
     user = _given({"runAsUser": settings.run_as_user, "fsGroup": settings.run_as_user})
-    if user:  # else every file of the mount is given to the group, at each start
+    if user:  # else each start changes the group of every file in the mount
         user["fsGroupChangePolicy"] = "OnRootMismatch"
     container = {
         "name": CONTAINER,
@@ -146,7 +146,7 @@ def _pod(submission: Submission, settings: Settings) -> dict[str, Any]:
     }
     pod = {
         "restartPolicy": "Never",
-        "subdomain": name,  # the Service's, so that pod 0 has an address
+        "subdomain": name,  # of the Service, which gives pod 0 its address
         "terminationGracePeriodSeconds": submission.margin,
         "priorityClassName": settings.priority_class,
         "serviceAccountName": settings.service_account,
@@ -161,7 +161,7 @@ def _pod(submission: Submission, settings: Settings) -> dict[str, Any]:
 
 
 def _env(submission: Submission, settings: Settings) -> list[dict[str, Any]]:
-    """The variables; those that go by name alone come from a Secret, and are never read here."""
+    """Return the environment; variables without a value refer to the Secret."""
     values: dict[str, Any] = {"HF_HUB_OFFLINE": "1", "WORKFLOW_MOUNT": str(CONTAINER_MOUNT)}
     if submission.threads is not None:
         values["OMP_NUM_THREADS"] = submission.threads
@@ -189,7 +189,7 @@ def _resources(cluster: Cluster, settings: Settings) -> dict[str, Any]:
 def _volumes(
     cluster: Cluster, settings: Settings
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The pod's volumes, and where its container has them."""
+    """Return the pod's volumes and the container's volume mounts."""
     if settings.pvc:
         source: dict[str, Any] = {"persistentVolumeClaim": {"claimName": settings.pvc}}
     else:
@@ -209,7 +209,7 @@ def _volumes(
 
 
 def _folder_of_node(path: str) -> dict[str, Any]:
-    return {"hostPath": {"path": path, "type": "Directory"}}  # a node without it is told of
+    return {"hostPath": {"path": path, "type": "Directory"}}  # fails without it
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -221,18 +221,18 @@ def _mebibytes(size: float) -> str:
 
 
 def _escape(text: str) -> str:
-    """Keep Kubernetes from putting variables in place of $(NAME), and $ in place of $$."""
+    """Escape $(NAME) and $$, which Kubernetes would expand."""
     return re.sub(r"\$(?=[$(])", "$$", text)
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Writes YAML that people read, and that any version of YAML reads alike."""
+    """Writes readable YAML that parses alike under YAML 1.1 and 1.2."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
 
     def represent_text(self, text: str) -> Any:
-        """Scripts as lines; in quotes what another parser may take for a number, as 1e3."""
+        """Write scripts as blocks, and quote what a parser may read as a number, e.g. 1e3."""
         style = "|" if "\n" in text else None if re.match(r"[A-Za-z/].", text) else "'"
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

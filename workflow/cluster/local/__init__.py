@@ -1,1 +1,1 @@
-"""A job in the background of this machine."""
+"""Jobs in this machine's background."""

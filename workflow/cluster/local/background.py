@@ -1,4 +1,4 @@
-"""A job on this machine that outlives the shell it was started from."""
+"""A job on this machine that outlives the shell that started it."""
 
 import os
 import shlex
@@ -13,33 +13,33 @@ from workflow.cluster.scheduler import JobState, Scheduler
 from workflow.core.errors import BadInput, Problem
 from workflow.runs.lock import is_live, start_of
 
-_MENDS = {
-    "num_nodes": "leave it out: this is one machine",
-    "gpu_type": "leave it out: CUDA_VISIBLE_DEVICES chooses GPUs",
-    "memory": "leave it out: the job takes what is free",
-    "time": "leave it out: nothing ends the job here",
-    "container": "leave it out, or start the job inside of the container",
-    "dependency": "start the job when the other has ended: A && B",
-    "slurm": "leave it out, or submit to Slurm",
-    "kubernetes": "leave it out, or submit to Kubernetes",
+_HINTS = {
+    "num_nodes": "remove it: this is a single node",
+    "gpu_type": "remove it: CUDA_VISIBLE_DEVICES selects the GPUs",
+    "memory": "remove it: the job may use all free memory",
+    "time": "remove it: local jobs have no time limit",
+    "container": "remove it, or submit inside the container",
+    "dependency": "remove it, and submit this job when the other is done",
+    "slurm": "remove it, or submit to Slurm",
+    "kubernetes": "remove it, or submit to Kubernetes",
 }
 
 
 class Background(Scheduler):
     def render(self, submission: Submission, reads: Sequence[Path]) -> tuple[str, list[Problem]]:
-        problems = problems_of(submission.cluster, "local", _MENDS)
+        problems = problems_of(submission.cluster, "local", _HINTS)
         return ("" if problems else script(submission)), problems
 
     def queue(self, text: str, submission: Submission) -> JobRecord:
-        """Run the script in a session of its own, its words going to the log."""
-        words = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        """Run the script in a new session, with its output appended to the log."""
+        appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         pid = os.posix_spawn(
             "/bin/bash",
             ["/bin/bash", "-c", text],
             os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, submission.job_folder / LOG, words, 0o666),
+                (os.POSIX_SPAWN_OPEN, 1, submission.job_folder / LOG, appending, 0o666),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
             setsid=True,
@@ -47,15 +47,15 @@ class Background(Scheduler):
         return JobRecord(submission.run_name, "local", str(pid), started=start_of(pid))
 
     def state(self, record: JobRecord) -> JobState:
-        """Whether the process lives; how one ended that does not, only its run can tell."""
+        """Return whether the process lives; only the run's status shows how it ended."""
         if record.host != socket.gethostname():
-            return JobState("unknown", f"only {record.host} can tell")
+            return JobState("unknown", f"known only on {record.host}")
         return JobState("running" if is_live(int(record.identity), record.started) else "gone")
 
     def cancel(self, record: JobRecord) -> None:
         if record.host != socket.gethostname():
-            found, expected = f"a job of {record.host}", "one of this machine"
-            hint = "cancel it there, or write a file `stop` into the run's folder"
+            found, expected = f"runs on {record.host}", "a job on this machine"
+            hint = "cancel it there, or create the file `stop` in the run's folder"
             raise BadInput([Problem(f"cancel {record.run_name}", found, expected, hint)])
         if is_live(int(record.identity), record.started):
             os.kill(int(record.identity), signal.SIGTERM)

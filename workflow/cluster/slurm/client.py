@@ -1,4 +1,4 @@
-"""What Slurm's own commands say of jobs, and do with them."""
+"""Submit, query and cancel jobs with Slurm's commands."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 from workflow.cluster.containers import Runtime, find_runtime, problems_of_sight, what_is_here
 from workflow.cluster.job_record import JobRecord
 from workflow.cluster.resources import Submission
-from workflow.cluster.scheduler import JobState, NotAsked, Scheduler
+from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
 from workflow.cluster.slurm.script import problems_of_words, script
 from workflow.core.errors import BadInput, Problem
 
@@ -20,17 +20,15 @@ _WORDS = {
     "SIGNALING": "running", "STAGE_OUT": "running", "STOPPED": "running", "SUSPENDED": "running",
     "COMPLETED": "done", "CANCELLED": "cancelled", "REVOKED": "cancelled",
 }  # fmt: skip
-"""Slurm's names of states (squeue's manual); all others are failures."""
+"""Our states by Slurm's (manual of squeue); all others are failures."""
 
-
-_OUT_OF_REACH = re.compile(
+_UNREACHABLE = re.compile(
     r"contact slurm controller|configuration source|slurm daemon|socket timed out|zero bytes|"
     r"connection (refused|timed out|failure)|connect failure|not responding|standby mode|"
     r"authentication|munge|dns srv",
     re.IGNORECASE,
 )
-"""What Slurm's commands say where no controller answers them."""
-_MEND = "correct the words of the cluster part (sinfo lists partitions)"
+"""Errors of Slurm's commands if no controller answers."""
 
 
 class Slurm(Scheduler):
@@ -46,22 +44,22 @@ class Slurm(Scheduler):
 
     def problems_of_text(self, text: str) -> list[Problem]:
         if shutil.which("sbatch") is None:
-            return [_out_of_reach("no command sbatch here")]
-        tried = _call("sbatch", "--test-only", text=text)
-        return [_refusal(tried.stderr, "a job that Slurm takes", _MEND)] if tried.returncode else []
+            return [_unreachable("sbatch not found")]
+        tested = _call("sbatch", "--test-only", text=text)
+        hint = "correct the cluster flags (sinfo lists partitions)"
+        return [_refusal(tested.stderr, hint)] if tested.returncode else []
 
     def queue(self, text: str, submission: Submission) -> JobRecord:
         queued = _call("sbatch", "--parsable", text=text)
         number = queued.stdout.strip().partition(";")[0]
         if queued.returncode or not number.isdigit():
-            hint = "nothing was queued: correct that, and submit again"
-            raise BadInput([_refusal(queued.stderr, "a job that is taken", hint)])
+            raise BadInput([_refusal(queued.stderr, "fix that error; nothing was queued")])
         return JobRecord(submission.run_name, "slurm", number)
 
     def state(self, record: JobRecord) -> JobState:
-        """What Slurm knows: from its controller, else from its accounting if it has one."""
+        """Query the controller, else the accounting database if there is one."""
         if shutil.which("scontrol") is None:
-            return JobState("unknown", "no Slurm commands here")
+            return JobState("unknown", "scontrol not found")
         shown = _call("scontrol", "--oneliner", "show", "job", record.identity)
         if shown.returncode == 0 and "JobState=" in shown.stdout:
             return read_job(shown.stdout)
@@ -71,30 +69,31 @@ class Slurm(Scheduler):
                      f"--jobs={record.identity}", "--format=State,ExitCode,NodeList")  # fmt: skip
         if kept.returncode == 0 and kept.stdout.strip():
             return read_account(kept.stdout)
-        return JobState("gone", "Slurm has forgotten it")
+        return JobState("gone", "job no longer known to Slurm")
 
     def cancel(self, record: JobRecord) -> None:
         ended = _call("scancel", record.identity)
         if ended.returncode:
-            where, hint = f"scancel {record.identity}", "end it by the cluster's own means"
-            raise BadInput([Problem(where, _reason(ended.stderr), "a job", hint)])
+            where, number = f"scancel {record.identity}", record.identity
+            hint = f"check its state with `scontrol show job {number}`"
+            raise BadInput([Problem(where, _reason(ended.stderr), "an active job", hint)])
 
 
-def _refusal(stderr: str, expected: str, hint: str) -> Problem:
-    """Why sbatch does not take a job, or that it reaches nobody."""
+def _refusal(stderr: str, hint: str) -> Problem:
+    """Report why sbatch rejects a job, or that Slurm is unreachable."""
     reason = _reason(stderr)
-    if _OUT_OF_REACH.search(stderr):
-        return _out_of_reach(f"Slurm out of reach ({reason})")
-    return Problem("sbatch", reason, expected, hint)
+    if _UNREACHABLE.search(stderr):
+        return _unreachable(f"cannot reach Slurm ({reason})")
+    return Problem("sbatch", reason, "a job that Slurm accepts", hint)
 
 
-def _out_of_reach(found: str) -> NotAsked:
+def _unreachable(found: str) -> NotChecked:
     hint = "submit from a machine where `sinfo` works, or use `submit local`"
-    return NotAsked("submit slurm", found, "a login node of Slurm", hint)
+    return NotChecked("submit slurm", found, "a Slurm login node", hint)
 
 
 def read_job(text: str) -> JobState:
-    """A job from one line of `scontrol --oneliner show job`."""
+    """Parse a line of `scontrol --oneliner show job`."""
     values = dict(re.findall(r"(\w+)=(\S*)", text))
     name = values.get("JobState", "")
     reason = values.get("Reason", "None")
@@ -112,7 +111,7 @@ def read_job(text: str) -> JobState:
 
 
 def read_account(text: str) -> JobState:
-    """A job from `sacct --parsable2` with State, ExitCode and NodeList: its last start."""
+    """Parse `sacct --parsable2` with State, ExitCode and NodeList; the last start counts."""
     name, _, nodes = text.strip().splitlines()[-1].split("|")
     word = _WORDS.get(name.split()[0], "failed")  # CANCELLED by 1000
     known = () if nodes in ("", "None assigned") else (nodes,)
@@ -122,11 +121,11 @@ def read_account(text: str) -> JobState:
 def _call(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    except OSError as error:  # as of a shell that finds no such command
+    except OSError as error:  # like a shell that does not find the command
         return subprocess.CompletedProcess(command, 127, "", error.strerror or str(error))
 
 
 def _reason(stderr: str) -> str:
-    """What a command of Slurm said, without its name and its assurance that it failed."""
+    """Return the error messages of a Slurm command without their "COMMAND: error:" prefixes."""
     lines = [re.sub(r"^\w+: (error: )?", "", line).strip() for line in stderr.splitlines()]
-    return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason"
+    return "; ".join(dict.fromkeys(line for line in lines if line)) or "no error message"

@@ -1,4 +1,4 @@
-"""The batch script of a job on Slurm as text, and what may not stand in it."""
+"""The batch script of a Slurm job, and the #SBATCH options that it reserves."""
 
 import re
 import shlex
@@ -10,50 +10,49 @@ from workflow.cluster.resources import Cluster, Submission, problems_of
 from workflow.core.errors import Problem, shorten
 from workflow.distributed.rendezvous import FIRST_PORT, PORTS
 
-_OWN_LOG = "leave it out: the log is read by its place (`python3 -m workflow logs RUN`)"
-_OWN_TASKS = "leave it out: a single task a machine starts all of its processes"
-_OWN_STARTS = "leave it out: the script queues the job again itself; --max_restarts bounds it"
-_OWN_PRIORITY = (
-    "leave it out; name a partition or a quality of service instead: "
-    "--slurm partition=NAME or --slurm qos=NAME"
-)
+_OWN_LOG = "remove it, and read the log with `python3 -m workflow logs RUN`"
+_OWN_TASKS = "remove it: one task per node starts all processes of the node"
+_OWN_REQUEUE = "remove it, and limit the script's own requeues with --max_restarts"
+_HINTS = {
+    "high_priority": "remove it, and set --slurm partition=NAME or --slurm qos=NAME",
+    "kubernetes": "remove it, or submit to Kubernetes",
+}
 _RESERVED = {
-    "job-name": "write --name",
+    "job-name": "use --name",
     "output": _OWN_LOG,
     "error": _OWN_LOG,
     "open-mode": _OWN_LOG,
-    "nodes": "write --num_nodes",
+    "nodes": "use --num_nodes",
     "ntasks": _OWN_TASKS,
     "ntasks-per-node": _OWN_TASKS,
-    "cpus-per-task": "write --cpus_per_task",
-    "mem": "write --memory",
-    "time": "write --time",
-    "dependency": "write --dependency",
-    "requeue": _OWN_STARTS,
-    "no-requeue": "write --max_restarts 0",
-    "signal": "leave it out: the script asks for the signal at which it saves",
-    "array": "leave it out: an array would start the same run several times; submit a job for each "
-    "seed, with a --training_run_name of its own",
-    "chdir": "leave it out: the script goes to the folder that it is submitted from",
-    "export": "write --envs",
-    "test-only": "write --dry_run",
-    "parsable": "leave it out: it is given when the job is queued",
-    "wrap": "leave it out: the script runs the job that stands behind the --",
-    "wait": "leave it out; `python3 -m workflow logs -f RUN` follows the job",
+    "cpus-per-task": "use --cpus_per_task",
+    "mem": "use --memory",
+    "time": "use --time",
+    "dependency": "use --dependency",
+    "requeue": _OWN_REQUEUE,
+    "no-requeue": "use --max_restarts 0",
+    "signal": "remove it: the script sets the signal on which the run saves",
+    "array": "remove it, and submit a job per seed, each with its own --training_run_name",
+    "chdir": "remove it: the job runs in the folder that it is submitted from",
+    "export": "use --envs",
+    "test-only": "use --dry_run",
+    "parsable": "remove it: submit sets it",
+    "wrap": "remove it: the script runs the job given after the --",
+    "wait": "remove it, and follow the job with `python3 -m workflow logs -f RUN`",
 }
-"""Options that the script needs as they are, and what to do instead."""
+"""Options that the script sets itself, and the remedies."""
 
 _GPUS = frozenset({"gres", "gpus", "gpus-per-node", "gpus-per-task"})
 
 _SCRIPT = """\
-# Slurm sends USR1 before the time is up, and at some sites when the job has to make room. The run
-# ends its step and saves when it sees the file `stop`; one that came before the run began does not
-# count, so the file is written until the step ends. Before there is a run, nothing would be lost.
-asked=
+# Slurm sends USR1 before the time limit, and at some sites before preemption. The run saves and
+# exits when it sees the file `stop`. It ignores a file older than its start, so the file is touched
+# until srun ends. Before the run starts there is nothing to save, and SIGTERM ends it.
+stopping=
 step=
 stop() {{
-  asked=yes
-  echo "$(date '+%F %T') Slurm asks the job to stop: it saves, and is queued again"
+  stopping=yes
+  echo "$(date '+%F %T') received USR1 from Slurm: saving, then requeueing the job"
   while [ -n "$step" ] && kill -0 "$step" 2>/dev/null; do
     if [ -e "$run/training_args.json" ]; then
       touch "$run/stop"
@@ -67,16 +66,16 @@ trap stop USR1
 
 cd {where} || exit 1
 {setup}
-set +eu # whatever the lines above chose
+set +eu # undo what setup may have set
 cd {where} || exit 1
 run={run}
 folder={folder}
 restarts=${{SLURM_RESTART_COUNT:-0}}
 
-# A job that was cancelled is not running any more, and stays cancelled.
-queue_again() {{
+# Requeue the job if Slurm reports it as running: a cancelled job must stay cancelled.
+requeue() {{
   if [ "$restarts" -ge {max_restarts} ]; then
-    echo "started again {max_restarts} times: not once more (--max_restarts)" >&2
+    echo "not requeued: reached the limit of {max_restarts} restarts (--max_restarts)" >&2
     return
   fi
   for _ in 1 2 3; do
@@ -88,8 +87,8 @@ queue_again() {{
   done
 }}
 
-if [ "$restarts" -gt {max_restarts} ]; then # a machine that failed counts, too
-  echo "started again {max_restarts} times: not once more (--max_restarts)" >&2
+if [ "$restarts" -gt {max_restarts} ]; then # Slurm's own requeues after node failures count too
+  echo "not restarted: reached the limit of {max_restarts} restarts (--max_restarts)" >&2
   exit 1
 fi
 touch "$folder/started"
@@ -97,48 +96,48 @@ address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$(({first_port} + SLURM_JOB_ID % {ports}))
 {command} &
 step=$!
-[ -z "$asked" ] || stop
+[ -z "$stopping" ] || stop
 wait "$step"
-while kill -0 "$step" 2>/dev/null; do # a signal ended the waiting, not the step
+while kill -0 "$step" 2>/dev/null; do # a signal ended wait, not srun
   wait "$step"
 done
 wait "$step"
 status=$?
 
-# Launchers do not pass on how a process ended; the run's folder says it.
+# torchrun hides the exit status of the processes: read the state from the run's folder.
 state=
 if [ "$run/status.json" -nt "$folder/started" ]; then
   state=$(sed -n 's/^ *"state": *"\\([a-z]*\\)".*/\\1/p' "$run/status.json" | head -n 1)
   if grep -q '^ *"error": "interrupted"' "$run/status.json"; then
-    state=interrupted # while the model was loaded
+    state=interrupted # while loading the model
   fi
 fi
 case $state in
   done) exit 0 ;;
   failed) exit $((status > 0 ? status : 1)) ;;
-  saved) [ "$status" -eq 0 ] || asked=yes ;; # by SIGTERM, after which torchrun fails
+  saved) [ "$status" -eq 0 ] || stopping=yes ;; # by SIGTERM, after which torchrun fails
 esac
-if [ -n "$asked" ]; then
-  queue_again
+if [ -n "$stopping" ]; then
+  requeue
 elif [ "$status" -ne 0 ] &&
   scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; then
-  queue_again # SIGTERM came before the run had begun
+  requeue # preempted before the run started
 fi
 if [ "$state" = saved ]; then
-  exit 75 # stopped, not done: a job that waits for this one is not to begin
+  exit 75 # stopped, not done: dependent jobs must not start
 fi
 exit "$status"
 """
 
 
 def script(submission: Submission, runtime: Runtime | None) -> str:
-    """The batch script, whole: what `sbatch` takes.
+    """Return the complete batch script for `sbatch`.
 
-    One task a machine, in which torchrun starts the processes. The script outlives them, and queues
-    the job again where Slurm stopped it and the run could save.
+    Each node has one task, in which torchrun starts the processes. The script outlives them, and
+    requeues the job if Slurm stopped it and the run saved.
 
     Args:
-        runtime: what runs the container, where there is one.
+        runtime: of the container; None without one.
     """
     body = _SCRIPT.format(
         run=shlex.quote(str(submission.run)),
@@ -150,16 +149,14 @@ def script(submission: Submission, runtime: Runtime | None) -> str:
         ports=PORTS,
         command=_step(submission, runtime),
     )
-    head = (
-        "#!/bin/bash\n# Written by `python3 -m workflow submit slurm`; sbatch takes it as it is.\n"
-    )
+    head = "#!/bin/bash\n# Written by `python3 -m workflow submit slurm` for sbatch.\n"
     return head + "".join(_directives(submission)) + "\n" + body
 
 
 def _directives(submission: Submission) -> list[str]:
     cluster, margin = submission.cluster, submission.margin
     gpus = str(cluster.gpus_per_node)
-    if cluster.time is not None:  # told before its end, but not before half of it
+    if cluster.time is not None:  # signalled at half of the time limit or later
         margin = max(1, min(margin, cluster.time // 2))
     options: dict[str, Any] = {
         "job-name": cluster.name or submission.run_name,
@@ -177,7 +174,7 @@ def _directives(submission: Submission) -> list[str]:
         "signal": f"B:USR1@{margin}",
     }
     own = {
-        _option(name): True if value in (None, "", "true") else value  # --exclusive has none
+        _option(name): True if value in (None, "", "true") else value  # e.g. --exclusive
         for name, value in (cluster.slurm or {}).items()
     }
     if not cluster.gpus_per_node or own.keys() & _GPUS:
@@ -202,7 +199,7 @@ def _option(name: str) -> str:
 
 
 def _clock(seconds: int) -> str:
-    """As Slurm writes lengths of time: D-HH:MM:SS."""
+    """Format a duration for Slurm: D-HH:MM:SS."""
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -210,46 +207,42 @@ def _clock(seconds: int) -> str:
 
 
 def _step(submission: Submission, runtime: Runtime | None) -> str:
-    """The step that runs the job on every machine."""
+    """Return the srun command that runs the job on every node."""
     python = "python3" if runtime else shlex.quote(str(submission.python))
     torchrun = [
         f"{python} -m torch.distributed.run",
-        f"--nnodes={submission.cluster.num_nodes}",
-        f"--nproc-per-node={submission.processes}",
-        "--rdzv-backend=c10d",
-        '--rdzv-endpoint="$address:$port"',
+        f"--nnodes={submission.cluster.num_nodes} --nproc-per-node={submission.processes}",
+        '--rdzv-backend=c10d --rdzv-endpoint="$address:$port"',
         '--rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"',
         f"--shutdown-timeout={submission.margin}",
     ]
     job = " ".join([shlex.quote(str(submission.script)), *map(shlex.quote, submission.arguments)])
-    # A single task would be bound to a single core, and its processes with it.
-    parts = ["srun --kill-on-bad-exit=1 --cpu-bind=none --export=ALL", " ".join(torchrun), job]
+    # Without --cpu-bind=none a single task and all its processes may be bound to a single core.
+    parts = ["srun --kill-on-bad-exit=1 --cpu-bind=none --export=ALL", *torchrun, job]
     if runtime:
         options, inside = run_inside(runtime, submission)
-        parts = [" ".join([parts[0], *options]), *inside, *parts[1:]]
+        parts = [parts[0], *options, *inside, *parts[1:]]
     return " \\\n  ".join(parts)
 
 
 def problems_of_words(cluster: Cluster) -> list[Problem]:
-    """What is wrong with the words of the cluster part, as far as Slurm need not be asked."""
-    problems = problems_of(cluster, "slurm", {"high_priority": _OWN_PRIORITY})
+    """Report problems of the cluster flags that are found without querying Slurm."""
+    problems = problems_of(cluster, "slurm", _HINTS)
     for name, value in (cluster.slurm or {}).items():
         where, option = f"--slurm {shorten(name)}", _option(name)
         if option in _RESERVED:
-            hint = _RESERVED[option]
-            problems.append(Problem(where, f"the option --{option}", "another option", hint))
+            found = f"the script sets --{option} itself"
+            problems.append(Problem(where, found, "another option", _RESERVED[option]))
         elif not re.fullmatch(r"[a-z][a-z-]+", option):
-            expected = "an option of sbatch by its long name, as partition"
-            problems.append(Problem(where, "no name of an option", expected, "correct it"))
+            expected = "a long option of sbatch, e.g. partition"
+            problems.append(Problem(where, "not a long option", expected, "correct the name"))
         elif not isinstance(value, str | int | float | bool | None) or "\n" in str(value):
             hint = "write it on one line, in quotes"
-            problems.append(Problem(where, shorten(value), "a text, a number, true or false", hint))
+            expected = "a string, number, true or false"
+            problems.append(Problem(where, shorten(value), expected, hint))
         elif option in _GPUS and not cluster.gpus_per_node:
-            hint = "add it: a process runs for each"
-            problems.append(Problem(where, "no --gpus_per_node", "the GPUs of each machine", hint))
+            hint = "add --gpus_per_node N: one process runs per GPU"
+            problems.append(Problem(where, "set without --gpus_per_node", "GPUs per node", hint))
     if "\n" in (cluster.name or ""):
         problems.append(Problem("--name", shorten(cluster.name), "one line", "choose another name"))
-    if cluster.kubernetes:
-        hint = "leave it out, or submit to Kubernetes"
-        problems.append(Problem("--kubernetes", "settings", "none on Slurm", hint))
     return problems
