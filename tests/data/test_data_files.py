@@ -204,7 +204,7 @@ def test_what_is_no_json_is_told_in_the_words_of_its_writer(tmp_path: Path, text
         (
             LINES.replace(b"\n", b"\r"),
             ": lines that end in CR alone (expected lines that end in LF, or CR and LF). "
-            "Hint: write it with LF: tr '\\r' '\.\n' < train.jsonl > NEW",
+            "Hint: write it with LF: tr '\\r' '\\.\n' < train.jsonl > NEW",
         ),
         (
             b"[]",
@@ -229,7 +229,7 @@ def test_what_is_no_json_is_told_in_the_words_of_its_writer(tmp_path: Path, text
         (
             b'{\n"prompt": "a",\n"completion": "b"\n}\n',
             ": line 1, column 2: a record that goes on at the next line (expected JSON). "
-            "Hint: write each record on a line of its own, line breaks in texts as \.\n",
+            "Hint: write each record on a line of its own, line breaks in texts as \\.\n",
         ),
         (
             f'{ROW}\n{{"prompt": "a\n'.encode(),

@@ -151,7 +151,7 @@ def test_a_shape_that_does_not_fit_is_told(tmp_path: Path) -> None:
 
 def test_a_vocabulary_larger_than_the_model_is_told(tmp_path: Path) -> None:
     folder = write_hub_folder(make_t5(vocab_size=512), tmp_path / "model", "safetensors")
-    with pytest.raises(BadInput, match="vocab_size 512 \(expected at least the 1000 ids"):
+    with pytest.raises(BadInput, match=r"vocab_size 512 \(expected at least the 1000 ids"):
         load_config(folder, len(load_tokenizer(folder)))
 
 

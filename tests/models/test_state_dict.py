@@ -216,7 +216,7 @@ def test_a_file_that_is_none_is_told(tmp_path: Path, layout: str, content: bytes
     folder = write_hub_folder(make_t5(), tmp_path / "model", layout)
     (path,) = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     path.write_bytes(content)
-    with pytest.raises(BadInput, match=f"^{folder}: .* \(expected weights that can be loaded"):
+    with pytest.raises(BadInput, match=rf"^{folder}: .* \(expected weights that can be loaded"):
         load_model(folder)
 
 
@@ -234,5 +234,5 @@ def test_a_pickle_without_tensors_is_told(tmp_path: Path, content: Any) -> None:
 def test_an_index_that_is_none_is_told(tmp_path: Path, index: str) -> None:
     folder = write_hub_folder(make_t5(), tmp_path / "model", "sharded-safetensors")
     (folder / INDEX).write_text(index)
-    with pytest.raises(BadInput, match=f"^{folder}: .* \(expected weights that can be loaded"):
+    with pytest.raises(BadInput, match=rf"^{folder}: .* \(expected weights that can be loaded"):
         load_model(folder)

@@ -429,11 +429,13 @@ def test_what_an_audit_finds_worst_stands_beside_the_verdict(tmp_path: Path) -> 
     (run / "audit.json").write_text(json.dumps(audit))
     found = page_of(run)
     assert found.warnings == [
-        "eval: records that occur in train: 2; remove them from train or eval."
+        "eval: 2 records also in train (train/eval overlap, inflates metrics). "
+        "Hint: remove them from train or eval."
     ]
     (data,) = (one.blocks for one in found.sections if one.title == "Data")
     assert data[1].lines == [
-        "eval: records that occur in train: 2; as eval[0] 'one'; remove them from train or eval"
+        "eval: 2 records also in train (train/eval overlap, inflates metrics), "
+        "e.g. eval[0] 'one'. Hint: remove them from train or eval"
     ]
 
 

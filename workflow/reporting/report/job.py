@@ -22,7 +22,7 @@ def data_blocks(audit: dict[str, Any]) -> list[Block]:
     """What the data audit found; nothing where there was none."""
     if not audit:
         return []
-    warnings = [f"{one.text}; as {one.example}; {one.remedy}" for one in warnings_of(audit)]
+    warnings = [str(warning) for warning in warnings_of(audit)]
     return [Text(figures(audit), code=True), *([Text(warnings)] if warnings else [])]
 
 
@@ -32,7 +32,7 @@ def warnings(audit: dict[str, Any]) -> list[str]:
         found = warnings_of(audit) if audit else []
     except (KeyError, TypeError, AttributeError):  # of another form, as its own part says
         return []
-    return [f"{one.text}; {one.remedy}." for one in found if one.severity >= WORST]
+    return [f"{one.text}. Hint: {one.remedy}." for one in found if one.severity >= WORST]
 
 
 def job_blocks(run: Path, spec: dict[str, Any], starts: Sequence[dict[str, Any]]) -> list[Block]:
