@@ -98,7 +98,7 @@ def lost_characters(report: AuditReport, part: str) -> dict[str, int]:
 def audit(
     folder: Path, tokenizer: Any, data: dict[str, list[Record]], task: Encoder | None = None
 ) -> AuditReport:
-    """The report on `data` after a JSON round trip; prompts and completions have up to 30 tokens."""
+    """The report on `data` after a JSON round trip; texts may have up to 30 tokens."""
     task = task or Seq2Seq()
     path = folder / "data.json"
     path.write_text(json.dumps(data))

@@ -1,4 +1,4 @@
-"""Records are tokenized once; the cache is shared, safe, and never taken for another's."""
+"""Records are tokenized once; the cache is shared, safe, and specific to data and tokenizer."""
 
 import json
 import shutil
@@ -138,10 +138,10 @@ def test_memory_does_not_grow_with_the_records(
     assert peaks[20_000] < 3_000_000
 
 
-def test_a_cache_that_is_cut_off_while_it_is_read_is_told(tmp_path: Path, tokenizer: Any) -> None:
+def test_a_cache_truncated_while_in_use_is_reported(tmp_path: Path, tokenizer: Any) -> None:
     split = prepare(tmp_path, tokenizer)["train"]
     (tmp_path / "cache" / split.key / "records.jsonl").write_bytes(b"{}")
-    with pytest.raises(RunFailed, match=r"records\.jsonl has become shorter"):
+    with pytest.raises(RunFailed, match=r"records\.jsonl was truncated while in use"):
         split.record(0)
 
 
@@ -151,12 +151,12 @@ def test_a_cache_with_answers_missing_does_not_serve_training(
     records = [RECORDS[0], {"prompt": "open"}]
     split = prepare(tmp_path, tokenizer, records, answers_needed=False)["train"]
     assert split.answered.tolist() == [True, False]
-    with pytest.raises(BadInput, match=r'train\[1\]: found no key "completion"'):
+    with pytest.raises(BadInput, match=r'train\[1\]: no key "completion"'):
         prepare(tmp_path, tokenizer, records, answers_needed=True)
 
 
 @pytest.mark.parametrize("name", ["source.ids", "target.offsets", "records.jsonl", "sizes.json"])
-def test_a_damaged_cache_is_made_again(tmp_path: Path, tokenizer: Any, name: str) -> None:
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, tokenizer: Any, name: str) -> None:
     prepare(tmp_path, tokenizer)
     for folder in (tmp_path / "cache").iterdir():
         content = (folder / name).read_bytes()
@@ -215,6 +215,6 @@ def test_data_that_change_while_they_are_read_are_no_cache(
         return names
 
     monkeypatch.setattr(workflow.data.token_cache, "check_records", check_and_change)
-    with pytest.raises(BadInput, match="found data that change while they are read; expected"):
+    with pytest.raises(BadInput, match=r"data\.json: changed while it was read"):
         prepare(tmp_path, tokenizer)
     assert list((tmp_path / "cache").iterdir()) == []

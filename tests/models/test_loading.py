@@ -145,7 +145,8 @@ def test_a_shape_that_does_not_fit_is_told(tmp_path: Path) -> None:
         "decoder.block.0.layer.2.DenseReluDense.wi_0.weight ([64, 32] for [128, 32]), "
         "decoder.block.0.layer.2.DenseReluDense.wi_1.weight ([64, 32] for [128, 32]), "
         "decoder.block.0.layer.2.DenseReluDense.wo.weight ([32, 64] for [32, 128]) and 9 more "
-        "(expected weights that fit config.json). Hint: correct config.json, or get the model again."
+        "(expected weights that fit config.json). Hint: correct config.json, or get the model "
+        "again."
     )
 
 

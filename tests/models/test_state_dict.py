@@ -111,7 +111,8 @@ def test_tied_tensors_that_differ_are_told(tmp_path: Path, name: str) -> None:
     (told,) = str(raised.value).splitlines()
     assert told.startswith(f"{folder}: found several values for ")
     assert told.endswith(
-        " (expected one value for tensors that are tied). Hint: say in config.json whether the head is "
+        " (expected one value for tensors that are tied). Hint: say in config.json whether the "
+        "head is "
         "tied to the embedding (tie_word_embeddings)."
     )
 

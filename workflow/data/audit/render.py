@@ -90,7 +90,8 @@ def _overlap_warnings(report: AuditReport) -> list[AuditWarning]:
     records, prompts = report["eval_records_in_train"], report["eval_prompts_in_train"]
     warnings, remedy = [], "remove them from train or eval"
     if count := records["count"]:
-        text = f"eval: {count:,} record{_s(count)} also in train (train/eval overlap, inflates metrics)"
+        what = "also in train (train/eval overlap, inflates metrics)"
+        text = f"eval: {count:,} record{_s(count)} {what}"
         warnings.append(AuditWarning(10, text, records["examples"][0], remedy))
     if (count := prompts["count"]) > records["count"]:
         text = f"eval: {count:,} prompt{_s(count)} also in train (train/eval overlap, any target)"
