@@ -1,4 +1,4 @@
-"""Characters made tokens: texts come back exactly, and the model grows with them."""
+"""Missing characters become tokens: texts round-trip exactly, and the model is extended."""
 
 import json
 from pathlib import Path
@@ -100,15 +100,15 @@ def test_more_characters_than_the_first_plane_has_code_points_for(tokenizer: Any
     assert grown.convert_ids_to_tokens(ids)[-3] == "\U000f0000"
 
 
-def test_a_tokenizer_of_python_is_refused_and_told_why(tmp_path: Path) -> None:
+def test_a_python_tokenizer_is_refused(tmp_path: Path) -> None:
     slow = ByT5Tokenizer()
     assert not can_grow(slow)
     with pytest.raises(BadInput) as raised:
         grow_tokenizer(slow, "\n")
     assert str(raised.value) == (
         "--add_missing_tokens: the model's ByT5Tokenizer, which runs in Python, outside the "
-        "tokenizers library (expected a tokenizer that can be extended, as that of a "
-        "tokenizer.json or spiece.model). Hint: leave --add_missing_tokens out."
+        "tokenizers library (expected an extensible tokenizer, e.g. from tokenizer.json or "
+        "spiece.model). Hint: remove --add_missing_tokens."
     )
 
 

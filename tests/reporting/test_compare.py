@@ -558,8 +558,8 @@ def test_what_cannot_be_compared(mount: Mount) -> None:
     assert refusal(mount, "a", "gone", "cut", "odd") == (
         "gone@4: no temperature=0.00_n=1_step=4.json (expected what was answered then). "
         "Hint: name another step, or evaluate its checkpoint again (--no_train).\n"
-        f"{cut}/temperature=0.00_n=1_step=4.json: no whole JSON list (expected a file as it "
-        "was written). Hint: get it back from a copy, or make it again.\n"
+        f"{cut}/temperature=0.00_n=1_step=4.json: an incomplete or invalid JSON list (expected an "
+        "intact file). Hint: restore it from a copy or create it again.\n"
         f"{odd}/temperature=0.00_n=1_step=4.json: an item of another form (expected what a "
         "run writes). Hint: get it back from a copy, or evaluate again.\n"
         "(3 problems in all)"

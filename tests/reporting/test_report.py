@@ -410,8 +410,8 @@ def test_what_is_damaged_costs_its_own_part(tmp_path: Path) -> None:
     (run / "audit.json").write_text('{"splits": 3}')
     told = {one.title: one.blocks[0] for one in page_of(run).sections}
     assert told["Answers"] == Text([
-        f"This could not be made (BadInput: {last}: no whole JSON list (expected a file as "
-        "it was written). Hint: get it back from a copy, or make it again)."
+        f"This could not be made (BadInput: {last}: an incomplete or invalid JSON list "
+        "(expected an intact file). Hint: restore it from a copy or create it again.)."
     ])  # fmt: skip
     assert told["Data"].lines[0].startswith("This could not be made (")
     assert isinstance(told["Verdict"], Table)
