@@ -154,8 +154,8 @@ def test_everything_that_keeps_a_job_from_working_at_once(mount: Mount) -> None:
         "out, or start the job inside of the container.",
         f"--model_init_name t5-tiy: no such folder (expected {mount.models}/t5-tiy). Hint: did you "
         "mean t5-tiny?",
-        f"{mount.data}/sums.json: eval[0].prompt: the number 1 (expected text). Hint: write it as a "
-        "string.",
+        f"{mount.data}/sums.json: eval[0].prompt: the number 1 (expected text). Hint: write it as "
+        "a string.",
         f"{mount.data}/sums.json: eval[0]: no key \"completion\" (keys: 'prompt') (expected "
         '"completion": the answer). Hint: add it.',
     ]

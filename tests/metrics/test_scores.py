@@ -378,15 +378,17 @@ def test_no_records_are_no_metrics() -> None:
 @pytest.mark.parametrize(
     ("scores", "targets", "message"),
     [
-        (array(0.5), array(), "each score needs one target"),
-        (array(0.5, 0.6), array(1), "each score needs one target"),
-        (np.ones((2, 1)), np.ones((2, 1)), "each score needs one target"),
+        (array(0.5), array(), "vectors of the same length"),
+        (array(0.5, 0.6), array(1), "vectors of the same length"),
+        (np.ones((2, 1)), np.ones((2, 1)), "vectors of the same length"),
         (array(0.5, 1.1), array(1, 1), "numbers from 0 to 1"),
         (array(0.5, 0.5), array(-0.1, 1), "numbers from 0 to 1"),
         (array(0.5, np.nan), array(1, 1), "numbers from 0 to 1"),
     ],
 )
-def test_what_does_not_pair_up_is_refused(scores: Floats, targets: Floats, message: str) -> None:
+def test_invalid_scores_and_targets_are_refused(
+    scores: Floats, targets: Floats, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         score_metrics(scores, targets)
 

@@ -246,7 +246,9 @@ def test_no_references_are_no_metrics() -> None:
     "answers", [[["a"], []], [[], []], [["a"], ["b", "c"]], [["a", "b"], ["c"]]]
 )
 def test_answers_that_do_not_pair_up_are_refused(answers: list[list[str]]) -> None:
-    with pytest.raises(ValueError, match="each reference needs its answers, as many for every"):
+    with pytest.raises(
+        ValueError, match="every record needs the same number of predictions, at least"
+    ):
         text_metrics(answers, ["a", "b"])
 
 

@@ -144,15 +144,16 @@ def test_a_mismatched_shape_is_reported(tmp_path: Path) -> None:
         f"{folder}: mismatched shapes: "
         "decoder.block.0.layer.2.DenseReluDense.wi_0.weight ([64, 32] instead of [128, 32]), "
         "decoder.block.0.layer.2.DenseReluDense.wi_1.weight ([64, 32] instead of [128, 32]), "
-        "decoder.block.0.layer.2.DenseReluDense.wo.weight ([32, 64] instead of [32, 128]) and 9 more "
+        "decoder.block.0.layer.2.DenseReluDense.wo.weight ([32, 64] instead of [32, 128]) and 9 "
+        "more "
         "(expected weights that fit config.json). Hint: correct config.json or download the "
         "model again."
     )
 
 
-def test_a_vocabulary_larger_than_the_model_is_told(tmp_path: Path) -> None:
+def test_a_vocabulary_larger_than_the_model_is_reported(tmp_path: Path) -> None:
     folder = write_hub_folder(make_t5(vocab_size=512), tmp_path / "model", "safetensors")
-    with pytest.raises(BadInput, match=r"vocab_size 512 \(expected at least the 1000 ids"):
+    with pytest.raises(BadInput, match=r"vocab_size 512 \(expected at least 1000, the number"):
         load_config(folder, len(load_tokenizer(folder)))
 
 

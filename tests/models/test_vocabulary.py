@@ -226,5 +226,5 @@ def test_the_audit_alone_makes_no_run(mount: Mount, capsys: pytest.CaptureFixtur
     argv = ["--mount", str(mount.root), "--model_init_name", "other", "--data", "sums", "--audit"]
     assert main("seq2seq", "", argv) == 0
     told = capsys.readouterr().err
-    assert "characters lost" in told
+    assert "lost characters" in told
     assert {p.name for p in mount.models.iterdir()} == {"small", "other", ".cache"}
