@@ -147,7 +147,7 @@ FILES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str) -> None:
+def test_a_file_of_another_format_is_recognized(tmp_path: Path, name: str) -> None:
     content, message = FILES[name]
     (tmp_path / name).write_bytes(content)
     assert told(tmp_path / name) == f"{{folder}}/{name}: {message.removesuffix('.')}."
@@ -276,7 +276,7 @@ def test_two_files_that_could_be_eval(tmp_path: Path) -> None:
     )
 
 
-def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None:
+def test_a_name_with_a_file_of_another_format(tmp_path: Path) -> None:
     mount = Mount(tmp_path)
     mount.data.mkdir()
     (mount.data / "mine.json.gz").write_bytes(b"\x1f\x8b\x08")
@@ -291,7 +291,7 @@ def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None
 
 
 def of_holding_out(path: Path) -> list[Problem]:
-    """The problems of a JSON file of which records are to be held out."""
+    """The problems of a JSON file with held-out records."""
     with pytest.raises(BadInput) as caught:
         check_records(DataSource({"": path}, SPLITS, held_out=HeldOut(0.2, 0)), Seq2Seq.schema)
     return caught.value.problems
@@ -303,7 +303,7 @@ def in_the_way(path: Path) -> str:
 
 
 def prompts_of(files: Mapping[str, Path]) -> dict[str, list[str]]:
-    """The prompts that are read of each split."""
+    """The prompts of each split."""
     found: dict[str, list[str]] = {}
     names = check_records(
         DataSource(files, SPLITS),
@@ -356,7 +356,7 @@ def test_records_under_a_misspelt_name_of_eval_are_reported(tmp_path: Path, name
             assert told(path, splits) == str(message).replace(str(tmp_path), "{folder}")
 
 
-def test_other_keys_are_no_eval_records() -> None:
+def test_other_keys_are_not_eval_records() -> None:
     records = [json.loads(ROW)]
     names = ["values", "devices", "text", "best", "rest", "invalid", "train", "trained", "evil"]
     assert near_eval_names(dict.fromkeys(names, records)) == []

@@ -235,7 +235,7 @@ def test_other_json_gets_the_problem_of_the_complete_file(
     assert problems_of(files) == problems_of_whole(files) != []
 
 
-def test_problems_come_in_the_order_of_the_splits_asked_for(write: Write) -> None:
+def test_problems_are_in_the_order_of_the_requested_splits(write: Write) -> None:
     files = write(json.dumps({"eval": [RECORD, 2], "train": [RECORD, 1, RECORD, "a"]}))
     places = [problem.where.removeprefix(f"{files['']}: ") for problem in problems_of(files)]
     assert places == ["train[1]", "train[3]", "eval[1]"]

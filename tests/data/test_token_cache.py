@@ -46,7 +46,7 @@ def forbid_tokenizing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow.data.token_cache, "check_records", refuse)
 
 
-def test_ids_and_records_come_back(tmp_path: Path, tokenizer: Any) -> None:
+def test_ids_and_records_round_trip(tmp_path: Path, tokenizer: Any) -> None:
     split = prepare(tmp_path, tokenizer)["train"]
     assert len(split) == len(RECORDS)
     for index, record in enumerate(RECORDS):
@@ -79,7 +79,7 @@ def test_other_data_or_another_tokenizer_is_another_cache(tmp_path: Path, tokeni
     assert len(list((tmp_path / "cache").iterdir())) == 6
 
 
-def test_nothing_is_left_of_a_split_where_another_has_problems(
+def test_no_split_is_cached_if_another_has_problems(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workflow.data.token_writer, "CHUNK", 2)
@@ -92,7 +92,7 @@ def test_nothing_is_left_of_a_split_where_another_has_problems(
         assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_split_that_is_missing_is_tokenized_by_itself(
+def test_only_a_missing_split_is_tokenized(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workflow.data.token_writer, "CHUNK", 2)
@@ -145,7 +145,7 @@ def test_a_cache_truncated_while_in_use_is_reported(tmp_path: Path, tokenizer: A
         split.record(0)
 
 
-def test_a_cache_with_answers_missing_does_not_serve_training(
+def test_a_cache_with_missing_answers_is_not_used_for_training(
     tmp_path: Path, tokenizer: Any
 ) -> None:
     records = [RECORDS[0], {"prompt": "open"}]
@@ -193,7 +193,7 @@ def test_json_lines_give_the_same_records(tmp_path: Path, tokenizer: Any) -> Non
     assert [splits["train"].record(i) for i in range(len(RECORDS))] == RECORDS
 
 
-def test_an_empty_completion_is_learned_as_an_end_mark_and_a_missing_one_is_none(
+def test_an_empty_completion_is_eos_and_a_missing_one_has_no_target(
     tmp_path: Path, tokenizer: Any
 ) -> None:
     completions = ["2", "", " \n"]
@@ -205,7 +205,7 @@ def test_an_empty_completion_is_learned_as_an_end_mark_and_a_missing_one_is_none
     assert split.record(2) == records[2]
 
 
-def test_data_that_change_while_they_are_read_are_no_cache(
+def test_data_changed_while_reading_is_not_cached(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def check_and_change(source: DataSource, *others: Any) -> dict[str, str]:

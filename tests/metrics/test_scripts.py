@@ -1,4 +1,4 @@
-"""Texts in all scripts: what are words of them, and which metrics see them."""
+"""Texts in all scripts: their words, and the metrics that support them."""
 
 from typing import Any
 
@@ -38,7 +38,9 @@ METRICS = {
         ("", {"bleu", "chrf"}, "13a"),
     ],
 )
-def test_right_answers_have_full_marks_or_none(text: str, unseen: set[str], tokenize: str) -> None:
+def test_correct_predictions_have_the_best_score_or_none(
+    text: str, unseen: set[str], tokenize: str
+) -> None:
     assert scripts.bleu_tokenizer([text]) == tokenize
     judged = TextMetrics(tokenize=tokenize)
     judged.add([text], text)
@@ -77,12 +79,12 @@ def test_references_that_rouge_ignores_are_reported_with_their_share() -> None:
         ("e\u0301t\u00e9", ["e\u0301t\u00e9"]),
     ],
 )
-def test_words_are_those_of_every_script(text: str, expected: list[str]) -> None:
+def test_words_in_every_script(text: str, expected: list[str]) -> None:
     assert scripts.words(text) == expected
 
 
 @pytest.mark.parametrize("tokenize", ["13a", "zh", "char"])
-def test_the_caches_of_every_tokenizer_are_emptied(tokenize: str) -> None:
+def test_the_caches_of_every_tokenizer_are_cleared(tokenize: str) -> None:
     judged = TextMetrics(tokenize=tokenize)
     judged.add(["东 a"], "东 b")
     judged.result()
@@ -101,7 +103,7 @@ def test_the_caches_of_every_tokenizer_are_emptied(tokenize: str) -> None:
         (["one two three 中文", "four"], "13a"),
     ],
 )
-def test_a_tokenizer_that_is_installed_is_chosen(
+def test_an_installed_tokenizer_is_chosen(
     references: list[str], tokenizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scripts, "find_spec", lambda name: name)
@@ -109,7 +111,7 @@ def test_a_tokenizer_that_is_installed_is_chosen(
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 54_321])
-def test_references_are_looked_at_evenly(count: int) -> None:
+def test_references_are_sampled_evenly(count: int) -> None:
     places = scripts.looked_at(count)
     assert min(count, 500) <= len(places) <= 1_000
     assert len(places) == count or places[-1] > count - 2 * places.step

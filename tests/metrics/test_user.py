@@ -20,7 +20,7 @@ PREDICTIONS = [["b", "B"], ["e", "d"]]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | bytes], None]:
-    """Writes metric.py into the folder that is worked in."""
+    """Write metric.py to the working directory."""
     monkeypatch.chdir(tmp_path)
 
     def write_source(source: str | bytes) -> None:
@@ -56,7 +56,7 @@ def test_a_function_is_loaded_and_applied(write: Write, metric: str, logged: Any
     assert warnings_of(logged) == []
 
 
-def test_the_file_is_found_by_its_whole_path(write: Write, tmp_path: Path) -> None:
+def test_the_file_is_found_by_its_absolute_path(write: Write, tmp_path: Path) -> None:
     write("def share(records, predictions): return 1")
     (tmp_path / "a:b").mkdir()
     moved = (tmp_path / "metric.py").rename(tmp_path / "a:b" / "metric.py")
@@ -241,7 +241,7 @@ def test_a_hostile_metric_is_null(write: Write, source: str) -> None:
     assert apply_user_metric(function, "m", [{}], [["x"]]) == {"m": None}
 
 
-def test_the_metric_cannot_change_what_is_written(write: Write) -> None:
+def test_the_metric_cannot_change_records_or_predictions(write: Write) -> None:
     write(
         "def m(records, predictions):\n"
         "    records[0]['tags'].append('y'); records.pop()\n"
@@ -255,7 +255,7 @@ def test_the_metric_cannot_change_what_is_written(write: Write) -> None:
     assert predictions == [["a"], ["b"]]
 
 
-def test_a_keyboard_interrupt_passes(write: Write) -> None:
+def test_a_keyboard_interrupt_is_raised(write: Write) -> None:
     write("def m(r, p): raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         apply_user_metric(load_user_metric("metric.py:m"), "m", [], [])

@@ -1,4 +1,4 @@
-"""The model saved is the model trained is the model loaded."""
+"""Models are loaded and saved without changing any value."""
 
 import json
 import pickle
@@ -58,8 +58,8 @@ def test_a_saved_folder_is_plain_and_gives_the_same_logits(
         assert path.stat().st_mode == (tmp_path / "saved" / "config.json").stat().st_mode
 
 
-def test_a_saved_folder_says_what_transformers_4_needs(tmp_path: Path, tokenizer: Any) -> None:
-    """Version 4 ties unless told otherwise, and stops at a list of extra special tokens."""
+def test_a_saved_folder_has_the_settings_for_transformers_4(tmp_path: Path, tokenizer: Any) -> None:
+    """Version 4 ties by default and does not accept a list of extra special tokens."""
     save_model(make_t5(), tokenizer, tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["tie_word_embeddings"] is False
@@ -71,7 +71,7 @@ def test_a_saved_folder_says_what_transformers_4_needs(tmp_path: Path, tokenizer
 
 
 def test_a_folder_with_sentencepiece_alone_has_a_tokenizer(tmp_path: Path, tokenizer: Any) -> None:
-    """As google/t5-v1_1 and google/mt5 on the hub."""
+    """E.g. google/t5-v1_1 and google/mt5 on the hub."""
     folder = write_hub_folder(make_t5(), tmp_path / "model", "bin")
     (folder / "tokenizer.json").unlink()
     for text in ("add one: 4 7 </s> <extra_id_3> yes?", "A {b}\n\nc  d", "ﬁne ½ \u4e2d"):
@@ -157,7 +157,7 @@ def test_a_vocabulary_larger_than_the_model_is_reported(tmp_path: Path) -> None:
         load_config(folder, len(load_tokenizer(folder)))
 
 
-def test_a_hub_name_is_taken_from_the_disk_while_offline(
+def test_a_hub_name_is_loaded_from_the_cache_while_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The layout of huggingface_hub's cache: refs name a commit, snapshots hold its files."""
@@ -178,7 +178,7 @@ def test_dropout_can_be_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_logits_are_computed_at_the_asked_positions_only(family: str) -> None:
+def test_logits_are_computed_at_the_selected_positions_only(family: str) -> None:
     model: Any = make_t5() if family == "t5" else _make_bart()
     positions = torch.tensor([[True, False, True, False], [False, True, True, True]])
     whole = logits(model)

@@ -1,4 +1,4 @@
-"""Weight files: read a tensor at a time, put where they fit, told where they misfit."""
+"""Weight files are read one tensor at a time; misfits are reported."""
 
 import json
 import math
@@ -21,7 +21,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def change_tensors(folder: Path, **changes: torch.Tensor | None) -> Path:
-    """Add tensors to a folder's one file, or take them away; `_` stands for a dot."""
+    """Add tensors to a folder's only weight file, or remove them (None)."""
     path = folder / "model.safetensors"
     tensors = load_file(path)
     for name, tensor in changes.items():
@@ -48,7 +48,7 @@ def resident_bytes() -> int:
 
 
 def write_sparse(path: Path, elements: int) -> None:
-    """A safetensors file of one tensor of zeros, which takes no room on the disk."""
+    """A sparse safetensors file with one tensor of zeros."""
     end = 4 * elements
     entry = {"large.weight": {"dtype": "F32", "shape": [elements], "data_offsets": [0, end]}}
     header = json.dumps(entry).encode()
@@ -57,7 +57,7 @@ def write_sparse(path: Path, elements: int) -> None:
         file.truncate(8 + len(header) + end)
 
 
-def test_of_a_tensor_only_what_is_used_is_read(tmp_path: Path) -> None:
+def test_only_the_used_part_of_a_tensor_is_read(tmp_path: Path) -> None:
     elements = 1 << 28  # 1 GB
     write_sparse(tmp_path / "model.safetensors", elements)
     before = resident_bytes()
@@ -141,7 +141,7 @@ def test_files_of_a_bare_model_lack_its_prefix(tmp_path: Path) -> None:
     assert torch.equal(logits(loaded), logits(original))
 
 
-def test_positions_of_sines_are_computed_where_files_lack_them(tmp_path: Path) -> None:
+def test_sinusoidal_positions_missing_in_files_are_computed(tmp_path: Path) -> None:
     original = make_family("pegasus", tmp_path / "pegasus").eval()
     sines = "model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"
     folder = change_tensors(tmp_path / "pegasus", **dict.fromkeys(sines))
@@ -161,7 +161,7 @@ def test_learned_positions_must_be_in_the_files(tmp_path: Path) -> None:
         load_model(change_tensors(tmp_path / "bart", **{name: None}))
 
 
-def test_a_tensor_that_older_versions_left_is_skipped(tmp_path: Path) -> None:
+def test_a_tensor_of_older_versions_is_skipped(tmp_path: Path) -> None:
     """One of the first T5 checkpoints on the hub; other unexpected tensors are reported."""
     original = make_t5(own_head=False)
     folder = write_hub_folder(original, tmp_path / "model", "safetensors")
