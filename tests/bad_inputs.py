@@ -927,7 +927,7 @@ CASES = [
         {"input": "a"},
     ),
     _clf(
-        "a target outside the range asked for",
+        "a target outside the requested range",
         (
             "{mount}/data/bad.json: train[1].target: the number 6 (expected a number from 1 "
             "to 5). Hint: correct it, or set --target_min and --target_max to the range of all "

@@ -39,7 +39,7 @@ def packed(name: str) -> bytes:
     return content.getvalue()
 
 
-def told(path: Path, splits: list[str] = SPLITS) -> str:
+def message_for(path: Path, splits: list[str] = SPLITS) -> str:
     """The message for data at a path; {folder} stands for its folder."""
     files, problems = find_data(Mount(path.parent / "mount"), str(path))
     if not problems:
@@ -150,7 +150,7 @@ FILES: dict[str, tuple[bytes, str]] = {
 def test_a_file_of_another_format_is_recognized(tmp_path: Path, name: str) -> None:
     content, message = FILES[name]
     (tmp_path / name).write_bytes(content)
-    assert told(tmp_path / name) == f"{{folder}}/{name}: {message.removesuffix('.')}."
+    assert message_for(tmp_path / name) == f"{{folder}}/{name}: {message.removesuffix('.')}."
 
 
 SYNTAX = {
@@ -187,7 +187,7 @@ def test_invalid_json_is_explained(tmp_path: Path, text: str) -> None:
     folder.mkdir()
     (folder / "eval.jsonl").write_text(ROW)
     (folder / "train.jsonl").write_text(f"{ROW}\n{text.replace(chr(10), ' ')}\n{ROW}\n")
-    message = told(folder)
+    message = message_for(folder)
     assert message.startswith(
         f"{{folder}}/d/train.jsonl: line 2, column {int(column) + 1 if column else ''}"
     )
@@ -238,7 +238,7 @@ def test_invalid_json_lines(tmp_path: Path, content: bytes, message: str) -> Non
     folder.mkdir()
     (folder / "eval.jsonl").write_text(ROW)
     (folder / "train.jsonl").write_bytes(content)
-    assert told(folder).splitlines()[0] == "{folder}/d/train.jsonl" + message
+    assert message_for(folder).splitlines()[0] == "{folder}/d/train.jsonl" + message
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], hint: st
     (tmp_path / "d").mkdir()
     for name, text in files.items():
         (tmp_path / "d" / name).write_text(text)
-    assert told(tmp_path / "d") == (
+    assert message_for(tmp_path / "d") == (
         "{folder}/d: a folder without train.jsonl and eval.jsonl (expected one record a line "
         f"in each of the two files). Hint: {hint}."
     )
@@ -270,7 +270,7 @@ def test_two_files_that_could_be_eval(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     for name in ("train", "dev", "val"):
         (tmp_path / "d" / f"{name}.jsonl").write_text(ROW)
-    assert told(tmp_path / "d") == (
+    assert message_for(tmp_path / "d") == (
         "{folder}/d: no eval.jsonl, and dev.jsonl and val.jsonl (expected one of them to "
         "evaluate on). Hint: rename one of them to eval.jsonl."
     )
@@ -334,7 +334,7 @@ def test_another_name_of_eval_is_read_if_there_is_no_eval(tmp_path: Path, name: 
     assert in_the_way(path) == "0.2, but the data has eval records in eval"
     wrong = {"train": lists["train"], name: [{"prompt": 1, "completion": "f"}]}
     path.write_text(json.dumps(wrong))
-    assert told(path) == (
+    assert message_for(path) == (
         f"{{folder}}/d.json: {name}[0].prompt: the number 1 (expected text). Hint: write it "
         "as a string."
     )
@@ -353,7 +353,7 @@ def test_records_under_a_misspelt_name_of_eval_are_reported(tmp_path: Path, name
         message = Problem(str(path), found, 'the key "eval"', 'rename it to "eval"')
         assert of_holding_out(path) == [message]
         for splits in (SPLITS, ["eval"]):
-            assert told(path, splits) == str(message).replace(str(tmp_path), "{folder}")
+            assert message_for(path, splits) == str(message).replace(str(tmp_path), "{folder}")
 
 
 def test_other_keys_are_not_eval_records() -> None:
@@ -365,7 +365,7 @@ def test_other_keys_are_not_eval_records() -> None:
 
 def problems_of(path: Path, records: list[Any]) -> str:
     path.write_text(json.dumps({"train": records, "eval": [json.loads(ROW)]}))
-    return told(path)
+    return message_for(path)
 
 
 def test_a_problem_shared_by_many_records_is_one_line(tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ def test_both_splits_get_a_record_when_holding_out(tmp_path: Path) -> None:
 
 def test_all_lines_are_eval_without_training(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text(f'{ROW}\n{{"prompt": 1}}')
-    assert told(tmp_path / "d.jsonl", ["eval"]).startswith(
+    assert message_for(tmp_path / "d.jsonl", ["eval"]).startswith(
         "{folder}/d.jsonl: line 2.prompt: the number 1"
     )
 
@@ -466,8 +466,8 @@ def test_the_eval_split_is_logged_at_every_start(
 
     def lines_of(data: str, **others: Any) -> list[str]:
         caplog.clear()
-        asked = {"data_name": data, "max_steps": 1, **flags, **others}
-        prepare(make_job("seq2seq", model_init_name="small", **asked), mount)
+        options = {"data_name": data, "max_steps": 1, **flags, **others}
+        prepare(make_job("seq2seq", model_init_name="small", **options), mount)
         return [line for line in caplog.messages if line.startswith(("using", "held out"))]
 
     for _ in range(2):

@@ -51,19 +51,19 @@ def test_correct_predictions_have_the_best_score_or_none(
         assert measured[name] == pytest.approx(100 if name in ("bleu", "chrf") else 1), name
     for name in METRICS:
         assert can_measure(name, [text], tokenize) is (name not in unseen)
-    told = " ".join(judged.unseen())
-    assert ("ROUGE only uses a-z" in told) is ("rougeL" in unseen)
-    assert ("rouge2 is null" in told) is (unseen & {*ROUGE} == {"rouge2"})
-    assert ("bleu is null" in told) is ("bleu" in unseen)
-    assert ("chrf is null" in told) is ("chrf" in unseen)
+    notes = " ".join(judged.unseen())
+    assert ("ROUGE only uses a-z" in notes) is ("rougeL" in unseen)
+    assert ("rouge2 is null" in notes) is (unseen & {*ROUGE} == {"rouge2"})
+    assert ("bleu is null" in notes) is ("bleu" in unseen)
+    assert ("chrf is null" in notes) is ("chrf" in unseen)
 
 
 def test_references_that_rouge_ignores_are_reported_with_their_share() -> None:
-    for unseen, told in [(1, []), (2, ["2 of 11 references (18%)"])]:
+    for unseen, notes in [(1, []), (2, ["2 of 11 references (18%)"])]:
         judged = TextMetrics()
         for reference in ["one two three four"] * (11 - unseen) + ["दिल्ली"] * unseen:
             judged.add([reference], reference)
-        assert [told[0] in one for one in judged.unseen()] == [True] * len(told)
+        assert [notes[0] in one for one in judged.unseen()] == [True] * len(notes)
         assert judged.points()["rougeL"] == pytest.approx(1 - unseen / 11)
 
 

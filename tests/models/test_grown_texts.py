@@ -95,9 +95,9 @@ def written_as_before(tokenizer: Any, grown: Any, some: Sequence[str], added: se
     puts_space = tokenizer.decode(tokenizer("a")["input_ids"], skip_special_tokens=True) == " a"
     for text in some:
         ids = tokenizer(text)["input_ids"]
-        asked = (added - {" "}) & set(text) or find_reserved(text)
+        requested = (added - {" "}) & set(text) or find_reserved(text)
         spaces = not re.fullmatch(r"(?s)(?!.*  )\S(.*\S)?", text) and (" " in added or puts_space)
-        if damage.decode([np.array(ids)]) == [text] and not asked and not spaces:
+        if damage.decode([np.array(ids)]) == [text] and not requested and not spaces:
             assert grown(text)["input_ids"] == ids
 
 

@@ -89,7 +89,7 @@ def make(folder: Path, files: list[str]) -> Path:
     return folder
 
 
-def told(folder: Path) -> str:
+def message_for(folder: Path) -> str:
     with pytest.raises(BadInput) as caught:
         check_folder(folder)
     return str(caught.value)
@@ -99,7 +99,7 @@ def told(folder: Path) -> str:
 def test_a_folder_that_is_not_a_model(tmp_path: Path, name: str) -> None:
     files, found, hint = FOLDERS[name]
     folder = make(tmp_path / name, files)
-    assert told(folder) == (
+    assert message_for(folder) == (
         f"{folder}: {found} (expected an encoder-decoder model with config.json). "
         f"Hint: {hint.format(folder=folder)}."
     )
@@ -107,7 +107,7 @@ def test_a_folder_that_is_not_a_model(tmp_path: Path, name: str) -> None:
 
 def test_the_resume_state_of_a_checkpoint(tmp_path: Path) -> None:
     make(tmp_path, ["config.json", "model.safetensors", "resume/state.json"])
-    assert told(tmp_path / "resume") == (
+    assert message_for(tmp_path / "resume") == (
         f"{tmp_path}/resume: the resume state of a checkpoint, without weights (expected an "
         f"encoder-decoder model with config.json). Hint: use {tmp_path}."
     )

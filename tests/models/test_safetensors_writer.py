@@ -329,14 +329,14 @@ def test_a_file_without_space_for_its_header_is_reported_after_the_last_tensor(
     files = plan(tensors, 4 * 300)
     process = Process(tensors)
     (tmp_path / next(iter(files))).symlink_to("/dev/full")
-    told, left_open = None, False
+    number, left_open = None, False
     try:
         process.write(tmp_path, files)
     except OSError as error:
-        told, left_open = error.errno, "/dev/full" in open_files()
+        number, left_open = error.errno, "/dev/full" in open_files()
     with warnings.catch_warnings(action="ignore"):  # an open file that is let go of warns
         gc.collect()
-    assert told == errno.ENOSPC
+    assert number == errno.ENOSPC
     assert process.taken == list(tensors)
     assert not left_open
 

@@ -225,6 +225,6 @@ def test_audit_only_creates_no_run(mount: Mount, capsys: pytest.CaptureFixture[s
     write_hub_folder(make_t5(), mount.models / "other", "bin")
     argv = ["--mount", str(mount.root), "--model_init_name", "other", "--data", "sums", "--audit"]
     assert main("seq2seq", "", argv) == 0
-    told = capsys.readouterr().err
-    assert "lost characters" in told
+    output = capsys.readouterr().err
+    assert "lost characters" in output
     assert {p.name for p in mount.models.iterdir()} == {"small", "other", ".cache"}

@@ -19,7 +19,7 @@ from workflow.models.languages import language_ids
 from workflow.models.lm_head import select_logits
 
 _LABELS_MOVED = ("mbart", "plbart")
-"""Types whose labels start with their last id in transformers, whatever decoder_start_token_id."""
+"""Types whose decoder inputs start with the last label, whatever decoder_start_token_id is."""
 
 
 class EncoderDecoder:
