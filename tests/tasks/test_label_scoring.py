@@ -393,7 +393,7 @@ def test_the_audit_reads_inputs_within_their_template(mount: Mount) -> None:
         assert prompts["lost"]["characters"] == lost
 
 
-def test_the_audit_tells_of_targets(mount: Mount, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_audit_reports_targets(mount: Mount, caplog: pytest.LogCaptureFixture) -> None:
     records = [
         *[{"input": f"the word {i}", "target": 0} for i in range(30)],
         {"input": "one way", "target": 1},
@@ -411,7 +411,8 @@ def test_the_audit_tells_of_targets(mount: Mount, caplog: pytest.LogCaptureFixtu
     told = "\n".join(record.message for record in caplog.records)
     for line in (
         "train targets: 34 closer to no, 1 closer to yes; mean 0.0357; 10-bin histogram 94% 0% 3%",
-        "train: 2 contradicting records (1 prompt with different targets), e.g. train[30] 'one way'",
+        "train: 2 contradicting records (1 prompt with different targets), "
+        "e.g. train[30] 'one way'",
         "train: 1 duplicate record, e.g. train[33] 'the same'",
         "train: 1 truncated prompt (middle removed), e.g. train[34]",
         "train: imbalanced targets: 1 of 35 (2.9%) closer to yes",
