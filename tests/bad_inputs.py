@@ -1,4 +1,4 @@
-"""Bad inputs, each with the whole message that it gets. {mount} stands for the mount's path."""
+"""Bad inputs, each with its complete message; {mount} stands for the path of the mount."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ BASE = {"model_init_name": "small", "data_name": "bad", "max_steps": "2"}
 
 @dataclass(frozen=True)
 class BadInput:
-    """One bad input: what is in the data file or on the command line, and what is answered."""
+    """One bad input: the data file or command line, and the message."""
 
     name: str
     message: str
@@ -99,7 +99,7 @@ CASES = [
     BadInput(
         "no such file",
         (
-            "--data_name sum: does not exist (expected one of {mount}/data/sum.json, "
+            "--data_name sum: no such data (expected one of {mount}/data/sum.json, "
             "{mount}/data/sum.jsonl, {mount}/data/sum, sum). Hint: did you mean sums?"
         ),
         flags={"data_name": "sum"},
@@ -107,55 +107,56 @@ CASES = [
     BadInput(
         "no such file, no near name",
         (
-            "--data_name zebra: does not exist (expected one of {mount}/data/zebra.json, "
-            "{mount}/data/zebra.jsonl, {mount}/data/zebra, zebra). Hint: add zebra.json to "
+            "--data_name zebra: no such data (expected one of {mount}/data/zebra.json, "
+            "{mount}/data/zebra.jsonl, {mount}/data/zebra, zebra). Hint: put zebra.json into "
             "{mount}/data."
         ),
         flags={"data_name": "zebra"},
     ),
     BadInput(
         "an empty file",
-        ("{mount}/data/bad.json: an empty file (expected records). Hint: write the data into it."),
+        ("{mount}/data/bad.json: an empty file (expected records). Hint: add records."),
         b" \n",
     ),
     BadInput(
         "not JSON",
         (
-            "{mount}/data/bad.json: line 2, column 18: no valid JSON (Expecting ',' "
-            "delimiter) (expected JSON). Hint: correct it there."
+            "{mount}/data/bad.json: line 2, column 18: invalid JSON: Expecting ',' delimiter "
+            "(expected valid JSON). Hint: correct it."
         ),
         '{"train": [\n  {"prompt": "a" "completion": "b"}\n]}',
     ),
     BadInput(
         "JSON cut off",
         (
-            "{mount}/data/bad.json: line 1, column 318: no valid JSON (Unterminated "
-            "string starting at) (expected JSON). Hint: the file may have been cut off: write it "
-            "again."
+            "{mount}/data/bad.json: line 1, column 318: invalid JSON: Unterminated string starting "
+            "at "
+            "(expected valid JSON). Hint: write the file again, it may be truncated."
         ),
         json.dumps(_train(GOOD[2]))[:-40],
     ),
     BadInput(
         "not UTF-8",
         (
-            "{mount}/data/bad.json: line 2: byte 0xe9, which is not UTF-8 (expected a "
-            "file in UTF-8). Hint: save it as UTF-8."
+            "{mount}/data/bad.json: line 2: the byte 0xe9 (expected UTF-8). Hint: save the file as "
+            "UTF-8."
         ),
         b'{"train": [\n{"prompt": "caf\xe9"}]}',
     ),
     BadInput(
         "a list at the top",
         (
-            '{mount}/data/bad.json: a list at the top (expected {"train": [{"prompt": '
-            '…, "completion": …}, …], "eval": […]}). Hint: put the list under "train" and "eval".'
+            '{mount}/data/bad.json: a list at the top level (expected {"train": [{"prompt": '
+            '…, "completion": …}, …], "eval": […]}). Hint: move the list to the keys "train" and '
+            '"eval".'
         ),
         GOOD,
     ),
     BadInput(
-        "a text at the top",
+        "a string at the top",
         (
-            '{mount}/data/bad.json: a text at the top (expected {"train": [{"prompt": '
-            '…, "completion": …}, …], "eval": […]}). Hint: rewrite it.'
+            '{mount}/data/bad.json: a string at the top level (expected {"train": [{"prompt": '
+            '…, "completion": …}, …], "eval": […]}). Hint: write an object.'
         ),
         '"train"',
     ),
@@ -176,7 +177,7 @@ CASES = [
         {"train": GOOD, "Eval": GOOD},
     ),
     BadInput(
-        "a split that is no list",
+        "a split that is not a list",
         ("{mount}/data/bad.json: train: an object (expected a list). Hint: make it a list."),
         {"train": {"0": GOOD[0]}, "eval": GOOD},
     ),
@@ -189,7 +190,7 @@ CASES = [
         {"train": GOOD, "eval": []},
     ),
     BadInput(
-        "an empty split where there is no training",
+        "an empty split without training",
         (
             "{mount}/data/bad.json: eval: an empty list (expected at least one record). "
             "Hint: add records."
@@ -198,18 +199,19 @@ CASES = [
         {"no_train": "true"},
     ),
     BadInput(
-        "no eval that is clear beside an empty one",
+        "two possible eval splits and an empty one",
         (
-            "{mount}/data/bad.json: an empty list under \"eval\", and the keys 'dev' and "
-            "'val' (expected one of them to evaluate on). Hint: rename one of them to \"eval\"."
+            "{mount}/data/bad.json: an empty list under \"eval\", but the keys 'dev' and 'val' "
+            '(expected one eval split). Hint: rename one of them to "eval".'
         ),
         {"train": GOOD, "eval": [], "val": GOOD, "dev": GOOD},
     ),
     BadInput(
         "a split given twice",
         (
-            "{mount}/data/bad.json: the key 'eval' more than once (expected each key "
-            "once). Hint: keep one of them.\n"
+            "{mount}/data/bad.json: the duplicate key 'eval' (expected unique keys). Hint: keep "
+            "one "
+            "of them.\n"
             "{mount}/data/bad.json: eval: an empty list (expected at least one record). "
             "Hint: add records, or --eval_fraction 0.1.\n"
             "(2 problems in all)"
@@ -217,35 +219,35 @@ CASES = [
         json.dumps(_train(GOOD[2]))[:-1] + ', "eval": []}',
     ),
     BadInput(
-        "brackets nested too deeply",
+        "too deep nesting",
         (
-            "{mount}/data/bad.json: brackets nested too deeply (expected flat records). "
-            "Hint: remove the nesting."
+            "{mount}/data/bad.json: too deeply nested (expected at most 100 levels). Hint: flatten "
+            "it."
         ),
         "[" * 100_000,
     ),
     BadInput(
         "a number of 5,000 digits",
         (
-            "{mount}/data/bad.json: a whole number of thousands of digits (expected a "
-            "number). Hint: write it in quotes."
+            "{mount}/data/bad.json: an integer with more than 4,300 digits (expected a shorter "
+            "number). Hint: quote it."
         ),
         _raw('{"n": ' + "1" * 5000 + "}"),
     ),
     # --- records
     BadInput(
-        "a record that is no object",
+        "a record that is not an object",
         (
-            '{mount}/data/bad.json: train[1]: a text (expected {"prompt": …, '
-            '"completion": …}). Hint: make the record an object.'
+            '{mount}/data/bad.json: train[1]: a string (expected {"prompt": …, '
+            '"completion": …}). Hint: write an object.'
         ),
         _train("add one: 1"),
     ),
     BadInput(
         "a missing key",
         (
-            "{mount}/data/bad.json: train[1]: found no key \"prompt\" (keys: 'completion'); "
-            'expected "prompt": a text; add it'
+            "{mount}/data/bad.json: train[1]: no key \"prompt\" (keys: 'completion') "
+            '(expected "prompt": text). Hint: add it.'
         ),
         _train({"completion": "2"}),
     ),
@@ -268,7 +270,7 @@ CASES = [
     BadInput(
         "a null prompt",
         (
-            "{mount}/data/bad.json: train[1].prompt: null (expected a text). Hint: write it, or "
+            "{mount}/data/bad.json: train[1].prompt: null (expected text). Hint: write it, or "
             "remove the record."
         ),
         _train({"prompt": None, "completion": "2"}),
@@ -276,31 +278,31 @@ CASES = [
     BadInput(
         "a number as completion",
         (
-            "{mount}/data/bad.json: train[1].completion: the number 2 (expected a text;"
-            " write the completion in quotes"
+            "{mount}/data/bad.json: train[1].completion: the number 2 (expected text). Hint: write "
+            "the completion in quotes."
         ),
         _train({"prompt": "add one: 1", "completion": 2}),
     ),
     BadInput(
         "a list as prompt",
         (
-            "{mount}/data/bad.json: train[1].prompt: a list (expected a text). Hint: write it "
-            "in quotes."
+            "{mount}/data/bad.json: train[1].prompt: a list (expected text). Hint: write it as a "
+            "string."
         ),
         _train({"prompt": ["add", "one"], "completion": "2"}),
     ),
     BadInput(
         "a null completion",
         (
-            "{mount}/data/bad.json: train[1].completion: null (expected a text). Hint: write it, "
-            "or remove the record (with --no_train: leave the key out)."
+            "{mount}/data/bad.json: train[1].completion: null (expected text). Hint: write it, or "
+            "remove the record (with --no_train: remove the key)."
         ),
         _train({"prompt": "add one: 1", "completion": None}),
     ),
     BadInput(
         "several completions",
         (
-            "{mount}/data/bad.json: train[1].completion: a list (expected a text). Hint: write "
+            "{mount}/data/bad.json: train[1].completion: a list (expected text). Hint: write "
             "one text."
         ),
         _train({"prompt": "add one: 1", "completion": ["2"]}),
@@ -308,8 +310,8 @@ CASES = [
     BadInput(
         "nothing but empty completions",
         (
-            "{mount}/data/bad.json: train: an empty completion in every record (expected a "
-            "completion to learn in some record). Hint: write what the model should answer."
+            "{mount}/data/bad.json: train: an empty completion in every record (expected at least "
+            "one non-empty completion). Hint: write the completions."
         ),
         {
             "train": [{"prompt": "a", "completion": ""}, {"prompt": "b", "completion": " \n"}],
@@ -320,7 +322,7 @@ CASES = [
         "a lone surrogate",
         (
             "{mount}/data/bad.json: train[1].prompt: the lone surrogate \\ud83d "
-            "(expected valid Unicode). Hint: write the text again."
+            "(expected valid Unicode). Hint: fix the text's encoding."
         ),
         _raw(r'{"prompt": "a \ud83d", "completion": "2"}'),
     ),
@@ -335,8 +337,8 @@ CASES = [
     BadInput(
         "a key given twice",
         (
-            "{mount}/data/bad.json: train[1]: found the key 'prompt' more than once; expected"
-            " each key once; keep one of them"
+            "{mount}/data/bad.json: train[1]: the duplicate key 'prompt' (expected unique keys). "
+            "Hint: keep one of them."
         ),
         _raw('{"prompt": "a", "prompt": "b", "completion": "c"}'),
     ),
@@ -344,7 +346,7 @@ CASES = [
         "NaN",
         (
             "{mount}/data/bad.json: train[1].weight[1]: NaN (expected a finite number). "
-            "Hint: use null or leave it out."
+            "Hint: use null or remove it."
         ),
         _raw('{"prompt": "a", "completion": "b", "weight": [1, NaN]}'),
     ),
@@ -352,15 +354,16 @@ CASES = [
         "infinity",
         (
             "{mount}/data/bad.json: train[1].weight: 1e999 (expected a finite number). "
-            "Hint: use null or leave it out."
+            "Hint: use null or remove it."
         ),
         _raw('{"prompt": "a", "completion": "b", "weight": 1e999}'),
     ),
     BadInput(
         "deep nesting in an extra key",
         (
-            "{mount}/data/bad.json: train[1].tree: found brackets nested too deeply; expected"
-            " flat records; remove the nesting"
+            "{mount}/data/bad.json: train[1].tree: too deeply nested (expected at most 100 "
+            "levels). "
+            "Hint: flatten it."
         ),
         _raw('{"prompt": "a", "completion": "b", "tree": ' + "[" * 200 + "]" * 200 + "}"),
     ),
@@ -368,9 +371,9 @@ CASES = [
         "data of clf.py",
         (
             "{mount}/data/bad.json: train[0]: no key \"prompt\" (keys: 'input', "
-            "'target') (expected \"prompt\": a text). Hint: add it.\n"
+            "'target') (expected \"prompt\": text). Hint: add it.\n"
             "{mount}/data/bad.json: train[0]: no key \"completion\" (keys: 'input', "
-            "'target') (expected \"completion\": an answer to learn). Hint: add it.\n"
+            "'target') (expected \"completion\": the answer). Hint: add it.\n"
             "(2 problems in all)"
         ),
         {"train": [{"input": "a", "target": 1}], "eval": GOOD},
@@ -379,9 +382,8 @@ CASES = [
     BadInput(
         "a broken last line",
         (
-            "{mount}/data/bad/train.jsonl: line 3, column 26: no valid JSON "
-            "(Unterminated string starting at) (expected JSON). Hint: the file may have been cut "
-            "off: write it again."
+            "{mount}/data/bad/train.jsonl: line 3, column 26: invalid JSON: Unterminated string "
+            "starting at (expected valid JSON). Hint: write the file again, it may be truncated."
         ),
         prepare=_lines(LINE * 2 + LINE[:30], LINE),
     ),
@@ -396,8 +398,9 @@ CASES = [
     BadInput(
         "no eval.jsonl",
         (
-            '{mount}/data/bad: no eval.jsonl (expected {"prompt": …, "completion": …} '
-            "on each line of eval.jsonl). Hint: add the file, or --eval_fraction 0.1."
+            '{mount}/data/bad: no eval.jsonl (expected eval.jsonl with {"prompt": …, "completion": '
+            "…} "
+            "per line). Hint: add the file, or --eval_fraction 0.1."
         ),
         prepare=_lines(LINE),
     ),
@@ -405,7 +408,7 @@ CASES = [
         "a folder without data",
         (
             "{mount}/data/bad: a folder without train.jsonl and eval.jsonl (expected "
-            "both, with one record a line). Hint: add the files."
+            "one record a line in each of the two files). Hint: add the files."
         ),
         prepare=lambda m: (m.data / "bad").mkdir(),
     ),
@@ -516,7 +519,8 @@ CASES = [
     _flag(
         "learning_rate",
         (
-            "--learning_rate: 'nan' (expected a number above 0). Hint: write it as --learning_rate X."
+            "--learning_rate: 'nan' (expected a number above 0). Hint: write it as --learning_rate "
+            "X."
         ),
         "nan",
     ),
@@ -555,7 +559,8 @@ CASES = [
         "samples of one greedy answer",
         (
             "--n_samples: 8 at temperature 0.001 (expected 1 where decoding is greedy "
-            "(temperature below 0.01)). Hint: raise --temperature, or every sample would be the same."
+            "(temperature below 0.01)). Hint: raise --temperature, or every sample would be the "
+            "same."
         ),
         _train(GOOD[2]),
         {"n_samples": "8"},
@@ -599,7 +604,8 @@ CASES = [
     _flag(
         "stop",
         (
-            "--stop: '[1]' (expected a text, or a JSON list of texts). Hint: write it as --stop TEXT."
+            "--stop: '[1]' (expected a text, or a JSON list of texts). Hint: write it as --stop "
+            "TEXT."
         ),
         "[1]",
     ),
@@ -616,7 +622,8 @@ CASES = [
         "a warm-up that the schedule ignores",
         (
             "--warmup_steps: 10.0 (expected nothing with the constant schedule, which "
-            "ignores it). Hint: leave it out, or choose --lr_scheduler_type constant_with_warmup or "
+            "ignores it). Hint: leave it out, or choose --lr_scheduler_type constant_with_warmup "
+            "or "
             "another."
         ),
         _train(GOOD[2]),
@@ -626,8 +633,8 @@ CASES = [
         "keys that the schedule does not take",
         (
             "--lr_scheduler_kwargs: {'cycles': 2} (get_linear_schedule_with_warmup() "
-            "got an unexpected keyword argument 'cycles') (expected arguments of the schedule "
-            "linear of transformers). Hint: correct the keys."
+            "got an unexpected keyword argument 'cycles') (expected what the schedule linear "
+            "of transformers takes). Hint: correct the keys."
         ),
         _train(GOOD[2]),
         {"lr_scheduler_kwargs": '{"cycles": 2}'},
@@ -660,8 +667,8 @@ CASES = [
     BadInput(
         "no such model",
         (
-            "--model_init_name smal: does not exist (expected the folder {mount}/models/smal). "
-            "Hint: did you mean small?"
+            "--model_init_name smal: no such folder (expected {mount}/models/smal). Hint: did "
+            "you mean small?"
         ),
         _train(GOOD[2]),
         {"model_init_name": "smal"},
@@ -669,8 +676,9 @@ CASES = [
     BadInput(
         "no such path of a model",
         (
-            "--model_init_path '/no/such/model': neither a folder nor a valid name on the hub "
-            "(expected a local folder or a name like google/flan-t5-xl). Hint: correct the path."
+            "--model_init_path '/no/such/model': no such folder, and no name the hub "
+            "could have (expected a local folder or a name like google/flan-t5-xl). Hint: correct "
+            "the path."
         ),
         _train(GOOD[2]),
         {"model_init_name": None, "model_init_path": "/no/such/model"},
@@ -678,11 +686,11 @@ CASES = [
     BadInput(
         "a hub name while offline",
         (
-            "model google/flan-t5-xl: no such local folder, and the hub did not give it"
-            " (Cannot find an appropriate cached snapshot folder for the specified revision "
-            "on the local disk and outgoing traffic has been disabled. To enable repo "
-            "look-ups…) (expected a local folder or a hub name that can be reached). Hint: correct "
-            "the name, or put the model's folder into mount/models."
+            "model google/flan-t5-xl: no local folder, and the download failed: Cannot find an "
+            "appropriate cached snapshot folder for the specified revision on the local disk and "
+            "outgoing traffic has been disabled. To enable repo look-ups… (expected a local folder "
+            "or a model of the hub). Hint: correct the name, or copy the model's folder to "
+            "mount/models."
         ),
         _train(GOOD[2]),
         {"model_init_name": None, "model_pretrain_name": "google/flan-t5-xl"},
@@ -690,8 +698,8 @@ CASES = [
     BadInput(
         "a run that leaves the mount",
         (
-            "--training_run_name '../x': outside of mount/models, hidden, "
-            "not printable or longer than 120 bytes (expected a folder name inside "
+            "--training_run_name '../x': a name that leaves mount/models, is hidden, "
+            "cannot be printed or has over 120 bytes (expected a folder name inside "
             "{mount}/models). Hint: choose another name."
         ),
         _train(GOOD[2]),
@@ -700,8 +708,8 @@ CASES = [
     BadInput(
         "an absolute run",
         (
-            "--training_run_name '/tmp/x': outside of mount/models, hidden, "
-            "not printable or longer than 120 bytes (expected a folder name inside "
+            "--training_run_name '/tmp/x': a name that leaves mount/models, is hidden, "
+            "cannot be printed or has over 120 bytes (expected a folder name inside "
             "{mount}/models). Hint: choose another name."
         ),
         _train(GOOD[2]),
@@ -710,7 +718,7 @@ CASES = [
     BadInput(
         "a run named as a model",
         (
-            "{mount}/models/small: exists, but is not a run folder (expected an unused "
+            "{mount}/models/small: something that is no run folder (expected a free "
             "name). Hint: choose another --training_run_name."
         ),
         _train(GOOD[2]),
@@ -721,7 +729,7 @@ CASES = [
         "a model that only decodes",
         (
             "{mount}/models/other/config.json: the model type gpt2 (expected an "
-            "encoder-decoder language model, as t5, mt5 or bart). Hint: choose another model."
+            "encoder-decoder language model, e.g. t5, mt5 or bart). Hint: choose another model."
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
@@ -730,9 +738,8 @@ CASES = [
     BadInput(
         "a model without weights",
         (
-            "{mount}/models/other: neither model.safetensors nor pytorch_model.bin, "
-            "whole or in shards (expected weights that can be loaded). Hint: check the folder, or "
-            "get the model again."
+            "{mount}/models/other: no model.safetensors or pytorch_model.bin, single or sharded "
+            "(expected loadable weights). Hint: check the folder or download the model again."
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
@@ -742,8 +749,9 @@ CASES = [
         "weights cut off",
         (
             "{mount}/models/other: Error while deserializing header: invalid JSON in "
-            "header: EOF while parsing a value at line 1 column 0 (expected weights that can "
-            "be loaded). Hint: check the folder, or get the model again."
+            "header: EOF while parsing a value at line 1 column 0 (expected loadable weights). "
+            "Hint: "
+            "check the folder or download the model again."
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
@@ -752,8 +760,8 @@ CASES = [
     BadInput(
         "a model without a tokenizer",
         (
-            "{mount}/models/other: none of spiece.model, tokenizer.json (expected a "
-            "tokenizer beside the model). Hint: add the files of the model's tokenizer."
+            "{mount}/models/other: no spiece.model or tokenizer.json (expected a tokenizer). Hint: "
+            "copy the tokenizer's files to the folder."
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
@@ -764,9 +772,9 @@ CASES = [
     BadInput(
         "an adapter as the model",
         (
-            "{mount}/models/other: an adapter of google/flan-t5-small (expected the folder "
-            "of an encoder-decoder model, with config.json). Hint: merge it into its model first "
-            "(merge_and_unload of peft, then save_pretrained)."
+            "{mount}/models/other: an adapter of google/flan-t5-small (expected an encoder-decoder "
+            "model with config.json). Hint: merge it into its model with peft (merge_and_unload, "
+            "then save_pretrained)."
         ),
         _train(GOOD[2]),
         {"model_init_name": "other"},
@@ -774,7 +782,7 @@ CASES = [
     ),
     # --- several at once
     BadInput(
-        "a share for evaluation where there is no training",
+        "a share for evaluation without training",
         (
             "--eval_fraction: 0.5 (expected no share where all records are evaluated "
             "(--no_train)). Hint: leave it out."
@@ -785,48 +793,50 @@ CASES = [
     BadInput(
         "a share for evaluation of data with eval records",
         (
-            "--eval_fraction: 0.5, and the records of validation (expected data without "
-            "eval records). Hint: leave it out, or take those out of the data."
+            "--eval_fraction: 0.5, but the data has eval records in validation (expected data "
+            "without "
+            "eval records). Hint: remove the flag or these records."
         ),
         {"train": GOOD, "eval": [], "validation": GOOD},
         {"eval_fraction": "0.5"},
     ),
     BadInput(
-        "a share for evaluation of data whose eval records go by a name that is not read",
+        "a share for evaluation of data with a misspelt eval key",
         (
-            '{mount}/data/bad.json: the key "Validation" (expected the key "eval"). Hint: rename it '
+            '{mount}/data/bad.json: the key "Validation" (expected the key "eval"). Hint: rename '
+            "it "
             'to "eval".'
         ),
         {"train": GOOD, "Validation": GOOD},
         {"eval_fraction": "0.5"},
     ),
     BadInput(
-        "a share where there is no training, of data whose eval records have no name",
+        "a share without training, of data without a clear eval split",
         (
             "--eval_fraction: 0.5 (expected no share where all records are evaluated "
             "(--no_train)). Hint: leave it out.\n"
-            "{mount}/data/bad.json: found no key \"eval\", and the keys 'Dev' and 'evaluation'; "
-            'expected one of them to evaluate on; rename one of them to "eval"\n'
+            "{mount}/data/bad.json: no key \"eval\", but the keys 'Dev' and 'evaluation' "
+            '(expected one eval split). Hint: rename one of them to "eval".\n'
             "(2 problems in all)"
         ),
         {"Dev": GOOD, "evaluation": GOOD},
         {"eval_fraction": "0.5", "no_train": "true"},
     ),
     BadInput(
-        "only train where there is no training",
+        "only train without training",
         (
             '{mount}/data/bad.json: no key "eval" (keys: \'train\') (expected "eval": a list '
-            'of {"prompt": …, "completion": …}). Hint: put the records under "eval", or rename the key '
-            '"train" to "eval".'
+            'of {"prompt": …, "completion": …}). Hint: add it, or rename "train" to "eval".'
         ),
         {"train": GOOD},
         {"no_train": "true"},
     ),
     BadInput(
-        "only train.jsonl where there is no training",
+        "only train.jsonl without training",
         (
-            '{mount}/data/bad: no eval.jsonl (expected {"prompt": …, "completion": …} on '
-            "each line of eval.jsonl). Hint: add the file, or rename train.jsonl to eval.jsonl."
+            '{mount}/data/bad: no eval.jsonl (expected eval.jsonl with {"prompt": …, "completion": '
+            "…} "
+            "per line). Hint: add the file, or rename train.jsonl to eval.jsonl."
         ),
         flags={"no_train": "true"},
         prepare=_lines(LINE),
@@ -836,15 +846,15 @@ CASES = [
         (
             "--bf16: '2' (expected auto or true or false). Hint: write it as --bf16 "
             "auto|true|false.\n"
-            "--training_run_name '../x': outside of mount/models, hidden, "
-            "not printable or longer than 120 bytes (expected a folder name inside "
+            "--training_run_name '../x': a name that leaves mount/models, is hidden, "
+            "cannot be printed or has over 120 bytes (expected a folder name inside "
             "{mount}/models). Hint: choose another name.\n"
-            "--model_init_name smal: does not exist (expected the folder {mount}/models/smal). "
-            "Hint: did you mean small?\n"
-            "{mount}/data/bad.json: train[1].prompt: the number 1 (expected a text). "
-            "Hint: write it in quotes.\n"
-            "{mount}/data/bad.json: train[1]: found no key \"completion\" (keys: 'prompt'); "
-            'expected "completion": an answer to learn; add it\n'
+            "--model_init_name smal: no such folder (expected {mount}/models/smal). Hint: did "
+            "you mean small?\n"
+            "{mount}/data/bad.json: train[1].prompt: the number 1 (expected text). "
+            "Hint: write it as a string.\n"
+            "{mount}/data/bad.json: train[1]: no key \"completion\" (keys: 'prompt') "
+            '(expected "completion": the answer). Hint: add it.\n'
             "(5 problems in all)"
         ),
         _train({"prompt": 1}),
@@ -855,7 +865,8 @@ CASES = [
         "a target above the range",
         (
             "{mount}/data/bad.json: train[1].target: the number 1.5 (expected a number "
-            "from 0 to 1, true or false). Hint: correct it, or set --target_min and --target_max to the "
+            "from 0 to 1, true or false). Hint: correct it, or set --target_min and --target_max "
+            "to the "
             "range of all targets."
         ),
         {"input": "a", "target": 1.5},
@@ -864,8 +875,9 @@ CASES = [
         "a target in words",
         (
             "{mount}/data/bad.json: train[1].target: 'yes' (expected a number from 0 to 1, "
-            "true or false). Hint: write a number, without quotes; clf.py is for two classes; for "
-            "more, use seq2seq.py with the class name as completion."
+            "true or false). Hint: write a number, without quotes; clf.py knows two classes: for "
+            "more "
+            "take seq2seq.py, with the class's name as completion."
         ),
         {"input": "a", "target": "yes"},
     ),
@@ -881,7 +893,8 @@ CASES = [
         "a target that is null",
         (
             "{mount}/data/bad.json: train[1].target: null (expected a number from 0 to 1, "
-            "true or false). Hint: write it, or remove the record (with --no_train: leave the key out)."
+            "true or false). Hint: write it, or remove the record (with --no_train: remove the "
+            "key)."
         ),
         {"input": "a", "target": None},
     ),
@@ -889,8 +902,9 @@ CASES = [
         "a third class",
         (
             "{mount}/data/bad.json: train[1].target: the number 2 (expected a number from 0 "
-            "to 1, true or false). Hint: clf.py is for two classes; for more, use seq2seq.py with "
-            "the class name as completion; for grades, set --target_min and --target_max."
+            "to 1, true or false). Hint: clf.py knows two classes: for more take seq2seq.py, with "
+            "the "
+            "class's name as completion; grades want --target_min and --target_max."
         ),
         {"input": "a", "target": 2},
     ),
@@ -898,8 +912,9 @@ CASES = [
         "one of several classes",
         (
             "{mount}/data/bad.json: train[1].target: a list (expected a number from 0 to 1, "
-            "true or false). Hint: clf.py is for two classes; for more, use seq2seq.py with the "
-            "class name as completion."
+            "true or false). Hint: clf.py knows two classes: for more take seq2seq.py, with the "
+            "class's "
+            "name as completion."
         ),
         {"input": "a", "target": [0, 0, 1]},
     ),
@@ -907,15 +922,16 @@ CASES = [
         "no target",
         (
             "{mount}/data/bad.json: train[1]: no key \"target\" (keys: 'input') (expected "
-            '"target": an answer to learn). Hint: add it.'
+            '"target": the answer). Hint: add it.'
         ),
         {"input": "a"},
     ),
     _clf(
-        "a target outside the range asked for",
+        "a target outside the requested range",
         (
             "{mount}/data/bad.json: train[1].target: the number 6 (expected a number from 1 "
-            "to 5). Hint: correct it, or set --target_min and --target_max to the range of all targets."
+            "to 5). Hint: correct it, or set --target_min and --target_max to the range of all "
+            "targets."
         ),
         {"input": "a", "target": 6},
         target_min="1",
@@ -924,7 +940,7 @@ CASES = [
     _clf(
         "true in another range",
         (
-            "{mount}/data/bad.json: train[1].target: true or false (expected a number from "
+            "{mount}/data/bad.json: train[1].target: a boolean (expected a number from "
             "-1 to 1). Hint: correct it."
         ),
         {"input": "a", "target": True},
@@ -962,14 +978,16 @@ CASES = [
     BadInput(
         "label words that are no single pieces, and a record",
         (
-            "--label_words incomprehensible: 13 tokens in this vocabulary: ▁in c o m p r e "
-            "h en s i b le (expected a word that is a single known token). Hint: choose two "
+            "--label_words incomprehensible: 13 pieces of this vocabulary: ▁in c o m p r e "
+            "h en s i b le (expected a word that is one piece, known to the model). Hint: choose "
+            "two "
             "other words, or a model whose vocabulary has them.\n"
-            "--label_words ☃: 2 tokens in this vocabulary: ▁ <unk> (expected a word that is a "
-            "single known token). Hint: choose two other words, or a model whose vocabulary has "
-            "them.\n"
+            "--label_words ☃: 2 pieces of this vocabulary: ▁ <unk> (expected a word that is "
+            "one piece, known to the model). Hint: choose two other words, or a model whose "
+            "vocabulary "
+            "has them.\n"
             "{mount}/data/bad.json: train[0]: no key \"target\" (keys: 'input') (expected "
-            '"target": an answer to learn). Hint: add it.\n'
+            '"target": the answer). Hint: add it.\n'
             "(3 problems in all)"
         ),
         {"train": [{"input": "a"}], "eval": [{"input": "a", "target": 1}]},

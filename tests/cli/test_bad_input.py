@@ -1,4 +1,4 @@
-"""Bad input: the whole message, status 2, no traceback, no run folder; and 20 of many."""
+"""Bad input: the complete message, status 2, no traceback, no run folder; 20 of many problems."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from workflow.runs.mount import Mount
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_message_is_whole_and_nothing_is_made(
+def test_the_message_is_complete_and_nothing_is_written(
     case: BadInput, mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case.write(mount)
@@ -26,7 +26,7 @@ def test_the_message_is_whole_and_nothing_is_made(
     assert left <= {"small", "other", ".cache"}
 
 
-def test_of_many_problems_20_and_the_count_are_told(
+def test_of_many_problems_20_and_the_count_are_shown(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     records = [
@@ -38,7 +38,7 @@ def test_of_many_problems_20_and_the_count_are_told(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 21
     assert lines[0].endswith(
-        "train[0].a: NaN (expected a finite number). Hint: use null or leave it out."
+        "train[0].a: NaN (expected a finite number). Hint: use null or remove it."
     )
     assert lines[-1] == "… and 5 more (25 problems in all)"
 
@@ -53,16 +53,14 @@ def test_the_typed_command_exits_with_2_and_without_a_traceback(mount: Mount) ->
     assert done.stdout == ""
 
 
-def test_a_file_that_may_not_be_read_is_told(
-    mount: Mount, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unreadable_file_is_reported(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
     (mount.data / "loop.json").symlink_to(mount.data / "loop.json")
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "loop"]
     assert main("seq2seq", "", argv) == 2
     assert "--data_name loop: does not exist" in capsys.readouterr().err
 
 
-def test_a_world_of_which_only_the_size_is_known_is_refused(
+def test_a_world_size_without_rank_and_address_is_refused(
     mount: Mount, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -75,7 +73,7 @@ def test_a_world_of_which_only_the_size_is_known_is_refused(
     )
 
 
-def test_answers_may_be_missing_only_where_nothing_is_learned(
+def test_answers_may_be_missing_only_without_training(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (mount.data / "open.json").write_text(json.dumps({"eval": [{"prompt": "add one: 1"}]}))

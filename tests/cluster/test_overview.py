@@ -17,10 +17,11 @@ from workflow.cluster.overview import (
     last_lines,
     look,
     run_names,
-    table,
+    run_table,
 )
 from workflow.cluster.scheduler import JobState
 from workflow.core.errors import BadInput
+from workflow.core.tables import as_lines
 from workflow.runs.lock import LOCK_FILE
 from workflow.runs.mount import Mount
 
@@ -121,7 +122,7 @@ def test_a_table_of_runs_and_jobs(mount: Mount) -> None:
     write_run(mount, "a")
     (mount.models / "model").mkdir()
     (mount.models / ".cache").mkdir()
-    assert table([look(mount, name) for name in run_names(mount)]) == [
+    assert as_lines([run_table([look(mount, name) for name in run_names(mount)])]) == [
         "run      state    step     loss   examples/s  time left  restarts  job",
         "group/b  done     100/100  1.235  -           -          2         slurm job 17",
         "a        running  20/100   1.235  4           5 min      0         pid 7 on here",

@@ -155,7 +155,7 @@ def test_all_problems_of_a_job_are_reported_at_once(mount: Mount) -> None:
         f"{mount.data}/sums.json: eval[0].prompt: the number 1 (expected a text). Hint: write it in "
         "quotes.",
         f"{mount.data}/sums.json: eval[0]: no key \"completion\" (keys: 'prompt') (expected "
-        '"completion": an answer to learn). Hint: add it.',
+        '"completion": the answer). Hint: add it.',
     ]
     assert not mount.jobs.exists()
 

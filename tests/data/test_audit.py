@@ -1,4 +1,4 @@
-"""The audit finds what the data holds, counts it exactly, and says it on lines one can read."""
+"""The audit counts every problem of the data exactly and reports it on readable lines."""
 
 import json
 import random
@@ -13,7 +13,15 @@ from conftest import SHARED_DATA, addition_records
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from workflow.data.audit import AuditReport, audit_splits, missing_characters, render, warnings_of
+from workflow.core.tables import as_lines
+from workflow.data.audit import (
+    AuditReport,
+    audit_splits,
+    figures,
+    missing_characters,
+    render,
+    warnings_of,
+)
 from workflow.data.audit.round_trip import Damage
 from workflow.data.schema import Record, Schema
 from workflow.data.source import DataSource
@@ -26,11 +34,11 @@ TRAIN = [
     {"prompt": "code", "completion": "if {\n\tgo  on\n} ~"},  # 0: lost in a completion
     {"prompt": "same", "completion": "yes"},  # 1: contradicted by 2
     {"prompt": "same", "completion": "no"},
-    {"prompt": "twice", "completion": "yes"},  # 3: repeated by 4 and 5
+    {"prompt": "twice", "completion": "yes"},  # 3: 4 and 5 are duplicates
     {"prompt": "twice", "completion": "yes"},
     {"prompt": "twice", "completion": "yes"},
     {"prompt": " \n", "completion": "no"},  # 6: empty
-    {"prompt": LONG, "completion": "no"},  # 7: cut
+    {"prompt": LONG, "completion": "no"},  # 7: truncated
     {"prompt": "sum", "completion": LONG},
     {"prompt": "a\nb  c   d", "completion": "\ufb01ve\u00a0go"},  # 9: lost; changed
     {"prompt": "stop</s> it", "completion": "no"},  # 10: a special token
@@ -42,28 +50,29 @@ EVAL = [
     {"prompt": "unseen", "completion": "yes"},
 ]
 RENDERED = r"""
-       records       prompt tokens   completion tokens                    cut        characters lost
-                median / p99 / max  median / p99 / max  prompts / completions  prompts / completions
-train       12         4 / 32 / 32         2 / 32 / 32                  1 / 1                  7 / 9
-eval         3           4 / 5 / 5           2 / 2 / 2                  0 / 0                  0 / 0
-train: completions that cannot be written back: 1 (newline ×2, tab ×1, surplus space ×1, { ×1, } ×1, ~ ×1); as train[0] 'if {\n\tgo  on\n} ~'; add --add_missing_tokens
-eval: records that occur in train: 1; as train[2] = eval[0] 'same'; remove them from train or eval
-eval: prompts that occur in train, with whatever answer: 2; as train[1] = eval[0] 'same'; remove them from train or eval
-train: records that contradict another: 2 (prompts: 1); as train[1] 'same'; keep one of each
-train: completions that are cut: 1; as train[8] 32 tokens; raise --max_target_length or shorten them
-train: prompts that lose their end: 1; as train[7] 32 tokens; raise --max_source_length or shorten them
-train: prompts with what the model cannot see: 1 (surplus space ×3, newline ×1); as train[9] 'a\nb  c   d'; add --add_missing_tokens
-train: prompts that spell special tokens: 1 (</s> ×1); as train[10] 'stop</s> it'; take them out
-train: empty prompts: 1; as train[6]; write or remove them
-train: records that repeat an earlier one: 2; as train[4] 'twice'; remove them, unless they are to weigh
-train: completions that lose white space at an end: 1 (surplus space ×2); as train[11] '  indented'; strip it, or add --add_missing_tokens
-train: completions that come back written another way: 1 (U+00A0 ×1, ﬁ ×1); as train[9] '\ufb01ve\xa0go'; look if it matters
-train: prompts that lose white space at an end: 2 (newline ×2, surplus space ×1); as train[6] ' \n'; look if it matters
+split  field        records  median tokens  p99 tokens  max tokens  truncated  lost characters
+train  prompts           12              4          32          32          1                7
+train  completions       12              2          32          32          1                9
+eval   prompts            3              4           5           5          0                0
+eval   completions        3              2           2           2          0                0
+train: 1 completion with lost characters (newline ×2, tab ×1, extra space ×1, { ×1, } ×1, ~ ×1), e.g. train[0] 'if {\n\tgo  on\n} ~'. Hint: add --add_missing_tokens
+eval: 1 record also in train (train/eval overlap, inflates metrics), e.g. train[2] = eval[0] 'same'. Hint: remove them from train or eval
+eval: 2 prompts also in train (train/eval overlap, any target), e.g. train[1] = eval[0] 'same'. Hint: remove them from train or eval
+train: 2 contradicting records (1 prompt with different targets), e.g. train[1] 'same'. Hint: keep one per prompt
+train: 1 truncated completion, e.g. train[8] 32 tokens. Hint: increase --max_target_length
+train: 1 truncated prompt (end removed), e.g. train[7] 32 tokens. Hint: increase --max_source_length
+train: 1 prompt with lost characters (extra space ×3, newline ×1), e.g. train[9] 'a\nb  c   d'. Hint: add --add_missing_tokens
+train: 1 prompt with special tokens as text (</s> ×1), e.g. train[10] 'stop</s> it'. Hint: remove them
+train: 1 empty prompt, e.g. train[6]. Hint: write them or remove the records
+train: 2 duplicate records, e.g. train[4] 'twice'. Hint: remove them, unless intended
+train: 1 completion with lost leading or trailing white space (extra space ×2), e.g. train[11] '  indented'. Hint: strip it, or add --add_missing_tokens
+train: 1 completion with changed characters (U+00A0 ×1, ﬁ ×1), e.g. train[9] '\ufb01ve\xa0go'. Hint: check whether this matters
+train: 2 prompts with lost leading or trailing white space (newline ×2, extra space ×1), e.g. train[6] ' \n'. Hint: check whether this matters
 """  # noqa: E501
 
 
 class Numbers:
-    """A task whose answers are numbers and hence no texts."""
+    """A task whose targets are numbers."""
 
     encoding = "numbers"
     schema = Schema("input", "target", lambda value: None, (0.0, 1.0))
@@ -79,7 +88,7 @@ class Numbers:
 
 
 def lost_characters(report: AuditReport, part: str) -> dict[str, int]:
-    """Lost characters with their counts over all splits, surplus spaces aside."""
+    """Counts of lost characters over all splits, without extra spaces."""
     counts: Counter[str] = Counter()
     for split in report["splits"].values():
         counts.update(split[part]["lost"]["characters"])
@@ -90,7 +99,7 @@ def lost_characters(report: AuditReport, part: str) -> dict[str, int]:
 def audit(
     folder: Path, tokenizer: Any, data: dict[str, list[Record]], task: Encoder | None = None
 ) -> AuditReport:
-    """The report on `data`, as it is after JSON; prompts and completions may have 30 tokens."""
+    """The report on `data` after a JSON round trip; texts may have up to 30 tokens."""
     task = task or Seq2Seq()
     path = folder / "data.json"
     path.write_text(json.dumps(data))
@@ -134,26 +143,36 @@ def test_every_problem_is_counted(tmp_path: Path, tokenizer: Any) -> None:
 
 
 def test_rendered_lines(tmp_path: Path, tokenizer: Any) -> None:
-    lines = render(audit(tmp_path, tokenizer, {"train": TRAIN, "eval": EVAL}))
+    lines = as_lines(render(audit(tmp_path, tokenizer, {"train": TRAIN, "eval": EVAL})))
     assert lines == RENDERED.strip("\n").splitlines()
 
 
-def test_no_flag_is_advised_that_is_refused_or_given(tmp_path: Path, tokenizer: Any) -> None:
+def test_the_table_of_a_large_data_set_fits_a_terminal_of_100_columns() -> None:
+    million, none = 1_234_567, {"count": 0, "examples": []}
+    kinds = dict.fromkeys(("lost", "ends", "changed", "special"), none | {"characters": {}})
+    part = kinds | {"cut": none | {"count": million}, "lost": none | {"characters": {"~": million}},
+                    "tokens": dict.fromkeys(("median", "p99", "max"), million)}  # fmt: skip
+    split = {"records": million, "prompts": part, "completions": part, "targets": None}
+    lines = as_lines(figures({"splits": {"train": split, "eval": split}}))
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= 100
+    assert lines[2].split() == ["train", "completions", *["1,234,567"] * 6]
+
+
+def test_no_hint_names_a_flag_that_is_refused_or_set(tmp_path: Path, tokenizer: Any) -> None:
     record = {"prompt": "say it", "completion": "a\nb"}
     report = audit(tmp_path, tokenizer, {"train": [record]})
     for known, remedy in (
         ({}, "add --add_missing_tokens"),
-        ({"can_grow": False}, "write them another way"),
-        ({"added_tokens": []}, "write them another way"),
+        ({"can_grow": False}, "replace them"),
+        ({"added_tokens": []}, "replace them"),
     ):
         assert [warning.remedy for warning in warnings_of(report | known)] == [remedy]
-    told = render(report | {"added_tokens": ["\n", "{"]})[-2]
-    assert told == (
-        "characters given tokens: 2 (newline, {); texts that do not come back exactly: 1"
-    )
+    added = as_lines(render(report | {"added_tokens": ["\n", "{"]}))[-2]
+    assert added == "added tokens: 2 (newline, {); texts that do not round-trip exactly: 1"
 
 
-def test_a_vocabulary_without_latin_letters_is_tried_with_its_own(tmp_path: Path) -> None:
+def test_a_vocabulary_without_latin_letters_is_tested_with_its_own(tmp_path: Path) -> None:
     pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -2.0)] + [(one, -3.0) for one in "абвг"]
     backend = Tokenizer(models.Unigram(pieces, 0, False))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -164,7 +183,7 @@ def test_a_vocabulary_without_latin_letters_is_tried_with_its_own(tmp_path: Path
     assert damage.find("аб xв", "аб в") == {"lost": Counter("x")}
 
 
-def test_what_is_clean_gives_no_warning(tmp_path: Path, tokenizer: Any) -> None:
+def test_clean_data_gives_no_warning(tmp_path: Path, tokenizer: Any) -> None:
     words = ["add", "one", "two", "three"]
     data = {
         name: [{"prompt": f"{word} {name}", "completion": word} for word in words]
@@ -172,7 +191,7 @@ def test_what_is_clean_gives_no_warning(tmp_path: Path, tokenizer: Any) -> None:
     }
     report = audit(tmp_path, tokenizer, data)
     assert warnings_of(report) == []
-    assert len(render(report)) == 4
+    assert len(as_lines(render(report))) == 5
 
 
 def test_one_record_without_an_answer(tmp_path: Path, tokenizer: Any) -> None:
@@ -182,7 +201,7 @@ def test_one_record_without_an_answer(tmp_path: Path, tokenizer: Any) -> None:
     assert split["common_prefix"] is None
     assert split["prompts"]["tokens"]["min"] == split["prompts"]["tokens"]["max"]
     assert warnings_of(report) == []
-    assert "none" in render(report)[2]
+    assert len(as_lines(render(report))) == 2  # no row for completions
 
 
 def test_a_common_prefix_ends_with_a_whole_word(tmp_path: Path, tokenizer: Any) -> None:
@@ -194,19 +213,19 @@ def test_a_common_prefix_ends_with_a_whole_word(tmp_path: Path, tokenizer: Any) 
     assert prefix == {"text": "please add one:", "tokens": len(ids)}
 
 
-def test_a_mark_is_tried_with_its_letter(tmp_path: Path, tokenizer: Any) -> None:
+def test_a_combining_mark_is_tested_with_its_letter(tmp_path: Path, tokenizer: Any) -> None:
     texts = ["x n\u0303 n", "\u0303 x", "\u0928\u093f"]
     records = [{"prompt": text, "completion": "yes"} for text in texts]
     prompts = audit(tmp_path, tokenizer, {"train": records})["splits"]["train"]["prompts"]
     assert prompts["lost"]["characters"] == {"\u0303": 2, "\u0928": 1, "\u093f": 1}
 
 
-def test_lines_can_be_printed_and_are_not_too_long(tmp_path: Path, tokenizer: Any) -> None:
+def test_lines_are_printable_and_short(tmp_path: Path, tokenizer: Any) -> None:
     strange = "".join(map(chr, [*range(1, 32), 0x200B, 0x202E, 0x303, *range(0x4E00, 0x4E40)]))
     records = [{"prompt": f"p{i} {strange}" * 3, "completion": strange} for i in range(3)]
-    lines = render(audit(tmp_path, tokenizer, {"train": records, "eval": records}))
+    lines = as_lines(render(audit(tmp_path, tokenizer, {"train": records, "eval": records})))
     assert all(line.isprintable() and len(line) <= 200 for line in lines)
-    assert any("more kinds" in line for line in lines)
+    assert any(" more)" in line for line in lines)
 
 
 def random_texts(alphabet: str, count: int) -> list[str]:
@@ -215,9 +234,9 @@ def random_texts(alphabet: str, count: int) -> list[str]:
 
 
 def check_against_round_trips(report: AuditReport, texts: list[str], tokenizer: Any) -> None:
-    """Compare with what every text loses by itself; its characters must not be marks.
+    """Compare the report with a round trip of each text; texts must not hold combining marks.
 
-    All white space at an end of a text is lost.
+    White space at either end of a text is lost.
     """
     lost: Counter[str] = Counter()
     ends: Counter[str] = Counter()
@@ -249,12 +268,10 @@ ALPHABETS = {
 
 @pytest.mark.parametrize("name", ALPHABETS)
 @pytest.mark.parametrize("real", [False, True])
-def test_counts_are_those_of_round_trips(
-    tmp_path: Path, tokenizer: Any, name: str, real: bool
-) -> None:
+def test_counts_match_round_trips(tmp_path: Path, tokenizer: Any, name: str, real: bool) -> None:
     if real:
         if not SHARED_DATA.is_dir():
-            pytest.skip("the real vocabulary is not here")
+            pytest.skip("the real vocabulary is missing")
         tokenizer = AutoTokenizer.from_pretrained(SHARED_DATA / "t5_tokenizer")
     texts = random_texts(ALPHABETS[name], 400)
     records = [{"prompt": text, "completion": "yes"} for text in texts]
@@ -262,7 +279,7 @@ def test_counts_are_those_of_round_trips(
     check_against_round_trips(report, texts, tokenizer)
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the data is not here")
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the data is missing")
 def test_real_data(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(SHARED_DATA / "t5_tokenizer")
     instruct = json.loads((SHARED_DATA / "instruct.json").read_text())
@@ -279,7 +296,7 @@ def test_real_data(tmp_path: Path) -> None:
     assert lost_characters(report, "prompts") == {"\n": 11400, "\\": 867}
 
 
-def test_empty_completions_are_counted_and_are_no_loss(tmp_path: Path, tokenizer: Any) -> None:
+def test_empty_completions_are_counted_but_not_as_lost(tmp_path: Path, tokenizer: Any) -> None:
     records = [{"prompt": text, "completion": ""} for text in ("who?", "when?")]
     train = [*records, {"prompt": "why?", "completion": "so"}, {"prompt": "no", "completion": " "}]
     report = audit(tmp_path, tokenizer, {"train": train, "eval": records})
@@ -288,8 +305,7 @@ def test_empty_completions_are_counted_and_are_no_loss(tmp_path: Path, tokenizer
     assert found["completions"]["tokens"]["min"] == 1
     assert found["completions"]["lost"]["count"] == 0
     assert (
-        "train: empty completions, whose answer is nothing: 3; as train[0] 'who?'; fine where "
-        "that is meant; else write them"
+        "train: 3 empty completions, e.g. train[0] 'who?'. Hint: write them, unless intended"
     ) in render(report)
-    del found["empty_completions"]  # as of an earlier version
+    del found["empty_completions"]  # an audit.json of an earlier version
     assert warnings_of(report)

@@ -1,4 +1,4 @@
-"""Batches dealt to ranks."""
+"""Batches assigned to ranks."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from workflow.data.bin_packing import balance_batches, even_pieces, pack_evenly
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [0, 1, 5, 40, 300])
-def test_every_batch_is_dealt_once_and_no_rank_is_much_busier(count: int, world_size: int) -> None:
+def test_every_batch_is_assigned_once_and_ranks_are_balanced(count: int, world_size: int) -> None:
     costs = np.random.default_rng(count).integers(1, 1000, count).tolist()
     dealt = balance_batches(costs, world_size)
     assert len(dealt) == world_size
@@ -20,7 +20,7 @@ def test_every_batch_is_dealt_once_and_no_rank_is_much_busier(count: int, world_
     assert count < world_size or all(len(indexes) for indexes in dealt)
 
 
-def test_the_costliest_are_dealt_first_and_ties_go_by_index_and_rank() -> None:
+def test_the_costliest_batches_come_first_and_ties_go_by_index_and_rank() -> None:
     assert [i.tolist() for i in balance_batches([1, 1, 1, 1, 1], 2)] == [[0, 2, 4], [1, 3]]
     assert [i.tolist() for i in balance_batches([1, 2, 3, 4], 2)] == [[0, 3], [1, 2]]
     assert [i.tolist() for i in balance_batches([5], 2)] == [[0], []]
@@ -43,7 +43,7 @@ def test_even_pieces_are_as_even_as_neighbours_can_be(seed: int, count: int) -> 
 
 
 def _least_largest(lengths: list[int], count: int) -> int:
-    """The largest piece of the best cut of falling lengths, of all cuts there are."""
+    """The largest piece of the best split of descending lengths, by brute force."""
     if count == 1:
         return lengths[0] * len(lengths)
     return min(
@@ -53,7 +53,7 @@ def _least_largest(lengths: list[int], count: int) -> int:
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_packed_rows_are_of_like_lengths_and_as_many_for_each_rank(world_size: int) -> None:
+def test_packed_rows_have_similar_lengths_and_fill_all_ranks(world_size: int) -> None:
     sources, targets = np.random.default_rng(0).integers(5, 30, (2, 90))
     rows = pack_evenly(sources, targets, 64, 2048, world_size)
     assert sorted(np.concatenate(rows).tolist()) == list(range(90))

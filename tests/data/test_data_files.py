@@ -1,4 +1,4 @@
-"""What is given as data: what is read, and of everything else what it is and the way out."""
+"""Data files: which are read, and the messages for all others."""
 
 import io
 import json
@@ -29,7 +29,7 @@ RECORDS = addition_records(4)
 LINES = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
 ROW = '{"prompt": "a", "completion": "b"}'
 PANDAS = '.to_json("{0}.jsonl", orient="records", lines=True)'
-NO_JSON = "expected JSON or JSON Lines in UTF-8"
+NO_JSON = "(expected JSON or JSON Lines in UTF-8). Hint:"
 
 
 def packed(name: str) -> bytes:
@@ -39,8 +39,8 @@ def packed(name: str) -> bytes:
     return content.getvalue()
 
 
-def told(path: Path, splits: list[str] = SPLITS) -> str:
-    """The message for data that is named by its path; {folder} stands for where it lies."""
+def message_for(path: Path, splits: list[str] = SPLITS) -> str:
+    """The message for data at a path; {folder} stands for its folder."""
     files, problems = find_data(Mount(path.parent / "mount"), str(path))
     if not problems:
         with pytest.raises(BadInput) as caught:
@@ -50,97 +50,93 @@ def told(path: Path, splits: list[str] = SPLITS) -> str:
 
 
 FILES: dict[str, tuple[bytes, str]] = {
-    "d.gz": (b"\x1f\x8b\x08", f"found a file packed by gzip; {NO_JSON}; unpack it: gunzip d.gz"),
-    "d.bz2": (b"BZh9", f"found a file packed by bzip2; {NO_JSON}; unpack it: bunzip2 d.bz2"),
-    "d.zip": (packed("a.json"), f"found a zip archive; {NO_JSON}; unpack it: unzip d.zip"),
+    "d.gz": (b"\x1f\x8b\x08", f"a gzip file {NO_JSON} unpack it: gunzip d.gz"),
+    "d.bz2": (b"BZh9", f"a bzip2 file {NO_JSON} unpack it: bunzip2 d.bz2"),
+    "d.zip": (packed("a.json"), f"a zip archive {NO_JSON} unpack it: unzip d.zip"),
     "d.xlsx": (
         packed("xl/workbook.xml"),
-        f"found an Excel workbook; {NO_JSON}; write its rows as JSON Lines, as by pandas: "
+        f"an Excel workbook {NO_JSON} convert it with pandas: "
         f'read_excel("d.xlsx"){PANDAS.format("d")}',
     ),
     "d.parquet": (
         b"PAR1\x15\x04",
-        f"found a Parquet file; {NO_JSON}; write its rows as JSON Lines, as by pandas: "
+        f"a Parquet file {NO_JSON} convert it with pandas: "
         f'read_parquet("d.parquet"){PANDAS.format("d")}',
     ),
     "d.csv": (
         b"prompt,completion\na,b\n",
-        f"found comma-separated values (CSV); {NO_JSON}; write its rows as JSON Lines, as by "
+        f"comma-separated values (CSV) {NO_JSON} convert it with "
         f'pandas: read_csv("d.csv"){PANDAS.format("d")}',
     ),
     "tabs.json": (
         b"prompt\tcompletion\na\tb\n",
-        f"found tab-separated values (TSV); {NO_JSON}; write its rows as JSON Lines, as by "
+        f"tab-separated values (TSV) {NO_JSON} convert it with "
         f'pandas: read_table("tabs.json"){PANDAS.format("tabs")}',
     ),
     "d.db": (
         b"SQLite format 3\0",
-        f"found an SQLite database; {NO_JSON}; write a table of it as JSON Lines, a row each",
+        f"an SQLite database {NO_JSON} export a table as JSON Lines",
     ),
     "d.pkl": (
         pickle.dumps([1]),
-        f"found a pickled object; {NO_JSON}; load it where it was made, and write it by json.dump",
+        f"a pickle file {NO_JSON} export it with json.dump",
     ),
     "wide.json": (
         '{"train": []}'.encode("utf-16"),
-        f"found text in UTF-16; {NO_JSON}; save it as UTF-8: iconv -f UTF-16 -t UTF-8 wide.json",
+        f"text in UTF-16 {NO_JSON} convert it: iconv -f UTF-16 -t UTF-8 wide.json",
     ),
     "unmarked.json": (
         '{"train": []}'.encode("utf-16-le"),
-        f"found text in UTF-16LE; {NO_JSON}; save it as UTF-8: iconv -f UTF-16LE -t UTF-8 "
+        f"text in UTF-16LE {NO_JSON} convert it: iconv -f UTF-16LE -t UTF-8 "
         "unmarked.json",
     ),
     "page.json": (
         b"<!DOCTYPE html><html>",
-        f"found an HTML page; {NO_JSON}; get the file itself: it may be a page that asks for a "
-        "login",
+        f"an HTML page {NO_JSON} download the file itself, this may be a "
+        "login page",
     ),
     "d.yaml": (
         b"train:\n  - prompt: a\n",
-        f"found YAML; {NO_JSON}; write it as JSON, as by json.dump(yaml.safe_load(open("
+        f"YAML {NO_JSON} convert it: json.dump(yaml.safe_load(open("
         '"d.yaml")), …)',
     ),
     "zeros.json": (
         b"\0" * 9,
-        f"found NUL bytes; {NO_JSON}; the file was not written to its end: write it again",
+        f"NUL bytes {NO_JSON} write the file again, it may be truncated",
     ),
     "pointer.json": (
         b"version https://git-lfs.github.com/spec/v1\n",
-        f"found a pointer of Git LFS, not the file; {NO_JSON}; get it: git lfs pull",
+        f"a Git LFS pointer {NO_JSON} run git lfs pull",
     ),
-    "words.json": (b"hello there\n", f"found text that is no JSON; {NO_JSON}; write it as JSON"),
+    "words.json": (b"hello there\n", f"plain text {NO_JSON} convert it to JSON"),
     "cut.json": (
         '{"train": [{"prompt": "é'.encode()[:-1],
-        "line 1: byte 0xc3, which is not UTF-8 (expected a file in UTF-8). Hint: the file may have "
-        "been cut off: write it again.",
+        "line 1: the byte 0xc3 (expected UTF-8). Hint: write the file again, it may be truncated.",
     ),
     "lines.json": (
         LINES,
-        "JSON Lines, which are records of one kind (expected records to train on and records "
-        "to evaluate). Hint: add --eval_fraction 0.1; or make a folder of it: train.jsonl, and eval.jsonl "
-        "beside it.",
+        "a single JSON Lines file (expected train and eval records). Hint: add --eval_fraction "
+        "0.1, or use a folder with train.jsonl and eval.jsonl.",
     ),
     "several.json": (
         b'{\n"prompt": "a"}\n{\n"prompt": "b"}',
-        "line 3, column 1: several JSON values one after the other (expected JSON). Hint: write "
-        "each record on a line of its own, in train.jsonl and eval.jsonl.",
+        "line 3, column 1: several JSON values (expected valid JSON). Hint: write one "
+        "record per line, in train.jsonl and eval.jsonl.",
     ),
     "list.jsonl": (
         f"[{ROW}, {ROW}]\n".encode(),
-        "one JSON list, not JSON Lines (expected a record on each line). Hint: write each record on "
-        "a line of its own, without brackets around them, or name it list.json and put the list "
-        'under "train".',
+        "a JSON list (expected one record per line). Hint: write one record per line, or rename it "
+        'list.json and move the list to the key "train".',
     ),
     "indented.jsonl": (
         json.dumps(RECORDS, indent=2).encode(),
-        "one JSON list, not JSON Lines (expected a record on each line). Hint: write each record on "
-        "a line of its own, without brackets around them, or name it indented.json and put the "
-        'list under "train".',
+        "a JSON list (expected one record per line). Hint: write one record per line, or rename it "
+        'indented.json and move the list to the key "train".',
     ),
     "both.json": (
         f'{{"train": [{ROW}], "dev": [{ROW}], "validation": [{ROW}]}}'.encode(),
-        'no key "eval", and the keys \'validation\' and \'dev\' (expected one of them to '
-        'evaluate on). Hint: rename one of them to "eval".',
+        'no key "eval", but the keys \'validation\' and \'dev\' (expected one eval '
+        'split). Hint: rename one of them to "eval".',
     ),
     "alone.json": (
         f'{{"train": [{ROW}]}}'.encode(),
@@ -151,51 +147,51 @@ FILES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str) -> None:
+def test_a_file_of_another_format_is_recognized(tmp_path: Path, name: str) -> None:
     content, message = FILES[name]
     (tmp_path / name).write_bytes(content)
-    assert told(tmp_path / name) == f"{{folder}}/{name}: {message}"
+    assert message_for(tmp_path / name) == f"{{folder}}/{name}: {message.removesuffix('.')}."
 
 
 SYNTAX = {
     "{'prompt': 'a'}": (
         "1",
-        "single quotes or words of Python, as repr() and str() write them",
-        "write it by json.dumps",
+        "Python syntax, e.g. single quotes or None",
+        "write the file with json.dumps",
     ),
     '{"prompt": None}': (
         "11",
-        "single quotes or words of Python, as repr() and str() write them",
-        "write it by json.dumps",
+        "Python syntax, e.g. single quotes or None",
+        "write the file with json.dumps",
     ),
     "\ufeff" + ROW: (
         "0",
-        "a byte order mark (U+FEFF), as where files were joined",
-        "remove the mark",
+        "a byte order mark (U+FEFF) within the file",
+        "remove it",
     ),
-    "{“prompt”: 1}": ("1", "the quotation mark “ (U+201C)", 'write " instead'),
-    '{"prompt": "a",}': ("", "a comma before the closing bracket", "remove the comma"),
-    '{"prompt": [1, 2,]}': ("", "a comma before the closing bracket", "remove the comma"),
-    '{"prompt": 1 // a\n}': ("13", "a comment", "remove it: JSON has none"),
-    "{prompt: 1}": ("1", "a key without quotes", 'write it in quotes, as "prompt"'),
-    '{"prompt": "a\tb"}': ("13", "a tab in a text", "write it as \\t"),
-    '{"prompt": "a\\d"}': ("13", "a backslash in a text", "write it as \\\\"),
-    '{"prompt": undefined}': ("11", "JavaScript", "write it by JSON.stringify"),
+    "{“prompt”: 1}": ("1", "the quotation mark “ (U+201C)", 'use " instead'),
+    '{"prompt": "a",}': ("", "a trailing comma", "remove it"),
+    '{"prompt": [1, 2,]}': ("", "a trailing comma", "remove it"),
+    '{"prompt": 1 // a\n}': ("13", "a comment", "remove it"),
+    "{prompt: 1}": ("1", "an unquoted key", 'quote it, e.g. "prompt"'),
+    '{"prompt": "a\tb"}': ("13", "a tab in a string", "write it as \\t"),
+    '{"prompt": "a\\d"}': ("13", "a backslash in a string", "write it as \\\\"),
+    '{"prompt": undefined}': ("11", "JavaScript syntax", "write the file with JSON.stringify"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", SYNTAX)
-def test_what_is_no_json_is_told_in_the_words_of_its_writer(tmp_path: Path, text: str) -> None:
-    column, found, mend = SYNTAX[text]
+def test_invalid_json_is_explained(tmp_path: Path, text: str) -> None:
+    column, found, hint = SYNTAX[text]
     folder = tmp_path / "d"
     folder.mkdir()
     (folder / "eval.jsonl").write_text(ROW)
     (folder / "train.jsonl").write_text(f"{ROW}\n{text.replace(chr(10), ' ')}\n{ROW}\n")
-    message = told(folder)
+    message = message_for(folder)
     assert message.startswith(
         f"{{folder}}/d/train.jsonl: line 2, column {int(column) + 1 if column else ''}"
     )
-    assert message.endswith(f": {found} (expected JSON). Hint: {mend}")
+    assert message.endswith(f": {found} (expected valid JSON). Hint: {hint}.")
 
 
 @pytest.mark.parametrize(
@@ -203,51 +199,50 @@ def test_what_is_no_json_is_told_in_the_words_of_its_writer(tmp_path: Path, text
     [
         (
             LINES.replace(b"\n", b"\r"),
-            ": lines that end in CR alone (expected lines that end in LF, or CR and LF). "
-            "Hint: write it with LF: tr '\\r' '\.\n' < train.jsonl > NEW",
+            ": CR line ends (expected LF or CRLF line ends). Hint: convert it: tr '\\r' '\\n' < "
+            "train.jsonl > NEW.",
         ),
         (
             b"[]",
-            ": one JSON list, not JSON Lines (expected a record on each line). Hint: write each "
-            "record on a line of its own, without brackets around them.",
+            ": a JSON list (expected one record per line). Hint: write one record per line.",
         ),
         (
             b"[]\n[]",
-            ': line 1: train[0]: a list (expected {"prompt": …, "completion": …}). Hint: make the '
-            "record an object.",
+            ': line 1: train[0]: a list (expected {"prompt": …, "completion": …}). Hint: write '
+            "an object.",
         ),
         (
             b"{'prompt': 'a'}\n" * 5000,
-            ": single quotes or words of Python, as repr() and str() write them in all 5,000 "
-            "records (expected JSON). Hint: write it by json.dumps.",
+            ": Python syntax, e.g. single quotes or None in all 5,000 records (expected valid "
+            "JSON). Hint: write the file with json.dumps.",
         ),
         (
             f"{ROW} {ROW}\n{ROW}".encode(),
-            ": line 1, column 36: another record on the same line (expected JSON). Hint: write each "
-            "record on a line of its own.",
+            ": line 1, column 36: several records on one line (expected valid JSON). Hint: write "
+            "one record per line.",
         ),
         (
             b'{\n"prompt": "a",\n"completion": "b"\n}\n',
-            ": line 1, column 2: a record that goes on at the next line (expected JSON). "
-            "Hint: write each record on a line of its own, line breaks in texts as \.\n",
+            ": line 1, column 2: a record on several lines (expected valid JSON). Hint: write one "
+            "record per line, with line breaks in texts as \\n.",
         ),
         (
             f'{ROW}\n{{"prompt": "a\n'.encode(),
-            ": line 2, column 12: no valid JSON (Unterminated string starting at) (expected "
-            "JSON). Hint: the file may have been cut off: write it again.",
+            ": line 2, column 12: invalid JSON: Unterminated string starting at (expected valid "
+            "JSON). Hint: write the file again, it may be truncated.",
         ),
     ],
 )
-def test_json_lines_that_are_none(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_json_lines(tmp_path: Path, content: bytes, message: str) -> None:
     folder = tmp_path / "d"
     folder.mkdir()
     (folder / "eval.jsonl").write_text(ROW)
     (folder / "train.jsonl").write_bytes(content)
-    assert told(folder).splitlines()[0] == "{folder}/d/train.jsonl" + message
+    assert message_for(folder).splitlines()[0] == "{folder}/d/train.jsonl" + message
 
 
 @pytest.mark.parametrize(
-    ("files", "mend"),
+    ("files", "hint"),
     [
         ({"train.json": "[]", "validation.json": "[]"},
          'merge the lists of train.json and validation.json into d.json: {"train": […], '
@@ -261,13 +256,13 @@ def test_json_lines_that_are_none(tmp_path: Path, content: bytes, message: str) 
         ({"notes.txt": ""}, "add the files."),
     ],
 )  # fmt: skip
-def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], mend: str) -> None:
+def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], hint: str) -> None:
     (tmp_path / "d").mkdir()
     for name, text in files.items():
         (tmp_path / "d" / name).write_text(text)
-    assert told(tmp_path / "d") == (
+    assert message_for(tmp_path / "d") == (
         "{folder}/d: a folder without train.jsonl and eval.jsonl (expected both, with one record "
-        f"a line). Hint: {mend}"
+        f"a line). Hint: {hint}"
     )
 
 
@@ -275,13 +270,13 @@ def test_two_files_that_could_be_eval(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     for name in ("train", "dev", "val"):
         (tmp_path / "d" / f"{name}.jsonl").write_text(ROW)
-    assert told(tmp_path / "d") == (
+    assert message_for(tmp_path / "d") == (
         "{folder}/d: no eval.jsonl, but dev.jsonl and val.jsonl (expected one file of eval "
         "records). Hint: rename one of them to eval.jsonl."
     )
 
 
-def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None:
+def test_a_name_with_a_file_of_another_format(tmp_path: Path) -> None:
     mount = Mount(tmp_path)
     mount.data.mkdir()
     (mount.data / "mine.json.gz").write_bytes(b"\x1f\x8b\x08")
@@ -296,7 +291,7 @@ def test_a_name_of_which_there_is_a_file_of_another_kind(tmp_path: Path) -> None
 
 
 def of_holding_out(path: Path) -> list[Problem]:
-    """The problems of a JSON file of which records are to be held out."""
+    """The problems of a JSON file with held-out records."""
     with pytest.raises(BadInput) as caught:
         check_records(DataSource({"": path}, SPLITS, held_out=HeldOut(0.2, 0)), Seq2Seq.schema)
     return caught.value.problems
@@ -308,7 +303,7 @@ def in_the_way(path: Path) -> str:
 
 
 def prompts_of(files: Mapping[str, Path]) -> dict[str, list[str]]:
-    """The prompts that are read of each split."""
+    """The prompts of each split."""
     found: dict[str, list[str]] = {}
     names = check_records(
         DataSource(files, SPLITS),
@@ -319,7 +314,7 @@ def prompts_of(files: Mapping[str, Path]) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "dev", "val", "test"])
-def test_another_word_for_eval_is_read_where_there_is_no_eval(tmp_path: Path, name: str) -> None:
+def test_another_name_of_eval_is_read_if_there_is_no_eval(tmp_path: Path, name: str) -> None:
     path = tmp_path / "d.json"
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train.jsonl").write_text(ROW)
@@ -331,17 +326,17 @@ def test_another_word_for_eval_is_read_where_there_is_no_eval(tmp_path: Path, na
             files, problems = find_data(Mount(tmp_path), str(given))
             assert problems == []
             assert prompts_of(files) == {"train": ["a"], "eval": ["e"]}
-    assert in_the_way(path) == f"0.2, and the records of {name}"
+    assert in_the_way(path) == f"0.2, but the data has eval records in {name}"
     path.write_text(json.dumps({"eval": [], **lists}))
-    assert in_the_way(path) == f"0.2, and the records of {name}"
+    assert in_the_way(path) == f"0.2, but the data has eval records in {name}"
     assert prompts_of({"": path}) == {"train": ["a"], "eval": ["e"]}
     path.write_text(json.dumps(lists | {"eval": [json.loads(ROW)], "nested": {name: 1}}))
-    assert in_the_way(path) == "0.2, and the records of eval"
+    assert in_the_way(path) == "0.2, but the data has eval records in eval"
     wrong = {"train": lists["train"], name: [{"prompt": 1, "completion": "f"}]}
     path.write_text(json.dumps(wrong))
-    assert told(path) == (
-        f"{{folder}}/d.json: {name}[0].prompt: the number 1 (expected a text). Hint: write it in "
-        "quotes."
+    assert message_for(path) == (
+        f"{{folder}}/d.json: {name}[0].prompt: the number 1 (expected text). Hint: write it "
+        "as a string."
     )
 
 
@@ -350,7 +345,7 @@ def test_another_word_for_eval_is_read_where_there_is_no_eval(tmp_path: Path, na
     ["Eval", " eval", "EVAL", "evals", "evaluation", "Validation", "validaton", "Dev", "dev_set",
      "test_data", "Test", "valid-1", "val split", "development"],
 )  # fmt: skip
-def test_records_of_nearly_a_name_of_eval_are_not_passed_over(tmp_path: Path, name: str) -> None:
+def test_records_under_a_misspelt_name_of_eval_are_reported(tmp_path: Path, name: str) -> None:
     path = tmp_path / "d.json"
     for others in ({}, {"eval": []}):
         path.write_text(json.dumps({"train": [json.loads(ROW)], name: [json.loads(ROW)]} | others))
@@ -358,10 +353,10 @@ def test_records_of_nearly_a_name_of_eval_are_not_passed_over(tmp_path: Path, na
         message = Problem(str(path), found, 'the key "eval"', 'rename it to "eval"')
         assert of_holding_out(path) == [message]
         for splits in (SPLITS, ["eval"]):
-            assert told(path, splits) == str(message).replace(str(tmp_path), "{folder}")
+            assert message_for(path, splits) == str(message).replace(str(tmp_path), "{folder}")
 
 
-def test_other_keys_are_no_eval_records() -> None:
+def test_other_keys_are_not_eval_records() -> None:
     records = [json.loads(ROW)]
     names = ["values", "devices", "text", "best", "rest", "invalid", "train", "trained", "evil"]
     assert near_eval_names(dict.fromkeys(names, records)) == []
@@ -370,31 +365,31 @@ def test_other_keys_are_no_eval_records() -> None:
 
 def problems_of(path: Path, records: list[Any]) -> str:
     path.write_text(json.dumps({"train": records, "eval": [json.loads(ROW)]}))
-    return told(path)
+    return message_for(path)
 
 
-def test_a_problem_that_many_records_share_is_one_line(tmp_path: Path) -> None:
+def test_a_problem_shared_by_many_records_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
     at = "{folder}/d.json: train"
     good = json.loads(ROW)
-    lacking = 'expected "completion": an answer to learn; add it'
+    lacking = '(expected "completion": the answer). Hint: add it.'
     assert problems_of(path, [{"prompt": "a"}] * 5000) == (
-        f"{at}: found no key \"completion\" (keys: 'prompt') in all 5,000 records; {lacking}"
+        f"{at}: no key \"completion\" (keys: 'prompt') in all 5,000 records {lacking}"
     )
     assert problems_of(path, [good, *[{"prompt": "a"}] * 4]) == (
-        f"{at}[1]: found no key \"completion\" (keys: 'prompt') (the first of 4 such records); "
-        + lacking
+        f"{at}[1]: no key \"completion\" (keys: 'prompt') (first of 4 records) " + lacking
     )
     numbers = [good | {"prompt": number} for number in range(40)]
-    text = "expected a text; write it in quotes"
+    text = "(expected text). Hint: write it as a string."
     assert problems_of(path, numbers) == (
-        f"{at}.prompt: found the number 0 and the like in all 40 records; {text}"
+        f"{at}.prompt: the number 0 and similar in all 40 records {text}"
     )
     assert problems_of(path, [*numbers[:3], good]) == "\n".join(
-        f"{at}[{number}].prompt: found the number {number}; {text}" for number in range(3)
+        f"{at}[{number}].prompt: the number {number} {text}" for number in range(3)
     )
     mixed = [good | {"prompt": 1}, good | {"completion": 2}, good | {"prompt": 3}] * 2
-    assert [line.partition(": found")[0] for line in problems_of(path, mixed).splitlines()] == [
+    lines = problems_of(path, mixed).splitlines()
+    assert [line.partition(": the number")[0] for line in lines] == [
         f"{at}[0].prompt", f"{at}[1].completion", f"{at}[4].completion",
     ]  # fmt: skip
 
@@ -433,7 +428,7 @@ def test_a_share_is_held_out_of_train(
     assert len(held_out(tmp_path / name, fraction=0.5)["eval"]) == 10
 
 
-def test_of_what_is_held_out_there_is_one_on_each_side(tmp_path: Path) -> None:
+def test_both_splits_get_a_record_when_holding_out(tmp_path: Path) -> None:
     sums = {
         (count, fraction): int(HeldOut(fraction, 3).choose(count).sum())
         for count, fraction in [(2, 0.01), (2, 0.99), (10, 0.01), (10, 0.99), (1000, 0.1)]
@@ -445,18 +440,20 @@ def test_of_what_is_held_out_there_is_one_on_each_side(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         held_out(tmp_path / "d.jsonl")
     assert str(caught.value) == (
-        f"{tmp_path}/d.jsonl: a single record (expected two to hold one out). Hint: add records, "
-        "or leave --eval_fraction out."
+        f"{tmp_path}/d.jsonl: a single record (expected at least two to hold one out). "
+        "Hint: add records or remove --eval_fraction."
     )
 
 
-def test_lines_are_all_eval_where_nothing_is_trained(tmp_path: Path) -> None:
+def test_all_lines_are_eval_without_training(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text(f'{ROW}\n{{"prompt": 1}}')
-    assert told(tmp_path / "d.jsonl", ["eval"]).startswith("{folder}/d.jsonl: line 2.prompt: found")
+    assert message_for(tmp_path / "d.jsonl", ["eval"]).startswith(
+        "{folder}/d.jsonl: line 2.prompt: the number 1"
+    )
 
 
 @pytest.mark.parametrize("flags", [{}, {"add_missing_tokens": True}, {"no_train": True}])
-def test_what_is_evaluated_is_told_at_every_start(
+def test_the_eval_split_is_logged_at_every_start(
     mount: Mount, caplog: pytest.LogCaptureFixture, flags: dict[str, bool]
 ) -> None:
     rows = [*addition_records(9), {"prompt": "日本", "completion": "é日本"}]
@@ -469,13 +466,13 @@ def test_what_is_evaluated_is_told_at_every_start(
 
     def lines_of(data: str, **others: Any) -> list[str]:
         caplog.clear()
-        asked = {"data_name": data, "max_steps": 1, **flags, **others}
-        prepare(make_job("seq2seq", model_init_name="small", **asked), mount)
-        return [line for line in caplog.messages if line.startswith(("the eval", "held out"))]
+        options = {"data_name": data, "max_steps": 1, **flags, **others}
+        prepare(make_job("seq2seq", model_init_name="small", **options), mount)
+        return [line for line in caplog.messages if line.startswith(("using", "held out"))]
 
     for _ in range(2):
-        assert lines_of("named") == ["the eval records are those of dev"]
-        assert lines_of("folder") == ["the eval records are those of val"]
+        assert lines_of("named") == ["using dev as the eval split"]
+        assert lines_of("folder") == ["using val as the eval split"]
         if "no_train" not in flags:
-            held = ["held out to evaluate on: 2 of 10 records"]
+            held = ["held out 2 of 10 train records for eval"]
             assert lines_of("alone", eval_fraction=0.2) == held

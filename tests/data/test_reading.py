@@ -1,4 +1,4 @@
-"""A stream gives the records that the whole file does, or the problems that the whole file does."""
+"""A stream gives the same records or problems as the complete file."""
 
 import json
 import random
@@ -67,7 +67,7 @@ Write = Callable[[str], dict[str, Path]]
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_any_value_may_stand_in_a_record_and_beside_the_splits(
+def test_any_value_is_allowed_in_extra_keys(
     write: Write, monkeypatch: pytest.MonkeyPatch, extra: str, window: int
 ) -> None:
     monkeypatch.setattr(workflow.data.json_stream, "WINDOW", window)
@@ -125,7 +125,7 @@ def test_random_data_in_random_layouts(write: Write, monkeypatch: pytest.MonkeyP
 
 
 def problems_of_whole(files: Mapping[str, Path]) -> list[Problem]:
-    """The problems of a JSON file, found with the whole of it in memory."""
+    """The problems of a JSON file, with all of it in memory."""
     path, source = files[""], DataSource(files, SPLITS)
     if problem := unfit_file(path) or unfit_json(path, SPLITS, SCHEMA):
         return [problem]
@@ -145,7 +145,7 @@ def problems_of_whole(files: Mapping[str, Path]) -> list[Problem]:
 DAMAGE = ['"', ",", "[", "]", "{", "}", ":", "\\", " ", "\n", "", "1", "e", "-", "N", "\0", "é"]
 
 
-def test_a_damaged_file_is_told_as_the_whole_file_is(
+def test_a_damaged_file_gets_the_problem_of_the_complete_file(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = random.Random(0)
@@ -168,7 +168,7 @@ def test_a_damaged_file_is_told_as_the_whole_file_is(
 
 
 def lines_of_problems(content: bytes) -> set[int]:
-    """The numbers of the lines of JSON Lines that are no good records."""
+    """The line numbers of the invalid records of JSON Lines."""
     lines = content.removeprefix(b"\xef\xbb\xbf").rstrip().split(b"\n")
     bad = set()
     for number, line in enumerate(lines, start=1):
@@ -180,7 +180,7 @@ def lines_of_problems(content: bytes) -> set[int]:
     return bad
 
 
-def test_of_damaged_json_lines_each_is_told(
+def test_every_damaged_json_line_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workflow.data.tally, "SHOWN_SINGLY", 100)
@@ -201,7 +201,7 @@ def test_of_damaged_json_lines_each_is_told(
         files["train"].write_bytes(content)
         if bad := lines_of_problems(content):
             problems = problems_of(files)
-            if "in every record" in problems[-1].found:  # what is left has no answer
+            if "in every record" in problems[-1].found:  # the remaining records have no answer
                 problems.pop()
             places = [problem.where.partition(": line ")[2] for problem in problems]
             of_file = places == [""]  # it is empty, or one list
@@ -227,7 +227,7 @@ def test_of_damaged_json_lines_each_is_told(
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("window", WINDOWS)
-def test_what_is_no_object_of_lists_is_told_as_of_the_whole_file(
+def test_other_json_gets_the_problem_of_the_complete_file(
     write: Write, monkeypatch: pytest.MonkeyPatch, text: str, window: int
 ) -> None:
     monkeypatch.setattr(workflow.data.json_stream, "WINDOW", window)
@@ -235,15 +235,15 @@ def test_what_is_no_object_of_lists_is_told_as_of_the_whole_file(
     assert problems_of(files) == problems_of_whole(files) != []
 
 
-def test_problems_come_in_the_order_of_the_splits_asked_for(write: Write) -> None:
+def test_problems_are_in_the_order_of_the_requested_splits(write: Write) -> None:
     files = write(json.dumps({"eval": [RECORD, 2], "train": [RECORD, 1, RECORD, "a"]}))
     places = [problem.where.removeprefix(f"{files['']}: ") for problem in problems_of(files)]
     assert places == ["train[1]", "train[3]", "eval[1]"]
 
 
-def test_a_file_that_is_mended_meanwhile_is_no_success(
+def test_a_file_that_becomes_valid_meanwhile_is_refused(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write("{")
     monkeypatch.setattr(workflow.data.diagnose, "unfit_json", lambda *_: None)
-    assert "data that change while they are read" in str(problems_of(files)[0])
+    assert "changed while it was read" in str(problems_of(files)[0])

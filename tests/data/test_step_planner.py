@@ -11,7 +11,7 @@ from workflow.data.step_planner import MicroBatch, batches_by_positions, plan_st
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 10, 25])
-def test_every_example_stands_once_in_every_epoch(batch_size: int) -> None:
+def test_every_example_occurs_once_per_epoch(batch_size: int) -> None:
     stream = np.concatenate([step_examples(s, batch_size, 10, seed=3) for s in range(1, 61)])
     for epoch in range(len(stream) // 10):
         assert sorted(stream[epoch * 10 : epoch * 10 + 10]) == list(range(10))
@@ -30,7 +30,7 @@ def test_a_resumed_order_is_a_slice_of_the_uninterrupted_one() -> None:
 
 
 def positions_of(rows: MicroBatch, sources: np.ndarray, targets: np.ndarray) -> int:
-    """Padded positions of a micro-batch; none where a rank has no work."""
+    """Padded positions of a micro-batch; 0 for a rank without work."""
     if not rows:
         return 0
     width = max(sources[row].sum() for row in rows) + max(targets[row].sum() for row in rows)
@@ -90,7 +90,7 @@ def test_a_plan_holds_each_example_once_within_its_bounds(
         (10_000, True, [[[4, 3, 9, 6]], [[7, 2, 10], [11, 5, 8, 1, 0]]]),
     ],
 )
-def test_the_plan_of_a_single_process_stays_what_it_was(
+def test_the_plan_of_a_single_process_is_unchanged(
     max_positions: int, packs: bool, expected: list[list[list[int]]]
 ) -> None:
     sources = np.array([1, 11, 35, 20, 19, 32, 6, 47, 49, 12, 42, 33])
@@ -110,7 +110,7 @@ def test_equal_lengths_are_computed_at_once() -> None:
 @pytest.mark.parametrize(
     ("max_positions", "micro_steps"), [(10_000, 1), (320, 1), (319, 2), (80, 4)]
 )
-def test_equal_lengths_are_dealt_in_as_few_micro_steps_as_memory_allows(
+def test_equal_lengths_take_as_few_micro_steps_as_memory_allows(
     max_positions: int, micro_steps: int
 ) -> None:
     lengths = np.full(64, 10)
@@ -131,7 +131,7 @@ def test_ranks_carry_nearly_equal_positions(batch_size: int, packs: bool) -> Non
     assert np.mean([plan.imbalance for plan in plans]) <= (1.05 if batch_size == 64 else 1.025)
 
 
-def test_beside_a_long_example_the_other_ranks_take_many_short_ones() -> None:
+def test_ranks_take_many_short_examples_next_to_a_long_one() -> None:
     lengths = np.array([1000] + [10] * 500)
     plan = plan_step(np.arange(501), (lengths, 0 * lengths), max_positions=1000, world_size=4)
     assert len(plan.micro_steps) == 2
@@ -139,7 +139,7 @@ def test_beside_a_long_example_the_other_ranks_take_many_short_ones() -> None:
     assert plan.imbalance == pytest.approx(1.0, abs=0.01)
 
 
-def test_an_example_longer_than_memory_lets_the_other_ranks_take_no_more_than_that() -> None:
+def test_an_oversized_example_does_not_raise_the_limit_of_other_ranks() -> None:
     lengths = np.array([3000] + [10] * 500)
     plan = plan_step(np.arange(501), (lengths, 0 * lengths), max_positions=1000, world_size=4)
     assert sorted(plan.examples) == list(range(501))
@@ -154,7 +154,7 @@ def test_micro_steps_are_as_few_as_the_padding_allows() -> None:
     assert plan.padded_positions == plan.real_positions
 
 
-def test_a_micro_step_more_is_taken_where_it_saves_more_than_it_costs() -> None:
+def test_a_micro_step_is_added_if_it_saves_more_than_it_costs() -> None:
     lengths = np.repeat([110, 100], 1000)
     plan = plan_step(np.arange(2000), (lengths, 0 * lengths), 200_000, world_size=2)
     assert 2 <= len(plan.micro_steps) <= 4
@@ -162,7 +162,7 @@ def test_a_micro_step_more_is_taken_where_it_saves_more_than_it_costs() -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8])
-def test_examples_are_packed_only_where_it_saves_time(world_size: int) -> None:
+def test_examples_are_packed_only_if_it_saves_time(world_size: int) -> None:
     rng = np.random.default_rng(0)
     sources, targets = rng.integers(50, 100, 160), np.full(160, 3)
 

@@ -1,4 +1,4 @@
-"""Texts become the ids that the model's tokenizer gives, and lose no mark where they are cut."""
+"""Texts become the tokenizer's ids; truncation keeps special tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from workflow.models.languages import set_languages
 
 
 def make_words(**special: str) -> Any:
-    """A tokenizer of whole words that begins texts with <bos> and, as Gemma's, ends them bare."""
+    """A word tokenizer that, like Gemma's, adds <bos> but no <eos>."""
     words = {word: i for i, word in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "yes", "no"])}
     tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -28,18 +28,18 @@ def make_words(**special: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **names)
 
 
-def test_targets_end_with_the_end_mark_and_begin_once() -> None:
+def test_targets_end_with_eos_and_have_one_start() -> None:
     words = make_words()
     assert source_ids(words, ["yes no"]) == [[2, 4, 5]]
     assert target_ids(words, ["yes no", ""], start=2) == [[4, 5, 1], [1]]
     assert target_ids(words, ["yes"], start=0) == [[2, 4, 1]]
 
 
-def test_targets_of_other_tokenizers_are_theirs(tokenizer: Any) -> None:
+def test_targets_of_other_tokenizers_are_unchanged(tokenizer: Any) -> None:
     assert target_ids(tokenizer, ["yes", ""], start=0) == tokenizer(["yes", ""])["input_ids"]
 
 
-def test_what_stands_around_every_text_is_never_cut(tmp_path: Path) -> None:
+def test_truncation_keeps_special_tokens(tmp_path: Path) -> None:
     make_multilingual("mbart50", tmp_path / "mbart50")
     make_multilingual("mbart25", tmp_path / "mbart25")
     long = "The licence of the work is the licence of the work"
@@ -60,7 +60,7 @@ def test_what_stands_around_every_text_is_never_cut(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("longest", [2, 3, 5])
-def test_cuts_without_a_frame_are_what_they_were(longest: int) -> None:
+def test_truncation_without_a_frame_is_unchanged(longest: int) -> None:
     row = np.arange(9, dtype=np.int32)
     rows = Ragged(row, np.array([0, 9]))
     assert rows.row(0, longest).tolist() == [*range(longest - 1), 8]

@@ -1,4 +1,4 @@
-"""Records are tokenized once; the cache is shared, safe, and never taken for another's."""
+"""Records are tokenized once; the cache is shared, safe, and specific to data and tokenizer."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def forbid_tokenizing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow.data.token_cache, "check_records", refuse)
 
 
-def test_ids_and_records_come_back(tmp_path: Path, tokenizer: Any) -> None:
+def test_ids_and_records_round_trip(tmp_path: Path, tokenizer: Any) -> None:
     split = prepare(tmp_path, tokenizer)["train"]
     assert len(split) == len(RECORDS)
     for index, record in enumerate(RECORDS):
@@ -79,7 +79,7 @@ def test_other_data_or_another_tokenizer_is_another_cache(tmp_path: Path, tokeni
     assert len(list((tmp_path / "cache").iterdir())) == 6
 
 
-def test_nothing_is_left_of_a_split_where_another_has_problems(
+def test_no_split_is_cached_if_another_has_problems(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workflow.data.token_writer, "CHUNK", 2)
@@ -92,7 +92,7 @@ def test_nothing_is_left_of_a_split_where_another_has_problems(
         assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_split_that_is_missing_is_tokenized_by_itself(
+def test_only_a_missing_split_is_tokenized(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workflow.data.token_writer, "CHUNK", 2)
@@ -138,25 +138,25 @@ def test_memory_does_not_grow_with_the_records(
     assert peaks[20_000] < 3_000_000
 
 
-def test_a_cache_that_is_cut_off_while_it_is_read_is_told(tmp_path: Path, tokenizer: Any) -> None:
+def test_a_cache_truncated_while_in_use_is_reported(tmp_path: Path, tokenizer: Any) -> None:
     split = prepare(tmp_path, tokenizer)["train"]
     (tmp_path / "cache" / split.key / "records.jsonl").write_bytes(b"{}")
-    with pytest.raises(RunFailed, match=r"records\.jsonl has become shorter"):
+    with pytest.raises(RunFailed, match=r"records\.jsonl was truncated while in use"):
         split.record(0)
 
 
-def test_a_cache_with_answers_missing_does_not_serve_training(
+def test_a_cache_with_missing_answers_is_not_used_for_training(
     tmp_path: Path, tokenizer: Any
 ) -> None:
     records = [RECORDS[0], {"prompt": "open"}]
     split = prepare(tmp_path, tokenizer, records, answers_needed=False)["train"]
     assert split.answered.tolist() == [True, False]
-    with pytest.raises(BadInput, match=r'train\[1\]: found no key "completion"'):
+    with pytest.raises(BadInput, match=r'train\[1\]: no key "completion"'):
         prepare(tmp_path, tokenizer, records, answers_needed=True)
 
 
 @pytest.mark.parametrize("name", ["source.ids", "target.offsets", "records.jsonl", "sizes.json"])
-def test_a_damaged_cache_is_made_again(tmp_path: Path, tokenizer: Any, name: str) -> None:
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, tokenizer: Any, name: str) -> None:
     prepare(tmp_path, tokenizer)
     for folder in (tmp_path / "cache").iterdir():
         content = (folder / name).read_bytes()
@@ -193,7 +193,7 @@ def test_json_lines_give_the_same_records(tmp_path: Path, tokenizer: Any) -> Non
     assert [splits["train"].record(i) for i in range(len(RECORDS))] == RECORDS
 
 
-def test_an_empty_completion_is_learned_as_an_end_mark_and_a_missing_one_is_none(
+def test_an_empty_completion_is_eos_and_a_missing_one_has_no_target(
     tmp_path: Path, tokenizer: Any
 ) -> None:
     completions = ["2", "", " \n"]
@@ -205,7 +205,7 @@ def test_an_empty_completion_is_learned_as_an_end_mark_and_a_missing_one_is_none
     assert split.record(2) == records[2]
 
 
-def test_data_that_change_while_they_are_read_are_no_cache(
+def test_data_changed_while_reading_is_not_cached(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def check_and_change(source: DataSource, *others: Any) -> dict[str, str]:
@@ -215,6 +215,6 @@ def test_data_that_change_while_they_are_read_are_no_cache(
         return names
 
     monkeypatch.setattr(workflow.data.token_cache, "check_records", check_and_change)
-    with pytest.raises(BadInput, match="found data that change while they are read; expected"):
+    with pytest.raises(BadInput, match=r"data\.json: changed while it was read"):
         prepare(tmp_path, tokenizer)
     assert list((tmp_path / "cache").iterdir()) == []

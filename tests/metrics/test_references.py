@@ -1,4 +1,4 @@
-"""Completions lose what answers lose, and nothing else."""
+"""References are post-processed like predictions."""
 
 import random
 import time
@@ -17,7 +17,7 @@ WORDS = ["the", "a", "word", ".", ",", "in the house", "1"]
 
 @pytest.fixture(scope="session")
 def byte_level() -> Any:
-    """A tokenizer that keeps every space, as those of BART and LED."""
+    """A tokenizer that keeps every space, like BART's and LED's."""
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(
         [" ".join(WORDS)] * 9, vocab_size=300, special_tokens=["<pad>", "</s>", "<mask>"]
@@ -32,7 +32,7 @@ def tokenizers(tokenizer: Any, byte_level: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["t5", "grown", "byte-level"])
-def test_special_tokens_go_as_decoding_lets_them_go(name: str, tokenizers: dict[str, Any]) -> None:
+def test_special_tokens_are_removed_as_in_decoding(name: str, tokenizers: dict[str, Any]) -> None:
     used = tokenizers[name]
     special = [used.eos_token, used.pad_token, used.all_special_tokens[-1]]
     without, draw = special_remover(used), random.Random(0)
@@ -49,7 +49,7 @@ def test_special_tokens_go_as_decoding_lets_them_go(name: str, tokenizers: dict[
             assert processed(without(text), ()) == processed(written, ()), text
 
 
-def test_what_cannot_be_written_stays(tokenizer: Any) -> None:
+def test_missing_characters_stay_in_references(tokenizer: Any) -> None:
     without = special_remover(tokenizer)
     for text in ["{a}", "one\ntwo", "two  spaces", "中文", " ends ", "<extra_id_x>", ""]:
         assert without(text) == text
@@ -58,7 +58,7 @@ def test_what_cannot_be_written_stays(tokenizer: Any) -> None:
     assert processed(without("one </s> two"), ()) == "one two"
 
 
-def test_long_white_space_takes_no_long_time(tokenizer: Any) -> None:
+def test_long_white_space_is_fast(tokenizer: Any) -> None:
     began = time.perf_counter()
     special_remover(tokenizer)(" " * 200_000 + "<" * 200_000)
     assert time.perf_counter() - began < 5
@@ -73,5 +73,5 @@ def test_long_white_space_takes_no_long_time(tokenizer: Any) -> None:
         ({"demonstration": "END", "reference": ""}, ""),
     ],
 )
-def test_an_item_tells_its_reference(item: dict[str, Any], reference: str | None) -> None:
+def test_the_reference_of_an_item(item: dict[str, Any], reference: str | None) -> None:
     assert reference_of(item, [" END", "END"]) == reference

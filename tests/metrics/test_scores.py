@@ -1,4 +1,4 @@
-"""Metrics of scores equal scikit-learn's and scipy's, and what is undefined is None."""
+"""Metrics of scores equal scikit-learn's and scipy's; undefined ones are None."""
 
 import itertools
 import json
@@ -44,7 +44,7 @@ def array(*values: float) -> Floats:
 
 
 def drawn(records: int, seed: int, hard: bool = False, digits: int = 9) -> tuple[Floats, Floats]:
-    """Scores and targets that go together a little; few digits are many ties."""
+    """Weakly correlated scores and targets; few digits give many ties."""
     generator = np.random.default_rng(seed)
     targets = np.round(generator.beta(0.6, 0.8, records), digits)
     scores = np.clip(0.6 * targets + 0.4 * generator.random(records), 0, 1)
@@ -58,7 +58,7 @@ def from_greatest(scores: Floats, targets: Floats) -> tuple[Floats, Floats]:
 
 
 def expected_of_classes(scores: Floats, targets: Floats, weights: Floats) -> dict[str, float]:
-    """What scikit-learn says of classes, a record counted `weights` times."""
+    """scikit-learn's metrics of classes, with records weighted."""
     yes, chosen = targets >= 0.5, scores >= 0.5
     weighted = {"sample_weight": weights}
     return {
@@ -124,7 +124,7 @@ SAMPLES = pytest.mark.parametrize(
 
 
 @SAMPLES
-def test_values_are_the_libraries(
+def test_values_equal_the_libraries(
     hard: bool, digits: int, records: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bootstrap, "RESAMPLES", 1)
@@ -148,7 +148,7 @@ def test_hard_targets_give_scikit_learns_scores_of_labels() -> None:
 
 
 @SAMPLES
-def test_the_only_resample_is_judged_as_the_libraries_do(
+def test_a_single_resample_equals_the_libraries(
     hard: bool, digits: int, records: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bootstrap, "RESAMPLES", 1)
@@ -179,7 +179,7 @@ def test_intervals_are_percentiles_of_all_resamples(monkeypatch: pytest.MonkeyPa
         assert measured[f"{name}_ci95"] == pytest.approx(expected, rel=1e-9, abs=1e-12), name
 
 
-def test_the_fields_can_be_written() -> None:
+def test_the_metrics_are_valid_json() -> None:
     measured = score_metrics(*drawn(30, 0))
     assert set(measured) == NAMES | {f"{name}_ci95" for name in WITH_INTERVALS}
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured
@@ -227,7 +227,7 @@ def test_the_truth_is_in_most_intervals(monkeypatch: pytest.MonkeyPatch) -> None
     assert held >= 50
 
 
-def test_right_and_certain_is_full_marks() -> None:
+def test_correct_and_certain_scores_are_optimal() -> None:
     targets = np.repeat(array(0, 1), 10)
     measured = score_metrics(targets, targets)
     for name in ("accuracy", "balanced_accuracy", "f1", "auc", "average_precision"):
@@ -242,7 +242,7 @@ def test_right_and_certain_is_full_marks() -> None:
     assert (measured["best_threshold"], measured["best_threshold_accuracy"]) == (0.5, 1)
 
 
-def test_wrong_and_certain_is_the_worst() -> None:
+def test_wrong_and_certain_scores_are_the_worst() -> None:
     measured = score_metrics(array(1, 0), array(0, 1))
     for name in ("accuracy", "balanced_accuracy", "f1", "auc"):
         assert measured[name] == 0
@@ -250,7 +250,7 @@ def test_wrong_and_certain_is_the_worst() -> None:
     assert measured["log_loss"] == pytest.approx(-np.log(np.finfo(np.float64).eps))
 
 
-def test_any_classifier_that_ranks_rightly_has_auc_1() -> None:
+def test_a_perfect_ranking_has_auc_1() -> None:
     measured = score_metrics(array(0.1, 0.15, 0.2, 0.3), array(0, 0.4, 0.5, 1))
     assert measured["auc"] == measured["average_precision"] == 1
     assert measured["f1"] == 0
@@ -274,7 +274,7 @@ def test_bins_are_closed_at_their_upper_ends() -> None:
     assert score_metrics(array(0.95, 1.0), array(0.96, 0.99))["ece"] == pytest.approx(0, abs=1e-15)
 
 
-def test_soft_targets_that_are_met_still_cost_their_uncertainty() -> None:
+def test_exact_scores_of_soft_targets_still_have_a_loss() -> None:
     measured = score_metrics(array(0.2, 0.7), array(0.2, 0.7))
     assert measured["brier"] == pytest.approx((0.16 + 0.21) / 2)
     assert measured["log_loss"] == pytest.approx(stats.entropy([[0.2, 0.7], [0.8, 0.3]]).mean())
@@ -299,7 +299,7 @@ def test_soft_targets_that_are_met_still_cost_their_uncertainty() -> None:
         ([0.1, 0.2], [0, 1], set()),
     ],
 )
-def test_what_is_undefined_is_none(
+def test_undefined_metrics_are_none(
     scores: list[float], targets: list[float], undefined: set[str]
 ) -> None:
     measured = score_metrics(array(*scores), array(*targets))
@@ -309,7 +309,7 @@ def test_what_is_undefined_is_none(
     json.dumps(measured, allow_nan=False)
 
 
-def test_values_that_hardly_differ_are_no_crash() -> None:
+def test_nearly_constant_values_do_not_crash() -> None:
     least = np.nextafter(0.0, 1.0)
     for scores in (array(0, least), array(0.3, np.nextafter(0.3, 0)), array(1, 1 - 2**-53)):
         for targets in (array(0, 1), array(1, 0), array(least, 0), array(0.5, 0.5 - 2**-54)):
@@ -319,13 +319,13 @@ def test_values_that_hardly_differ_are_no_crash() -> None:
             assert accuracy_at(threshold, scores, targets) == best
 
 
-def test_f1_is_0_where_no_yes_is_found() -> None:
+def test_f1_is_0_if_no_yes_is_found() -> None:
     measured = score_metrics(array(0.1, 0.2, 0.3), array(1, 0, 1))
     assert measured["f1"] == 0
     assert measured["f1_ci95"] == [0, 0]
 
 
-def test_resamples_without_the_metric_are_left_out() -> None:
+def test_resamples_without_the_metric_are_ignored() -> None:
     # A third of the resamples holds no yes or no no.
     measured = score_metrics(array(0.1, 0.2, 0.9), array(0, 0, 1))
     assert measured["auc_ci95"] == measured["average_precision_ci95"] == [1, 1]
@@ -364,35 +364,37 @@ def test_the_best_threshold_is_the_best_of_all(
         ([0.1, 0.3, 0.6, 0.8], [0, 1, 0, 1], 0.7),
     ],
 )
-def test_of_equally_good_thresholds_it_is_the_nearest_to_a_half(
+def test_the_best_threshold_nearest_to_a_half_is_chosen(
     scores: list[float], targets: list[float], threshold: float
 ) -> None:
     measured = score_metrics(array(*scores), array(*targets))
     assert measured["best_threshold"] == pytest.approx(threshold, rel=1e-15)
 
 
-def test_no_records_are_no_metrics() -> None:
+def test_no_records_give_no_metrics() -> None:
     assert score_metrics(array(), array()) == {}
 
 
 @pytest.mark.parametrize(
     ("scores", "targets", "message"),
     [
-        (array(0.5), array(), "each score needs one target"),
-        (array(0.5, 0.6), array(1), "each score needs one target"),
-        (np.ones((2, 1)), np.ones((2, 1)), "each score needs one target"),
+        (array(0.5), array(), "vectors of the same length"),
+        (array(0.5, 0.6), array(1), "vectors of the same length"),
+        (np.ones((2, 1)), np.ones((2, 1)), "vectors of the same length"),
         (array(0.5, 1.1), array(1, 1), "numbers from 0 to 1"),
         (array(0.5, 0.5), array(-0.1, 1), "numbers from 0 to 1"),
         (array(0.5, np.nan), array(1, 1), "numbers from 0 to 1"),
     ],
 )
-def test_what_does_not_pair_up_is_refused(scores: Floats, targets: Floats, message: str) -> None:
+def test_invalid_scores_and_targets_are_refused(
+    scores: Floats, targets: Floats, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         score_metrics(scores, targets)
 
 
 @pytest.mark.parametrize("digits", [1, 9])
-def test_many_records_do_not_take_long(digits: int) -> None:
+def test_many_records_are_fast(digits: int) -> None:
     scores, targets = drawn(10_000, 0, digits=digits)
     began = time.perf_counter()
     score_metrics(scores, targets)

@@ -1,4 +1,4 @@
-"""Metrics are pure functions with known values; those of texts equal the libraries' own."""
+"""Metrics have known values; those of texts equal the libraries'."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ ANSWERS = [
 
 
 def damaged(text: str, seed: int) -> str:
-    """The text without some of its words, and with some neighbours swapped."""
+    """The text with some words removed and some swapped."""
     draw = random.Random(seed)
     words = [word for word in text.split(" ") if draw.random() > 0.1]
     for i in range(len(words) - 1):
@@ -69,7 +69,7 @@ def text_metrics(
 
 
 def expected_metrics(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """The libraries' own values, asked as their documentation says."""
+    """The libraries' own values, computed as documented."""
     scorer = RougeScorer(ROUGE, use_stemmer=False)
     scores = [scorer.score(r, t) for t, r in zip(texts, references, strict=True)]
     rouge = {name: float(np.mean([s[name].fmeasure for s in scores])) for name in ROUGE}
@@ -95,7 +95,7 @@ def test_exact_match_counts_equal_texts() -> None:
     assert measured["exact_match"] == pytest.approx(2 / 3)
 
 
-def test_perplexity_is_exp_of_the_loss_or_nothing() -> None:
+def test_perplexity_is_exp_of_the_loss_or_none() -> None:
     assert perplexity(math.log(7)) == pytest.approx(7)
     assert perplexity(None) is None
     assert perplexity(1e6) is None
@@ -134,23 +134,23 @@ def test_better_depends_on_the_metric(
         ("", ""),
     ],
 )
-def test_normalized_is_squads(text: str, expected: str) -> None:
+def test_normalized_equals_squad(text: str, expected: str) -> None:
     assert normalized(text) == expected
 
 
-def test_text_metrics_are_the_libraries() -> None:
+def test_text_metrics_equal_the_libraries() -> None:
     assert_equal_metrics(ANSWERS, REFERENCES)
 
 
-@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared example data are not here")
-def test_text_metrics_of_damaged_completions_are_the_libraries() -> None:
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared example data is missing")
+def test_text_metrics_of_damaged_completions_equal_the_libraries() -> None:
     records = json.loads((SHARED_DATA / "instruct.json").read_text())["train"][:150]
     references = [record["completion"] for record in records]
     assert_equal_metrics([damaged(r, seed) for seed, r in enumerate(references)], references)
 
 
 @pytest.mark.parametrize("index", range(len(REFERENCES)))
-def test_one_record_is_judged_with_an_interval_of_no_width(index: int) -> None:
+def test_one_record_has_an_interval_of_width_0(index: int) -> None:
     text, reference = ANSWERS[index], REFERENCES[index]
     assert_equal_metrics([text], [reference])
     measured = text_metrics([[text]], [reference])
@@ -215,7 +215,7 @@ def test_intervals_shrink_with_the_root_of_the_records() -> None:
         assert 2.4 < widths[0] / widths[1] < 3.6, name
 
 
-def test_intervals_agree_with_judging_each_resample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_equal_those_of_explicit_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "RESAMPLES", 60)
     monkeypatch.setattr(bootstrap, "COUNTS_AT_ONCE", 100)
     measured = text_metrics(single(ANSWERS), REFERENCES, seed=5)
@@ -231,26 +231,28 @@ def test_intervals_agree_with_judging_each_resample(monkeypatch: pytest.MonkeyPa
         assert measured[f"{name}_ci95"] == pytest.approx(expected, rel=1e-9, abs=1e-12), name
 
 
-def test_the_interval_of_a_share_is_near_the_normal_one() -> None:
+def test_the_interval_of_a_share_is_nearly_normal() -> None:
     answers = single(["right"] * 300 + ["wrong"] * 700)
     low, high = text_metrics(answers, ["right"] * 1_000)["exact_match_ci95"]
     half = 1.96 * math.sqrt(0.3 * 0.7 / 1_000)
     assert (low, high) == pytest.approx((0.3 - half, 0.3 + half), abs=0.004)
 
 
-def test_no_references_are_no_metrics() -> None:
+def test_no_references_give_no_metrics() -> None:
     assert text_metrics([], []) == {}
 
 
 @pytest.mark.parametrize(
     "answers", [[["a"], []], [[], []], [["a"], ["b", "c"]], [["a", "b"], ["c"]]]
 )
-def test_answers_that_do_not_pair_up_are_refused(answers: list[list[str]]) -> None:
-    with pytest.raises(ValueError, match="each reference needs its answers, as many for every"):
+def test_different_numbers_of_predictions_are_refused(answers: list[list[str]]) -> None:
+    with pytest.raises(
+        ValueError, match="every record needs the same number of predictions, at least"
+    ):
         text_metrics(answers, ["a", "b"])
 
 
-def test_an_empty_reference_is_met_by_an_empty_answer() -> None:
+def test_an_empty_prediction_matches_an_empty_reference() -> None:
     texts = ["one two three four", "", "", "a"]
     references = ["one two three four", "", " ", ""]
     measured = text_metrics(single(texts), references)
@@ -264,7 +266,7 @@ def test_an_empty_reference_is_met_by_an_empty_answer() -> None:
     ("text", "reference", "same"),
     [("+", "-", 0), ("+", "+", 1), ("", "?", 0), ("A.", "a", 1), ("", "A", 0), ("the", "A", 0)],
 )
-def test_texts_that_normalizing_leaves_nothing_of_are_the_same_in_their_words(
+def test_texts_that_normalize_to_nothing_are_compared_by_words(
     text: str, reference: str, same: int
 ) -> None:
     assert text_metrics([[text]], [reference])["normalized_exact_match"] == same
@@ -278,11 +280,11 @@ def test_texts_that_normalizing_leaves_nothing_of_are_the_same_in_their_words(
         (["😀 \u200d", "\ud800"], ["😀", "İstanbul"]),
     ],
 )
-def test_texts_without_words_are_judged(texts: list[str], references: list[str]) -> None:
+def test_texts_without_words(texts: list[str], references: list[str]) -> None:
     assert_equal_metrics(texts, references)
 
 
-def test_everything_right_is_full_marks() -> None:
+def test_correct_predictions_have_the_best_scores() -> None:
     texts = ["one two three four five", "six seven eight nine"]
     measured = text_metrics(single(texts), texts)
     for name in HEADLINES:
@@ -291,7 +293,7 @@ def test_everything_right_is_full_marks() -> None:
         assert measured[f"{name}_ci95"] == pytest.approx([full, full])
 
 
-def test_rouge_is_given_the_first_words_of_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rouge_uses_the_first_words_of_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rouge, "ROUGE_WORDS", 5)
     text, reference = "a-b\n\nC d;e!f g h i j k", "a b c d e x y z x y z x y z"
     measured = text_metrics([[text]], [reference])
@@ -302,14 +304,14 @@ def test_rouge_is_given_the_first_words_of_long_texts(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("piece", ["word ", "a-", "x", "!\n", "é ", "\n", "中"])
-def test_long_texts_do_not_take_long(piece: str) -> None:
+def test_long_texts_are_fast(piece: str) -> None:
     text = piece * (100_000 // len(piece))
     began = time.perf_counter()
     text_metrics([[text]], [text[::-1]])
     assert time.perf_counter() - began < 30
 
 
-def test_the_users_logging_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_logging_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.Logger("root")
     monkeypatch.setattr(logging, "root", root)
     text_metrics([["a"]], [string.printable])
@@ -317,7 +319,7 @@ def test_the_users_logging_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def peak_of_judging(records: int) -> int:
-    """Bytes that judging so many records takes at most."""
+    """Peak memory of the metrics of `records` records, in bytes."""
     text_metrics(single(ANSWERS), REFERENCES)  # what is loaded once
     tracemalloc.start()
     judged = TextMetrics()
@@ -331,7 +333,7 @@ def peak_of_judging(records: int) -> int:
 
 
 def judged_row(index: int) -> list[float]:
-    """What a record of a few hundred characters may add: flags, F-measures, counts."""
+    """Memory per record of a few hundred characters: flags, F-measures, counts."""
     counts = [*([index % 90] * 10), *([index % 400] * 18)]
     return [index % 2, 0, *([1 / (index + 3)] * 5), 1, 1, 1, 1, *counts]
 

@@ -1,4 +1,4 @@
-"""Whatever the tokenizer, whatever the texts: what was grown gives every text back."""
+"""Every text round-trips with every extended tokenizer."""
 
 import json
 import re
@@ -64,7 +64,7 @@ texts = st.lists(st.lists(characters, max_size=12).map("".join), min_size=1, max
 
 
 def report_on(tokenizer: Any, some: Sequence[str]) -> AuditReport:
-    """The audit's report on texts that stand by themselves."""
+    """The audit's report on plain texts."""
     part = PartAudit(Damage(tokenizer))
     rows = [np.array(tokenizer(text)["input_ids"], np.int32) for text in some]
     part.add([(str(i), text, ids) for i, (text, ids) in enumerate(zip(some, rows, strict=True))])
@@ -90,14 +90,14 @@ def assert_exact(tokenizer: Any, some: Sequence[str]) -> None:
 
 
 def written_as_before(tokenizer: Any, grown: Any, some: Sequence[str], added: set[str]) -> None:
-    """The ids of what the vocabulary could write are the same."""
+    """The ids of texts that the original vocabulary covers are unchanged."""
     damage = Damage(tokenizer)
     puts_space = tokenizer.decode(tokenizer("a")["input_ids"], skip_special_tokens=True) == " a"
     for text in some:
         ids = tokenizer(text)["input_ids"]
-        asked = (added - {" "}) & set(text) or find_reserved(text)
+        requested = (added - {" "}) & set(text) or find_reserved(text)
         spaces = not re.fullmatch(r"(?s)(?!.*  )\S(.*\S)?", text) and (" " in added or puts_space)
-        if damage.decode([np.array(ids)]) == [text] and not asked and not spaces:
+        if damage.decode([np.array(ids)]) == [text] and not requested and not spaces:
             assert grown(text)["input_ids"] == ids
 
 
@@ -113,7 +113,7 @@ def made(kind: str) -> Any:
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 @given(first=texts, second=texts)
-def test_every_text_comes_back_grown_once_and_twice(
+def test_every_text_round_trips_extended_once_and_twice(
     kind: str, first: list[str], second: list[str]
 ) -> None:
     tokenizer = made(kind)
@@ -141,7 +141,7 @@ MORE = ["row\tcol\x0bpage", "ﬁne\ue002 Ω\u0345 \U00017000", "x "]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_grown_is_saved_and_loads_anywhere(kind: str, tmp_path: Path) -> None:
+def test_an_extended_tokenizer_is_saved_and_loads_anywhere(kind: str, tmp_path: Path) -> None:
     tokenizer, folder = made(kind), tmp_path / "once"
     grown, _ = grow(tokenizer, TEXTS)
     save_model(make_t5(), grown, folder)
@@ -165,7 +165,7 @@ def test_what_was_grown_is_saved_and_loads_anywhere(kind: str, tmp_path: Path) -
 
 
 def test_characters_that_the_vocabulary_has_keep_their_tokens() -> None:
-    """BERT's decoder puts spaces around signs and Chinese letters; no new tokens are needed."""
+    """BERT adds spaces around punctuation and Chinese letters; no new tokens are needed."""
     tokenizer = made("wordpiece")
     text = "add one: 4 7, (你好世界。我们去) yes. no"
     grown, _ = grow(tokenizer, [text])
@@ -178,7 +178,7 @@ def test_characters_that_the_vocabulary_has_keep_their_tokens() -> None:
 
 @pytest.mark.parametrize("kind", ["mbart50", "nllb"])
 def test_languages_and_settings_stay(kind: str, tmp_path: Path) -> None:
-    """The language's token, before a text or behind it, is that of the side."""
+    """The language token around a text is that of source or target."""
     tokenizer = made(kind)
     grown, _ = grow(tokenizer, TEXTS)
     save_model(make_t5(), grown, tmp_path)

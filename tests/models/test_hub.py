@@ -1,4 +1,4 @@
-"""A hub's model by a real HTTP client: from a server on this machine, then from the disk."""
+"""A hub model by a real HTTP client: from a local server, then from the cache."""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])  # and no other
 def hub(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Hub, ThreadingHTTPServer]]:
-    """A hub that is reached, and an empty cache; the server may be closed meanwhile."""
+    """A reachable hub and an empty cache; tests may close the server."""
     made = Hub(write_hub_folder(make_t5(), tmp_path / "hub", request.param))
     server = serve(made, monkeypatch, tmp_path / "cache")
     yield made, server
@@ -32,7 +32,7 @@ def hub(
 
 
 def load() -> None:
-    """All that a job loads of a model."""
+    """Load all parts of a model."""
     folder = fetch_settings(NAME)
     load_config(folder, len(load_tokenizer(folder)))
     assert fetch_weights(NAME) == folder
@@ -40,7 +40,7 @@ def load() -> None:
     assert torch.equal(loaded.lm_head.weight, original.lm_head.weight)
 
 
-def test_what_is_on_disk_is_not_asked_for(hub: tuple[Hub, ThreadingHTTPServer]) -> None:
+def test_cached_files_are_not_requested(hub: tuple[Hub, ThreadingHTTPServer]) -> None:
     made, _ = hub
     load()
     assert sorted(made.fetched()) == sorted(made.files())
@@ -50,7 +50,7 @@ def test_what_is_on_disk_is_not_asked_for(hub: tuple[Hub, ThreadingHTTPServer]) 
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_with_the_hub_gone_what_is_on_disk_loads(
+def test_cached_files_load_without_the_hub(
     hub: tuple[Hub, ThreadingHTTPServer], offline: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, server = hub
@@ -70,7 +70,7 @@ def test_weights_are_of_the_settings_commit(hub: tuple[Hub, ThreadingHTTPServer]
     assert list(settings.glob("*.safetensors")) or list(settings.glob("*.bin"))
 
 
-def test_what_is_lacking_is_fetched_and_offline_told(
+def test_missing_files_are_fetched_and_reported_offline(
     hub: tuple[Hub, ThreadingHTTPServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _ = hub
@@ -81,16 +81,16 @@ def test_what_is_lacking_is_fetched_and_offline_told(
     assert (folder / "config.json").is_file()
     assert [line for line in made.asked if "/resolve/" in line and "config.json" not in line] == []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(BadInput, match=f"model {NAME}: found no such local folder, and the hub"):
+    with pytest.raises(BadInput, match=f"model {NAME}: no local folder, and the download failed: "):
         fetch_weights(NAME)
 
 
-def test_a_connection_that_breaks_for_good_is_told(
+def test_a_broken_connection_is_reported(
     hub: tuple[Hub, ThreadingHTTPServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def download(*_: object, **__: object) -> None:
         raise httpx2.RemoteProtocolError("peer closed connection")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(BadInput, match="the hub did not give it \\(peer closed connection\\)"):
+    with pytest.raises(BadInput, match="the download failed: peer closed connection"):
         fetch_settings(NAME)

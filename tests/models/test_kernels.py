@@ -1,4 +1,4 @@
-"""What is fast on a CPU computes what torch and transformers compute."""
+"""The CPU kernels match torch and transformers."""
 
 import copy
 import subprocess
@@ -85,7 +85,7 @@ def test_dropout_comes_from_torch_s_seed_and_is_drawn_alike_when_recomputed() ->
     assert torch.equal(ones.grad, 2 * again)
 
 
-def test_what_is_computed_again_has_its_gradient() -> None:
+def test_recomputed_values_have_their_gradient() -> None:
     assert gradients_are_exact(_Gated.apply, (5, 7), (5, 7))
     assert gradients_are_exact(lambda x: drop(x, 0.3), (5, 7))
 
@@ -96,7 +96,7 @@ def test_what_is_computed_again_has_its_gradient() -> None:
 
 
 @pytest.mark.parametrize("own_head", [True, False])
-def test_a_model_computes_what_transformers_does(own_head: bool) -> None:
+def test_a_model_matches_transformers(own_head: bool) -> None:
     plain = make_t5(own_head=own_head)
     fast = copy.deepcopy(plain)
     family_of(fast.config).use_fast_modules(fast)
@@ -113,8 +113,8 @@ def test_a_model_computes_what_transformers_does(own_head: bool) -> None:
         assert relative(found.grad, wanted.grad.double()) < 1e-5, name
 
 
-def test_attention_with_dropout_is_torch_s_but_for_what_is_dropped() -> None:
-    """At a rate that rounds to none dropped, the path with dropout gives what torch's gives."""
+def test_attention_with_dropout_matches_torch_except_for_dropped_weights() -> None:
+    """At a rate that rounds to 0, the dropout path matches torch."""
     plain = make_t5()
     fast = copy.deepcopy(plain)
     for module in fast.modules():
@@ -136,7 +136,7 @@ def test_attention_with_dropout_is_torch_s_but_for_what_is_dropped() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
-def test_memory_that_is_freed_is_used_again() -> None:
+def test_freed_memory_is_reused() -> None:
     program = """
 import resource, torch
 from workflow.models.kernels.cpu import tune_memory

@@ -1,4 +1,4 @@
-"""Multilingual models read and write the languages that are asked for, and are told which."""
+"""Multilingual models use the requested source and target languages."""
 
 import json
 from pathlib import Path
@@ -43,27 +43,27 @@ def test_a_model_of_one_language_has_no_codes() -> None:
     assert set_languages(tokenizer, None, None, target_needed=True) == []
     (problem,) = set_languages(tokenizer, None, "fr_XX", target_needed=True)
     assert str(problem) == (
-        "--target_lang: 'fr_XX' (expected no such flag: this model's tokenizer has no codes "
-        "of languages). Hint: leave it out."
+        "--target_lang: 'fr_XX' (expected no value, since the tokenizer has no language codes). "
+        "Hint: remove it."
     )
 
 
-def test_languages_that_are_missing_or_unknown_are_told(mount: Mount) -> None:
+def test_missing_and_unknown_languages_are_reported(mount: Mount) -> None:
     make_multilingual("mbart50", mount.models / "mbart50")
     codes = ", ".join(sorted(language_ids(load_tokenizer(mount.models / "mbart50"))))
-    known = f"expected one of the 52 languages of this tokenizer ({codes})"
+    known = f"(expected one of the tokenizer's 52 languages: {codes}). Hint:"
     with pytest.raises(BadInput) as raised:
         run_job(job_of("mbart50", "mbart50", max_steps=1), mount)
     assert str(raised.value) == (
-        f"--source_lang: found no language; {known}; add --source_lang CODE\n"
-        f"--target_lang: found no language; {known}; add --target_lang CODE\n"
+        f"--source_lang: not set {known} add --source_lang CODE.\n"
+        f"--target_lang: not set {known} add --target_lang CODE.\n"
         "(2 problems in all)"
     )
     with pytest.raises(BadInput) as raised:
         run_job(job_of("mbart50", "mbart50", source_lang="en", target_lang="french"), mount)
     assert str(raised.value) == (
-        f"--source_lang: found 'en'; {known}; did you mean en_XX?\n"
-        f"--target_lang: found 'french'; {known}; choose one of them\n"
+        f"--source_lang: 'en' {known} did you mean en_XX?\n"
+        f"--target_lang: 'french' {known} choose one of them.\n"
         "(2 problems in all)"
     )
     assert not [path for path in mount.models.iterdir() if path.name.startswith("mbart50_")]
@@ -83,7 +83,7 @@ def test_a_score_needs_no_target_language(mount: Mount) -> None:
 
 
 def test_two_target_languages_share_no_tokens(mount: Mount) -> None:
-    """What a second model learns is its own language, though the first cached the same data."""
+    """The second model trains on its own language, although the first has cached the same data."""
     losses, first = [], []
     for name, target in (("one", "en_XX"), ("two", "fr_XX")):
         make_multilingual("mbart50", mount.models / name, src_lang="en_XX", tgt_lang=target)

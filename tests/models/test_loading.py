@@ -1,4 +1,4 @@
-"""The model saved is the model trained is the model loaded."""
+"""Models are loaded and saved without changing any value."""
 
 import json
 import pickle
@@ -58,8 +58,8 @@ def test_a_saved_folder_is_plain_and_gives_the_same_logits(
         assert path.stat().st_mode == (tmp_path / "saved" / "config.json").stat().st_mode
 
 
-def test_a_saved_folder_says_what_transformers_4_needs(tmp_path: Path, tokenizer: Any) -> None:
-    """Version 4 ties unless told otherwise, and stops at a list of extra special tokens."""
+def test_a_saved_folder_has_the_settings_for_transformers_4(tmp_path: Path, tokenizer: Any) -> None:
+    """Version 4 ties by default and does not accept a list of extra special tokens."""
     save_model(make_t5(), tokenizer, tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["tie_word_embeddings"] is False
@@ -71,14 +71,14 @@ def test_a_saved_folder_says_what_transformers_4_needs(tmp_path: Path, tokenizer
 
 
 def test_a_folder_with_sentencepiece_alone_has_a_tokenizer(tmp_path: Path, tokenizer: Any) -> None:
-    """As google/t5-v1_1 and google/mt5 on the hub."""
+    """E.g. google/t5-v1_1 and google/mt5 on the hub."""
     folder = write_hub_folder(make_t5(), tmp_path / "model", "bin")
     (folder / "tokenizer.json").unlink()
     for text in ("add one: 4 7 </s> <extra_id_3> yes?", "A {b}\n\nc  d", "ﬁne ½ \u4e2d"):
         assert load_tokenizer(folder)(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
-def test_an_own_head_equal_to_the_embedding_stays_a_matrix_of_its_own(tmp_path: Path) -> None:
+def test_an_untied_head_equal_to_the_embedding_stays_untied(tmp_path: Path) -> None:
     original = make_t5()
     original.lm_head.weight.data.copy_(original.shared.weight)
     loaded = load_model(write_hub_folder(original, tmp_path / "model", "bin"))
@@ -87,11 +87,11 @@ def test_an_own_head_equal_to_the_embedding_stays_a_matrix_of_its_own(tmp_path: 
     assert torch.equal(logits(loaded), logits(original))
 
 
-def test_a_layer_that_config_json_forgets_is_told(tmp_path: Path) -> None:
+def test_a_layer_missing_in_config_json_is_reported(tmp_path: Path) -> None:
     folder = write_hub_folder(make_t5(), tmp_path / "model", "safetensors")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_layers": 1}))
-    with pytest.raises(BadInput, match=r"found tensors that the model lacks: encoder\.block\.1"):
+    with pytest.raises(BadInput, match=r"unexpected tensors: encoder\.block\.1"):
         load_model(str(folder))
 
 
@@ -102,7 +102,7 @@ def test_half_precision_files_load_as_float32(tmp_path: Path) -> None:
     assert torch.equal(loaded.lm_head.weight, original.lm_head.weight.float())
 
 
-def test_a_head_that_the_files_lack_is_told(tmp_path: Path) -> None:
+def test_a_missing_head_is_reported(tmp_path: Path) -> None:
     model = make_t5()
     folder = write_hub_folder(model, tmp_path / "model", "safetensors")
     tensors = dict(file_tensors(folder))
@@ -112,8 +112,8 @@ def test_a_head_that_the_files_lack_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as raised:
         load_model(folder)
     assert str(raised.value) == (
-        f"{folder}: no tensor encoder.final_layer_norm.weight, lm_head.weight (expected "
-        "every tensor of the model). Hint: get the whole model again."
+        f"{folder}: missing tensors: encoder.final_layer_norm.weight, lm_head.weight (expected "
+        "all tensors of the model). Hint: download the model again."
     )
 
 
@@ -129,33 +129,35 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     folder = write_hub_folder(make_t5(), tmp_path / "model", "bin")
     with open(folder / "pytorch_model.bin", "wb") as file:
         pickle.dump({"shared.weight": _Payload(tmp_path / "ran")}, file, protocol=2)
-    with pytest.raises(BadInput, match="weights that can be loaded"):
+    with pytest.raises(BadInput, match="loadable weights"):
         load_model(folder)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_shape_that_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_a_mismatched_shape_is_reported(tmp_path: Path) -> None:
     folder = write_hub_folder(make_t5(), tmp_path / "model", "safetensors")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"d_ff": 128}))
     with pytest.raises(BadInput) as raised:
         load_model(folder)
     assert str(raised.value) == (
-        f"{folder}: tensors of other shapes than the model's: "
-        "decoder.block.0.layer.2.DenseReluDense.wi_0.weight ([64, 32] for [128, 32]), "
-        "decoder.block.0.layer.2.DenseReluDense.wi_1.weight ([64, 32] for [128, 32]), "
-        "decoder.block.0.layer.2.DenseReluDense.wo.weight ([32, 64] for [32, 128]) and 9 more "
-        "(expected weights that fit config.json). Hint: correct config.json, or get the model again."
+        f"{folder}: mismatched shapes: "
+        "decoder.block.0.layer.2.DenseReluDense.wi_0.weight ([64, 32] instead of [128, 32]), "
+        "decoder.block.0.layer.2.DenseReluDense.wi_1.weight ([64, 32] instead of [128, 32]), "
+        "decoder.block.0.layer.2.DenseReluDense.wo.weight ([32, 64] instead of [32, 128]) and 9 "
+        "more "
+        "(expected weights that fit config.json). Hint: correct config.json or download the "
+        "model again."
     )
 
 
-def test_a_vocabulary_larger_than_the_model_is_told(tmp_path: Path) -> None:
+def test_a_vocabulary_larger_than_the_model_is_reported(tmp_path: Path) -> None:
     folder = write_hub_folder(make_t5(vocab_size=512), tmp_path / "model", "safetensors")
-    with pytest.raises(BadInput, match="vocab_size 512 \(expected at least the 1000 ids"):
+    with pytest.raises(BadInput, match=r"vocab_size 512 \(expected at least 1000, the number"):
         load_config(folder, len(load_tokenizer(folder)))
 
 
-def test_a_hub_name_is_taken_from_the_disk_while_offline(
+def test_a_hub_name_is_loaded_from_the_cache_while_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The layout of huggingface_hub's cache: refs name a commit, snapshots hold its files."""
@@ -176,7 +178,7 @@ def test_dropout_can_be_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_logits_are_computed_at_the_asked_positions_only(family: str) -> None:
+def test_logits_are_computed_at_the_selected_positions_only(family: str) -> None:
     model: Any = make_t5() if family == "t5" else _make_bart()
     positions = torch.tensor([[True, False, True, False], [False, True, True, True]])
     whole = logits(model)

@@ -1,4 +1,4 @@
-"""The summed cross-entropy and its gradient are torch's, whatever the chunk."""
+"""The summed cross-entropy and its gradient equal torch's for all chunk sizes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Tensors written by all processes of a job: as others read them, each once, taken in step."""
+"""Tensors written by all processes: readable by others, each gathered once and in step."""
 
 import errno
 import gc
@@ -48,7 +48,7 @@ def shapes_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
 
 
 class Process:
-    """One process of several: notes what it takes, and how much of it it holds at every take."""
+    """One process of several, which records the tensors it gathers and holds."""
 
     def __init__(self, tensors: dict[str, torch.Tensor], rank: int = 0, size: int = 1):
         self.taken: list[str] = []
@@ -99,7 +99,7 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_is_written_is_what_safetensors_reads(tmp_path: Path, seed: int) -> None:
+def test_written_files_are_read_by_safetensors(tmp_path: Path, seed: int) -> None:
     tensors = random_tensors(1 + 7 * seed, seed)
     digests = write(tmp_path, tensors)
     assert digests == digests_of(tmp_path)
@@ -118,7 +118,7 @@ def test_what_is_written_is_what_safetensors_reads(tmp_path: Path, seed: int) ->
 
 @pytest.mark.parametrize("most_bytes", [1, 400, 4_000, 1_000_000])
 @pytest.mark.parametrize("seed", range(3))
-def test_shards_are_small_and_their_index_is_whole(
+def test_shards_are_small_and_their_index_is_complete(
     tmp_path: Path, seed: int, most_bytes: int
 ) -> None:
     tensors = random_tensors(30, seed)
@@ -174,7 +174,7 @@ def test_a_saved_model_is_the_same_to_transformers(
 
 @pytest.mark.parametrize("most_bytes", [1, 100, 400, 4_000, 10**9])
 @pytest.mark.parametrize("size", SIZES)
-def test_processes_write_together_what_one_would(
+def test_several_processes_write_the_same_files_as_one(
     tmp_path: Path, size: int, most_bytes: int
 ) -> None:
     tensors = random_tensors(30, seed=1)
@@ -194,10 +194,10 @@ def test_processes_write_together_what_one_would(
 
 @pytest.mark.parametrize("most_bytes", [1, 100, 400, 4_000, 10**9])
 @pytest.mark.parametrize("size", SIZES)
-def test_processes_take_every_tensor_once_and_in_step(
+def test_processes_gather_every_tensor_once_and_in_step(
     tmp_path: Path, size: int, most_bytes: int
 ) -> None:
-    """To take a tensor that is held in parts is a collective, in which all must meet."""
+    """Gathering a partitioned tensor is a collective of all processes."""
     tensors = random_tensors(30, seed=1)
     orders = []
     for rank in range(size):
@@ -210,10 +210,10 @@ def test_processes_take_every_tensor_once_and_in_step(
 
 @pytest.mark.parametrize("most_bytes", [1, 100, 400, 4_000, 10**9])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_process_holds_at_most_one_tensor_when_it_takes_another(
+def test_a_process_holds_at_most_one_tensor_when_it_gathers_another(
     tmp_path: Path, size: int, most_bytes: int
 ) -> None:
-    """None where it is alone: each is written before the next is taken."""
+    """None for a single process, which writes each tensor before gathering the next."""
     tensors = random_tensors(30, seed=1)
     files = plan(tensors, most_bytes)
     for rank in range(size):
@@ -222,8 +222,8 @@ def test_a_process_holds_at_most_one_tensor_when_it_takes_another(
         assert max(process.held) <= (1 if size > 1 else 0)
 
 
-def test_a_process_writes_its_file_while_others_are_still_taken(tmp_path: Path) -> None:
-    """Each file is of another length, and no process is in the way of another."""
+def test_a_process_writes_its_file_while_others_are_gathered(tmp_path: Path) -> None:
+    """The files differ in length, and no process blocks another."""
     tensors = equal_tensors(6, 1)
     files = {"a": ["weight0"], "b": ["weight1", "weight2", "weight3"], "c": ["weight4", "weight5"]}
     orders = []
@@ -242,7 +242,7 @@ def test_a_process_writes_its_file_while_others_are_still_taken(tmp_path: Path) 
 def write_well(
     tensors: dict[str, torch.Tensor], files: Files, size: int, folder: Path
 ) -> tuple[list[str], dict[str, str]]:
-    """In which order all take tensors where nothing fails, and the digests of all files."""
+    """The order of gathering without failures, and the digests of all files."""
     processes = [Process(tensors, rank, size) for rank in range(size)]
     parts = [process.write(folder, files) for process in processes]
     assert sorted(processes[0].taken) == sorted(tensors)
@@ -252,10 +252,10 @@ def write_well(
 @pytest.mark.parametrize("full", ["first", "middle", "last"])
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("elements", [1, 100_000])
-def test_a_full_disk_is_told_after_the_last_tensor(
+def test_a_full_disk_is_reported_after_the_last_tensor(
     tmp_path: Path, full: str, size: int, elements: int
 ) -> None:
-    """Whether it is noticed when values are written, or only when the file is closed."""
+    """The error may occur when values are written or when the file is closed."""
     tensors = equal_tensors(6, elements)
     files = plan(tensors, 2 * 4 * elements)
     order, expected = write_well(tensors, files, size, tmp_path / "other")
@@ -284,7 +284,7 @@ def open_files() -> set[str]:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_file_that_cannot_be_opened_is_told_after_the_last_tensor(
+def test_a_file_that_cannot_be_opened_is_reported_after_the_last_tensor(
     tmp_path: Path, number: int, size: int
 ) -> None:
     tensors = equal_tensors(6, 1)
@@ -303,10 +303,10 @@ def test_a_file_that_cannot_be_opened_is_told_after_the_last_tensor(
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_what_is_noticed_only_when_a_file_is_synced_is_told_after_the_last_tensor(
+def test_an_error_on_sync_is_reported_after_the_last_tensor(
     tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a quota on some network file systems."""
+    """E.g. quotas on some network file systems."""
 
     def fsync(descriptor: int) -> NoReturn:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
@@ -321,22 +321,22 @@ def test_what_is_noticed_only_when_a_file_is_synced_is_told_after_the_last_tenso
         assert not any(str(tmp_path) in name for name in open_files())
 
 
-def test_a_file_whose_header_has_no_room_is_closed_and_told_after_the_last_tensor(
+def test_a_file_without_space_for_its_header_is_reported_after_the_last_tensor(
     tmp_path: Path,
 ) -> None:
-    """A header of hundreds of names is larger than a file's buffer, so it is written at once."""
+    """A header of hundreds of names exceeds a file's buffer, so it is written immediately."""
     tensors = equal_tensors(600, 1)
     files = plan(tensors, 4 * 300)
     process = Process(tensors)
     (tmp_path / next(iter(files))).symlink_to("/dev/full")
-    told, left_open = None, False
+    number, left_open = None, False
     try:
         process.write(tmp_path, files)
     except OSError as error:
-        told, left_open = error.errno, "/dev/full" in open_files()
+        number, left_open = error.errno, "/dev/full" in open_files()
     with warnings.catch_warnings(action="ignore"):  # an open file that is let go of warns
         gc.collect()
-    assert told == errno.ENOSPC
+    assert number == errno.ENOSPC
     assert process.taken == list(tensors)
     assert not left_open
 
@@ -346,7 +346,7 @@ def test_a_file_whose_header_has_no_room_is_closed_and_told_after_the_last_tenso
 def test_a_process_that_cannot_write_holds_one_tensor_more(
     tmp_path: Path, rank: int, elements: int
 ) -> None:
-    """The one that it was writing, which its error holds on to."""
+    """The one being written, which the error keeps alive."""
     tensors = equal_tensors(30, elements)
     files = plan(tensors, 5 * 4 * elements)
     assert len(files) == 6

@@ -1,4 +1,4 @@
-"""Weight files: read a tensor at a time, put where they fit, told where they misfit."""
+"""Weight files are read one tensor at a time; misfits are reported."""
 
 import json
 import math
@@ -21,7 +21,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def change_tensors(folder: Path, **changes: torch.Tensor | None) -> Path:
-    """Add tensors to a folder's one file, or take them away; `_` stands for a dot."""
+    """Add tensors to a folder's only weight file, or remove them (None)."""
     path = folder / "model.safetensors"
     tensors = load_file(path)
     for name, tensor in changes.items():
@@ -48,7 +48,7 @@ def resident_bytes() -> int:
 
 
 def write_sparse(path: Path, elements: int) -> None:
-    """A safetensors file of one tensor of zeros, which takes no room on the disk."""
+    """A sparse safetensors file with one tensor of zeros."""
     end = 4 * elements
     entry = {"large.weight": {"dtype": "F32", "shape": [elements], "data_offsets": [0, end]}}
     header = json.dumps(entry).encode()
@@ -57,7 +57,7 @@ def write_sparse(path: Path, elements: int) -> None:
         file.truncate(8 + len(header) + end)
 
 
-def test_of_a_tensor_only_what_is_used_is_read(tmp_path: Path) -> None:
+def test_only_the_used_part_of_a_tensor_is_read(tmp_path: Path) -> None:
     elements = 1 << 28  # 1 GB
     write_sparse(tmp_path / "model.safetensors", elements)
     before = resident_bytes()
@@ -99,7 +99,7 @@ def test_a_file_may_name_a_tied_tensor_by_any_of_its_names(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "decoder.embed_tokens.weight"])
-def test_tied_tensors_that_differ_are_told(tmp_path: Path, name: str) -> None:
+def test_different_values_of_tied_tensors_are_reported(tmp_path: Path, name: str) -> None:
     original = make_t5(own_head=False)
     folder = write_hub_folder(original, tmp_path / "model", "safetensors")
     other = original.shared.weight.detach().clone()
@@ -108,24 +108,24 @@ def test_tied_tensors_that_differ_are_told(tmp_path: Path, name: str) -> None:
     other[-1, -1] += 1e-6 + abs(float(other[-1, -1])) * 1e-6
     with pytest.raises(BadInput) as raised:
         load_model(change_tensors(folder, **{name: other}))
-    (told,) = str(raised.value).splitlines()
-    assert told.startswith(f"{folder}: found several values for ")
-    assert told.endswith(
-        " (expected one value for tensors that are tied). Hint: say in config.json whether the head is "
-        "tied to the embedding (tie_word_embeddings)."
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(f"{folder}: tied tensors with different values: ")
+    assert line.endswith(
+        " (expected equal values). Hint: set tie_word_embeddings in config.json to false if the "
+        "head is not tied."
     )
 
 
-def test_a_tied_tensor_that_is_not_there_is_told_once(tmp_path: Path) -> None:
+def test_a_missing_tied_tensor_is_reported_once(tmp_path: Path) -> None:
     folder = write_hub_folder(make_t5(own_head=False), tmp_path / "model", "safetensors")
     missing = dict.fromkeys(name for name in load_file(folder / "model.safetensors")
                             if "embed_tokens" in name or name == "shared.weight")  # fmt: skip
-    with pytest.raises(BadInput, match=r"no tensor shared\.weight \(expected every tensor"):
+    with pytest.raises(BadInput, match=r"missing tensors: shared\.weight \(expected all tensors"):
         load_model(change_tensors(folder, **missing))
 
 
 def test_files_of_a_bare_model_lack_its_prefix(tmp_path: Path) -> None:
-    """As facebook/bart-base on the hub, which has neither head nor bias of its own."""
+    """E.g. facebook/bart-base on the hub, which has neither head nor bias."""
     original = make_family("bart", tmp_path / "bart").eval()
     path = tmp_path / "bart" / "model.safetensors"
     bare = {
@@ -141,7 +141,7 @@ def test_files_of_a_bare_model_lack_its_prefix(tmp_path: Path) -> None:
     assert torch.equal(logits(loaded), logits(original))
 
 
-def test_positions_of_sines_are_computed_where_files_lack_them(tmp_path: Path) -> None:
+def test_sinusoidal_positions_missing_in_files_are_computed(tmp_path: Path) -> None:
     original = make_family("pegasus", tmp_path / "pegasus").eval()
     sines = "model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"
     folder = change_tensors(tmp_path / "pegasus", **dict.fromkeys(sines))
@@ -157,23 +157,23 @@ def test_positions_of_sines_are_computed_where_files_lack_them(tmp_path: Path) -
 def test_learned_positions_must_be_in_the_files(tmp_path: Path) -> None:
     make_family("bart", tmp_path / "bart")
     name = "model.encoder.embed_positions.weight"
-    with pytest.raises(BadInput, match=f"found no tensor {name}"):
+    with pytest.raises(BadInput, match=f"missing tensors: {name}"):
         load_model(change_tensors(tmp_path / "bart", **{name: None}))
 
 
-def test_a_tensor_that_older_versions_left_is_skipped(tmp_path: Path) -> None:
-    """Of the first T5s on the hub; any other that the model lacks is told."""
+def test_a_tensor_of_older_versions_is_skipped(tmp_path: Path) -> None:
+    """One of the first T5 checkpoints on the hub; other unexpected tensors are reported."""
     original = make_t5(own_head=False)
     folder = write_hub_folder(original, tmp_path / "model", "safetensors")
     left_over = torch.randn(32, 4)
     loaded = load_model(change_tensors(folder, **{CROSS_BIAS: left_over}))
     assert torch.equal(logits(loaded), logits(original))
     other = CROSS_BIAS.replace("block.0", "block.1")
-    with pytest.raises(BadInput, match=f"found tensors that the model lacks: {other};"):
+    with pytest.raises(BadInput, match=rf"unexpected tensors: {other} \("):
         load_model(change_tensors(folder, **{other: left_over}))
 
 
-def test_every_misfit_of_a_folder_is_told_once(tmp_path: Path) -> None:
+def test_every_misfit_of_a_folder_is_reported_once(tmp_path: Path) -> None:
     folder = write_hub_folder(make_t5(), tmp_path / "model", "safetensors")
     change_tensors(
         folder,
@@ -186,18 +186,18 @@ def test_every_misfit_of_a_folder_is_told_once(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as raised:
         load_model(folder)
     assert str(raised.value).splitlines() == [
-        f"{folder}: no tensor lm_head.weight (expected every tensor of the model). Hint: get the "
-        "whole model again.",
-        f"{folder}: tensors that the model lacks: encoder.extra (expected the tensors of the "
-        "model). Hint: correct config.json: a layer may be missing there.",
-        f"{folder}: tensors of other shapes than the model's: "
-        "decoder.final_layer_norm.weight ([31] for [32]) (expected weights that fit config.json). "
-        "Hint: correct config.json, or get the model again.",
+        f"{folder}: missing tensors: lm_head.weight (expected all tensors of the model). "
+        "Hint: download the model again.",
+        f"{folder}: unexpected tensors: encoder.extra (expected the tensors of the model). "
+        "Hint: correct config.json, a layer may be missing.",
+        f"{folder}: mismatched shapes: decoder.final_layer_norm.weight ([31] instead of [32]) "
+        "(expected weights that fit config.json). Hint: correct config.json or download the model "
+        "again.",
         "(3 problems in all)",
     ]
 
 
-def test_a_model_is_filled_where_it_is_and_as_precise_as_it_is() -> None:
+def test_a_model_is_filled_in_place_in_its_own_dtype() -> None:
     original, other = make_t5(), make_t5(seed=1).to(torch.bfloat16)
     memory = {name: tensor.data_ptr() for name, tensor in other.state_dict().items()}
     misfits = load_state_dict(other, original.state_dict().items())
@@ -212,27 +212,27 @@ def test_a_model_is_filled_where_it_is_and_as_precise_as_it_is() -> None:
     "content", [b"", b"broken", b"version https://git-lfs.github.com/spec/v1\n"]
 )
 @pytest.mark.parametrize("layout", ["safetensors", "bin"])
-def test_a_file_that_is_none_is_told(tmp_path: Path, layout: str, content: bytes) -> None:
+def test_an_invalid_weight_file_is_reported(tmp_path: Path, layout: str, content: bytes) -> None:
     folder = write_hub_folder(make_t5(), tmp_path / "model", layout)
     (path,) = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     path.write_bytes(content)
-    with pytest.raises(BadInput, match=f"^{folder}: .* \(expected weights that can be loaded"):
+    with pytest.raises(BadInput, match=rf"^{folder}: .* \(expected loadable weights"):
         load_model(folder)
 
 
 @pytest.mark.parametrize("content", [[torch.ones(2)], {"lm_head.weight": 3}, {"epoch": 3}])
-def test_a_pickle_without_tensors_is_told(tmp_path: Path, content: Any) -> None:
+def test_a_pickle_without_tensors_is_reported(tmp_path: Path, content: Any) -> None:
     folder = write_hub_folder(make_t5(), tmp_path / "model", "bin")
     torch.save(content, folder / "pytorch_model.bin")
-    with pytest.raises(BadInput, match=f"^{folder}: found "):
+    with pytest.raises(BadInput, match=rf"^{folder}: .* \(expected "):
         load_model(folder)
 
 
 @pytest.mark.parametrize(
     "index", ["", "[]", "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": "gone.safetensors"}}']
 )
-def test_an_index_that_is_none_is_told(tmp_path: Path, index: str) -> None:
+def test_an_invalid_index_is_reported(tmp_path: Path, index: str) -> None:
     folder = write_hub_folder(make_t5(), tmp_path / "model", "sharded-safetensors")
     (folder / INDEX).write_text(index)
-    with pytest.raises(BadInput, match=f"^{folder}: .* \(expected weights that can be loaded"):
+    with pytest.raises(BadInput, match=rf"^{folder}: .* \(expected loadable weights"):
         load_model(folder)

@@ -1,4 +1,4 @@
-"""Characters made tokens: texts come back exactly, and the model grows with them."""
+"""Missing characters become tokens: texts round-trip exactly, and the model is extended."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ TEXTS = [
 ]
 
 
-def test_texts_come_back_exactly_also_after_saving(tmp_path: Path, tokenizer: Any) -> None:
+def test_texts_round_trip_exactly_also_after_saving(tmp_path: Path, tokenizer: Any) -> None:
     grown = grow_tokenizer(tokenizer, CHARACTERS)
     assert len(grown) == len(tokenizer) + len(CHARACTERS) + 1  # the space is a token too
     save_model(make_t5(), grown, tmp_path / "saved")
@@ -44,13 +44,13 @@ def test_texts_come_back_exactly_also_after_saving(tmp_path: Path, tokenizer: An
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # a class transformers 4 has
 
 
-def test_what_a_vocabulary_knows_keeps_its_ids(tokenizer: Any) -> None:
+def test_known_pieces_keep_their_ids(tokenizer: Any) -> None:
     grown = grow_tokenizer(tokenizer, CHARACTERS)
     for text in ("add one: 4 7 1 9", "The king wrote the question. yes", "</s> <extra_id_3>"):
         assert grown(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
-def test_growing_again_keeps_what_was_given(tokenizer: Any) -> None:
+def test_extending_again_keeps_earlier_tokens(tokenizer: Any) -> None:
     grown = grow_tokenizer(tokenizer, CHARACTERS)
     assert grow_tokenizer(grown, []) is grown
     again = grow_tokenizer(grown, "\v\x1c\ue000")  # the first growth gave that one out
@@ -61,8 +61,8 @@ def test_growing_again_keeps_what_was_given(tokenizer: Any) -> None:
     assert count_ids(again) == len(again) == len(grown) + 3
 
 
-def test_one_that_was_grown_by_an_earlier_version_is_grown_on(tokenizer: Any) -> None:
-    """It gave a mark a token of its own name, by which the mark was never found."""
+def test_a_tokenizer_extended_by_an_earlier_version_is_extended_again(tokenizer: Any) -> None:
+    """It gave a combining mark a token of the same name, which was never matched."""
     old = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     tokens = {" ": "\ue000", "\n": "\ue001", "\u0303": "\u0303", "{": "{"}
     members = "[" + "".join(f"\\x{{{ord(token):X}}}" for token in tokens.values()) + "]"
@@ -100,21 +100,21 @@ def test_more_characters_than_the_first_plane_has_code_points_for(tokenizer: Any
     assert grown.convert_ids_to_tokens(ids)[-3] == "\U000f0000"
 
 
-def test_a_tokenizer_of_python_is_refused_and_told_why(tmp_path: Path) -> None:
+def test_a_python_tokenizer_is_refused(tmp_path: Path) -> None:
     slow = ByT5Tokenizer()
     assert not can_grow(slow)
     with pytest.raises(BadInput) as raised:
         grow_tokenizer(slow, "\n")
     assert str(raised.value) == (
         "--add_missing_tokens: the model's ByT5Tokenizer, which runs in Python, outside the "
-        "tokenizers library (expected a tokenizer that can be extended, as that of a "
-        "tokenizer.json or spiece.model). Hint: leave --add_missing_tokens out."
+        "tokenizers library (expected an extensible tokenizer, e.g. from tokenizer.json or "
+        "spiece.model). Hint: remove --add_missing_tokens."
     )
 
 
 @pytest.mark.parametrize("own_head", [True, False])
 @pytest.mark.parametrize("vocab_size", [1000, 1004, 1024])
-def test_a_model_grows_and_keeps_what_it_knew(
+def test_a_model_is_extended_and_keeps_its_rows(
     tmp_path: Path, tokenizer: Any, own_head: bool, vocab_size: int
 ) -> None:
     original = make_t5(own_head=own_head, vocab_size=vocab_size)
@@ -146,8 +146,8 @@ def test_a_bias_of_the_head_grows_too(tmp_path: Path) -> None:
     assert model(input_ids=ids, decoder_input_ids=ids).logits.shape == (1, 30, 1030)
 
 
-def test_completions_that_could_not_be_written_are_learned_exactly(tmp_path: Path) -> None:
-    """Newlines, braces, tabs and letters that are not Latin, to exact match 0.95 and more."""
+def test_completions_with_missing_characters_are_learned_exactly(tmp_path: Path) -> None:
+    """Newlines, braces, tabs and non-Latin letters reach an exact match of 0.95."""
     mount = Mount(tmp_path)
     mount.data.mkdir()
     (mount.models).mkdir()
@@ -182,8 +182,8 @@ def test_completions_that_could_not_be_written_are_learned_exactly(tmp_path: Pat
     assert (evaluated / name).read_text() == (run / name).read_text()
 
 
-def test_a_model_grows_twice_and_keeps_the_rows_it_learned(mount: Mount) -> None:
-    """t5-tiny's 1000 tokens in 1024 rows: the second growth goes beyond the spare ones."""
+def test_a_model_is_extended_twice_and_keeps_its_trained_rows(mount: Mount) -> None:
+    """t5-tiny has 1000 tokens and 1024 rows; the second extension exceeds the spare rows."""
     many = "".join(map(chr, range(0x4E00, 0x4E20)))
     for name, text in (("first", "{\n  a\u0303}"), ("second", f"\t{{\u0301 {many}\n")):
         record = {"prompt": f"say {text}", "completion": text.strip()}
@@ -209,7 +209,7 @@ def test_a_model_grows_twice_and_keeps_the_rows_it_learned(mount: Mount) -> None
         assert torch.allclose(*rows, atol=1e-6)
 
 
-def test_nothing_grows_where_nothing_is_missing(mount: Mount) -> None:
+def test_nothing_is_extended_if_nothing_is_missing(mount: Mount) -> None:
     job = make_job(
         "seq2seq", model_init_name="small", data_name="sums", add_missing_tokens=True, max_steps=1,
         max_new_tokens=2,
@@ -219,12 +219,12 @@ def test_nothing_grows_where_nothing_is_missing(mount: Mount) -> None:
     assert load_model(run / "checkpoint-1").config.vocab_size == 1024
 
 
-def test_the_audit_alone_makes_no_run(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_only_creates_no_run(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
     from workflow.cli.run import main
 
     write_hub_folder(make_t5(), mount.models / "other", "bin")
     argv = ["--mount", str(mount.root), "--model_init_name", "other", "--data", "sums", "--audit"]
     assert main("seq2seq", "", argv) == 0
-    told = capsys.readouterr().err
-    assert "characters lost" in told
+    output = capsys.readouterr().err
+    assert "lost characters" in output
     assert {p.name for p in mount.models.iterdir()} == {"small", "other", ".cache"}

@@ -409,9 +409,13 @@ def test_the_audit_covers_targets(mount: Mount, caplog: pytest.LogCaptureFixture
     caplog.set_level("INFO")
     run_job(job, mount)
     told = "\n".join(record.message for record in caplog.records)
-    assert "train targets: 34 nearer to no, 1 to yes; mean 0.0357; by tenth 94% 0% 3%" in told
-    assert "train: records that contradict another: 2 (prompts: 1); as train[30] 'one way'" in told
-    assert "train: records that repeat an earlier one: 1; as train[33] 'the same'" in told
-    assert "train: prompts that lose some of their middle: 1; as train[34]" in told
-    assert "train: targets nearer to yes: 1 (2.9%)" in told
-    assert "eval: targets nearer to yes: 0 (0.0%)" in told
+    for line in (
+        "train targets: 34 closer to no, 1 closer to yes; mean 0.0357; 10-bin histogram 94% 0% 3%",
+        "train: 2 contradicting records (1 prompt with different targets), "
+        "e.g. train[30] 'one way'",
+        "train: 1 duplicate record, e.g. train[33] 'the same'",
+        "train: 1 truncated prompt (middle removed), e.g. train[34]",
+        "train: imbalanced targets: 1 of 35 (2.9%) closer to yes",
+        "eval: none of 1 targets is closer to yes: metrics mean nothing",
+    ):
+        assert line in told

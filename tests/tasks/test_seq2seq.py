@@ -371,4 +371,4 @@ def test_the_tokenizer_of_bleu_is_that_of_the_completions(
     assert metrics["rougeL"] is metrics["rougeL_ci95"] is None
     assert chosen == ["zh"]  # once a split
     assert caplog.text.count("sacrebleu's tokenizer zh") == 1
-    assert caplog.text.count("none of 3 references") == 1
+    assert caplog.text.count("in all 3 references") == 1

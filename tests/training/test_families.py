@@ -118,7 +118,7 @@ def test_learned_positions_bound_the_lengths(mount: Mount) -> None:
     with pytest.raises(BadInput) as raised:
         run_job(job, mount)
     assert str(raised.value) == (
-        "--max_source_length: 2048 (expected at most 1024, the positions this model has). "
+        "--max_source_length: 2048 (expected at most 1024, the model's maximum). "
         "Hint: add --max_source_length 1024."
     )
     job = make_job(

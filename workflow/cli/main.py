@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from workflow.cluster import job_record as records
-from workflow.cluster.overview import describe, look, run_names, table
+from workflow.cluster.overview import describe, look, run_names, run_table
 from workflow.cluster.registry import SCHEDULERS, state_of
+from workflow.core.console import show, show_error
 from workflow.core.errors import BadInput, Problem, WorkflowError
 from workflow.runs.mount import Mount, find_mount, find_run_folder
 from workflow.runs.status import is_run_folder
@@ -25,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _parser().parse_args(words)
         return int(command.do(find_mount(command.mount), command) or 0)
     except WorkflowError as error:
-        print(error, file=sys.stderr)
+        show_error(str(error))
         return error.exit_status
     except BrokenPipeError:  # e.g. `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        show_error(f"stopped: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -82,12 +83,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(mount: Mount, command: argparse.Namespace) -> None:
-    lines = table([look(mount, name) for name in run_names(mount)])
-    print("\n".join(lines) if len(lines) > 1 else f"no runs in {mount.models}")
+    runs = [look(mount, name) for name in run_names(mount)]
+    show([run_table(runs) if runs else f"no runs in {mount.models}"])
 
 
 def _status(mount: Mount, command: argparse.Namespace) -> None:
-    print("\n".join(describe(look(mount, command.run or _newest(mount)), mount)))
+    show(describe(look(mount, command.run or _newest(mount)), mount))
 
 
 def _logs(mount: Mount, command: argparse.Namespace) -> None:

@@ -12,13 +12,17 @@ from workflow.cluster.job_record import LOG, JobRecord, folder_of, read_record, 
 from workflow.cluster.registry import state_of
 from workflow.cluster.scheduler import JobState
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.core.tables import aligned
+from workflow.core.tables import Padding, table
 from workflow.runs.lock import is_fresh
 from workflow.runs.mount import Mount
 from workflow.runs.status import TRAIN_LOG, read_spec, read_status, status_files
 
 LINES = 10
 """Log lines shown by `status`."""
+
+
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "lost": "red", "unknown": "yellow"}
+"""Colours of states in terminals."""
 
 
 @dataclass(frozen=True)
@@ -154,17 +158,17 @@ def run_names(mount: Mount) -> list[str]:
     return sorted(times, key=times.__getitem__)
 
 
-def table(overviews: Sequence[Overview]) -> list[str]:
-    """Return a table with one line per run."""
+def run_table(overviews: Sequence[Overview]) -> Padding:
+    """Return a table with one row per run."""
     head = ("run", "state", "step", "loss", "examples/s", "time left", "restarts", "job")
-    return aligned([head, *(_cells(run) for run in overviews)])
+    return table([head, *(_cells(run) for run in overviews)])
 
 
-def _cells(run: Overview) -> tuple[str, ...]:
+def _cells(run: Overview) -> tuple[str | Text, ...]:
     loss, speed = run.logged.get("loss"), run.logged.get("examples_per_second")
     return (
         run.run_name,
-        run.word,
+        Text(run.word, STYLES.get(run.word, "")),
         "/".join(str(step) for step in (run.step, run.max_steps) if step is not None) or "-",
         "-" if loss is None else f"{loss:.4g}",
         "-" if speed is None or run.word != "running" else f"{speed:.3g}",

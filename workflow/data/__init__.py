@@ -1,4 +1,4 @@
-"""Data files to checked records, token ids and batches, and what an audit finds in them.
+"""Read data files into checked records, token ids and batches, and audit them.
 
 May import distributed, config and core.
 """

@@ -1,4 +1,4 @@
-"""Sorted rows cut into pieces; pieces, packed rows and batches dealt evenly to ranks."""
+"""Split sorted rows into pieces, and assign pieces, packed rows and batches evenly to ranks."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,13 @@ import numpy.typing as npt
 Integers = npt.NDArray[np.int64]
 
 Piece = tuple[int, int, int]
-"""Neighbours among sorted rows: the first, the one after the last, their padded positions."""
+"""A slice of sorted rows: start, stop and number of padded positions."""
 
 
 def cut_pieces(sources: Integers, targets: Integers, max_positions: int, cost: int) -> list[Piece]:
-    """The cheapest cut of sorted rows into pieces, by dynamic programming.
+    """The cheapest split of sorted rows into pieces, by dynamic programming.
 
-    A piece costs its padded positions and `cost` more; it has at most `max_positions` of them, or a
-    single row.
+    A piece costs its padded positions plus `cost`; it has at most `max_positions`, or one row.
     """
     count = len(sources)
     cheapest = np.zeros(count + 1)
@@ -50,12 +49,12 @@ def fill_pieces(
     count: int | None = None,
     start: int = 0,
 ) -> list[Piece]:
-    """Rows from `start` on in pieces of at most `bound` padded positions, or of a single row.
+    """Rows from `start` on in pieces of at most `bound` padded positions, or of one row.
 
     Args:
         sources, targets: lengths of the sorted rows, in tokens.
-        count: pieces at most, which may not reach the last row; each leaves a row for every later
-            one. Without it, as many as it takes.
+        count: maximum number of pieces, which may not reach the last row; each piece leaves at
+            least one row for every later piece. None: as many as needed.
     """
     pieces: list[Piece] = []
     rows = len(sources)
@@ -79,9 +78,9 @@ def even_pieces(
     count: int,
     start: int = 0,
 ) -> list[Piece]:
-    """The rows from `start` on in `count` pieces, the largest as small as can be within 1 %.
+    """The rows from `start` on in `count` pieces; the largest is minimal within 1 %.
 
-    In fewer where there are fewer rows; empty where `max_positions` asks for more pieces.
+    Fewer pieces if there are fewer rows; empty if `max_positions` needs more pieces.
     """
     rows = len(sources)
     low = (sum(sources[start:]) + sum(targets[start:])) // count
@@ -109,11 +108,11 @@ def deal_rows(
     micro_steps: int,
     world_size: int,
 ) -> list[list[Piece]]:
-    """For each micro-step a piece of the rows for each rank, of like positions.
+    """For each micro-step one piece of the rows per rank, of similar positions.
 
-    All ranks wait for a micro-step's largest piece. Where that is a single row, longer than even
-    pieces are, the others of its micro-step take as much as it does. Empty where `max_positions`
-    asks for more micro-steps; the last may have fewer pieces than ranks.
+    All ranks wait for a micro-step's largest piece. If that is a single row longer than even
+    pieces, the other pieces of its micro-step grow to the same size. Empty if `max_positions` needs
+    more micro-steps; the last micro-step may have fewer pieces than ranks.
 
     Args:
         sources, targets: lengths of the rows, in tokens, the longest first.
@@ -144,12 +143,12 @@ def _positions(piece: Piece) -> int:
 def pack_evenly(
     sources: Integers, targets: Integers, row_length: int, max_positions: int, world_size: int
 ) -> list[Integers]:
-    """Examples put into rows of like lengths, as many for each rank; the longest first.
+    """Pack examples into rows of similar lengths, a multiple of the ranks; the longest first.
 
-    Each goes where most is free. Empty where the examples are too few or too long for that.
+    Each example goes to the emptiest row. Empty if the examples are too few or too long.
 
     Args:
-        row_length: source tokens of a row at most, on average.
+        row_length: maximum mean of the source tokens per row.
     """
     count = world_size * -(-int(sources.sum()) // (world_size * row_length))
     if count >= len(sources):
@@ -161,19 +160,19 @@ def pack_evenly(
         row = int(np.maximum(*(taken + shares[:, [index]])).argmin())
         rows[row].append(int(index))
         taken[:, row] += shares[:, index]
-    found = [np.array(row) for row in rows]
+    packed = [np.array(row) for row in rows]
     lengths = sources + targets
-    too_long = any(len(row) > 1 and lengths[row].sum() > max_positions for row in found)
-    return [] if too_long else found
+    too_long = any(len(row) > 1 and lengths[row].sum() > max_positions for row in packed)
+    return [] if too_long else packed
 
 
 def balance_batches(costs: Sequence[int], world_size: int) -> tuple[Integers, ...]:
-    """For each rank the indexes of its batches, in their order.
+    """For each rank the sorted indexes of its batches.
 
-    The costliest first, each to the rank that is least busy; ties go by index and by rank.
+    Batches go to the least busy rank, the costliest first; ties are resolved by index and rank.
 
     Args:
-        costs: what each batch costs, in any unit.
+        costs: cost of each batch, in any unit.
     """
     dealt: list[list[int]] = [[] for _ in range(world_size)]
     busy = [0] * world_size

@@ -1,4 +1,4 @@
-"""What is wrong with a file that is no data, in the words of whoever wrote it."""
+"""Diagnose data files that cannot be read: what the file is, or which mistake was made."""
 
 import codecs
 import json
@@ -11,37 +11,39 @@ from workflow.data.file_kinds import kind_of
 from workflow.data.schema import Schema, decoder, name_type, too_deep
 from workflow.data.split_names import HOLD_OUT
 
-_BY_PYTHON = "single quotes or words of Python, as repr() and str() write them"
+_BY_PYTHON = "Python syntax, e.g. single quotes or None"
 _PYTHON = r"'|[ubr]+'|(None|True|False|nan|inf|array|set|datetime)\b|\("
 _CAUSES = (
-    ("\ufeff", "a byte order mark (U+FEFF), as where files were joined", "remove the mark"),
-    ("[“”„‟«»‘’‚‹›`]", "the quotation mark {mark} (U+{code:04X})", 'write " instead'),
-    (r"//|/\*|#", "a comment", "remove it: JSON has none"),
-    ("undefined|function", "JavaScript", "write it by JSON.stringify"),
-    (_PYTHON, _BY_PYTHON, "write it by json.dumps"),
-    (r"[A-Za-z_]\w*\s*:", "a key without quotes", 'write it in quotes, as "prompt"'),
-    (r",\s*[]}]", "a comma before the closing bracket", "remove the comma"),
+    ("\ufeff", "a byte order mark (U+FEFF) within the file", "remove it"),
+    ("[“”„‟«»‘’‚‹›`]", "the quotation mark {mark} (U+{code:04X})", 'use " instead'),
+    (r"//|/\*|#", "a comment", "remove it"),
+    ("undefined|function", "JavaScript syntax", "write the file with JSON.stringify"),
+    (_PYTHON, _BY_PYTHON, "write the file with json.dumps"),
+    (r"[A-Za-z_]\w*\s*:", "an unquoted key", 'quote it, e.g. "prompt"'),
+    (r",\s*[]}]", "a trailing comma", "remove it"),
 )
-"""What text that is no JSON may begin with, what that is, and a hint."""
+"""The start of invalid JSON as a pattern, its name, and a hint."""
+_TRUNCATED = "write the file again, it may be truncated"
+_ONE_PER_LINE = "write one record per line"
 
 
 def unfit_file(path: Path) -> Problem | None:
-    """Why a file cannot hold JSON, as far as its beginning tells."""
+    """The problem of a file that cannot be JSON, judged by its first bytes."""
     try:
         path.open("rb").close()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        return Problem(str(path), reason, "a readable file", "mend the file")
+        return Problem(str(path), reason, "a readable file", "check the path and its permissions")
     kind = kind_of(path)
     return kind and Problem(str(path), kind[0], "JSON or JSON Lines in UTF-8", kind[1])
 
 
 def empty_file(path: Path) -> Problem:
-    return Problem(str(path), "an empty file", "records", "write the data into it")
+    return Problem(str(path), "an empty file", "records", "add records")
 
 
 def unfit_json(path: Path, splits: Sequence[str], schema: Schema) -> Problem | None:
-    """Why a file is no JSON object, found with the whole of it in memory; None where it is one."""
+    """The problem of a file that is not a JSON object, or None; reads all of it into memory."""
     content = path.read_bytes()
     if not content.strip():
         return empty_file(path)
@@ -53,102 +55,96 @@ def unfit_json(path: Path, splits: Sequence[str], schema: Schema) -> Problem | N
         return None
     expected = f'{{"train": [{schema.example}, …], "eval": […]}}'
     under = " and ".join(f'"{split}"' for split in splits)
-    hint = f"put the list under {under}" if isinstance(data, list) else "rewrite it"
-    return Problem(str(path), f"{name_type(data)} at the top", expected, hint)
+    hint = f"move the list to the keys {under}" if isinstance(data, list) else "write an object"
+    return Problem(str(path), f"{name_type(data)} at the top level", expected, hint)
 
 
 def changed_meanwhile(path: Path) -> Problem:
-    """For a file that is not what it was a moment ago."""
-    found, expected = "data that change while they are read", "files that nobody writes to"
-    return Problem(str(path), found, expected, "start again")
+    """The problem of a file that was changed while it was read."""
+    expected = "a file that no process writes to"
+    return Problem(str(path), "changed while it was read", expected, "run again")
 
 
 def no_second_split(path: Path) -> Problem:
-    """For JSON Lines alone, where a job wants several splits."""
-    found = "JSON Lines, which are records of one kind"
-    hint = f"add {HOLD_OUT}; or make a folder of it: train.jsonl, and eval.jsonl beside it"
-    return Problem(str(path), found, "records to train on and records to evaluate", hint)
+    """The problem of a single JSON Lines file if a job needs several splits."""
+    hint = f"add {HOLD_OUT}, or use a folder with train.jsonl and eval.jsonl"
+    return Problem(str(path), "a single JSON Lines file", "train and eval records", hint)
 
 
 def no_lines_of(split: str, splits: Sequence[str], beside: Path, schema: Schema) -> Problem:
-    """For a split without a file, where another, or the same by another name, is `beside`."""
+    """The problem of a missing split file; `beside` is another file of the same data set."""
     hint = "add the file"
     if beside.name == "train.jsonl":
         otherwise = HOLD_OUT if "train" in splits else "rename train.jsonl to eval.jsonl"
         hint = f"{hint}, or {otherwise}"
-    expected = f"{schema.example} on each line of {split}.jsonl"
+    expected = f"{split}.jsonl with {schema.example} per line"
     return Problem(str(beside.parent), f"no {split}.jsonl", expected, hint)
 
 
 def one_list(path: Path, key: str | None) -> Problem:
-    """For JSON Lines that are one list.
+    """The problem of a JSON Lines file that is one JSON list.
 
     Args:
-        key: under which it could stand in a JSON file instead, if it could.
+        key: for the list in a JSON file; None if the data cannot be a JSON file.
     """
-    hint = "write each record on a line of its own, without brackets around them"
-    instead = f', or name it {path.stem}.json and put the list under "{key}"' if key else ""
-    found = "one JSON list, not JSON Lines"
-    return Problem(str(path), found, "a record on each line", hint + instead)
+    instead = f', or rename it {path.stem}.json and move the list to the key "{key}"' if key else ""
+    return Problem(str(path), "a JSON list", "one record per line", _ONE_PER_LINE + instead)
 
 
 def old_line_ends(path: Path) -> Problem:
-    hint = f"write it with LF: tr '\\r' '\\n' < {path.name} > NEW"
-    found = "lines that end in CR alone"
-    return Problem(str(path), found, "lines that end in LF, or CR and LF", hint)
+    hint = f"convert it: tr '\\r' '\\n' < {path.name} > NEW"
+    return Problem(str(path), "CR line ends", "LF or CRLF line ends", hint)
 
 
 def unfit_text(
     error: RecursionError | ValueError, path: Path, line: int | None = None, last: bool = True
 ) -> Problem:
-    """Why text could not be decoded as JSON.
+    """The problem of text that could not be decoded as JSON.
 
     Args:
-        line: of JSON Lines, from 1 on; None: the text is that of the whole file.
-        last: whether nothing stands behind the text.
+        line: number of the line in JSON Lines, from 1 on; None if the text is the complete file.
+        last: whether the text is at the end of the file.
     """
     where = str(path) if line is None else f"{path}: line {line}"
     first = line or 1
     if isinstance(error, UnicodeDecodeError):
         first += error.object.count(b"\n", 0, error.start)
-        found = f"byte 0x{error.object[error.start]:02x}, which is not UTF-8"
+        found = f"the byte 0x{error.object[error.start]:02x}"
         is_cut = last and error.reason == "unexpected end of data"
-        hint = "the file may have been cut off: write it again" if is_cut else "save it as UTF-8"
-        return Problem(f"{path}: line {first}", found, "a file in UTF-8", hint)
+        hint = _TRUNCATED if is_cut else "save the file as UTF-8"
+        return Problem(f"{path}: line {first}", found, "UTF-8", hint)
     if isinstance(error, json.JSONDecodeError):
         found, hint = _explain(error, in_lines=line is not None, last=last)
         place = f"{path}: line {first + error.lineno - 1}, column {error.colno}"
-        return Problem(place, found, "JSON", hint)
+        return Problem(place, found, "valid JSON", hint)
     if isinstance(error, RecursionError):
         return too_deep(where)
-    found = "a whole number of thousands of digits"  # int() refuses more than 4,300
-    return Problem(where, found, "a number", "write it in quotes")
+    found = "an integer with more than 4,300 digits"  # the limit of int()
+    return Problem(where, found, "a shorter number", "quote it")
 
 
 def _explain(error: json.JSONDecodeError, in_lines: bool, last: bool) -> tuple[str, str]:
-    """What an error in a JSON file, or in a line of JSON Lines, comes from, and a hint."""
+    """The cause of a decoding error in a JSON file or in a line of JSON Lines, and a hint."""
     text, rest = error.doc, error.doc[error.pos :]
-    invalid = f"no valid JSON ({error.msg})"
+    invalid = f"invalid JSON: {error.msg}"
     is_cut = error.msg.startswith("Unterminated") and not text.rstrip().endswith(("}", "]"))
     if (is_cut or not rest.strip()) and last:
-        return invalid, "the file may have been cut off: write it again"
+        return invalid, _TRUNCATED
     if (is_cut or not rest.strip()) and in_lines:
-        on_one = "write each record on a line of its own, line breaks in texts as \\n"
-        return "a record that goes on at the next line", on_one
+        return "a record on several lines", f"{_ONE_PER_LINE}, with line breaks in texts as \\n"
     if text[: error.pos].rstrip().endswith(",") and rest.startswith(("}", "]")):
-        rest = "," + rest  # the decoder passes over the comma in an object
+        rest = "," + rest  # the decoder skips the comma in an object
     for pattern, found, hint in _CAUSES:
         if re.match(pattern, rest):
             return found.format(mark=rest[0], code=ord(rest[0])), hint
     if error.msg.startswith("Invalid control character"):
         written = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(rest[0], f"\\u{ord(rest[0]):04x}")
         what = {"\n": "a line break", "\r": "a line break", "\t": "a tab"}
-        return f"{what.get(rest[0], 'a control character')} in a text", f"write it as {written}"
+        return f"{what.get(rest[0], 'a control character')} in a string", f"write it as {written}"
     if error.msg.startswith("Invalid \\"):
-        return "a backslash in a text", "write it as \\\\"
+        return "a backslash in a string", "write it as \\\\"
     if error.msg.startswith("Extra data") and rest.startswith(("{", "[")):
         if in_lines:
-            return "another record on the same line", "write each record on a line of its own"
-        hint = "write each record on a line of its own, in train.jsonl and eval.jsonl"
-        return "several JSON values one after the other", hint
-    return invalid, "correct it there"
+            return "several records on one line", _ONE_PER_LINE
+        return "several JSON values", f"{_ONE_PER_LINE}, in train.jsonl and eval.jsonl"
+    return invalid, "correct it"

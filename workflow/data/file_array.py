@@ -1,4 +1,4 @@
-"""Arrays in files, of which parts are read as they are asked for."""
+"""Arrays in files, read in slices."""
 
 import os
 import weakref
@@ -12,10 +12,9 @@ from workflow.core.errors import RunFailed
 
 
 class FileArray:
-    """A flat array in a file; `array[start:stop]` reads that part.
+    """A flat array in a file; `array[start:stop]` reads that slice.
 
-    It is not mapped: the pages that were read of a mapped file count as memory of the process,
-    and in the end that is all of them.
+    The file is not memory-mapped, since pages of a mapped file count as memory of the process.
     """
 
     def __init__(self, path: Path, dtype: npt.DTypeLike):
@@ -32,5 +31,5 @@ class FileArray:
         size = self._dtype.itemsize
         content = os.pread(self._descriptor, (stop - start) * size, start * size)
         if len(content) < (stop - start) * size:
-            raise RunFailed(f"{self._path} has become shorter while it was in use")
+            raise RunFailed(f"{self._path} was truncated while in use")
         return np.frombuffer(content, self._dtype)

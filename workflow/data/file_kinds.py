@@ -1,4 +1,4 @@
-"""Files that are given as data and are no JSON: what they are, and how to make JSON of them."""
+"""Recognize data files in other formats than JSON, and how to convert them."""
 
 import re
 import zipfile
@@ -8,18 +8,16 @@ from pathlib import Path
 
 LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
 Kind = tuple[str, str]
-"""What a file is, and what to do with it; {name} stands for its name, {stem} for its beginning."""
+"""A file's format and a hint; {name} is the file name, {stem} its part before the first dot."""
 
 HEAD = 1 << 12
 LONGEST_LINE = 1 << 24
-"""Bytes of the first line of JSON Lines, at most, where the file has another ending."""
+"""Most bytes of the first line of JSON Lines in a file without a suffix for them."""
 
 
 def _by_pandas(read: str) -> str:
-    return (
-        "write its rows as JSON Lines, as by pandas: "
-        f'{read}("{{name}}").to_json("{{stem}}.jsonl", orient="records", lines=True)'
-    )
+    write = 'to_json("{stem}.jsonl", orient="records", lines=True)'
+    return f'convert it with pandas: {read}("{{name}}").{write}'
 
 
 def _unpack(command: str) -> str:
@@ -27,19 +25,19 @@ def _unpack(command: str) -> str:
 
 
 _MAGIC: tuple[tuple[bytes, Kind], ...] = (
-    (b"\x1f\x8b", ("a file packed by gzip", _unpack("gunzip"))),
-    (b"BZh", ("a file packed by bzip2", _unpack("bunzip2"))),
-    (b"\xfd7zXZ\0", ("a file packed by xz", _unpack("unxz"))),
-    (b"\x28\xb5\x2f\xfd", ("a file packed by zstd", _unpack("unzstd"))),
+    (b"\x1f\x8b", ("a gzip file", _unpack("gunzip"))),
+    (b"BZh", ("a bzip2 file", _unpack("bunzip2"))),
+    (b"\xfd7zXZ\0", ("an xz file", _unpack("unxz"))),
+    (b"\x28\xb5\x2f\xfd", ("a zstd file", _unpack("unzstd"))),
     (b"7z\xbc\xaf\x27\x1c", ("a 7-Zip archive", _unpack("7z x"))),
     (b"PAR1", ("a Parquet file", _by_pandas("read_parquet"))),
     (b"ARROW1", ("an Arrow file", _by_pandas("read_feather"))),
-    (b"SQLite format 3\0", ("an SQLite database", "write a table of it as JSON Lines, a row each")),
+    (b"SQLite format 3\0", ("an SQLite database", "export a table as JSON Lines")),
     (b"\xd0\xcf\x11\xe0", ("an old Excel or Office file", _by_pandas("read_excel"))),
     (b"\x89HDF", ("an HDF5 file", _by_pandas("read_hdf"))),
-    (b"\x93NUMPY", ("a NumPy array", "write its texts as JSON Lines")),
-    (b"%PDF", ("a PDF", "write its texts as JSON Lines")),
-    (b"version https://git-lfs", ("a pointer of Git LFS, not the file", "get it: git lfs pull")),
+    (b"\x93NUMPY", ("a NumPy array", "export its texts as JSON Lines")),
+    (b"%PDF", ("a PDF", "export its texts as JSON Lines")),
+    (b"version https://git-lfs", ("a Git LFS pointer", "run git lfs pull")),
 )
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _ENCODING_MARKS = (
@@ -51,7 +49,7 @@ _MARKUP = re.compile(r"<(!doctype html|html)", re.IGNORECASE)
 
 
 def kind_of(path: Path) -> Kind | None:
-    """What a file that is not JSON is, as its beginning and its name tell; None for neither."""
+    """The format of a file that is not JSON, by its first bytes and its name; None if unknown."""
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD)
@@ -67,7 +65,7 @@ def _binary(path: Path, head: bytes) -> Kind | None:
         if head.startswith(magic):
             return kind
     if _PICKLE.match(head):
-        return "a pickled object", "load it where it was made, and write it by json.dump"
+        return "a pickle file", "export it with json.dump"
     if head.startswith(b"PK\x03\x04"):
         return _archive(path)
     if head[257:262] == b"ustar" and b"\0" in head[:257]:
@@ -75,9 +73,9 @@ def _binary(path: Path, head: bytes) -> Kind | None:
     marked = [name for mark, name in _ENCODING_MARKS if head.startswith(mark)]
     if marked or re.match(rb"(\0[^\0]|[^\0]\0)\s*", head):
         name = marked[0] if marked else "UTF-16" + ("BE" if head[:1] == b"\0" else "LE")
-        return f"text in {name}", f"save it as UTF-8: iconv -f {name} -t UTF-8 {{name}}"
+        return f"text in {name}", f"convert it: iconv -f {name} -t UTF-8 {{name}}"
     if head and not head.strip(b"\0"):
-        return "NUL bytes", "the file was not written to its end: write it again"
+        return "NUL bytes", "write the file again, it may be truncated"
     return None
 
 
@@ -95,11 +93,11 @@ def _of_text(path: Path, head: bytes) -> Kind | None:
     if text[:1] in ("{", "["):
         return None
     if _MARKUP.match(text):
-        return "an HTML page", "get the file itself: it may be a page that asks for a login"
+        return "an HTML page", "download the file itself, this may be a login page"
     if text.startswith("<"):
-        return "XML", "write its records as JSON Lines"
+        return "XML", "convert its records to JSON Lines"
     if path.suffix in (".yaml", ".yml") or re.match(r"(---|train:|eval:)\s", text):
-        return "YAML", 'write it as JSON, as by json.dump(yaml.safe_load(open("{name}")), …)'
+        return "YAML", 'convert it: json.dump(yaml.safe_load(open("{name}")), …)'
     line = text.partition("\n")[0]
     separator = max(",;\t", key=line.count)
     if path.suffix == ".tsv" or (separator == "\t" and "\t" in line):
@@ -107,12 +105,12 @@ def _of_text(path: Path, head: bytes) -> Kind | None:
     if path.suffix == ".csv" or (line.count(separator) and not re.match(r"[\"\d]", line)):
         return "comma-separated values (CSV)", _by_pandas("read_csv")
     if re.match(r"[A-Za-z]", text) and not re.match(r"(true|false|null|NaN|Infinity)\b", text):
-        return "text that is no JSON", "write it as JSON"
+        return "plain text", "convert it to JSON"
     return None
 
 
 def is_json_lines(path: Path) -> bool:
-    """Whether a file holds a record a line: by its name, or because its first lines are objects."""
+    """Whether a file is JSON Lines: by its suffix, or because its first lines are objects."""
     if path.suffix in LINES_SUFFIXES:
         return True
     try:

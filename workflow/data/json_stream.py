@@ -15,14 +15,11 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 class NotWellFormed(ValueError):
-    """A file that a stream cannot make sense of; json tells more of the whole of it."""
+    """Invalid JSON; decoding the complete file shows the cause."""
 
 
 class JsonStream:
-    """The values of a JSON file, each decoded when it is asked for; only that one is in memory.
-
-    A window on the file's text moves on as values are taken from it.
-    """
+    """The values of a JSON file, decoded one at a time from a moving window on its text."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -30,7 +27,7 @@ class JsonStream:
         self._text, self._at = "", 0
 
     def members(self) -> Iterator[tuple[str, Any]]:
-        """The keys of an object with their values; of a list the items, which are to be taken."""
+        """The keys of an object with their values; a list is an iterator, to be exhausted first."""
         for _ in self._elements("{", "}"):
             key = self._next_value(followed_by=":")
             self._expect(":")
@@ -44,12 +41,12 @@ class JsonStream:
             yield self._next_value(followed_by=",]")
 
     def end(self) -> None:
-        """Nothing may follow."""
+        """Check that nothing follows."""
         if self._peek():
             raise NotWellFormed
 
     def _elements(self, opening: str, closing: str) -> Iterator[None]:
-        """Stop before each element of a list or an object, which is to be taken then."""
+        """Yield before each element of a list or an object; the caller then takes it."""
         self._expect(opening)
         if self._peek() == closing:
             self._expect(closing)
@@ -59,7 +56,7 @@ class JsonStream:
             yield
 
     def _peek(self) -> str:
-        """The next character that is no blank; none at the end of the file."""
+        """The next non-blank character; empty at the end of the file."""
         while True:
             self._at = _skip_blanks(self._text, self._at)
             if self._at < len(self._text) or not self._read_more():
@@ -76,8 +73,8 @@ class JsonStream:
     def _next_value(self, followed_by: str) -> Any:
         """Take the next value, however long.
 
-        It is whole where one of the marks `followed_by` stands behind it: at the window's end
-        12 may be the beginning of 123, and 1.5 that of 1.5e3.
+        It is complete only if a mark of `followed_by` follows: at the end of the window, 12 may be
+        the start of 123, and 1.5 that of 1.5e3.
         """
         self._peek()
         while True:
@@ -88,12 +85,12 @@ class JsonStream:
                     self._at = behind
                     return value
             except json.JSONDecodeError:
-                pass  # cut off at the window's end, or no JSON
+                pass  # cut off at the end of the window, or not JSON
             if not self._read_more():
                 raise NotWellFormed
 
     def _read_more(self) -> bool:
-        """Drop what has been taken and read on, as much again as is left; False at the end."""
+        """Drop the text already taken and read as much as is left; False at the end of the file."""
         self._text = self._text[self._at :]
         self._at = 0
         content = self._file.read(max(WINDOW, len(self._text)))
@@ -103,5 +100,5 @@ class JsonStream:
 
 def _skip_blanks(text: str, start: int) -> int:
     blanks = _BLANKS.match(text, start)
-    assert blanks is not None  # it matches nothing too
+    assert blanks is not None  # it also matches the empty string
     return blanks.end()

@@ -1,4 +1,4 @@
-"""Data files to checked records, read as a stream: each is given on, and none is held."""
+"""Read and check the records of data files as a stream, without keeping them in memory."""
 
 import codecs
 import io
@@ -24,25 +24,26 @@ from workflow.data.split_names import (
 from workflow.data.tally import Tally
 
 Take = Callable[[str, Record], object]
-"""Given a record, with the name of its split in the files."""
+"""Called with the name of a split in the files, and a record."""
 Value = tuple[str, int, Any]
-"""The name of a split in the files, an index in it, and what stands there."""
+"""The name of a split in the files, an index in it, and the value there."""
 
 
 def check_records(
     source: DataSource, schema: Schema, take: Take = lambda name, record: None
 ) -> dict[str, str]:
-    """Read and check all records that a job wants of its data.
+    """Read and check all records that a job needs.
 
     Args:
-        take: given each record that is well, in the files' order. Of one JSON file it gets those
-            under every name that may be eval's: which one is depends on what else there is.
+        take: called with each valid record, in the order of the files. For a single JSON file that
+            includes the records under every possible name of eval, since the choice depends on all
+            keys.
 
     Returns:
         The name of each split in the files.
 
     Raises:
-        BadInput: with all problems of all splits.
+        BadInput: all problems of all splits.
     """
     check = _Check(source, schema, take)
     for key in source.keys_read:
@@ -56,7 +57,7 @@ def read_list(path: Path) -> Iterator[Any]:
     """The items of a file that holds one JSON list, one at a time.
 
     Raises:
-        BadInput: where the file is none that can be read; items before that have been given.
+        BadInput: the file is not a JSON list; may be raised after some items.
     """
     try:
         with open(path, "rb") as file:
@@ -64,16 +65,18 @@ def read_list(path: Path) -> Iterator[Any]:
             yield from stream.items()
             stream.end()
     except (OSError, RecursionError, ValueError) as error:
-        found = "no whole JSON list" if isinstance(error, NotWellFormed) else shorten(str(error))
-        hint = "get it back from a copy, or make it again"
-        raise BadInput([Problem(str(path), found, "a file as it was written", hint)]) from None
+        found = shorten(str(error))
+        if isinstance(error, NotWellFormed):
+            found = "an incomplete or invalid JSON list"
+        hint = "restore it from a copy or create it again"
+        raise BadInput([Problem(str(path), found, "an intact file", hint)]) from None
 
 
 class _Check:
-    """What is found while the files of a data set are read.
+    """The state of reading a data set.
 
     Attributes:
-        names: of each split that could be read, as the files have it.
+        names: the name in the files of each split that could be read.
     """
 
     def __init__(self, source: DataSource, schema: Schema, take: Take):
@@ -85,7 +88,7 @@ class _Check:
         self.names: dict[str, str] = {}
 
     def read(self, key: str) -> None:
-        """Read the file that stands under a key of the source."""
+        """Read the file under a key of the source."""
         try:
             path = self._source.files.get(key)
             if path is None:
@@ -107,18 +110,18 @@ class _Check:
             self._of_files += error.problems
 
     def problems(self) -> list[Problem]:
-        """All of them: those of the files, then those of the records of each split."""
+        """All problems: those of the files, then those of the records of each split."""
         tallies = [self._of_records.get(name) for name in self.names.values()]
         problems = self._of_files + [one for tally in tallies if tally for one in tally.problems()]
         if "train" in self.names and "train" in self._of_records and not self._learned:
             key = self._schema.answer_key
-            none, expected = f"an empty {key} in every record", f"a {key} to learn in some record"
-            hint = "write what the model should answer"
-            problems.append(Problem(self._source.whole("train"), none, expected, hint))
+            found, expected = f"an empty {key} in every record", f"at least one non-empty {key}"
+            where, hint = self._source.whole("train"), f"write the {key}s"
+            problems.append(Problem(where, found, expected, hint))
         return problems
 
     def _add(self, name: str, index: int, value: Any) -> None:
-        """Check a record, and give it on where it is well."""
+        """Check a record, and pass it on if it is valid."""
         place = self._source.place(name, index)
         problems = check_record(value, place, self._schema, self._source.answers_needed)
         if name not in self._of_records:
@@ -129,7 +132,7 @@ class _Check:
             self._take(name, value)
 
     def _read_json(self, path: Path, file: io.BufferedReader) -> Iterator[Value]:
-        """What stands under the names of splits in an object, which may hold anything beside."""
+        """The records under the names of splits in an object, which may have other keys."""
         wanted = {*self._splits, *(OTHER_NAMES if "eval" in self._splits else ())}
         members: list[tuple[str, Any]] = []
         try:
@@ -175,10 +178,10 @@ class _Check:
 def _read_lines(
     path: Path, file: io.BufferedReader, key: str | None
 ) -> Iterator[tuple[int, object]]:
-    """The values of JSON Lines, numbered from 1 on; what cannot be decoded is a `Problem`.
+    """The values of JSON Lines, numbered from 1 on; a `Problem` for a line that is not JSON.
 
     Args:
-        key: under which the records could stand in a JSON file instead, if they could.
+        key: for the records in a JSON file; None if the data cannot be a JSON file.
     """
     if file.peek().startswith(codecs.BOM_UTF8):
         file.read(len(codecs.BOM_UTF8))
@@ -186,7 +189,7 @@ def _read_lines(
     for number, line in enumerate(file, start=1):
         text = line.rstrip(b"\r\n")
         if not text.strip():
-            continue  # nothing but such lines may follow
+            continue  # allowed at the end of the file only
         for empty in range(filled + 1, number):
             where = f"{path}: line {empty}"
             yield empty, Problem(where, "an empty line", "a record", "remove the line")

@@ -1,4 +1,4 @@
-"""What a record is: decoded from JSON, and checked, with every problem told by its place."""
+"""Decode records from JSON and check them; each problem names its place."""
 
 import difflib
 import json
@@ -11,17 +11,17 @@ from workflow.core.errors import Problem, shorten
 
 Record = dict[str, Any]
 DEEPEST = 100
-NO_ANSWER = "write it, or remove the record (with --no_train: leave the key out)"
-"""How to mend an answer that is null."""
+NO_ANSWER = "write it, or remove the record (with --no_train: remove the key)"
+"""Hint for an answer that is null."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What a task wants in a record: a text to read and an answer to give.
+    """The keys of a task's records: an input text and its answer, i.e. completion or target.
 
-    `check_answer` returns (found, expected, mend) for an answer that will not do, else None; an
-    empty `found` stands for the name of its type. An answer is a text or, where there is an
-    `answer_range` (least, greatest), a number in it. A `template` may stand around the text.
+    `check_answer` returns (found, expected, hint) for an invalid answer, else None; an empty
+    `found` means the name of its type. An answer is a text or, with an `answer_range` (min, max),
+    a number in that range. A `template` wraps the input text.
     """
 
     source_key: str
@@ -31,11 +31,11 @@ class Schema:
     template: str = "{input}"
 
     def read(self, record: Record) -> str:
-        """What the model is given to read of a record."""
+        """The input text of a record, in its template."""
         return self.template.replace("{input}", record[self.source_key])
 
     def is_blank(self, record: object) -> bool:
-        """Whether the answer of a record is a text in which nothing stands."""
+        """Whether the answer of a record is an empty or blank text."""
         answer = record.get(self.answer_key) if isinstance(record, dict) else None
         return isinstance(answer, str) and not answer.strip()
 
@@ -48,7 +48,7 @@ class Schema:
 
 
 class RepeatedKeys(dict[str, Any]):
-    """An object in which a key stands more than once; `repeated` names those keys."""
+    """An object with duplicate keys, named in `repeated`."""
 
     repeated: list[str]
 
@@ -61,7 +61,7 @@ class NotFinite:
 
 
 def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of keys and values; `RepeatedKeys` where a key stands more than once."""
+    """An object of keys and values; `RepeatedKeys` if a key occurs more than once."""
     made = dict(pairs)
     if len(made) == len(pairs):
         return made
@@ -85,20 +85,20 @@ decoder = json.JSONDecoder(
 
 
 def check_record(record: object, place: str, schema: Schema, answers_needed: bool) -> list[Problem]:
-    """What is wrong with a record, which stands at `place`."""
+    """The problems of a record at `place`."""
     if not isinstance(record, dict):
-        return [Problem(place, name_type(record), schema.example, "make the record an object")]
+        return [Problem(place, name_type(record), schema.example, "write an object")]
     problems: list[Problem] = []
     if isinstance(record, RepeatedKeys):
         problems.append(repeated_keys(place, record))
     if schema.source_key not in record:
-        problems.append(missing_key(place, schema.source_key, record, "a text"))
+        problems.append(missing_key(place, schema.source_key, record, "text"))
     elif not isinstance(record[schema.source_key], str):
         found = name_type(record[schema.source_key])
         where = f"{place}.{schema.source_key}"
         absent = record[schema.source_key] is None
-        hint = "write it, or remove the record" if absent else "write it in quotes"
-        problems.append(Problem(where, found, "a text", hint))
+        hint = "write it, or remove the record" if absent else "write it as a string"
+        problems.append(Problem(where, found, "text", hint))
     reported = False
     if schema.answer_key in record:
         wrong = schema.check_answer(record[schema.answer_key])
@@ -108,7 +108,7 @@ def check_record(record: object, place: str, schema: Schema, answers_needed: boo
             problems.append(Problem(f"{place}.{schema.answer_key}", found, expected, hint))
             reported = True
     elif answers_needed or _near_key(schema.answer_key, record):
-        problems.append(missing_key(place, schema.answer_key, record, "an answer to learn"))
+        problems.append(missing_key(place, schema.answer_key, record, "the answer"))
     others = {key: value for key, value in record.items() if key != schema.answer_key}
     _check_values(place, others if reported else record, problems, depth=0)
     return problems
@@ -124,7 +124,7 @@ def _check_values(
 
 
 def _check_value(place: str, value: object, problems: list[Problem], depth: int) -> None:
-    """What a value may not hold anywhere, so that it can be tokenized and written back."""
+    """Check that a value can be tokenized and written as JSON again."""
     if depth > DEEPEST:
         problems.append(too_deep(place.split("[0][0]")[0]))
     elif isinstance(value, str):
@@ -135,9 +135,9 @@ def _check_value(place: str, value: object, problems: list[Problem], depth: int)
                 value.encode("utf-8")
             except UnicodeEncodeError as error:
                 found = f"the lone surrogate \\u{ord(value[error.start]):04x}"
-                problems.append(Problem(place, found, "valid Unicode", "write the text again"))
+                problems.append(Problem(place, found, "valid Unicode", "fix the text's encoding"))
     elif isinstance(value, NotFinite):
-        problems.append(Problem(place, value.text, "a finite number", "use null or leave it out"))
+        problems.append(Problem(place, value.text, "a finite number", "use null or remove it"))
     elif isinstance(value, dict):
         if isinstance(value, RepeatedKeys):
             problems.append(repeated_keys(place, value))
@@ -148,12 +148,12 @@ def _check_value(place: str, value: object, problems: list[Problem], depth: int)
 
 
 def too_deep(place: str) -> Problem:
-    return Problem(place, "brackets nested too deeply", "flat records", "remove the nesting")
+    return Problem(place, "too deeply nested", f"at most {DEEPEST} levels", "flatten it")
 
 
 def repeated_keys(place: str, value: RepeatedKeys) -> Problem:
     keys = ", ".join(shorten(key) for key in value.repeated)
-    return Problem(place, f"the key {keys} more than once", "each key once", "keep one of them")
+    return Problem(place, f"the duplicate key {keys}", "unique keys", "keep one of them")
 
 
 def _near_key(key: str, record: Mapping[str, Any]) -> str | None:
@@ -171,7 +171,7 @@ def missing_key(place: str, key: str, record: Mapping[str, Any], meaning: str) -
 
 
 def name_type(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
     if value is None:
         return "null"
     if isinstance(value, NotFinite):

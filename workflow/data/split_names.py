@@ -1,4 +1,4 @@
-"""How data files name their splits: train and eval, or another word for eval."""
+"""Names of the splits in data files: train and eval, or another name of eval."""
 
 import difflib
 import re
@@ -10,20 +10,20 @@ from workflow.core.errors import Problem, shorten
 from workflow.data.schema import RepeatedKeys, Schema, missing_key, repeated_keys
 
 Outline = Mapping[str, list[object] | str]
-"""What stands under the keys of a JSON file: of each list its first item, else what it is."""
+"""The keys of a JSON file, each with the first item of its list, or the name of its type."""
 HOLD_OUT = "--eval_fraction 0.1"
 
 LINES = "lines"
-"""The key of a file of JSON Lines that is all there is; "" is that of a JSON file of all splits."""
+"""The key of a single JSON Lines file; "" is the key of a JSON file of all splits."""
 VALIDATION_NAMES = ("validation", "valid", "dev", "val")
 OTHER_NAMES = (*VALIDATION_NAMES, "test")
-"""What is read as eval where there is no eval."""
+"""Names that are read as eval if there is no eval."""
 _NEAR = ("eval", "evaluation", "development", *OTHER_NAMES)
 _NEARLY = re.compile(rf"({'|'.join(_NEAR)})[\W_\d]*(s|set|split|data|records|examples)?")
 
 
 def eval_names(found: Collection[str]) -> list[str]:
-    """Which of the names in `found` could be eval's: itself, else any for validation, else test."""
+    """The names in `found` that could be eval: eval itself, else validation's, else test."""
     for names in (("eval",), VALIDATION_NAMES, ("test",)):
         if present := [name for name in names if name in found]:
             return present
@@ -31,30 +31,30 @@ def eval_names(found: Collection[str]) -> list[str]:
 
 
 def eval_name(found: Collection[str]) -> str:
-    """The name that eval goes by; its own where that is not clear."""
+    """The name of the eval split; "eval" if that is ambiguous."""
     names = eval_names(found)
     return names[0] if len(names) == 1 else "eval"
 
 
 def eval_key(data: Mapping[str, object]) -> str:
-    """The key that holds the eval records of JSON data; eval's own where that is not clear.
+    """The key of the eval records in JSON data; "eval" if that is ambiguous.
 
-    An empty list counts as absent, unless there is nothing else.
+    An empty list counts as missing unless there is no other candidate.
     """
     names = eval_names(filled(data)) or eval_names(data)[:1]
     return names[0] if len(names) == 1 else "eval"
 
 
 def filled(data: Mapping[str, object]) -> list[str]:
-    """The keys of JSON data but those of empty lists."""
+    """The keys of JSON data except those of empty lists."""
     return [key for key, value in data.items() if value != []]
 
 
 def near_eval_names(data: Mapping[str, object]) -> list[str]:
-    """Which keys hold records, and have nearly a name of eval's: Validation, evaluation, test_set.
+    """The keys of records with a name close to eval's: Validation, evaluation, test_set.
 
     Args:
-        data: of the lists, the first items may be all there is.
+        data: lists may be reduced to their first items.
     """
     return [
         key for key, value in data.items()
@@ -70,7 +70,7 @@ def _is_near(name: str) -> bool:
 def find_splits(
     path: Path, outline: Outline, splits: Sequence[str], schema: Schema
 ) -> tuple[dict[str, str], list[Problem]]:
-    """The key of each split in a JSON file, and what is wrong with those that cannot be read."""
+    """The key of each split in a JSON file, and the problems of splits that cannot be read."""
     names = {split: eval_key(outline) if split == "eval" else split for split in splits}
     problems = [repeated_keys(str(path), outline)] if isinstance(outline, RepeatedKeys) else []
     holds_out = "train" in splits and isinstance(outline.get("train"), list)
@@ -90,7 +90,7 @@ def find_splits(
 
 
 def misnamed_eval(path: Path, outline: Outline) -> list[Problem]:
-    """Whether there are records to evaluate on, but not under a name that says which."""
+    """The problem of eval records under a misspelt name or under several names."""
     names = eval_names(filled(outline))
     if len(names) == 1:
         return []
@@ -101,9 +101,8 @@ def misnamed_eval(path: Path, outline: Outline) -> list[Problem]:
     if not names:
         return []
     no_eval = 'an empty list under "eval"' if "eval" in outline else 'no key "eval"'
-    found = f"{no_eval}, and the keys {' and '.join(map(shorten, names))}"
-    hint = 'rename one of them to "eval"'
-    return [Problem(str(path), found, "one of them to evaluate on", hint)]
+    found = f"{no_eval}, but the keys {' and '.join(map(shorten, names))}"
+    return [Problem(str(path), found, "one eval split", 'rename one of them to "eval"')]
 
 
 def _missing_split(
@@ -112,5 +111,5 @@ def _missing_split(
     missing = missing_key(str(path), split, outline, f"a list of {schema.example}")
     if split != "eval" or missing.hint != "add it" or not isinstance(outline.get("train"), list):
         return missing
-    hint = 'put the records under "eval", or rename the key "train" to "eval"'
+    hint = 'add it, or rename "train" to "eval"'
     return replace(missing, hint=f"add it, or {HOLD_OUT}" if holds_out else hint)

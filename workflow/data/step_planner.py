@@ -1,4 +1,4 @@
-"""Pure planning: from lengths, seed and step to the examples of a step and their micro-batches."""
+"""Plan a step from lengths, seed and step number: its examples and their micro-batches."""
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -19,34 +19,34 @@ Indexes = npt.NDArray[np.int64]
 Lengths = npt.NDArray[np.int64]
 
 PADDING_BOUND = 1.10
-"""Padded positions of a step at most, over the real ones, whatever the number of micro-batches."""
+"""Maximum ratio of padded to real positions in a step."""
 
 MICRO_BATCH_COSTS = (256, 128, 64, 32, 16, 8, 4, 2, 1, 0)
-"""What a micro-batch is taken to cost beside its positions, in positions; tried in this order."""
+"""Assumed fixed costs of a micro-batch, in positions; tried in this order."""
 
 ROW_LENGTHS = (64, 96, 128)
-"""Source tokens that short examples are packed to; longer rows cost more in attention."""
+"""Row lengths for packing short examples, in source tokens; attention makes longer rows slower."""
 
 POSITIONS_AT_ONCE = 16_384
-"""Positions (source + new tokens, of every sample and beam) of an automatic batch of generation."""
+"""Positions (source + new tokens, of every sample and beam) of an automatic generation batch."""
 
 LOGITS_AT_ONCE = 1 << 25
-"""Logits of such a batch, of all its texts at a position: 128 MB in float32."""
+"""Logits of all texts of a generation batch at one position: 128 MB in float32."""
 
 MicroBatch = tuple[Indexes, ...]
-"""Rows that are computed together; each names the examples that stand in it, one after another."""
+"""Rows that are computed together; each row lists the examples packed in it."""
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One optimizer step: which examples are computed together, and the positions that takes.
+    """One optimizer step: its micro-batches, and the positions they take.
 
     Attributes:
-        micro_steps: for each micro-step one micro-batch for each rank, `()` where it has no work.
+        micro_steps: for each micro-step one micro-batch per rank, `()` for a rank without work.
         filler: the step's shortest example; a rank without work computes it with weight zero.
         real_positions, padded_positions: of all ranks, without fillers.
-        imbalance: what the ranks take, each micro-step as long as its largest micro-batch, over
-            what they would take were the padded positions spread evenly.
+        imbalance: the time of all ranks, each micro-step as long as its largest micro-batch, over
+            the time with evenly spread padded positions.
     """
 
     micro_steps: tuple[tuple[MicroBatch, ...], ...]
@@ -61,14 +61,14 @@ class StepPlan:
         return np.concatenate([row for ranks in self.micro_steps for rows in ranks for row in rows])
 
     def of_rank(self, rank: int) -> tuple[MicroBatch, ...]:
-        """What one rank computes: a micro-batch, or `()`, for each micro-step."""
+        """One rank's micro-batch, or `()`, for each micro-step."""
         return tuple(ranks[rank] for ranks in self.micro_steps)
 
 
 def step_examples(step: int, batch_size: int, count: int, seed: int) -> Indexes:
-    """The examples of step 1, 2, …: a slice of the epochs' shuffled orders, one after the other.
+    """The examples of step 1, 2, …: a slice of the concatenated shuffled orders of all epochs.
 
-    Depends on nothing but the arguments, so a resumed run sees what it would have seen.
+    Depends on the arguments only, so a resumed run sees the same examples.
     """
     start, stop = (step - 1) * batch_size, step * batch_size
     parts = []
@@ -92,18 +92,17 @@ def plan_step(
     packs: bool = False,
     world_size: int = 1,
 ) -> StepPlan:
-    """Cut the examples of a step into micro-batches and deal them to the ranks.
+    """Split the examples of a step into micro-batches and assign them to the ranks.
 
-    As few as keep padded positions within PADDING_BOUND of the real ones and each micro-batch
-    within `max_positions` (rows × (longest source + longest target)); an example that is longer
-    by itself is computed by itself. All ranks wait for the slowest at every micro-step, so those
-    of a micro-step have micro-batches of like positions.
+    Uses the fewest micro-batches that keep padded positions within PADDING_BOUND of the real ones,
+    and each micro-batch within `max_positions` (rows × (longest source + longest target)); a longer
+    example gets a micro-batch of its own. All ranks wait for the slowest at every micro-step, so
+    the micro-batches of a micro-step have similar positions.
 
     Args:
         examples: indexes of the step's examples.
-        lengths: of the sources and targets of all examples, in tokens.
+        lengths: lengths of the sources and targets of all examples, in tokens.
         packs: whether short examples may share a row.
-        world_size: the number of ranks.
     """
     sources, targets = (of_all[examples] for of_all in lengths)
     planned = (
@@ -127,7 +126,7 @@ def plan_step(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Sorted rows and, for each micro-step, the pieces of them that the ranks compute."""
+    """Sorted rows and, for each micro-step, the slices that the ranks compute."""
 
     rows: list[Indexes]
     micro_steps: list[list[Piece]]
@@ -162,9 +161,9 @@ def _plan_for_one(sources: Lengths, targets: Lengths, max_positions: int, packs:
 def _plan_for_many(
     sources: Lengths, targets: Lengths, max_positions: int, packs: bool, world_size: int
 ) -> _Plan:
-    """As few micro-steps as memory and PADDING_BOUND allow, or more while each saves its cost.
+    """The fewest micro-steps that memory and PADDING_BOUND allow, or more while each saves time.
 
-    With as many pieces as rows there is no padding, so some number will do.
+    There is always a solution: one row per piece has no padding.
     """
     most, cost = PADDING_BOUND * int(sources.sum() + targets.sum()), MICRO_BATCH_COSTS[0]
     candidates = _candidates(sources, targets, max_positions, packs, world_size)
@@ -195,9 +194,10 @@ def _plan_for_many(
 def _candidates(
     sources: Lengths, targets: Lengths, max_positions: int, packs: bool, world_size: int = 1
 ) -> list[list[Indexes]]:
-    """Ways to put the examples into sorted rows: each by itself, or packed to several lengths.
+    """Candidate lists of sorted rows: one example per row, or packed to several row lengths.
 
-    For several ranks the longest stand first, and packed rows are as many for each rank.
+    For several ranks the longest rows come first, and the number of packed rows is a multiple of
+    the number of ranks.
     """
     ways = [[np.array([index]) for index in range(len(sources))]]
     lengths = [length for length in ROW_LENGTHS if packs and 2 * length <= max_positions]
@@ -212,10 +212,10 @@ def _candidates(
 
 
 def _pack(sources: Lengths, targets: Lengths, row_length: int, max_positions: int) -> list[Indexes]:
-    """Examples put into rows by best fit, the longest first.
+    """Pack examples into rows by best fit, the longest first.
 
-    A row holds `row_length` source tokens and, in proportion, target tokens, but no more than
-    `max_positions` of both; an example that is longer has a row by itself.
+    A row holds `row_length` source tokens and target tokens in proportion, at most `max_positions`
+    in total; a longer example gets a row of its own.
     """
     in_proportion = max(1, row_length * targets.sum() // sources.sum())
     most = np.array([row_length, min(in_proportion, max_positions - row_length)])
@@ -245,7 +245,7 @@ def _row_lengths(
 
 
 def _orders(rows: list[Indexes], sources: Lengths, targets: Lengths) -> list[list[Indexes]]:
-    """The rows with like beside like: by source, by target, by target roughly then source."""
+    """The rows sorted by length: by source, by target, and by coarse target then source."""
     source, target = _row_lengths(rows, sources, targets)
     orders = {
         tuple(np.lexsort(keys).tolist())
@@ -263,12 +263,11 @@ def batches_by_positions(
 ) -> list[Indexes]:
     """Every index once, the longest first, in batches of at most `max_positions` padded positions.
 
-    For several ranks as many as fill the last round of all ranks, and even ones.
+    For several ranks the batches are of even size, and their number is a multiple of the ranks.
 
     Args:
         source_lengths, target_lengths: lengths of all rows, in tokens.
-        max_rows: rows of a batch at most; where given, it is the only bound.
-        world_size: the number of ranks that the batches are dealt to.
+        max_rows: maximum rows of a batch; replaces `max_positions`.
     """
     order = np.argsort(-(source_lengths + target_lengths), kind="stable")
     if len(order) == 0:
@@ -287,5 +286,5 @@ def batches_by_positions(
 
 
 def seed_from(*parts: int) -> int:
-    """One 64-bit seed from several numbers, such that near numbers give unrelated seeds."""
+    """One 64-bit seed from several numbers; close numbers give unrelated seeds."""
     return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0])

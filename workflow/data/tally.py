@@ -1,4 +1,4 @@
-"""Problems of records, gathered: what very many records share is told once."""
+"""Problems of records, with one line for a problem that many records share."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from workflow.core.errors import Problem
 
 SHOWN_SINGLY = 3
-"""Records that may share a problem, each with a line of its own."""
+"""Most records that share a problem and still get a line each."""
 
 
 @dataclass
 class _Alike:
-    """Problems that differ in their place and in values alone."""
+    """Problems that differ only in their place and values."""
 
     inside: str
     found: str
@@ -22,7 +22,7 @@ class _Alike:
 
 
 class Tally:
-    """The problems of the records of a file or split, which stands at `whole`."""
+    """The problems of all records of a file or split at the place `whole`."""
 
     def __init__(self, whole: str):
         self._whole = whole
@@ -30,7 +30,7 @@ class Tally:
         self._kinds: dict[tuple[str, ...], _Alike] = {}
 
     def add(self, place: str, problems: Sequence[Problem]) -> None:
-        """Take in a record, which stands at `place`, with what is wrong with it."""
+        """Add a record at `place` with its problems."""
         self._records += 1
         counted = set()
         for problem in problems:
@@ -47,28 +47,28 @@ class Tally:
         return bool(self._kinds)
 
     def problems(self) -> list[Problem]:
-        """In the order of the records."""
-        numbered = [one for alike in self._kinds.values() for one in self._told(alike)]
+        """All problems, in the order of the records."""
+        numbered = [one for alike in self._kinds.values() for one in self._lines(alike)]
         return [problem for _, problem in sorted(numbered, key=lambda one: one[0])]
 
-    def _told(self, alike: _Alike) -> Iterator[tuple[int, Problem]]:
+    def _lines(self, alike: _Alike) -> Iterator[tuple[int, Problem]]:
         if alike.records <= SHOWN_SINGLY:
             yield from alike.numbered
             return
         number, first = alike.numbered[0]
         if alike.records < self._records:
-            found = f"{alike.found} (the first of {alike.records:,} such records)"
+            found = f"{alike.found} (first of {alike.records:,} records)"
             yield number, replace(first, found=found)
         else:
-            others = "" if alike.one_value else " and the like"
+            others = "" if alike.one_value else " and similar"
             found = f"{alike.found}{others} in all {self._records:,} records"
             key = alike.inside if alike.inside.startswith(".") else ""
             yield number, replace(first, where=self._whole + key, found=found)
 
 
 def _kind(place: str, problem: Problem) -> tuple[str, ...]:
-    """The same for problems that differ in their place and in values alone."""
+    """A key that is equal for problems that differ only in their place and values."""
     inside = re.sub(r"\d+", "", problem.where.removeprefix(place))
     words = re.match(r"[^'\"(\d\\]*", problem.found)
-    assert words is not None  # it matches nothing too
+    assert words is not None  # it also matches the empty string
     return inside, words[0], problem.expected, problem.hint

@@ -1,4 +1,4 @@
-"""Texts to token ids as a model wants them, to be read or to be written; and back to texts."""
+"""Convert texts to the token ids of sources and targets, and ids back to texts."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import regex
 
 Frame = tuple[int, int]
-"""How many ids of every text are the tokenizer's own, at its beginning and at its end."""
+"""The number of special tokens that the tokenizer adds at the start and the end of every text."""
 
 _PROBES = (
     "",
@@ -21,21 +21,21 @@ _PROBES = (
     " space before and after ",
     "internationalization antidisestablishmentarianism unbelievably wordpieces",
 )
-"""Texts in which two tokenizers that are alike in their vocabulary show how they differ."""
+"""Texts that show differences between tokenizers with similar vocabularies."""
 
 
 def source_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of texts that a model reads."""
+    """The token ids of texts for the encoder."""
     ids: list[list[int]] = tokenizer(list(texts), return_attention_mask=False)["input_ids"]
     return ids
 
 
 def target_ids(tokenizer: Any, texts: Sequence[str], start: int | None) -> list[list[int]]:
-    """The ids of texts that a model learns to write.
+    """The token ids of target texts.
 
-    Gemma's tokenizer begins every text with its bos token and ends none. Targets end with the end
-    mark all the same, or the model would never learn to stop; and bos is taken away where decoding
-    starts with it, or it would stand there twice.
+    Gemma's tokenizer adds a bos token to every text but no eos token. Here targets always end with
+    eos, or the model would never learn to stop; bos is removed if decoding starts with it, or it
+    would occur twice.
     """
     ids: list[list[int]]
     frame, *ids = tokenizer(text_target=["", *texts], return_attention_mask=False)["input_ids"]
@@ -47,7 +47,7 @@ def target_ids(tokenizer: Any, texts: Sequence[str], start: int | None) -> list[
 
 
 def decode_texts(tokenizer: Any, ids: Iterable[Any], skip_special_tokens: bool) -> list[str]:
-    """The texts of rows of ids, with nothing tidied up in them."""
+    """Decode rows of ids, without any clean-up of spaces."""
     texts: list[str] = tokenizer.batch_decode(
         ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
     )
@@ -55,18 +55,18 @@ def decode_texts(tokenizer: Any, ids: Iterable[Any], skip_special_tokens: bool) 
 
 
 def special_remover(tokenizer: Any) -> Callable[[str], str]:
-    """A function that takes from a text the special tokens spelled out in it, as decoding does.
+    """A function that removes special tokens written as text, as decoding does.
 
-    The white space around them becomes what decoding leaves there between the same neighbours.
+    The white space around them becomes what decoding leaves between the same neighbours.
     """
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     special = {*added, *tokenizer.all_special_tokens}
-    # White space is taken as a whole: so the time does not grow with its square.
+    # Possessive quantifiers: backtracking would take quadratic time on long white space.
     pattern = regex.compile(r"(?<!\s)\s*+(?:\L<special>\s*+)++", special=special)
 
     @lru_cache(maxsize=1_000)
     def left(before: str, found: str, after: str) -> str:
-        for start, end in ((before, after), ("a", "b")):  # a vocabulary may not have the first
+        for start, end in ((before, after), ("a", "b")):  # the vocabulary may lack the former
             ids = tokenizer(text_target=f"{start}{found}{end}")["input_ids"]
             text = decode_texts(tokenizer, [ids], skip_special_tokens=True)[0].strip()
             if len(text) > 1 and text[0] == start and text[-1] == end:
@@ -85,17 +85,17 @@ def special_remover(tokenizer: Any) -> Callable[[str], str]:
 
 
 def frame_of(empty: Sequence[int], filled: Sequence[int]) -> Frame:
-    """Compare the ids of "" with those of a text: how many at each end are the tokenizer's own."""
+    """The number of special tokens at each end of a text, from the ids of "" and of a text."""
     same = zip(empty, filled, strict=False)
     before = next((i for i, (one, other) in enumerate(same) if one != other), len(empty))
     return before, len(empty) - before
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """A digest that differs where two tokenizers could give different ids.
+    """A digest that differs for tokenizers that could give different ids.
 
-    Of its contents, and of what it gives: settings that are no part of a vocabulary, as the
-    language of the targets, show in the ids.
+    It covers the tokenizer's contents and its ids of some texts, since settings outside the
+    vocabulary, e.g. the target language, show only there.
     """
     if tokenizer.is_fast:
         content = tokenizer.backend_tokenizer.to_str()

@@ -1,4 +1,4 @@
-"""Records to token ids, once: a cache on disk keyed by data, tokenizer and task."""
+"""Tokenized records in a cache on disk, keyed by data, tokenizer and task."""
 
 import hashlib
 import json
@@ -33,24 +33,24 @@ CACHE_FORMAT = 2
 
 
 class Encoder(Protocol):
-    """What of a task is needed here."""
+    """The part of a task that tokenizing needs."""
 
     @property
     def encoding(self) -> str:
-        """Differs where `encode` or `schema` do."""
+        """A key that differs if `encode` or `schema` differ."""
 
     @property
     def schema(self) -> Schema:
-        """What the task wants in a record."""
+        """The keys and values of the task's records."""
 
     def encode(
         self, tokenizer: Any, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids of sources, and targets as rows of 32 bits: token ids, or what a task makes of
-        its answers; an empty target where the answer is missing."""
+        """Token ids of the sources, and 32-bit rows of the targets: token ids or the task's own
+        encoding; an empty row for a missing answer."""
 
     def frames(self, tokenizer: Any) -> dict[str, Frame]:
-        """What of each "source" and each "target" is the tokenizer's own, and never cut off."""
+        """The special tokens around each "source" and "target", which truncation keeps."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Ragged:
     """Rows of different lengths in one flat array; row i is values[offsets[i]:offsets[i + 1]].
 
     Attributes:
-        frame: how many ids at the ends of a row are never cut off: the end mark, and what else the
-            tokenizer writes around every text, as the code of its language.
+        frame: the number of ids at both ends of a row that truncation keeps: the end-of-text token
+            and other special tokens around a text, e.g. its language code.
     """
 
     values: npt.NDArray[np.int32] | FileArray
@@ -69,7 +69,7 @@ class Ragged:
     def row(
         self, index: int, longest: int = sys.maxsize, side: str = "right"
     ) -> npt.NDArray[np.int32]:
-        """Row `index`; beyond `longest` ids it is cut at its `side`: right, left or middle."""
+        """Row `index`, truncated to `longest` ids at its `side`: right, left or middle."""
         row = self.values[self.offsets[index] : self.offsets[index + 1]]
         if len(row) <= longest:
             return row
@@ -79,7 +79,7 @@ class Ragged:
         return np.concatenate([row[:head], row[len(row) - (longest - head) :]])
 
     def lengths(self, longest: int, rows: Indexes | None = None) -> Lengths:
-        """Lengths after the cut at `longest`, of all rows or of `rows`."""
+        """Lengths of all rows or of `rows`, after truncation to `longest`."""
         if rows is None:
             lengths: Lengths = np.diff(self.offsets)
         else:
@@ -87,13 +87,13 @@ class Ragged:
         return np.minimum(lengths, longest, out=lengths)
 
     def count_cut(self, longest: int) -> int:
-        """How many rows the cut at `longest` shortens."""
+        """The number of rows longer than `longest`."""
         return int((np.diff(self.offsets) > longest).sum())
 
 
 @dataclass(frozen=True)
 class CutRows(Sequence[npt.NDArray[np.int32]]):
-    """Rows as they are cut at `longest` ids, each read when it is asked for."""
+    """Rows truncated to `longest` ids, read on access."""
 
     rows: Ragged
     longest: int
@@ -111,11 +111,11 @@ class CutRows(Sequence[npt.NDArray[np.int32]]):
 
 
 class TokenizedSplit:
-    """The records of one split and their token ids, read from disk as they are asked for.
+    """The records of one split and their token ids, read from disk on access.
 
     Attributes:
-        key: differs where data, split, tokenizer or task differ.
-        name: of the split in the data files.
+        key: a digest of data, split, tokenizer and task.
+        name: name of the split in the data files.
     """
 
     def __init__(self, folder: Path):
@@ -131,26 +131,26 @@ class TokenizedSplit:
         return len(self._record_offsets) - 1
 
     def record(self, index: int) -> Record:
-        """Record `index` as it stood in the data file."""
+        """Record `index` of the data file, unchanged."""
         start, end = self._record_offsets[index], self._record_offsets[index + 1]
         record: Record = json.loads(self._records[start:end].tobytes())
         return record
 
     @cached_property
     def answered(self) -> npt.NDArray[np.bool_]:
-        """Which records have an answer."""
+        """A mask of the records that have an answer."""
         return np.diff(self.targets.offsets) > 0
 
 
 def prepare_splits(
     source: DataSource, task: Encoder, tokenizer: Any, cache: Path
 ) -> dict[str, TokenizedSplit]:
-    """The tokenized splits, from the cache where it holds them, else read, checked and tokenized.
+    """The tokenized splits from the cache; missing ones are read, checked and tokenized.
 
-    Several jobs may do this at once: each writes beside, the first to finish wins.
+    Several jobs may do this at the same time: the first to finish wins.
 
     Raises:
-        BadInput: with all problems of the data.
+        BadInput: all problems of the data.
     """
     cache.mkdir(parents=True, exist_ok=True)
     remove_partials(cache)
@@ -173,18 +173,18 @@ def prepare_splits(
 
 
 def tell_eval_records(source: DataSource, splits: Mapping[str, TokenizedSplit]) -> None:
-    """Log which records are evaluated, where it is not those of eval."""
+    """Log which records are evaluated, unless the split is named eval."""
     if source.held_out:
-        count = len(splits["eval"])
-        log.info("held out to evaluate on: %d of %d records", count, count + len(splits["train"]))
+        held_out, kept = len(splits["eval"]), len(splits["train"])
+        log.info("held out %d of %d train records for eval", held_out, held_out + kept)
         return
     name = source.files["eval"].stem if "eval" in source.files else splits["eval"].name
     if name != "eval":
-        log.info("the eval records are those of %s", name)
+        log.info("using %s as the eval split", name)
 
 
 def _file_digest(path: Path | None) -> str:
-    """A digest of the file's content; where it cannot be read, `check_records` will say why."""
+    """A digest of the file's content; "none" if unreadable, which `check_records` reports."""
     try:
         return digest(path) if path else "none"
     except OSError:
@@ -192,7 +192,7 @@ def _file_digest(path: Path | None) -> str:
 
 
 def _open_cached(folder: Path) -> TokenizedSplit | None:
-    """The cached split; None where there is none. One whose files are not as written is removed."""
+    """The cached split, or None; a damaged one is removed."""
     if not folder.is_dir():
         return None
     try:
@@ -201,7 +201,7 @@ def _open_cached(folder: Path) -> TokenizedSplit | None:
             return TokenizedSplit(folder)
     except (OSError, ValueError):
         pass
-    log.warning("the token cache %s is damaged and is made again", folder)
+    log.warning("damaged token cache %s, rebuilding it", folder)
     discard_folder(folder)
     return None
 
@@ -221,8 +221,8 @@ def _tokenize(
 ) -> None:
     """Read and check the data, and write the cache of each split that has no folder yet.
 
-    Problems are told before minutes of tokenizing, for which the records are kept on disk. Nothing
-    is written where there is a problem in any split, or files are not of these digests.
+    Records are kept on disk while they are checked, so that problems show before minutes of
+    tokenizing. Nothing is written if any split has a problem or a file no longer has its digest.
     """
     with ExitStack() as stack:
         cache = next(iter(folders.values())).parent
@@ -243,7 +243,7 @@ def _tokenize(
         for split, folder in folders.items():
             if folder.is_dir():
                 continue
-            log.info("tokenizing the %s records (once; kept for later runs)", split)
+            log.info("tokenizing the %s records (cached for later runs)", split)
             name = "train" if source.held_out else names[split]
             kept[name].seek(0)
             chosen = source.choose(split, counts[name])

@@ -1,4 +1,4 @@
-"""A split's token ids and records, written to the cache chunk by chunk."""
+"""Write a split's token ids and records to the cache, chunk by chunk."""
 
 import json
 from array import array
@@ -15,19 +15,19 @@ from workflow.data.schema import Record
 from workflow.data.text_ids import Frame
 
 CHUNK = 4096
-"""Records tokenized at once."""
+"""Records tokenized together."""
 FILES = {"source": "source.ids", "target": "target.ids", "records": "records.jsonl"}
-"""What a cached split holds; NAME.offsets say where the rows of each begin and end."""
+"""The files of a cached split; NAME.offsets holds the start and end of each row."""
 NAME_FILE = "name.txt"
 
 
 @dataclass(frozen=True)
 class SplitWriter:
-    """Writes the token ids and records of splits; of the records no more than a chunk is held.
+    """Writes the token ids and records of splits, with one chunk in memory at a time.
 
     Attributes:
-        encode: records to the rows of their sources and targets.
-        frames: how many ids of each source and target are the tokenizer's own.
+        encode: converts records to the token ids of their sources and targets.
+        frames: the number of special tokens around each "source" and "target".
     """
 
     encode: Callable[[Sequence[Record]], tuple[list[list[int]], list[list[int]]]]
@@ -36,12 +36,12 @@ class SplitWriter:
     def write(
         self, folder: Path, name: str, lines: Iterator[bytes], advance: Callable[[int], object]
     ) -> None:
-        """Make `folder`, whole or not at all.
+        """Create `folder` atomically.
 
         Args:
-            name: of the split, as the data files have it.
-            lines: the records as JSON, each with its line's end.
-            advance: told of each chunk how many records it has.
+            name: name of the split in the data files.
+            lines: the records as JSON, each with a line break.
+            advance: called with the number of records in each chunk.
         """
         offsets = {part: array("q", [0]) for part in FILES}
         with whole_folder(folder) as partial:

@@ -1,4 +1,4 @@
-"""Pure scores of answers against references, with their intervals.
+"""Metrics of predictions against references or targets, with confidence intervals.
 
 May import distributed, config and core.
 """

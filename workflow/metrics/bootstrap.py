@@ -1,4 +1,4 @@
-"""How far a metric may be from what other records would give: resamples of what was measured."""
+"""Bootstrap confidence intervals of metrics."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,23 +7,19 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 1_000
-"""Bootstrap resamples behind an interval."""
+"""Bootstrap resamples per interval."""
 
 COUNTS_AT_ONCE = 16_000_000
-"""Counts held at once while resampling (16 MB)."""
+"""Counts in memory while resampling (16 MB)."""
 ROWS_AT_ONCE = 4_096
-"""Rows that are kept together, in the narrowest types that hold their numbers."""
+"""Rows per compressed block."""
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.uint8]
 
 
 class Columns:
-    """Rows of numbers, taken one at a time and kept exactly in few bytes.
-
-    Attributes:
-        rows: how many there are.
-    """
+    """Rows of numbers, added one at a time and stored exactly in compact blocks."""
 
     def __init__(self, width: int):
         self.rows = 0
@@ -38,7 +34,7 @@ class Columns:
             self._blocks.append([_narrowed(column) for column in self._last.T])
 
     def latest(self) -> Floats:
-        """The row that was added last, (width,); there must be one."""
+        """The row that was added last, (width,); there must be a row."""
         row: Floats = self._last[(self.rows - 1) % len(self._last)]
         return row
 
@@ -51,7 +47,7 @@ class Columns:
             yield self._last[:left]
 
     def sums(self) -> list[float]:
-        """The sum of each column, as numpy sums it in one piece: pairwise, hence more exactly."""
+        """The sum of each column in one numpy sum, which is pairwise and so more exact."""
         left = self._last[: self.rows % len(self._last)]
         return [
             float(np.concatenate([*(block[i] for block in self._blocks), last]).sum())
@@ -60,7 +56,7 @@ class Columns:
 
 
 def _narrowed(column: Floats) -> npt.NDArray[Any]:
-    """A copy of the numbers in the narrowest type that holds all of them: whole numbers or not."""
+    """A copy of the numbers in the smallest unsigned type, or in float64 if that is not exact."""
     whole = column.min() >= 0 and not np.any(column % 1)
     return column.astype(np.min_scalar_type(int(column.max())) if whole else np.float64)
 
@@ -68,14 +64,14 @@ def _narrowed(column: Floats) -> npt.NDArray[Any]:
 def resampled_counts(records: int, seed: int) -> Iterator[Counts]:
     """How often each record is drawn in `RESAMPLES` resamples with replacement, block by block.
 
-    A byte is enough: that one is drawn 256 times has a chance of 1 to 10^507.
+    A byte is enough: 256 draws of a record have a probability of 1 in 10^507.
 
     Args:
-        records: at least 1; a resample draws as many.
+        records: number of records and of draws per resample, at least 1.
 
     Yields:
-        Blocks of (resamples of this block, records), of at most `COUNTS_AT_ONCE` numbers or of
-        one resample.
+        Blocks of (resamples of this block, records), with at most `COUNTS_AT_ONCE` numbers or one
+        resample.
     """
     generator = np.random.default_rng(seed)
     at_once = max(1, COUNTS_AT_ONCE // records)
@@ -87,7 +83,7 @@ def resampled_counts(records: int, seed: int) -> Iterator[Counts]:
 
 
 def weighted_sums(counts: npt.NDArray[Any], blocks: Iterable[Floats]) -> Floats:
-    """`counts` @ all rows, which come block by block: (resamples, width)."""
+    """`counts` @ all rows, computed block by block: (resamples, width)."""
     sums, start = np.zeros(1), 0
     for block in blocks:
         stop = start + len(block)
@@ -103,16 +99,16 @@ def interval(values: Floats | Sequence[float]) -> list[float]:
 
 
 def as_points(values: Mapping[str, Floats]) -> dict[str, float | None]:
-    """Each metric of one sample, (1,), as a number; None for NaN, where it is undefined."""
+    """Each metric of one sample, (1,), as a number; None for NaN, i.e. undefined."""
     return {name: None if np.isnan(value) else float(value) for name, (value,) in values.items()}
 
 
 def with_intervals(
     points: Mapping[str, float | None], resampled: Mapping[str, Floats]
 ) -> dict[str, Any]:
-    """Metrics, and as "<name>_ci95" the interval of those that were resampled.
+    """Metrics, with "<name>_ci95" for the interval of each resampled one.
 
-    Resamples in which a metric is undefined do not count; None where it is in all.
+    Resamples in which a metric is undefined are ignored; None if it is undefined in all.
     """
     measured: dict[str, Any] = {}
     for name, value in points.items():

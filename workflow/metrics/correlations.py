@@ -1,4 +1,4 @@
-"""What `score_metrics` tells without an interval, in resamples: mae, pearson, spearman."""
+"""The metrics that `score_metrics` gives without an interval, in resamples."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,15 +6,15 @@ import numpy.typing as npt
 from workflow.metrics.bootstrap import Floats, resampled_counts
 
 _NOTHING = 1e-28
-"""A variance that rounding alone may make, of numbers from 0 to 1."""
+"""Variance that may be due to rounding, for numbers from 0 to 1."""
 
 Indexes = npt.NDArray[np.intp]
 
 
 def resampled_correlations(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, Floats]:
-    """Each in every resample, (resamples,), NaN where undefined.
+    """mae, pearson and spearman of every resample, (resamples,), NaN if undefined.
 
-    The resamples are those of `score_metrics.resampled_score_metrics`.
+    The resamples are those of `scores.resampled_score_metrics`.
     """
     errors = np.abs(scores - targets)
     score_levels, target_levels = (
@@ -34,9 +34,9 @@ def resampled_correlations(scores: Floats, targets: Floats, seed: int = 0) -> di
 
 
 def _correlation(some: Floats, others: Floats, weights: Floats) -> float:
-    """Pearson's correlation of numbers that count `weights` times."""
+    """Weighted Pearson correlation."""
     total = weights.sum()
-    # Not "@": where other processes keep the machine busy, BLAS's threads wait for each other.
+    # Not "@": on a busy machine, BLAS's threads wait for each other.
     some = some - (weights * some).sum() / total
     others = others - (weights * others).sum() / total
     variances = [(weights * of_all**2).sum() / total for of_all in (some, others)]
@@ -46,10 +46,10 @@ def _correlation(some: Floats, others: Floats, weights: Floats) -> float:
 
 
 def _ranks(levels: Indexes, weights: Floats) -> Floats:
-    """The rank of each number, 0..1, among as many as `weights` says; the mean one among equals.
+    """The weighted rank of each number, 0..1; equal numbers get their mean rank.
 
     Args:
-        levels: of each number its place among the different ones, from the least on.
+        levels: index of each number among the sorted distinct numbers.
     """
     of_level = np.bincount(levels, weights)
     ranks: Floats = ((np.cumsum(of_level) - of_level / 2) / weights.sum())[levels]

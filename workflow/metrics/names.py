@@ -1,4 +1,4 @@
-"""What is said of metrics: which are best where lowest, what is a number."""
+"""Properties of metrics: which are better if lower, what counts as a number."""
 
 import math
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ LOWER_IS_BETTER = frozenset({"loss", "perplexity", "brier", "log_loss", "ece", "
 
 
 def interval_of(metrics: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """The interval of a metric in a line of metrics.jsonl, where it has one.
+    """The interval of a metric in a line of metrics.jsonl; None without one.
 
-    A number that a user's own metric calls so is none.
+    A user metric may have a number under that name, which is not an interval.
     """
     ends = metrics.get(f"{name}_ci95")
     if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
@@ -25,7 +25,7 @@ def is_number(value: object) -> bool:
 
 
 def perplexity(loss: float | None) -> float | None:
-    """exp of a mean token loss in nats; None where that is no number that can be written."""
+    """exp of a mean token loss in nats; None for NaN and overflow."""
     if loss is None or not loss < 700:
         return None
     return math.exp(loss)

@@ -1,4 +1,4 @@
-"""Records ranked by their scores, and what a yes/no model is worth in resamples of them."""
+"""Metrics of a binary classifier over resamples of ranked records."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import numpy.typing as npt
 from workflow.metrics.bootstrap import Counts, Floats, weighted_sums
 
 ECE_BINS = 15
-"""Equally wide bins of the score, closed at their upper ends."""
+"""Score bins of equal width, including their upper ends."""
 NUMBERS_AT_ONCE = 4_000_000
-"""Numbers held at once while sums are made (32 MB)."""
+"""Numbers in memory while summing (32 MB)."""
 LEVELS_AT_ONCE = 65_536
-"""Different scores, or records, looked at at once: they stay in the processor's cache."""
+"""Distinct scores, or records, processed together, so that they fit in the CPU cache."""
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int32]
@@ -22,12 +22,12 @@ Indexes = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Ranked:
-    """Records from the greatest score to the lowest.
+    """Records in descending order of their scores.
 
     Attributes:
         scores, targets: (records,).
         yes: whether the target is at least 0.5, (records,).
-        ends: index of the last record of each level, that is of each different score, (levels,).
+        ends: index of the last record of each level, i.e. distinct score, (levels,).
     """
 
     scores: Floats
@@ -36,9 +36,9 @@ class Ranked:
     ends: Integers
 
     def statistics(self, rows: int) -> Iterator[Floats]:
-        """What each record adds to sums over records, block by block of so many rows.
+        """Each record's terms of the sums over records, in blocks of `rows`.
 
-        It is computed whenever it is asked for: kept, it would take 11 times as much as the scores.
+        They are recomputed on each call, since they take 11 times the memory of the scores.
         """
         for start in range(0, len(self.scores), rows):
             part = slice(start, start + rows)
@@ -46,7 +46,10 @@ class Ranked:
 
 
 def rank(scores: Floats, targets: Floats) -> tuple[Ranked, Indexes]:
-    """The records sorted by both, so that no result depends on their order; and where each was."""
+    """The records sorted by score and target, and their original indexes.
+
+    Sorting by both makes results independent of the order of records.
+    """
     order = np.lexsort((targets, scores))[::-1]
     scores, targets = scores[order], targets[order]
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)).astype(np.int32)
@@ -54,7 +57,7 @@ def rank(scores: Floats, targets: Floats) -> tuple[Ranked, Indexes]:
 
 
 def _statistics(scores: Floats, targets: Floats) -> Floats:
-    """What these records add to sums over records, (records, 7 + bins)."""
+    """The records' terms of the sums over records, (records, 7 + bins)."""
     yes, chosen = targets >= 0.5, scores >= 0.5
     eps = np.finfo(np.float64).eps
     clipped = np.clip(scores, eps, 1 - eps)
@@ -76,7 +79,7 @@ def _statistics(scores: Floats, targets: Floats) -> Floats:
 
 
 def of_resamples(ranked: Ranked, blocks: Iterable[Counts]) -> dict[str, Floats]:
-    """Each metric of each resample, (resamples,), NaN where undefined.
+    """Each metric of each resample, (resamples,), NaN if undefined.
 
     Args:
         blocks: how often each record is drawn, (resamples of this block, records).
@@ -86,18 +89,14 @@ def of_resamples(ranked: Ranked, blocks: Iterable[Counts]) -> dict[str, Floats]:
 
 
 def _of_block(ranked: Ranked, counts: Counts) -> dict[str, Floats]:
-    """Each metric of each resample, (resamples,), NaN where undefined.
-
-    Args:
-        counts: how often each record is drawn, (resamples, records).
-    """
+    """`of_resamples` for one block of counts, (resamples, records)."""
     records = len(ranked.yes)
     rows = min(LEVELS_AT_ONCE, NUMBERS_AT_ONCE // len(counts))
     sums = weighted_sums(counts, ranked.statistics(rows))
     right, hits, yes, chosen, brier, log_loss, squared, *gaps = sums.T
     no = _positive(records - yes)
     yes = _positive(yes)
-    # One resample at a time, as that stays in the processor's cache.
+    # One resample at a time fits in the CPU cache.
     pairs, precisions = np.array([_ranking(ranked, row) for row in counts]).T
     return {
         "accuracy": right / records,
@@ -113,12 +112,13 @@ def _of_block(ranked: Ranked, counts: Counts) -> dict[str, Floats]:
 
 
 def _positive(numbers: Floats) -> Floats:
-    """The numbers, NaN for 0: what is divided by it becomes NaN without a warning."""
+    """The numbers with NaN for 0, so that dividing by them does not warn."""
     return np.where(numbers > 0, numbers, np.nan)
 
 
 def _ranking(ranked: Ranked, counts: Counts) -> tuple[float, float]:
-    """How many pairs of a yes and a no are in order, ties half; the precisions of all yes, summed.
+    """The number of correctly ordered pairs of yes and no, ties counted half, and the sum of the
+    precisions at each yes.
 
     Args:
         counts: of one resample, (records,).
@@ -134,7 +134,7 @@ def _ranking(ranked: Ranked, counts: Counts) -> tuple[float, float]:
             np.diff(wrong, prepend=before[1]),
         )
         precision = found / np.maximum(found + wrong, 1)
-        # Not "@": where other processes keep the machine busy, BLAS's threads wait for each other.
+        # Not "@": on a busy machine, BLAS's threads wait for each other.
         pairs += float((newly_wrong * (found - newly_found / 2)).sum())
         precisions += float((newly_found * precision).sum())
         before = found[-1], wrong[-1]
@@ -142,7 +142,7 @@ def _ranking(ranked: Ranked, counts: Counts) -> tuple[float, float]:
 
 
 def found_and_wrong(ranked: Ranked, counts: Counts) -> tuple[Integers, Integers]:
-    """How many yes and how many no score at least as high as each level, (levels,).
+    """The numbers of yes and no that score at least as high as each level, (levels,).
 
     Args:
         counts: of one resample, (records,).

@@ -1,4 +1,4 @@
-"""ROUGE: rouge-score's, which sees a-z and 0-9 alone, and ROUGE-L for words of all scripts."""
+"""ROUGE: rouge-score's, which only uses a-z and 0-9, and ROUGE-L for words of all scripts."""
 
 import itertools
 import re
@@ -7,17 +7,16 @@ from collections.abc import Callable
 from workflow.metrics.scripts import words
 
 ROUGE_WORDS = 2_000
-"""Words of a text that rouge-score is given: the time of rougeL grows with their square."""
+"""Words of a text passed to rouge-score at most, since the time of rougeL is quadratic."""
 
 _ROUGE_WORD = re.compile("[a-z0-9]+")
 
 
 def word_f1(text: str, reference: str) -> float:
-    """0..1, the F1 of the words that two texts share in the same order.
+    """0..1, the F1 of the longest common subsequence of words.
 
-    It is ROUGE-L (Lin 2004) for words of all scripts; the longest common subsequence is found with
-    a bit for each word of the reference (Hyyrö 2004). Case and punctuation do not count; texts
-    without any word score 1 where they are equal.
+    It is ROUGE-L (Lin 2004) for words of all scripts, computed bit-parallel (Hyyrö 2004). Case and
+    punctuation are ignored; texts without words score 1 if they are equal.
     """
     found, expected = words(text), words(reference)
     if not found and not expected:
@@ -34,21 +33,21 @@ def word_f1(text: str, reference: str) -> float:
 
 
 def is_seen(reference: str) -> bool:
-    """Whether rouge-score sees at least half of the letters and digits, and one of them."""
+    """Whether rouge-score uses at least half of the letters and digits, and at least one."""
     seen = sum(map(len, _ROUGE_WORD.findall(reference.lower())))
     return seen > 0 and 2 * seen >= sum(map(len, words(reference)))
 
 
 def has_pair(reference: str) -> bool:
-    """Whether rouge-score sees it, and two words, of which rouge2 counts pairs."""
+    """Whether `is_seen`, with at least two words for rouge2."""
     return is_seen(reference) and len(_ROUGE_WORD.findall(reference.lower())) > 1
 
 
 def rouge_scorer(*names: str) -> Callable[[str, str], dict[str, float]]:
-    """A function of a text and its reference to the F-measure of each kind of ROUGE named.
+    """A function that scores a text against its reference: the F-measure of each named ROUGE.
 
-    Of an empty reference all are 1 for an empty text and else 0, as SQuAD 2 has it. The tokenizer
-    is the scorer's default; where it makes that itself, it also sets up Python's root logger.
+    For an empty reference all are 1 for an empty text and else 0, as in SQuAD 2. The tokenizer is
+    the scorer's default; it is passed since the scorer's own setup configures the root logger.
     """
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
     from rouge_score.tokenizers import DefaultTokenizer  # type: ignore[import-untyped]
@@ -65,9 +64,9 @@ def rouge_scorer(*names: str) -> Callable[[str, str], dict[str, float]]:
 
 
 def _for_rouge(text: str) -> str:
-    """The text up to its 2,000th word, in lower case, without lines that hold no word.
+    """The text up to its 2,000th word, in lower case, without lines that have no word.
 
-    Neither case nor such lines count in ROUGE, but its time grows with the square of the lines.
+    Case and these lines do not change ROUGE, but its time is quadratic in the lines.
     """
     text = text.lower()
     if len(text) >= 2 * ROUGE_WORDS:

@@ -1,12 +1,12 @@
-"""Pure functions over arrays: how good the scores of a yes/no model are.
+"""Metrics of a binary classifier's scores.
 
 A score is the model's probability of yes. A target is hard, 0 or 1, or soft: the probability of
-yes, such as the share of votes for it. Of soft targets
+yes, e.g. a share of votes. For soft targets
 
-- accuracy, balanced_accuracy, f1, auc, average_precision and best_threshold take a record for
-  yes where its target is at least 0.5;
+- accuracy, balanced_accuracy, f1, auc, average_precision and best_threshold count a record as yes
+  if its target is at least 0.5;
 - brier and log_loss are expectations over a label that is yes with the target's probability, so
-  that they are lowest, but not 0, where every score equals its target;
+  they are minimal, but not 0, if every score equals its target;
 - ece, rmse, mae, pearson and spearman use them as they are.
 """
 
@@ -24,14 +24,14 @@ _IN_THE_RANGE = frozenset({"rmse", "rmse_ci95", "mae"})
 
 
 def score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, Any]:
-    """How near scores come to their targets; {} for no records, None for what is undefined.
+    """All metrics of scores against targets; {} without records, None for undefined metrics.
 
-    The module's text says what soft targets mean. With "<name>_ci95", [low, high]:
+    See the module's docstring for soft targets. With "<name>_ci95", [low, high]:
 
     - accuracy, 0..1: share of records where "score >= 0.5" is right; balanced_accuracy, 0..1: mean
-      of that share among yes and among no; f1, 0..1: that of yes, 0 where none is found.
-    - auc, 0..1: area under the ROC curve, the chance that a yes outscores a no, ties counted half
-      (Hanley and McNeil 1982).
+      of that share among yes and among no; f1, 0..1: that of yes, 0 if none is found.
+    - auc, 0..1: area under the ROC curve, the probability that a yes outscores a no, ties counted
+      half (Hanley and McNeil 1982).
     - average_precision, 0..1: sum over thresholds of the recall gained × the precision there,
       without interpolation.
     - brier, 0..1: mean squared error of the probability of the label (Brier 1950); log_loss, in
@@ -43,19 +43,17 @@ def score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, A
     Without an interval:
 
     - mae, 0..1: mean absolute difference; pearson and spearman, -1..1: correlations.
-    - best_threshold: the t for which "yes where score >= t" is right most often, and
-      best_threshold_accuracy, 0..1: how often. It is judged on the records it was chosen on, so
-      expect a little less of others. Candidates are the midpoints of neighbouring different
-      scores, 0 (all are yes) and 1 (all are no; where a score is 1, the next greater float). Of
-      equally good ones it is the nearest to 0.5, of two as near the greater.
+    - best_threshold: the t with the highest accuracy of "yes if score >= t", and
+      best_threshold_accuracy, 0..1, which is optimistic, since t is chosen on the same records.
+      Candidates are the midpoints of adjacent distinct scores, 0 (all yes) and 1 (all no; the next
+      float above 1 if a score is 1). Ties go to the one nearest to 0.5, then to the greater one.
 
-    Undefined are balanced_accuracy and auc where all records are of one class, f1 and
-    average_precision where none is yes, pearson and spearman where scores or targets are all the
-    same.
+    Undefined are balanced_accuracy and auc if all records are of one class, f1 and
+    average_precision if none is yes, pearson and spearman if scores or targets are constant.
 
     Intervals are 95% percentile bootstrap intervals (Efron 1979) over records: 1,000 resamples,
-    the same for all metrics, less those where the metric is undefined. Chance adds to a small
-    ece, so that its interval may lie above it.
+    the same for all metrics, except those where the metric is undefined. Resampling inflates a
+    small ece, so its interval may be above it.
 
     Args:
         scores: (records,), 0..1.
@@ -63,7 +61,7 @@ def score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, A
         seed: of the resamples.
 
     Raises:
-        ValueError: scores and targets do not pair up, or one of them is no number in 0..1.
+        ValueError: scores and targets differ in shape, or are not all in 0..1.
     """
     _check(scores, targets)
     if not scores.size:
@@ -74,16 +72,16 @@ def score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, A
 
 
 def score_points(scores: Floats, targets: Floats) -> dict[str, float | None]:
-    """The metrics of `score_metrics` without their intervals; there must be a record."""
+    """The metrics of `score_metrics` without intervals, for at least one record."""
     _check(scores, targets)
     return _points(rank(scores, targets)[0])
 
 
 def resampled_score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> dict[str, Floats]:
-    """Each metric that has an interval in every resample, (resamples,), NaN where undefined.
+    """Each metric with an interval in every resample, (resamples,), NaN if undefined.
 
-    A resample draws of these records as they come, not as the scores rank them: of the same
-    records in the same order, the values of two models can be subtracted.
+    Resamples are drawn from the given order of records, so that for the same records in the same
+    order the values of two models can be subtracted.
     """
     _check(scores, targets)
     ranked, order = rank(scores, targets)
@@ -92,15 +90,15 @@ def resampled_score_metrics(scores: Floats, targets: Floats, seed: int = 0) -> d
 
 
 def to_unit(values: Floats, target_min: float, target_max: float) -> Floats:
-    """Scores or targets of a range as numbers from 0 to 1; those outside it as its ends."""
+    """Scores or targets of a range scaled to 0..1 and clipped."""
     return np.clip((values - target_min) / (target_max - target_min), 0.0, 1.0)
 
 
 def in_range(measured: dict[str, Any], target_min: float, target_max: float) -> dict[str, Any]:
-    """Metrics of targets in 0..1 as those of targets in another range; None stays.
+    """Scale metrics of targets in 0..1 to another range of targets; None stays.
 
     Args:
-        measured: numbers, intervals as lists, or arrays of a number in each resample.
+        measured: numbers, intervals as lists, or arrays with a number per resample.
     """
     width = target_max - target_min
     scaled = {
@@ -115,10 +113,10 @@ def in_range(measured: dict[str, Any], target_min: float, target_max: float) -> 
 
 def _check(scores: Floats, targets: Floats) -> None:
     if scores.ndim != 1 or scores.shape != targets.shape:
-        raise ValueError("each score needs one target")
+        raise ValueError("scores and targets must be vectors of the same length")
     for values in (scores, targets):
         if not np.all((values >= 0) & (values <= 1)):
-            raise ValueError("scores and targets are numbers from 0 to 1")
+            raise ValueError("scores and targets must be numbers from 0 to 1")
 
 
 def _points(ranked: Ranked) -> dict[str, float | None]:
@@ -131,11 +129,11 @@ def _points(ranked: Ranked) -> dict[str, float | None]:
 
 
 def _of_ranking(yes: npt.NDArray[np.bool_], scores: Floats) -> dict[str, float]:
-    """What scikit-learn computes of how all records are ranked, where it is defined.
+    """Average precision and auc by scikit-learn, if defined.
 
-    `ranking` gives the same but for rounding; it is there for resamples, of which there are many.
+    `ranking` gives the same except for rounding; it is faster for many resamples.
     """
-    from sklearn import metrics  # type: ignore[import-untyped]  # here, as the import takes long
+    from sklearn import metrics  # type: ignore[import-untyped]  # a slow import
 
     points = {}
     if yes.any():
@@ -148,7 +146,7 @@ def _of_ranking(yes: npt.NDArray[np.bool_], scores: Floats) -> dict[str, float]:
 def _correlations(scores: Floats, targets: Floats) -> dict[str, float | None]:
     if np.ptp(scores) == 0 or np.ptp(targets) == 0:
         return {"pearson": None, "spearman": None}
-    from scipy import stats  # type: ignore[import-untyped]  # here, as the import takes long
+    from scipy import stats  # type: ignore[import-untyped]  # a slow import
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values may be nearly constant
@@ -164,7 +162,7 @@ def _best_threshold(ranked: Ranked) -> dict[str, float]:
     found, wrong = found_and_wrong(ranked, np.ones(records, np.uint8))
     right = np.append(0, found - wrong) + np.count_nonzero(~ranked.yes)
     midpoints = (levels[:-1] + levels[1:]) / 2
-    # The midpoint of neighbouring floats may round to the lower one, which is no longer below it.
+    # The midpoint of adjacent floats may round to the lower one, which then counts as yes.
     midpoints = np.where(midpoints > levels[1:], midpoints, levels[:-1])
     all_no = 1.0 if levels[0] < 1 else np.nextafter(1.0, 2.0)
     thresholds = np.concatenate([[all_no], midpoints, [0.0]])

@@ -1,4 +1,4 @@
-"""Words of texts in any script, and how sacrebleu is to cut such texts into tokens."""
+"""Words of texts in any script, and sacrebleu's tokenizer for it."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from importlib.util import find_spec
 import regex
 
 LOOKED_AT = 1_000
-"""References that decide which tokenizer BLEU has."""
+"""References that are inspected to choose BLEU's tokenizer, at most."""
 _JAPANESE = 0.1
-"""Share of kana among kana and Chinese characters, from which on a text is Japanese."""
+"""Share of kana among kana and Chinese characters above which a text is Japanese."""
 
 _KANA = r"\p{Hiragana}\p{Katakana}ーｰ"
-# Scripts of South East Asia, as Thai, which only a dictionary could cut into words.
+# Southeast Asian scripts, e.g. Thai; splitting words takes a dictionary.
 _UNCUT = r"\p{Line_Break=SA}"
 _ALONE = rf"[[\p{{Han}}{_KANA}{_UNCUT}]&&[\p{{L}}\p{{N}}]]"
 _RUN = rf"[[\p{{L}}\p{{N}}_]--{_ALONE}][[\p{{L}}\p{{N}}\p{{M}}_]--{_ALONE}]*+"
@@ -27,24 +27,24 @@ _SCRIPT = regex.compile(
 def words(text: str) -> list[str]:
     """The words of a text in lower case: runs of letters and digits with their combining marks.
 
-    Where a script has no spaces between words, each character is one, with its marks: Chinese,
-    Japanese, Thai, Lao, Khmer, Burmese.
+    In scripts without spaces each character is a word, with its marks: Chinese, Japanese, Thai,
+    Lao, Khmer, Burmese.
     """
     found: list[str] = _WORD.findall(text.lower())
     return found
 
 
 def looked_at(count: int) -> range:
-    """The places of at most `LOOKED_AT` of so many references, evenly spaced."""
+    """Evenly spaced indexes of at most `LOOKED_AT` of `count` references."""
     return range(0, count, max(1, -(-count // LOOKED_AT)))
 
 
 def bleu_tokenizer(references: Iterable[str]) -> str:
-    """The tokenizer of sacrebleu for the script that most words of the references are in.
+    """sacrebleu's tokenizer for the most frequent script of the references.
 
-    13a cuts at spaces and punctuation. Of Chinese, zh makes each character a token; Japanese and
-    Korean have theirs where MeCab is installed, as `sacrebleu[ja]` and `sacrebleu[ko]` do, else
-    Japanese is cut into characters, as are other scripts without spaces.
+    13a splits at spaces and punctuation, zh splits Chinese into characters. Japanese and Korean
+    have tokenizers of their own if MeCab is installed (`sacrebleu[ja]`, `sacrebleu[ko]`);
+    otherwise Japanese is split into characters, like other scripts without spaces.
     """
     counted: Counter[str] = Counter()
     for reference in references:

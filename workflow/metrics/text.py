@@ -1,4 +1,4 @@
-"""How good answers are."""
+"""Metrics of generated texts against references."""
 
 import re
 import string
@@ -18,27 +18,26 @@ from workflow.metrics.bootstrap import (
 from workflow.metrics.rouge import has_pair, is_seen, rouge_scorer, word_f1
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-"""What sees a-z and 0-9 alone."""
+"""Metrics that only use a-z and 0-9."""
 TEXTS_REMEMBERED = 1_000
-"""Records after which sacrebleu is to forget the texts that it has seen."""
+"""Records after which sacrebleu's caches of texts are cleared."""
 
 _SAMPLED = ("exact_match", "normalized_exact_match", "rougeL", "rougeL_unicode")
-"""What is said of every sample; of the first one also the others."""
+"""Metrics of every sample; the others are of the first sample only."""
 _MEANS = (*_SAMPLED, "rouge1", "rouge2", "rougeLsum")
 _KINDS = ("text", "seen", "paired", "long")
-"""Kinds of references: with a text, with one that ROUGE sees, with one that is long enough for
-rouge2, and for BLEU."""
+"""Kinds of references: non-empty, usable for ROUGE, long enough for rouge2, and for BLEU."""
 _NEEDED = dict.fromkeys(ROUGE, "seen") | {"rouge2": "paired", "bleu": "long", "chrf": "text"}
-"""The kind of which a metric needs a reference. ROUGE is defined where none has a text, too."""
+"""The kind of reference that a metric needs. ROUGE is also defined if all references are empty."""
 _COLUMNS = (*((name, 1) for name in (*_MEANS, *_KINDS)), ("bleu", 10), ("chrf", 18))
-"""The numbers of a record, and how many each takes; the last two are the statistics that
-sacrebleu's own bootstrap resamples."""
+"""A record's numbers and their widths; the last two are the statistics that sacrebleu's own
+bootstrap resamples."""
 _REFERENCE_LENGTH = 1
-"""The place of the reference's length among those."""
+"""Index of the reference's length in sacrebleu's statistics."""
 BLEU_TOKENS = 4
-"""A reference that has less can share no such run of tokens with an answer as BLEU counts."""
+"""Least tokens of a reference for BLEU, which counts 4-grams."""
 _MOST = 0.9
-"""Share of the references that ROUGE is to see, else that is told."""
+"""Share of references usable for ROUGE below which a note is logged."""
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -47,43 +46,43 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def normalized(text: str) -> str:
     """Lower case, without ASCII punctuation and articles (a, an, the), white space collapsed.
 
-    As in the evaluation of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250). Of a text that holds
-    nothing else, as "A" or "+", nothing is left.
+    As in the evaluation of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250). The result may be
+    empty, e.g. for "A" or "+".
     """
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", bare).split())
 
 
 class TextMetrics:
-    """How near answers come to one reference a record, taken one record at a time.
+    """Metrics of predictions against one reference per record, added one record at a time.
 
-    The first answer of a record gives, each with "<name>_ci95", [low, high]:
+    Of the first prediction of each record, each with "<name>_ci95", [low, high]:
 
-    - exact_match, 0..1: share equal to the reference, ends stripped; normalized_exact_match,
+    - exact_match, 0..1: share equal to the reference after stripping; normalized_exact_match,
       0..1: share equal after `normalized`.
     - rouge1, rouge2, rougeL, rougeLsum, 0..1: mean F-measures of rouge-score without stemming
-      (Lin 2004). Its words are runs of a-z and 0-9: they are None where those are half the letters
-      of no reference (`is_seen`), rouge2 where none has two. For rougeLsum each line is a
-      sentence. Of longer texts it gets the first 2,000 words (`ROUGE_WORDS`).
+      (Lin 2004). Its words are runs of a-z and 0-9; the metrics are None if these are less than
+      half the letters of every reference (`is_seen`), rouge2 also if none has two words. For
+      rougeLsum each line is a sentence. Only the first 2,000 words count (`ROUGE_WORDS`).
     - rougeL_unicode, 0..1: the same as rougeL for words of all scripts (`word_f1`).
     - bleu (Papineni et al. 2002) and chrf (Popović 2015), 0..100: corpus scores of sacrebleu with
-      its defaults but for BLEU's tokenizer, which "bleu_signature" and "chrf_signature" say. BLEU
-      is None where no reference has four tokens, both are where no reference has any.
+      its defaults except for BLEU's tokenizer, see "bleu_signature" and "chrf_signature". BLEU is
+      None if no reference has four tokens, both are if all references are empty.
 
-    Of an empty reference an empty answer is worth 1 in all means, any other 0. To bleu an empty
-    answer adds nothing then, any other tokens that are wrong; to chrf neither does.
+    With an empty reference, an empty prediction counts 1 in all means and any other 0. In bleu, the
+    tokens of the latter count as wrong; chrf ignores both.
 
     Intervals are 95% percentile bootstrap intervals (Efron 1979) over records: 1,000 resamples,
-    the same for all metrics. With several answers a record there are, for exact_match,
-    normalized_exact_match, rougeL and rougeL_unicode, also "<name>_best_of_n" (mean over records of
-    the best answer's score), "<name>_mean_of_n" (mean over all answers), and distinct_samples (mean
-    share of different texts among a record's answers).
+    the same for all metrics. With several predictions per record, exact_match,
+    normalized_exact_match, rougeL and rougeL_unicode also have "<name>_best_of_n" (mean over
+    records of the best prediction) and "<name>_mean_of_n" (mean over all predictions);
+    distinct_samples is the mean share of distinct texts among a record's predictions.
 
-    Of a record only numbers are kept: what it adds to the sums that a metric is a formula of.
+    Only a record's terms of the sums over records are kept in memory.
     """
 
     def __init__(self, seed: int = 0, tokenize: str = "13a"):
-        """Begin with no records.
+        """Start without records.
 
         Args:
             seed: of the resamples.
@@ -103,14 +102,14 @@ class TextMetrics:
         self._distinct = 0.0
 
     def add(self, texts: Sequence[str], reference: str) -> None:
-        """Take one record's sampled texts: at least one, and as many as of every record.
+        """Add one record's sampled texts, at least one.
 
         Raises:
-            ValueError: the record differs from those before it in its samples.
+            ValueError: the number of samples differs from earlier records.
         """
         self._samples = self._samples or len(texts)
         if not texts or len(texts) != self._samples:
-            raise ValueError("each reference needs its answers, as many for every record")
+            raise ValueError("every record needs the same number of predictions, at least one")
         scored = {text: self._scores(text, reference) for text in set(texts)}
         self._first.add(self._row(texts[0], reference, scored[texts[0]]))
         if self._samples > 1:
@@ -122,12 +121,12 @@ class TextMetrics:
             self._forget_tokenized_texts()
 
     def add_like(self, other: "TextMetrics") -> None:
-        """Take the record that `other` took last, of one sample, with text and reference."""
+        """Add the last record of `other`, of one sample."""
         self._samples = 1
         self._first.add(other._first.latest())
 
     def result(self) -> dict[str, Any]:
-        """The metrics of all records so far; {} for none."""
+        """The metrics of all records so far; {} without records."""
         records = self._first.rows
         if records == 0:
             return {}
@@ -146,35 +145,32 @@ class TextMetrics:
         return measured
 
     def unseen(self) -> list[str]:
-        """What some metrics do not see of the references, in sentences."""
+        """Notes about metrics that ignore or lack suitable references."""
         notes, references = [], self._references()
         texts, seen = int(references["text"]), int(references["seen"])
-        others = "rougeL_unicode and chrf see all scripts"
+        few = "ROUGE only uses a-z and 0-9, less than half of the letters in"
+        hint = "Hint: use rougeL_unicode or chrf"
         if texts and not seen:
-            notes.append(
-                "ROUGE sees a-z and 0-9 only, which are half the letters of none of "
-                f"{texts:,} references: {', '.join(ROUGE)} are null; {others}"
-            )
+            names = ", ".join(ROUGE)
+            notes.append(f"{few} all {texts:,} references: {names} are null. {hint}")
         elif seen < _MOST * texts:
-            notes.append(
-                "ROUGE sees a-z and 0-9 only, which are less than half the letters of "
-                f"{texts - seen:,} of {texts:,} references ({1 - seen / texts:.0%}); {others}"
-            )
+            share = f"{texts - seen:,} of {texts:,} references ({1 - seen / texts:.0%})"
+            notes.append(f"{few} {share}. {hint}")
         if seen and not references["paired"]:
-            notes.append("rouge2 counts two words in a row, which no reference has: rouge2 is null")
+            notes.append("no reference has two words: rouge2 is null")
         if self._first.rows and not references["long"]:
-            notes.append("BLEU counts four tokens in a row, which no reference has: bleu is null")
+            notes.append("no reference has four tokens: bleu is null")
         if self._first.rows and not texts:
-            notes.append("chrF counts characters, which no reference has: chrf is null")
+            notes.append("all references are empty: chrf is null")
         return notes
 
     def _references(self) -> dict[str, float]:
-        """How many references there are of each kind named in `_KINDS`."""
+        """The number of references of each kind in `_KINDS`."""
         sums = self._first.sums()[len(_MEANS) :]
         return dict(zip(_KINDS, sums, strict=False))
 
     def _scores(self, text: str, reference: str) -> tuple[float, ...]:
-        """Those named in `_SAMPLED`."""
+        """The metrics named in `_SAMPLED`."""
         return (
             _same(text, reference),
             _same_normalized(text, reference),
@@ -183,10 +179,10 @@ class TextMetrics:
         )
 
     def _row(self, text: str, reference: str, scores: tuple[float, ...]) -> Iterator[float]:
-        """What a text adds to the sums, in the order of `_COLUMNS`.
+        """A record's terms of the sums, in the order of `_COLUMNS`.
 
-        sacrebleu's statistics are asked for record by record, so that only one record's n-grams
-        are held.
+        sacrebleu's statistics are computed per record, so that only one record's n-grams are in
+        memory.
         """
         yield from scores
         yield from self._other_rouge(text, reference).values()
@@ -205,24 +201,21 @@ class TextMetrics:
             yield from of_metric
 
     def points(self) -> dict[str, float | None]:
-        """The value of each metric of the first answers, None where undefined.
-
-        There must be a record.
-        """
+        """Each metric of the first predictions, None if undefined; there must be a record."""
         return as_points(dict(self._values(np.array([self._first.sums()]))))
 
     def resampled(self) -> dict[str, Floats]:
-        """Each of `points` in every resample, (resamples,); NaN where it is undefined.
+        """Each of `points` in every resample, (resamples,); NaN if undefined.
 
-        As many records draw the same resamples from the same seed, whatever is answered: of the
-        same records in the same order, the values of two models can be subtracted.
+        Resamples depend only on seed and number of records, so that for the same records in the
+        same order the values of two models can be subtracted.
         """
         counted = resampled_counts(self._first.rows, self._seed)
         sums = [weighted_sums(counts, self._first.blocks()) for counts in counted]
         return dict(self._values(np.vstack(sums)))
 
     def _values(self, sums: Floats) -> Iterator[tuple[str, Floats]]:
-        """Each metric, with a value for each row of sums over records; NaN where undefined."""
+        """Each metric, with a value for each row of sums over records; NaN if undefined."""
         ends = np.cumsum([width for _, width in _COLUMNS])[:-1]
         names = [name for name, _ in _COLUMNS]
         parts = dict(zip(names, np.split(sums, ends, axis=1), strict=True))
@@ -237,7 +230,7 @@ class TextMetrics:
             yield name, np.where(there_are[_NEEDED[name]], scores, np.nan)
 
     def _forget_tokenized_texts(self) -> None:
-        """Empty sacrebleu's caches, which would keep 65,536 texts as long as the process lives."""
+        """Clear sacrebleu's caches, which keep up to 65,536 texts until the process ends."""
         from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
 
         of_bleu: Any = self._corpus["bleu"]
@@ -246,10 +239,10 @@ class TextMetrics:
 
 
 def can_measure(metric: str, references: Iterable[str], tokenize: str) -> bool:
-    """Whether `TextMetrics` has a value of this metric for these references.
+    """Whether `TextMetrics` defines this metric for these references.
 
     Args:
-        tokenize: as there; of no account where the metric is not bleu.
+        tokenize: sacrebleu's tokenizer, for bleu only.
     """
     if metric == "bleu":
         from sacrebleu.metrics.bleu import BLEU
@@ -276,7 +269,7 @@ def _same(text: str, reference: str) -> bool:
 
 
 def _same_normalized(text: str, reference: str) -> bool:
-    """Whether two texts are equal after `normalized`; where that leaves nothing, in their words."""
+    """Whether two texts are equal after `normalized` or, if that is empty, in their words."""
     if normalized(text) != normalized(reference):
         return False
     return bool(normalized(text)) or word_f1(text, reference) == 1

@@ -1,7 +1,7 @@
-"""A metric of the user's own: `--metric file.py:function`.
+"""User metrics: `--metric file.py:function`.
 
-The function takes the eval records and, for each, its sampled texts, and returns a number or a
-dict of numbers:
+The function takes the eval records and their sampled texts, and returns a number or a dict of
+numbers:
 
     def function(records: list[dict], predictions: list[list[str]]) -> float | dict[str, float]
 """
@@ -22,16 +22,16 @@ from workflow.core.errors import BadInput, Problem, shorten
 
 FORM = "file.py:function"
 MODULE_PREFIX = "user_metric_"
-"""What the names of modules made of the users' files begin with."""
+"""Prefix of the names of modules created from user files."""
 
 
 def load_user_metric(text: str) -> Callable[..., object]:
-    """The function named by `file.py:function`, whose file is executed once.
+    """Execute the file of `file.py:function` and return the function.
 
-    The file may import what is installed; modules beside it are not found.
+    The file may import installed modules, but not modules of its folder.
 
     Raises:
-        BadInput: there is no such function of two parameters.
+        BadInput: the file or function does not exist or is invalid.
     """
     file, _, name = text.rpartition(":")
     if not file or not name.isidentifier():
@@ -41,21 +41,21 @@ def load_user_metric(text: str) -> Callable[..., object]:
         key for key, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__
     ]  # fmt: skip
-    hint = f"it defines {', '.join(defined) or 'no function'}"
+    hint = f"use {' or '.join(defined)}" if defined else "define it"
     if not hasattr(module, name):
         raise _bad(f"no {name} in {file}", "a function of that name", hint)
     function: Callable[..., object] = getattr(module, name)
     if not callable(function):
         kind = type(function).__name__
-        raise _bad(f"{name} of {file}, a value of type {kind}", "a function", hint)
+        raise _bad(f"{name} in {file} of type {kind}", "a function", hint)
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some that are written in C do not tell
+    except (TypeError, ValueError):  # some C functions have no signature
         return function
     try:
         signature.bind([], [])
     except TypeError:
-        found, hint = f"{name}{signature} in {file}", "let it take two positional arguments"
+        found, hint = f"{name}{signature} in {file}", "accept two positional arguments"
         raise _bad(found, f"{name}(records, predictions)", hint) from None
     return function
 
@@ -66,10 +66,10 @@ def apply_user_metric(
     records: Sequence[dict[str, Any]],
     predictions: Sequence[Any],
 ) -> dict[str, float | None]:
-    """What the function says of the predictions: {name: number}, or {name_key: number} of a dict.
+    """The function's metrics: {name: number}, or {name_key: number} for a dict.
 
-    The function gets copies. Where it fails, or a result is no finite number, the log says why
-    with the place in the user's file, and the value is None: only KeyboardInterrupt passes.
+    The function gets copies. If it fails or a result is not a finite number, the value is None, and
+    a warning names the place in the user's file. Only KeyboardInterrupt is raised.
     """
     try:
         copies = copy.deepcopy([list(records), list(predictions)])
@@ -82,7 +82,7 @@ def apply_user_metric(
 
 
 def _numbers(function: Callable[..., object], name: str, result: object) -> dict[str, float | None]:
-    """The numbers of a result, under their names; the log tells which are none."""
+    """The numbers of a result by name; warns about values that are not finite numbers."""
     named = {name: result}
     if isinstance(result, dict) and result:
         named = {f"{name}_{key}": value for key, value in result.items()}
@@ -91,13 +91,13 @@ def _numbers(function: Callable[..., object], name: str, result: object) -> dict
         found = shorten(named[key])
         expected = "a finite number" if key != name else "a finite number or a dict of them"
         log.warning(
-            "%sreturned %s; expected %s; %s is null", _definition(function), found, expected, key
+            "%sreturned %s (expected %s); %s is null", _definition(function), found, expected, key
         )
     return values
 
 
 def _finite(value: object) -> float | None:
-    """The number as a float; None for what is no finite number. True and False are none."""
+    """The number as a float; None for other values, booleans and infinities."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
@@ -108,22 +108,22 @@ def _finite(value: object) -> float | None:
 
 
 def _import(file: str) -> ModuleType:
-    """The module that a file makes. It is registered, as dataclasses and pickle need it.
+    """Execute a file as a module, registered in sys.modules for dataclasses and pickle.
 
-    importlib would write what it compiles beside the user's file.
+    Unlike importlib, it writes no compiled file to the user's folder.
     """
     try:
         code = compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)
     except FileNotFoundError:
         raise _bad(f"no file {shorten(file)}", FORM, "correct the path") from None
     except OSError as error:
-        found = f"{shorten(file)}, which cannot be read: {error.strerror}"
-        raise _bad(found, "a Python file", "name another file") from None
+        found = f"{shorten(file)}: {(error.strerror or str(error)).lower()}"
+        raise _bad(found, "a Python file", "check the path and its permissions") from None
     except SyntaxError as error:
         line = f":{error.lineno}" if error.lineno else ""
         found = f"{Path(file).name}{line}: {type(error).__name__}: {error.msg}"
         raise _bad(found, "a Python file", "correct it") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # null bytes, or too deep
+    except (ValueError, RecursionError, MemoryError) as error:  # null bytes or deep nesting
         found = f"{Path(file).name}: {_describe(error)}"
         raise _bad(found, "a Python file", "correct it") from None
     module = ModuleType(MODULE_PREFIX + Path(file).stem)
@@ -136,12 +136,12 @@ def _import(file: str) -> ModuleType:
     except BaseException as error:
         del sys.modules[module.__name__]
         found = f"{_place(error)}{_describe(error)}"
-        raise _bad(found, "a file that can be imported", "correct it") from None
+        raise _bad(found, "an importable file", "correct it") from None
     return module
 
 
 def _place(error: BaseException) -> str:
-    """`metric.py:12: `, the innermost line of a user's file that the error came through."""
+    """`metric.py:12: `, the innermost line of a user's file in the error's traceback."""
     places = [
         f"{Path(frame.f_code.co_filename).name}:{line}: "
         for frame, line in traceback.walk_tb(error.__traceback__)
@@ -151,7 +151,7 @@ def _place(error: BaseException) -> str:
 
 
 def _definition(function: Callable[..., object]) -> str:
-    """`metric.py:12: `, where the function is defined."""
+    """`metric.py:12: `, the place of the function's definition."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}: " if code else ""
 
@@ -159,10 +159,10 @@ def _definition(function: Callable[..., object]) -> str:
 def _describe(error: BaseException) -> str:
     """`ZeroDivisionError: division by zero`, on one line."""
     try:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
     except Exception:
-        said = "an error without a text"
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+        message = "an error without a message"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _bad(found: str, expected: str, hint: str) -> BadInput:

@@ -1,4 +1,4 @@
-"""Models and tokenizers: found, checked, loaded, grown, saved.
+"""Find, check, load, extend and save models and tokenizers.
 
 May import distributed, config and core.
 """

@@ -1,4 +1,4 @@
-"""Examples that are computed together: rows of tensors, of one example each or of several."""
+"""Batches of padded rows, each of one example or of several packed ones."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,10 +13,9 @@ import torch
 class Batch:
     """Examples computed together, in rows padded at the end.
 
-    A row may hold several examples, one after the other. Segments number them from 1 on; 0 is
-    padding. Shapes: input_ids, source_segments (rows, source length); decoder_input_ids,
-    target_segments (rows, target length); targets (real target positions): what the model is to
-    say there, row after row.
+    A row may hold several consecutive examples, numbered from 1 on by its segments; 0 is padding.
+    Shapes: input_ids, source_segments (rows, source length); decoder_input_ids, target_segments
+    (rows, target length); targets (real target positions): the labels, row after row.
     """
 
     input_ids: torch.Tensor
@@ -35,7 +34,7 @@ def make_batch(
     targets: torch.Tensor,
     pad_id: int,
 ) -> Batch:
-    """A batch from the ids of each row's examples."""
+    """Create a batch from the ids of each row's examples."""
     return Batch(
         input_ids=pad_rows([np.concatenate(row) for row in sources], pad_id),
         source_segments=pad_rows([_segments(row) for row in sources], 0),
@@ -51,7 +50,7 @@ def _segments(parts: Sequence[Any]) -> Any:
 
 
 def pad_rows(rows: Sequence[Any], value: int) -> torch.Tensor:
-    """Rows of ids as one int64 tensor (rows, longest), `value` behind the shorter ones."""
+    """Rows of ids as one int64 tensor (rows, longest), padded at the end with `value`."""
     padded = np.full((len(rows), max(len(row) for row in rows)), value, np.int64)
     for filled, row in zip(padded, rows, strict=True):
         filled[: len(row)] = row

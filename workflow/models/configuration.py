@@ -1,6 +1,6 @@
-"""A model's configuration and those within it, changed under whatever names they have for a size.
+"""Change sizes and dropout in a model's nested configurations.
 
-Nearly each kind of model has names of its own. They stand here, so that nobody else needs them.
+Most model types name these settings differently; only this module knows the names.
 """
 
 import copy
@@ -24,34 +24,34 @@ _SMALL = {
         "decoder_ffn_dim", "intermediate_size",
     ),
 }  # fmt: skip
-"""Sizes of a small copy, by the names that configurations have for them."""
+"""Names of the settings of a small copy, by size."""
 
 
 def parts_of(config: PreTrainedConfig) -> list[PreTrainedConfig]:
-    """A configuration and those within it, each of which may hold sizes and dropout."""
+    """A configuration and all configurations nested in it."""
     inner = [getattr(config, name) for name in config.sub_configs]
     return [config, *(part for found in inner if found is not None for part in parts_of(found))]
 
 
 def widen_vocabulary(config: PreTrainedConfig, tokens: int) -> None:
-    """Let a configuration have a row for each of so many tokens, at least."""
+    """Set the vocabulary size to at least `tokens`."""
     for part in parts_of(config):
         if hasattr(part, "vocab_size"):
             part.vocab_size = max(part.vocab_size, tokens)
 
 
 def set_dropout(config: PreTrainedConfig, rate: float) -> None:
-    """Set dropout under the configuration's own name for it, in all its parts.
+    """Set the dropout rate in all parts of a configuration.
 
-    Other places at which a model drops something keep their rate of 0, or get this one.
+    Attention and activation dropout are set too, unless they are 0.
 
     Raises:
-        BadInput: where a configuration has no such setting.
+        BadInput: the configuration has no dropout setting.
     """
     names = [name for name in ("dropout_rate", "dropout") if hasattr(config, name)]
     if not names:
-        found = f"a {config.model_type} model, which has no such setting"
-        raise BadInput([Problem("--dropout_rate", found, "a model with dropout", "leave it out")])
+        found = f"a {config.model_type} model without dropout settings"
+        raise BadInput([Problem("--dropout_rate", found, "a model with dropout", "remove it")])
     for part in parts_of(config):
         setattr(part, names[0], rate)
         for name in ("attention_dropout", "activation_dropout"):
@@ -62,13 +62,13 @@ def set_dropout(config: PreTrainedConfig, rate: float) -> None:
 
 
 def small_configuration(config: PreTrainedConfig, window: int) -> PreTrainedConfig:
-    """A configuration of the same kind of model, whose sizes are small.
+    """A configuration of the same model type with small sizes.
 
-    Counts of layers keep their order: the fewest become 1, the next 2. Sizes that are not named
-    above stay, for a type may not work with others.
+    Layer counts keep their order: the smallest becomes 1, the next 2. Other sizes stay, since some
+    model types only work with these.
 
     Args:
-        window: of attention that looks at its neighbours alone, as LED's.
+        window: size of LED's local attention.
     """
     config = copy.deepcopy(config)
     parts: list[Any] = [*parts_of(config)]

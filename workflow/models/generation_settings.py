@@ -1,4 +1,4 @@
-"""Which of a model's own generation settings are part of the model, and which are taste."""
+"""Split a model's own generation settings into those to keep and those that flags replace."""
 
 from typing import Any
 
@@ -12,31 +12,31 @@ _TOKENS = (
     "suppress_tokens",
     "begin_suppress_tokens",
 )
-"""Without these a model writes what it was never meant to, as Marian its padding."""
+"""Settings of the model itself; without them a model generates invalid tokens (Marian: padding)."""
 _NO_MATTER = (
     "transformers_version", "use_cache", "cache_implementation", "cache_config", "max_cache_len",
     "output_attentions", "output_hidden_states", "output_scores", "output_logits",
     "return_dict_in_generate", "compile_config", "disable_compile", "low_memory",
     "continuous_batching_config", "is_assistant",
 )  # fmt: skip
-"""What changes no text."""
+"""Settings that do not change the generated text."""
 
 
 def kept_settings(own: GenerationConfig) -> dict[str, Any]:
-    """What every generation of a model keeps of its own settings."""
+    """The model's own settings that every generation keeps."""
     named = {name: getattr(own, name, None) for name in (*_IDS, *_TOKENS)}
     return {name: value for name, value in named.items() if value is not None}
 
 
 def restricted(own: GenerationConfig) -> list[str]:
-    """The settings by which some tokens are forced or must not be written."""
+    """The names of the settings that force or forbid tokens."""
     return [name for name in _TOKENS if getattr(own, name, None) is not None]
 
 
 def describe_settings(own: GenerationConfig) -> str | None:
-    """In a line, what is kept and what the job's flags decide instead; None for ids alone."""
+    """One line with the settings that are kept and ignored; None if there are only ids."""
     given = own.to_diff_dict()
-    aside = [
+    ignored = [
         f"{name} {value}"
         for name, value in sorted(given.items())
         if name not in (*_IDS, *_TOKENS, *_NO_MATTER)
@@ -44,6 +44,6 @@ def describe_settings(own: GenerationConfig) -> str | None:
         and value is not None
     ]
     kept = restricted(own)
-    parts = [f"keeps {', '.join(kept)}"] if kept else []
-    parts += [f"sets aside {', '.join(aside)} (the flags of the job decide)"] if aside else []
-    return f"of the model's own generation settings the job {'; '.join(parts)}" if parts else None
+    parts = [f"keeping {', '.join(kept)}"] if kept else []
+    parts += [f"ignoring {', '.join(ignored)} (the job's flags apply)"] if ignored else []
+    return f"the model's generation settings: {'; '.join(parts)}" if parts else None

@@ -1,4 +1,4 @@
-"""A model's folder: fetched where it is a hub's, and its tokenizer and configuration checked."""
+"""Download models from the Hugging Face Hub; load and check tokenizers and configurations."""
 
 import pickle
 import warnings
@@ -25,23 +25,23 @@ from workflow.models.tokenizers.two_sided import TwoSidedTokenizer, is_two_sided
 
 SETTINGS = ["*.json", "*.model", "*.txt", "*.spm"]
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-"""Files of weights, the preferred format first: the second is read where there is no first."""
+"""Patterns of weight files; the second is used if the first matches none."""
 HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
-"""What huggingface_hub raises, with the parts that it downloads by."""
+"""Errors of huggingface_hub and the libraries it downloads with."""
 LOADING_ERRORS = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError,
     ImportError, SafetensorError, pickle.UnpicklingError,
 )  # fmt: skip
-"""What transformers, safetensors and torch raise of files that are not what they should be."""
+"""Errors of transformers, safetensors and torch for invalid files."""
 
 
 def fetch_settings(model: Path | str) -> Path:
-    """The folder of a model with all but its weights: small, so that problems show soon.
+    """The folder of a model without its weights: a small download, so that problems show early.
 
-    A hub name is downloaded unless it is on disk; what is there is what the hub had then.
+    A hub name is downloaded unless it is in the cache, which is not updated.
 
     Raises:
-        BadInput: where the hub has none such, or cannot be reached.
+        BadInput: the hub has no such model or cannot be reached.
     """
     return model if isinstance(model, Path) else _fetch(model, SETTINGS)
 
@@ -50,7 +50,7 @@ def fetch_weights(model: Path | str) -> Path:
     """The folder of a model with its weights; raises BadInput as `fetch_settings` does."""
     folder = fetch_settings(model)
     if isinstance(model, str):
-        commit = folder.name  # that of the settings: the hub may have another by now
+        commit = folder.name  # of the settings: the hub may have a newer commit by now
         for pattern in WEIGHTS:
             _fetch(model, [pattern], commit)
             if list(folder.glob(pattern)):
@@ -59,10 +59,10 @@ def fetch_weights(model: Path | str) -> Path:
 
 
 def _fetch(model: str, patterns: list[str], commit: str | None = None) -> Path:
-    """The folder of the hub's cache that holds a model's files of these patterns.
+    """The folder in the hub cache with a model's files that match `patterns`.
 
-    Where all are on disk the hub is not asked: it may be out of reach, and slow in being so. That
-    they are all is known from the list of the model's files which a download leaves there.
+    If all files are cached, the hub is not queried, since it may be slow or unreachable. The list
+    of files that a download leaves in the cache shows whether they are complete.
     """
     find = partial(
         huggingface_hub.snapshot_download, model, revision=commit, allow_patterns=patterns
@@ -75,23 +75,23 @@ def _fetch(model: str, patterns: list[str], commit: str | None = None) -> Path:
     except HUB_ERRORS as error:
         problem = Problem(
             f"model {model}",
-            f"no such local folder, and the hub did not give it ({first_line(error)})",
-            "a local folder or a hub name that can be reached",
-            "correct the name, or put the model's folder into mount/models",
+            f"no local folder, and the download failed: {first_line(error)}",
+            "a local folder or a model of the hub",
+            "correct the name, or copy the model's folder to mount/models",
         )
         raise BadInput([problem]) from error
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder; raises BadInput where there is none.
+    """The tokenizer of a model folder; raises BadInput if there is none.
 
-    Where its files are missing, transformers makes some a tokenizer that knows no word. (ByT5's
-    has no files.)
+    Its files are checked, since without them transformers creates some tokenizers with an empty
+    vocabulary. (ByT5's has no files.)
     """
     made_by = TwoSidedTokenizer if is_two_sided(folder) else AutoTokenizer
     load = partial(made_by.from_pretrained, folder, trust_remote_code=False)
     try:
-        with warnings.catch_warnings():  # Marian's never calls what it recommends
+        with warnings.catch_warnings():  # Marian's does not use the package it recommends
             warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")
             tokenizer = load()
         if settings := settings_for_codes(tokenizer):
@@ -100,48 +100,48 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise BadInput([unusable(folder, error, "a tokenizer")]) from error
     names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     if tokenizer.vocab_files_names and not any((folder / name).is_file() for name in names):
-        found = f"none of {', '.join(sorted(names))}"
-        hint = "add the files of the model's tokenizer"
-        raise BadInput([Problem(str(folder), found, "a tokenizer beside the model", hint)])
+        found = f"no {' or '.join(sorted(names))}"
+        hint = "copy the tokenizer's files to the folder"
+        raise BadInput([Problem(str(folder), found, "a tokenizer", hint)])
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         problem = Problem(
             str(folder),
-            "a tokenizer without an end-of-text or a padding token",
-            "both",
-            "name them in tokenizer_config.json",
+            "a tokenizer without eos_token or pad_token",
+            "both tokens",
+            "set them in tokenizer_config.json",
         )
         raise BadInput([problem])
     return tokenizer
 
 
 def load_config(folder: Path, vocabulary: int) -> PreTrainedConfig:
-    """The configuration of an encoder-decoder model; raises BadInput for any other.
+    """The configuration of an encoder-decoder model; raises BadInput for any other model.
 
     Args:
-        vocabulary: number of ids the tokenizer gives.
+        vocabulary: number of ids of the tokenizer.
     """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "a readable config.json")]) from error
     where, found = str(folder / "config.json"), f"the model type {config.model_type}"
+    expected = "an encoder-decoder language model, e.g. t5, mt5 or bart"
     try:
         family = family_of(config)
     except ValueError as error:
-        expected = "an encoder-decoder language model, as t5, mt5 or bart"
         raise BadInput([Problem(where, found, expected, "choose another model")]) from error
     if config.model_type in REFUSED:
         found += f": {REFUSED[config.model_type]}"
-        raise BadInput([Problem(where, found, "a model as t5, bart or mbart", "choose another")])
+        raise BadInput([Problem(where, found, expected, "choose another model")])
     if (size := family.vocabulary_size(config)) < vocabulary:
-        expected = f"at least the {vocabulary} ids of the tokenizer beside it"
+        expected = f"at least {vocabulary}, the number of ids of the tokenizer"
         hint = "use the model's own tokenizer"
         raise BadInput([Problem(where, f"vocab_size {size}", expected, hint)])
     return config
 
 
 def load_generation_settings(folder: Path) -> GenerationConfig:
-    """A model's own generation settings; those of its config.json where it has no others."""
+    """A model's own generation settings, from generation_config.json or else config.json."""
     try:
         if (folder / "generation_config.json").is_file():
             return GenerationConfig.from_pretrained(folder)
@@ -163,5 +163,5 @@ def first_line(error: BaseException) -> str:
 
 def unusable(folder: Path, error: BaseException, expected: str) -> Problem:
     return Problem(
-        str(folder), first_line(error), expected, "check the folder, or get the model again"
+        str(folder), first_line(error), expected, "check the folder or download the model again"
     )

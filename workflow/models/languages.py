@@ -1,4 +1,4 @@
-"""Source and target language of a multilingual tokenizer: codes that it writes into the ids."""
+"""Source and target language of multilingual tokenizers, which add language codes to the ids."""
 
 import re
 from typing import Any
@@ -8,26 +8,26 @@ from transformers import PreTrainedTokenizerBase
 from workflow.core.errors import Problem, shorten
 
 _CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]+")
-"""As fr_XX of mBART, and fra_Latn of NLLB."""
+"""E.g. fr_XX of mBART, fra_Latn of NLLB."""
 _ATTRIBUTE = {"source_lang": "src_lang", "target_lang": "tgt_lang"}
 
 
 def language_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The id of each language a tokenizer knows by code, as fr_XX; none for one without codes."""
+    """The id of each language code of a tokenizer, e.g. fr_XX; empty without codes."""
     ids: dict[str, int] | None = getattr(tokenizer, "lang_code_to_id", None)
     if ids is None and getattr(tokenizer, "src_lang", None) is not None:
         known = tokenizer.get_vocab()
-        special = map(str, tokenizer.extra_special_tokens)  # NLLB's are among others
+        special = map(str, tokenizer.extra_special_tokens)  # with others besides the codes
         ids = {code: known[code] for code in filter(_CODE.fullmatch, special)}
     return ids or {}
 
 
 def settings_for_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What a tokenizer has to be loaded with besides, where its folder does not list its codes.
+    """Extra arguments for loading a tokenizer whose folder does not list its language codes.
 
-    transformers 5.23 makes of NLLB's SentencePiece model alone a tokenizer that reads every code as
-    unknown. (Behind the pieces stand the codes, then the mask, as in the models that Meta
-    published.) M2M100's writes codes into the answers, for they are no special tokens to it.
+    From NLLB's SentencePiece model alone, transformers 5.23 creates a tokenizer that reads every
+    code as unknown. (Its pieces are followed by the codes, then the mask, as in Meta's published
+    models.) M2M100's codes are not special tokens, so decoding leaves them in the text.
     """
     if type(tokenizer).__name__ == "M2M100Tokenizer":
         codes = list(tokenizer.lang_code_to_token.values())
@@ -46,13 +46,13 @@ def settings_for_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def set_languages(
     tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | None, target_needed: bool
 ) -> list[Problem]:
-    """Set a tokenizer's languages to these, else to those that its folder names.
+    """Set a tokenizer's languages to these, or else to those in its folder.
 
     Args:
-        target_needed: True where the model learns to write, as in seq2seq.
+        target_needed: True for tasks that generate text.
 
     Returns:
-        What is wrong with them; a language that is right is set all the same.
+        The problems of invalid languages; valid ones are set anyway.
     """
     codes = sorted(language_ids(tokenizer))
     problems = []
@@ -60,8 +60,8 @@ def set_languages(
         code = language or tokenizer.init_kwargs.get(_ATTRIBUTE[name])
         if not codes:
             if language is not None:
-                expected = "no such flag: this model's tokenizer has no codes of languages"
-                problems.append(Problem(f"--{name}", shorten(language), expected, "leave it out"))
+                expected = "no value, since the tokenizer has no language codes"
+                problems.append(Problem(f"--{name}", shorten(language), expected, "remove it"))
         elif code in codes:
             setattr(tokenizer, _ATTRIBUTE[name], code)
         elif code is not None or name == "source_lang" or target_needed:
@@ -70,10 +70,10 @@ def set_languages(
 
 
 def _unknown(name: str, code: str | None, codes: list[str]) -> Problem:
-    """No language where one is needed, or one that the tokenizer does not know."""
-    expected = f"one of the {len(codes)} languages of this tokenizer ({', '.join(codes)})"
+    """The problem of a missing or unknown language code."""
+    expected = f"one of the tokenizer's {len(codes)} languages: {', '.join(codes)}"
     if code is None:
-        return Problem(f"--{name}", "no language", expected, f"add --{name} CODE")
+        return Problem(f"--{name}", "not set", expected, f"add --{name} CODE")
     near = [one for one in codes if re.split("[_-]", one)[0] == re.split("[_-]", code.lower())[0]]
     hint = f"did you mean {' or '.join(near)}?" if near else "choose one of them"
     return Problem(f"--{name}", shorten(code), expected, hint)

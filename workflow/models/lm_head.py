@@ -1,4 +1,4 @@
-"""A model's head where it is asked for something: at some positions, for some words."""
+"""Compute the output head's logits only at some positions and for some tokens."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 def select_logits(
     model: PreTrainedModel, positions: torch.Tensor, words: Sequence[int] | None = None
 ) -> Iterator[None]:
-    """Let the model's head compute logits only where `positions` (rows, length) is true.
+    """Restrict the head to the true elements of `positions` (rows, length).
 
-    The logits are then (true positions, vocabulary), or, of `words` alone and in float32, (true
-    positions, words): what is not asked for never exists as logits.
+    The logits are then (true positions, vocabulary), or with the token ids `words` in float32 (true
+    positions, words); other logits are never computed.
     """
     head = model.get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][positions],))
@@ -29,14 +29,14 @@ def select_logits(
 
 @contextmanager
 def _head_of(model: PreTrainedModel, head: Any, words: Sequence[int]) -> Iterator[None]:
-    """Let a head compute the logits of `words` alone, in float32."""
+    """Restrict a head to the logits of `words`, in float32."""
     rows = torch.tensor(words, device=head.weight.device)
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         bias = None if head.bias is None else head.bias[rows].float()
         return F.linear(hidden.float(), head.weight[rows].float(), bias)
 
-    added = getattr(model, "final_logits_bias", None)  # BART adds it to what its head gives
+    added = getattr(model, "final_logits_bias", None)  # BART adds it to the output of its head
     head.forward = forward
     if added is not None:
         model.final_logits_bias = added[:, rows]

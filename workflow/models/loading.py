@@ -1,4 +1,4 @@
-"""Loading and saving models, such that the model saved is the model trained is the model loaded."""
+"""Load and save models without changing any value."""
 
 import copy
 import json
@@ -40,18 +40,18 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     checkpoint: Path | None = None,
 ) -> PreTrainedModel:
-    """The model of a folder, every tensor equal to the file's.
+    """Load the model of a folder, with every tensor equal to the file's.
 
-    It comes to be on torch's default device, or partitioned where deepspeed.zero.Init is entered;
-    then no process holds more than its own part and what is read of one tensor.
-    Reads safetensors, or PyTorch files with weights only, in one file or in shards.
+    Reads safetensors or PyTorch weights, in one file or in shards. The model is on torch's default
+    device, or partitioned within deepspeed.zero.Init; then each process holds only its own
+    partition and at most one tensor at a time.
 
     Args:
-        extension: the tokens that the model is to have besides.
-        checkpoint: a folder of this very model, grown already, to take the values from.
+        extension: additional tokens of the model.
+        checkpoint: a folder of the same model, already extended, to load the values from.
 
     Raises:
-        BadInput: where files are missing, broken or do not fit the configuration.
+        BadInput: files are missing, damaged or do not fit the configuration.
     """
     folder = Path(folder)
     values = checkpoint or folder
@@ -62,7 +62,7 @@ def load_model(
             model, weights_of(model, values, None if checkpoint else extension)
         )
     except LOADING_ERRORS as error:
-        raise BadInput([unusable(values, error, "weights that can be loaded")]) from error
+        raise BadInput([unusable(values, error, "loadable weights")]) from error
     if problems := problems_of_misfits(misfits, values):
         raise BadInput(problems)
     model.eval()
@@ -70,13 +70,13 @@ def load_model(
 
 
 def check_weight_files(folder: Path) -> None:
-    """Raise BadInput where a folder's files of weights are not there or not readable."""
+    """Raise BadInput if a folder's weight files are missing or unreadable."""
     try:
         for path in weight_files(folder):
             with open(path, "rb"):
                 pass
     except LOADING_ERRORS as error:
-        raise BadInput([unusable(folder, error, "weights that can be loaded")]) from error
+        raise BadInput([unusable(folder, error, "loadable weights")]) from error
 
 
 def build_model(
@@ -85,14 +85,14 @@ def build_model(
     extension: VocabExtension | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """The modules of a folder's model, whose parameters have no values yet.
+    """Create the modules of a folder's model, with uninitialized parameters.
 
-    transformers 5 ties every T5's head to its embedding here, and would untie it later where the
-    values differ, which partitioned ones never do. An own head is made its own at once.
+    transformers 5 ties every T5's head to its embedding here, and unties it later if the values
+    differ, which does not work for partitioned parameters. An untied head is created here instead.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     for name in ("encoder_layerdrop", "decoder_layerdrop"):
-        if hasattr(config, name):  # each process would leave out other layers
+        if hasattr(config, name):  # each process would drop different layers
             setattr(config, name, 0.0)
     if dropout_rate is not None:
         set_dropout(config, dropout_rate)
@@ -115,9 +115,9 @@ def build_model(
 def weights_of(
     model: PreTrainedModel, folder: Path, extension: VocabExtension | None = None
 ) -> Iterator[Named]:
-    """The tensors of a folder's files, with rows for the tokens that the model is to have besides.
+    """The tensors of a folder's files, with rows for the additional tokens.
 
-    A tensor that is not grown is mapped: what is not touched of it is not read.
+    Tensors that are not extended are memory-mapped.
     """
     if extension is None:
         yield from file_tensors(folder)
@@ -139,17 +139,16 @@ def weights_of(
 
 
 def _embedding_weights(model: PreTrainedModel) -> list[Any]:
-    """The weights that read tokens: one that all share, or the encoder's and the decoder's own."""
+    """The input embeddings of the model, its encoder and its decoder, which may be shared."""
     readers = model, model.get_encoder(), model.get_decoder()
     return [reader.get_input_embeddings().weight for reader in readers]
 
 
 def says_own_head(config: Any, folder: Path) -> bool:
-    """Whether a checkpoint says that its head is a matrix beside its embedding.
+    """Whether the head of a checkpoint is untied from its embedding.
 
-    transformers 5 forces `tie_word_embeddings` to true for the T5 family. What the checkpoint said
-    remains in its config.json; where version 5 saved that, in `scale_decoder_outputs` (only tied
-    T5 models scale).
+    transformers 5 forces `tie_word_embeddings` to true for the T5 family. The original value is in
+    config.json or, if version 5 saved that, in `scale_decoder_outputs` (only tied T5 models scale).
     """
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     scales = getattr(config, "scale_decoder_outputs", None)
@@ -157,7 +156,7 @@ def says_own_head(config: Any, folder: Path) -> bool:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a plain Hugging Face folder of a model that this process holds all of."""
+    """Write a standard Hugging Face folder of a model that is not partitioned."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = held_tensors(saved_names(model))
     files = plan_files("model", tensors)
@@ -167,7 +166,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 def held_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, Whole]:
-    """Tensors to be written, of which this process holds all."""
+    """The tensors to write, if none is partitioned."""
     return {
         name: Whole(tensor.shape, partial(torch.Tensor.detach, tensor))
         for name, tensor in tensors.items()
@@ -175,14 +174,14 @@ def held_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, Whole]:
 
 
 def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write all that a plain Hugging Face folder has beside weights.
+    """Write all files of a standard Hugging Face folder except the weights.
 
-    transformers 4 and 5 read such a folder the same way.
+    transformers 4 and 5 load the folder in the same way.
     """
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.dtype = torch.float32
-    if _has_own_head(model):  # transformers 5 has true for all of the T5 family
+    if _has_own_head(model):  # transformers 5 sets it to true for the T5 family
         config.tie_word_embeddings = False
     config.save_pretrained(folder)
     if model.can_generate():
@@ -191,29 +190,29 @@ def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
         tokenizer.save_pretrained(folder)
     except OSError:
         raise
-    except Exception as error:  # what Rust could not write comes as nothing more
+    except Exception as error:  # the tokenizers library raises no subclass for failed writes
         raise OSError(str(error)) from error
     sentencepiece = Path(tokenizer.name_or_path) / "spiece.model"
-    if sentencepiece.is_file():  # transformers 5 reads it, and does not write it
+    if sentencepiece.is_file():  # transformers 5 reads but does not write it
         shutil.copyfile(sentencepiece, folder / sentencepiece.name)
     _reword_for_version_4(folder / "tokenizer_config.json")
 
 
 def _has_own_head(model: PreTrainedModel) -> bool:
-    """Whether the head is a matrix beside the embedding."""
+    """Whether the head is untied from the embeddings."""
     head = model.get_output_embeddings().weight
     own = all(head is not weight for weight in _embedding_weights(model))
     return own and not getattr(model.config, "scale_decoder_outputs", False)
 
 
 def _reword_for_version_4(path: Path) -> None:
-    """Use the words for a tokenizer that both versions know: version 4 stops at some of 5's."""
+    """Replace names in a tokenizer's settings that transformers 4 does not accept."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     if config.get("tokenizer_class") in ("TokenizersBackend", "TwoSidedTokenizer"):
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    for name in ("is_local", "local_files_only"):  # of how it was loaded, not of what it is
+    for name in ("is_local", "local_files_only"):  # how it was loaded
         config.pop(name, None)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 ELEMENTS_AT_ONCE = 1 << 20
-"""Logits in float32 at a time: 4 MB, which stay in a processor's cache."""
+"""Logits converted to float32 at a time: 4 MB, which fit in a CPU cache."""
 
 
 def summed_cross_entropy(
@@ -13,15 +13,15 @@ def summed_cross_entropy(
 ) -> torch.Tensor:
     """The float32 sum of the cross-entropies of `targets` (tokens,) under `logits` (tokens, words).
 
-    With label smoothing s a target is right with 1 - s and each word with s / words besides, as in
-    `torch.nn.functional.cross_entropy`. Where a gradient is asked for, it takes the logits' place.
+    Label smoothing is that of `torch.nn.functional.cross_entropy`. The gradient, if required,
+    overwrites the logits.
     """
     loss: torch.Tensor = _SummedCrossEntropy.apply(logits, targets, label_smoothing)
     return loss
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """Takes the gradient with the loss, a few rows at a time, in the logits' own precision."""
+    """Computes the gradient with the loss, a few rows at a time, in the logits' dtype."""
 
     @staticmethod
     def forward(
@@ -42,7 +42,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             total = exponentials.sum(-1, keepdim=True)
             expected = torch.lerp(right, mean, label_smoothing)
             loss += (total.log() + greatest - expected).sum()
-            if gradient is not None:  # in the logits' place
+            if gradient is not None:  # overwrites the logits
                 probabilities = exponentials.div_(total)
                 if label_smoothing:
                     probabilities -= label_smoothing / words

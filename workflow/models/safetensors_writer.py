@@ -1,4 +1,4 @@
-"""Tensors written as safetensors files by all processes of a job, one tensor at a time."""
+"""Write tensors to safetensors files from all processes, one tensor at a time."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 SHARD_BYTES = 5_000_000_000
-"""A file at most, unless a single tensor is larger."""
+"""Maximum size of a file, unless a single tensor is larger."""
 
 Files = Mapping[str, Sequence[str]]
 """The names of the tensors in each file, by the file's name."""
@@ -20,14 +20,14 @@ Files = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Whole:
-    """A tensor that processes may hold in parts: all must call `take`, which gives it whole."""
+    """A tensor that may be partitioned: all processes must call `take`, which gathers it."""
 
     shape: torch.Size
     take: Callable[[], torch.Tensor]
 
     @property
     def bytes(self) -> int:
-        """What it takes in a file, as float32."""
+        """Its size in a file, as float32."""
         return 4 * math.prod(self.shape)
 
 
@@ -35,7 +35,7 @@ Tensors = Mapping[str, Whole]
 
 
 def plan_files(stem: str, tensors: Tensors, most_bytes: int = SHARD_BYTES) -> dict[str, list[str]]:
-    """Which tensors stand in which file, in their order, named as transformers names weights."""
+    """The names of the tensors in each file, with the file names of transformers."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, tensor in tensors.items():
@@ -57,15 +57,14 @@ def write_tensors(
 ) -> dict[str, str]:
     """Write files of float32 tensors, as many at a time as there are processes.
 
-    Each process writes one of those files. It takes a tensor of each in turn, keeps its own, and
-    writes that when all have been taken, so that the processes write at the same time and none
-    holds more than one tensor besides the one that is taken.
+    Each process writes one of these files. All processes gather one tensor per file in turn, and
+    each keeps its own. So they write at the same time, and none holds more than two tensors.
 
     Returns:
         The SHA-256 of each file that this process wrote, by name.
 
     Raises:
-        OSError: after the last tensor, for other processes may have to hand it over.
+        OSError: after the last tensor, since the other processes need this one for gathering.
     """
     digests: dict[str, str] = {}
     failure: OSError | None = None
@@ -79,9 +78,9 @@ def write_tensors(
             try:
                 digests[name] = _write(folder / name, header, mine)
             except OSError as error:
-                failure = error.with_traceback(None)  # which would hold the tensor
-                failure.__context__ = None  # and so would that of another before it
-        for _ in mine:  # those that were not written
+                failure = error.with_traceback(None)  # a traceback keeps the tensor alive
+                failure.__context__ = None  # so does an earlier error
+        for _ in mine:  # take part in gathering the rest
             pass
     if failure is not None:
         raise failure
@@ -89,7 +88,7 @@ def write_tensors(
 
 
 def _taken(files: Sequence[Sequence[str]], tensors: Tensors, rank: int) -> Iterator[torch.Tensor]:
-    """The tensors of this process's file, while it takes those of the others too, in turn."""
+    """The tensors of this process's file, gathered in turn with those of all other files."""
     for turn in range(max(map(len, files))):
         held = None
         for writer, names in enumerate(files):
@@ -102,13 +101,13 @@ def _taken(files: Sequence[Sequence[str]], tensors: Tensors, rank: int) -> Itera
 
 
 def _write(path: Path, header: bytes, tensors: Iterator[torch.Tensor]) -> str:
-    """Write a file to the disk, a tensor at a time; returns its SHA-256."""
+    """Write and sync a file, one tensor at a time; returns its SHA-256."""
     digest = hashlib.sha256(header)
     with open(path, "wb") as file:
         file.write(header)
         for tensor in tensors:
             data = tensor.detach().to("cpu", torch.float32).reshape(-1).numpy().data
-            del tensor  # before the next is taken
+            del tensor  # before the next one is gathered
             file.write(data)
             digest.update(data)
             del data
@@ -118,7 +117,7 @@ def _write(path: Path, header: bytes, tensors: Iterator[torch.Tensor]) -> str:
 
 
 def write_index(folder: Path, stem: str, files: Files, tensors: Tensors) -> None:
-    """Say which tensor stands in which file, as transformers does where there are several."""
+    """Write the index of sharded weights in the format of transformers."""
     if len(files) > 1:
         where = {name: file for file, names in files.items() for name in names}
         total = sum(tensor.bytes for tensor in tensors.values())
@@ -128,7 +127,7 @@ def write_index(folder: Path, stem: str, files: Files, tensors: Tensors) -> None
 
 
 def _header(shapes: Mapping[str, torch.Size]) -> bytes:
-    """What stands before the values in a safetensors file, as its format's description has it:
+    """The header of a safetensors file, see
     https://huggingface.co/docs/safetensors/index#format."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -1,4 +1,4 @@
-"""All of a model but its weights: tokenizer and configuration, made ready for a job."""
+"""Load a model's tokenizer and configuration for a job, without its weights."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from workflow.models.tokenizers.vocabulary import needed_ids
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What a job must know of its model before the weights are loaded."""
+    """The parts of a model that a job needs before the weights are loaded."""
 
     tokenizer: PreTrainedTokenizerBase
     config: PreTrainedConfig
@@ -32,10 +32,10 @@ class ModelSettings:
 def load_model_settings(
     folder: Path, request: JobRequest, processes: int
 ) -> tuple[ModelSettings, JobRequest]:
-    """The settings of a folder's model, and the job with the languages that its tokenizer writes.
+    """The settings of a folder's model, and the job with its languages and lengths resolved.
 
     Raises:
-        BadInput: where the model is none that the job can use.
+        BadInput: the job cannot use the model.
     """
     check_folder(folder)
     tokenizer = load_tokenizer(folder)
@@ -47,7 +47,7 @@ def load_model_settings(
     problems += too_long
     if processes > 1 and not request.no_train and config.model_type in ONE_PROCESS:
         found = f"the model type {config.model_type} on {processes} processes"
-        expected = f"one process: {ONE_PROCESS[config.model_type]}"
+        expected = f"one process, since {ONE_PROCESS[config.model_type]}"
         where = str(folder / "config.json")
         problems.append(Problem(where, found, expected, "add --num_processes 1"))
     if problems:
@@ -55,8 +55,8 @@ def load_model_settings(
     generation = load_generation_settings(folder)
     ids = family_of(config).decoder_ids(config, generation, tokenizer)
     if ids is None:
-        expected = "the id that the model was trained to start decoding with"
-        hint = 'add "decoder_start_token_id", as the page of the model has it'
+        expected = "the id that decoding starts with"
+        hint = 'add "decoder_start_token_id" from the model card'
         where = str(folder / "config.json")
         raise BadInput([Problem(where, "no decoder_start_token_id", expected, hint)])
     request = dataclasses.replace(
@@ -68,9 +68,9 @@ def load_model_settings(
 
 
 def _fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobRequest, list[Problem]]:
-    """The job within the positions that a model has learned, which may be fewer than the defaults.
+    """Reduce default lengths to the model's maximum number of positions.
 
-    Limits that the user set to more are problems.
+    Values above it that the user set are problems.
     """
     both = getattr(config, "max_position_embeddings", math.inf)
     read = getattr(config, "max_encoder_position_embeddings", both)
@@ -83,9 +83,9 @@ def _fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobRequ
         if value is None or value <= positions or flag.only_for not in (None, request.task):
             continue
         if value == flag.default:
-            log.info("--%s is %d, the positions that this model has", name, positions)
+            log.info("reduced --%s to %d, the model's maximum", name, positions)
             fitting[name] = positions
         else:
-            expected = f"at most {positions}, the positions this model has"
+            expected = f"at most {positions}, the model's maximum"
             problems.append(Problem(f"--{name}", str(value), expected, f"add --{name} {positions}"))
     return dataclasses.replace(request, **fitting), problems

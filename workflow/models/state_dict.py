@@ -1,4 +1,4 @@
-"""Weight files, read one tensor at a time into a model that may be partitioned."""
+"""Load weight files into a model that may be partitioned, one tensor at a time."""
 
 import json
 import re
@@ -18,7 +18,7 @@ Named = tuple[str, torch.Tensor]
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, in the order of preference of transformers."""
+    """The weight files of a folder, chosen as transformers does."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return [folder / name]
@@ -26,14 +26,11 @@ def weight_files(folder: Path) -> list[Path]:
         if index.is_file():
             shards = set(json.loads(index.read_text())["weight_map"].values())
             return [folder / shard for shard in sorted(shards)]
-    raise FileNotFoundError("neither model.safetensors nor pytorch_model.bin, whole or in shards")
+    raise FileNotFoundError("no model.safetensors or pytorch_model.bin, single or sharded")
 
 
 def file_tensors(folder: Path) -> Iterator[Named]:
-    """Every tensor in the weight files of a folder, one at a time.
-
-    Files are mapped: of a tensor that is only read in part, no more than that is read.
-    """
+    """Every tensor in the weight files of a folder, one at a time and memory-mapped."""
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
             yield from mapped_tensors(path)
@@ -43,17 +40,17 @@ def file_tensors(folder: Path) -> Iterator[Named]:
 
 
 def mapped_tensors(path: Path) -> Iterator[Named]:
-    """The tensors of a safetensors file, which is mapped."""
+    """The tensors of a safetensors file, memory-mapped."""
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 (not a dict)
             yield name, file.get_tensor(name)
 
 
 def own_part(parameter: Any, tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a parameter whose whole value is `tensor`.
+    """The part of `tensor` that this process holds as `parameter`.
 
-    All of it, but of a parameter that ZeRO-3 has partitioned a slice of its flat values, which is
-    shorter than the others on the last process that has one, and empty behind it.
+    For a parameter partitioned by ZeRO-3 it is a slice of the flat values, which may be shorter or
+    empty on the last processes; otherwise all of it.
     """
     if not is_partitioned(parameter):
         return tensor
@@ -73,29 +70,29 @@ def whole_shape(parameter: Any) -> torch.Size:
 
 
 Misfits = dict[str, list[str]]
-"""Names of tensors that do not fit, by what is wrong with them."""
+"""Names of tensors that do not fit the model, by kind of misfit."""
 _MISFITS = {
-    "missing": ("no tensor", "every tensor of the model", "get the whole model again"),
+    "missing": ("missing tensors:", "all tensors of the model", "download the model again"),
     "unexpected": (
-        "tensors that the model lacks:",
+        "unexpected tensors:",
         "the tensors of the model",
-        "correct config.json: a layer may be missing there",
+        "correct config.json, a layer may be missing",
     ),
     "misshapen": (
-        "tensors of other shapes than the model's:",
+        "mismatched shapes:",
         "weights that fit config.json",
-        "correct config.json, or get the model again",
+        "correct config.json or download the model again",
     ),
     "differing": (
-        "several values for",
-        "one value for tensors that are tied",
-        "say in config.json whether the head is tied to the embedding (tie_word_embeddings)",
+        "tied tensors with different values:",
+        "equal values",
+        "set tie_word_embeddings in config.json to false if the head is not tied",
     ),
 }
 
 
 def problems_of_misfits(misfits: Misfits, folder: Path) -> list[Problem]:
-    """What is to be told of a folder whose tensors do not fit."""
+    """The problems of a folder whose tensors do not fit the model."""
     return [
         Problem(str(folder), f"{found} {shorten_names(sorted(misfits[kind]))}", expected, hint)
         for kind, (found, expected, hint) in _MISFITS.items()
@@ -106,8 +103,8 @@ def problems_of_misfits(misfits: Misfits, folder: Path) -> list[Problem]:
 def load_state_dict(model: PreTrainedModel, tensors: Iterable[Named]) -> Misfits:
     """Copy tensors into a model, each only in the part that this process holds.
 
-    A tensor that stands in the files under several names must be the same under all of them.
-    Parameters that are not learned and not in the files (positions of sines) are computed.
+    Tied tensors that occur under several names must have equal values. Parameters that are neither
+    trained nor in the files (sinusoidal positions) are computed.
     """
     misfits: Misfits = {kind: [] for kind in _MISFITS}
     by_name = model.state_dict(keep_vars=True)
@@ -122,7 +119,7 @@ def load_state_dict(model: PreTrainedModel, tensors: Iterable[Named]) -> Misfits
         part = own_part(target, tensor)
         held = target.ds_tensor.data[: len(part)] if is_partitioned(target) else target.data
         if whole_shape(target) != tensor.shape:
-            shapes = f"{list(tensor.shape)} for {list(whole_shape(target))}"
+            shapes = f"{list(tensor.shape)} instead of {list(whole_shape(target))}"
             misfits["misshapen"].append(f"{name} ({shapes})")
         elif id(target) not in filled:
             held.copy_(part)
@@ -132,12 +129,12 @@ def load_state_dict(model: PreTrainedModel, tensors: Iterable[Named]) -> Misfits
     for name, target in by_name.items():
         if id(target) not in filled and not _is_computed(model, name, target):
             misfits["missing"].append(name)
-            filled.add(id(target))  # told once, under its first name
+            filled.add(id(target))  # reported once, under its first name
     return misfits
 
 
 def model_name(model: PreTrainedModel, known: Mapping[str, Any], given: str) -> str | None:
-    """A model's own name for a tensor of its files, which may lack the prefix of a bare model."""
+    """The model's name of a tensor in its files, which may lack the base model's prefix."""
     for name in (given, f"{model.base_model_prefix}.{given}"):
         if name in known:
             return name
@@ -150,7 +147,7 @@ def _may_be_left_over(model: PreTrainedModel, name: str) -> bool:
 
 
 def _is_computed(model: PreTrainedModel, name: str, target: Any) -> bool:
-    """Whether a tensor is not learned; it then has its value after this call."""
+    """Whether a tensor is not trained; if so, initialize it."""
     if target.requires_grad:
         return False
     if isinstance(target, torch.nn.Parameter):
@@ -164,7 +161,7 @@ def _is_computed(model: PreTrainedModel, name: str, target: Any) -> bool:
 
 
 def saved_names(model: PreTrainedModel) -> dict[str, Any]:
-    """The tensors that are saved, by name: each once, under the first of its names."""
+    """The tensors to save by name; tied ones only under their first name."""
     first: dict[int, tuple[str, Any]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         first.setdefault(id(tensor), (name, tensor))

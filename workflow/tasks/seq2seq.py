@@ -29,7 +29,7 @@ def _check_completion(value: object) -> tuple[str, str, str] | None:
     if isinstance(value, str):
         return None
     hint = "write one text" if isinstance(value, list) else "write the completion in quotes"
-    return "", "a text", NO_ANSWER if value is None else hint
+    return "", "text", NO_ANSWER if value is None else hint
 
 
 ANSWERS_SHOWN = 8

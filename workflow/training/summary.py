@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel
 
-from workflow.core.console import log
+from workflow.core.console import log, log_parts
 from workflow.data.audit import render
 from workflow.distributed.device import pick_device
 from workflow.distributed.world import World
@@ -14,8 +14,8 @@ from workflow.training.prepare import Job
 
 
 def log_audit(job: Job) -> None:
-    for line in render(job.audit) if job.audit else []:
-        log.info(line)
+    if job.audit:
+        log_parts(render(job.audit))
 
 
 def log_resume(job: Job, point: ResumePoint, step: int, world: World) -> None:

@@ -1,7 +1,7 @@
-"""What the data holds that the user should know before training: lengths, losses, repetitions.
+"""Audit of the data before training: lengths, lost characters, duplicates, contradictions, overlap.
 
-A text is damaged where the tokenizer does not give it back: T5's vocabulary has no newline, no
-braces and few letters that are not Latin, and its normalizer writes some characters another way.
+A text is damaged if it does not survive tokenizing and decoding: T5's vocabulary has no newline,
+no braces and few non-Latin letters, and its normalizer replaces some characters.
 """
 
 from workflow.data.audit.collect import audit_splits, missing_characters, reserved_characters

@@ -1,4 +1,4 @@
-"""What the splits of a data set hold: lengths, damage, repetitions, contradictions."""
+"""Collect the audit's findings: lengths, damage, duplicates, contradictions, train/eval overlap."""
 
 import hashlib
 import json
@@ -19,9 +19,9 @@ from workflow.data.token_cache import Ragged, TokenizedSplit
 Keys = npt.NDArray[np.uint64]
 _NO_IDS = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
 CHUNK = 1024
-"""Records decoded at once."""
+"""Records decoded together."""
 SHORTEST_PREFIX = 10
-"""Characters that all prompts must begin with before it is worth a word."""
+"""Shortest common prefix of all prompts that is reported, in characters."""
 
 
 def audit_splits(
@@ -31,16 +31,16 @@ def audit_splits(
     limits: Mapping[str, int],
     truncation_side: str = "right",
 ) -> AuditReport:
-    """Look at every record once; of its texts nothing is held but 16 bytes.
+    """Audit every record once, keeping 16 bytes of each.
 
     Args:
-        limits: how long "prompts" and "completions" may be, in tokens.
+        limits: maximum length of "prompts" and "completions", in tokens.
 
     Returns:
-        What can be written as JSON: for each split its findings, those of its prompts and those of
-        its completions (the answers that are texts), and findings over train and eval. A finding
-        is {"count": records, "examples": ["train[12] 'text'", …]}; lengths are in tokens, before
-        any cut, with the end mark.
+        A JSON object: for each split its findings, with those of its prompts and of its completions
+        (if these are texts), and findings about train and eval together. A finding is {"count":
+        records, "examples": ["train[12] 'text'", …]}; lengths are in tokens before truncation,
+        including the end-of-text token.
     """
     damage = Damage(tokenizer)
     audits = {}
@@ -55,12 +55,12 @@ def audit_splits(
         "splits": {name: audit.report(limits) for name, audit in audits.items()},
     }
     if {"train", "eval"} <= audits.keys():
-        report |= _repeated_from_train(audits["train"], audits["eval"])
+        report |= _overlap(audits["train"], audits["eval"])
     return report
 
 
 def missing_characters(report: AuditReport) -> set[str]:
-    """The characters that do not come back as they were, in prompts or completions of any split."""
+    """The characters of all prompts and completions that do not survive a round trip."""
     return {
         character
         for split in report["splits"].values()
@@ -71,17 +71,17 @@ def missing_characters(report: AuditReport) -> set[str]:
 
 
 def reserved_characters(report: AuditReport) -> set[str]:
-    """The code points in texts that could be given out as tokens."""
+    """The code points in texts that the tool would otherwise use as new tokens."""
     splits = report["splits"].values()
     return {one for split in splits for part in PARTS for one in split[part]["reserved"]}
 
 
 class SplitAudit:
-    """One split, gathered chunk by chunk.
+    """The audit of one split, chunk by chunk.
 
     Attributes:
-        prompts, pairs: for each record a digest of its prompt, and of its prompt and answer. Of
-            a million records some two share one by chance in one of forty million data sets.
+        prompts, pairs: a 64-bit digest of each record's prompt, and of its prompt and target. A
+            million records have a collision with a probability of 1 in 40 million.
     """
 
     def __init__(self, name: str, split: TokenizedSplit, schema: Schema, damage: Damage):
@@ -94,7 +94,7 @@ class SplitAudit:
         self.pairs: Keys = np.zeros(len(split), np.uint64)
 
     def add_chunk(self, start: int) -> int:
-        """Take in the records from `start`; returns how many they were."""
+        """Add the next CHUNK records from `start` on; returns their number."""
         end = min(start + CHUNK, len(self.split))
         sources, targets = self.split.sources, self.split.targets
         prompts, completions = [], []
@@ -104,7 +104,7 @@ class SplitAudit:
             answer = [record[key] for key in (self._schema.answer_key,) if key in record]
             prompts.append((f"{self.name}[{i}]", self._schema.read(record), sources.row(i)))
             if answer and self._schema.answer_range:
-                answer = [float(answer[0])]  # 1, 1.0 and true say the same
+                answer = [float(answer[0])]  # 1, 1.0 and true are the same target
                 self._values.append(answer[0])
             elif answer:
                 text = "" if self._schema.is_blank(record) else answer[0]
@@ -141,14 +141,14 @@ class SplitAudit:
         return f"{self.name}[{index}] {excerpt(self.split.record(index)[self._schema.source_key])}"
 
     def _duplicates(self) -> AuditReport:
-        """The records that an earlier one equals in prompt and answer."""
+        """Records with the prompt and target of an earlier record."""
         is_first = np.zeros(len(self.pairs), np.bool_)
         is_first[np.unique(self.pairs, return_index=True)[1]] = True
         again = np.flatnonzero(~is_first)
         return Finding(len(again), [self.example(i) for i in again[:EXAMPLES]]).report()
 
     def _contradictions(self) -> AuditReport:
-        """The records whose prompt has several answers, and the number of such prompts."""
+        """Records whose prompt has several targets, and the number of these prompts."""
         rows = np.flatnonzero(self.split.answered)
         different = rows[np.unique(self.pairs[rows], return_index=True)[1]]
         prompts, answers = np.unique(self.prompts[different], return_counts=True)
@@ -158,7 +158,7 @@ class SplitAudit:
         return Finding(len(against), examples).report() | {"prompts": len(first)}
 
     def _targets(self) -> AuditReport | None:
-        """Of answers that are numbers: how many lie in each tenth of their range, and each half."""
+        """Histograms of numeric targets: shares of 10 bins, counts of both halves, and the mean."""
         if not self._values or self._schema.answer_range is None:
             return None
         least, greatest = self._schema.answer_range
@@ -173,7 +173,7 @@ class SplitAudit:
         }
 
     def _common_prefix(self) -> AuditReport | None:
-        """The whole words that all prompts begin with, and the tokens they cost a record."""
+        """The complete words that all prompts start with, and their number of tokens."""
         words = re.match(r"(?s).*\s", self._prefix or "")
         text = words.group().rstrip() if words else ""
         if len(text) < SHORTEST_PREFIX or (self.prompts == self.prompts[0]).all():
@@ -183,20 +183,20 @@ class SplitAudit:
 
 
 def _are_in(keys: Keys, known: Keys) -> npt.NDArray[np.bool_]:
-    """Which keys are among the `known`, in less memory than np.isin, which sorts both together."""
+    """Whether each key is in `known`; uses less memory than np.isin, which sorts both together."""
     known = np.sort(known)
     begin, end = np.searchsorted(known, keys, "left"), np.searchsorted(known, keys, "right")
     return begin < end
 
 
 def _digest(values: list[Any]) -> int:
-    """64 bits that differ where JSON values do."""
+    """A 64-bit digest of JSON values."""
     content = json.dumps(values, sort_keys=True).encode()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
-def _repeated_from_train(train: SplitAudit, evaluation: SplitAudit) -> AuditReport:
-    """Eval records, and eval prompts with whatever answer, that train holds too."""
+def _overlap(train: SplitAudit, evaluation: SplitAudit) -> AuditReport:
+    """Train/eval overlap: eval records, and eval prompts with any target, also in train."""
     report = {}
     for name, ours, theirs in (
         ("eval_records_in_train", evaluation.pairs, train.pairs),

@@ -1,4 +1,4 @@
-"""What the prompts of a split hold, or its completions: lengths, and what does not come back."""
+"""Audit of a split's prompts or completions: token lengths, and texts that do not round-trip."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ def _by_count(counts: Mapping[str, int]) -> dict[str, int]:
 
 @dataclass
 class Finding:
-    """In how many records something was found, the first few of them, and which characters."""
+    """A count of records, with the first few as examples and the characters concerned."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Finding:
 
 
 class PartAudit:
-    """The prompts of a split, or its completions."""
+    """Findings in the prompts of a split, or in its completions."""
 
     def __init__(self, damage: Damage):
         self._damage = damage
@@ -51,7 +51,7 @@ class PartAudit:
         self._reserved: set[str] = set()
 
     def add(self, texts: Sequence[tuple[str, str, Row]]) -> None:
-        """Take in texts, each with its place and its ids."""
+        """Add texts, each with its place and its token ids."""
         rows = [ids for _, _, ids in texts]
         self._unknown += int((np.concatenate(rows) == self._damage.tokenizer.unk_token_id).sum())
         decoded_texts = self._damage.decode(rows)
@@ -84,7 +84,7 @@ class PartAudit:
 
 
 def _distribution(lengths: npt.NDArray[np.int64]) -> AuditReport | None:
-    """Of lengths in tokens; None where there are none."""
+    """Percentiles and mean of lengths in tokens; None without lengths."""
     if len(lengths) == 0:
         return None
     percents = {"min": 0, "median": 50, "p90": 90, "p99": 99, "max": 100}

@@ -1,11 +1,13 @@
-"""What an audit found, said on lines that one can read: the worst first, with a remedy."""
+"""The audit's findings as text: a table, then warnings with remedies, the worst first."""
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from rich.text import Text
 
 from workflow.core.errors import shorten
-from workflow.core.tables import aligned
+from workflow.core.tables import Part, table
 from workflow.data.audit.parts import PARTS, AuditReport
 
 CHARACTERS_SHOWN = 8
@@ -14,161 +16,159 @@ LONGEST_LINE = 200
 
 @dataclass(frozen=True)
 class AuditWarning:
-    """Something to know before training; the higher the severity, the worse."""
+    """A problem of the data; the higher the severity, the worse. The example may be empty."""
 
     severity: int
     text: str
     example: str
     remedy: str
 
+    def __str__(self) -> str:
+        example = f", e.g. {self.example}" if self.example else ""
+        return f"{self.text}{example}. Hint: {self.remedy}"
 
-_IF_MEANT = "fine where that is meant; else write them"
-_LOOK = "look if it matters"
+
+_CHECK = "check whether this matters"
+_CHANGED = "with changed characters"
+_ENDS = "with lost leading or trailing white space"
 _RULES = (
-    (12, "completions.lost", "completions that cannot be written back", "{hint}"),
-    (11, "completions.special", "completions that spell special tokens", "take them out"),
-    (8, "contradictions", "records that contradict another", "keep one of each"),
-    (7, "completions.cut", "completions that are cut", "raise --max_target_length or shorten them"),
-    (6, "prompts.cut", "prompts that lose {cut}", "raise --max_source_length or shorten them"),
-    (5, "prompts.lost", "prompts with what the model cannot see", "{hint}"),
-    (5, "prompts.special", "prompts that spell special tokens", "take them out"),
-    (4, "empty_prompts", "empty prompts", "write or remove them"),
-    (4, "empty_completions", "empty completions, whose answer is nothing", _IF_MEANT),
-    (
-        3,
-        "duplicates",
-        "records that repeat an earlier one",
-        "remove them, unless they are to weigh",
-    ),
-    (3, "completions.ends", "completions that lose white space at an end", "strip it{or_add}"),
-    (1, "completions.changed", "completions that come back written another way", _LOOK),
-    (1, "prompts.changed", "prompts that are read written another way", _LOOK),
-    (1, "prompts.ends", "prompts that lose white space at an end", _LOOK),
+    (12, "completions.lost", "completion{s} with lost characters", "{hint}"),
+    (11, "completions.special", "completion{s} with special tokens as text", "remove them"),
+    (8, "contradictions", "contradicting record{s}", "keep one per prompt"),
+    (7, "completions.cut", "truncated completion{s}", "increase --max_target_length"),
+    (6, "prompts.cut", "truncated prompt{s} ({cut} removed)", "increase --max_source_length"),
+    (5, "prompts.lost", "prompt{s} with lost characters", "{hint}"),
+    (5, "prompts.special", "prompt{s} with special tokens as text", "remove them"),
+    (4, "empty_prompts", "empty prompt{s}", "write them or remove the records"),
+    (4, "empty_completions", "empty completion{s}", "write them, unless intended"),
+    (3, "duplicates", "duplicate record{s}", "remove them, unless intended"),
+    (3, "completions.ends", f"completion{{s}} {_ENDS}", "strip it{or_add}"),
+    (1, "completions.changed", f"completion{{s}} {_CHANGED}", _CHECK),
+    (1, "prompts.changed", f"prompt{{s}} {_CHANGED}", _CHECK),
+    (1, "prompts.ends", f"prompt{{s}} {_ENDS}", _CHECK),
 )
-"""Severity, finding of a split or of a part of it, its name, and what to do about it."""
+"""Severity, finding of a split or of one of its parts, text behind the count, and remedy."""
 
 
-_CUT = {
-    "right": "their end",
-    "left": "their beginning",
-    "middle": "some of their middle",
-}
+_CUT = {"right": "end", "left": "start", "middle": "middle"}
 RARE = 0.05
-"""Share of one kind of target below which it is worth a word."""
+"""Share of the rarer half of the targets below which they count as imbalanced."""
 
 
 def warnings_of(report: AuditReport) -> list[AuditWarning]:
-    """What is worth a line, the worst first."""
-    warnings, hints = _warnings_across(report), _hints(report)
+    """The warnings, the worst first."""
+    warnings, hints = _overlap_warnings(report), _hints(report)
     for name, split in report["splits"].items():
-        for severity, path, what, remedy in _RULES:
+        for severity, path, phrase, remedy in _RULES:
             part, _, kind = path.rpartition(".")
             finding = (split[part] if part else split).get(kind)  # not in an older audit.json
             if finding and finding["count"]:
-                said = what.format(cut=_CUT[report["truncation_side"]])
-                text = f"{name}: {said}: {finding['count']:,}{_what_of(finding)}"
+                what = phrase.format(s=_s(finding["count"]), cut=_CUT[report["truncation_side"]])
+                text = f"{name}: {finding['count']:,} {what}{_details(finding)}"
                 example = finding["examples"][0]
                 warnings.append(AuditWarning(severity, text, example, remedy.format(**hints)))
-        warnings += _warnings_of_targets(name, split["targets"])
+        warnings += _target_warnings(name, split["targets"])
         if split["common_prefix"]:
-            tokens, text = split["common_prefix"]["tokens"], split["common_prefix"]["text"]
-            said = f"{name}: all prompts begin alike, {tokens} tokens each"
-            remedy = "leave it out if the model need not be told"
-            warnings.append(AuditWarning(2, said, shorten(text, 40), remedy))
+            tokens, prefix = split["common_prefix"]["tokens"], split["common_prefix"]["text"]
+            text = f"{name}: all prompts share a prefix: {shorten(prefix, 40)} ({tokens} tokens)"
+            warnings.append(AuditWarning(2, text, "", "remove it if the model does not need it"))
     return sorted(warnings, key=lambda warning: -warning.severity)
 
 
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
 def _hints(report: AuditReport) -> dict[str, str]:
-    """What to do about characters that do not come back: no flag that is refused, or given."""
+    """Remedies for lost characters; none suggests a flag that is refused or already set."""
     if report.get("can_grow", True) and "added_tokens" not in report:
         return {"hint": "add --add_missing_tokens", "or_add": ", or add --add_missing_tokens"}
-    return {"hint": "write them another way", "or_add": ""}
+    return {"hint": "replace them", "or_add": ""}
 
 
-def _warnings_across(report: AuditReport) -> list[AuditWarning]:
+def _overlap_warnings(report: AuditReport) -> list[AuditWarning]:
     if "eval_records_in_train" not in report:
         return []
     records, prompts = report["eval_records_in_train"], report["eval_prompts_in_train"]
     warnings, remedy = [], "remove them from train or eval"
-    if records["count"]:
-        text = f"eval: records that occur in train: {records['count']:,}"
+    if count := records["count"]:
+        what = "also in train (train/eval overlap, inflates metrics)"
+        text = f"eval: {count:,} record{_s(count)} {what}"
         warnings.append(AuditWarning(10, text, records["examples"][0], remedy))
-    if prompts["count"] > records["count"]:
-        text = f"eval: prompts that occur in train, with whatever answer: {prompts['count']:,}"
+    if (count := prompts["count"]) > records["count"]:
+        text = f"eval: {count:,} prompt{_s(count)} also in train (train/eval overlap, any target)"
         warnings.append(AuditWarning(9, text, prompts["examples"][0], remedy))
     return warnings
 
 
-def _warnings_of_targets(name: str, targets: AuditReport | None) -> list[AuditWarning]:
-    """One kind of target missing, or rare."""
+def _target_warnings(name: str, targets: AuditReport | None) -> list[AuditWarning]:
+    """Warn if one half of the targets is missing or rare."""
     if targets is None:
         return []
     rarer = min(("yes", "no"), key=lambda kind: targets[kind])
-    share = targets[rarer] / (targets["yes"] + targets["no"])
+    count = targets["yes"] + targets["no"]
+    share = targets[rarer] / count
+    if targets[rarer] == 0:
+        text = f"{name}: none of {count:,} targets is closer to {rarer}: metrics mean nothing"
+        return [AuditWarning(10, text, "", "add such records")]
     if share >= RARE:
         return []
-    text = f"{name}: targets nearer to {rarer}: {targets[rarer]:,} ({share:.1%})"
-    if targets[rarer] == 0:
-        return [AuditWarning(10, text, "none at all", "add such records, or scores mean nothing")]
-    return [AuditWarning(2, text, "one in a lot", "look at auc and f1 more than at accuracy")]
+    ratio = f"{targets[rarer]:,} of {count:,} ({share:.1%})"
+    text = f"{name}: imbalanced targets: {ratio} closer to {rarer}"
+    return [AuditWarning(2, text, "", "prefer auc and f1 to accuracy")]
 
 
-def _what_of(finding: AuditReport) -> str:
-    """What more a finding knows: its characters, or its prompts."""
-    if "prompts" in finding:
-        return f" (prompts: {finding['prompts']:,})"
+def _details(finding: AuditReport) -> str:
+    """The characters of a finding, or the number of its prompts."""
+    if count := finding.get("prompts"):
+        return f" ({count:,} prompt{_s(count)} with different targets)"
     characters = finding.get("characters", {})
     return f" ({_names(characters)})" if characters else ""
 
 
 def _names(characters: Mapping[str, int | None]) -> str:
-    """The first of some characters, with their counts where these are known."""
+    """The first few characters, with their counts if known."""
     first = list(characters.items())[:CHARACTERS_SHOWN]
     shown = [f"{_name(c)} ×{n:,}" if n is not None else _name(c) for c, n in first]
     more = len(characters) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more kinds" if more else "")
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def _name(character: str) -> str:
-    """A character as it can be read in a list."""
-    names = {"\n": "newline", "\r": "carriage return", "\t": "tab", " ": "surplus space"}
+    """A readable name of a character."""
+    names = {"\n": "newline", "\r": "carriage return", "\t": "tab", " ": "extra space"}
     alone = character.isprintable() and not unicodedata.category(character[0]).startswith("M")
     return names.get(character) or (character if alone else f"U+{ord(character):04X}")
 
 
-def render(report: AuditReport) -> list[str]:
-    """A table with a line for each split, then the warnings, each on one line."""
-    return figures(report) + [_line(warning) for warning in warnings_of(report)]
+def render(report: AuditReport) -> list[Part]:
+    """The table, then one line per warning."""
+    warnings = [Text(_line(warning), "yellow") for warning in warnings_of(report)]
+    return [*figures(report), *warnings]
 
 
-def figures(report: AuditReport) -> list[str]:
-    """The table, and the targets of each split."""
-    rows = [
-        ["", "records", "prompt tokens", "completion tokens", "cut", "characters lost"],
-        ["", "", *["median / p99 / max"] * 2, *["prompts / completions"] * 2],
-    ]
+def figures(report: AuditReport) -> list[Part]:
+    """A table with a row per split and part, at most 100 columns wide; then the targets."""
+    lengths = ("median", "p99", "max")
+    rows = [["split", "field", "records", *(f"{name} tokens" for name in lengths),
+             "truncated", "lost characters"]]  # fmt: skip
     for name, split in report["splits"].items():
-        parts = [split["prompts"], split["completions"]]
-        lengths = [
-            " / ".join(f"{part['tokens'][share]:,}" for share in ("median", "p99", "max"))
-            if part["tokens"] else "none" for part in parts
-        ]  # fmt: skip
-        cut = " / ".join(f"{part['cut']['count']:,}" for part in parts)
-        lost = " / ".join(f"{_lost(part):,}" for part in parts)
-        rows.append([name, f"{split['records']:,}", *lengths, cut, lost])
-    lines = aligned(rows, left=1)
+        for part in (split[key] | {"name": key} for key in PARTS if split[key]["tokens"]):
+            counts = [split["records"], *(part["tokens"][one] for one in lengths),
+                      part["cut"]["count"], _count_lost(part)]  # fmt: skip
+            rows.append([name, part["name"], *(f"{count:,}" for count in counts)])
     balances = [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
-    return lines + balances + _tell_added(report)
+    return [table(rows, left=2), *balances, *_added_tokens(report)]
 
 
-def _lost(part: AuditReport) -> int:
-    """How many characters are lost, in a text or at its ends."""
+def _count_lost(part: AuditReport) -> int:
+    """The number of lost characters, within texts and at their ends."""
     kinds = [part[kind]["characters"] for kind in ("lost", "ends") if kind in part]
     return sum(sum(characters.values()) for characters in kinds)
 
 
-def _tell_added(report: AuditReport) -> list[str]:
-    """The characters that were given tokens, and how the texts come back now."""
+def _added_tokens(report: AuditReport) -> list[str]:
+    """The characters that got tokens, and how many texts still do not round-trip."""
     added = report.get("added_tokens")
     if not added:
         return []
@@ -177,25 +177,22 @@ def _tell_added(report: AuditReport) -> list[str]:
         for split in report["splits"].values()
         for part in PARTS
     )
-    rest = "all texts come back exactly"
-    if left:
-        rest = f"texts that do not come back exactly: {left:,}"
-    names = _names(dict.fromkeys(added))
-    return [f"characters given tokens: {len(added):,} ({names}); {rest}"]
+    rest = f"texts that do not round-trip exactly: {left:,}" if left else "all texts round-trip"
+    return [f"added tokens: {len(added):,} ({_names(dict.fromkeys(added))}); {rest}"]
 
 
 def _balance(name: str, targets: AuditReport) -> str:
-    """The targets of a split on a line: its halves, and its tenths in percent."""
-    tenths = " ".join(f"{share:.0%}" for share in targets["tenths"])
-    halves = f"{targets['no']:,} nearer to no, {targets['yes']:,} to yes"
-    return f"{name} targets: {halves}; mean {targets['mean']:.3g}; by tenth {tenths}"
+    """The targets of a split on one line: both halves, mean and histogram."""
+    histogram = " ".join(f"{share:.0%}" for share in targets["tenths"])
+    halves = f"{targets['no']:,} closer to no, {targets['yes']:,} closer to yes"
+    return f"{name} targets: {halves}; mean {targets['mean']:.3g}; 10-bin histogram {histogram}"
 
 
 def _line(warning: AuditWarning) -> str:
-    """A warning on a line that is not too long: its example gives way first."""
-    what, remedy = warning.text, f"; {warning.remedy}"
-    room = LONGEST_LINE - len(what) - len(remedy) - len("; as ")
-    example = warning.example if len(warning.example) <= room else warning.example.split(" ")[0]
-    if len(example) <= room:
-        return f"{what}; as {example}{remedy}"
-    return what[: LONGEST_LINE - len(remedy) - 1] + "…" + remedy
+    """The warning on at most LONGEST_LINE characters: shortens its example first, then its text."""
+    for example in (warning.example, warning.example.split(" ")[0], ""):
+        line = str(replace(warning, example=example))
+        if len(line) <= LONGEST_LINE:
+            return line
+    text = warning.text[: LONGEST_LINE - len(line) - 1] + "…"
+    return str(replace(warning, text=text, example=""))

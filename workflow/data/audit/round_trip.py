@@ -1,4 +1,4 @@
-"""What a tokenizer does to a text: characters lost, changed, or read as special tokens."""
+"""Damage of a text by tokenizing and decoding: characters lost, changed, or read as specials."""
 
 import re
 import unicodedata
@@ -26,13 +26,13 @@ _LETTERS = (
     "\u0627\u0628",
     "\u0915\u0916",
 )
-"""Two letters of scripts of which a vocabulary may know one alone."""
+"""Two letters each of scripts, for a vocabulary that has only one of them."""
 
 
 class Damage:
-    """What a tokenizer does to characters; each is tried once, between two letters.
+    """Finds the characters that a tokenizer damages; each is tested once, between two letters.
 
-    A character that joins with the one before it, as an accent, is tried with that too.
+    A combining character, e.g. an accent, is also tested together with its base character.
     """
 
     def __init__(self, tokenizer: Any):
@@ -42,25 +42,25 @@ class Damage:
         self._tried: dict[str, tuple[str, str]] = {}
         self._blamed: dict[str, list[tuple[str, str]]] = {}
         self._kept: set[str] = set()
-        self._alone: set[str] = set()  # characters that join with none before them
+        self._alone: set[str] = set()  # characters that do not combine with the one before
         known = (two for two in _LETTERS if self._there_and_back(two).strip() == two)
         self._before, self._after = tuple(next(known, _LETTERS[0]))
         if self._there_and_back(self._before) == f" {self._before}":
-            self._added = " "  # some write every text with a space before it
+            self._added = " "  # some tokenizers decode every text with a leading space
 
     def decode(self, rows: Sequence[Row]) -> list[str]:
-        """The texts of rows of ids."""
+        """Decode rows of token ids."""
         texts = decode_texts(self.tokenizer, rows, skip_special_tokens=True)
         return [text.removeprefix(self._added) for text in texts]
 
     def find(self, text: str, decoded: str) -> dict[str, Counter[str]]:
-        """What `text` holds that `decoded`, the same text out of the tokenizer, does not.
+        """Compare `text` with `decoded`, the same text after the tokenizer's round trip.
 
         Returns:
-            Counts under "lost" (nothing stands for the character; a space: one more than a run of
-            spaces leaves), "ends" (the same, of white space at an end of the text), "changed"
-            (other characters stand for it) and "special" (special tokens written out, which are
-            read as such). "changed" may be there with no count: the text comes back in another way.
+            Counts of characters: "lost" (dropped; extra spaces of a run included), "ends" (lost
+            white space at either end), "changed" (replaced by others) and "special" (special tokens
+            as text, which are read as special tokens). "changed" may be empty: the text differs,
+            but no single character explains it.
         """
         if text == decoded:
             return {}
@@ -75,7 +75,7 @@ class Damage:
         }
 
     def _find_at_ends(self, text: str) -> Counter[str]:
-        """White space that does not come back at the beginning of a text, and at its end."""
+        """White space that is lost at either end of a text."""
         inner = text.strip()
         before, after = text.split(inner, 1) if inner else (text, "")
         kept = Counter(self._try(before, begins=True)[1]) + Counter(self._try(after, ends=True)[1])
@@ -100,25 +100,25 @@ class Damage:
                 found["lost"][" "] += surplus
 
     def _blame(self, unit: str) -> list[tuple[str, str]]:
-        """The characters of a unit that do not come back, and whether they are lost or changed."""
+        """The damaged characters of a unit, each with "lost" or "changed"."""
         fate, _ = self._try(unit)
         if fate == "kept":
             return []
         first, rest = unit[0], unit[1:]
         blamed = [(first, self._try(first)[0])]
-        stands = ""  # what gets a token of its own joins with nothing behind it
+        base = ""  # a character with a token of its own does not combine with later ones
         if blamed[0][1] == "kept":
-            blamed, stands = [], first
+            blamed, base = [], first
         for character in rest:
-            one, back = self._try(stands + character)
+            one, back = self._try(base + character)
             if one != "kept":
-                blamed.append((character, "lost" if back == stands else one))
+                blamed.append((character, "lost" if back == base else one))
         return blamed or [(character, fate) for character in rest]
 
     def _try(self, unit: str, begins: bool = False, ends: bool = False) -> tuple[str, str]:
-        """What becomes of a unit ("kept", "changed" or "lost"), and what comes back for it.
+        """Whether a unit is "kept", "changed" or "lost", and what it is decoded to.
 
-        It is tried between two letters, or at the beginning or the end of a text.
+        It is tested between two letters, or at the start or the end of a text.
         """
         before, after = "" if begins else self._before, "" if ends else self._after
         text = before + unit + after
@@ -126,7 +126,7 @@ class Damage:
             ids = np.array(self.tokenizer(text)["input_ids"], np.int32)
             decoded = self.decode([ids])[0]
             middle = decoded.removeprefix(before).removesuffix(after)
-            # A space for a newline is a loss; for a space of another width it is not.
+            # A newline that becomes a space is lost; a space of another width is not.
             nothing = not middle.strip() and middle != unicodedata.normalize("NFKC", unit)
             fate = "kept" if decoded == text else "changed"
             if fate != "kept" and (nothing or self.tokenizer.unk_token_id in ids):
@@ -139,7 +139,7 @@ class Damage:
 
 
 def _differing(text: str, decoded: str) -> Counter[str]:
-    """The signs, but no letters, of the part of a text that comes back in another way."""
+    """The non-alphanumeric characters in the part of a text that differs after decoding."""
     start = len(common_start(text, decoded))
     room = min(len(text), len(decoded)) - start
     end = len(common_start(text[::-1][:room], decoded[::-1][:room]))
@@ -153,7 +153,7 @@ def common_start(one: str, other: str) -> str:
 
 
 def excerpt(text: str, found: Collection[str] = ()) -> str:
-    """The text, or the part of it where the first of what was found stands, safe to print."""
+    """The text around the first occurrence of the `found` characters, safe to print."""
     text = text if found else text.strip()
     places = [text.find(one) for one in found if one != " "]
     if " " in found and (spaces := _SEVERAL_SPACES.search(text)):
@@ -163,5 +163,5 @@ def excerpt(text: str, found: Collection[str] = ()) -> str:
 
 
 def excerpt_of_ends(text: str) -> str:
-    """The end of a text that is white space, with some of the text beside it, safe to print."""
+    """The end of a text that has white space, safe to print."""
     return shorten(text[:20] if text[:1].isspace() else text[-20:], 40)

@@ -1,6 +1,7 @@
-"""Families of models: all that is known of a kind of model, and which are refused.
+"""Model families: all code specific to model types, and the types that are refused.
 
-A new kind is a module here with a class that keeps `ModelFamily`, and a line in `family_of`.
+To add a family, write a module with a class that implements `ModelFamily`, and add it to
+`family_of`.
 """
 
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig
@@ -12,26 +13,25 @@ from workflow.models.families.t5 import T5
 __all__ = ["ONE_PROCESS", "REFUSED", "DecoderIds", "Dimensions", "ModelFamily", "family_of"]
 
 REFUSED = {
-    "bigbird_pegasus": "a batch of short texts changes its attention for good, so what one record "
-    "gives depends on those before it",
-    "fsmt": "its output layer is no module, so logits cannot be had at some positions only",
-    "nllb-moe": "an expert takes so many tokens of a batch and no more, so what one record gives "
-    "depends on the others beside it",
-    "prophetnet": "it learns several tokens ahead with a loss of its own",
+    "bigbird_pegasus": "a batch of short texts changes its attention permanently, so results "
+    "depend on earlier records",
+    "fsmt": "its output layer is not a module, so logits cannot be restricted to some positions",
+    "nllb-moe": "its experts have a capacity per batch, so results depend on the batch",
+    "prophetnet": "it predicts several tokens ahead with a loss of its own",
 }
-"""Model types that load, but cannot keep what this tool promises, and why."""
+"""Model types that load but break guarantees of this tool, with the reason."""
 
 ONE_PROCESS = {
-    "switch_transformers": "an expert that the records of a process do not reach has no gradient "
-    "there, and processes would wait for each other",
+    "switch_transformers": "an expert without tokens on a process has no gradient there, so "
+    "processes would deadlock",
 }
-"""Model types that several processes cannot train together, and why."""
+"""Model types that only one process can train, with the reason."""
 
 
 def family_of(config: PreTrainedConfig) -> ModelFamily:
-    """The family of a model with this configuration; raises ValueError where there is none."""
+    """The family of a model with this configuration; raises ValueError for an unknown type."""
     if config.model_type in ("t5", "mt5"):
         return T5()
     if type(config) in AutoModelForSeq2SeqLM._model_mapping:
         return EncoderDecoder()
-    raise ValueError(f"no family of models has the type {config.model_type}")
+    raise ValueError(f"unknown model type {config.model_type}")

@@ -1,4 +1,4 @@
-"""The seam between kinds of models and all that works with any of them."""
+"""The interface of model families."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from workflow.models.batch import Batch
 
 @dataclass(frozen=True)
 class DecoderIds:
-    """The ids that a model's decoder is given, whatever the record.
+    """The ids that decoding starts with.
 
     Attributes:
-        start: stands before the first token, in training and in generation.
-        forced: the first token of every generation; None where the model is free. Of tokenizers
-            that begin targets with the code of their language it is that code.
+        start: the decoder input before the first token, in training and generation.
+        forced: the first token of every generation, e.g. the code of the target language; None if
+            the model generates it.
     """
 
     start: int
     forced: int | None = None
 
     def set_in(self, model: PreTrainedModel) -> None:
-        """Let a model's settings say so, and those of the checkpoints saved of it."""
+        """Write the ids to a model's settings, and so to its checkpoints."""
         for settings in (model.config, model.generation_config):
             settings.decoder_start_token_id = self.start
         model.generation_config.forced_bos_token_id = self.forced
@@ -40,10 +40,10 @@ class Dimensions:
     """The sizes of a model's layers.
 
     Attributes:
-        heads, inner: of attention, and all heads' widths together.
+        inner: the sum of all attention heads' widths.
         feed_forward: the inner width of the feed-forward blocks.
-        gated: whether those have two matrices of that width, as Flan-T5's.
-        vocabulary: ids that the model can write.
+        gated: whether these blocks have two matrices of that width, like Flan-T5's.
+        vocabulary: number of output ids.
     """
 
     encoder_layers: int
@@ -57,20 +57,20 @@ class Dimensions:
 
 
 class ModelFamily(Protocol):
-    """What the program must know of a kind of model.
+    """The functions that depend on the model type.
 
-    A family keeps nothing: each function is given the configuration or the model. What all models
-    have in common is no member: loading and saving, the batch, the head (`models.lm_head`).
+    Families have no state. Loading, saving, batches and the head (`models.lm_head`) are common to
+    all models.
     """
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
-        """The class of transformers that such a model is of."""
+        """The model's class in transformers."""
 
     def vocabulary_size(self, config: PreTrainedConfig) -> int:
-        """Ids that the model can write."""
+        """The number of output ids."""
 
     def dimensions(self, config: PreTrainedConfig) -> Dimensions:
-        """What the memory of training and generation depends on."""
+        """The sizes that determine the memory of training and generation."""
 
     def decoder_ids(
         self,
@@ -78,7 +78,7 @@ class ModelFamily(Protocol):
         generation: GenerationConfig,
         tokenizer: PreTrainedTokenizerBase,
     ) -> DecoderIds | None:
-        """What the model's decoder starts with; None if unknown.
+        """The ids that decoding starts with; None if unknown.
 
         Args:
             generation: the model's own generation settings.
@@ -87,10 +87,10 @@ class ModelFamily(Protocol):
     def encoder_options(
         self, model: PreTrainedModel, mask: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """What the encoder takes besides ids and their mask (rows, length)."""
+        """Additional encoder inputs besides ids and mask (rows, length)."""
 
     def supports_packing(self, model: PreTrainedModel) -> bool:
-        """Whether several examples can stand in one row without seeing each other."""
+        """Whether several examples can share a row without attending to each other."""
 
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
@@ -99,11 +99,11 @@ class ModelFamily(Protocol):
 
         Args:
             batch: on the model's device.
-            words: where given, only the logits of these ids, in float32: (positions, words).
+            words: token ids; computes only their logits, in float32: (positions, words).
         """
 
     def use_fast_modules(self, model: PreTrainedModel) -> None:
-        """Let a model that is on a CPU compute the same with fewer passes over its memory."""
+        """Replace modules of a model on a CPU by equivalents with fewer memory passes."""
 
     def optimize_for_scoring(self, model: PreTrainedModel) -> None:
-        """Let a model that is asked at one position a record compute the same faster."""
+        """Speed up a model that computes the logits of one position per record."""

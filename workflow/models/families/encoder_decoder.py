@@ -1,4 +1,4 @@
-"""Encoder-decoders as transformers has them: BART, mBART, Pegasus, LED, T5Gemma, …"""
+"""Encoder-decoders of transformers: BART, mBART, Pegasus, LED, T5Gemma, …"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +19,11 @@ from workflow.models.languages import language_ids
 from workflow.models.lm_head import select_logits
 
 _LABELS_MOVED = ("mbart", "plbart")
-"""Where transformers moves the last id of the labels to their front, and ignores the setting."""
+"""Types whose decoder inputs start with the last label, whatever decoder_start_token_id is."""
 
 
 class EncoderDecoder:
-    """The family of all encoder-decoders but those that have one of their own."""
+    """The family of all encoder-decoders without a family of their own."""
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
         found: Any = AutoModelForSeq2SeqLM._model_mapping[type(config)]
@@ -58,11 +58,11 @@ class EncoderDecoder:
         generation: GenerationConfig,
         tokenizer: PreTrainedTokenizerBase,
     ) -> DecoderIds | None:
-        """What the decoder starts with, as transformers shifts labels; None if unknown."""
+        """The ids that decoding starts with, as transformers shifts labels; None if unknown."""
         codes = language_ids(tokenizer).values()
         target = tokenizer(text_target="")["input_ids"]
         forced = generation.forced_bos_token_id
-        if forced is None:  # some folders have it in config.json alone
+        if forced is None:  # some folders have it in config.json only
             forced = getattr(config, "forced_bos_token_id", None)
         if codes:
             forced = target[0] if target[0] in codes else None
@@ -76,10 +76,10 @@ class EncoderDecoder:
     def encoder_options(
         self, model: PreTrainedModel, mask: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Of LED where its attention is global.
+        """LED's mask of global attention.
 
-        It was trained with that on the first token (Beltagy et al. 2020, arXiv:2004.05150), and
-        has none unless it is told where.
+        LED was trained with global attention on the first token (Beltagy et al. 2020,
+        arXiv:2004.05150); without the mask it has none.
         """
         if model.config.model_type != "led":
             return {}
@@ -88,7 +88,7 @@ class EncoderDecoder:
         return {"global_attention_mask": everywhere}
 
     def supports_packing(self, model: PreTrainedModel) -> bool:
-        return False  # positions are absolute, or masks of two dimensions are all it takes
+        return False  # positions are absolute, or masks must have two dimensions
 
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
@@ -112,12 +112,12 @@ class EncoderDecoder:
 
 
 def _decoder_config(config: PreTrainedConfig) -> Any:
-    """The part of a configuration that is the decoder's: all of it, where it is not divided."""
+    """The decoder's part of a configuration, or the configuration itself if it has no parts."""
     parts = ("encoder", "decoder")
     return config.decoder if all(hasattr(config, part) for part in parts) else config
 
 
 def _first(config: Any, *names: str, default: int = 0) -> int:
-    """The first of these that a configuration has."""
+    """The value of the first of these names that a configuration has."""
     found = (getattr(config, name, None) for name in names)
     return int(next((value for value in found if value), default))

@@ -1,4 +1,4 @@
-"""T5 and mT5: positions that are relative, so that several examples can share a row."""
+"""T5 and mT5: relative positions, so several examples can share a row."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from workflow.models.lm_head import select_logits
 
 
 class T5(EncoderDecoder):
-    """The family of T5, ByT5, Flan-T5 and mT5, in all else an encoder-decoder as others."""
+    """The family of T5, ByT5, Flan-T5 and mT5."""
 
     def supports_packing(self, model: PreTrainedModel) -> bool:
         """True where attention takes a mask of (rows, 1, queries, keys)."""
@@ -35,7 +35,7 @@ class T5(EncoderDecoder):
             model.set_attn_implementation(ATTENTION)
 
     def optimize_for_scoring(self, model: PreTrainedModel) -> None:
-        """Fold cross-attention, which has one query a record; parameters and names stay."""
+        """Use folded cross-attention for one query per record; parameters and names stay."""
         if self.supports_packing(model):
             for block in model.get_decoder().block:
                 layer = block.layer[1]
@@ -43,10 +43,9 @@ class T5(EncoderDecoder):
 
 
 def _packed_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Logits of rows in which examples see nothing of each other.
+    """Logits of packed rows, whose examples do not attend to each other.
 
-    Exact where positions are relative, for within an example their differences are what they
-    would be alone.
+    Exact for relative positions, since position differences within an example are unchanged.
     """
     source, target = batch.source_segments, batch.target_segments
     within_source = source[:, None, :, None] == source[:, None, None, :]

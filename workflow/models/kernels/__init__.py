@@ -1,1 +1,1 @@
-"""Modules that compute the same as transformers' own, faster on a CPU or for few queries."""
+"""Faster equivalents of transformers' modules, for CPUs or for few queries."""

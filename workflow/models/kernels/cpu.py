@@ -1,7 +1,4 @@
-"""What makes a CPU fast whatever the model: memory that is kept, cheap random bits.
-
-And what makes it hold little for the backward pass: what is dropped, in a byte.
-"""
+"""Faster training on a CPU for all models: memory reuse and cheap dropout with byte masks."""
 
 import ctypes
 import os
@@ -11,31 +8,31 @@ import torch
 from transformers.activations import NewGELUActivation
 
 PRODUCTS_KEPT = 128
-"""Shapes of 16-bit products that oneDNN remembers."""
+"""Shapes of 16-bit matrix products in oneDNN's cache."""
 
 GIVEN_BACK = 1 << 17
-"""Bytes of a block that is given back when it is freed, where memory is not kept."""
+"""Smallest block, in bytes, that is returned to the system when freed, if memory is not kept."""
 
 LEVELS = 1 << 16
 """Dropout rates are rounded to multiples of 1 / LEVELS."""
 
 
 def tune_memory(keeps: bool) -> None:
-    """Settle what the process does with memory that it frees, and let it have small caches.
+    """Set whether the process keeps freed memory, and limit oneDNN's caches.
 
-    Every step allocates the same hundreds of megabytes anew. glibc gives them back to the system
-    in between, and memory that is new costs a page fault for each 4 KB, a fifth of a step
-    (mallopt(3)). Keeping it suits plain torch, which allocates alike in every step. DeepSpeed makes
-    and drops large buffers of many sizes, and took 1.7 times what it used at once: there blocks of
-    128 KB and more are given back; with a megabyte 0.9 GB of freed activations stayed in one case.
+    Every step allocates hundreds of megabytes again. By default glibc returns them to the system,
+    and new memory costs a page fault per 4 KB, a fifth of a step (mallopt(3)). Keeping memory suits
+    plain torch, whose allocations are alike in every step. DeepSpeed allocates large buffers of
+    many sizes and took 1.7 times the memory in use, so blocks of 128 KB and more are returned (with
+    a threshold of 1 MB, 0.9 GB of freed activations stayed in one case).
 
-    oneDNN keeps 1,024 products of 16-bit matrices by their shapes, with up to 33 MB of scratch
-    space each; no step has half as many shapes as it may keep here. Must be called before the
-    first product; does nothing on systems and in builds that know neither.
+    oneDNN caches 1,024 shapes of 16-bit matrix products, each with up to 33 MB of scratch space; a
+    step has less than half as many shapes as the limit set here. Must be called before the first
+    product; does nothing on systems and builds without glibc or oneDNN.
     """
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(cache, str(PRODUCTS_KEPT))
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # as in malloc.h
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # see malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -48,14 +45,14 @@ def tune_memory(keeps: bool) -> None:
 
 
 def use_fast_modules(model: torch.nn.Module) -> None:
-    """Let a model compute the same with fewer passes over its memory."""
+    """Replace modules of a model by equivalents with fewer memory passes."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is torch.nn.Dropout:
                 setattr(module, name, Dropout(child.p))
             elif type(child) is NewGELUActivation:
                 setattr(module, name, torch.nn.GELU(approximate="tanh"))
-    model.train(model.training)  # the modules that took the place of others too
+    model.train(model.training)  # also for the new modules
 
 
 class Dropout(torch.nn.Dropout):
@@ -66,15 +63,15 @@ class Dropout(torch.nn.Dropout):
 
 
 def drop(hidden: torch.Tensor, rate: float) -> torch.Tensor:
-    """Zero each element with probability `rate`, and scale the others so that the mean stays."""
+    """Zero each element with probability `rate`, and scale the others to keep the mean."""
     dropped: torch.Tensor = _Dropped.apply(hidden, *random_mask(hidden, rate))
     return dropped
 
 
 def random_mask(hidden: torch.Tensor, rate: float) -> tuple[torch.Tensor, float]:
-    """Which elements are kept, a byte each, and what they are multiplied by.
+    """A byte mask of the kept elements, and their scale.
 
-    Takes 16 bits of torch's generator an element, five times as fast as `bernoulli_`.
+    Uses 16 random bits of torch's generator per element, five times as fast as `bernoulli_`.
     """
     count = hidden.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
@@ -86,7 +83,7 @@ def random_mask(hidden: torch.Tensor, rate: float) -> tuple[torch.Tensor, float]
 
 
 def masked(hidden: torch.Tensor, kept: torch.Tensor, scale: float) -> torch.Tensor:
-    """What is kept of a tensor, scaled."""
+    """The kept elements of a tensor, scaled; the others are 0."""
     return kept.to(hidden.dtype).mul_(scale).mul_(hidden)
 
 

@@ -1,4 +1,4 @@
-"""Cross-attention for a few queries, without a key or a value for each position of the source."""
+"""Cross-attention for few queries, without computing keys and values of the source."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import torch
 
 
 class FoldedAttention(torch.nn.Module):
-    """What `T5Attention` computes over an encoder's output, in another order of products.
+    """`T5Attention` over an encoder's output, with another order of products.
 
-    A score is q · (K h) = (Kᵀ q) · h and the answer V (Σ p h), so keys and values of the source's
-    positions need not exist. With few queries a row this saves two products of the model's width by
-    its heads' for every position: a sixth of what the encoder costs where there is one query.
+    A score is q · (K h) = (Kᵀ q) · h and the output V (Σ p h), so keys and values of the source are
+    not needed. With few queries per row this saves two matrix products per source position: a sixth
+    of the encoder's cost for one query.
     """
 
     def __init__(self, attention: Any):
@@ -29,7 +29,7 @@ class FoldedAttention(torch.nn.Module):
         """Attend from (rows, queries, width) to (rows, positions, width).
 
         Args:
-            mask: true where a query sees a position, (rows, 1, queries, positions).
+            mask: true where a query attends to a position, (rows, 1, queries, positions).
         """
         assert key_value_states is not None
         rows, queries, width = hidden_states.shape

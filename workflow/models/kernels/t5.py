@@ -1,6 +1,6 @@
 """T5's layers on a CPU: fused norm and feed-forward, and attention with dropout.
 
-They hold little for the backward pass: nothing that is quickly computed again.
+They save little for the backward pass and recompute what is cheap.
 """
 
 from typing import Any
@@ -20,11 +20,11 @@ from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 from workflow.models.kernels.cpu import Dropout, masked, random_mask
 
 ATTENTION = "workflow_cpu"
-"""The name under which transformers finds `attention`."""
+"""The name of `attention` in transformers."""
 
 
 def use_fast_t5_modules(model: torch.nn.Module) -> None:
-    """Let the norms and gated feed-forward blocks of T5 and mT5 be those below."""
+    """Replace the norms and gated feed-forward blocks of T5 and mT5 by those below."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) in (T5DenseGatedActDense, MT5DenseGatedActDense) and (
@@ -39,7 +39,7 @@ class RootMeanSquareNorm(torch.nn.Module):
     """T5's norm: weight (width,) × x / root mean square of x; the mean in float32."""
 
     def __init__(self, norm: Any):
-        """The same, with the same parameter, as one of transformers'."""
+        """Take the parameter of transformers' `norm`."""
         super().__init__()
         self.weight, self.epsilon = norm.weight, norm.variance_epsilon
 
@@ -60,10 +60,10 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """By torch's fused backward of layer normalisation about the mean 0.
+        """Use torch's fused backward of layer normalization with mean 0.
 
-        That takes the mean of gradient × weight away from the gradient, for it differentiates
-        the mean too; here it is added again.
+        It also differentiates the mean and so subtracts the mean of gradient × weight, which is
+        added again here.
         """
         (gradient,) = gradients
         hidden, scale, weight = ctx.saved_tensors
@@ -80,10 +80,10 @@ class _Normed(torch.autograd.Function):
 
 
 class GatedFeedForward(torch.nn.Module):
-    """T5's gated feed-forward: wo (dropout (gelu (wi_0 x) × wi_1 x)), the gelu by its tanh."""
+    """T5's gated feed-forward: wo (dropout (gelu (wi_0 x) × wi_1 x)), with the tanh gelu."""
 
     def __init__(self, dense: Any):
-        """The same, with the same parameters, as one of transformers'."""
+        """Take the parameters of transformers' `dense`."""
         super().__init__()
         self.wi_0, self.wi_1, self.wo = dense.wi_0, dense.wi_1, dense.wo
         self.dropout = Dropout(dense.dropout.p)
@@ -95,7 +95,7 @@ class GatedFeedForward(torch.nn.Module):
 
 
 class _Gated(torch.autograd.Function):
-    """gelu(gate) × linear; the gelu is computed again in the backward pass."""
+    """gelu(gate) × linear; recomputes the gelu in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, linear: torch.Tensor) -> torch.Tensor:
@@ -112,7 +112,7 @@ class _Gated(torch.autograd.Function):
 
 
 class _Attended(torch.autograd.Function):
-    """dropout(softmax(scores)) @ value, where the dropped weights are computed again."""
+    """dropout(softmax(scores)) @ value; recomputes the dropped weights in the backward pass."""
 
     @staticmethod
     def forward(
@@ -143,7 +143,7 @@ def attention(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """T5's attention where there is dropout; else torch's own, which is fused only without."""
+    """T5's attention with dropout; without dropout torch's, which is fused."""
     dropout, bias = options.get("dropout"), options.get("position_bias")
     if not dropout or attention_mask is None or bias is None or options.get("scaling") != 1.0:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)

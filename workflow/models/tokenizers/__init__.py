@@ -1,1 +1,1 @@
-"""Tokenizers with tokens for characters that their vocabulary lacks."""
+"""Extend tokenizers with tokens for missing characters."""

@@ -1,4 +1,4 @@
-"""How a grown tokenizer does it: the steps about its normalizer and decoder, and back again."""
+"""Build and parse the normalizer and decoder steps of an extended tokenizer."""
 
 import json
 import re
@@ -12,24 +12,24 @@ from transformers import PreTrainedTokenizerBase
 from workflow.core.code_points import OF_POOL, as_class, of_class
 
 _BESIDE = re.compile(r"\(\?<=\[((\\x\{[0-9A-F]+\}-?)+)\]\) ")
-"""How the pattern of a grown decoder begins, and none else."""
+"""The start of a pattern that only the decoder of an extended tokenizer has."""
 _AT_START = r"\A "
 _NEVER = "(?!)"
-"""Makes a pattern one that nothing fits: it says what is known, and there is nothing to do."""
+"""Makes a pattern match nothing, so that it only stores information."""
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Grown:
-    """What tells a grown tokenizer from the one it was.
+    """The difference between an extended tokenizer and the original one.
 
     Attributes:
         tokens: the token of each character.
-        ends: whether a space at an end of a text is a token.
-        spaced: whether the decoder would put a space before every text.
-        keeps_spaces: whether each space comes back by itself, and no other.
-        known: reserved code points that texts hold and the vocabulary can write.
-        normalizer, decoder: those of the tokenizer before.
+        ends: whether a space at either end of a text is a token.
+        spaced: whether the original decoder adds a space before every text.
+        keeps_spaces: whether the original tokenizer keeps all spaces and adds none.
+        known: reserved code points that occur in texts and are in the vocabulary.
+        normalizer, decoder: those of the original tokenizer.
     """
 
     tokens: dict[str, str]
@@ -50,7 +50,7 @@ def not_grown(state: Json, tokenizer: PreTrainedTokenizerBase) -> Grown:
 
 
 def grown_before(state: Json) -> Grown | None:
-    """What a tokenizer.json tells of an earlier growth, and of the tokenizer before it."""
+    """Parse the state of an extended tokenizer; None if it is not extended."""
     steps = (state["decoder"] or {}).get("decoders", [])
     patterns = [step.get("pattern", {}).get("Regex", "") for step in steps]
     at = next((i for i, one in enumerate(patterns) if _BESIDE.match(one)), None)
@@ -89,9 +89,9 @@ def _is_replacing(step: Json) -> bool:
 
 
 def _guarded(normalizer: Json | None) -> Json | None:
-    """A normalizer that puts its mark before a text, but before none that begins with a token.
+    """A normalizer that does not prepend its mark to a text that starts with a new token.
 
-    The library looks for an added token as the normalizer writes it: with that mark before it.
+    The library searches added tokens in their normalized form, i.e. with that mark.
     """
     if normalizer is None or normalizer["type"] not in ("Prepend", "Sequence"):
         return normalizer
@@ -124,15 +124,15 @@ def normalizer_of(grown: Grown) -> Json:
 
 def decoder_of(grown: Grown) -> Json:
     members = as_class(grown.tokens.values())
-    put_there = f"(?<=[{members}]) +| +(?=[{members}])"  # BERT puts two: its normalizer one more
+    inserted = f"(?<=[{members}]) +| +(?=[{members}])"  # two for BERT: one by its normalizer
     if grown.keeps_spaces:
-        put_there = f"(?<=[{members}]) {_NEVER}"
-    # Without a decoder the library puts a space between any two tokens.
+        inserted = f"(?<=[{members}]) {_NEVER}"
+    # Without a decoder the library adds a space between any two tokens.
     spacing = {"type": "WordPiece", "prefix": grown.tokens[" "], "cleanup": False}
     steps = [
         grown.decoder or spacing,
         {"type": "Fuse"},
-        _replace({"Regex": put_there}, ""),
+        _replace({"Regex": inserted}, ""),
         *([_replace({"Regex": _AT_START}, "")] if grown.spaced else []),
         *(
             _replace({"String": token}, char)
@@ -144,7 +144,7 @@ def decoder_of(grown: Grown) -> Json:
 
 
 def ways_of(before: Grown) -> tuple[Callable[[str], str], Callable[[str], str]]:
-    """How the tokenizer before normalizes a text, and how it shows a token between two others."""
+    """Functions by which the original tokenizer normalizes a text and decodes a single token."""
     model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
     parts: Json = dict.fromkeys(("truncation", "padding", "pre_tokenizer", "post_processor"))
     parts |= {"version": "1.0", "added_tokens": [], "model": model}

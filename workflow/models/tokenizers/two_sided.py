@@ -1,7 +1,7 @@
-"""A tokenizer with another backend than its class would build, and the same ways and settings.
+"""Replace a tokenizer's backend and keep its settings and special tokens.
 
-transformers' classes for mBART or NLLB put a language's token around a source, and that of another
-language around a target. Their settings are kept here, so that the plain class knows them too.
+The classes of transformers for mBART or NLLB add the source language's token to sources, and the
+target language's to targets. Here these tokens are stored in the tokenizer's settings.
 """
 
 import json
@@ -15,16 +15,16 @@ _SETTINGS = (
     "split_special_tokens", "chat_template", "response_template", "chat_control_tokens",
     "extra_special_tokens",
 )  # fmt: skip
-"""All but clean_up_tokenization_spaces, which takes spaces out of texts that came back exactly."""
+"""Without clean_up_tokenization_spaces, which removes spaces from decoded texts."""
 _NAMED = PreTrainedTokenizerFast.SPECIAL_TOKENS_ATTRIBUTES
 _LANGUAGE = "{language}"
 
 
 class TwoSidedTokenizer(PreTrainedTokenizerFast):
-    """Puts other tokens around a target than around a source.
+    """A tokenizer that adds different special tokens to sources and targets.
 
-    Which they are is in its settings, so that it is saved as a PreTrainedTokenizerFast: plain
-    transformers reads that, and takes every text to be a source.
+    The tokens are in its settings, and it is saved as a PreTrainedTokenizerFast. Transformers loads
+    that without this class, but then treats every text as a source.
     """
 
     def _post_init(self) -> None:
@@ -78,7 +78,7 @@ def is_two_sided(folder: Path) -> bool:
 
 
 def rewrap(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> PreTrainedTokenizerFast:
-    """A tokenizer with the settings of another, and with `backend` in the place of its own."""
+    """A tokenizer with the settings of `tokenizer` and with `backend` instead of its own."""
     kept = {name: getattr(tokenizer, name, None) for name in _SETTINGS}
     special = tokenizer._special_tokens_map
     kept |= {name: special[name] for name in _NAMED}
@@ -97,7 +97,7 @@ def rewrap(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> PreTrained
 
 
 def _around(tokenizer: PreTrainedTokenizerBase, side: str, language: str | None) -> list[list[str]]:
-    """The tokens that are put before a text and behind it."""
+    """The special tokens that are added before and after a text."""
     ids = tokenizer(**{side: "a"})["input_ids"]
     alone = tokenizer("a", add_special_tokens=False)["input_ids"]
     starts = range(len(ids) - len(alone) + 1)

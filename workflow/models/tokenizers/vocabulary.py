@@ -1,11 +1,11 @@
-"""Characters that a vocabulary lacks, made tokens: exactly reversible, and saved with the model.
+"""Add tokens for characters missing in a vocabulary: exactly reversible, saved with the model.
 
-T5's tokenizer drops newlines and surplus spaces, reads braces and most non-Latin letters as
-`<unk>`, and joins letters with the marks behind them. A tokenizer grown here gives each such
-character a token of its own before its normalizer sees it; what stands between two of them is read
-as a text of its own. Between words a space remains what it was. Beside one of the new tokens, in a
-run, and (where the space was asked for) at the ends of a text it becomes a token too; any other
-space beside a new token is one that the decoder puts there, and is taken away.
+T5's tokenizer drops newlines and extra spaces, reads braces and most non-Latin letters as `<unk>`,
+and joins letters with the combining marks behind them. An extended tokenizer replaces each such
+character by a token before its normalizer runs; the text between two of these tokens is tokenized
+separately. A space between words is unchanged. A space next to a new token, in a run or (if the
+space is requested) at either end of a text becomes a token, too; any other space next to a new
+token was added by the decoder and is removed.
 """
 
 import json
@@ -33,17 +33,17 @@ from workflow.models.tokenizers.two_sided import rewrap
 def grow_tokenizer(
     tokenizer: PreTrainedTokenizerBase, characters: Iterable[str], in_use: Iterable[str] = ()
 ) -> PreTrainedTokenizerBase:
-    """A tokenizer in which each of `characters`, and the space, can be written and read exactly.
+    """Extend a tokenizer so that `characters` and the space round-trip exactly.
 
-    Existing ids stay; new ones follow the last. It saves and loads as any fast tokenizer, and can
-    be grown again. A character that has a token and is asked for again gets another one, which
-    stands alone in any context. Where nothing is to be done the tokenizer itself is returned.
+    Existing ids stay; new ids follow the last. The result saves and loads as any fast tokenizer and
+    can be extended again. A character that has a token and is requested again gets a new token that
+    stands alone in any context. If nothing changes, the same tokenizer is returned.
 
     Args:
-        in_use: reserved code points that the texts hold.
+        in_use: reserved code points that occur in the texts.
 
     Raises:
-        BadInput: for a tokenizer that cannot be extended this way.
+        BadInput: the tokenizer cannot be extended this way.
     """
     if not can_grow(tokenizer):
         raise BadInput([_cannot_grow(tokenizer, "runs in Python, outside the tokenizers library")])
@@ -54,7 +54,7 @@ def grow_tokenizer(
     try:
         tokens = _token_of_each(wanted, before, state, free, in_use)
     except StopIteration:
-        reason = "changes every code point that could stand for a character"
+        reason = "normalizes every code point that could be a new token"
         raise BadInput([_cannot_grow(tokenizer, reason)]) from None
     now = replace(before, tokens=tokens, ends=before.ends or " " in wanted)
     if now == before:
@@ -70,19 +70,20 @@ def grow_tokenizer(
 
 
 def can_grow(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer is of the `tokenizers` library, and says what it does in its file."""
+    """Whether a tokenizer is based on the `tokenizers` library."""
     return bool(tokenizer.is_fast)
 
 
 def count_ids(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The rows that a model needs for a tokenizer: some leave ids out."""
+    """The embedding rows that a tokenizer needs; its ids may have gaps."""
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
 def needed_ids(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The rows that a model must have: BART's for summaries have none for the mask, which is last.
+    """The embedding rows that a model must have.
 
-    No text is written with it; `VocabExtension` gives it a row.
+    That excludes the mask token, the last one, for which BART's summarization models have no row.
+    Texts do not use it; `VocabExtension` adds its row.
     """
     ids = set(tokenizer.get_vocab().values()) - {tokenizer.mask_token_id}
     return int(max(ids)) + 1
@@ -90,12 +91,12 @@ def needed_ids(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _cannot_grow(tokenizer: PreTrainedTokenizerBase, reason: str) -> Problem:
     found = f"the model's {type(tokenizer).__name__}, which {reason}"
-    expected = "a tokenizer that can be extended, as that of a tokenizer.json or spiece.model"
-    return Problem("--add_missing_tokens", found, expected, "leave --add_missing_tokens out")
+    expected = "an extensible tokenizer, e.g. from tokenizer.json or spiece.model"
+    return Problem("--add_missing_tokens", found, expected, "remove --add_missing_tokens")
 
 
 def _renamed(state: Json, names: dict[str, str]) -> list[Json]:
-    """The added tokens by other names; a piece of the vocabulary keeps its own, and is none."""
+    """The added tokens under their new names; a renamed vocabulary piece is no longer added."""
     vocabulary = state["model"]["vocab"]
     pieces = set(vocabulary if isinstance(vocabulary, dict) else dict(vocabulary))
     return [
@@ -107,7 +108,7 @@ def _renamed(state: Json, names: dict[str, str]) -> list[Json]:
 
 
 def _free_tokens(state: Json, before: Grown, in_use: set[str]) -> Iterator[str]:
-    """Reserved code points that neither texts nor the tokenizer know, and that it leaves alone."""
+    """Reserved code points that texts and tokenizer do not use and that normalizing keeps."""
     known = in_use | before.known | set(find_reserved(json.dumps(state, ensure_ascii=False)))
     write, read = ways_of(before)
     for codes in POOL:
@@ -116,7 +117,7 @@ def _free_tokens(state: Json, before: Grown, in_use: set[str]) -> Iterator[str]:
                 continue
             between = f"a{token}a"
             if write(token) != token or write(between) != write("aba").replace("b", token):
-                break  # no normalizer treats some of a range in another way
+                break  # normalizers treat all code points of a range alike
             if read(token) == between:
                 yield token
 
@@ -124,9 +125,9 @@ def _free_tokens(state: Json, before: Grown, in_use: set[str]) -> Iterator[str]:
 def _token_of_each(
     wanted: set[str], before: Grown, state: Json, free: Iterator[str], in_use: set[str]
 ) -> dict[str, str]:
-    """Each character's token: itself where that stands alone, else a reserved code point.
+    """Each character's token: itself if it stands alone, else a reserved code point.
 
-    One that turns up in a text is so no more, and its character's token gets another name.
+    A token whose code point occurs in a text is renamed.
     """
     tokens = {
         char: next(free) if char != token and token in in_use else token
@@ -151,7 +152,7 @@ def _token_of_each(
 
 
 def _within_pieces(state: Json) -> set[str]:
-    """Characters of pieces that hold more than one, as which the model may write them too."""
+    """Characters in longer pieces, with which the model may generate them, too."""
     vocabulary = state["model"]["vocab"]
     pieces = vocabulary if isinstance(vocabulary, dict) else [piece for piece, _ in vocabulary]
     prefix = state["model"].get("continuing_subword_prefix") or ""

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from rich.text import Text
 
 from workflow.core.errors import shorten
-from workflow.core.tables import Part, Text, table
+from workflow.core.tables import Part, table
 from workflow.metrics.bootstrap import RESAMPLES
 from workflow.reporting.compare.comparison import Comparison, how_many
 from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows

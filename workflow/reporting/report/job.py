@@ -7,6 +7,7 @@ from typing import Any
 
 from workflow.config.parse import as_arguments, make_job
 from workflow.core.errors import BadInput
+from workflow.core.tables import as_lines
 from workflow.data.audit import figures, warnings_of
 from workflow.reporting.report.blocks import Block, Table, Text, shown
 from workflow.reporting.report.summary import moment
@@ -22,8 +23,8 @@ def data_blocks(audit: dict[str, Any]) -> list[Block]:
     """The results of the data audit; empty without an audit."""
     if not audit:
         return []
-    warnings = [f"{one.text}, e.g. {one.example}. Hint: {one.remedy}" for one in warnings_of(audit)]
-    return [Text(figures(audit), code=True), *([Text(warnings)] if warnings else [])]
+    warnings = [str(one) for one in warnings_of(audit)]
+    return [Text(as_lines(figures(audit)), code=True), *([Text(warnings)] if warnings else [])]
 
 
 def warnings(audit: dict[str, Any]) -> list[str]:
