@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import golden_files
 import pytest
 from bad_inputs import CASES, BadInput
 from conftest import ROOT, addition_records, write_data
@@ -21,9 +22,14 @@ def test_the_message_is_complete_and_nothing_is_written(
     assert main(case.task, "", case.argv(mount)) == 2
     lines = capsys.readouterr().err.replace(str(mount.root), "{mount}").splitlines()
     log_line = re.compile(r"\d\d:\d\d:\d\d ")
-    assert "\n".join(line for line in lines if not log_line.match(line)) == case.message
+    message = "\n".join(line for line in lines if not log_line.match(line))
+    golden_files.check("bad_input.txt", case.name, message)
     left = {path.name for path in mount.models.iterdir()}
     assert left <= {"small", "other", ".cache"}
+
+
+def test_every_golden_message_has_its_case() -> None:
+    assert golden_files.sections("bad_input.txt").keys() == {case.name for case in CASES}
 
 
 def test_of_many_problems_20_and_the_count_are_shown(

@@ -8,19 +8,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rich.padding import Padding
+from rich.text import Text
+
 from workflow.cluster.job_record import LOG, JobRecord, folder_of, read_record, read_records
 from workflow.cluster.registry import state_of
 from workflow.cluster.scheduler import JobState
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.core.tables import Padding, table
+from workflow.core.tables import table
 from workflow.runs.lock import is_fresh
 from workflow.runs.mount import Mount
 from workflow.runs.status import TRAIN_LOG, read_spec, read_status, status_files
 
 LINES = 10
 """Log lines shown by `status`."""
-
-
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "lost": "red", "unknown": "yellow"}
 """Colours of states in terminals."""
 

@@ -247,6 +247,7 @@ def or_auto(type: FieldType) -> FieldType:
     def convert(value: object) -> Any:
         return None if value == "auto" else type.convert(value)
 
+    expected = f"auto, {type.expected}" if " or " in type.expected else f"auto or {type.expected}"
     return dataclasses.replace(
-        type, expected=f"auto or {type.expected}", convert=convert, metavar=f"auto|{type.metavar}"
+        type, expected=expected, convert=convert, metavar=f"auto|{type.metavar}"
     )
