@@ -143,7 +143,7 @@ def test_all_problems_of_a_job_are_reported_at_once(mount: Mount) -> None:
     flags = ["--container", "x", "--envs", "MY_TOKEN=1", "--num_nodes", "2"]
     found = refused("local", [*flags, *job("--max_step", "2", model="t5-tiy")])
     assert found == [
-        "--max_step: an unknown flag (expected a known one). Hint: did you mean --max_steps?",
+        "--max_step: unknown flag (expected a documented flag). Hint: did you mean --max_steps?",
         "--envs 'MY_TOKEN': a value for a likely secret (expected the name alone). "
         "Hint: export it in this shell, and write --envs MY_TOKEN.",
         "--num_nodes: not supported by `submit local` (expected no value). Hint: remove it: this "
@@ -152,8 +152,8 @@ def test_all_problems_of_a_job_are_reported_at_once(mount: Mount) -> None:
         "submit inside the container.",
         f"--model_init_name t5-tiy: does not exist (expected the folder {mount.models}/t5-tiy). "
         "Hint: did you mean t5-tiny?",
-        f"{mount.data}/sums.json: eval[0].prompt: the number 1 (expected a text). Hint: write it in "
-        "quotes.",
+        f"{mount.data}/sums.json: eval[0].prompt: the number 1 (expected text). Hint: write it as "
+        "a string.",
         f"{mount.data}/sums.json: eval[0]: no key \"completion\" (keys: 'prompt') (expected "
         '"completion": the answer). Hint: add it.',
     ]
@@ -163,7 +163,7 @@ def test_all_problems_of_a_job_are_reported_at_once(mount: Mount) -> None:
 CANNOT_WORK: dict[str, tuple[list[str], list[str], str]] = {
     "data": (
         [], job("--data_name=sms"),
-        "--data_name: several values (expected one value). Hint: give the flag once.",
+        "--data_name: several values (expected one value). Hint: keep one of them.",
     ),
     "model on the hub": (
         [], ["--", "clf.py", "--model_pretrain_name", "google/flan-t5-xl", "--data", "sums"],
@@ -173,15 +173,14 @@ CANNOT_WORK: dict[str, tuple[list[str], list[str], str]] = {
     ),
     "model that is a run": ([], job(model="earlier"), "--model_init_name earlier: a run, "
     "not a "
-        "model (expected one of its checkpoints). Hint: write earlier/checkpoint-2."),
-    "run name": ([], job(name="../run"), "--training_run_name '../run': a name that leaves "
-        "mount/models, is hidden, cannot be printed or has over 120 bytes (expected a folder name "
+        "model (expected one of its checkpoints). Hint: use earlier/checkpoint-2."),
+    "run name": ([], job(name="../run"), "--training_run_name '../run': outside of "
+        "mount/models, hidden, not printable or longer than 120 bytes (expected a folder name "
         "inside MODELS). Hint: choose another name."),
     "optimizer": ([], job("--optim", "adafactor", "--num_processes", "2"),
-        "--optim: adafactor on 2 processes (expected adamw_torch there: ZeRO flattens "
-        "tensors, "
-        "and Adafactor would lose its factors). Hint: use --optim adamw_torch, or --num_processes 1 in "
-        "plain torch."),
+        "--optim: adafactor on 2 processes (expected adamw_torch, as ZeRO flattens the "
+        "matrices that Adafactor factors). Hint: use --optim adamw_torch, or --num_processes 1 "
+        "without DeepSpeed."),
     "time": (["--time", "1h"], job(), "--time: not supported by `submit local` (expected no "
         "value). Hint: remove it: local jobs have no time limit."),
     "dependency": (["--dependency", "x"], job(), "--dependency: not supported by `submit local` "
@@ -194,8 +193,8 @@ CANNOT_WORK: dict[str, tuple[list[str], list[str], str]] = {
     "metric": ([], job("--metric", "none.py:f"),
         "--metric: no file 'none.py' (expected file.py:function). Hint: correct the path."),
     "schedule": ([], job("--lr_scheduler_type", "constant", "--warmup_steps", "5"),
-        "--warmup_steps: 5.0 (expected nothing with the constant schedule, which ignores it). "
-        "Hint: leave it out, or choose --lr_scheduler_type constant_with_warmup or another."),
+        "--warmup_steps: 5.0 with the constant schedule, which ignores it (expected no value). "
+        "Hint: remove it, or use e.g. --lr_scheduler_type constant_with_warmup."),
 }  # fmt: skip
 """Cluster flags, the job's own flags, and the problem."""
 

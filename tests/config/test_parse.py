@@ -245,8 +245,8 @@ def test_a_written_spec_is_a_job_file(tmp_path: Path) -> None:
     [
         ("{", "--config {path}: Expecting property name enclosed in double"),
         ("[]", "--config {path}: list (expected a JSON object"),
-        ('{"max_step": 2}', "--config {path}: max_step: unknown flag (expected a flag listed by "
-            "--help_all). Hint: did you mean max_steps?"),
+        ('{"max_step": 2}', "--config {path}: max_step: unknown flag (expected a documented flag). "
+            "Hint: did you mean max_steps?"),
         ('{"max_steps": 2.5}', "--config {path}: max_steps: 2.5 (expected an integer"),
         ('{"max_steps": true}', "--config {path}: max_steps: True (expected an integer"),
         ('{"task": "clf"}', "--config {path}: task: 'clf' (expected one of seq2seq"),
@@ -271,7 +271,7 @@ def test_keywords_are_checked_as_flags_are() -> None:
     with pytest.raises(BadInput) as raised:
         make_job("seq2seq", model_init_name="m", data_name="d", max_step=2, temperature=-1)
     assert str(raised.value).splitlines() == [
-        "max_step: unknown flag (expected a flag listed by --help_all). Hint: did you mean max_steps?",
+        "max_step: unknown flag (expected a documented flag). Hint: did you mean max_steps?",
         "temperature: -1 (expected a number of at least 0). Hint: correct the value.",
         "(2 problems in all)",
     ]

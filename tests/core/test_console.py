@@ -10,9 +10,9 @@ from workflow.core.tables import as_lines, render, table
 
 ROWS = [["run", "state", "step"], ["a [bold]run[/]", ":smile: done", "7"], ["é文", "", "1,000"]]
 LINES = [
-    "run             state         step",
-    "a [bold]run[/]  :smile: done     7",
-    "é文                          1,000",
+    "run             state          step",
+    "a [bold]run[/]  :smile: done      7",
+    "é文                           1,000",
 ]
 
 

@@ -249,8 +249,8 @@ def test_invalid_json_lines(tmp_path: Path, content: bytes, message: str) -> Non
          '"eval": […]}.'),
         ({"train.json": f"{ROW}\n{ROW}", "eval.json": f"{ROW}\n{ROW}"},
          "rename the files: eval.json is JSON Lines."),
-        ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): write its rows as JSON "
-         f'Lines, as by pandas: read_csv("train.csv"){PANDAS.format("train")}'),
+        ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): convert it with "
+         f'pandas: read_csv("train.csv"){PANDAS.format("train")}.'),
         ({"dataset_dict.json": "{}"},
          'export each split with datasets: load_from_disk(…)["train"].to_json("train.jsonl").'),
         ({"notes.txt": ""}, "add the files."),
@@ -285,7 +285,7 @@ def test_a_name_with_a_file_of_another_format(tmp_path: Path) -> None:
             f"{mount.data}/{{0}}.jsonl, {mount.data}/{{0}}, {{0}}). Hint: "  # fmt: skip
     assert [str(find_data(mount, name)[1][0]) for name in ("mine", "old")] == [
         start.format("mine")
-        + f"{mount.data}/mine.json.gz is a file packed by gzip: unpack it: gunzip mine.json.gz.",
+        + f"{mount.data}/mine.json.gz is a gzip file: unpack it: gunzip mine.json.gz.",
         start.format("old") + f"to use {mount.data}/old.json.bak, give its path.",
     ]
 

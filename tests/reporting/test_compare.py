@@ -471,7 +471,7 @@ def test_names_stay_in_the_mount(mount: Mount) -> None:
         write_run(mount, place, {4: answered(NEAR)})
     (mount.models / "group").mkdir()
     outside = (
-        "a name that leaves mount/models, is hidden, cannot be printed or has over 120 "
+        "outside of mount/models, hidden, not printable or longer than 120 "
         f"bytes (expected a folder name inside {mount.models}). Hint: choose another name."
     )
     names = ("../a", "/models/a", ".jobs/a", "group/../a")
@@ -490,8 +490,8 @@ def test_names_stay_in_the_mount(mount: Mount) -> None:
     )
     write_run(mount, "a", {4: answered(NEAR)})
     assert refusal(mount, "a", "a/checkpoint-4", "a@\x1b[31m") == (
-        f"run 'a/checkpoint-4': a name inside {mount.models}/a, which is a model or a run "
-        "(expected a folder of its own). Hint: choose another name.\n"
+        f"run 'a/checkpoint-4': inside {mount.models}/a, which is a model or a run "
+        "(expected a separate folder). Hint: choose another name.\n"
         "'a@\\x1b[31m': no evaluation at step '\\x1b[31m' (expected best, last or one of "
         "4). Hint: name one of these after the @.\n(2 problems in all)"
     )
@@ -564,8 +564,8 @@ def test_incomparable_runs(mount: Mount) -> None:
         "gone@4: temperature=0.00_n=1_step=4.json is missing (expected the predictions of this "
         "step). "
         "Hint: name another step, or evaluate its checkpoint again (--no_train).\n"
-        f"{cut}/temperature=0.00_n=1_step=4.json: no whole JSON list (expected a file as it "
-        "was written). Hint: get it back from a copy, or make it again.\n"
+        f"{cut}/temperature=0.00_n=1_step=4.json: an incomplete or invalid JSON list "
+        "(expected an intact file). Hint: restore it from a copy or create it again.\n"
         f"{odd}/temperature=0.00_n=1_step=4.json: a malformed record (expected predictions "
         "of a run). Hint: restore the file from a copy, or evaluate again.\n"
         "(3 problems in all)"

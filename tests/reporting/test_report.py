@@ -409,8 +409,8 @@ def test_a_damaged_file_affects_only_its_section(tmp_path: Path) -> None:
     (run / "audit.json").write_text('{"splits": 3}')
     told = {one.title: one.blocks[0] for one in page_of(run).sections}
     assert told["Predictions"] == Text([
-        f"This section could not be built: BadInput: {last}: no whole JSON list (expected a file "
-        "as it was written). Hint: get it back from a copy, or make it again."
+        f"This section could not be built: BadInput: {last}: an incomplete or invalid JSON list "
+        "(expected an intact file). Hint: restore it from a copy or create it again."
     ])  # fmt: skip
     assert told["Data"].lines[0].startswith("This section could not be built: ")
     assert isinstance(told["Metrics"], Table)
@@ -428,11 +428,12 @@ def test_severe_audit_warnings_are_shown_with_the_verdict(tmp_path: Path) -> Non
     (run / "audit.json").write_text(json.dumps(audit))
     found = page_of(run)
     assert found.warnings == [
-        "eval: records that occur in train: 2. Hint: remove them from train or eval"
+        "eval: 2 records also in train (train/eval overlap, inflates metrics). "
+        "Hint: remove them from train or eval"
     ]
     (data,) = (one.blocks for one in found.sections if one.title == "Data")
     assert data[1].lines == [
-        "eval: records that occur in train: 2, e.g. eval[0] 'one'. "
+        "eval: 2 records also in train (train/eval overlap, inflates metrics), e.g. eval[0] 'one'. "
         "Hint: remove them from train or eval"
     ]
 
@@ -466,8 +467,7 @@ def test_the_report_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["report", "../run", "--mount", str(tmp_path)]) == 2
     models = tmp_path / "models"
     assert capsys.readouterr().err.splitlines() == [
-        f"run 'other': no run and no job of this name (expected a run in {models}). Hint: choose "
-        "among group/run.",
-        "run ../run: a name that leaves mount/models, is hidden, cannot be printed or has "
-        f"over 120 bytes (expected a folder name inside {models}). Hint: choose another name.",
+        f"run 'other': does not exist (expected a run in {models}). Hint: choose from group/run.",
+        "run ../run: outside of mount/models, hidden, not printable or longer than "
+        f"120 bytes (expected a folder name inside {models}). Hint: choose another name.",
     ]

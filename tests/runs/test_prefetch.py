@@ -210,7 +210,7 @@ def test_a_model_that_brings_code_does_not_run_it(hub: Hub, mount: Mount) -> Non
     (told,) = refused(mount)
     assert "own.py" not in hub.fetched()
     assert told.endswith(
-        "(expected a readable config.json). Hint: check the folder, or get the model again."
+        "(expected a readable config.json). Hint: check the folder or download the model again."
     )
 
 

@@ -218,7 +218,7 @@ def _unknown_flag(name: str, known: Sequence[str], prefix: str = "") -> Problem:
     if not hint or not set(re.findall(r"--(\w+)", hint)) <= {*known}:
         near = difflib.get_close_matches(written, known, n=1, cutoff=_SIMILARITY)
         hint = f"did you mean {prefix}{near[0]}?" if near else "remove it, or correct its name"
-    return Problem(f"{prefix}{name}", "unknown flag", "a flag listed by --help_all", hint)
+    return Problem(f"{prefix}{name}", "unknown flag", "a documented flag", hint)
 
 
 def read_json_object(path: Path) -> tuple[dict[str, Any], list[Problem]]:

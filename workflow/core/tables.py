@@ -21,7 +21,7 @@ def table(
     head: bool = True,
     indent: int = 0,
 ) -> Padding:
-    """A table without borders, two spaces between columns.
+    """A table without borders and without empty columns, two spaces between columns.
 
     Args:
         rows: with the headings first if `head`.
@@ -30,14 +30,16 @@ def table(
     made = Table(
         box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=head, header_style="bold"
     )
-    for index, cell in enumerate(rows[0]):
+    filled = [i for i in range(len(rows[0])) if any(row[i] for row in rows)]
+    for index in filled:
+        cell = rows[0][index]
         made.add_column(
             _as_text(cell) if head else "",
             justify="left" if left is None or index < left else "right",
             overflow="fold",
         )
     for row in rows[1:] if head else rows:
-        made.add_row(*map(_as_text, row))
+        made.add_row(*(_as_text(row[i]) for i in filled))
     return Padding(made, (0, 0, 0, indent), expand=False)
 
 
