@@ -44,17 +44,18 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 EXECUTED = ("bash", "python")
 LANGUAGES = (*EXECUTED, "sh", "json", "text")
 OTHER_COMMANDS = {
-    "cp", "sleep", "done", "[", "docker", "enroot", ".venv/bin/pip", ".venv/bin/tensorboard",
+    "cp", "pip", "sleep", "done", "[", "docker", "enroot", ".venv/bin/pip", ".venv/bin/tensorboard",
     ".venv/bin/wandb", ".venv/bin/mkdocs",
 }  # fmt: skip
 FOREIGN_FLAGS = {
-    "help", "help_all",  # of argparse
+    "help", "help_all",  # argparse
     "shutdown-timeout", "nnodes", "nproc-per-node", "rdzv-backend", "rdzv-endpoint",  # torchrun
     "kill-on-bad-exit", "ntasks-per-node", "gpus-per-node",  # srun
     "signal", "test-only", "requeue", "no-requeue",  # sbatch
     "user", "ipc", "ulimit", "gpus", "volume", "rm", "target", "file",  # docker
     "nv", "pwd", "bind", "output",  # apptainer, enroot
     "logdir", "strict", "site-dir",  # tensorboard, mkdocs
+    "extra", "constraint",  # scripts/setup, pip
     "records", "tokenizer",  # benchmarks
 }  # fmt: skip
 ROUNDS = re.compile(r"((?:steps[ =]|checkpoint-|@|\"max_steps\": )\d+)00\b")
@@ -167,6 +168,13 @@ def anchors_of(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", blocks_of(page)[1], re.MULTILINE)
     texts = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in texts}
+
+
+def test_the_pages_that_code_names_exist() -> None:
+    folders = ("workflow", "benchmarks", "research", "scripts", "tests", "containers")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    named = {page for file in files for page in re.findall(r"docs/[\w/-]+\.md", file.read_text())}
+    assert named and not [page for page in named if not (ROOT / page).is_file()]
 
 
 def test_pages_are_short() -> None:

@@ -95,7 +95,7 @@ class Cluster:
     )
     kubernetes: dict[str, Any] | None = _for_one(
         pairs("settings NAME=VALUE", "NAME=VALUE"),
-        "pvc=CLAIM or host_path=FOLDER for the mount; others: docs/operate/kubernetes.md [-]",
+        "pvc=CLAIM or host_path=FOLDER for the mount; see the README for the others [-]",
     )
 
 
