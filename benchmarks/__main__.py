@@ -1,4 +1,4 @@
-"""Measures what users run, and writes it into docs/PERFORMANCE.md; minutes are of two cores."""
+"""Measure what users run and write it to docs/operate/performance.md; times are for two cores."""
 
 import argparse
 

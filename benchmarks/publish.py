@@ -1,4 +1,4 @@
-"""What is measured as text: its place in docs/PERFORMANCE.md, medians, and the machine's rates."""
+"""Measurements as text: their place in docs/operate/performance.md, medians, machine rates."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from benchmarks import ROOT
 
-DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"
+DOCUMENT = ROOT / "docs" / "operate" / "performance.md"
 
 
 def publish(command: str, section: str) -> None:

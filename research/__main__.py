@@ -1,6 +1,7 @@
 """Measures what the pinned stack gives, and what this project gives in its place.
 
-`python3 -m research` lists the proofs, `… NAME` runs one, `… all` writes docs/PERFORMANCE.md too.
+`python3 -m research` lists the proofs, `… NAME` runs one, `… all` runs all of them and also
+writes their table to docs/operate/performance.md.
 The exit status is 1 where this project is not right.
 """
 
@@ -71,7 +72,7 @@ def prove(names: Sequence[str]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The section of docs/PERFORMANCE.md."""
+    """The section of docs/operate/performance.md."""
     lines = []
     for row in rows:
         verdict = "gone" if row.peer_is_right else "there"

@@ -69,7 +69,7 @@ def _first_step(mount: Path, words: list[str]) -> float:
 
 
 def report(seconds: dict[str, list[float]], rounds: int) -> str:
-    """The section of docs/PERFORMANCE.md that this benchmark writes."""
+    """The section of docs/operate/performance.md that this benchmark writes."""
     return "\n".join(
         [
             "`python3 -m benchmarks startup` times commands from their start, for imports and help",

@@ -181,7 +181,7 @@ def _sampler(
 
 
 def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespace) -> str:
-    """The section of docs/PERFORMANCE.md that this benchmark writes."""
+    """The section of docs/operate/performance.md that this benchmark writes."""
     rows = []
     for kind, found in trials.items():
         peer = trials["peer_samples" if "samples" in kind else "peer"]

@@ -83,7 +83,7 @@ def _score_as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespace) -> str:
-    """The section of docs/PERFORMANCE.md that this benchmark writes."""
+    """The section of docs/operate/performance.md that this benchmark writes."""
     rows = []
     for kind, found in trials.items():
         speeds = [trial["records_per_second"] for trial in found]

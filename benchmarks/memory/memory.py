@@ -195,7 +195,7 @@ def line(found: Found) -> str:
 
 
 def report(found: Sequence[Found], baselines: Any) -> str:
-    """The section of docs/PERFORMANCE.md that this benchmark writes."""
+    """The section of docs/operate/performance.md that this benchmark writes."""
     import torch
 
     counts = {one.trial.shape: one.parameters for one in found}

@@ -122,7 +122,7 @@ def report(
     items: int,
     more: int,
 ) -> str:
-    """The section of docs/PERFORMANCE.md that this benchmark writes."""
+    """The section of docs/operate/performance.md that this benchmark writes."""
     named = {
         "made": "to make it, of the files of two evaluations",
         "opened": "from opening it in headless Chromium to the first records",

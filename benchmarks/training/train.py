@@ -145,7 +145,7 @@ def gflop_per_example(arguments: argparse.Namespace) -> float:
 
 
 def report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespace) -> str:
-    """The section of docs/PERFORMANCE.md that this benchmark writes."""
+    """The section of docs/operate/performance.md that this benchmark writes."""
     from workflow.distributed.device import fast_bf16
 
     work = gflop_per_example(arguments)

@@ -104,7 +104,7 @@ def _train_peer(arguments: argparse.Namespace) -> None:
 
 
 def _report(above: dict[str, list[float]], states: float) -> str:
-    """The section of docs/PERFORMANCE.md that this benchmark writes."""
+    """The section of docs/operate/performance.md that this benchmark writes."""
     rows = []
     for kind, found in above.items():
         against = ratios(found, above["peer"])

@@ -186,7 +186,8 @@ PUBLISHED = [
     ("xxl", 8, A100, P4D, "all", 48, True),
 ]
 """Model, GPUs, memory of each and of the host, offload, batch a GPU, whether it ran. One is left
-out that is predicted to run and did not: xxl on 8 V100 with offload (docs/PERFORMANCE.md)."""
+out that is predicted to run and did not: xxl on 8 V100 with offload
+(docs/operate/performance.md)."""
 
 
 @pytest.mark.parametrize(("model", "gpus", "memory", "host", "offload", "batch", "ran"), PUBLISHED)

@@ -2,7 +2,7 @@
 
 The terms follow what deepspeed 0.19.8 allocates under the configuration of
 `workflow.distributed.strategy`, as read in its source and as measured on CPU processes
-(docs/PERFORMANCE.md). P parameters, N processes, c bytes per number in compute precision, B
+(docs/operate/performance.md). P parameters, N processes, c bytes per number in compute precision, B
 elements of a bucket:
 
 plain torch     float32: weights, gradients and two moments, 4 P each; in bf16 also a copy, 2 P.
