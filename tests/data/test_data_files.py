@@ -251,14 +251,14 @@ def test_json_lines_that_are_none(tmp_path: Path, content: bytes, message: str) 
     [
         ({"train.json": "[]", "validation.json": "[]"},
          'merge the lists of train.json and validation.json into d.json: {"train": […], '
-         '"eval": […]}.'),
+         '"eval": […]}'),
         ({"train.json": f"{ROW}\n{ROW}", "eval.json": f"{ROW}\n{ROW}"},
-         "rename the files: eval.json is JSON Lines."),
+         "rename the files: eval.json is JSON Lines"),
         ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): write its rows as JSON "
          f'Lines, as by pandas: read_csv("train.csv"){PANDAS.format("train")}'),
         ({"dataset_dict.json": "{}"},
-         'export each split with datasets: load_from_disk(…)["train"].to_json("train.jsonl").'),
-        ({"notes.txt": ""}, "add the files."),
+         'export each split with datasets: load_from_disk(…)["train"].to_json("train.jsonl")'),
+        ({"notes.txt": ""}, "add the files"),
     ],
 )  # fmt: skip
 def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], mend: str) -> None:
@@ -267,7 +267,7 @@ def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], mend: st
         (tmp_path / "d" / name).write_text(text)
     assert told(tmp_path / "d") == (
         "{folder}/d: a folder without train.jsonl and eval.jsonl (expected both, with one record "
-        f"a line). Hint: {mend}"
+        f"a line). Hint: {mend}."
     )
 
 

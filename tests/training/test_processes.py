@@ -167,7 +167,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
         "updated. Hint: check those records, reduce --learning_rate, or set --bf16 false",
         line,
     )
-    assert len(told.split("non-finite")) == 2
+    assert told.count("non-finite") == 1
     assert "Traceback" not in told
     assert json.loads((mount.models / "wild" / "status.json").read_text())["state"] == "failed"
 
@@ -250,7 +250,7 @@ def test_bad_input_ends_before_a_process_is_started(more: Mount) -> None:
     assert done.stderr == (
         "--optim: adafactor on 2 processes (expected adamw_torch, as ZeRO flattens the "
         "matrices that Adafactor factors). Hint: use --optim adamw_torch, or "
-        "--num_processes 1 in plain torch.\n"
+        "--num_processes 1 without DeepSpeed.\n"
     )
     assert not (more.models / "bad").exists()
 
