@@ -571,8 +571,7 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
     rotate_checkpoints(run, 1, None)
     assert find_checkpoints(run) == [2, 4]
     assert set(caplog.messages) == {
-        f"could not remove an old checkpoint: [Errno 13] Permission denied: "
-        f"'{run}/checkpoint-2'"
+        f"could not remove an old checkpoint: [Errno 13] Permission denied: '{run}/checkpoint-2'"
     }
 
 

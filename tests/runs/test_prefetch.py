@@ -137,9 +137,7 @@ def test_a_flipped_bit_is_refused_and_only_that_file_is_downloaded_again(
     assert set(hub.fetched()) == set(hub.files()) - fetched | {name}
 
 
-def test_complete_files_of_an_interrupted_download_are_kept(
-    hub: Hub, mount: Mount
-) -> None:
+def test_complete_files_of_an_interrupted_download_are_kept(hub: Hub, mount: Mount) -> None:
     shutil.rmtree(hub.folder)
     write_hub_folder(make_t5(), hub.folder, "sharded-safetensors")
     hub.broken = "model-00002-of-00003.safetensors"
