@@ -29,7 +29,7 @@ HEAD = """\
 SUBMIT = """
 ## Submit
 
-These stand before the `--`, or, except for the group "submitting", in the `"cluster"` part of a
+These stand before the `--`, or, except for the group "submission", in the `"cluster"` part of a
 [job file](../operate/submit.md#flags).
 """
 LONGEST_VALUE = 80

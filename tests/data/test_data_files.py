@@ -246,14 +246,14 @@ def test_invalid_json_lines(tmp_path: Path, content: bytes, message: str) -> Non
     [
         ({"train.json": "[]", "validation.json": "[]"},
          'merge the lists of train.json and validation.json into d.json: {"train": […], '
-         '"eval": […]}.'),
+         '"eval": […]}'),
         ({"train.json": f"{ROW}\n{ROW}", "eval.json": f"{ROW}\n{ROW}"},
-         "rename the files: eval.json is JSON Lines."),
+         "rename the files: eval.json is JSON Lines"),
         ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): convert it with "
-         f'pandas: read_csv("train.csv"){PANDAS.format("train")}.'),
+         f'pandas: read_csv("train.csv"){PANDAS.format("train")}'),
         ({"dataset_dict.json": "{}"},
-         'export each split with datasets: load_from_disk(…)["train"].to_json("train.jsonl").'),
-        ({"notes.txt": ""}, "add the files."),
+         'export each split with datasets: load_from_disk(…)["train"].to_json("train.jsonl")'),
+        ({"notes.txt": ""}, "add the files"),
     ],
 )  # fmt: skip
 def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], hint: str) -> None:
@@ -262,7 +262,7 @@ def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], hint: st
         (tmp_path / "d" / name).write_text(text)
     assert message_for(tmp_path / "d") == (
         "{folder}/d: a folder without train.jsonl and eval.jsonl (expected both, with one record "
-        f"a line). Hint: {hint}"
+        f"a line). Hint: {hint}."
     )
 
 

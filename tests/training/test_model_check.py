@@ -41,7 +41,7 @@ def test_a_model_that_fails_is_refused(
         prepare(job_of(family, family), mount)
     (problem,) = raised.value.problems
     assert problem.where == str(folder / "config.json")
-    assert problem.found.startswith(f"a {family} model, a small copy of which fails: ")
+    assert problem.found.startswith(f"a {family} model whose small copy fails: ")
     assert problem.expected == "an encoder-decoder model that trains and generates"
     assert not [path for path in mount.models.iterdir() if path.name.startswith(f"{family}_")]
 

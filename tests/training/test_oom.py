@@ -222,7 +222,7 @@ def test_out_of_memory_on_one_process_ends_all_and_is_reported(mount: Mount) -> 
     assert "Traceback" not in done.stderr
     (told,) = [line for line in done.stderr.splitlines() if "out of memory" in line]
     who, _, told = told.partition(": ")
-    assert who == "process 2 of 2"
+    assert who == "rank 1 of 2"
     assert re.fullmatch(
         r"step 3: out of memory on \d+ rows? of \d+ source and \d+ target positions \(2.7 GB "
         rf"requested, {LEFT}\); the next start limits micro-batches to \d+ positions \(was \d+\). "

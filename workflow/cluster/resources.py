@@ -46,9 +46,9 @@ class Cluster:
     name: str | None = _cluster(text(), "job name in the queue [the run's name]")
     num_nodes: int = _cluster(integer(1), "number of nodes", 1)
     gpus_per_node: int = _cluster(integer(0), "GPUs per node; 0 runs on CPUs", 0)
-    gpu_type: str | None = _cluster(text(), "GPU type as the cluster names it, e.g. a100 [-]")
+    gpu_type: str | None = _cluster(text(), "GPU type as the cluster names it, e.g. a100")
     gpu_memory: float | None = _cluster(
-        memory(with_unit=True), "memory per GPU, e.g. 80GB, to check that the job fits [-]"
+        memory(with_unit=True), "memory per GPU, e.g. 80GB, to check that the job fits"
     )
     cpus_per_task: int | None = _cluster(integer(1), "CPU cores per node [the cluster's default]")
     memory: float | None = _cluster(
@@ -59,43 +59,43 @@ class Cluster:
         "time limit, e.g. 12h; the job saves before it and is requeued [the cluster's default]",
     )
     container: str | None = _cluster(
-        text(), "image; a prefix pyxis:, apptainer: or docker: selects the runtime [-]"
+        text(), "image; a prefix pyxis:, apptainer: or docker: selects the runtime"
     )
     mounts: tuple[str, ...] = _cluster(
         words("folders SOURCE or SOURCE:TARGET", "SOURCE[:TARGET]"),
-        "folders to mount in the container, in addition to the project and --mount [-]",
+        "folders to mount in the container, in addition to the project and --mount",
         (),
     )
     envs: dict[str, str | None] | None = _cluster(
         pairs("environment variables NAME or NAME=VALUE", "NAME[=VALUE]", may_lack_value=True),
         "environment variables; NAME alone, for secrets, takes its value from this shell "
-        "(Kubernetes: from a Secret) [-]",
+        "(Kubernetes: from a Secret)",
     )
     setup: tuple[str, ...] = _cluster(
-        texts(), "shell commands to run before the job, e.g. 'module load cuda' [-]", ()
+        texts(), "shell commands to run before the job, e.g. 'module load cuda'", ()
     )
     max_restarts: int = _cluster(
         integer(0), "limit of requeues (Slurm) or restarts (Kubernetes)", 20
     )
     dependency: str | None = _cluster(
         text(),
-        "run or job ID that must succeed before this job starts, or any sbatch dependency [-]",
+        "run or job ID that must succeed before this job starts, or any sbatch dependency",
     )
     high_priority: bool = _cluster(
         boolean(), "not supported; set a partition, QOS or priority class instead", False
     )
     login: bool = _cluster(boolean(), "not supported; batch jobs are not interactive", False)
-    shared_host_dir: str | None = _cluster(text(), "folder that --command sees as data/ [-]")
+    shared_host_dir: str | None = _cluster(text(), "folder that --command sees as data/")
     command: str | None = _cluster(
-        text(), "job as one shell command, instead of the arguments after -- [-]"
+        text(), "job as one shell command, instead of the arguments after --"
     )
     slurm: dict[str, Any] | None = _for_one(
         pairs("#SBATCH options NAME=VALUE or NAME", "NAME[=VALUE]", may_lack_value=True),
-        "other #SBATCH options, e.g. partition=gpu account=me [-]",
+        "other #SBATCH options, e.g. partition=gpu account=me",
     )
     kubernetes: dict[str, Any] | None = _for_one(
         pairs("settings NAME=VALUE", "NAME=VALUE"),
-        "pvc=CLAIM or host_path=FOLDER for the mount, and other settings (see the docs) [-]",
+        "pvc=CLAIM or host_path=FOLDER for the mount, and other settings (see the docs)",
     )
 
 
