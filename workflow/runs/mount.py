@@ -41,13 +41,17 @@ class Mount:
 
 
 def find_mount(named: str | None) -> Mount:
-    """The mount asked for, else $WORKFLOW_MOUNT, /model_mount, or mount/ beside the scripts."""
+    """The mount asked for, else $WORKFLOW_MOUNT, /model_mount, or mount/ of the project.
+
+    Without any of them it is ./mount, e.g. of a package that pip installed.
+    """
     named = named or os.environ.get("WORKFLOW_MOUNT")
     if named:
         return Mount(Path(named).expanduser())
     if CONTAINER_MOUNT.is_dir():
         return Mount(CONTAINER_MOUNT)
-    return Mount(Path(__file__).resolve().parents[2] / "mount")
+    of_project = Path(__file__).resolve().parents[2] / "mount"
+    return Mount(of_project if of_project.is_dir() else Path.cwd() / "mount")
 
 
 def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:

@@ -90,10 +90,10 @@ OPENED_BY: dict[str, Callable[[Start], Tracker]] = {
 
 
 def problems_of_trackers(names: Iterable[str]) -> list[Problem]:
-    """The trackers whose packages are not installed, which are called as they are."""
-    hint = "run scripts/setup, which installs it, or leave it out"
+    """The trackers without an installed package of the same name."""
+    hint = "run scripts/setup --extra {}, or remove the tracker"
     return [
-        Problem(f"--report_to {name}", f"no package {name}", f"{name}, installed", hint)
+        Problem(f"--report_to {name}", "not installed", f"the package {name}", hint.format(name))
         for name in names
         if not _is_installed(name)
     ]
