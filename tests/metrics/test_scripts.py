@@ -15,6 +15,12 @@ METRICS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def without_mecab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the extras `ja` and `ko`, which an environment may have."""
+    monkeypatch.setattr(scripts, "find_spec", lambda name: None)
+
+
 @pytest.mark.parametrize(
     ("text", "unseen", "tokenize"),
     [
@@ -110,9 +116,8 @@ def test_a_tokenizer_that_is_installed_is_chosen(
 
 
 def test_the_extra_of_a_tokenizer_that_is_not_installed_is_logged(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(scripts, "find_spec", lambda name: None)
     inform_once.cache_clear()
     with caplog.at_level("INFO", "workflow"):
         assert scripts.bleu_tokenizer(["서울은 수도"]) == "13a"
