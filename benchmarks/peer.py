@@ -1,8 +1,15 @@
 """The public peer: transformers, used as its own examples use it."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+
+def check_packages() -> None:
+    """Exit with the remedy if the extra `bench` is not installed."""
+    if importlib.util.find_spec("accelerate") is None:
+        raise SystemExit("accelerate is not installed. Hint: run scripts/setup --extra bench")
 
 
 def has_cuda() -> bool:
@@ -26,6 +33,7 @@ def make_trainer(model: Any, tokenizer: Any, settings: dict[str, Any], **parts: 
         settings: of Seq2SeqTrainingArguments.
         parts: what else the trainer is made of, as its dataset.
     """
+    check_packages()
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     usual: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "use_cpu": not has_cuda()}

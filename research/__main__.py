@@ -6,7 +6,6 @@ The exit status is 1 where this project is not right.
 """
 
 import argparse
-import importlib.util
 import os
 import platform
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from benchmarks.peer import check_packages
 from benchmarks.publish import publish
 from research import cut_steps, padded_predictions, saved_config, zero3_head
 from research.trials import Row, make_mount
@@ -25,7 +25,6 @@ PROOFS = {
     "rows": padded_predictions,
     "saved": saved_config,
 }
-NEEDED = {"accelerate": "1.15.0", "deepspeed": "0.19.8"}
 
 
 def main() -> None:
@@ -51,14 +50,6 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def check_packages() -> None:
-    """The peer needs more than this project does."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        names = " ".join(f"{name}=={NEEDED[name]}" for name in missing)
-        raise SystemExit(f"the peer needs more packages: .venv/bin/pip install {names}")
-
-
 def prove(names: Sequence[str]) -> list[Row]:
     """Run proofs on a mount of their own."""
     os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed says which it found
@@ -78,9 +69,8 @@ def table(rows: Sequence[Row]) -> str:
         verdict = "gone" if row.peer_is_right else "there"
         ours = row.ours if row.ours_is_right else f"**{row.ours}**"
         lines.append(f"| {row.defect} | {row.right} | {row.peer} | {ours} | {verdict} |")
-    versions = ", ".join(
-        f"{name} {metadata.version(name)}" for name in ("torch", "transformers", *NEEDED)
-    )
+    names = ("torch", "transformers", "accelerate", "deepspeed")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     return "\n".join(
         [
             "| defect | right | peer | this project | peer's verdict |",

@@ -30,7 +30,7 @@ def test_an_interpreter_without_packages_continues_in_the_venv(tmp_path: Path) -
 @pytest.mark.parametrize("python", ["bare", *SYSTEM_PYTHONS])
 def test_missing_packages_are_reported(tmp_path: Path, python: str) -> None:
     shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
-    for name in ("seq2seq.py", "requirements.txt"):
+    for name in ("seq2seq.py", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
     chosen = bare_interpreter(tmp_path / "bare") if python == "bare" else Path(python)
     command = [chosen, tmp_path / "seq2seq.py"]

@@ -6,12 +6,19 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
 
+from workflow.core.console import inform_once
 from workflow.metrics import scripts
 from workflow.metrics.text import ROUGE, TextMetrics, can_measure
 
 METRICS = {
     "exact_match", "normalized_exact_match", *ROUGE, "rougeL_unicode", "bleu", "chrf",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def without_mecab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the extras `ja` and `ko`, which an environment may have."""
+    monkeypatch.setattr(scripts, "find_spec", lambda name: None)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +115,17 @@ def test_an_installed_tokenizer_is_chosen(
 ) -> None:
     monkeypatch.setattr(scripts, "find_spec", lambda name: name)
     assert scripts.bleu_tokenizer(references) == tokenizer
+
+
+def test_the_extra_of_a_tokenizer_that_is_not_installed_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inform_once.cache_clear()
+    with caplog.at_level("INFO", "workflow"):
+        assert scripts.bleu_tokenizer(["서울은 수도"]) == "13a"
+    assert caplog.messages == [
+        "bleu: ko-mecab is not installed, using 13a. Hint: run scripts/setup --extra ko"
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 54_321])

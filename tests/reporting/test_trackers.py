@@ -449,7 +449,7 @@ def test_a_missing_tracker_is_reported_with_all_problems(
         run(mount, "refused", report_to=["tensorboard", "wandb"], metric="none.py:f")
     expected = [
         f"--report_to {name}: not installed (expected the package {name}). Hint: run "
-        "scripts/setup to install it, or remove the tracker." for name in ("tensorboard", "wandb")
+        f"scripts/setup --extra {name}, or remove the tracker." for name in ("tensorboard", "wandb")
     ]  # fmt: skip
     of_metric = "--metric: no file 'none.py' (expected file.py:function). Hint: correct the path."
     assert str(raised.value).splitlines() == [*expected, of_metric, "(3 problems in all)"]

@@ -36,6 +36,16 @@ def test_the_mount_is_given_or_in_the_environment_or_the_container_or_the_defaul
     assert find_mount("/asked").root == Path("/asked")
 
 
+def test_without_a_mount_beside_the_package_it_is_the_working_directory_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mount_module, "CONTAINER_MOUNT", tmp_path / "model_mount")
+    monkeypatch.setattr(mount_module, "__file__", str(tmp_path / "lib/workflow/runs/mount.py"))
+    monkeypatch.delenv("WORKFLOW_MOUNT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert find_mount(None).root == tmp_path / "mount"
+
+
 def test_data_is_a_file_or_a_folder_in_the_mount_or_a_path(tmp_path: Path) -> None:
     mount = Mount(tmp_path / "mount")
     folder = mount.data / "x"

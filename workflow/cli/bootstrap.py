@@ -13,14 +13,16 @@ PACKAGES = ("torch", "transformers", "deepspeed", "huggingface_hub", "safetensor
 def ensure_packages(script, module=None):
     """Return if the pinned packages are installed, else rerun `script` (or `module`) in .venv.
 
-    .venv is in the script's folder. Without it, an interpreter with other versions of the packages
-    will do.
+    A `module` is run as `python -m module`. .venv is in the script's folder; without it, an
+    interpreter with other versions of the packages is used. An installed package has no lock next
+    to it: pip has checked its requirements.
     """
     beside = os.path.dirname(os.path.abspath(script))
     python = os.path.join(beside, ".venv", "bin", "python")
     inside = os.path.realpath(sys.prefix) == os.path.realpath(os.path.join(beside, ".venv"))
     new_enough = sys.version_info >= (3, 11)
-    if new_enough and _has_pinned(os.path.join(beside, "requirements.txt")):
+    lock = os.path.join(beside, "requirements.lock")
+    if new_enough and (not os.path.exists(lock) or _has_pinned(lock)):
         return
     if os.path.exists(python) and not inside:
         again = sys.argv if module is None else ["-m", module] + sys.argv[1:]
@@ -34,15 +36,15 @@ def ensure_packages(script, module=None):
     sys.exit(2)
 
 
-def _has_pinned(requirements):
-    """Return whether all PACKAGES are installed in the versions that `requirements` pins."""
+def _has_pinned(lock):
+    """Return whether all PACKAGES are installed in the versions that `lock` pins."""
     from importlib import metadata
 
-    with open(requirements) as file:
+    with open(lock) as file:
         pins = dict(line.strip().split("==") for line in file if "==" in line)
     try:
         # a local version such as 2.13.0+cpu is another build of the same release
         here = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
     except metadata.PackageNotFoundError:
         return False
-    return all(pins.get(name, pins.get(name.replace("_", "-"))) == here[name] for name in PACKAGES)
+    return all(pins[name.replace("_", "-")] == here[name] for name in PACKAGES)

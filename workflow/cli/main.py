@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from workflow.cluster import job_record as records
 from workflow.cluster.overview import describe, look, run_names, run_table
@@ -39,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    called = Path(sys.argv[0]).name
     parser = argparse.ArgumentParser(
-        prog="python3 -m workflow",
+        prog=called if called == "workflow" else "python3 -m workflow",
         description="Submit and manage jobs, compare runs, download models.",
         allow_abbrev=False,
     )

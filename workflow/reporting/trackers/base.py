@@ -90,9 +90,9 @@ OPENED_BY: dict[str, Callable[[Start], Tracker]] = {
 
 def problems_of_trackers(names: Iterable[str]) -> list[Problem]:
     """The trackers without an installed package of the same name."""
-    hint = "run scripts/setup to install it, or remove the tracker"
+    hint = "run scripts/setup --extra {}, or remove the tracker"
     return [
-        Problem(f"--report_to {name}", "not installed", f"the package {name}", hint)
+        Problem(f"--report_to {name}", "not installed", f"the package {name}", hint.format(name))
         for name in names
         if not _is_installed(name)
     ]
