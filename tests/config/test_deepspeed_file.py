@@ -39,8 +39,9 @@ def test_zero_and_communication_settings_are_taken(tmp_path: Path) -> None:
                                   f"job (expected {ONLY} only). Hint: use --train_batch_size."),
         ({"fp16": {}}, "--deepspeed own.json: fp16: set by a flag of the job "
                        f"(expected {ONLY} only). Hint: use --bf16 (T5 overflows in fp16)."),
-        ({"optimizer": {}}, "--deepspeed own.json: optimizer: set by a flag of the job (expected "
-                            f"{ONLY} only). Hint: use --optim, --learning_rate and --weight_decay."),
+        ({"optimizer": {}}, "--deepspeed own.json: optimizer: set by a flag of the job "
+                            f"(expected {ONLY} only). Hint: use --optim, --learning_rate and "
+                            "--weight_decay."),
         ({"wall_clock_breakdown": True}, "--deepspeed own.json: wall_clock_breakdown: not "
                                          f"supported (expected one of {ONLY}). Hint: remove it."),
         ({"zero_optimization": {"stage": 0}}, "--deepspeed own.json: stage: 0 (expected 1, 2 "
