@@ -124,7 +124,7 @@ def test_learned_positions_bound_the_lengths(mount: Mount) -> None:
     job = make_job(
         "seq2seq", model_init_name="led", data_name="sums", max_target_length=600, max_steps=1
     )
-    with pytest.raises(BadInput, match=r"600 \(expected at most 512, the positions this"):
+    with pytest.raises(BadInput, match=r"600 \(expected at most 512, the model's maximum\)"):
         run_job(job, mount)
     # A limit that the user did not set gives way.
     job = make_job(

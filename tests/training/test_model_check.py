@@ -65,8 +65,8 @@ def test_a_model_without_a_start_of_decoding_is_refused(mount: Mount) -> None:
     with pytest.raises(BadInput) as raised:
         prepare(job_of("bart", "bart"), mount)
     assert str(raised.value) == (
-        f"{path}: no decoder_start_token_id (expected the id that the model was trained to "
-        'start decoding with). Hint: add "decoder_start_token_id", as the page of the model has it.'
+        f"{path}: no decoder_start_token_id (expected the id that decoding starts "
+        'with). Hint: add "decoder_start_token_id" from the model card.'
     )
 
 

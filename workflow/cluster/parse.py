@@ -27,7 +27,7 @@ DESCRIPTION = "Check a job, then submit it to a scheduler or run it in this mach
 class Options:
     """Flags of `submit` itself."""
 
-    config: str | None = _submitting(text(), 'job file; its "cluster" object sets these flags [-]')
+    config: str | None = _submitting(text(), 'job file; its "cluster" object sets these flags')
     dry_run: bool = _submitting(
         boolean(), "print the script or manifest and the memory plan; submit nothing", False
     )
