@@ -51,7 +51,7 @@ FOREIGN_FLAGS = {
     "help", "help_all",  # argparse
     "shutdown-timeout", "nnodes", "nproc-per-node", "rdzv-backend", "rdzv-endpoint",  # torchrun
     "kill-on-bad-exit", "ntasks-per-node", "gpus-per-node",  # srun
-    "signal", "test-only", "requeue", "no-requeue",  # sbatch
+    "signal", "test-only", "requeue", "no-requeue", "job-name", "open-mode",  # sbatch
     "user", "ipc", "ulimit", "gpus", "volume", "rm", "target", "file",  # docker
     "nv", "pwd", "bind", "output",  # apptainer, enroot
     "logdir", "strict", "site-dir",  # tensorboard, mkdocs
@@ -181,7 +181,7 @@ def test_pages_are_short() -> None:
     lines = {name: len((ROOT / name).read_text().splitlines()) for name in NAMES}
     assert lines["README.md"] <= 150
     long = {name for name, count in lines.items() if count > 200}
-    assert long == {"docs/operate/performance.md"}  # measured tables
+    assert long == {"docs/operate/performance.md", "docs/tutorial.md"}  # tables, outputs
 
 
 def test_the_list_of_flags_is_the_one_of_the_declarations() -> None:

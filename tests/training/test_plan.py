@@ -17,7 +17,7 @@ from workflow.runs.mount import Mount
 FOUR_80GB = ["--plan_gpus", "4", "--plan_gpu_memory", "80GB", "--plan_host_memory", "512GB"]
 PLAN_OF_XXL = """\
 model: 11.14 billion parameters, bfloat16 on float32 masters
-machine: 1 node, 4 GPUs each, 80.0 GB per GPU (72.6 usable: 8% and 1.0 GB kept free)
+machine: 1 node, 4 GPUs per node, 80.0 GB per GPU (72.6 usable: 8% and 1.0 GB kept free)
          512.0 GB of host memory per node
 
                                  minimum       minimum                     largest micro-batch
@@ -74,7 +74,7 @@ def test_a_plan_follows_the_flags(empty_mount: Mount, capsys: pytest.CaptureFixt
         assert dry_run(empty_mount, *FOUR_80GB, *words, task=task) == 0
         return capsys.readouterr().out
 
-    assert "machine: 2 nodes, 4 GPUs each" in plan("--plan_nodes", "2")
+    assert "machine: 2 nodes, 4 GPUs per node" in plan("--plan_nodes", "2")
     assert "parameters, float32\n" in plan("--bf16", "false")
     assert "bfloat16 on float32 masters, gradient checkpointing" in plan("--gradient_checkpointing")
     assert "of 192 tokens\n" in plan("--max_source_length", "128", "--max_target_length", "64")
@@ -104,7 +104,7 @@ def test_a_plan_of_this_machine(
     monkeypatch.setattr(memory_plan, "available_memory", lambda: 800e9)
     assert dry_run(empty_mount, "--num_processes", "2", "--bf16", "true") == 0
     printed = capsys.readouterr().out
-    assert "1 node, 2 processes on CPUs each; 367.6 GB per process for the model" in printed
+    assert "1 node, 2 processes per node on CPUs; 367.6 GB per process for the model" in printed
     assert dry_run(empty_mount, "--bf16", "true") == 0
     assert "chosen: plain torch" in capsys.readouterr().out
 

@@ -34,13 +34,13 @@ def _machine_lines(machine: Machine) -> list[str]:
     nodes = -(-machine.processes // machine.on_each)
     on_nodes = f"{nodes} node{'s' * (nodes > 1)}"
     if not machine.on_gpu:
-        processes = f"{machine.on_each} process{'es' * (machine.on_each > 1)} on CPUs each"
+        processes = f"{machine.on_each} process{'es' * (machine.on_each > 1)} per node on CPUs"
         usable = f"{_gb(max(machine.for_device, 0))} GB per process for the model"
         return [f"machine: {on_nodes}, {processes}; {usable}"]
     host = "host memory not given"
     if machine.host_memory is not None:
         host = f"{_gb(machine.host_memory)} GB of host memory per node"
-    devices = f"{machine.on_each} GPU{'s' * (machine.on_each > 1)} each"
+    devices = f"{machine.on_each} GPU{'s' * (machine.on_each > 1)} per node"
     memory = f"{_gb(machine.device_memory)} GB per GPU"
     kept = f"{SPARED:.0%} and {_gb(GPU_BYTES)} GB kept free"
     return [
@@ -108,7 +108,7 @@ def _checkpoint_line(sizes: Sizes, trains: bool) -> str:
 
 
 def _gb(size: float) -> str:
-    return f"{size / 1e9:.1f}"
+    return f"{size / 1e9:.1f}" if size >= 5e7 or not size else f"{size / 1e9:.2g}"
 
 
 def _count(parameters: int) -> str:
