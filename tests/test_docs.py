@@ -51,7 +51,8 @@ FOREIGN_FLAGS = {
     "help", "help_all",  # argparse
     "shutdown-timeout", "nnodes", "nproc-per-node", "rdzv-backend", "rdzv-endpoint",  # torchrun
     "kill-on-bad-exit", "ntasks-per-node", "gpus-per-node",  # srun
-    "signal", "test-only", "requeue", "no-requeue", "job-name", "open-mode",  # sbatch
+    "signal", "test-only", "requeue", "no-requeue", "job-name", "open-mode",
+    "nodes", "partition",  # sbatch
     "user", "ipc", "ulimit", "gpus", "volume", "rm", "target", "file",  # docker
     "nv", "pwd", "bind", "output",  # apptainer, enroot
     "logdir", "strict", "site-dir",  # tensorboard, mkdocs
