@@ -31,14 +31,22 @@ def table(
         box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=head, header_style="bold"
     )
     filled = [i for i in range(len(rows[0])) if any(row[i] for row in rows)]
+    body = rows[1:] if head else rows
+    widths = {i: max((_as_text(row[i]).cell_len for row in body), default=0) for i in filled}
+    heads = {i: _as_text(rows[0][i] if head else "") for i in filled}
+    widest = max(widths, key=widths.__getitem__, default=0)
+    # A narrow terminal folds, if it can, between words: of long headings and of the widest column.
+    folds = {i for i in filled if " " in str(heads[i]) and heads[i].cell_len > widths[i]}
+    if not folds or any(" " in str(row[widest]) for row in body):
+        folds.add(widest)
     for index in filled:
-        cell = rows[0][index]
         made.add_column(
-            _as_text(cell) if head else "",
+            heads[index],
             justify="left" if left is None or index < left else "right",
             overflow="fold",
+            no_wrap=index not in folds,
         )
-    for row in rows[1:] if head else rows:
+    for row in body:
         made.add_row(*(_as_text(row[i]) for i in filled))
     return Padding(made, (0, 0, 0, indent), expand=False)
 
