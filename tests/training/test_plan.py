@@ -143,7 +143,7 @@ def test_all_problems_of_a_plan_are_reported_together(
     argv = ["--mount", str(empty_mount.root), "--model_init_name", "flan-t5-xx", "--data", "none"]
     assert main("seq2seq", "", [*argv, "--dry_run", *words]) == 2
     assert capsys.readouterr().err.replace(str(empty_mount.models), "{models}") == (
-        "--plan_host_memory: 'much' (expected an amount of memory such as 80GB). Hint: write "
+        "--plan_host_memory: 'much' (expected an amount of memory, e.g. 80GB). Hint: write "
         "--plan_host_memory SIZE.\n"
         "--zero_stage: '4' (expected auto or an integer of at least 1 and at most 3). "
         "Hint: write --zero_stage auto|N.\n"

@@ -44,7 +44,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalized(text: str) -> str:
-    """Lower case, without ASCII punctuation and articles (a, an, the), white space collapsed.
+    """Lower case, without ASCII punctuation and articles (a, an, the), whitespace collapsed.
 
     As in the evaluation of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250). The result may be
     empty, e.g. for "A" or "+".
