@@ -199,8 +199,8 @@ def test_invalid_json_is_explained(tmp_path: Path, text: str) -> None:
     [
         (
             LINES.replace(b"\n", b"\r"),
-            ": CR line endings (expected LF or CRLF line endings). Hint: convert it: tr '\\r' '\\n' "
-            "< train.jsonl > NEW.",
+            ": CR line endings (expected LF or CRLF line endings). Hint: convert it: tr '\\r' "
+            "'\\n' < train.jsonl > NEW.",
         ),
         (
             b"[]",

@@ -143,7 +143,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
     plan = plan_step(np.arange(len(RECORDS)), (sources, answers), bound, packs)
-    outcome = train_step(job, engine, plan, 1, World.alone())
+    outcome = train_step(job, engine, plan, 1, World())
     assert outcome.loss_denominator == len(RECORDS)
     for (name, wanted), found in zip(model.named_parameters(), ready.parameters(), strict=True):
         if wanted.grad is not None:

@@ -106,7 +106,7 @@ def prepare(
     Raises:
         BadInput: with all problems of flags, names and data together.
     """
-    world = world or World.alone()
+    world = world or World()
     task = TASKS[request.task](request)
     problems = [*problems, *problems_of_processes(request, world.size)]
     located = locate(request, mount, task, problems)
