@@ -29,7 +29,7 @@ def main() -> None:
     """Run the jobs of the command line, alone or in the world that a launcher made."""
     die_with_parent()
     membership = find_world(os.environ)
-    world = World.alone()
+    world = World()
     start_log(silent=membership is not None and membership.rank > 0)
     if membership is not None:
         join(membership, os.environ)

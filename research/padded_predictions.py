@@ -32,5 +32,5 @@ def predict(folder: Path, accumulation: int) -> dict[str, Any]:
 def _ours(mount: Path) -> tuple[str, bool]:
     run = run_ours(mount, "--no_train", "--num_processes", "2")
     (evaluation,) = evaluations(run)
-    prompts = [item["prompt"] for item in evaluation.answers()]
+    prompts = [item["prompt"] for item in evaluation.predictions()]
     return str(len(prompts)), prompts == [record["prompt"] for record in EVALUATED]

@@ -365,7 +365,7 @@ CASES = [
         {"num_train_epochs": "2"},
     ),
     BadInput(
-        "a warm-up that the schedule ignores",
+        "a warmup that the schedule ignores",
         _train(GOOD[2]),
         {"optim": "adafactor", "warmup_steps": "10"},
     ),

@@ -25,7 +25,7 @@ from workflow.training.evaluate import compute_metrics
 ROOT = Path(__file__).resolve().parent.parent
 T5_TINY = ROOT / "mount" / "models" / "t5-tiny"
 SHARED_DATA = ROOT.parent / "shared" / "data"
-ALONE = EvalShard(World.alone())
+ALONE = EvalShard(World())
 
 
 @dataclass(frozen=True)

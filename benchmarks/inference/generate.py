@@ -79,7 +79,7 @@ def _ours(arguments: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     folder = run_job(job, find_mount(str(arguments.folder)))
     (evaluation,) = evaluations(folder)
-    texts = [g["full_generated"] for item in evaluation.answers() for g in item["generations"]]
+    texts = [g["full_generated"] for item in evaluation.predictions() for g in item["generations"]]
     return _found(arguments, evaluation.metrics["generate_seconds"], texts)
 
 

@@ -51,7 +51,7 @@ def _score_ours(arguments: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     folder = run_job(job, find_mount(str(arguments.folder)))
     (evaluation,) = evaluations(folder)
-    scores = [item["pred_score"] for item in evaluation.answers()]
+    scores = [item["pred_score"] for item in evaluation.predictions()]
     speed = len(scores) / evaluation.metrics["score_seconds"]
     return {"records_per_second": speed, "scores": scores}
 

@@ -88,10 +88,10 @@ def test_all_wrong_flags_are_reported_at_once(tmp_path: Path) -> None:
         "slurm", ["--gpus", "4", "--memory", "lots", "--config", f"{tmp_path}/job.json"]
     ) == [
         "--gpus: unknown flag (expected a documented flag). Hint: did you mean --gpu?",
-        "--memory: 'lots' (expected an amount of memory such as 80GB). Hint: write --memory SIZE.",
+        "--memory: 'lots' (expected an amount of memory, e.g. 80GB). Hint: write --memory SIZE.",
         f"{where}: cluster: num_node: unknown flag (expected a documented flag). Hint: did you "
         "mean num_nodes?",
-        f"{where}: cluster: time: 'soon' (expected a duration such as 12h, 90m or 1-00:00:00). "
+        f"{where}: cluster: time: 'soon' (expected a duration, e.g. 12h, 90m or 1-00:00:00). "
         "Hint: correct the value.",
     ]
 
@@ -166,7 +166,7 @@ def test_unsupported_flags() -> None:
         "--mounts 'data': a relative path (expected SOURCE or SOURCE:TARGET, both starting with "
         "/). Hint: write absolute paths.",
         "--mounts: set without --container (expected a container). Hint: add --container IMAGE, or "
-        "remove it: without a container all folders are visible.",
+        "remove it; without a container all folders are visible.",
         "--high-priority: not supported by `submit slurm` (expected no value). Hint: remove it, "
         "and set --slurm partition=NAME or --slurm qos=NAME.",
         "--login: not supported by `submit slurm` (expected no value). Hint: remove it; "

@@ -264,7 +264,7 @@ def test_a_refusal_is_reported_by_its_first_lines(fake: Path) -> None:
         kubectl(["apply", "-f", "-"], None)
     assert str(raised.value) == (
         "kubectl apply: exit status 1 (line 1; line 2; line 3) (expected exit status 0). Hint:"
-        " fix that error, then run the same command again."
+        " fix the error, then rerun the command."
     )
 
 

@@ -289,7 +289,7 @@ def problem_lines(submission: Submission, cluster: Cluster) -> list[str]:
         ),
         (
             {"time": 3600},
-            "--time: not supported by `submit kubernetes` (expected no value). Hint: remove it:"
+            "--time: not supported by `submit kubernetes` (expected no value). Hint: remove it;"
             " pods have no time limit, and the run resumes after an eviction.",
         ),
         (

@@ -13,9 +13,9 @@ from workflow.cluster.overview import (
     Overview,
     describe,
     in_words,
+    inspect_run,
     judge,
     last_lines,
-    look,
     run_names,
     run_table,
 )
@@ -96,7 +96,7 @@ def write_run(mount: Mount, name: str, held: bool = True, **status: Any) -> Path
 
 def test_a_run_that_runs(mount: Mount) -> None:
     folder = write_run(mount, "a")
-    found = look(mount, "a")
+    found = inspect_run(mount, "a")
     assert (found.word, found.step, found.seconds_left) == ("running", 20, 80 * 16 / 4.0)
     assert describe(found, mount) == [
         "a: running, step 20/100",
@@ -110,7 +110,7 @@ def test_a_run_whose_process_is_gone(mount: Mount) -> None:
     folder = write_run(mount, "a")
     long_ago = time.time() - 3600
     os.utime(folder / LOCK_FILE, (long_ago, long_ago))
-    assert describe(look(mount, "a"), mount)[:3] == [
+    assert describe(inspect_run(mount, "a"), mount)[:3] == [
         "a: lost, step 10/100",
         "  process died without reporting a status; rerun the command to resume",
         "  loss 1.235",
@@ -122,7 +122,7 @@ def test_a_table_of_runs_and_jobs(mount: Mount) -> None:
     write_run(mount, "a")
     (mount.models / "model").mkdir()
     (mount.models / ".cache").mkdir()
-    assert as_lines([run_table([look(mount, name) for name in run_names(mount)])]) == [
+    assert as_lines([run_table([inspect_run(mount, name) for name in run_names(mount)])]) == [
         "run      state    step     loss   examples/s  time left  restarts  job",
         "group/b  done     100/100  1.235  -           -          2         slurm job 17",
         "a        running  20/100   1.235  4           5 min      0         pid 7 on here",
@@ -135,7 +135,7 @@ def test_a_job_that_has_not_begun_is_in_the_table(mount: Mount) -> None:
     write_record(folder_of(mount, "x/y"), record)
     assert read_record(folder_of(mount, "x/y")) == record
     assert run_names(mount) == ["x/y"]
-    assert look(mount, "x/y") == Overview(
+    assert inspect_run(mount, "x/y") == Overview(
         "x/y", "unknown", "known only on elsewhere",
         job=f"pid {os.getpid()} on elsewhere",
     )  # fmt: skip
@@ -155,7 +155,7 @@ def test_a_local_job_that_has_ended(mount: Mount, state: str, submitted: float, 
     folder_of(mount, "a").mkdir(parents=True)
     record = JobRecord("a", "local", "1", started=-1.0, submitted=time.time() + submitted)
     write_record(folder_of(mount, "a"), record)
-    assert look(mount, "a").word == word
+    assert inspect_run(mount, "a").word == word
 
 
 def test_unreadable_records_are_none(mount: Mount) -> None:
@@ -169,7 +169,7 @@ def test_unreadable_records_are_none(mount: Mount) -> None:
 def test_no_such_run(mount: Mount) -> None:
     write_run(mount, "a")
     with pytest.raises(BadInput) as caught:
-        look(mount, "b")
+        inspect_run(mount, "b")
     assert str(caught.value) == (
         f"run 'b': does not exist (expected a run in {mount.models}). Hint: choose from a."
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from workflow.cluster.containers import Runtime, find_runtime, problems_of_sight
+from workflow.cluster.containers import Runtime, find_runtime, problems_of_paths
 from workflow.cluster.local import background
 from workflow.cluster.resources import Cluster, Submission
 from workflow.cluster.scheduler import JobState
@@ -183,7 +183,7 @@ def test_an_image_without_a_runtime() -> None:
     found = find_runtime("a/b:1", False, frozenset())
     assert isinstance(found, Problem)
     assert str(found) == (
-        "--container 'a/b:1': found neither Pyxis, Apptainer nor Docker on this machine (expected "
+        "--container 'a/b:1': no Pyxis, Apptainer or Docker on this machine (expected "
         "a container runtime). Hint: if the nodes have one, select it: pyxis:IMAGE, "
         "apptainer:IMAGE or docker:IMAGE."
     )
@@ -198,7 +198,7 @@ def test_a_link_to_a_folder_that_the_container_does_not_mount(tmp_path: Path) ->
     def unseen(*paths: Path, **words: Any) -> list[Problem]:
         cluster = Cluster(container="x", **words)
         job = submission(mount=Mount(tmp_path / "mount"), cluster=cluster)
-        return problems_of_sight(paths, job)
+        return problems_of_paths(paths, job)
 
     found = unseen(link, tmp_path / "mount")
     assert [str(problem) for problem in found] == [

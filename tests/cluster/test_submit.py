@@ -146,7 +146,7 @@ def test_all_problems_of_a_job_are_reported_at_once(mount: Mount) -> None:
         "--max_step: unknown flag (expected a documented flag). Hint: did you mean --max_steps?",
         "--envs 'MY_TOKEN': a value for a likely secret (expected the name alone). "
         "Hint: export it in this shell, and write --envs MY_TOKEN.",
-        "--num_nodes: not supported by `submit local` (expected no value). Hint: remove it: this "
+        "--num_nodes: not supported by `submit local` (expected no value). Hint: remove it; this "
         "is a single node.",
         "--container: not supported by `submit local` (expected no value). Hint: remove it, or "
         "submit inside the container.",
@@ -154,8 +154,8 @@ def test_all_problems_of_a_job_are_reported_at_once(mount: Mount) -> None:
         "Hint: did you mean t5-tiny?",
         f"{mount.data}/sums.json: eval[0].prompt: the number 1 (expected text). Hint: write it as "
         "a string.",
-        f"{mount.data}/sums.json: eval[0]: no key \"completion\" (keys: 'prompt') (expected "
-        '"completion": the answer). Hint: add it.',
+        f"{mount.data}/sums.json: eval[0]: no key \"completion\", only 'prompt' (expected "
+        '"completion": text). Hint: add it.',
     ]
     assert not mount.jobs.exists()
 
@@ -182,7 +182,7 @@ CANNOT_WORK: dict[str, tuple[list[str], list[str], str]] = {
         "matrices that Adafactor factors). Hint: use --optim adamw_torch, or --num_processes 1 "
         "without DeepSpeed."),
     "time": (["--time", "1h"], job(), "--time: not supported by `submit local` (expected no "
-        "value). Hint: remove it: local jobs have no time limit."),
+        "value). Hint: remove it; local jobs have no time limit."),
     "dependency": (["--dependency", "x"], job(), "--dependency: not supported by `submit local` "
         "(expected no value). Hint: remove it, and submit this job when the other is done."),
     "variable": (["--envs", "SURELY_NOT_SET"], job(), "--envs 'SURELY_NOT_SET': not set in this "

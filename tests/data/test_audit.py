@@ -42,7 +42,7 @@ TRAIN = [
     {"prompt": "sum", "completion": LONG},
     {"prompt": "a\nb  c   d", "completion": "\ufb01ve\u00a0go"},  # 9: lost; changed
     {"prompt": "stop</s> it", "completion": "no"},  # 10: a special token
-    {"prompt": "do so:\n", "completion": "  indented"},  # 11: white space at an end
+    {"prompt": "do so:\n", "completion": "  indented"},  # 11: whitespace at an end
 ]
 EVAL = [
     {"prompt": "same", "completion": "no"},
@@ -63,11 +63,11 @@ train: 1 truncated completion, e.g. train[8] 32 tokens. Hint: increase --max_tar
 train: 1 truncated prompt (end removed), e.g. train[7] 32 tokens. Hint: increase --max_source_length
 train: 1 prompt with lost characters (extra space ×3, newline ×1), e.g. train[9] 'a\nb  c   d'. Hint: add --add_missing_tokens
 train: 1 prompt with special tokens as text (</s> ×1), e.g. train[10] 'stop</s> it'. Hint: remove them
-train: 1 empty prompt, e.g. train[6]. Hint: write them or remove the records
+train: 1 empty prompt, e.g. train[6]. Hint: add text, or remove the records
 train: 2 duplicate records, e.g. train[4] 'twice'. Hint: remove them, unless intended
-train: 1 completion with lost leading or trailing white space (extra space ×2), e.g. train[11] '  indented'. Hint: strip it, or add --add_missing_tokens
+train: 1 completion with lost leading or trailing whitespace (extra space ×2), e.g. train[11] '  indented'. Hint: strip it, or add --add_missing_tokens
 train: 1 completion with changed characters (U+00A0 ×1, ﬁ ×1), e.g. train[9] '\ufb01ve\xa0go'. Hint: check whether this matters
-train: 2 prompts with lost leading or trailing white space (newline ×2, extra space ×1), e.g. train[6] ' \n'. Hint: check whether this matters
+train: 2 prompts with lost leading or trailing whitespace (newline ×2, extra space ×1), e.g. train[6] ' \n'. Hint: check whether this matters
 """  # noqa: E501
 
 
@@ -236,7 +236,7 @@ def random_texts(alphabet: str, count: int) -> list[str]:
 def check_against_round_trips(report: AuditReport, texts: list[str], tokenizer: Any) -> None:
     """Compare the report with a round trip of each text; texts must not hold combining marks.
 
-    White space at either end of a text is lost.
+    Whitespace at either end of a text is lost.
     """
     lost: Counter[str] = Counter()
     ends: Counter[str] = Counter()
@@ -305,7 +305,7 @@ def test_empty_completions_are_counted_but_not_as_lost(tmp_path: Path, tokenizer
     assert found["completions"]["tokens"]["min"] == 1
     assert found["completions"]["lost"]["count"] == 0
     assert (
-        "train: 3 empty completions, e.g. train[0] 'who?'. Hint: write them, unless intended"
+        "train: 3 empty completions, e.g. train[0] 'who?'. Hint: add text, unless intended"
     ) in as_lines(render(report))
     del found["empty_completions"]  # an audit.json of an earlier version
     assert warnings_of(report)

@@ -92,7 +92,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     ),
     "page.json": (
         b"<!DOCTYPE html><html>",
-        f"an HTML page {NO_JSON} download the file itself, this may be a "
+        f"an HTML page {NO_JSON} download the file itself; this may be a "
         "login page",
     ),
     "d.yaml": (
@@ -102,7 +102,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     ),
     "zeros.json": (
         b"\0" * 9,
-        f"NUL bytes {NO_JSON} write the file again, it may be truncated",
+        f"NUL bytes {NO_JSON} write the file again; it may be truncated",
     ),
     "pointer.json": (
         b"version https://git-lfs.github.com/spec/v1\n",
@@ -111,7 +111,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "words.json": (b"hello there\n", f"plain text {NO_JSON} convert it to JSON"),
     "cut.json": (
         '{"train": [{"prompt": "é'.encode()[:-1],
-        "line 1: the byte 0xc3 (expected UTF-8). Hint: write the file again, it may be truncated.",
+        "line 1: the byte 0xc3 (expected UTF-8). Hint: write the file again; it may be truncated.",
     ),
     "lines.json": (
         LINES,
@@ -140,7 +140,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     ),
     "alone.json": (
         f'{{"train": [{ROW}]}}'.encode(),
-        'no key "eval" (keys: \'train\') (expected "eval": a list of {"prompt": …, '
+        'no key "eval", only \'train\' (expected "eval": a list of {"prompt": …, '
         '"completion": …}). Hint: add it, or --eval_fraction 0.1.',
     ),
 }  # fmt: skip
@@ -199,8 +199,8 @@ def test_invalid_json_is_explained(tmp_path: Path, text: str) -> None:
     [
         (
             LINES.replace(b"\n", b"\r"),
-            ": CR line ends (expected LF or CRLF line ends). Hint: convert it: tr '\\r' '\\n' < "
-            "train.jsonl > NEW.",
+            ": CR line endings (expected LF or CRLF line endings). Hint: convert it: tr '\\r' "
+            "'\\n' < train.jsonl > NEW.",
         ),
         (
             b"[]",
@@ -229,7 +229,7 @@ def test_invalid_json_is_explained(tmp_path: Path, text: str) -> None:
         (
             f'{ROW}\n{{"prompt": "a\n'.encode(),
             ": line 2, column 12: invalid JSON: Unterminated string starting at (expected valid "
-            "JSON). Hint: write the file again, it may be truncated.",
+            "JSON). Hint: write the file again; it may be truncated.",
         ),
     ],
 )
@@ -372,12 +372,12 @@ def test_a_problem_shared_by_many_records_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
     at = "{folder}/d.json: train"
     good = json.loads(ROW)
-    lacking = '(expected "completion": the answer). Hint: add it.'
+    lacking = '(expected "completion": text). Hint: add it.'
     assert problems_of(path, [{"prompt": "a"}] * 5000) == (
-        f"{at}: no key \"completion\" (keys: 'prompt') in all 5,000 records {lacking}"
+        f"{at}: no key \"completion\", only 'prompt' in all 5,000 records {lacking}"
     )
     assert problems_of(path, [good, *[{"prompt": "a"}] * 4]) == (
-        f"{at}[1]: no key \"completion\" (keys: 'prompt') (first of 4 records) " + lacking
+        f"{at}[1]: no key \"completion\", only 'prompt'; first of 4 records " + lacking
     )
     numbers = [good | {"prompt": number} for number in range(40)]
     text = "(expected text). Hint: write it as a string."

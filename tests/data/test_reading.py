@@ -133,7 +133,7 @@ def problems_of_whole(files: Mapping[str, Path]) -> list[Problem]:
     outline = {key: value[:1] if isinstance(value, list) else name_type(value)
                for key, value in data.items()}  # fmt: skip
     if type(data) is not dict:
-        outline = make_object([*outline.items(), *((key, outline[key]) for key in data.repeated)])
+        outline = make_object([*outline.items(), *((key, outline[key]) for key in data.duplicates)])
     names, problems = find_splits(path, outline, SPLITS, SCHEMA)
     for name in names.values():
         records = data.get(name)

@@ -15,7 +15,7 @@ from conftest import ROOT
 from forks import Fork
 
 from workflow.distributed import launcher as launcher_module
-from workflow.distributed.launcher import Ending, find_cause, launch_local, tell_signal
+from workflow.distributed.launcher import Ending, describe_signal, find_cause, launch_local
 
 START = """
 import ctypes, json, os, signal, sys, time
@@ -176,7 +176,7 @@ torch.distributed.barrier()
     _, err = launcher.communicate(timeout=60)
     seconds = time.monotonic() - start
     assert launcher.returncode == 137
-    assert tell_signal(Ending(2, pids[2], 0, signal.SIGKILL), 3) in err
+    assert describe_signal(Ending(2, pids[2], 0, signal.SIGKILL), 3) in err
     assert "elastic" not in err
     assert not any(map(is_alive, pids))
     assert seconds < 10
@@ -277,10 +277,10 @@ def test_the_cause_is_distinguished_from_its_consequences() -> None:
 
 
 def test_an_end_by_a_signal_is_reported() -> None:
-    assert tell_signal(Ending(0, 5, 0, 15), 1) == "rank 0 (pid 5) was killed by SIGTERM"
-    assert tell_signal(Ending(0, 5, 0, 9), 2) == (
-        "rank 0 (pid 5) was killed by SIGKILL (probably the kernel's out-of-memory killer: reduce "
-        "--micro_batch_tokens, see --dry_run); the other processes were stopped"
+    assert describe_signal(Ending(0, 5, 0, 15), 1) == "rank 0 (pid 5) was killed by SIGTERM"
+    assert describe_signal(Ending(0, 5, 0, 9), 2) == (
+        "rank 0 (pid 5) was killed by SIGKILL (probably the kernel's out-of-memory killer); the "
+        "other processes were stopped. Hint: reduce --micro_batch_tokens, see --dry_run"
     )
     told = "rank 1 (pid 5) was killed by signal 40; the other processes were stopped"
-    assert tell_signal(Ending(1, 5, 0, 40), 4) == told
+    assert describe_signal(Ending(1, 5, 0, 40), 4) == told

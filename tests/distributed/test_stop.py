@@ -111,7 +111,7 @@ from workflow.distributed.stop import Stop
 from workflow.distributed.world import World
 stop = Stop()
 stop.listen()
-stop.defer(Path("."), World.alone(), RunLock(Path(".")))
+stop.defer(Path("."), World(), RunLock(Path(".")))
 for name in sys.argv[1].split():
     print(stop.requested(), flush=True)
     os.kill(os.getpid(), getattr(signal, name))

@@ -137,7 +137,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> World:
     for name in ("init_process_group", "all_gather_object", "gather_object",
                  "broadcast_object_list"):  # fmt: skip
         monkeypatch.setattr(torch.distributed, name, touched)
-    return World.alone()
+    return World()
 
 
 def test_alone_there_is_nothing_to_set_up(alone: World) -> None:
@@ -172,7 +172,7 @@ def test_alone_errors_come_as_they_are(alone: World, error: Exception) -> None:
 def test_a_world_of_one_can_talk_to_itself_where_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     """DeepSpeed needs a process group for a single process too."""
     monkeypatch.setenv("LOCAL_RANK", "0")  # which it would set for good
-    world = World.alone()
+    world = World()
     world.begin(torch.device("cpu"), alone_too=True)
     try:
         assert torch.distributed.get_world_size() == 1

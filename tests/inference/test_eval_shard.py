@@ -197,4 +197,4 @@ def test_numbers_are_summed_each_by_itself() -> None:
     said = [[1.5, 2.0], [0.0, 0.0], [0.25, -2.0]]
     for rank in range(3):
         assert EvalShard(FakeWorld(rank, said)).total(said[rank]) == [1.75, 0.0]
-    assert EvalShard(World.alone()).total((3.0, 4)) == [3.0, 4]
+    assert EvalShard(World()).total((3.0, 4)) == [3.0, 4]

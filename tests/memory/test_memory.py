@@ -290,7 +290,7 @@ NOTHING_FITS = [
         "xxl", FOUR_80GB, PlanRequest(stage=2, offload="none"),
         "memory: 72.6 GB per GPU for the model (expected at least 85.4 GB per GPU with ZeRO 2). "
         "Hint: remove --zero_stage and --offload, or add --gradient_checkpointing, or use 8 "
-        "processes on 2 times as many machines.",
+        "processes on 2 times as many nodes.",
     ),
     (
         "xl", Machine(1, 1, 40e9, 128e9), PlanRequest(positions=100_000),

@@ -189,7 +189,7 @@ def test_every_misfit_of_a_folder_is_reported_once(tmp_path: Path) -> None:
         f"{folder}: missing tensors: lm_head.weight (expected all tensors of the model). "
         "Hint: download the model again.",
         f"{folder}: unexpected tensors: encoder.extra (expected the tensors of the model). "
-        "Hint: correct config.json, a layer may be missing.",
+        "Hint: correct config.json; a layer may be missing.",
         f"{folder}: mismatched shapes: decoder.final_layer_norm.weight ([31] instead of [32]) "
         "(expected weights that fit config.json). Hint: correct config.json or download the model "
         "again.",

@@ -9,12 +9,12 @@ from open_pages import MARKS, WIDTHS, Opened, opened_browser
 from playwright.sync_api import Browser
 
 from workflow.reporting.report.blocks import (
-    Answer,
     Chart,
     Charts,
     Item,
     Items,
     Page,
+    Prediction,
     Section,
     Series,
     Table,
@@ -50,15 +50,16 @@ def hard_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Chart(LONG, "step", [Series(LONG, many, low_high=many), Series("b", many)], log=True),
     ]
     answers = [
-        Answer("near", "it is a dog", 0.75), Answer("far", "no idea", 0.0), Answer("none", "", 0.0),
-        Answer(LONG, "it is  a cat", 1.0), Answer("long far", "so " * 400, 0.0),
-        Answer("long", "it is a cat" + "." * 800, 0.9),
+        Prediction("near", "it is a dog", 0.75), Prediction("far", "no idea", 0.0),
+        Prediction("none", "", 0.0),
+        Prediction(LONG, "it is  a cat", 1.0), Prediction("long far", "so " * 400, 0.0),
+        Prediction("long", "it is a cat" + "." * 800, 0.9),
     ]  # fmt: skip
     slow = [" ".join(f"{word}{i % 7}" for i in range(950)) for word in "abcdefghi"]
     items = [
         Item(0, "which animal?", "it is a cat", answers, numbers=[0.75]),
-        Item(1, "العاصمة 123.", "باريس.", [Answer("near", "باريس 1.", 0.5)], numbers=[0.5]),
-        *(Item(i, "slow", slow[0], [Answer("x", text) for text in slow[1:]], numbers=[None])
+        Item(1, "العاصمة 123.", "باريس.", [Prediction("near", "باريس 1.", 0.5)], numbers=[0.5]),
+        *(Item(i, "slow", slow[0], [Prediction("x", text) for text in slow[1:]], numbers=[None])
           for i in range(2, 60)),
     ]  # fmt: skip
     table = Table(

@@ -113,7 +113,7 @@ def naive_intervals(
     for _ in range(resamples):
         drawn = [pairs[i] for i in generator.integers(len(pairs), size=len(pairs))]
         expected = [pair.expected for pair in drawn]
-        base, other = (judge([pair.answers[i] for pair in drawn], expected) for i in (0, 1))
+        base, other = (judge([pair.predictions[i] for pair in drawn], expected) for i in (0, 1))
         for name, value in other.items():
             if value is not None and base[name] is not None:
                 differences.setdefault(name, []).append(value - base[name])
@@ -205,7 +205,10 @@ def test_records_are_paired_in_any_order_with_duplicates(mount: Mount, few: int)
     straight, shuffled = compared(mount, "a", "b"), compared(mount, "a", "c")
     assert shuffled.pairs == straight.pairs
     assert shuffled.metrics == straight.metrics
-    assert [p.answers for p in straight.pairs.pairs][-2:] == [("again", "no"), ("agen", "again")]
+    assert [p.predictions for p in straight.pairs.pairs][-2:] == [
+        ("again", "no"),
+        ("agen", "again"),
+    ]
 
 
 def test_records_without_a_pair_are_excluded_and_reported(mount: Mount, few: int) -> None:
@@ -673,7 +676,7 @@ def test_the_page_has_every_record(mount: Mount, few: int) -> None:
     assert items.numbers == ["b@9 - a", "b@0 - a"]
     assert [item.place for item in items.items] == list(range(12))
     london = items.items[2]
-    assert [(one.by, one.text) for one in london.answers] == [
+    assert [(one.by, one.text) for one in london.predictions] == [
         ("a", "Paris"), ("b@9", "London"), ("b@0", "?"),
     ]  # fmt: skip
     assert (london.numbers, london.tags) == ([-1, -1], ["b@9 loss", "b@0 loss"])

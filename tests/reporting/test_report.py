@@ -19,13 +19,22 @@ from made_runs import answered, scored, write_run
 from workflow.cli.main import main
 from workflow.config.parse import parse_command_line
 from workflow.config.task_specs import TASK_SPECS
-from workflow.core.files import _beside
+from workflow.core.files import _partial_path
 from workflow.core.tables import as_lines
 from workflow.metrics.scores import score_metrics
 from workflow.reporting.eval_table import metrics_table
 from workflow.reporting.outputs import Scores, Texts
 from workflow.reporting.report import records
-from workflow.reporting.report.blocks import Answer, Charts, Item, Items, Page, Section, Table, Text
+from workflow.reporting.report.blocks import (
+    Charts,
+    Item,
+    Items,
+    Page,
+    Prediction,
+    Section,
+    Table,
+    Text,
+)
 from workflow.reporting.report.curves import curves, smoothed, thinned
 from workflow.reporting.report.html import render
 from workflow.reporting.report.job import command_again
@@ -186,11 +195,11 @@ def test_predictions_with_references_and_changes(tmp_path: Path) -> None:
     first, last = evaluations(seq2seq_run(tmp_path / "run"))
     found = records.record_list(Texts(SEQ2SEQ), last, first)
     assert found.items == [
-        Item(0, "one", "1", [Answer("prediction", "1", 1.0), Answer("step 0", "2", 0.0)],
+        Item(0, "one", "1", [Prediction("prediction", "1", 1.0), Prediction("step 0", "2", 0.0)],
              ["logits: no -1.00, yes 0.50"], [1.0], ["changed", "right"]),
-        Item(1, "two", "2 3", [Answer("prediction", "2", 2 / 3)], ["logits: no -1.00, yes 0.50"],
-             [2 / 3], ["wrong"]),
-        Item(2, "three", None, [Answer("prediction", "y"), Answer("step 0", "x")],
+        Item(1, "two", "2 3", [Prediction("prediction", "2", 2 / 3)],
+             ["logits: no -1.00, yes 0.50"], [2 / 3], ["wrong"]),
+        Item(2, "three", None, [Prediction("prediction", "y"), Prediction("step 0", "x")],
              ["logits: no -1.00, yes 0.50"], [None], ["changed"]),
     ]  # fmt: skip
     assert found.begin == "changed first"
@@ -210,7 +219,7 @@ def test_references_are_shown_as_they_are_compared(tmp_path: Path) -> None:
         ("a", ["right"], [1.0]), ("b", ["right"], [1.0]),
     ]  # fmt: skip
     assert all("reference without special tokens" in item.facts[-1] for item in items)
-    assert "expected='a', answers=" in str(page_of(run))
+    assert "expected='a', predictions=" in str(page_of(run))
 
 
 def test_equal_samples_are_shown_once(tmp_path: Path) -> None:
@@ -219,7 +228,7 @@ def test_equal_samples_are_shown_once(tmp_path: Path) -> None:
         {0: ({"loss": 1.0}, [answered("p", "a b", "a", "a b", "a")])},
     )  # fmt: skip
     (item,) = records.record_list(Texts(SEQ2SEQ), evaluations(run)[0], None).items
-    assert [one.by for one in item.answers] == ["2 of 3 samples", "1 of 3 samples"]
+    assert [one.by for one in item.predictions] == ["2 of 3 samples", "1 of 3 samples"]
     assert item.numbers == [2 / 3, 1.0]
 
 
@@ -257,11 +266,11 @@ def test_many_records_are_thinned_evenly(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_texts_are_truncated_to_keep_a_page_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MOST_CHARACTERS", 2_000)
-    long = Item(1, "p" * 100_000, "e", [Answer("answer", "a" * 600, 0.5)])
+    long = Item(1, "p" * 100_000, "e", [Prediction("answer", "a" * 600, 0.5)])
     found = records.fit(Items([long], note="All."))
     (item,) = found.items
     assert item.prompt == "p" * 1_000 + "… (truncated)"
-    assert (item.expected, item.answers) == ("e", long.answers)
+    assert (item.expected, item.predictions) == ("e", long.predictions)
     assert found.note == "All. Texts are truncated to 1,000 characters."
     short = Items([Item(1, "p", "e")])
     assert records.fit(short) == short
@@ -340,7 +349,7 @@ def packed(html: str) -> dict[str, Any]:
 
 def test_no_text_can_run_as_a_script() -> None:
     """With the text in every place of a page, the page's own script stays the only one."""
-    answers = [Answer(EVIL, EVIL, 0.5)]
+    answers = [Prediction(EVIL, EVIL, 0.5)]
     blocks = [
         Table([EVIL], [[EVIL]], note=EVIL, folded=EVIL),
         Text([EVIL]),
@@ -361,7 +370,7 @@ def test_no_text_can_run_as_a_script() -> None:
     assert "unsafe" not in policy
     answer = {"by": EVIL, "text": EVIL, "score": 0.5, "compared": True}
     assert packed(html)["items"] == [
-        {"place": 1, "prompt": EVIL, "expected": EVIL, "answers": [answer], "facts": [EVIL],
+        {"place": 1, "prompt": EVIL, "expected": EVIL, "predictions": [answer], "facts": [EVIL],
          "numbers": [1.0], "tags": [EVIL]},
     ]  # fmt: skip
 
@@ -393,7 +402,7 @@ def test_a_report_that_fails_is_logged_and_ends_no_run(
         keep_report(run)
     assert caplog.messages == [
         f"could not update {run}/report.html (IsADirectoryError: [Errno 21] Is a directory: "
-        f"'{_beside(run / 'report.html')}' -> '{run / 'report.html'}'). "
+        f"'{_partial_path(run / 'report.html')}' -> '{run / 'report.html'}'). "
         f"Hint: run `python3 -m workflow report run --mount {tmp_path}`"
     ]
     assert not list(run.glob(".*"))

@@ -92,7 +92,7 @@ def run(tmp_path: Path) -> Path:
 
 def save(run: Path, step: int, engine: Any, tokenizer: Any, world: World | None = None) -> int:
     written = CheckpointContents(engine, tokenizer, STATE)
-    return write_checkpoint(run, step, written, world or World.alone())
+    return write_checkpoint(run, step, written, world or World())
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -143,7 +143,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
     plan = plan_step(np.arange(len(RECORDS)), (sources, answers), bound, packs)
-    outcome = train_step(job, engine, plan, 1, World.alone())
+    outcome = train_step(job, engine, plan, 1, World())
     assert outcome.loss_denominator == len(RECORDS)
     for (name, wanted), found in zip(model.named_parameters(), ready.parameters(), strict=True):
         if wanted.grad is not None:
@@ -416,6 +416,6 @@ def test_the_audit_covers_targets(mount: Mount, caplog: pytest.LogCaptureFixture
         "train: 1 duplicate record, e.g. train[33] 'the same'",
         "train: 1 truncated prompt (middle removed), e.g. train[34]",
         "train: imbalanced targets: 1 of 35 (2.9%) closer to yes",
-        "eval: none of 1 targets is closer to yes: metrics mean nothing",
+        "eval: none of 1 targets is closer to yes; metrics are meaningless",
     ):
         assert line in told

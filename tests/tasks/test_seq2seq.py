@@ -234,7 +234,7 @@ def test_a_model_s_own_beams_penalties_and_lengths_decide_nothing(
     assert model.generation_config is own
 
 
-NO_LOSS = "16 of 16 records have a non-finite loss, so loss is null"
+NO_LOSS = "16 of 16 records have a non-finite loss; loss is null"
 NO_LOGITS = "16 of 16 records have non-finite logits; their predictions are meaningless"
 
 

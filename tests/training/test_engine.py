@@ -66,7 +66,7 @@ def make_engine(model: Any, spec: JobSpec) -> SingleProcessEngine:
 
 
 def step_once(job: Job, engine: SingleProcessEngine, plan: StepPlan, step: int = 1) -> StepOutcome:
-    return train_step(job, engine, plan, step, World.alone())
+    return train_step(job, engine, plan, step, World())
 
 
 def naive_gradient(job: Job, model: Any, smoothing: float) -> dict[str, torch.Tensor]:

@@ -85,7 +85,7 @@ def test_a_plan_follows_the_flags(empty_mount: Mount, capsys: pytest.CaptureFixt
     assert "ZeRO 2" not in only
     unsaid = ["--plan_gpus", "4", "--plan_gpu_memory", "80GB", "--offload", "all"]
     assert dry_run(empty_mount, *unsaid) == 0
-    assert "host memory not given\n" in capsys.readouterr().out
+    assert "host memory unlimited\n" in capsys.readouterr().out
 
 
 def test_a_plan_reports_that_nothing_fits(
@@ -143,7 +143,7 @@ def test_all_problems_of_a_plan_are_reported_together(
     argv = ["--mount", str(empty_mount.root), "--model_init_name", "flan-t5-xx", "--data", "none"]
     assert main("seq2seq", "", [*argv, "--dry_run", *words]) == 2
     assert capsys.readouterr().err.replace(str(empty_mount.models), "{models}") == (
-        "--plan_host_memory: 'much' (expected an amount of memory such as 80GB). Hint: write "
+        "--plan_host_memory: 'much' (expected an amount of memory, e.g. 80GB). Hint: write "
         "--plan_host_memory SIZE.\n"
         "--zero_stage: '4' (expected auto or an integer of at least 1 and at most 3). "
         "Hint: write --zero_stage auto|N.\n"

@@ -215,7 +215,7 @@ def test_a_longer_run_resumes_from_a_finished_one(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is derived from the number of steps may differ with it: evaluations, warm-up."""
+    """What is derived from the number of steps may differ with it: evaluations, warmup."""
     monkeypatch.setattr("workflow.core.console.log.propagate", True)
     caplog.set_level("INFO")
     flags = {"eval_steps": None, "save_steps": None, "logging_steps": 1}
@@ -225,7 +225,7 @@ def test_a_longer_run_resumes_from_a_finished_one(
     assert start(mount, "long", max_steps=12, **flags)
     assert (
         "max_steps is now 12 (was 8); the learning rate continues on the new schedule "
-        "(linear, 1 warm-up steps)"
+        "(linear, 1 warmup steps)"
     ) in caplog.text
     run = mount.models / "long"
     lines = read_lines(run / "train_log.jsonl")

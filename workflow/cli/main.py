@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from workflow.cluster import job_record as records
-from workflow.cluster.overview import describe, look, run_names, run_table
+from workflow.cluster.overview import describe, inspect_run, run_names, run_table
 from workflow.cluster.registry import SCHEDULERS, state_of
 from workflow.core.console import show, show_error
 from workflow.core.errors import BadInput, Problem, WorkflowError
@@ -17,7 +17,7 @@ from workflow.runs.status import is_run_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status."""
+    """Run a command line, and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words[:1] == ["submit"] and words[1:2] not in (["-h"], ["--help"]):
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         name: str, do: Callable[[Mount, argparse.Namespace], int | None], help: str
     ) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=help, description=help)
-        mount = "folder that contains data/ and models/ [$WORKFLOW_MOUNT, else ./mount]"
+        mount = "folder with data/ and models/ [$WORKFLOW_MOUNT, /model_mount or ./mount]"
         verb.add_argument("--mount", help=mount)
         verb.set_defaults(do=do)
         return verb
@@ -85,12 +85,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(mount: Mount, command: argparse.Namespace) -> None:
-    runs = [look(mount, name) for name in run_names(mount)]
+    runs = [inspect_run(mount, name) for name in run_names(mount)]
     show([run_table(runs) if runs else f"no runs in {mount.models}"])
 
 
 def _status(mount: Mount, command: argparse.Namespace) -> None:
-    show(describe(look(mount, command.run or _newest(mount)), mount))
+    show(describe(inspect_run(mount, command.run or _newest(mount)), mount))
 
 
 def _logs(mount: Mount, command: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ def _logs(mount: Mount, command: argparse.Namespace) -> None:
     folder = records.folder_of(mount, run)
     record = records.read_record(folder)
     if record is None:
-        look(mount, run)  # raises if the run does not exist
+        inspect_run(mount, run)  # raises if the run does not exist
         hint = "look at the output of the command that started it"
         raise BadInput([Problem(f"run {run}", "has no log", "a submitted run", hint)])
     SCHEDULERS[record.cluster].show_log(record, folder, command.follow)
@@ -108,7 +108,7 @@ def _cancel(mount: Mount, command: argparse.Namespace) -> None:
     run = command.run
     record = records.read_record(records.folder_of(mount, run))
     if record is None:
-        look(mount, run)
+        inspect_run(mount, run)
         hint = f"create the file {mount.models / run / 'stop'} to make it save and exit"
         raise BadInput([Problem(f"cancel {run}", "was not submitted", "a submitted run", hint)])
     if not state_of(record).may_live:
@@ -126,7 +126,7 @@ def _report(mount: Mount, command: argparse.Namespace) -> None:
     if problems:
         raise BadInput([replace(problem, where=f"run {name}") for problem in problems])
     if not is_run_folder(run):
-        look(mount, name)  # raises if the run does not exist
+        inspect_run(mount, name)  # raises if the run does not exist
         hint = "wait until its job starts"
         raise BadInput([Problem(f"run {run.name}", "has no folder yet", "a started run", hint)])
     print(write_report(run))

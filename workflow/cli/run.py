@@ -20,9 +20,8 @@ from workflow.distributed.launcher import (
     Launched,
     die_with_parent,
     end_process,
-    hint_at,
+    killed_by,
     launch_local,
-    name_signal,
 )
 from workflow.distributed.rendezvous import Membership, find_world, join
 from workflow.distributed.stop import SIGNALS, Stop
@@ -93,34 +92,34 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
         else:
             return _run(line, stop)
     except Stopped as stopped:
-        _tell(stopped, str(stopped), membership)
+        _print_error(stopped, str(stopped), membership)
         return stopped.exit_status if membership is None else 0  # status.json has the state
     except WorkflowError as error:
-        _tell(error, str(error), membership)
+        _print_error(error, str(error), membership)
         if isinstance(error, BadInput) and membership is not None and not ours:
-            _tell_in_status(line, error, membership)
+            _record_refusal(line, error, membership)
         return error.exit_status
     except OSError as error:
-        _tell(error, f"stopped: {error}", membership)
+        _print_error(error, f"stopped: {error}", membership)
         return 1
     except RuntimeError as error:
         if membership is None or not _lost_another(error):
             raise
         first_line = (str(error).splitlines() or [""])[0]
-        _tell(error, f"lost the connection to another process ({first_line})", membership)
+        _print_error(error, f"lost the connection to another process ({first_line})", membership)
         return 1
     except SystemExit as error:  # by a signal
         if membership is None:
-            _tell(error, EARLY, None)
+            _print_error(error, EARLY, None)
         raise
     except KeyboardInterrupt as error:
         if membership is None or membership.rank == 0:
-            _tell(error, "interrupted", membership)
+            _print_error(error, "interrupted", membership)
         return 130
     return 0
 
 
-def _tell(error: BaseException, message: str, membership: Membership | None) -> None:
+def _print_error(error: BaseException, message: str, membership: Membership | None) -> None:
     """Print an error: a shared one once, others with the rank of their process."""
     from workflow.core.console import show_error
 
@@ -147,9 +146,9 @@ def _run(line: _CommandLine, stop: Stop) -> int:
 
 def _run_in_world(line: _CommandLine, membership: Membership, stop: Stop) -> None:
     """Run one process of a job that a launcher started."""
-    asked_for, problems = line.launch.num_processes, line.problems
-    if asked_for not in (None, membership.size):
-        found = f"{asked_for} with a launcher that started {membership.size} processes"
+    requested, problems = line.launch.num_processes, line.problems
+    if requested not in (None, membership.size):
+        found = f"{requested} with a launcher that started {membership.size} processes"
         hint = "remove it under a launcher"
         problems = [*problems, Problem("--num_processes", found, "the same number", hint)]
     join(membership, os.environ)
@@ -224,7 +223,7 @@ def _outcome(run: Path, launched: Launched) -> int:
 
 def _reason(status: int) -> str:
     if status > 128:
-        return f"a process was killed by {name_signal(status - 128)}{hint_at(status - 128)}"
+        return f"a process was {killed_by(status - 128)}"
     return f"a process exited with status {status}"
 
 
@@ -249,7 +248,7 @@ def _dry_run(line: _CommandLine, membership: Membership | None) -> None:
             print(text)
 
 
-def _tell_in_status(line: _CommandLine, error: BadInput, membership: Membership) -> None:
+def _record_refusal(line: _CommandLine, error: BadInput, membership: Membership) -> None:
     """Write the reason of a refusal to status.json: a launcher's exit status has none."""
     named = line.spec.training_run_name is not None or line.spec.model != NO_MODEL
     if membership.rank > 0 or not named or not line.mount.root.is_dir():

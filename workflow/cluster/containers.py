@@ -47,13 +47,13 @@ def find_runtime(container: str, has_pyxis: bool, commands: frozenset[str]) -> R
         return Runtime(DOCKER, container.removeprefix("docker://"))
     return Problem(
         f"--container {shorten(container)}",
-        "found neither Pyxis, Apptainer nor Docker on this machine",
+        "no Pyxis, Apptainer or Docker on this machine",
         "a container runtime",
         "if the nodes have one, select it: pyxis:IMAGE, apptainer:IMAGE or docker:IMAGE",
     )
 
 
-def what_is_here() -> tuple[bool, frozenset[str]]:
+def installed_runtimes() -> tuple[bool, frozenset[str]]:
     """Return whether srun supports containers, and the installed container commands."""
     commands = frozenset(c for c in ("apptainer", "singularity", "docker") if shutil.which(c))
     if shutil.which("srun") is None:
@@ -82,7 +82,7 @@ def run_inside(runtime: Runtime, submission: Submission) -> tuple[list[str], lis
     return [], [*_docker(submission, binds), image]
 
 
-def problems_of_sight(paths: Iterable[Path], submission: Submission) -> list[Problem]:
+def problems_of_paths(paths: Iterable[Path], submission: Submission) -> list[Problem]:
     """Report paths (links resolved) that the job reads but its container does not mount."""
     seen = [Path(source).resolve() for source, target in _binds(submission) if source == target]
     found = []

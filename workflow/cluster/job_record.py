@@ -1,4 +1,4 @@
-"""Submitted jobs: each run has a folder in mount/models/.jobs with record, text and log."""
+"""Submitted jobs: each run has a folder in mount/models/.jobs with record, script and log."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ class JobRecord:
 
     @property
     def title(self) -> str:
-        """The job as messages name it."""
+        """The job's name in messages."""
         if self.cluster == "local":
             return f"pid {self.identity} on {self.host}"
         return f"{self.cluster} job {self.identity}"

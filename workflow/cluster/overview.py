@@ -52,7 +52,7 @@ class Overview:
     seconds_left: float | None = None
 
 
-def look(mount: Mount, run_name: str) -> Overview:
+def inspect_run(mount: Mount, run_name: str) -> Overview:
     """Inspect a run's folder and job; raises BadInput if it has neither."""
     folder, record = mount.models / run_name, read_record(folder_of(mount, run_name))
     status = read_status(folder)

@@ -63,9 +63,8 @@ def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
     options = Options(**{name: typed.pop(name) for name in of_submitting})
     job = list(words[cut + 1 :])
     config = _config_of(options, job)
-    in_file = (
-        {} if config is None else read_json_object(config)[0]
-    )  # the job reports the file's other problems
+    # the job reports the file's other problems
+    in_file = {} if config is None else read_json_object(config)[0]
     part, more = _cluster_part(in_file, f"--config {config}: {CLUSTER_PART}")
     problems += more
     for name, value in typed.items():  # the command line overrides the file, key by key

@@ -18,7 +18,7 @@ from workflow.runs.mount import Mount, find_data, find_model, find_run_folder, r
 from workflow.runs.status import read_spec
 from workflow.tasks import TASKS
 from workflow.training.locate import problems_of_records
-from workflow.training.plan import tell_plans
+from workflow.training.plan import describe_plans
 from workflow.training.prepare import Job, prepare
 from workflow.training.resolve import check_not_held, resolve_run
 
@@ -66,7 +66,7 @@ def look_ahead(
     if machine.device_memory == float("inf"):
         word = "--gpu_memory" if machine.on_gpu else "--memory"
         return [f"{NOT_CHECKED}{word} is not set"]
-    return tell_plans(fetch_settings(job.model_source), job.spec, job.splits, machine)
+    return describe_plans(fetch_settings(job.model_source), job.spec, job.splits, machine)
 
 
 def _prepared(request: JobRequest, submission: Submission, here: bool) -> Job:

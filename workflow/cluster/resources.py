@@ -105,7 +105,7 @@ ALIASES = {
     "high-priority": "high_priority",
     "shared-host-dir": "shared_host_dir",
 }
-"""Flag names of the command line that these jobs were submitted with before."""
+"""Flag names of the tool that these jobs were submitted with before."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Submission:
         return own if own.exists() else Path(sys.executable)
 
     def setup_lines(self) -> list[str]:
-        """Return shell lines that export the environment, then the user's own --setup."""
+        """Return shell lines that export the environment, then the user's --setup."""
         values = {"WORKFLOW_MOUNT": str(self.mount.root), "HF_HUB_OFFLINE": "1"}
         values |= {k: str(v) for k, v in (self.cluster.envs or {}).items() if v is not None}
         if self.threads is not None:
@@ -230,7 +230,7 @@ def _problems_of_mounts(cluster: Cluster) -> list[Problem]:
             expected = "SOURCE or SOURCE:TARGET, both starting with /"
             problems.append(Problem(where, "a relative path", expected, hint))
     if cluster.mounts and cluster.container is None:
-        hint = "add --container IMAGE, or remove it: without a container all folders are visible"
+        hint = "add --container IMAGE, or remove it; without a container all folders are visible"
         problems.append(Problem("--mounts", "set without --container", "a container", hint))
     return problems
 

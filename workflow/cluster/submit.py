@@ -26,10 +26,10 @@ FIRST_SECONDS = 60
 """The part of a margin for all but saving, e.g. finishing the step."""
 UNSEEN_SECONDS = 600
 """The margin if not even the model's size is known."""
-NOT_SEEN = "model and data not checked: no mount here. Hint: set --mount after the --"
+NOT_SEEN = "model and data not checked; no mount on this machine. Hint: set --mount after the --"
 
 
-def submit(request: SubmitRequest, tell: Callable[[str], None]) -> None:
+def submit(request: SubmitRequest, report: Callable[[str], None]) -> None:
     """Check a job and queue it, or print it with --dry_run.
 
     Raises:
@@ -47,17 +47,17 @@ def submit(request: SubmitRequest, tell: Callable[[str], None]) -> None:
         if request.prints_only:
             for problem in problems:
                 if isinstance(problem, NotChecked):
-                    tell(f"not checked: {problem.found}")
+                    report(f"not checked: {problem.found}")
             problems = [problem for problem in problems if not isinstance(problem, NotChecked)]
         if seen:
             from workflow.cluster.preflight import look_ahead  # slow: torch and transformers
 
             for line in look_ahead(request.spec, submission, request.kind == "local", problems):
-                tell(line)
+                report(line)
         elif problems:
             raise BadInput(problems)
         else:
-            tell(NOT_SEEN)
+            report(NOT_SEEN)
         if request.prints_only:
             print(text, end="")
             return
@@ -68,7 +68,7 @@ def submit(request: SubmitRequest, tell: Callable[[str], None]) -> None:
     usual = mount.root == find_mount(None).root.absolute()
     words = [record.run_name, *([] if usual else ["--mount", str(mount.root)])]
     command = f"python3 -m workflow status {shlex.join(words)}"
-    tell(f"submitted as {record.title}; `{command}` shows its state")
+    report(f"submitted as {record.title}; `{command}` shows its state")
 
 
 def _mount(request: SubmitRequest) -> tuple[Mount, bool]:

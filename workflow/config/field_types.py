@@ -50,7 +50,7 @@ def text(metavar: str = "TEXT") -> FieldType:
             raise ValueError
         return value
 
-    return FieldType("text that is not empty", convert, metavar)
+    return FieldType("non-empty text", convert, metavar)
 
 
 def texts() -> FieldType:
@@ -217,7 +217,7 @@ def duration() -> FieldType:
         _require(seconds >= 1)
         return seconds
 
-    return FieldType("a duration such as 12h, 90m or 1-00:00:00", convert, "TIME")
+    return FieldType("a duration, e.g. 12h, 90m or 1-00:00:00", convert, "TIME")
 
 
 def memory(with_unit: bool = False) -> FieldType:
@@ -238,7 +238,7 @@ def memory(with_unit: bool = False) -> FieldType:
         _require(0 < size < math.inf)
         return size
 
-    return FieldType("an amount of memory such as 80GB", convert, "SIZE")
+    return FieldType("an amount of memory, e.g. 80GB", convert, "SIZE")
 
 
 def or_auto(type: FieldType) -> FieldType:

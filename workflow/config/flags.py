@@ -88,8 +88,8 @@ class FlagSet:
 
         A flag whose value could not be converted is among the names but not among the values.
         """
-        if asked_for := {"-h", "--help", "--help_all"} & {*argv}:
-            self._help(description, usage, everything="--help_all" in asked_for).print_help()
+        if requested := {"-h", "--help", "--help_all"} & {*argv}:
+            self._help(description, usage, everything="--help_all" in requested).print_help()
             raise SystemExit(0)
         parser = argparse.ArgumentParser(
             add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS

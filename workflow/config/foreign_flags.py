@@ -12,10 +12,10 @@ _GROUPS = {
     "remove it; code in a model's folder is never run": "trust_remote_code",
     "set the environment variable HF_TOKEN": "token use_auth_token hub_token",
     "set the environment variable HF_HUB_OFFLINE=1": "local_files_only",
-    "remove it; all weights are trained. See --dry_run for the memory that takes":
+    "remove it; all weights are trained (--dry_run shows the memory plan)":
         "use_lora use_peft peft lora lora_r lora_rank lora_alpha lora_dropout lora_target_modules "
         "use_adapter train_adapter freeze_encoder freeze_embeds",
-    "remove it; master weights are float32. See --dry_run for the memory they take":
+    "remove it; master weights are float32 (--dry_run shows the memory plan)":
         "load_in_8bit load_in_4bit quantization use_qlora qlora quantization_config",
     # data
     "use --data_name; one name stands for all splits":
@@ -41,20 +41,20 @@ _GROUPS = {
         "preprocessing_num_workers num_proc num_workers dataloader_num_workers "
         "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
         "dataloader_drop_last streaming remove_unused_columns label_names",
-    "remove it; batches are drawn by --seed and sorted by length inside a step":
+    "remove it; batches are shuffled by --seed and sorted by length inside a step":
         "group_by_length length_column_name sortish_sampler train_sampling_strategy shuffle",
     "use --seed": "data_seed",
-    # what is done
+    # training and evaluation
     "remove it; a run trains unless --no_train is given": "do_train",
     "remove it; use --eval_steps for how often to evaluate": "do_eval",
-    "remove it; every evaluation predicts all eval records. To only evaluate, use --no_train":
+    "remove it, or use --no_train to only evaluate; evaluations predict all eval records":
         "do_predict predict_with_generate",
     "use --no_train": "eval_only evaluate predict test_only",
     "use --training_run_name": "output_dir run_name experiment_name exp_name save_dir",
     "use --overwrite_output_dir": "overwrite_output",
-    "remove it; the same command resumes. For another run's checkpoint: --resume_from_checkpoint":
+    "remove it; the same command resumes (from another run: --resume_from_checkpoint)":
         "resume resume_from",
-    # the batch and the length of the run
+    # batches and steps
     "use --train_batch_size (examples over all devices), and --micro_batch_tokens to bound memory":
         "per_device_train_batch_size per_gpu_train_batch_size",
     "use --train_batch_size": "batch_size bs train_bs",
@@ -91,7 +91,7 @@ _GROUPS = {
         "generation_max_length val_max_target_length max_gen_length max_generate_length "
         "gen_max_len max_generation_length",
     "use --num_beams": "generation_num_beams beams beam_size num_beam eval_beams",
-    "use --temperature; tokens are sampled from 0.01 on": "do_sample",
+    "use --temperature; tokens are sampled at 0.01 or more": "do_sample",
     "use --n_samples": "num_return_sequences num_samples",
     "remove it; beam search has no length penalty": "length_penalty",
     # checkpoints and trackers
@@ -104,8 +104,8 @@ _GROUPS = {
     "use --report_to": "use_wandb use_tensorboard",
     "set the environment variables WANDB_PROJECT and WANDB_ENTITY": "wandb_project wandb_entity",
     # precision and processes
-    "use --bf16 true, or --bf16 false for fp32; T5 overflows in fp16": "fp16",
-    "use --bf16 true, or --bf16 false for fp32":
+    "use --bf16 true, or --bf16 false for float32; T5 overflows in fp16": "fp16",
+    "use --bf16 true, or --bf16 false for float32":
         "fp16_opt_level fp16_backend fp16_full_eval half_precision_backend bf16_full_eval "
         "mixed_precision precision torch_dtype dtype amp",
     "remove it; PyTorch's own setting is used": "tf32",

@@ -22,7 +22,7 @@ ALIASES = {"data": "data_name"}
 CLUSTER_PART = "cluster"
 """The key of a job file that `python3 -m workflow submit` reads."""
 _MODELS = ("model_init_name", "model_init_path", "model_pretrain_name")
-_ONE_OF = (_MODELS, ("max_steps", "num_train_epochs"))
+_EXCLUSIVE = (_MODELS, ("max_steps", "num_train_epochs"))
 
 
 def parse_command_line(
@@ -40,7 +40,7 @@ def parse_command_line(
     if "config" in typed:
         in_file, more = _read_job_file(Path(typed["config"]), task)
         problems += more
-        overridden = {name for group in _ONE_OF if typed.keys() & set(group) for name in group}
+        overridden = {name for group in _EXCLUSIVE if typed.keys() & set(group) for name in group}
         typed = {k: v for k, v in in_file.items() if k not in overridden} | typed
     launch = LaunchOptions(**{name: typed.pop(name) for name in of_launch.keys() & typed.keys()})
     planned = [name for name in vars(launch) if name.startswith("plan_") and getattr(launch, name)]

@@ -32,7 +32,7 @@ class _AboveBars(logging.Handler):
 
 
 def has_colors(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that shows colours, and NO_COLOR is not set."""
+    """Whether a stream is a terminal that shows colors, and NO_COLOR is not set."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return stream.isatty() and not plain
 
@@ -42,7 +42,7 @@ def _colored(parts: Iterable[Part]) -> str:
 
 
 def show(parts: Iterable[Part], stream: TextIO | None = None) -> None:
-    """Print texts and tables to standard output: in colour on a terminal, else as plain lines."""
+    """Print texts and tables to standard output: in color on a terminal, else as plain lines."""
     stream = stream or sys.stdout
     text = _colored(parts) if has_colors(stream) else "\n".join(as_lines(parts))
     write(text + "\n", stream)
@@ -55,14 +55,14 @@ def write(text: str, stream: TextIO) -> None:
 
 
 def show_error(message: str) -> None:
-    """Print an error to standard error, with its hints in colour on a terminal."""
+    """Print an error to standard error, with its hints in color on a terminal."""
     text = Text(message)
     text.highlight_regex("Hint: .*", "green")
     show([text], sys.stderr)
 
 
 def log_parts(parts: Iterable[Part]) -> None:
-    """Log texts and tables: each line by itself, or in colour on a terminal."""
+    """Log texts and tables: each line by itself, or in color on a terminal."""
     if not _silent and has_colors(sys.stderr):
         tqdm.write(_colored(parts), file=sys.stderr)
     else:

@@ -4,7 +4,7 @@ WorkflowError
 ├── BadInput    flags, data or a model that the user can correct; nothing was started (exit 2)
 ├── RunFailed   a run that could not continue; what it wrote is kept (exit 1)
 │   └── OutOfMemory   in one process only
-└── Stopped     a run that was asked to stop; the same command resumes it (exit 75)
+└── Stopped     a run that stopped on request; the same command resumes it (exit 75)
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Problem:
 
 
 class BadInput(WorkflowError):
-    """All problems of a job; the message shows the first 20 and the count."""
+    """All problems of a job; the message shows the first 20 and their number."""
 
     exit_status = 2
 
@@ -69,7 +69,7 @@ class OutOfMemory(RunFailed):
 
 
 class Stopped(WorkflowError):
-    """A run that stopped because it was asked to."""
+    """A run that stopped on request."""
 
     exit_status = 75  # EX_TEMPFAIL of sysexits.h: try again
 

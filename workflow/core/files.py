@@ -13,7 +13,7 @@ from typing import IO, Any
 STALE_AFTER_SECONDS = 24 * 3600
 
 
-def _beside(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial-{os.uname().nodename}-{os.getpid()}")
 
 
@@ -29,7 +29,7 @@ def sync(path: Path) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write, which replaces `path` if the block succeeds."""
-    partial = _beside(path)
+    partial = _partial_path(path)
     try:
         yield partial
         sync(partial)
@@ -55,7 +55,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def begin_folder(path: Path) -> Path:
     """Make an empty temporary folder next to `path`, for several processes to fill."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(path)
+    partial = _partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     return partial
@@ -91,7 +91,7 @@ class WholeList:
     """
 
     def __init__(self, path: Path):
-        self._path, self._partial = path, _beside(path)
+        self._path, self._partial = path, _partial_path(path)
         self._file = open(self._partial, "w", encoding="utf-8")  # noqa: SIM115
         self._empty = True
 
@@ -194,6 +194,6 @@ def discard_folder(path: Path) -> None:
 
 def put_aside(path: Path) -> Path:
     """Rename a folder that is to be removed, and return its new path."""
-    doomed = _beside(path)
+    doomed = _partial_path(path)
     shutil.rmtree(doomed, ignore_errors=True)
     return path.rename(doomed)

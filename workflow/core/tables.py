@@ -1,4 +1,4 @@
-"""Tables by rich: in colour on terminals, as plain lines elsewhere."""
+"""Tables by rich: in color on terminals, as plain lines elsewhere."""
 
 from collections.abc import Iterable, Sequence
 from io import StringIO

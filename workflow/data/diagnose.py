@@ -23,7 +23,7 @@ _CAUSES = (
     (r",\s*[]}]", "a trailing comma", "remove it"),
 )
 """The start of invalid JSON as a pattern, its name, and a hint."""
-_TRUNCATED = "write the file again, it may be truncated"
+_TRUNCATED = "write the file again; it may be truncated"
 _ONE_PER_LINE = "write one record per line"
 
 
@@ -62,7 +62,7 @@ def unfit_json(path: Path, splits: Sequence[str], schema: Schema) -> Problem | N
 def changed_meanwhile(path: Path) -> Problem:
     """The problem of a file that was changed while it was read."""
     expected = "a file that no process writes to"
-    return Problem(str(path), "changed while it was read", expected, "run again")
+    return Problem(str(path), "changed while it was read", expected, "rerun the command")
 
 
 def no_second_split(path: Path) -> Problem:
@@ -93,7 +93,7 @@ def one_list(path: Path, key: str | None) -> Problem:
 
 def old_line_ends(path: Path) -> Problem:
     hint = f"convert it: tr '\\r' '\\n' < {path.name} > NEW"
-    return Problem(str(path), "CR line ends", "LF or CRLF line ends", hint)
+    return Problem(str(path), "CR line endings", "LF or CRLF line endings", hint)
 
 
 def unfit_text(

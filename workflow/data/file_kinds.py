@@ -75,7 +75,7 @@ def _binary(path: Path, head: bytes) -> Kind | None:
         name = marked[0] if marked else "UTF-16" + ("BE" if head[:1] == b"\0" else "LE")
         return f"text in {name}", f"convert it: iconv -f {name} -t UTF-8 {{name}}"
     if head and not head.strip(b"\0"):
-        return "NUL bytes", "write the file again, it may be truncated"
+        return "NUL bytes", "write the file again; it may be truncated"
     return None
 
 
@@ -93,7 +93,7 @@ def _of_text(path: Path, head: bytes) -> Kind | None:
     if text[:1] in ("{", "["):
         return None
     if _MARKUP.match(text):
-        return "an HTML page", "download the file itself, this may be a login page"
+        return "an HTML page", "download the file itself; this may be a login page"
     if text.startswith("<"):
         return "XML", "convert its records to JSON Lines"
     if path.suffix in (".yaml", ".yml") or re.match(r"(---|train:|eval:)\s", text):

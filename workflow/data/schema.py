@@ -40,6 +40,10 @@ class Schema:
         return isinstance(answer, str) and not answer.strip()
 
     @property
+    def answer_kind(self) -> str:
+        return "a number" if self.answer_range else "text"
+
+    @property
     def example(self) -> str:
         return f'{{"{self.source_key}": …, "{self.answer_key}": …}}'
 
@@ -47,10 +51,10 @@ class Schema:
 # --- JSON ----------------------------------------------------------------------------------------
 
 
-class RepeatedKeys(dict[str, Any]):
-    """An object with duplicate keys, named in `repeated`."""
+class DuplicateKeys(dict[str, Any]):
+    """An object with duplicate keys, named in `duplicates`."""
 
-    repeated: list[str]
+    duplicates: list[str]
 
 
 class NotFinite:
@@ -61,13 +65,13 @@ class NotFinite:
 
 
 def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of keys and values; `RepeatedKeys` if a key occurs more than once."""
+    """An object of keys and values; `DuplicateKeys` if a key occurs more than once."""
     made = dict(pairs)
     if len(made) == len(pairs):
         return made
     keys = [key for key, _ in pairs]
-    marked = RepeatedKeys(made)
-    marked.repeated = sorted({key for key in keys if keys.count(key) > 1})
+    marked = DuplicateKeys(made)
+    marked.duplicates = sorted({key for key in keys if keys.count(key) > 1})
     return marked
 
 
@@ -89,8 +93,8 @@ def check_record(record: object, place: str, schema: Schema, answers_needed: boo
     if not isinstance(record, dict):
         return [Problem(place, name_type(record), schema.example, "write an object")]
     problems: list[Problem] = []
-    if isinstance(record, RepeatedKeys):
-        problems.append(repeated_keys(place, record))
+    if isinstance(record, DuplicateKeys):
+        problems.append(duplicate_keys(place, record))
     if schema.source_key not in record:
         problems.append(missing_key(place, schema.source_key, record, "text"))
     elif not isinstance(record[schema.source_key], str):
@@ -108,7 +112,7 @@ def check_record(record: object, place: str, schema: Schema, answers_needed: boo
             problems.append(Problem(f"{place}.{schema.answer_key}", found, expected, hint))
             reported = True
     elif answers_needed or _near_key(schema.answer_key, record):
-        problems.append(missing_key(place, schema.answer_key, record, "the answer"))
+        problems.append(missing_key(place, schema.answer_key, record, schema.answer_kind))
     others = {key: value for key, value in record.items() if key != schema.answer_key}
     _check_values(place, others if reported else record, problems, depth=0)
     return problems
@@ -139,8 +143,8 @@ def _check_value(place: str, value: object, problems: list[Problem], depth: int)
     elif isinstance(value, NotFinite):
         problems.append(Problem(place, value.text, "a finite number", "use null or remove it"))
     elif isinstance(value, dict):
-        if isinstance(value, RepeatedKeys):
-            problems.append(repeated_keys(place, value))
+        if isinstance(value, DuplicateKeys):
+            problems.append(duplicate_keys(place, value))
         _check_values(place, value, problems, depth + 1)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
@@ -151,8 +155,8 @@ def too_deep(place: str) -> Problem:
     return Problem(place, "too deeply nested", f"at most {DEEPEST} levels", "flatten it")
 
 
-def repeated_keys(place: str, value: RepeatedKeys) -> Problem:
-    keys = ", ".join(shorten(key) for key in value.repeated)
+def duplicate_keys(place: str, value: DuplicateKeys) -> Problem:
+    keys = ", ".join(shorten(key) for key in value.duplicates)
     return Problem(place, f"the duplicate key {keys}", "unique keys", "keep one of them")
 
 
@@ -164,10 +168,11 @@ def _near_key(key: str, record: Mapping[str, Any]) -> str | None:
 
 def missing_key(place: str, key: str, record: Mapping[str, Any], meaning: str) -> Problem:
     near = _near_key(key, record)
-    keys = ", ".join(shorten(found, 30) for found in list(record)[:8]) or "none"
+    keys = ", ".join(shorten(found, 30) for found in list(record)[:8])
+    only = f", only {keys}" + ", …" * (len(record) > 8) if keys else ""
     if near is not None:
         return Problem(place, f'the key "{near}"', f'the key "{key}"', f'rename it to "{key}"')
-    return Problem(place, f'no key "{key}" (keys: {keys})', f'"{key}": {meaning}', "add it")
+    return Problem(place, f'no key "{key}"{only}', f'"{key}": {meaning}', "add it")
 
 
 def name_type(value: object) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from workflow.core.errors import Problem, shorten
-from workflow.data.schema import RepeatedKeys, Schema, missing_key, repeated_keys
+from workflow.data.schema import DuplicateKeys, Schema, duplicate_keys, missing_key
 
 Outline = Mapping[str, list[object] | str]
 """The keys of a JSON file, each with the first item of its list, or the name of its type."""
@@ -72,7 +72,7 @@ def find_splits(
 ) -> tuple[dict[str, str], list[Problem]]:
     """The key of each split in a JSON file, and the problems of splits that cannot be read."""
     names = {split: eval_key(outline) if split == "eval" else split for split in splits}
-    problems = [repeated_keys(str(path), outline)] if isinstance(outline, RepeatedKeys) else []
+    problems = [duplicate_keys(str(path), outline)] if isinstance(outline, DuplicateKeys) else []
     holds_out = "train" in splits and isinstance(outline.get("train"), list)
     for split, name in names.items():
         records = outline.get(name)

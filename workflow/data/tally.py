@@ -17,7 +17,7 @@ class _Alike:
     inside: str
     found: str
     records: int = 0
-    one_value: bool = True
+    same_value: bool = True
     numbered: list[tuple[int, Problem]] = field(default_factory=list)
 
 
@@ -38,7 +38,7 @@ class Tally:
             inside = problem.where.removeprefix(place)
             alike = self._kinds.setdefault(kind, _Alike(inside, problem.found))
             alike.records += kind not in counted
-            alike.one_value &= problem.found == alike.found
+            alike.same_value &= problem.found == alike.found
             counted.add(kind)
             if alike.records <= SHOWN_SINGLY:
                 alike.numbered.append((self._records, problem))
@@ -57,10 +57,10 @@ class Tally:
             return
         number, first = alike.numbered[0]
         if alike.records < self._records:
-            found = f"{alike.found} (first of {alike.records:,} records)"
+            found = f"{alike.found}; first of {alike.records:,} records"
             yield number, replace(first, found=found)
         else:
-            others = "" if alike.one_value else " and similar"
+            others = "" if alike.same_value else " and similar"
             found = f"{alike.found}{others} in all {self._records:,} records"
             key = alike.inside if alike.inside.startswith(".") else ""
             yield number, replace(first, where=self._whole + key, found=found)

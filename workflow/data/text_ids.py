@@ -57,11 +57,11 @@ def decode_texts(tokenizer: Any, ids: Iterable[Any], skip_special_tokens: bool) 
 def special_remover(tokenizer: Any) -> Callable[[str], str]:
     """A function that removes special tokens written as text, as decoding does.
 
-    The white space around them becomes what decoding leaves between the same neighbours.
+    The whitespace around them becomes what decoding leaves between the same neighbors.
     """
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     special = {*added, *tokenizer.all_special_tokens}
-    # Possessive quantifiers: backtracking would take quadratic time on long white space.
+    # Possessive quantifiers: backtracking would take quadratic time on long whitespace.
     pattern = regex.compile(r"(?<!\s)\s*+(?:\L<special>\s*+)++", special=special)
 
     @lru_cache(maxsize=1_000)

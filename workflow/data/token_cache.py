@@ -172,7 +172,7 @@ def prepare_splits(
     return {split: cached[split] or TokenizedSplit(folder) for split, folder in folders.items()}
 
 
-def tell_eval_records(source: DataSource, splits: Mapping[str, TokenizedSplit]) -> None:
+def log_eval_records(source: DataSource, splits: Mapping[str, TokenizedSplit]) -> None:
     """Log which records are evaluated, unless the split is named eval."""
     if source.held_out:
         held_out, kept = len(splits["eval"]), len(splits["train"])

@@ -82,7 +82,7 @@ def launch_local(
         return Launched(0, pids=pids)
     first = find_cause(failures)
     if first.signal:
-        print(tell_signal(first, processes), file=sys.stderr, flush=True)
+        print(describe_signal(first, processes), file=sys.stderr, flush=True)
     return Launched(128 + first.signal if first.signal else first.status, pids=pids)
 
 
@@ -116,24 +116,24 @@ def find_cause(failures: Sequence[Ending]) -> Ending:
     return max(failures, key=lambda ending: (ending.signal > 0, ending.status, -ending.rank))
 
 
-def tell_signal(ending: Ending, processes: int) -> str:
+def describe_signal(ending: Ending, processes: int) -> str:
     """The line for a worker that was killed, so could not report itself."""
-    message = f"rank {ending.rank} (pid {ending.pid}) was killed by {name_signal(ending.signal)}"
     stopped = "; the other processes were stopped" * (processes > 1)
-    return message + hint_at(ending.signal) + stopped
+    return f"rank {ending.rank} (pid {ending.pid}) was {killed_by(ending.signal, stopped)}"
 
 
-def name_signal(number: int) -> str:
+def killed_by(number: int, more: str = "") -> str:
+    """The end of a message on a process that a signal killed, with the likely cause and a hint.
+
+    Args:
+        more: another fact, placed before the hint.
+    """
     known = {known.value: known.name for known in signal.Signals}
-    return known.get(number, f"signal {number}")
-
-
-def hint_at(number: int) -> str:
-    """The likely cause of a signal and what to do, if that is not obvious."""
+    killed = f"killed by {known.get(number, f'signal {number}')}"
     if number != signal.SIGKILL:
-        return ""
+        return killed + more
     cause = "probably the kernel's out-of-memory killer"
-    return f" ({cause}: reduce --micro_batch_tokens, see --dry_run)"
+    return f"{killed} ({cause}){more}. Hint: reduce --micro_batch_tokens, see --dry_run"
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from workflow.core.errors import BadInput, Problem, shorten
 # Below Linux's ephemeral ports, which begin at 32768, and Kubernetes' node ports, at 30000.
 FIRST_PORT = 15_000
 PORTS = 15_000
-# Slurm's step ids for batch scripts, interactive shells, and the like.
+# Slurm's step IDs for batch scripts, interactive shells, and the like.
 FIRST_SPECIAL_STEP = 0xFFFF_FFF0
 HIGHEST_COUNT = 1_000_000
 
@@ -46,7 +46,7 @@ def find_world(environment: Mapping[str, str]) -> Membership | None:
     elif _in_step_of_tasks(environment):
         world = _slurm_world(values)
     elif values.text("WORLD_SIZE") not in ("", "1"):
-        values.blame("WORLD_SIZE", "RANK, MASTER_ADDR and MASTER_PORT as well")
+        values.report("WORLD_SIZE", "RANK, MASTER_ADDR and MASTER_PORT as well")
     if world and not values.problems:
         _check_places(world, values)
     if values.problems:
@@ -91,14 +91,14 @@ class _Values:
     def text(self, name: str) -> str:
         return self.environment.get(name, "").strip()
 
-    def blame(self, name: str, expected: str) -> None:
+    def report(self, name: str, expected: str) -> None:
         found = shorten(self.text(name)) if self.text(name) else "not set"
         hint = "start the job with one launcher (torchrun, srun, deepspeed), or unset the variable"
         self.problems.append(Problem(f"environment variable {name}", found, expected, hint))
 
     def needed(self, name: str, expected: str) -> str:
         if not self.text(name):
-            self.blame(name, expected)
+            self.report(name, expected)
         return self.text(name)
 
     def number(self, name: str, least: int, most: int, default: int | None = None) -> int:
@@ -107,7 +107,7 @@ class _Values:
             return default
         if re.fullmatch(r"\d{1,9}", text, re.ASCII) and least <= int(text) <= most:
             return int(text)
-        self.blame(name, f"an integer from {least} to {most}")
+        self.report(name, f"an integer from {least} to {most}")
         return least
 
 
@@ -116,7 +116,7 @@ def _launched_world(values: _Values) -> Membership:
     # deepspeed's launcher sets LOCAL_SIZE; with one process per pod neither is set
     local_name = "LOCAL_WORLD_SIZE" if values.text("LOCAL_WORLD_SIZE") else "LOCAL_SIZE"
     if values.text("LOCAL_RANK") and size > 1 and not values.text(local_name):
-        values.blame("LOCAL_WORLD_SIZE", "the number of processes on this machine")
+        values.report("LOCAL_WORLD_SIZE", "the number of processes on this machine")
     return Membership(
         rank=values.number("RANK", 0, HIGHEST_COUNT),
         size=size,
@@ -128,7 +128,7 @@ def _launched_world(values: _Values) -> Membership:
 
 
 def _in_step_of_tasks(environment: Mapping[str, str]) -> bool:
-    """Whether srun started this process as one of several; shells and scripts have ids too."""
+    """Whether srun started this process as one of several; shells and scripts have IDs too."""
     step, tasks = environment.get("SLURM_STEP_ID", ""), environment.get("SLURM_STEP_NUM_TASKS", "")
     numeric = all(re.fullmatch(r"\d{1,12}", text, re.ASCII) for text in (step, tasks))
     return numeric and int(step) < FIRST_SPECIAL_STEP and int(tasks) > 1
@@ -142,7 +142,7 @@ def _slurm_world(values: _Values) -> Membership:
     kept = "; another is left over from an outer step, or by srun --preserve-env"
     for name, why in (("SLURM_NTASKS", kept), ("WORLD_SIZE", "")):
         if values.number(name, 1, HIGHEST_COUNT, default=size) != size:
-            values.blame(name, f"{size}, as SLURM_STEP_NUM_TASKS{why}")
+            values.report(name, f"{size}, as SLURM_STEP_NUM_TASKS{why}")
     host = first_host(values.text("SLURM_STEP_NODELIST"))
     return Membership(
         rank=values.number("SLURM_PROCID", 0, HIGHEST_COUNT),
@@ -158,7 +158,7 @@ def _slurm_world(values: _Values) -> Membership:
 def _slurm_local_size(values: _Values) -> int:
     tasks = tasks_by_node(values.text("SLURM_STEP_TASKS_PER_NODE"))
     if not tasks:
-        values.blame("SLURM_STEP_TASKS_PER_NODE", "tasks per node such as 2(x3),1")
+        values.report("SLURM_STEP_TASKS_PER_NODE", "tasks per node, e.g. 2(x3),1")
         return 1
     return tasks[values.number("SLURM_NODEID", 0, len(tasks) - 1)]
 
@@ -168,10 +168,10 @@ def _check_places(world: Membership, values: _Values) -> None:
     slurm = not values.text("RANK")
     if world.rank >= world.size:
         name, most = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS") if slurm else ("RANK", "WORLD_SIZE")
-        values.blame(name, f"less than {world.size}, the value of {most}")
+        values.report(name, f"less than {world.size}, the value of {most}")
     if world.local_size > world.size:
         name = "SLURM_STEP_TASKS_PER_NODE" if slurm else "LOCAL_WORLD_SIZE"
-        values.blame(name, f"at most {world.size}, the number of all processes")
+        values.report(name, f"at most {world.size}, the number of all processes")
     if world.local_rank >= world.local_size or world.local_rank > world.rank:
         highest = min(world.local_size - 1, world.rank)
-        values.blame("SLURM_LOCALID" if slurm else "LOCAL_RANK", f"at most {highest}")
+        values.report("SLURM_LOCALID" if slurm else "LOCAL_RANK", f"at most {highest}")

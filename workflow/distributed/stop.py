@@ -38,7 +38,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
-        self._heard: str | None = None
+        self._reason: str | None = None
         self._interrupts = 0
         self._deferred = False
         self._file: Path | None = None
@@ -68,15 +68,15 @@ class Stop:
 
     def defer(self, run: Path, world: "World", lock: Held) -> None:
         """From now on, only record requests: signals, the stop file, and other processes'."""
-        self._file = run / STOP_FILE if world.is_rank_zero else None  # and tells the others
+        self._file = run / STOP_FILE if world.is_rank_zero else None  # rank 0 informs the others
         self._world, self._lock = world, lock
         self._deferred = True
 
     def requested(self) -> str | None:
         """Who requested the stop, or None; a request is permanent and sent to all processes."""
-        if self._heard is None:
-            self._heard = self._look()
-        return self._heard
+        if self._reason is None:
+            self._reason = self._look()
+        return self._reason
 
     def _look(self) -> str | None:
         found = self._signal.name if self._signal else None
@@ -89,8 +89,8 @@ class Stop:
         if self._world is None:
             return found
         if found is not None:
-            self._world.call_out(found)
-        return found or self._world.called_out()
+            self._world.send_request(found)
+        return found or self._world.received_request()
 
     def check(self, failure: OSError | None = None) -> None:
         """Raise on all processes what ends the run; all must call this.

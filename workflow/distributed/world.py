@@ -18,7 +18,7 @@ E = TypeVar("E", bound=Exception)
 
 LONGEST_WAIT = datetime.timedelta(days=1)
 """For a rank that evaluates, writes or tokenizes; the launcher notices one that died."""
-LONGEST_GOODBYE = datetime.timedelta(seconds=10)
+LONGEST_LEAVE = datetime.timedelta(seconds=10)
 """For all ranks to leave after the first."""
 
 
@@ -44,10 +44,6 @@ class World:
         self.local_size = local_size
         self._store = store
         self._prepared = 0
-
-    @classmethod
-    def alone(cls) -> "World":
-        return cls()
 
     @classmethod
     def joined(cls) -> "World":
@@ -78,7 +74,7 @@ class World:
         if not self.is_rank_zero:
             self._raise_of(0)
         prepared, failure = _attempt(prepare)
-        self._store.set(self._key(self.rank), pickle.dumps(failure and _to_tell(failure)))
+        self._store.set(self._key(self.rank), pickle.dumps(failure and _sendable(failure)))
         if failure is not None:
             raise shared(failure)
         for rank in range(self.size):
@@ -137,7 +133,7 @@ class World:
                 self._store.set(f"left {self.rank}", "")
                 if self.is_rank_zero:
                     keys = [f"left {rank}" for rank in range(self.size)]
-                    self._store.wait(keys, LONGEST_GOODBYE)
+                    self._store.wait(keys, LONGEST_LEAVE)
 
     def gather(self, value: T) -> list[T]:
         """The value of every rank, by rank, on every rank."""
@@ -164,26 +160,25 @@ class World:
         if self.size == 1:
             return function()
         found, failure = _attempt(function) if self.is_rank_zero else (None, None)
-        outcome: list[Any] = [found, failure and _to_tell(failure)]
+        outcome: list[Any] = [found, failure and _sendable(failure)]
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise failure or shared(outcome[1])
         return cast(T, outcome[0])
 
-    def call_out(self, word: str) -> None:
-        """Send a word to all ranks, which `called_out` returns; does not block.
+    def send_request(self, reason: str) -> None:
+        """Send a request to stop to all ranks; does not block.
 
         It concerns the job that `rank_zero_first` started.
         """
         if self._store is not None:
-            self._store.set(self._key("called out"), word)
+            self._store.set(self._key("stop"), reason)
 
-    def called_out(self) -> str | None:
-        """The word that any rank has sent, or None."""
-        if self._store is None or not self._store.check([self._key("called out")]):
+    def received_request(self) -> str | None:
+        """The request that any rank has sent, or None."""
+        if self._store is None or not self._store.check([self._key("stop")]):
             return None
-        word: str = self._store.get(self._key("called out")).decode()
-        return word
+        return str(self._store.get(self._key("stop")).decode())
 
     def together(self, function: Callable[[], T]) -> T:
         """The result of a function on each rank; an error of one rank is raised on all.
@@ -219,7 +214,7 @@ def _attempt(
         return None, error
 
 
-def _to_tell(error: Exception) -> Exception:
+def _sendable(error: Exception) -> Exception:
     """The error to send to other processes: itself, if it can be pickled."""
     if isinstance(error, WorkflowError | OSError):
         return error

@@ -61,9 +61,9 @@ def generate(
     Yields:
         A row's index and its completions, in any order.
     """
-    answer_ids = _answer_ids(tokenizer)
+    yes_no_ids = _yes_no_ids(tokenizer)
     # Without these tokens the end token's logit shows whether logits are finite.
-    scored_ids = answer_ids or [tokenizer.eos_token_id]
+    scored_ids = yes_no_ids or [tokenizer.eos_token_id]
     by_t5_loop = can_decode(model, decoding) and not shard.lockstep
     streamed = STREAMED if by_t5_loop else 1
     lengths = sources.lengths
@@ -97,11 +97,11 @@ def generate(
                     generated = hf_generate(model, prompts, decoding, shard)
                     tick(len(batch))
             if counts:
-                completions = _completions(generated, tokenizer, decoding, answer_ids is not None)
+                completions = _completions(generated, tokenizer, decoding, yes_no_ids is not None)
                 yield from zip(prompts.indexes, completions, strict=True)
 
 
-def _answer_ids(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+def _yes_no_ids(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
     """The ids of the tokens `▁no` and `▁yes`; None, with a warning, if one is missing."""
     ids: list[Any] = [tokenizer.convert_tokens_to_ids(piece) for piece in ("▁no", "▁yes")]
     if any(i is None or i == tokenizer.unk_token_id for i in ids):

@@ -37,7 +37,7 @@ def _machine_lines(machine: Machine) -> list[str]:
         processes = f"{machine.on_each} process{'es' * (machine.on_each > 1)} per node on CPUs"
         usable = f"{_gb(max(machine.for_device, 0))} GB per process for the model"
         return [f"machine: {on_nodes}, {processes}; {usable}"]
-    host = "host memory not given"
+    host = "host memory unlimited"
     if machine.host_memory is not None:
         host = f"{_gb(machine.host_memory)} GB of host memory per node"
     devices = f"{machine.on_each} GPU{'s' * (machine.on_each > 1)} per node"

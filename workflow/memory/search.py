@@ -270,9 +270,9 @@ def _hints(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> 
         if changed != (work, request) and would(machine, *changed)
     ]
     for times in (2, 4, 8, 16, 32):
-        nodes = times * machine.processes
-        if would(dataclasses.replace(machine, processes=nodes), work, request):
-            return [*hints, f"use {nodes} processes on {times} times as many machines"]
+        processes = times * machine.processes
+        if would(dataclasses.replace(machine, processes=processes), work, request):
+            return [*hints, f"use {processes} processes on {times} times as many nodes"]
     return hints
 
 

@@ -44,7 +44,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalized(text: str) -> str:
-    """Lower case, without ASCII punctuation and articles (a, an, the), white space collapsed.
+    """Lower case, without ASCII punctuation and articles (a, an, the), whitespace collapsed.
 
     As in the evaluation of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250). The result may be
     empty, e.g. for "A" or "+".
@@ -152,16 +152,16 @@ class TextMetrics:
         hint = "Hint: use rougeL_unicode or chrf"
         if texts and not seen:
             names = ", ".join(ROUGE)
-            notes.append(f"{few} all {texts:,} references: {names} are null. {hint}")
+            notes.append(f"{few} all {texts:,} references; {names} are null. {hint}")
         elif seen < _MOST * texts:
             share = f"{texts - seen:,} of {texts:,} references ({1 - seen / texts:.0%})"
             notes.append(f"{few} {share}. {hint}")
         if seen and not references["paired"]:
-            notes.append("no reference has two words: rouge2 is null")
+            notes.append("no reference has two words; rouge2 is null")
         if self._first.rows and not references["long"]:
-            notes.append("no reference has four tokens: bleu is null")
+            notes.append("no reference has four tokens; bleu is null")
         if self._first.rows and not texts:
-            notes.append("all references are empty: chrf is null")
+            notes.append("all references are empty; chrf is null")
         return notes
 
     def _references(self) -> dict[str, float]:
@@ -248,15 +248,15 @@ def can_measure(metric: str, references: Iterable[str], tokenize: str) -> bool:
         from sacrebleu.metrics.bleu import BLEU
 
         cut = BLEU(tokenize=tokenize)._preprocess_segment
-        return any(len(cut(one).split()) >= BLEU_TOKENS for one in references)
+        return any(len(cut(text).split()) >= BLEU_TOKENS for text in references)
     if metric not in _NEEDED:
         return True
     serves = {"seen": is_seen, "paired": has_pair, "text": _has_text}[_NEEDED[metric]]
     all_empty = True
-    for one in references:
-        if serves(one):
+    for reference in references:
+        if serves(reference):
             return True
-        all_empty &= not _has_text(one)
+        all_empty &= not _has_text(reference)
     return metric in ROUGE and all_empty
 
 

@@ -123,7 +123,7 @@ def _import(file: str) -> ModuleType:
         line = f":{error.lineno}" if error.lineno else ""
         found = f"{Path(file).name}{line}: {type(error).__name__}: {error.msg}"
         raise _bad(found, "a Python file", "correct it") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # null bytes or deep nesting
+    except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes or deep nesting
         found = f"{Path(file).name}: {_describe(error)}"
         raise _bad(found, "a Python file", "correct it") from None
     module = ModuleType(MODULE_PREFIX + Path(file).stem)

@@ -102,7 +102,7 @@ def build_model(
     with no_init_weights():
         model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
         model.tie_weights()
-        if hasattr(model, "lm_head") and says_own_head(config, folder):
+        if hasattr(model, "lm_head") and has_untied_head(config, folder):
             tied: Any = model.lm_head
             model.lm_head = torch.nn.Linear(
                 tied.in_features, tied.out_features, bias=False, dtype=dtype
@@ -144,7 +144,7 @@ def _embedding_weights(model: PreTrainedModel) -> list[Any]:
     return [reader.get_input_embeddings().weight for reader in readers]
 
 
-def says_own_head(config: Any, folder: Path) -> bool:
+def has_untied_head(config: Any, folder: Path) -> bool:
     """Whether the head of a checkpoint is untied from its embedding.
 
     transformers 5 forces `tie_word_embeddings` to true for the T5 family. The original value is in
@@ -181,7 +181,7 @@ def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.dtype = torch.float32
-    if _has_own_head(model):  # transformers 5 sets it to true for the T5 family
+    if _is_head_untied(model):  # transformers 5 sets it to true for the T5 family
         config.tie_word_embeddings = False
     config.save_pretrained(folder)
     if model.can_generate():
@@ -198,7 +198,7 @@ def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     _reword_for_version_4(folder / "tokenizer_config.json")
 
 
-def _has_own_head(model: PreTrainedModel) -> bool:
+def _is_head_untied(model: PreTrainedModel) -> bool:
     """Whether the head is untied from the embeddings."""
     head = model.get_output_embeddings().weight
     own = all(head is not weight for weight in _embedding_weights(model))

@@ -76,7 +76,7 @@ _MISFITS = {
     "unexpected": (
         "unexpected tensors:",
         "the tensors of the model",
-        "correct config.json, a layer may be missing",
+        "correct config.json; a layer may be missing",
     ),
     "misshapen": (
         "mismatched shapes:",

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from workflow.config.task_specs import task_of
 from workflow.metrics.references import reference_of
 from workflow.metrics.rouge import word_f1
-from workflow.reporting.report.blocks import Answer, Block, Charts, Item, Text
+from workflow.reporting.report.blocks import Block, Charts, Item, Prediction, Text
 from workflow.runs.predictions import PastEvaluation
 
-MOST_ANSWERS = 8
+MOST_SAMPLES = 8
 """Distinct samples listed for a record."""
 MOSTLY_WRONG = 0.05
 """Up to this exact_match, rougeL is more informative."""
@@ -96,25 +96,25 @@ class Texts:
         first, expected = record.outputs[0], record.reference
         times = Counter(record.outputs)
 
-        def answer(by: str, text: str) -> Answer:
-            return Answer(by, text, None if expected is None else self.quality(text, expected))
+        def prediction(by: str, text: str) -> Prediction:
+            return Prediction(by, text, None if expected is None else self.quality(text, expected))
 
-        answers = [answer(_by(n, len(record.outputs)), text) for text, n in times.items()]
-        numbers = [answers[0].score]
+        predictions = [prediction(_by(n, len(record.outputs)), text) for text, n in times.items()]
+        numbers = [predictions[0].score]
         if len(record.outputs) > 1:
-            numbers.append(None if expected is None else max(one.score or 0.0 for one in answers))
-        more, tags, facts = len(answers[MOST_ANSWERS:]), [], _logits(record)
-        answers = answers[:MOST_ANSWERS]
+            numbers.append(None if expected is None else max(p.score or 0.0 for p in predictions))
+        more, tags, facts = len(predictions[MOST_SAMPLES:]), [], _logits(record)
+        predictions = predictions[:MOST_SAMPLES]
         if before is not None and before.outputs[0] != first:
             tags.append("changed")
-            answers.append(answer(f"step {step}", before.outputs[0]))
+            predictions.append(prediction(f"step {step}", before.outputs[0]))
         if more:
             facts.append(f"{more} more distinct samples")
         if expected is not None:
             tags.append("right" if self.is_right(first, expected) else "wrong")
             if expected != record.expected.strip():
                 facts.append("reference without special tokens, up to a stop string")
-        return Item(record.place, record.prompt, expected, answers, facts, numbers, tags)
+        return Item(record.place, record.prompt, expected, predictions, facts, numbers, tags)
 
     def order(
         self, items: Sequence[Item], is_judged: bool, has_before: bool

@@ -28,7 +28,7 @@ class PastEvaluation:
     metrics: dict[str, Any]
     items: Path
 
-    def answers(self) -> Iterator[dict[str, Any]]:
+    def predictions(self) -> Iterator[dict[str, Any]]:
         """One item per record, in the order of the data file; none if the file is gone."""
         return read_list(self.items) if self.items.exists() else iter(())
 

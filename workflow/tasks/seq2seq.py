@@ -32,7 +32,7 @@ def _check_completion(value: object) -> tuple[str, str, str] | None:
     return "", "text", NO_ANSWER if value is None else hint
 
 
-ANSWERS_SHOWN = 8
+SAMPLES_SHOWN = 8
 """Maximum number of a record's completions in a table of samples."""
 
 
@@ -132,5 +132,5 @@ class Seq2Seq:
         shown = {"prompt": record["prompt"], "completion": record.get("completion")}
         return shown | {
             f"prediction {number}" if number > 1 else "prediction": text
-            for number, text in enumerate(prediction[:ANSWERS_SHOWN], start=1)
+            for number, text in enumerate(prediction[:SAMPLES_SHOWN], start=1)
         }

@@ -130,8 +130,8 @@ class Seq2SeqEvaluation:
             inform_once(
                 f"bleu uses sacrebleu's tokenizer {tokenize}, for the script of most completions"
             )
-        for doubt in self._texts.unseen():
-            warn_once(doubt)
+        for note in self._texts.unseen():
+            warn_once(note)
         if self._lost and not self._compared:  # else the losses show it
             log.warning(
                 "%d of %d records have non-finite logits; their predictions are meaningless",
@@ -187,7 +187,7 @@ def _token_metrics(
     loss = all_losses / all_tokens
     if all_lost and shard.world.is_rank_zero:
         log.warning(
-            "%d of %d records have a non-finite loss, so loss is null",
+            "%d of %d records have a non-finite loss; loss is null",
             all_lost, len(answered),
         )  # fmt: skip
     return (loss if math.isfinite(loss) else None), all_right / all_tokens

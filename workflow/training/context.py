@@ -23,7 +23,7 @@ class Invocation:
     """
 
     problems: Sequence[Problem] = ()
-    world: World = field(default_factory=World.alone)
+    world: World = field(default_factory=World)
     stop: Stop = field(default_factory=Stop)
     command: Sequence[str] = ()
 

@@ -99,5 +99,5 @@ def _trouble(
             no_repeat_ngram_size=spec.no_repeat_ngram_size,
         )
         with torch.no_grad():
-            hf_generate(model, prompts, few, EvalShard(World.alone()))
+            hf_generate(model, prompts, few, EvalShard(World()))
     return None

@@ -63,7 +63,7 @@ def plan_job(
     return plan.strategy, min(plan.positions, earlier.max_padded_tokens or plan.positions)
 
 
-def tell_plans(
+def describe_plans(
     folder: Path, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
 ) -> list[str]:
     """The job's memory need on a machine under each setting, and what fits."""

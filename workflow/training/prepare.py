@@ -15,7 +15,7 @@ from workflow.config.request import JobRequest
 from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import AuditReport
-from workflow.data.token_cache import TokenizedSplit, prepare_splits, tell_eval_records
+from workflow.data.token_cache import TokenizedSplit, log_eval_records, prepare_splits
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
@@ -106,7 +106,7 @@ def prepare(
     Raises:
         BadInput: with all problems of flags, names and data together.
     """
-    world = world or World.alone()
+    world = world or World()
     task = TASKS[request.task](request)
     problems = [*problems, *problems_of_processes(request, world.size)]
     located = locate(request, mount, task, problems)
@@ -171,7 +171,7 @@ def _prepare_data(
     source = data_source(files, request)
     tokenize = partial(prepare_splits, source, task, cache=cache / "tokens")
     splits = tokenize(tokenizer)
-    tell_eval_records(source, splits)
+    log_eval_records(source, splits)
     if not request.no_train:
         task.check(tokenizer, splits["eval"], request)
     if request.add_missing_tokens and not request.no_train:

@@ -28,7 +28,7 @@ def log_resume(job: Job, point: ResumePoint, step: int, world: World) -> None:
     if state.spec.get("max_steps") != spec.max_steps:
         log.info(
             "max_steps is now %d (was %s); the learning rate continues on the new schedule "
-            "(%s, %d warm-up steps)", spec.max_steps, state.spec.get("max_steps"),
+            "(%s, %d warmup steps)", spec.max_steps, state.spec.get("max_steps"),
             spec.lr_scheduler_type, spec.warmup_steps,
         )  # fmt: skip
 
@@ -62,7 +62,7 @@ def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
     if spec.no_train:
         return
     log.info(
-        "%d steps of %d examples, %s, learning rate %g, %d warm-up steps",
+        "%d steps of %d examples, %s, learning rate %g, %d warmup steps",
         spec.max_steps, spec.batch_size, spec.optim, spec.learning_rate, spec.warmup_steps,
     )  # fmt: skip
     if spec.save_steps % spec.eval_steps and spec.save_steps < spec.max_steps:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from workflow.cluster.containers import problems_of_sight
+from workflow.cluster.containers import problems_of_paths
 from workflow.cluster.job_record import JobRecord
 from workflow.cluster.resources import Submission
 from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
 from workflow.core.errors import BadInput, Problem
 
 INDEX = "batch.kubernetes.io/job-completion-index"
+JOB_LABEL = "batch.kubernetes.io/job-name"  # of the pods, set by the Job controller
 LINES_SHOWN = 3
 _UNREACHABLE = re.compile(
     r"unable to connect|connection to the server|current server api group list|no such host|"
@@ -33,9 +34,6 @@ _WORDS = {
 """Our states by the Job's conditions."""
 
 
-JOB_LABEL = "batch.kubernetes.io/job-name"  # of the pods, set by the Job controller
-
-
 class Kubernetes(Scheduler):
     """Never validates a manifest: a server-side dry run needs the permission to create jobs."""
 
@@ -45,7 +43,7 @@ class Kubernetes(Scheduler):
         own = dataclasses.replace(submission.cluster, shared_host_dir=None)
         root = submission.mount.root
         only_mount = dataclasses.replace(submission, project=root, folder=root, cluster=own)
-        found = [*problems(submission), *problems_of_sight(reads, only_mount)]
+        found = [*problems(submission), *problems_of_paths(reads, only_mount)]
         return ("" if found else manifest(submission)), found
 
     def queue(self, text: str, submission: Submission) -> JobRecord:
@@ -115,7 +113,7 @@ def kubectl(command: list[str], namespace: str | None, given: str | None = None)
         raise BadInput([NotChecked("kubectl", found, "a reachable cluster", hint)])
     reason = "; ".join(lines[:LINES_SHOWN]) or "no error message"
     found = f"exit status {done.returncode} ({reason})"
-    hint = "fix that error, then run the same command again"
+    hint = "fix the error, then rerun the command"
     raise BadInput([Problem(f"kubectl {command[0]}", found, "exit status 0", hint)])
 
 
@@ -143,7 +141,7 @@ def read_state(job: str, pods: str) -> JobState:
 
 
 def _word(status: dict[str, Any], pods: list[dict[str, Any] | None]) -> tuple[str, str]:
-    conditions = {one["type"]: one for one in status.get("conditions", []) if _holds(one)}
+    conditions = {c["type"]: c for c in status.get("conditions", []) if _holds(c)}
     for name, word in _WORDS.items():
         if name in conditions:
             return word, _reason(conditions[name])

@@ -21,7 +21,7 @@ CONTAINER = "workflow"
 LONGEST_NAME = 52  # of 63 characters; the rest is for a pod's -INDEX-xxxxx
 
 _HINTS = {
-    "time": "remove it: pods have no time limit, and the run resumes after an eviction",
+    "time": "remove it; pods have no time limit, and the run resumes after an eviction",
     "dependency": "remove it, and submit this job when the other is done",
     "slurm": "remove it, and use --kubernetes for Kubernetes settings",
     "high_priority": "remove it, and set --kubernetes priority_class=NAME",

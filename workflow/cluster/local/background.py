@@ -14,10 +14,10 @@ from workflow.core.errors import BadInput, Problem
 from workflow.runs.lock import is_live, start_of
 
 _HINTS = {
-    "num_nodes": "remove it: this is a single node",
-    "gpu_type": "remove it: CUDA_VISIBLE_DEVICES selects the GPUs",
-    "memory": "remove it: the job may use all free memory",
-    "time": "remove it: local jobs have no time limit",
+    "num_nodes": "remove it; this is a single node",
+    "gpu_type": "remove it; CUDA_VISIBLE_DEVICES selects the GPUs",
+    "memory": "remove it; the job may use all free memory",
+    "time": "remove it; local jobs have no time limit",
     "container": "remove it, or submit inside the container",
     "dependency": "remove it, and submit this job when the other is done",
     "slurm": "remove it, or submit to Slurm",

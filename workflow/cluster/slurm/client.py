@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow.cluster.containers import Runtime, find_runtime, problems_of_sight, what_is_here
+from workflow.cluster.containers import Runtime, find_runtime, installed_runtimes, problems_of_paths
 from workflow.cluster.job_record import JobRecord
 from workflow.cluster.resources import Submission
 from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
@@ -36,8 +36,8 @@ class Slurm(Scheduler):
         container, problems = submission.cluster.container, problems_of_words(submission.cluster)
         runtime: Runtime | Problem | None = None
         if container is not None:
-            problems += problems_of_sight(reads, submission)
-            runtime = find_runtime(container, *what_is_here())
+            problems += problems_of_paths(reads, submission)
+            runtime = find_runtime(container, *installed_runtimes())
         if isinstance(runtime, Problem):
             return "", [*problems, runtime]
         return ("" if problems else script(submission, runtime)), problems
@@ -53,7 +53,7 @@ class Slurm(Scheduler):
         queued = _call("sbatch", "--parsable", text=text)
         number = queued.stdout.strip().partition(";")[0]
         if queued.returncode or not number.isdigit():
-            raise BadInput([_refusal(queued.stderr, "fix that error; nothing was queued")])
+            raise BadInput([_refusal(queued.stderr, "fix the error; nothing was queued")])
         return JobRecord(submission.run_name, "slurm", number)
 
     def state(self, record: JobRecord) -> JobState:

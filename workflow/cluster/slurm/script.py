@@ -11,7 +11,7 @@ from workflow.core.errors import Problem, shorten
 from workflow.distributed.rendezvous import FIRST_PORT, PORTS
 
 _OWN_LOG = "remove it, and read the log with `python3 -m workflow logs RUN`"
-_OWN_TASKS = "remove it: one task per node starts all processes of the node"
+_OWN_TASKS = "remove it; one task per node starts all processes of the node"
 _OWN_REQUEUE = "remove it, and limit the script's own requeues with --max_restarts"
 _HINTS = {
     "high_priority": "remove it, and set --slurm partition=NAME or --slurm qos=NAME",
@@ -31,13 +31,13 @@ _RESERVED = {
     "dependency": "use --dependency",
     "requeue": _OWN_REQUEUE,
     "no-requeue": "use --max_restarts 0",
-    "signal": "remove it: the script sets the signal on which the run saves",
+    "signal": "remove it; the script sets the signal on which the run saves",
     "array": "remove it, and submit a job per seed, each with its own --training_run_name",
-    "chdir": "remove it: the job runs in the folder that it is submitted from",
+    "chdir": "remove it; the job runs in the folder that it is submitted from",
     "export": "use --envs",
     "test-only": "use --dry_run",
-    "parsable": "remove it: submit sets it",
-    "wrap": "remove it: the script runs the job given after the --",
+    "parsable": "remove it; submit sets it",
+    "wrap": "remove it; the script runs the job given after the --",
     "wait": "remove it, and follow the job with `python3 -m workflow logs -f RUN`",
 }
 """Options that the script sets itself, and the remedies."""

@@ -30,7 +30,7 @@ class AuditWarning:
 
 _CHECK = "check whether this matters"
 _CHANGED = "with changed characters"
-_ENDS = "with lost leading or trailing white space"
+_ENDS = "with lost leading or trailing whitespace"
 _RULES = (
     (12, "completions.lost", "completion{s} with lost characters", "{hint}"),
     (11, "completions.special", "completion{s} with special tokens as text", "remove them"),
@@ -39,8 +39,8 @@ _RULES = (
     (6, "prompts.cut", "truncated prompt{s} ({cut} removed)", "increase --max_source_length"),
     (5, "prompts.lost", "prompt{s} with lost characters", "{hint}"),
     (5, "prompts.special", "prompt{s} with special tokens as text", "remove them"),
-    (4, "empty_prompts", "empty prompt{s}", "write them or remove the records"),
-    (4, "empty_completions", "empty completion{s}", "write them, unless intended"),
+    (4, "empty_prompts", "empty prompt{s}", "add text, or remove the records"),
+    (4, "empty_completions", "empty completion{s}", "add text, unless intended"),
     (3, "duplicates", "duplicate record{s}", "remove them, unless intended"),
     (3, "completions.ends", f"completion{{s}} {_ENDS}", "strip it{or_add}"),
     (1, "completions.changed", f"completion{{s}} {_CHANGED}", _CHECK),
@@ -109,8 +109,8 @@ def _target_warnings(name: str, targets: AuditReport | None) -> list[AuditWarnin
     count = targets["yes"] + targets["no"]
     share = targets[rarer] / count
     if targets[rarer] == 0:
-        text = f"{name}: none of {count:,} targets is closer to {rarer}: metrics mean nothing"
-        return [AuditWarning(10, text, "", "add such records")]
+        text = f"{name}: none of {count:,} targets is closer to {rarer}; metrics are meaningless"
+        return [AuditWarning(10, text, "", "add records of that class")]
     if share >= RARE:
         return []
     ratio = f"{targets[rarer]:,} of {count:,} ({share:.1%})"

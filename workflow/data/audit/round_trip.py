@@ -58,7 +58,7 @@ class Damage:
 
         Returns:
             Counts of characters: "lost" (dropped; extra spaces of a run included), "ends" (lost
-            white space at either end), "changed" (replaced by others) and "special" (special tokens
+            whitespace at either end), "changed" (replaced by others) and "special" (special tokens
             as text, which are read as special tokens). "changed" may be empty: the text differs,
             but no single character explains it.
         """
@@ -75,7 +75,7 @@ class Damage:
         }
 
     def _find_at_ends(self, text: str) -> Counter[str]:
-        """White space that is lost at either end of a text."""
+        """Whitespace that is lost at either end of a text."""
         inner = text.strip()
         before, after = text.split(inner, 1) if inner else (text, "")
         kept = Counter(self._try(before, begins=True)[1]) + Counter(self._try(after, ends=True)[1])
@@ -163,5 +163,5 @@ def excerpt(text: str, found: Collection[str] = ()) -> str:
 
 
 def excerpt_of_ends(text: str) -> str:
-    """The end of a text that has white space, safe to print."""
+    """The end of a text that has whitespace, safe to print."""
     return shorten(text[:20] if text[:1].isspace() else text[-20:], 40)

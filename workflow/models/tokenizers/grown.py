@@ -42,6 +42,7 @@ class Grown:
 
 
 def not_grown(state: Json, tokenizer: PreTrainedTokenizerBase) -> Grown:
+    """The description of a tokenizer that is not extended yet."""
     texts = ["a", " a", "a ", "a  a"]
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     shown = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
@@ -49,7 +50,7 @@ def not_grown(state: Json, tokenizer: PreTrainedTokenizerBase) -> Grown:
     return Grown({}, False, spaced, shown == texts, frozenset(), normalizer, state["decoder"])
 
 
-def grown_before(state: Json) -> Grown | None:
+def parse_grown(state: Json) -> Grown | None:
     """Parse the state of an extended tokenizer; None if it is not extended."""
     steps = (state["decoder"] or {}).get("decoders", [])
     patterns = [step.get("pattern", {}).get("Regex", "") for step in steps]
@@ -143,7 +144,7 @@ def decoder_of(grown: Grown) -> Json:
     return {"type": "Sequence", "decoders": steps}
 
 
-def ways_of(before: Grown) -> tuple[Callable[[str], str], Callable[[str], str]]:
+def original_steps(before: Grown) -> tuple[Callable[[str], str], Callable[[str], str]]:
     """Functions by which the original tokenizer normalizes a text and decodes a single token."""
     model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
     parts: Json = dict.fromkeys(("truncation", "padding", "pre_tokenizer", "post_processor"))

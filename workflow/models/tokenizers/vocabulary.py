@@ -22,10 +22,10 @@ from workflow.models.tokenizers.grown import (
     Grown,
     Json,
     decoder_of,
-    grown_before,
     normalizer_of,
     not_grown,
-    ways_of,
+    original_steps,
+    parse_grown,
 )
 from workflow.models.tokenizers.two_sided import rewrap
 
@@ -48,7 +48,7 @@ def grow_tokenizer(
     if not can_grow(tokenizer):
         raise BadInput([_cannot_grow(tokenizer, "runs in Python, outside the tokenizers library")])
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    before = grown_before(state) or not_grown(state, tokenizer)
+    before = parse_grown(state) or not_grown(state, tokenizer)
     wanted, in_use = set(characters), set(in_use) | set(characters)
     free = _free_tokens(state, before, in_use)
     try:
@@ -110,7 +110,7 @@ def _renamed(state: Json, names: dict[str, str]) -> list[Json]:
 def _free_tokens(state: Json, before: Grown, in_use: set[str]) -> Iterator[str]:
     """Reserved code points that texts and tokenizer do not use and that normalizing keeps."""
     known = in_use | before.known | set(find_reserved(json.dumps(state, ensure_ascii=False)))
-    write, read = ways_of(before)
+    write, read = original_steps(before)
     for codes in POOL:
         for token in map(chr, codes):
             if token in known:
@@ -134,7 +134,7 @@ def _token_of_each(
         for char, token in (before.tokens or {" ": ""}).items()
     }
     tokens[" "] = tokens[" "] or next(free)
-    write, read = ways_of(before)
+    write, read = original_steps(before)
     inside = _within_pieces(state)
 
     def stands_alone(char: str) -> bool:

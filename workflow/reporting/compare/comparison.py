@@ -41,12 +41,10 @@ class Comparison:
 
     def verdicts(self) -> list[str]:
         """A sentence for each evaluation but the first."""
-        answers = [one.answers for one in self.pairs.pairs]
+        found = [pair.predictions for pair in self.pairs.pairs]
         return [
-            sentence(
-                self.main, index, self.labels, all(a[0] == a[index] for a in answers), self.some
-            )
-            for index in range(1, len(self.named))
+            sentence(self.main, i, self.labels, all(f[0] == f[i] for f in found), self.some)
+            for i in range(1, len(self.named))
         ]
 
     @property

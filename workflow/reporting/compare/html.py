@@ -5,8 +5,17 @@ from collections.abc import Sequence
 from workflow.reporting.compare.comparison import Comparison
 from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
 from workflow.reporting.compare.pairing import LOSS, PLURALS, TIE, WIN, Pair, as_text
-from workflow.reporting.compare.terminal import legend, metric_rows, records_told
-from workflow.reporting.report.blocks import Answer, Block, Item, Items, Page, Section, Table, Text
+from workflow.reporting.compare.terminal import compared_records, legend, metric_rows
+from workflow.reporting.report.blocks import (
+    Block,
+    Item,
+    Items,
+    Page,
+    Prediction,
+    Section,
+    Table,
+    Text,
+)
 from workflow.reporting.report.curves import charts_blocks
 from workflow.reporting.report.records import MOST_RECORDS, fit
 
@@ -21,13 +30,12 @@ def page(found: Comparison) -> Page:
         Section("Records", [_counts(found), _items(found)]),
     ]
     heading = " vs ".join([", ".join(found.labels[1:]), found.labels[0]])
-    return Page(heading, "; ".join(records_told(found)), found.verdicts(), sections)
+    return Page(heading, "; ".join(compared_records(found)), found.verdicts(), sections)
 
 
 def _metrics(found: Comparison) -> Table:
     head, *rows = metric_rows(found, range(1, len(found.named)))
-    chief = found.metrics.index(found.main)
-    return Table(head, rows, legend(found), frozenset({chief}))
+    return Table(head, rows, legend(found), frozenset({found.metrics.index(found.main)}))
 
 
 def _curves(found: Comparison) -> Sequence[Block]:
@@ -72,14 +80,15 @@ def _tag(found: Comparison, index: int, result: str) -> str:
 
 def _item(found: Comparison, pair: Pair) -> Item:
     others = range(1, len(found.named))
-    answers = [
-        Answer(label, answer, score, True) if isinstance(answer, str)
-        else Answer(label, as_text(answer), None, False)
-        for label, answer, score in zip(found.labels, pair.answers, pair.scores, strict=True)
+    predictions = [
+        Prediction(label, output, score, True) if isinstance(output, str)
+        else Prediction(label, as_text(output), None, False)
+        for label, output, score in zip(found.labels, pair.predictions, pair.scores, strict=True)
     ]  # fmt: skip
     numbers = [pair.gain(index) for index in others]
     tags = [_tag(found, index, pair.result(index)) for index in others]
-    return Item(pair.place, pair.prompt, as_text(pair.shown), answers, numbers=numbers, tags=tags)
+    expected = as_text(pair.shown)
+    return Item(pair.place, pair.prompt, expected, predictions, numbers=numbers, tags=tags)
 
 
 def _jobs(found: Comparison) -> Block:

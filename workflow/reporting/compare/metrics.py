@@ -52,7 +52,7 @@ class Metric:
     def has_intervals(self) -> bool:
         return any(one is not None for one in self.intervals)
 
-    def can_tell(self, index: int) -> bool:
+    def can_rank(self, index: int) -> bool:
         """Whether there are enough records to rank an evaluation against the base."""
         return self.records >= RECORDS_NEEDED and not self.undefined[index - 1]
 
@@ -63,7 +63,7 @@ def measure(named: Sequence[Named], pairs: Pairs) -> list[Metric]:
     measured = _MEASURED_BY[named[0].outputs.task.output](named, pairs.pairs, seed)
     names = dict.fromkeys(name for points, _ in measured for name in points)
     metrics = [_metric(name, measured, len(pairs.pairs)) for name in names]
-    return metrics + (_noted(named, names.keys(), len(pairs.pairs)) if pairs.alike else [])
+    return metrics + (_logged(named, names.keys(), len(pairs.pairs)) if pairs.alike else [])
 
 
 def main_metric(metrics: Sequence[Metric], named: Sequence[Named]) -> Metric:
@@ -82,30 +82,30 @@ def _ordered(pairs: Sequence[Pair]) -> list[Pair]:
 
 def _of_texts(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
     tokenize = bleu_tokenizer([str(pairs[i].references[0]) for i in looked_at(len(pairs))])
-    judged = [TextMetrics(seed, tokenize) for _ in named]
+    metrics = [TextMetrics(seed, tokenize) for _ in named]
     with progress_bar(len(pairs), "score") as bar:
         for pair in _ordered(pairs):
-            both = list(zip(pair.answers, pair.references, strict=True))
-            for one, of_one in zip(both, judged, strict=True):
-                same = judged[both.index(one)]
-                if same is of_one:
-                    of_one.add([str(one[0])], str(one[1]))
-                else:  # scored already: ROUGE is slow
-                    of_one.add_like(same)
+            scored = list(zip(pair.predictions, pair.references, strict=True))
+            for (prediction, reference), own in zip(scored, metrics, strict=True):
+                first = metrics[scored.index((prediction, reference))]
+                if first is own:
+                    own.add([str(prediction)], str(reference))
+                else:  # the same texts are scored already: ROUGE is slow
+                    own.add_like(first)
             bar.update()
-    return [(dict(of_one.points()), of_one.resampled()) for of_one in judged]
+    return [(dict(own.points()), own.resampled()) for own in metrics]
 
 
 def _of_scores(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
     ends, ordered = target_range(named[0].spec), _ordered(pairs)
     targets, *scores = to_unit(
-        np.array([(pair.expected, *pair.answers) for pair in ordered], np.float64).T.copy(), *ends
+        np.array([(p.expected, *p.predictions) for p in ordered], np.float64).T.copy(), *ends
     )
     measured = []
-    for of_one in scores:
-        resampled = resampled_score_metrics(of_one, targets, seed)
-        resampled |= resampled_correlations(of_one, targets, seed)
-        points = in_range(score_points(of_one, targets), *ends)
+    for of_evaluation in scores:
+        resampled = resampled_score_metrics(of_evaluation, targets, seed)
+        resampled |= resampled_correlations(of_evaluation, targets, seed)
+        points = in_range(score_points(of_evaluation, targets), *ends)
         measured.append((points, in_range(resampled, *ends)))
     return measured
 
@@ -120,7 +120,7 @@ def _metric(name: str, measured: Sequence[Measured], records: int) -> Metric:
         for _, resampled in measured[1:]
     ]
     intervals = tuple(map(_interval, differences))
-    undefined = tuple(bool(np.isnan(of_one).sum() > _MANY * len(of_one)) for of_one in differences)
+    undefined = tuple(bool(np.isnan(d).sum() > _MANY * len(d)) for d in differences)
     return Metric(name, values, _differences(values), intervals, undefined, records)
 
 
@@ -137,7 +137,7 @@ def _differences(values: Sequence[float | None]) -> tuple[float | None, ...]:
     return tuple(None if base is None or v is None else v - base for v in values[1:])
 
 
-def _noted(named: Sequence[Named], known: Collection[str], records: int) -> list[Metric]:
+def _logged(named: Sequence[Named], known: Collection[str], records: int) -> list[Metric]:
     """The logged metrics that cannot be recomputed from predictions."""
     evaluations = [one.evaluation for one in named]
     samples = {one.spec.get("n_samples") for one in named}

@@ -29,7 +29,7 @@ class Pair:
         key: identifies the record, independent of the rest of the data.
         place: 0-based index in the first evaluation's data.
         expected: completion or target.
-        answers: predictions, one for each evaluation.
+        predictions: one for each evaluation.
         references: the text or target that each prediction is compared with.
         scores: quality of each prediction, 0..1: `word_f1`, or 1 - |score - target|.
         right: whether each prediction is an exact match; all false for scores.
@@ -40,7 +40,7 @@ class Pair:
     place: int
     prompt: str
     expected: Output
-    answers: tuple[Output, ...]
+    predictions: tuple[Output, ...]
     references: tuple[Output, ...]
     scores: tuple[float, ...]
     right: tuple[bool, ...]
@@ -110,7 +110,7 @@ def _records(named: Named) -> Records:
     records: Records = {}
     seen: Counter[bytes] = Counter()
     try:
-        for place, item in enumerate(named.evaluation.answers()):
+        for place, item in enumerate(named.evaluation.predictions()):
             record = outputs.read(place, item)
             digest = _digest([record.prompt, record.expected])
             # Further samples are not compared, and may be many.
@@ -131,15 +131,15 @@ def _digest(value: object) -> bytes:
 def _pair(named: Sequence[Named], key: bytes, records: Sequence[Record]) -> Pair | None:
     """Pair a record; None if an evaluation lacks its prediction or reference."""
     outputs, first = named[0].outputs, records[0]
-    answers = tuple(record.outputs[0] for record in records)
+    predictions = tuple(record.outputs[0] for record in records)
     references = tuple(record.reference for record in records)
-    if None in answers or None in references:
+    if None in predictions or None in references:
         return None
-    both = list(zip(answers, references, strict=True))
+    both = list(zip(predictions, references, strict=True))
     scores = tuple(outputs.quality(*of_one) for of_one in both)
     right = tuple(outputs.is_right(*of_one) for of_one in both)
     return Pair(
-        key, first.place, first.prompt, first.expected, answers, references, scores, right,
+        key, first.place, first.prompt, first.expected, predictions, references, scores, right,
         outputs.margin,
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ def describe(found: Comparison, draws: bool) -> list[Part]:
     others = range(1, len(found.named))
     sections: list[Sequence[Part]] = [
         found.verdicts(),
-        records_told(found),
+        compared_records(found),
         *(list(_metrics(found, index)) for index in others),
         *(list(_wins_and_losses(found, index)) for index in others),
         list(_fields(found)),
@@ -55,7 +55,7 @@ def figure(value: float | None, sign: str = "") -> str:
     return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.2f}"
 
 
-def records_told(found: Comparison) -> list[str]:
+def compared_records(found: Comparison) -> list[str]:
     """The compared steps and records."""
     steps = ", ".join(f"{one.run} at step {one.step}" for one in found.named)
     left_out = [
@@ -121,8 +121,8 @@ def _wins_and_losses(found: Comparison, index: int) -> Iterator[Part]:
             yield f"    eval[{pair.place}] {'…' * (skipped > 0)}{_text(pair.prompt[skipped:])}"
             rows = [["reference", _text(pair.shown), ""]]
             for i in (0, index):
-                quality = f"{pair.scores[i]:.2f}" if isinstance(pair.answers[i], str) else ""
-                rows.append([found.labels[i], _text(pair.answers[i]), quality])
+                quality = f"{pair.scores[i]:.2f}" if isinstance(pair.predictions[i], str) else ""
+                rows.append([found.labels[i], _text(pair.predictions[i]), quality])
             yield table(rows, left=2, head=False, indent=6)
 
 

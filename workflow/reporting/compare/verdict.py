@@ -35,9 +35,9 @@ def sentence(metric: Metric, index: int, labels: Sequence[str], alike: bool, som
         return f"{other} vs {base}: {name} is undefined{on or ' on these records'}"
     if abs(difference) < _NOTHING and not has_width(interval):
         same = f"{other} and {base} have the same {name}{on}"
-        return same if metric.can_tell(index) else f"{same}; {_too_few(metric)}"
+        return same if metric.can_rank(index) else f"{same}; {_too_few(metric)}"
     by = f"{name} {_figure(name, difference)}{_unit(name)}"
-    if not metric.can_tell(index):
+    if not metric.can_rank(index):
         return f"{other} vs {base}: {by}{on}; {_too_few(metric)}"
     ci = "no CI: all resamples agree"
     if has_width(interval):
@@ -64,7 +64,7 @@ def has_width(interval: Interval) -> bool:
 def judged(metric: Metric, index: int) -> str:
     """Better or worse than the base if the difference is significant, else empty."""
     interval = metric.intervals[index - 1]
-    if interval is None or interval[0] <= 0 <= interval[1] or not metric.can_tell(index):
+    if interval is None or interval[0] <= 0 <= interval[1] or not metric.can_rank(index):
         return ""
     return "better" if (interval[1] < 0) == (metric.name in LOWER_IS_BETTER) else "worse"
 

@@ -81,7 +81,7 @@ class Charts:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """A prediction for a record.
 
     Attributes:
@@ -110,7 +110,7 @@ class Item:
     place: int
     prompt: str
     expected: str | None
-    answers: Sequence[Answer] = ()
+    predictions: Sequence[Prediction] = ()
     facts: Sequence[str] = ()
     numbers: Sequence[float | None] = ()
     tags: Sequence[str] = ()
@@ -121,7 +121,7 @@ class Items:
     """A list of records to search, sort and filter.
 
     Attributes:
-        asked: label of the prompts.
+        prompt_label: label of the prompts.
         score: label of the predictions' scores.
         numbers: names of the sort keys.
         begin: the initial order: "TAG first" for the first tag, "NUMBER, lowest first",
@@ -131,7 +131,7 @@ class Items:
 
     kind: ClassVar[str] = "items"
     items: Sequence[Item]
-    asked: str = "prompt"
+    prompt_label: str = "prompt"
     score: str = "word F1"
     numbers: Sequence[str] = ()
     tags: dict[str, str] = field(default_factory=dict)

@@ -108,7 +108,7 @@ def metric_series(lines: Sequence[dict[str, Any]], name: str, label: str) -> Ser
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` points: the minimum, maximum and last of each group of neighbours."""
+    """At most `most` points: the minimum, maximum and last of each group of neighbors."""
     size = -(-3 * len(points) // most)
     if len(points) <= most:
         return list(points)

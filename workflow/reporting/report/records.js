@@ -21,8 +21,8 @@ function words(text) {
 // Word diff by the longest common subsequence: pieces [what, text], with what "same", "ins" (not in
 // the reference) or "del" (missing from the prediction). If the texts share too little, the
 // prediction is one "ins". Null if the table needs more than `cells`.
-function differences(expected, answer, cells) {
-  const [a, b] = [words(expected), words(answer)];
+function differences(expected, prediction, cells) {
+  const [a, b] = [words(expected), words(prediction)];
   const numbers = new Map(); // of words, which compare faster than texts
   const [is, js] = [a, b].map((side) => Uint32Array.from(side, (word) => {
     const bare = word.trim();
@@ -43,7 +43,7 @@ function differences(expected, answer, cells) {
     }
   }
   const shared = start + lengths[0] + a.length - aEnd;
-  if (4 * shared < a.length + b.length) return [["ins", answer]];
+  if (4 * shared < a.length + b.length) return [["ins", prediction]];
   const pieces = b.slice(0, start).map((word) => ["same", word]);
   for (let i = start, j = start; i < aEnd || j < bEnd;) {
     const at = (i - start) * wide + j - start;
@@ -113,7 +113,7 @@ function putText(where, text) {
   else element("span", where, "(empty)", { class: "small" });
 }
 
-function putAnswer(where, expected, { text, score, compared }, named, cells) {
+function putPrediction(where, expected, { text, score, compared }, named, cells) {
   const differ = compared && expected !== null && expected !== text && text;
   const pieces = differ ? differences(expected, text, cells) : null;
   if (pieces) putPieces(where, pieces);
@@ -126,16 +126,16 @@ function putAnswer(where, expected, { text, score, compared }, named, cells) {
   if (notes.length) where.append(" ", element("span", null, notes.join(" · "), { class: "small" }));
 }
 
-function drawItem(list, item, { asked, score }, cells) {
-  const { place, prompt, expected, answers, facts, tags } = item;
+function drawItem(list, item, { prompt_label, score }, cells) {
+  const { place, prompt, expected, predictions, facts, tags } = item;
   const article = element("article", list);
   const head = element("h3", article);
   for (const tag of tags) element("b", head, tag, { class: "tag" });
   head.append([`eval[${place}]`, ...facts].join(" · "));
   const parts = element("dl", article);
-  putText(row(parts, asked), prompt);
+  putText(row(parts, prompt_label), prompt);
   if (expected !== null) putText(row(parts, "reference"), expected);
-  for (const one of answers) putAnswer(row(parts, one.by), expected, one, score, cells);
+  for (const one of predictions) putPrediction(row(parts, one.by), expected, one, score, cells);
 }
 
 function select(parent, label, options) {
@@ -167,8 +167,8 @@ async function unpacked(text) {
 }
 
 function explainMarks(box, items) {
-  if (!items.some(({ expected, answers }) => expected !== null
-    && answers.some(({ text, compared }) => compared && text !== expected))) return;
+  if (!items.some(({ expected, predictions }) => expected !== null
+    && predictions.some(({ text, compared }) => compared && text !== expected))) return;
   const line = element("p", box, null, { class: "note" });
   line.append(element("ins", null, "underlined"), ": not in the reference; ",
     element("del", null, "struck through"), ": missing from the prediction");
@@ -197,8 +197,8 @@ async function drawItems(box) {
   const list = element("div", box);
   const more = element("button", box);
   const holds = (item, wanted) => {
-    const { prompt, expected, answers, facts } = item;
-    item.text ??= [prompt, expected ?? "", ...answers.map(({ text }) => text), ...facts]
+    const { prompt, expected, predictions, facts } = item;
+    item.text ??= [prompt, expected ?? "", ...predictions.map(({ text }) => text), ...facts]
       .join("\n").toLowerCase(); // cached at the first search
     return item.text.includes(wanted);
   };
@@ -206,8 +206,8 @@ async function drawItems(box) {
   let shown = 0;
   const showMore = () => {
     const next = found.slice(shown, shown + atOnce());
-    const answers = next.reduce((sum, item) => sum + item.answers.length, 0);
-    const cells = Math.min(MOST_CELLS, CELLS / answers);
+    const predictions = next.reduce((sum, item) => sum + item.predictions.length, 0);
+    const cells = Math.min(MOST_CELLS, CELLS / predictions);
     for (const item of next) drawItem(list, item, content, cells);
     shown += next.length;
     more.hidden = shown >= found.length;

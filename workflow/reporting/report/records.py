@@ -28,7 +28,7 @@ def record_list(outputs: Outputs, last: PastEvaluation, before: PastEvaluation |
     items: list[Item] = []
     every, count, judged = 1, 0, 0
     former = _readable(before)
-    for raw in last.answers():
+    for raw in last.predictions():
         record, raw_before = outputs.read(count, raw), next(former, None)
         judged += record.expected is not None
         if count % every == 0:
@@ -54,7 +54,7 @@ def _readable(before: PastEvaluation | None) -> Iterator[dict[str, Any]]:
     """The predictions of the previous evaluation, up to damage of the file."""
     if before is not None:
         with suppress(BadInput):
-            yield from before.answers()
+            yield from before.predictions()
 
 
 def fit(items: Items) -> Items:
@@ -74,15 +74,17 @@ def fit(items: Items) -> Items:
 
 
 def _texts(item: Item) -> Sequence[str]:
-    return [item.prompt, item.expected or "", *(answer.text for answer in item.answers)]
+    return [item.prompt, item.expected or "", *(prediction.text for prediction in item.predictions)]
 
 
 def _cut_item(item: Item, longest: int) -> Item:
     if max(map(len, _texts(item))) <= longest:
         return item
-    answers = [replace(one, text=_cut(one.text, longest)) for one in item.answers]
+    predictions = [replace(one, text=_cut(one.text, longest)) for one in item.predictions]
     expected = None if item.expected is None else _cut(item.expected, longest)
-    return replace(item, prompt=_cut(item.prompt, longest), expected=expected, answers=answers)
+    return replace(
+        item, prompt=_cut(item.prompt, longest), expected=expected, predictions=predictions
+    )
 
 
 def _cut(text: str, longest: int) -> str:

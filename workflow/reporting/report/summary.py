@@ -102,8 +102,8 @@ def sentences(
     exact_match = max(one.metrics.get("exact_match") or 0.0 for one in evaluations)
     of_outputs = [name for name in outputs.usual_metrics(exact_match) if best_of(name, evaluations)]
     names = [spec.get("metric_for_best_model") or "loss", *of_outputs[:1]]
-    chief = dict.fromkeys(reversed(names) if spec.get("no_train") else names)
-    results = [_result(name, evaluations) for name in chief if best_of(name, evaluations)]
+    main = dict.fromkeys(reversed(names) if spec.get("no_train") else names)
+    results = [_result(name, evaluations) for name in main if best_of(name, evaluations)]
     nothing = f"No eval record has a {outputs.task.answer_key}: no metrics."
     return lines + (results or [nothing])
 
@@ -127,9 +127,9 @@ def _result(name: str, evaluations: Sequence[PastEvaluation]) -> str:
 def summary(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list[Table]:
     """The main metrics at the first evaluation, at the best of each metric, and at the last."""
     first, last = evaluations[0], evaluations[-1]
-    task, chief = task_of(spec), spec.get("metric_for_best_model")
+    task, main = task_of(spec), spec.get("metric_for_best_model")
     own = own_metrics(spec, evaluations)
-    wanted = {*task.shown_metrics, chief, *own}
+    wanted = {*task.shown_metrics, main, *own}
     if (spec.get("target_min"), spec.get("target_max")) != (0, 1):
         wanted |= {"rmse", "mae"}
     names = [name for name in metric_names(task, evaluations) if name in wanted]
@@ -140,7 +140,7 @@ def summary(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list
         rows.append([_headed(name), cell(first.metrics, name), at_best, cell(last.metrics, name)])
     if first is last:
         head, rows = head[:2], [row[:2] for row in rows]
-    strong = frozenset(i for i, name in enumerate(names) if name == chief)
+    strong = frozenset(i for i, name in enumerate(names) if name == main)
     return [Table(head, rows, _notes(names, last), strong)] if rows else []
 
 
