@@ -74,7 +74,9 @@ def several(count: int) -> FieldType:
         "".join(found).encode()  # lone surrogates cannot be written
         return found
 
-    return FieldType(f"{count} different texts", convert, " ".join(["WORD"] * count), words=count)
+    return FieldType(
+        f"{count} different non-empty texts", convert, " ".join(["WORD"] * count), words=count
+    )
 
 
 def template(place: str) -> FieldType:

@@ -109,7 +109,7 @@ class JobRequest:
     )
 
     training_run_name: str | None = _run(
-        text("NAME"),
+        text("RUN"),
         "name of the run, its folder in mount/models [MODEL_DATA_SEED, or _eval]",
         decides="name",
         common=True,

@@ -55,7 +55,8 @@ def unfit_json(path: Path, splits: Sequence[str], schema: Schema) -> Problem | N
         return None
     expected = f'{{"train": [{schema.example}, …], "eval": […]}}'
     under = " and ".join(f'"{split}"' for split in splits)
-    hint = f"move the list to the keys {under}" if isinstance(data, list) else "write an object"
+    keys = f"key{'s' * (len(splits) > 1)} {under}"
+    hint = f"move the list to the {keys}" if isinstance(data, list) else "write an object"
     return Problem(str(path), f"{name_type(data)} at the top level", expected, hint)
 
 

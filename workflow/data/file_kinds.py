@@ -83,7 +83,7 @@ def _archive(path: Path) -> Kind:
     names: list[str] = []
     with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-    if any(name.startswith("xl/") for name in names):
+    if path.suffix.lower() in (".xlsx", ".xlsm") or any(name.startswith("xl/") for name in names):
         return "an Excel workbook", _by_pandas("read_excel")
     return "a zip archive", _unpack("unzip")
 

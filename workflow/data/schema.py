@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workflow.core.errors import Problem, shorten
@@ -96,7 +96,7 @@ def check_record(record: object, place: str, schema: Schema, answers_needed: boo
     if isinstance(record, DuplicateKeys):
         problems.append(duplicate_keys(place, record))
     if schema.source_key not in record:
-        problems.append(missing_key(place, schema.source_key, record, "text"))
+        problems.append(_missing_source(place, schema, record))
     elif not isinstance(record[schema.source_key], str):
         found = name_type(record[schema.source_key])
         where = f"{place}.{schema.source_key}"
@@ -164,6 +164,14 @@ def _near_key(key: str, record: Mapping[str, Any]) -> str | None:
     lower = {str(found).strip().lower(): str(found) for found in record}
     near = difflib.get_close_matches(key, list(lower), n=1, cutoff=0.85)
     return lower[near[0]] if near else None
+
+
+def _missing_source(place: str, schema: Schema, record: Mapping[str, Any]) -> Problem:
+    missing = missing_key(place, schema.source_key, record, "text")
+    texts = [key for key, value in record.items() if isinstance(value, str)]
+    if missing.hint != "add it" or len(texts) != 1 or texts == [schema.answer_key]:
+        return missing
+    return replace(missing, hint=f'rename {shorten(texts[0], 30)} to "{schema.source_key}"')
 
 
 def missing_key(place: str, key: str, record: Mapping[str, Any], meaning: str) -> Problem:

@@ -62,7 +62,7 @@ class Tally:
         else:
             others = "" if alike.same_value else " and similar"
             found = f"{alike.found}{others} in all {self._records:,} records"
-            key = alike.inside if alike.inside.startswith(".") else ""
+            key = f": {alike.inside[1:]}" if alike.inside.startswith(".") else ""
             yield number, replace(first, where=self._whole + key, found=found)
 
 
