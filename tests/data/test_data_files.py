@@ -382,7 +382,7 @@ def test_a_problem_shared_by_many_records_is_one_line(tmp_path: Path) -> None:
     numbers = [good | {"prompt": number} for number in range(40)]
     text = "(expected text). Hint: write it as a string."
     assert problems_of(path, numbers) == (
-        f"{at}.prompt: the number 0 and similar in all 40 records {text}"
+        f"{at}: prompt: the number 0 and similar in all 40 records {text}"
     )
     assert problems_of(path, [*numbers[:3], good]) == "\n".join(
         f"{at}[{number}].prompt: the number {number} {text}" for number in range(3)
