@@ -125,8 +125,8 @@ def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: 
         world.on_rank_zero(finish)
     except OSError as error:
         message = (
-            f"step {step}: {folder} could not be written ({error}). "
-            f"Hint: fix the cause, then restart: the same command {what_resumes(run)}"
+            f"step {step}: {folder} could not be written: {error}. "
+            f"Hint: fix the cause, then rerun the same command, which {what_resumes(run)}"
         )
         raise shared(RunFailed(message)) from error
     finally:

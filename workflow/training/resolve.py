@@ -83,7 +83,7 @@ def check_not_held(folder: Path) -> None:
     """Raise BadInput if a live job holds a run's folder; may watch it for a minute to find out."""
     holder = find_holder(folder)
     if holder is not None:
-        found = f"in use by a running job ({holder})"
+        found = f"in use by a running job, {holder}"
         hint = "wait for it, stop it, or choose another --training_run_name"
         raise _not_free(folder, found, "a folder that no job uses", hint)
 
@@ -98,9 +98,9 @@ def _earlier_run(job: Job, status: dict[str, Any]) -> RunDisposition:
         raise _not_free(folder, found, "the file that the run wrote", hint)
     differences = differing(job, earlier)
     if status.get("data") != job.data_keys:
-        differences.append("data or tokenizer changed")
+        differences.append("data or tokenizer differ")
     if differences:
-        found = f"a run of a different job ({'; '.join(differences)})"
+        found = f"a run of a different job: {'; '.join(differences)}"
         hint = "choose another --training_run_name, or add --overwrite_output_dir to start over"
         raise _not_free(folder, found, "the same job", hint)
     restarts = int(status.get("restarts") or 0) + 1
@@ -149,7 +149,7 @@ def _from_another_run(job: Job, point: ResumePoint) -> RunDisposition:
         differences.append("data or tokenizer differ")
     where = f"--resume_from_checkpoint {job.spec.resume_from_checkpoint}"
     if differences:
-        found = f"a checkpoint of a different job ({'; '.join(differences)})"
+        found = f"a checkpoint of a different job: {'; '.join(differences)}"
         hint = "use that job's flags, or start from its weights with --model_init_name"
         raise BadInput([Problem(where, found, "the same job", hint)])
     if state.progress.step >= job.spec.max_steps:
@@ -175,7 +175,7 @@ def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
         of_that_length = job.resolve_defaults(request)
     wanted = json.loads(json.dumps(written(of_that_length)))
     return [
-        f"{name}: was {shorten(earlier.get(name))}, now {shorten(value)}"
+        f"{name} was {shorten(earlier.get(name))}, now {shorten(value)}"
         for name, value in wanted.items()
         if earlier.get(name) != value and not _may_differ(name)
     ]
@@ -204,7 +204,7 @@ def claim(job: Job, disposition: RunDisposition, lock: RunLock) -> bool:
             return False
         if now.steps != disposition.steps:
             found = "changed by another process just now"
-            raise _not_free(path, found, "the checkpoints of a moment ago", "restart")
+            raise _not_free(path, found, "unchanged checkpoints", "rerun the command")
         aside = None
         if disposition.resume_point is None or disposition.foreign_checkpoint(job):
             aside = _make_folder(job, disposition)

@@ -83,7 +83,7 @@ def _refusal(stderr: str, hint: str) -> Problem:
     """Report why sbatch rejects a job, or that Slurm is unreachable."""
     reason = _reason(stderr)
     if _UNREACHABLE.search(stderr):
-        return _unreachable(f"cannot reach Slurm ({reason})")
+        return _unreachable(f"cannot reach Slurm: {reason}")
     return Problem("sbatch", reason, "a job that Slurm accepts", hint)
 
 
