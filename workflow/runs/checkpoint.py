@@ -17,13 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from workflow.core.checksums import has_checksums, write_checksums
 from workflow.core.console import log
 from workflow.core.errors import RunFailed
-from workflow.core.files import (
-    begin_folder,
-    discard_folder,
-    finish_folder,
-    lock,
-    remove_partials,
-)
+from workflow.core.files import begin_folder, discard_folder, finish_folder, lock, remove_partials
 from workflow.distributed.world import World, shared
 from workflow.models.loading import save_settings
 from workflow.models.safetensors_writer import (

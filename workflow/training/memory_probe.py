@@ -97,9 +97,7 @@ def heaviest_steps(
 
 
 def largest_shape(
-    plans: Iterable[StepPlan],
-    lengths: tuple[Lengths, Lengths],
-    predicted: Callable[[Shape], float],
+    plans: Iterable[StepPlan], lengths: tuple[Lengths, Lengths], predicted: Callable[[Shape], float]
 ) -> Shape:
     """The micro-batch of these steps, on any rank, with the highest predicted memory.
 

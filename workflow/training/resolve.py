@@ -13,11 +13,7 @@ from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import locked, put_aside, remove_partials, whole_folder, write_json
 from workflow.distributed.stop import STOP_FILE
-from workflow.runs.checkpoint import (
-    find_checkpoints,
-    remove_leftovers,
-    rotate_checkpoints,
-)
+from workflow.runs.checkpoint import find_checkpoints, remove_leftovers, rotate_checkpoints
 from workflow.runs.lock import LOCK_FILE, RunLock, find_holder
 from workflow.runs.resume_state import ResumePoint
 from workflow.runs.status import (

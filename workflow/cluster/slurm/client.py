@@ -103,10 +103,7 @@ def read_job(text: str) -> JobState:
     if reason not in ("None", "(null)"):
         detail = f"{detail}, {reason}" if detail else reason
     return JobState(
-        word,
-        detail,
-        () if nodes in ("", "(null)") else (nodes,),
-        int(values.get("Restarts", "0")),
+        word, detail, () if nodes in ("", "(null)") else (nodes,), int(values.get("Restarts", "0"))
     )
 
 
