@@ -73,7 +73,7 @@ def _row(name: str, flag: Flag, aliases: dict[str, str], *more: str) -> str:
     meaning, default = flag.described, "-"
     if meaning.endswith("]"):
         meaning, _, default = meaning.removesuffix("]").rpartition(" [")
-    value = flag.type.expected.removesuffix(" that is not empty")
+    value = flag.type.expected.removeprefix("non-empty ")
     names = [name, *(alias for alias, meant in aliases.items() if meant == name)]
     cells = [
         ", ".join(f"`--{name}`" for name in names),

@@ -263,7 +263,7 @@ def test_a_refusal_is_reported_by_its_first_lines(fake: Path) -> None:
     with pytest.raises(BadInput) as raised:
         kubectl(["apply", "-f", "-"], None)
     assert str(raised.value) == (
-        "kubectl apply: exit status 1 (line 1; line 2; line 3) (expected exit status 0). Hint:"
+        "kubectl apply: exit status 1: line 1; line 2; line 3 (expected exit status 0). Hint:"
         " fix the error, then rerun the command."
     )
 
@@ -282,7 +282,7 @@ def test_an_unreachable_cluster_is_not_a_refusal(fake: Path, last: str) -> None:
     with pytest.raises(BadInput) as raised:
         kubectl(["apply", "-f", "-"], None)
     assert str(raised.value) == (
-        f"kubectl: cannot reach a cluster ({last}) (expected a reachable cluster). Hint: make "
+        f"kubectl: cannot reach a cluster: {last} (expected a reachable cluster). Hint: make "
         "`kubectl get jobs` work here, or remove --apply to print the manifest."
     )
     assert isinstance(raised.value.problems[0], NotChecked)

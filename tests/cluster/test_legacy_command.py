@@ -79,7 +79,7 @@ HINT = "write the job after -- instead: -- seq2seq.py [flags]."
         ("cd data/workflow; true & python3 clf.py", "'&'", "commands joined by ; or &&"),
         ("cd data/workflow; python3 clf.py; rm -r x", "'rm -r x'", "nothing after the job"),
         ("cd data/workflow; deepspeed clf.py", "'deepspeed clf.py'", "python3 before the script"),
-        ("bash -c 'python3 clf.py", "\"bash -c 'python3 clf.py\" (No closing quotation)",
+        ("bash -c 'python3 clf.py", "\"bash -c 'python3 clf.py\": No closing quotation",
          "a complete shell command"),
     ],
 )  # fmt: skip

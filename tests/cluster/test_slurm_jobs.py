@@ -142,8 +142,8 @@ def test_an_earlier_command_line(site: Site) -> None:
          "not available (expected a job that Slurm accepts). Hint: correct the cluster flags "
          "(sinfo lists partitions)."),
         (("--dependency", "99999"), "--dependency '99999': slurm job 99999 is neither queued nor "
-         "running (gone) (expected a run whose job is queued, running or done, or a job ID). Hint: "
-         "resubmit that job first, or remove --dependency if it succeeded."),
+         "running, but gone (expected a run whose job is queued, running or done, or a job ID). "
+         "Hint: resubmit that job first, or remove --dependency if it succeeded."),
     ],
 )  # fmt: skip
 def test_what_slurm_would_refuse_is_not_queued(

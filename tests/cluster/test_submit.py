@@ -229,7 +229,7 @@ def test_a_run_of_another_job(mount: Mount) -> None:
     run_job(read_words("local", words).spec, mount)
     found = refused("local", [*words, "--seed", "1"])
     assert found == [
-        f"{mount.models}/run: a run of a different job (seed: was 0, now 1) (expected the same "
+        f"{mount.models}/run: a run of a different job: seed was 0, now 1 (expected the same "
         "job). Hint: choose another --training_run_name, or add --overwrite_output_dir to start "
         "over."
     ]
@@ -270,8 +270,8 @@ NO_CONTROLLER = "allocation failure: Unable to contact slurm controller (connect
 CONFIGURED_NOWHERE = "fatal: Could not establish a configuration source"
 UNREACHED: dict[str, tuple[str | None, str]] = {
     "a laptop": (None, "sbatch not found"),
-    "no controller": (f"error: {NO_CONTROLLER}", f"cannot reach Slurm ({NO_CONTROLLER})"),
-    "no configuration": (CONFIGURED_NOWHERE, f"cannot reach Slurm ({CONFIGURED_NOWHERE})"),
+    "no controller": (f"error: {NO_CONTROLLER}", f"cannot reach Slurm: {NO_CONTROLLER}"),
+    "no configuration": (CONFIGURED_NOWHERE, f"cannot reach Slurm: {CONFIGURED_NOWHERE}"),
 }
 """Errors of sbatch, and our facts."""
 
@@ -297,7 +297,7 @@ def test_a_dry_run_without_slurm_prints_the_script(
     folder_of(mount, "run").mkdir(parents=True)
     write_record(folder_of(mount, "run"), JobRecord("run", "slurm", "17"))
     reason = (said or "scontrol not found").removeprefix("error: ")
-    queued = f"state of slurm job 17 unknown ({reason})"
+    queued = f"state of slurm job 17 unknown: {reason}"
     lines = submitted(["--dry_run", *job("--max_steps", "2")], "slurm")
     assert lines[:2] == [f"not checked: {found}", f"not checked: {queued}"]
     assert capsys.readouterr().out.startswith("#!/bin/bash\n")
@@ -323,8 +323,8 @@ def test_a_manifest_is_printed_without_a_reachable_cluster(
     put_command(mount.root / "bin", "kubectl", "The connection to the server was refused")
     monkeypatch.setenv("PATH", str(mount.root / "bin"))
     words = [*on_kubernetes(mount), *job("--max_steps", "2")]
-    reason = "cannot reach a cluster (kubectl: The connection to the server was refused)"
-    found = f"state of {record.title} unknown ({reason})"
+    reason = "cannot reach a cluster: kubectl: The connection to the server was refused"
+    found = f"state of {record.title} unknown: {reason}"
     printed = [word for word in words if word != "--apply"]
     assert submitted(printed, "kubernetes")[0] == f"not checked: {found}"
     assert "kind: Job" in capsys.readouterr().out

@@ -157,13 +157,13 @@ def test_a_file_that_cannot_be_read_is_told(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.unlink()
     path.symlink_to("/proc/self/mem")  # whose first page is not there
-    assert told(folder) == [f"{path}: unreadable (Input/output error){LISTED}{HINT}"]
+    assert told(folder) == [f"{path}: unreadable: Input/output error{LISTED}{HINT}"]
 
 
 def test_a_name_that_no_file_can_have_is_told(folder: Path) -> None:
     name = 300 * "a"
     write_checksums(folder, {name: "0" * 64})
-    assert told(folder) == [f"{folder}/{name}: unreadable (File name too long){LISTED}{HINT}"]
+    assert told(folder) == [f"{folder}/{name}: unreadable: File name too long{LISTED}{HINT}"]
 
 
 def test_a_file_behind_a_link_is_looked_at(folder: Path) -> None:
@@ -340,7 +340,7 @@ def test_a_list_that_cannot_be_read_is_told(folder: Path, instead: str, reason: 
         path.symlink_to(targets.get(instead, "/proc/self/mem"))
     assert has_checksums(folder)
     expected = f" (expected the checksums of this folder's files{HINT}"
-    assert told(folder) == [f"{path}: unreadable ({reason}){expected}"]
+    assert told(folder) == [f"{path}: unreadable: {reason}{expected}"]
 
 
 class Trap:

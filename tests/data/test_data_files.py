@@ -262,7 +262,7 @@ def test_a_folder_of_other_files(tmp_path: Path, files: dict[str, str], hint: st
         (tmp_path / "d" / name).write_text(text)
     assert message_for(tmp_path / "d") == (
         "{folder}/d: a folder without train.jsonl and eval.jsonl (expected both, with one record "
-        f"a line). Hint: {hint}."
+        f"per line). Hint: {hint}."
     )
 
 
@@ -286,7 +286,7 @@ def test_a_name_with_a_file_of_another_format(tmp_path: Path) -> None:
     assert [str(find_data(mount, name)[1][0]) for name in ("mine", "old")] == [
         start.format("mine")
         + f"{mount.data}/mine.json.gz is a gzip file: unpack it: gunzip mine.json.gz.",
-        start.format("old") + f"to use {mount.data}/old.json.bak, give its path.",
+        start.format("old") + f"write its path to use {mount.data}/old.json.bak.",
     ]
 
 

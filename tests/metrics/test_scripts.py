@@ -130,6 +130,6 @@ def test_the_extra_of_a_tokenizer_that_is_not_installed_is_logged(
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 54_321])
 def test_references_are_sampled_evenly(count: int) -> None:
-    places = scripts.looked_at(count)
+    places = scripts.inspected(count)
     assert min(count, 500) <= len(places) <= 1_000
     assert len(places) == count or places[-1] > count - 2 * places.step

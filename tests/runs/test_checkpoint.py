@@ -58,8 +58,8 @@ WEIGHTS = (
 FILES = (*WEIGHTS, *(f"resume/{name}" for name in MOMENTS))
 LISTS = (CHECKSUM_FILE, f"resume/{CHECKSUM_FILE}")
 TOLD = (
-    "step 2: {run}/checkpoint-2 could not be written ({error}). Hint: fix the cause, then restart: "
-    "the same command {left}"
+    "step 2: {run}/checkpoint-2 could not be written: {error}. Hint: fix the cause, then rerun "
+    "the same command, which {left}"
 )
 LEFT = "resumes from checkpoint-1"
 FULL = "[Errno 28] No space left on device"
@@ -282,7 +282,7 @@ def test_a_full_disk_is_reported_for_every_file(
         return write_tensors(folder, *given)
 
     monkeypatch.setattr("workflow.runs.checkpoint.write_tensors", write)
-    with pytest.raises(RunFailed, match=r"checkpoint-2 could not be written \(.*No space left on"):
+    with pytest.raises(RunFailed, match=r"checkpoint-2 could not be written: .*No space left on"):
         save(run, 2, engine, tokenizer)
     if name.endswith(".safetensors"):
         gc.collect()  # a file that was left open is told here

@@ -142,7 +142,7 @@ def test_complete_files_of_an_interrupted_download_are_kept(hub: Hub, mount: Mou
     write_hub_folder(make_t5(), hub.folder, "sharded-safetensors")
     hub.broken = "model-00002-of-00003.safetensors"
     (told,) = refused(mount)
-    assert told.startswith(f"model {NAME}: the download failed (Server error '500 ")
+    assert told.startswith(f"model {NAME}: the download failed: Server error '500 ")
     assert told.endswith(
         " (expected a hub that can be reached, e.g. from a login node). "
         "Hint: rerun the command; complete files are not downloaded again."
@@ -263,7 +263,7 @@ def test_a_missing_network_is_reported(
 ) -> None:
     close(serve(Hub(tmp_path), monkeypatch, tmp_path / "cache"))
     assert refused(mount) == [
-        f"model {NAME}: the download failed ([Errno 111] Connection refused) "
+        f"model {NAME}: the download failed: [Errno 111] Connection refused "
         "(expected a hub that can be reached, e.g. from a login node). "
         "Hint: rerun the command; complete files are not downloaded again."
     ]
@@ -284,8 +284,8 @@ def test_a_disk_that_is_too_small_is_reported_before_any_download(
 def test_a_mount_that_cannot_be_written_is_reported(hub: Hub, mount: Mount) -> None:
     mount.root.write_text("no folder")
     assert refused(mount) == [
-        f"{mount.models}/flan-t5-xl: could not be written (Not a directory) "
-        "(expected disk space and write permission). Hint: fix that, and rerun the command."
+        f"{mount.models}/flan-t5-xl: could not be written: Not a directory "
+        "(expected disk space and write permission). Hint: fix the cause, then rerun the command."
     ]
 
 
@@ -297,8 +297,8 @@ def test_an_exceeded_quota_is_reported(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert refused(mount) == [
-        f"{mount.models}/flan-t5-xl: could not be written (Disk quota exceeded) "
-        "(expected disk space and write permission). Hint: fix that, and rerun the command."
+        f"{mount.models}/flan-t5-xl: could not be written: Disk quota exceeded "
+        "(expected disk space and write permission). Hint: fix the cause, then rerun the command."
     ]
 
 

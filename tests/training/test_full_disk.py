@@ -73,7 +73,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(small_disk: Mount, free: in
     assert "Traceback" not in told
     last = told.strip().splitlines()[-1]
     assert " MB needed, " in last or (free == 0 and "No space left on device" in last), told
-    assert "the same command resumes from" in last
+    assert "the same command, which resumes from" in last
     (newest,) = sorted(run.glob("checkpoint-*"))[-1:]
     assert find_damage(newest) == find_damage(newest / "resume") == []
     assert not list(run.glob(".*"))
@@ -112,4 +112,4 @@ def test_a_folder_that_cannot_be_written_is_reported(small_disk: Mount, kind: st
     reason = "No such file or directory" if kind == "gone" else "Read-only file system"
     assert reason in last, told
     assert str(run) in last
-    assert "then restart: the same command" in last
+    assert "then rerun the same command, which" in last

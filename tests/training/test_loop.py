@@ -168,7 +168,7 @@ def test_a_finished_job_says_so_and_another_needs_another_name(
     assert main("seq2seq", "", as_file) == 0
     assert main("seq2seq", "", [*argv, "--max_steps=2", "--temperature", "0.5"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"{folder}: a run of a different job (temperature: was 0.001, now 0.5) (expected the same "
+        f"{folder}: a run of a different job: temperature was 0.001, now 0.5 (expected the same "
         "job). Hint: choose another --training_run_name, or add --overwrite_output_dir to start "
         "over."
     )
@@ -184,7 +184,7 @@ def test_changed_data_are_another_job(mount: Mount) -> None:
     with pytest.raises(workflow.BadInput) as raised:
         run(mount)
     assert str(raised.value) == (
-        f"{folder}: a run of a different job (data or tokenizer changed) (expected the same job). "
+        f"{folder}: a run of a different job: data or tokenizer differ (expected the same job). "
         "Hint: choose another --training_run_name, or add --overwrite_output_dir to start over."
     )
 

@@ -110,7 +110,7 @@ def test_out_of_memory_is_reported_and_halves_the_bound_of_the_next_start(mount:
         rf"positions \({SIZE} requested, {LEFT}, limit {SIZE} per process by ulimit -v\); the next "
         r"start limits micro-batches to (\d+) positions \(was (\d+)\). Hint: if that is not "
         r"enough, add --gradient_checkpointing, or use more processes, each with its own memory; "
-        r"then restart: the same command starts over",
+        r"then rerun the same command, which starts over",
         told,
     )
     assert found, told
@@ -132,7 +132,7 @@ def test_an_automatic_bound_is_halved_until_it_is_enough(
     with monkeypatch.context() as patched:
         fail_at(patched, 1)
         told = failure(mount, "auto")
-        assert told.endswith("; then restart: the same command starts over")
+        assert told.endswith("; then rerun the same command, which starts over")
         assert read_status(mount.models / "auto")["micro_batch_tokens"] == 450
     with monkeypatch.context() as patched:
         fail_at(patched, 3)
@@ -141,7 +141,7 @@ def test_an_automatic_bound_is_halved_until_it_is_enough(
             r"step 3: out of memory on \d+ rows? of \d+ source and \d+ target positions \(2.7 GB "
             rf"requested, {LEFT}\); the next start limits micro-batches to 256 positions \(was "
             r"450\). Hint: if that is not enough, add --gradient_checkpointing, or use more "
-            r"processes, each with its own memory; then restart: the same command resumes from "
+            r"processes, each with its own memory; then rerun the same command, which resumes from "
             r"checkpoint-2",
             told,
         ), told
@@ -151,7 +151,7 @@ def test_an_automatic_bound_is_halved_until_it_is_enough(
         assert re.fullmatch(
             r"step 5: .*\). Hint: add --gradient_checkpointing, or use more processes, each with "
             r"its own memory, or reduce --max_source_length or --max_target_length \(micro-batches "
-            r"of 256 positions are the smallest\); then restart: the same command resumes from "
+            r"of 256 positions are the smallest\); then rerun the same command, which resumes from "
             r"checkpoint-4",
             told,
         ), told
@@ -171,7 +171,7 @@ def test_a_given_bound_is_left_to_the_user(mount: Mount, monkeypatch: pytest.Mon
     assert ". Hint: set --micro_batch_tokens 64 (now 128), or use more processes, " in told
     assert "micro_batch_tokens" not in read_status(mount.models / "given")
     told = failure(mount, "least", micro_batch_tokens=1)
-    assert "(micro-batches of 1 positions are the smallest); then restart" in told
+    assert "(micro-batches of 1 positions are the smallest); then rerun" in told
 
 
 def test_an_evaluation_without_memory_names_its_own_flag(
@@ -190,8 +190,8 @@ def test_an_evaluation_without_memory_names_its_own_flag(
         told = failure(mount, f"by{rows}", eval_batch_size=rows, eval_steps=2)
         assert re.fullmatch(
             rf"evaluation at step 2: out of memory \(8.0 GB requested, {LEFT}\). Hint: set "
-            rf"--eval_batch_size {named}, or use a machine with more memory; then restart: the "
-            r"same command resumes from checkpoint-1",
+            rf"--eval_batch_size {named}, or use a machine with more memory; then rerun the "
+            r"same command, which resumes from checkpoint-1",
             told,
         ), told
         status = read_status(mount.models / f"by{rows}")
@@ -227,8 +227,8 @@ def test_out_of_memory_on_one_process_ends_all_and_is_reported(mount: Mount) -> 
         r"step 3: out of memory on \d+ rows? of \d+ source and \d+ target positions \(2.7 GB "
         rf"requested, {LEFT}\); the next start limits micro-batches to \d+ positions \(was \d+\). "
         r"Hint: if that is not enough, add --gradient_checkpointing, or set --zero_stage 3, or use "
-        r"more processes, each with its own memory; then restart: the same command resumes from "
-        r"checkpoint-2",
+        r"more processes, each with its own memory; then rerun the same command, which resumes "
+        r"from checkpoint-2",
         told,
     ), told
     status = read_status(mount.models / "two")

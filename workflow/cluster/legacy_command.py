@@ -90,7 +90,7 @@ def _split(text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:  # unbalanced quotes
-        raise _unclear(f"{shorten(text)} ({error})", "a complete shell command") from error
+        raise _unclear(f"{shorten(text)}: {error}", "a complete shell command") from error
 
 
 def _unwrapped(text: str) -> str:

@@ -78,8 +78,7 @@ class Cluster:
         integer(0), "limit of requeues (Slurm) or restarts (Kubernetes)", 20
     )
     dependency: str | None = _cluster(
-        text(),
-        "run or job ID that must succeed before this job starts, or any sbatch dependency",
+        text(), "run or job ID that must succeed before this job starts, or any sbatch dependency"
     )
     high_priority: bool = _cluster(
         boolean(), "not supported; set a partition, QOS or priority class instead", False

@@ -157,7 +157,7 @@ def _with_dependency(request: SubmitRequest, mount: Mount) -> tuple[SubmitReques
     elif "done" not in (state.word, read_status(mount.models / name).get("state")):
         found, hint = "no Slurm job of this run", "submit that run first"
         if record is not None:  # Slurm would accept it, and not wait
-            found = f"{record.title} is neither queued nor running ({state.word})"
+            found = f"{record.title} is neither queued nor running, but {state.word}"
             hint = "resubmit that job first, or remove --dependency if it succeeded"
         expected = "a run whose job is queued, running or done, or a job ID"
         return request, [Problem(f"--dependency {shorten(name)}", found, expected, hint)]
@@ -172,7 +172,7 @@ def _problems_of_queue(submission: Submission) -> list[Problem]:
         return []
     where, expected = f"run {record.run_name}", "a run without an active job"
     if state.word == "unknown":
-        found = f"state of {record.title} unknown ({state.reason})"
+        found = f"state of {record.title} unknown: {state.reason}"
         hint = "submit where its scheduler is reachable, or choose another run name"
         return [NotChecked(where, found, expected, hint)]
     cancel = f"`python3 -m workflow cancel {record.run_name}`"

@@ -7,11 +7,7 @@ from typing import Any
 
 from workflow.core.errors import Problem, shorten
 
-ALLOWED = (
-    "zero_optimization",
-    "communication_data_type",
-    "comms_logger",
-)
+ALLOWED = ("zero_optimization", "communication_data_type", "comms_logger")
 """Settings that users may give; all others follow from the job."""
 
 _ZERO_REFUSED = (

@@ -53,11 +53,7 @@ def flags_deciding(*what: Decision) -> frozenset[str]:
 
 
 def resolve_defaults(
-    request: JobRequest,
-    run_name: str,
-    train_count: int,
-    longest_target: int,
-    fast_bf16: bool,
+    request: JobRequest, run_name: str, train_count: int, longest_target: int, fast_bf16: bool
 ) -> JobSpec:
     """Fill in the values that depend on the data and the machine, except on its memory.
 

@@ -46,7 +46,7 @@ def parse_command_line(
     planned = [name for name in vars(launch) if name.startswith("plan_") and getattr(launch, name)]
     if planned and not launch.dry_run:
         hint = "add --dry_run, or remove it"
-        problems.append(Problem(f"--{planned[0]}", "used without --dry_run", "--dry_run", hint))
+        problems.append(Problem(f"--{planned[0]}", "set without --dry_run", "--dry_run", hint))
     request, more = _checked(task, typed, typed.keys() | given)
     return request, launch, problems + more
 

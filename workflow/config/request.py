@@ -64,10 +64,7 @@ class JobRequest:
     dropout_rate: float | None = _model(number(0, below=1), "dropout in training [the model's own]")
 
     data_name: str = _data(
-        text("DATA"),
-        "X for mount/data/X.json, X.jsonl or the folder X, or a path",
-        "",
-        common=True,
+        text("DATA"), "X for mount/data/X.json, X.jsonl or the folder X, or a path", "", common=True
     )
     eval_fraction: float | None = _data(
         number(0, below=1, above=True),
@@ -197,9 +194,7 @@ class JobRequest:
     max_grad_norm: float = _optimizer(number(0), "max gradient norm (0 disables clipping)", 1.0)
 
     eval_steps: int | None = _evaluation(
-        integer(1),
-        "evaluate every N steps, and after the last [a quarter of the run]",
-        common=True,
+        integer(1), "evaluate every N steps, and after the last [a quarter of the run]", common=True
     )
     eval_on_start: bool = _evaluation(boolean(), "evaluate before the first step too", True)
     metric: str | None = _evaluation(

@@ -82,7 +82,7 @@ def _damage(path: Path, expected: str) -> str | None:
 
 
 def _unreadable(error: OSError) -> str:
-    return f"unreadable ({error.strerror or error})"
+    return f"unreadable: {error.strerror or error}"
 
 
 def _read_list(path: Path) -> dict[str, str]:

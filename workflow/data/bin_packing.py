@@ -72,11 +72,7 @@ def fill_pieces(
 
 
 def even_pieces(
-    sources: Sequence[int],
-    targets: Sequence[int],
-    max_positions: int,
-    count: int,
-    start: int = 0,
+    sources: Sequence[int], targets: Sequence[int], max_positions: int, count: int, start: int = 0
 ) -> list[Piece]:
     """The rows from `start` on in `count` pieces; the largest is minimal within 1 %.
 

@@ -40,11 +40,7 @@ _MAGIC: tuple[tuple[bytes, Kind], ...] = (
     (b"version https://git-lfs", ("a Git LFS pointer", "run git lfs pull")),
 )
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
-_ENCODING_MARKS = (
-    (b"\xff\xfe\0\0", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
-)
+_ENCODING_MARKS = ((b"\xff\xfe\0\0", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 _MARKUP = re.compile(r"<(!doctype html|html)", re.IGNORECASE)
 
 

@@ -67,7 +67,6 @@ class DataSource:
         return [Problem("--eval_fraction", found, "data without eval records", hint)]
 
     def path(self, split: str) -> Path | None:
-        """The file of a split."""
         return self.files.get(split) or self.files.get("") or self.files.get(LINES)
 
     def place(self, name: str, index: int) -> str:

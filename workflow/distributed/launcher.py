@@ -166,7 +166,7 @@ def _start(command: Sequence[str], place: Membership) -> Worker:
 def _wait(
     workers: Sequence[Worker], signals: Sequence[int], patience: Callable[[], float]
 ) -> list[Ending]:
-    """Wait until workers have ended or their time is over; returns the first failures found."""
+    """Wait until workers have ended or their time is over; return the first failures."""
     failures: list[Ending] = []
     passed_on, last = 0, math.inf
     while True:

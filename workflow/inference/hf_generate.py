@@ -104,8 +104,7 @@ class DrawToken(LogitsProcessor):
     """Turns greedy decoding into sampling: keeps only the token of each row that `draw` gives."""
 
     def __init__(self, uniforms: torch.Tensor):
-        """Take uniform numbers in [0, 1), float64 (rows, positions)."""
-        self._uniforms = uniforms
+        self._uniforms = uniforms  # in [0, 1), float64 (rows, positions)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         drawn = draw(scores, self._uniforms[:, input_ids.shape[1] - 1])
@@ -116,7 +115,6 @@ class EndEarly(StoppingCriteria):
     """Ends the generation of all rows on a request to stop."""
 
     def __init__(self, stop: Stop):
-        """Check `stop` after every token."""
         self._stop = stop
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Our own decoding loop for models of T5's kind: other texts replace finished ones."""
+"""Own decoding loop for models of T5's kind: other texts replace finished ones."""
 
 from collections.abc import Callable
 

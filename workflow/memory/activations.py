@@ -72,10 +72,7 @@ def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
         decoder_layer = target * computing * sizes.width
         one_more *= 2
     layers = sizes.encoder_layers * encoder_layer + sizes.decoder_layers * decoder_layer
-    return {
-        "activations": layers + one_more / 2,
-        "logits": target * sizes.vocabulary * computing,
-    }
+    return {"activations": layers + one_more / 2, "logits": target * sizes.vocabulary * computing}
 
 
 def _block_bytes(sizes: Dimensions, work: Work) -> float:

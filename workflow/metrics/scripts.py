@@ -8,7 +8,7 @@ import regex
 
 from workflow.core.console import inform_once
 
-LOOKED_AT = 1_000
+MOST_INSPECTED = 1_000
 """References that are inspected to choose BLEU's tokenizer, at most."""
 _JAPANESE = 0.1
 """Share of kana among kana and Chinese characters above which a text is Japanese."""
@@ -41,9 +41,9 @@ def words(text: str) -> list[str]:
     return found
 
 
-def looked_at(count: int) -> range:
-    """Evenly spaced indexes of at most `LOOKED_AT` of `count` references."""
-    return range(0, count, max(1, -(-count // LOOKED_AT)))
+def inspected(count: int) -> range:
+    """Evenly spaced indexes of at most `MOST_INSPECTED` of `count` references."""
+    return range(0, count, max(1, -(-count // MOST_INSPECTED)))
 
 
 def bleu_tokenizer(references: Iterable[str]) -> str:

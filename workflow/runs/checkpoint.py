@@ -17,13 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from workflow.core.checksums import has_checksums, write_checksums
 from workflow.core.console import log
 from workflow.core.errors import RunFailed
-from workflow.core.files import (
-    begin_folder,
-    discard_folder,
-    finish_folder,
-    lock,
-    remove_partials,
-)
+from workflow.core.files import begin_folder, discard_folder, finish_folder, lock, remove_partials
 from workflow.distributed.world import World, shared
 from workflow.models.loading import save_settings
 from workflow.models.safetensors_writer import (
@@ -125,8 +119,8 @@ def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: 
         world.on_rank_zero(finish)
     except OSError as error:
         message = (
-            f"step {step}: {folder} could not be written ({error}). "
-            f"Hint: fix the cause, then restart: the same command {what_resumes(run)}"
+            f"step {step}: {folder} could not be written: {error}. "
+            f"Hint: fix the cause, then rerun the same command, which {what_resumes(run)}"
         )
         raise shared(RunFailed(message)) from error
     finally:

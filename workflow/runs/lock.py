@@ -51,7 +51,7 @@ UNKNOWN = Owner(host="", pid_namespace="", pid=0, started=0.0, job_id=None, toke
 
 
 @dataclass(frozen=True)
-class _Sight:
+class _Reading:
     """One reading of a lock; two that differ are a sign of life."""
 
     content: bytes
@@ -100,7 +100,7 @@ def find_holder(folder: Path, wait: float = STALE_SECONDS, poll: float = 1.0) ->
         wait: seconds without a heartbeat after which a remote holder counts as dead.
         poll: seconds between two readings of its lock.
     """
-    first = _look(folder / LOCK_FILE)
+    first = _read_lock(folder / LOCK_FILE)
     if first is None:
         return None
     alive = _is_alive(first.owner)
@@ -117,19 +117,19 @@ def find_holder(folder: Path, wait: float = STALE_SECONDS, poll: float = 1.0) ->
     end = time.monotonic() + wait
     while time.monotonic() < end:
         time.sleep(poll)
-        sight = _look(folder / LOCK_FILE)
-        if sight != first:
-            return None if sight is None else sight.owner
+        reading = _read_lock(folder / LOCK_FILE)
+        if reading != first:
+            return None if reading is None else reading.owner
     return None
 
 
 def is_fresh(folder: Path) -> bool:
     """Whether the lock of a run's folder was touched recently, so that its holder may live."""
-    sight = _look(folder / LOCK_FILE)
-    if sight is None or _is_alive(sight.owner) is False:
+    reading = _read_lock(folder / LOCK_FILE)
+    if reading is None or _is_alive(reading.owner) is False:
         return False
-    age = _age(folder, sight)
-    return (time.time() - sight.changed / 1e9 if age is None else age) < STALE_SECONDS
+    age = _age(folder, reading)
+    return (time.time() - reading.changed / 1e9 if age is None else age) < STALE_SECONDS
 
 
 def is_live(pid: int, started: float) -> bool:
@@ -141,7 +141,7 @@ def is_live(pid: int, started: float) -> bool:
         return False
 
 
-def _look(path: Path) -> _Sight | None:
+def _read_lock(path: Path) -> _Reading | None:
     """The current lock, or None.
 
     A network file system may answer a plain stat from its cache; opening a file makes it ask.
@@ -150,9 +150,9 @@ def _look(path: Path) -> _Sight | None:
         try:
             with open(path, "rb") as file:
                 changed = os.fstat(file.fileno()).st_mtime_ns
-                return _Sight(file.read(), changed)
+                return _Reading(file.read(), changed)
         except OSError:  # exists, but cannot be read, e.g. while it is replaced
-            return _Sight(b"", path.stat().st_mtime_ns)
+            return _Reading(b"", path.stat().st_mtime_ns)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -166,7 +166,7 @@ def _is_alive(owner: Owner) -> bool | None:
     return owner.pid != here.pid and is_live(owner.pid, owner.started)
 
 
-def _age(folder: Path, sight: _Sight) -> float | None:
+def _age(folder: Path, reading: _Reading) -> float | None:
     """Seconds since a lock was touched; None if its folder is not writable.
 
     Machines' clocks differ, so the time is that of a file touched in the same folder.
@@ -174,7 +174,7 @@ def _age(folder: Path, sight: _Sight) -> float | None:
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=f".{LOCK_FILE}.") as file:
             os.utime(file.fileno())
-            return (os.fstat(file.fileno()).st_mtime_ns - sight.changed) / 1e9
+            return (os.fstat(file.fileno()).st_mtime_ns - reading.changed) / 1e9
     except OSError:
         return None
 
@@ -220,8 +220,8 @@ class RunLock:
         if self._thread.is_alive():
             self._thread.join()
         with suppress(OSError):
-            sight = _look(self._path)
-            if sight is not None and sight.owner.token == self._owner.token:
+            reading = _read_lock(self._path)
+            if reading is not None and reading.owner.token == self._owner.token:
                 self._path.unlink()
 
     def __enter__(self) -> Self:
@@ -238,10 +238,10 @@ class RunLock:
         """
         while self.taken_by is None and not self._released.wait(self._heartbeat):
             with suppress(OSError):
-                sight = _look(self._path)
-                if sight is None:
+                reading = _read_lock(self._path)
+                if reading is None:
                     continue
-                if sight.owner.token in (self._owner.token, UNKNOWN.token):
+                if reading.owner.token in (self._owner.token, UNKNOWN.token):
                     os.utime(self._path)
                 else:
-                    self.taken_by = sight.owner
+                    self.taken_by = reading.owner

@@ -61,7 +61,7 @@ def prefetch(model: str, mount: Mount) -> Path:
     folder = mount.models / model.rpartition("/")[2]
     download = mount.cache / "downloads" / folder.name
     try:
-        commit, settings, weights = _ask(model)
+        commit, settings, weights = _query_hub(model)
         files = settings | weights
         with locked(download.with_name(f"{download.name}.lock"), wait=False) as alone:
             if not alone:
@@ -72,8 +72,8 @@ def prefetch(model: str, mount: Mount) -> Path:
                 log.info("%s exists already, and is complete", folder)
                 return folder
             download.mkdir(exist_ok=True)
-            _drop_leftovers(download, files)
-            _check_room(download, model, files)
+            _remove_leftovers(download, files)
+            _check_space(download, model, files)
             _fetch(model, commit, settings, download)
             _check_settings(download)
             _fetch(model, commit, weights, download)
@@ -85,7 +85,7 @@ def prefetch(model: str, mount: Mount) -> Path:
     return folder
 
 
-def _ask(model: str) -> tuple[str, Files, Files]:
+def _query_hub(model: str) -> tuple[str, Files, Files]:
     """The hub's current commit of a model, and the files of its settings and of its weights."""
     info = huggingface_hub.HfApi().model_info(
         model, revision="main", files_metadata=True, timeout=ANSWER_SECONDS
@@ -141,7 +141,7 @@ def _sizes(files: Files) -> dict[str, int]:
     return {name: file.size or 0 for name, file in files.items()}
 
 
-def _drop_leftovers(download: Path, files: Files) -> None:
+def _remove_leftovers(download: Path, files: Files) -> None:
     """Remove incomplete files of an earlier call, and those no longer part of the model."""
     for path in [path for path in download.rglob("*") if path.is_file()]:
         whole = path.name in files if path.parent == download else path.suffix != ".incomplete"
@@ -149,7 +149,7 @@ def _drop_leftovers(download: Path, files: Files) -> None:
             path.unlink()
 
 
-def _check_room(download: Path, model: str, files: Files) -> None:
+def _check_space(download: Path, model: str, files: Files) -> None:
     """Raise BadInput if the disk has too little space; a quota shows only in writing."""
     here = {path.name: path.stat().st_size for path in download.iterdir() if path.is_file()}
     lacking = (size for name, size in _sizes(files).items() if here.get(name) != size)
@@ -212,10 +212,10 @@ def _problem(error: Exception, model: str, folder: Path) -> Problem:
         found, expected = "does not exist, or is private", "a name like google/flan-t5-xl"
         hint = "correct the name, or log in with hf auth login"
     elif isinstance(error, OSError) and _is_of_the_disk(error):
-        where, found = str(folder), f"could not be written ({error.strerror})"
-        expected, hint = "disk space and write permission", "fix that, and rerun the command"
+        where, found = str(folder), f"could not be written: {error.strerror}"
+        expected, hint = "disk space and write permission", "fix the cause, then rerun the command"
     else:
-        found = f"the download failed ({first_line(error)})"
+        found = f"the download failed: {first_line(error)}"
         expected = "a hub that can be reached, e.g. from a login node"
         hint = "rerun the command; complete files are not downloaded again"
     return Problem(where, found, expected, hint)

@@ -71,7 +71,7 @@ def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
     beside = sorted(mount.data.iterdir()) if mount.data.is_dir() else []
     if others := [path for path in beside if path.name.startswith(f"{name}.")]:
         hint = _what_is(others[0], str(others[0]))
-        hint = hint or f"to use {others[0]}, give its path"
+        hint = hint or f"write its path to use {others[0]}"
     else:
         known = [path.name.removesuffix(".json").removesuffix(".jsonl") for path in beside
                  if path.suffix in (".json", ".jsonl") or path.is_dir()]  # fmt: skip
@@ -97,7 +97,10 @@ def _split_files(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
         return {}, [Problem(where, found, "one file of eval records", hint)]
     if files:
         return files, []
-    found, expected = "a folder without train.jsonl and eval.jsonl", "both, with one record a line"
+    found, expected = (
+        "a folder without train.jsonl and eval.jsonl",
+        "both, with one record per line",
+    )
     return {}, [Problem(where, found, expected, _instead(folder))]
 
 

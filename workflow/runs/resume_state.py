@@ -74,7 +74,7 @@ def read_state(checkpoint: Path) -> CheckpointState:
             progress, dict(read["spec"]), dict(read["data"]), ComputedWith(**read["computed"])
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        found = f"unreadable ({shorten(str(error), 100)})"
+        found = f"unreadable: {shorten(str(error), 100)}"
         hint = "restore it, or start another run from its weights with --model_init_name"
         problem = Problem(str(path), found, f"a checkpoint's state in format {FORMAT}", hint)
         raise BadInput([problem]) from error

@@ -20,7 +20,7 @@ from workflow.inference.generate import Generation, generate
 from workflow.inference.sampling import argmax
 from workflow.metrics.names import perplexity
 from workflow.metrics.references import processed
-from workflow.metrics.scripts import bleu_tokenizer, looked_at
+from workflow.metrics.scripts import bleu_tokenizer, inspected
 from workflow.metrics.text import TextMetrics
 from workflow.models.batch import Batch
 from workflow.models.families import family_of
@@ -58,7 +58,7 @@ class References:
     @cached_property
     def bleu_tokenizer(self) -> str:
         """BLEU's tokenizer in all evaluations of these records."""
-        return bleu_tokenizer(self._at(self._places[looked_at(len(self._places))]))
+        return bleu_tokenizer(self._at(self._places[inspected(len(self._places))]))
 
 
 @lru_cache(maxsize=1)

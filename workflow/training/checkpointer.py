@@ -28,7 +28,6 @@ class Checkpointer:
     """
 
     def __init__(self, context: RunContext, engine: Engine):
-        """Prepare to save a run that starts or resumes at its progress."""
         self._job, self._run, self._world = context.job, context.folder, context.world
         self._progress = progress = context.progress
         self._engine = engine

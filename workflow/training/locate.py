@@ -86,7 +86,6 @@ def _problems_of_metric(request: JobRequest) -> list[Problem]:
 
 
 def data_source(files: dict[str, Path], request: JobRequest) -> DataSource:
-    """The data source of a job."""
     if request.no_train:  # excludes --eval_fraction
         return DataSource(files, ["eval"], answers_needed=False)
     held_out = HeldOut(request.eval_fraction, request.seed) if request.eval_fraction else None

@@ -93,7 +93,7 @@ def _recorded(
     with tracking(trackers, start) as tracked:
         facts = facts_of(job, disposition)
         folder = RunFolder(job.run_path, facts, lock, world.is_rank_zero, tracked)
-        progress = world.on_rank_zero(lambda: _go_back(job, folder, disposition.progress))
+        progress = world.on_rank_zero(lambda: _roll_back(job, folder, disposition.progress))
         stop.defer(folder.path, world, lock)
         with recording_outcome(folder, progress, spec):
             line = describe_start(progress.step, world.size, invocation.command)
@@ -101,13 +101,13 @@ def _recorded(
             yield RunContext(job, world, stop, folder, progress)
 
 
-def _go_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
+def _roll_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
     """Roll the folder back to the run's step, and write its first status.
 
     Returns:
         The progress, with the step's evaluation if the step was saved before that.
     """
-    metrics = folder.go_back_to(progress.step)
+    metrics = folder.roll_back(progress.step)
     if metrics is not None and progress.evaluated_step != progress.step:
         progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
     folder.write_status("running", progress)

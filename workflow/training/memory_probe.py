@@ -21,13 +21,13 @@ from workflow.training.step import StepPlanner
 
 PLANNED_EXAMPLES = 2048
 """Steps are planned up to this number of examples: about a second's work."""
-LOOKED_AT = 20_000
+MOST_EXAMINED = 20_000
 """Maximum number of steps, evenly spaced, whose lengths are examined: about a second's work."""
 FEWEST_STEPS = 4
 """Minimum number of planned steps: one for each measure of `heaviest_steps`."""
 HEADROOM = 1.25
 """Factor on the largest micro-batch found if only some of the steps were planned."""
-CALM_SECONDS = 10.0
+QUIET_SECONDS = 10.0
 """A probe that takes longer is logged."""
 
 
@@ -50,7 +50,7 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
     with oom_context(job, world, f"memory probe before step {done + 1}", shape):
         engine.probe(first, enlarged(first, shape))
     seconds = time.perf_counter() - began
-    if seconds > CALM_SECONDS:
+    if seconds > QUIET_SECONDS:
         log.info("the largest micro-batch (%s) fits in memory; probed in %.0f s", shape, seconds)
 
 
@@ -85,7 +85,7 @@ def heaviest_steps(
     """
     if len(steps) <= count:
         return steps
-    steps = steps[:: -(-len(steps) // LOOKED_AT)]
+    steps = steps[:: -(-len(steps) // MOST_EXAMINED)]
     sources, targets = lengths
     measured = np.array([
         (sources[of_step].sum() + targets[of_step].sum(), targets[of_step].sum(),
@@ -97,9 +97,7 @@ def heaviest_steps(
 
 
 def largest_shape(
-    plans: Iterable[StepPlan],
-    lengths: tuple[Lengths, Lengths],
-    predicted: Callable[[Shape], float],
+    plans: Iterable[StepPlan], lengths: tuple[Lengths, Lengths], predicted: Callable[[Shape], float]
 ) -> Shape:
     """The micro-batch of these steps, on any rank, with the highest predicted memory.
 

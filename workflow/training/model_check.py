@@ -44,17 +44,17 @@ def check_model(
             model = small_copy(config, count_ids(settings.tokenizer))
             model.generation_config = copy.deepcopy(settings.generation)
             settings.decoder_ids.set_in(model)
-            trouble = _trouble(model, task, split, spec)
+            defect = _find_defect(model, task, split, spec)
     except Exception as error:  # any error of transformers is a finding
         log.debug("a small copy of the model fails", exc_info=True)
-        trouble = f"fails: {type(error).__name__}: {first_line(error)}"
-        raise BadInput([_unfit(folder, config, trouble)]) from error
-    if trouble is not None:
-        raise BadInput([_unfit(folder, config, trouble)])
+        defect = f"fails: {type(error).__name__}: {first_line(error)}"
+        raise BadInput([_unfit(folder, config, defect)]) from error
+    if defect is not None:
+        raise BadInput([_unfit(folder, config, defect)])
 
 
-def _unfit(folder: Path, config: PreTrainedConfig, trouble: str) -> Problem:
-    found = f"a {config.model_type} model whose small copy {trouble}"
+def _unfit(folder: Path, config: PreTrainedConfig, defect: str) -> Problem:
+    found = f"a {config.model_type} model whose small copy {defect}"
     hint = "choose a model of another type, or report this as a bug"
     expected = "an encoder-decoder model that trains and generates"
     return Problem(str(folder / "config.json"), found, expected, hint)
@@ -70,7 +70,7 @@ def small_copy(config: PreTrainedConfig, tokens: int) -> PreTrainedModel:
     return model
 
 
-def _trouble(
+def _find_defect(
     model: PreTrainedModel, task: Task, split: TokenizedSplit, spec: JobSpec
 ) -> str | None:
     """What is wrong with a model's losses and texts of two records; None if nothing is."""

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,10 +119,6 @@ def _available() -> str:
 
 def _limit() -> str:
     """The memory limit of this process, which the host's free memory does not show."""
-    try:
-        import resource
-    except ImportError:  # not a POSIX system
-        return ""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return ""

@@ -28,7 +28,6 @@ def make_optimizer(
         return Adafactor(
             parameters, lr=spec.learning_rate, scale_parameter=False, relative_step=False
         )
-    assert spec.learning_rate is not None
     return torch.optim.AdamW(parameters, lr=spec.learning_rate, fused=True)
 
 
@@ -47,7 +46,7 @@ def make_scheduler(optimizer: torch.optim.Optimizer, spec: JobSpec) -> Any:
 
 
 def _bad_schedule(spec: JobSpec, error: Exception) -> BadInput:
-    found = f"{spec.lr_scheduler_kwargs} ({error})"
+    found = f"{spec.lr_scheduler_kwargs}: {error}"
     expected = f"arguments of the schedule {spec.lr_scheduler_type} of transformers"
     return BadInput([Problem("--lr_scheduler_kwargs", found, expected, "correct the keys")])
 

@@ -13,11 +13,7 @@ from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import locked, put_aside, remove_partials, whole_folder, write_json
 from workflow.distributed.stop import STOP_FILE
-from workflow.runs.checkpoint import (
-    find_checkpoints,
-    remove_leftovers,
-    rotate_checkpoints,
-)
+from workflow.runs.checkpoint import find_checkpoints, remove_leftovers, rotate_checkpoints
 from workflow.runs.lock import LOCK_FILE, RunLock, find_holder
 from workflow.runs.resume_state import ResumePoint
 from workflow.runs.status import (
@@ -83,7 +79,7 @@ def check_not_held(folder: Path) -> None:
     """Raise BadInput if a live job holds a run's folder; may watch it for a minute to find out."""
     holder = find_holder(folder)
     if holder is not None:
-        found = f"in use by a running job ({holder})"
+        found = f"in use by a running job, {holder}"
         hint = "wait for it, stop it, or choose another --training_run_name"
         raise _not_free(folder, found, "a folder that no job uses", hint)
 
@@ -98,9 +94,9 @@ def _earlier_run(job: Job, status: dict[str, Any]) -> RunDisposition:
         raise _not_free(folder, found, "the file that the run wrote", hint)
     differences = differing(job, earlier)
     if status.get("data") != job.data_keys:
-        differences.append("data or tokenizer changed")
+        differences.append("data or tokenizer differ")
     if differences:
-        found = f"a run of a different job ({'; '.join(differences)})"
+        found = f"a run of a different job: {'; '.join(differences)}"
         hint = "choose another --training_run_name, or add --overwrite_output_dir to start over"
         raise _not_free(folder, found, "the same job", hint)
     restarts = int(status.get("restarts") or 0) + 1
@@ -149,7 +145,7 @@ def _from_another_run(job: Job, point: ResumePoint) -> RunDisposition:
         differences.append("data or tokenizer differ")
     where = f"--resume_from_checkpoint {job.spec.resume_from_checkpoint}"
     if differences:
-        found = f"a checkpoint of a different job ({'; '.join(differences)})"
+        found = f"a checkpoint of a different job: {'; '.join(differences)}"
         hint = "use that job's flags, or start from its weights with --model_init_name"
         raise BadInput([Problem(where, found, "the same job", hint)])
     if state.progress.step >= job.spec.max_steps:
@@ -175,7 +171,7 @@ def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
         of_that_length = job.resolve_defaults(request)
     wanted = json.loads(json.dumps(written(of_that_length)))
     return [
-        f"{name}: was {shorten(earlier.get(name))}, now {shorten(value)}"
+        f"{name} was {shorten(earlier.get(name))}, now {shorten(value)}"
         for name, value in wanted.items()
         if earlier.get(name) != value and not _may_differ(name)
     ]
@@ -204,7 +200,7 @@ def claim(job: Job, disposition: RunDisposition, lock: RunLock) -> bool:
             return False
         if now.steps != disposition.steps:
             found = "changed by another process just now"
-            raise _not_free(path, found, "the checkpoints of a moment ago", "restart")
+            raise _not_free(path, found, "unchanged checkpoints", "rerun the command")
         aside = None
         if disposition.resume_point is None or disposition.foreign_checkpoint(job):
             aside = _make_folder(job, disposition)

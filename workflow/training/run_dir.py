@@ -175,7 +175,7 @@ class RunFolder:
             if self.writes and (self.path / name).exists():
                 sync(self.path / name)
 
-    def go_back_to(self, step: int) -> dict[str, Any] | None:
+    def roll_back(self, step: int) -> dict[str, Any] | None:
         """Remove log lines of later steps, which the run repeats, and truncated lines of starts.
 
         Returns:
@@ -233,14 +233,14 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
         message = f"stopped by {stopped} at step {progress.step}; {_next(run, spec)}"
         raise shared(Stopped(message)) from None
     except OutOfMemory as error:
-        message = f"{error}; then restart: {_next(run, spec)}"
+        message = f"{error}; then {_next(run, spec, rerun=True)}"
         failure = OutOfMemory(message, error.positions)
         with suppress(OSError):
             run.note_out_of_memory(progress, failure)
         run.keep_report()
         raise failure from None
     except OSError as error:
-        hint = f"fix the cause, then restart: {_next(run, spec)}"
+        hint = f"fix the cause, then {_next(run, spec, rerun=True)}"
         refused = RunFailed(f"step {progress.step}: {error}. Hint: {hint}")
         refused = shared(refused) if getattr(error, "shared", False) else refused
         _note_failure(run, progress, str(refused))
@@ -257,9 +257,11 @@ def recording_outcome(run: RunFolder, progress: Progress, spec: JobSpec) -> Iter
     run.keep_report()
 
 
-def _next(run: RunFolder, spec: JobSpec) -> str:
+def _next(run: RunFolder, spec: JobSpec, rerun: bool = False) -> str:
+    """What the same command does next: a fact or, with `rerun`, the end of a hint."""
     without = " without --overwrite_output_dir" if spec.overwrite_output_dir else ""
-    return f"the same command{without} {what_resumes(run.path)}"
+    command, effect = f"the same command{without}", what_resumes(run.path)
+    return f"rerun {command}, which {effect}" if rerun else f"{command} {effect}"
 
 
 def _note_failure(run: RunFolder, progress: Progress, reason: str) -> None:

@@ -69,16 +69,13 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTr
         tune_memory(keeps=strategy is None)
     keeps_masters = strategy is None and not spec.no_train
     dtype = torch.bfloat16 if spec.bf16 and not keeps_masters else torch.float32
-    if strategy is not None and strategy.stage == 3:
-        with partitioning(spec, strategy):
-            model = load_model(folder, spec.dropout_rate, job.extension, dtype, checkpoint)
-    else:
-        with device:
-            model = load_model(folder, spec.dropout_rate, job.extension, dtype, checkpoint)
+    partitions = strategy if strategy is not None and strategy.stage == 3 else None
+    with partitioning(spec, partitions) if partitions else device:
+        model = load_model(folder, spec.dropout_rate, job.extension, dtype, checkpoint)
+    if not partitions:
         job.task.optimize_for_task(model)
     _adapt(model, job, device)
-    tuned: PreTrainedModel = job.tuning.apply(model)
-    return tuned
+    return job.tuning.apply(model)
 
 
 def make_engine(

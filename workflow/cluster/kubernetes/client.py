@@ -108,11 +108,11 @@ def kubectl(command: list[str], namespace: str | None, given: str | None = None)
         return done.stdout
     lines = done.stderr.strip().splitlines()
     if _UNREACHABLE.search(done.stderr):
-        found = f"cannot reach a cluster ({lines[-1]})"
+        found = f"cannot reach a cluster: {lines[-1]}"
         hint = "make `kubectl get jobs` work here, or remove --apply to print the manifest"
         raise BadInput([NotChecked("kubectl", found, "a reachable cluster", hint)])
     reason = "; ".join(lines[:LINES_SHOWN]) or "no error message"
-    found = f"exit status {done.returncode} ({reason})"
+    found = f"exit status {done.returncode}: {reason}"
     hint = "fix the error, then rerun the command"
     raise BadInput([Problem(f"kubectl {command[0]}", found, "exit status 0", hint)])
 

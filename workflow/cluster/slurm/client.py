@@ -83,7 +83,7 @@ def _refusal(stderr: str, hint: str) -> Problem:
     """Report why sbatch rejects a job, or that Slurm is unreachable."""
     reason = _reason(stderr)
     if _UNREACHABLE.search(stderr):
-        return _unreachable(f"cannot reach Slurm ({reason})")
+        return _unreachable(f"cannot reach Slurm: {reason}")
     return Problem("sbatch", reason, "a job that Slurm accepts", hint)
 
 
@@ -103,10 +103,7 @@ def read_job(text: str) -> JobState:
     if reason not in ("None", "(null)"):
         detail = f"{detail}, {reason}" if detail else reason
     return JobState(
-        word,
-        detail,
-        () if nodes in ("", "(null)") else (nodes,),
-        int(values.get("Restarts", "0")),
+        word, detail, () if nodes in ("", "(null)") else (nodes,), int(values.get("Restarts", "0"))
     )
 
 

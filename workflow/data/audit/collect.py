@@ -73,7 +73,7 @@ def missing_characters(report: AuditReport) -> set[str]:
 def reserved_characters(report: AuditReport) -> set[str]:
     """The code points in texts that the tool would otherwise use as new tokens."""
     splits = report["splits"].values()
-    return {one for split in splits for part in PARTS for one in split[part]["reserved"]}
+    return {code for split in splits for part in PARTS for code in split[part]["reserved"]}
 
 
 class SplitAudit:

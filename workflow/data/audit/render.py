@@ -154,7 +154,7 @@ def figures(report: AuditReport) -> list[Part]:
              "truncated", "lost characters"]]  # fmt: skip
     for name, split in report["splits"].items():
         for part in (split[key] | {"name": key} for key in PARTS if split[key]["tokens"]):
-            counts = [split["records"], *(part["tokens"][one] for one in lengths),
+            counts = [split["records"], *(part["tokens"][key] for key in lengths),
                       part["cut"]["count"], _count_lost(part)]  # fmt: skip
             rows.append([name, part["name"], *(f"{count:,}" for count in counts)])
     balances = [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]

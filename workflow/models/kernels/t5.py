@@ -39,7 +39,6 @@ class RootMeanSquareNorm(torch.nn.Module):
     """T5's norm: weight (width,) × x / root mean square of x; the mean in float32."""
 
     def __init__(self, norm: Any):
-        """Take the parameter of transformers' `norm`."""
         super().__init__()
         self.weight, self.epsilon = norm.weight, norm.variance_epsilon
 
@@ -83,7 +82,6 @@ class GatedFeedForward(torch.nn.Module):
     """T5's gated feed-forward: wo (dropout (gelu (wi_0 x) × wi_1 x)), with the tanh gelu."""
 
     def __init__(self, dense: Any):
-        """Take the parameters of transformers' `dense`."""
         super().__init__()
         self.wi_0, self.wi_1, self.wo = dense.wi_0, dense.wi_1, dense.wo
         self.dropout = Dropout(dense.dropout.p)

@@ -21,11 +21,11 @@ def differing_fields(named: Sequence[Named]) -> dict[str, tuple[Any, ...]]:
     A data key depends on the complete data file, the tokenizer and the task, not only on the split.
     """
     jobs = []
-    for one in named:
-        data = read_status(one.folder).get("data")
+    for evaluation in named:
+        data = read_status(evaluation.folder).get("data")
         keys = data.items() if isinstance(data, dict) else ()
         read = {f"data file or tokenizer ({split})": str(key)[:8] for split, key in keys}
-        jobs.append(one.spec | read)
+        jobs.append(evaluation.spec | read)
     names = flags_deciding("name")
     fields = dict.fromkeys(field for job in jobs for field in job if field not in names)
     values = {field: tuple(job.get(field) for job in jobs) for field in fields}

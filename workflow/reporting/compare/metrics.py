@@ -10,7 +10,7 @@ from workflow.metrics.bootstrap import Floats, interval
 from workflow.metrics.correlations import resampled_correlations
 from workflow.metrics.names import is_number
 from workflow.metrics.scores import in_range, resampled_score_metrics, score_points, to_unit
-from workflow.metrics.scripts import bleu_tokenizer, looked_at
+from workflow.metrics.scripts import bleu_tokenizer, inspected
 from workflow.metrics.text import TextMetrics
 from workflow.reporting.compare.pairing import Pair, Pairs
 from workflow.reporting.compare.selectors import Named
@@ -81,7 +81,7 @@ def _ordered(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _of_texts(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
-    tokenize = bleu_tokenizer([str(pairs[i].references[0]) for i in looked_at(len(pairs))])
+    tokenize = bleu_tokenizer([str(pairs[i].references[0]) for i in inspected(len(pairs))])
     metrics = [TextMetrics(seed, tokenize) for _ in named]
     with progress_bar(len(pairs), "score") as bar:
         for pair in _ordered(pairs):

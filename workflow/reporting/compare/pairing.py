@@ -84,9 +84,9 @@ def pair(named: Sequence[Named]) -> Pairs:
     """
     problems: list[Problem] = []
     of_all: list[Records] = []
-    for one in named:
+    for evaluation in named:
         try:
-            of_all.append(_records(one))
+            of_all.append(_records(evaluation))
         except BadInput as error:
             problems += error.problems
     if problems:
@@ -135,9 +135,9 @@ def _pair(named: Sequence[Named], key: bytes, records: Sequence[Record]) -> Pair
     references = tuple(record.reference for record in records)
     if None in predictions or None in references:
         return None
-    both = list(zip(predictions, references, strict=True))
-    scores = tuple(outputs.quality(*of_one) for of_one in both)
-    right = tuple(outputs.is_right(*of_one) for of_one in both)
+    scored = list(zip(predictions, references, strict=True))
+    scores = tuple(outputs.quality(*both) for both in scored)
+    right = tuple(outputs.is_right(*both) for both in scored)
     return Pair(
         key, first.place, first.prompt, first.expected, predictions, references, scores, right,
         outputs.margin,

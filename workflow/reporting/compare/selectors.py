@@ -145,14 +145,14 @@ def _no_such_step(word: str, run: str, which: str, of_run: Sequence[PastEvaluati
 def _incomparable(named: Sequence[Named]) -> list[Problem]:
     """Duplicate evaluations, and those of another task or target range than the base."""
     base, problems, seen = named[0], [], set()
-    for one in named:
-        evaluation = one.folder.resolve(), one.step  # a folder may be a link to another
-        if evaluation in seen:
-            name, what = f"{one.run}@{one.step}", "the same evaluation twice"
+    for other in named:
+        place = other.folder.resolve(), other.step  # a folder may be a link to another
+        if place in seen:
+            name, what = f"{other.run}@{other.step}", "the same evaluation twice"
             problems.append(Problem(name, what, "different evaluations", "remove one of them"))
-        seen.add(evaluation)
-        tasks = [task_of(of_one.spec) for of_one in (one, base)]
-        ranges = [target_range(of_one.spec) for of_one in (one, base)]
+        seen.add(place)
+        tasks = [task_of(evaluation.spec) for evaluation in (other, base)]
+        ranges = [target_range(evaluation.spec) for evaluation in (other, base)]
         if tasks[0] != tasks[1]:
             found, expected = f"task {tasks[0].name}", tasks[1].name
             hint = "compare runs of one task"
@@ -161,5 +161,5 @@ def _incomparable(named: Sequence[Named]) -> list[Problem]:
             hint = "compare runs with the same --target_min and --target_max"
         else:
             continue
-        problems.append(Problem(f"run {one.run}", found, f"{expected}, as in {base.run}", hint))
+        problems.append(Problem(f"run {other.run}", found, f"{expected}, as in {base.run}", hint))
     return problems

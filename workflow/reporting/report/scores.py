@@ -48,7 +48,6 @@ class ScoreArrays:
 
 
 def scores_of(evaluation: PastEvaluation, outputs: Scores) -> ScoreArrays:
-    """The scores of an evaluation."""
     records = (outputs.read(place, item) for place, item in enumerate(evaluation.predictions()))
     pairs = [
         (record.outputs[0], math.nan if record.expected is None else record.expected)

@@ -50,8 +50,8 @@ def _interval(metrics: dict[str, Any], name: str) -> str:
 def metric_names(task: TaskSpec, evaluations: Sequence[PastEvaluation]) -> list[str]:
     """The metrics with a value in any evaluation, the task's main metrics first."""
     names = dict.fromkeys(task.shown_metrics)
-    for one in evaluations:
-        names |= dict.fromkeys(one.metrics)
+    for evaluation in evaluations:
+        names |= dict.fromkeys(evaluation.metrics)
     return [
         name
         for name in names
@@ -62,10 +62,10 @@ def metric_names(task: TaskSpec, evaluations: Sequence[PastEvaluation]) -> list[
 def best_of(name: str, evaluations: Sequence[PastEvaluation]) -> PastEvaluation | None:
     """The first evaluation with the best value of a metric; None without values."""
     best = None
-    for one in evaluations:
-        value = one.metrics.get(name)
+    for evaluation in evaluations:
+        value = evaluation.metrics.get(name)
         if is_better(name, value, None if best is None else best.metrics[name]):
-            best = one
+            best = evaluation
     return best
 
 

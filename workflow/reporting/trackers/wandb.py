@@ -45,7 +45,7 @@ class WeightsAndBiases:
             if mode not in _ONLINE:
                 raise
             mode, reason = "offline", f"{type(error).__name__}: {error}"
-            _end_session()  # it still holds the run's id
+            _end_session()  # it still holds the run's ID
             self._run = _begin(start, mode, settings.project)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -152,7 +152,7 @@ def _staging_in(folder: Path) -> Iterator[None]:
 
 
 def _id_of(folder: Path) -> str:
-    """The run's wandb id, created once in its folder and removed with it."""
+    """The run's wandb ID, created once in its folder and removed with it."""
     file = folder / ID_FILE
     if not file.exists():
         folder.mkdir(exist_ok=True)
