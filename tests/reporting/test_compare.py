@@ -494,7 +494,7 @@ def test_names_stay_in_the_mount(mount: Mount) -> None:
     write_run(mount, "a", {4: answered(NEAR)})
     assert refusal(mount, "a", "a/checkpoint-4", "a@\x1b[31m") == (
         f"run 'a/checkpoint-4': inside {mount.models}/a, which is a model or a run "
-        "(expected a separate folder). Hint: choose another name.\n"
+        "(expected a separate folder). Hint: use a@4.\n"
         "'a@\\x1b[31m': no evaluation at step '\\x1b[31m' (expected best, last or one of "
         "4). Hint: name one of these after the @.\n(2 problems in all)"
     )

@@ -121,9 +121,25 @@ def test_a_run_is_not_put_into_a_model_or_another_run(tmp_path: Path, marker: st
 
 def test_a_run_named_as_a_model_gets_its_checkpoints_named(tmp_path: Path) -> None:
     mount = Mount(tmp_path / "mount")
-    (mount.models / "run" / "checkpoint-20").mkdir(parents=True)
+    for step in (3, 20, 100):
+        (mount.models / "run" / f"checkpoint-{step}").mkdir(parents=True)
+    (mount.models / "run" / "checkpoint-200-preds.json").touch()
     _, (problem,) = find_model(mount, job(model_init_name="run"))
-    assert (problem.found, problem.hint) == ("a run, not a model", "use run/checkpoint-20")
+    assert (problem.found, problem.hint) == ("a run, not a model", "use run/checkpoint-100")
+    _, (problem,) = find_model(mount, job(model_init_name="run/checkpoint-200"))
+    assert "preds.json" not in problem.hint
+    (mount.models / "scored").mkdir()
+    (mount.models / "scored" / "training_args.json").touch()
+    _, (problem,) = find_model(mount, job(model_init_name="scored"))
+    assert problem.hint == "use a run that has checkpoints"
+
+
+def test_a_path_in_the_mount_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = Mount(tmp_path / "mount")
+    (mount.models / "run" / "checkpoint-20").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    _, (problem,) = find_model(mount, job(model_init_name="mount/models/run/checkpoint-20"))
+    assert problem.hint == "use run/checkpoint-20"
 
 
 @pytest.mark.parametrize("name", ["~nobody-here/x", "x" * 300, "é" * 200])

@@ -30,10 +30,10 @@ SCHEDULES = (
 )  # fmt: skip
 _BEST = {name: ", ".join(task.best_metrics) for name, task in TASK_SPECS.items()}
 
-RUN, PROCESSES = "run", "processes and memory"
+DATA, RUN, PROCESSES = "data", "run", "processes and memory"
 """Groups of flags in the help."""
 _model = partial(flag, "model (exactly one of the first three)")
-_data = partial(flag, "data")
+_data = partial(flag, DATA)
 _seq2seq_data = partial(_data, only_for="seq2seq")
 _clf_data = partial(_data, only_for="clf")
 _run = partial(flag, RUN)

@@ -154,14 +154,20 @@ def find_model(mount: Mount, request: JobRequest) -> tuple[Path | str, list[Prob
 
 def _find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
     folder, where = mount.models / name, f"--model_init_name {name}"
-    checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
-    if checkpoints and not (folder / "config.json").exists():
-        hint = f"use {name}/{checkpoints[-1]}"
+    steps = sorted(step_in_name(path) for path in folder.glob("checkpoint-*") if path.is_dir())
+    is_run = bool(steps) or (folder / "training_args.json").exists()
+    if is_run and not (folder / "config.json").exists():
+        hint = f"use {name}/checkpoint-{steps[-1]}" if steps else "use a run that has checkpoints"
         return folder, [Problem(where, "a run, not a model", "one of its checkpoints", hint)]
     if folder.is_dir():
         return folder, []
+    inside = Path(os.path.relpath(name, mount.models))
+    if Path(name).is_dir() and ".." not in inside.parts:
+        return folder, [
+            Problem(where, "does not exist", f"a name in {mount.models}", f"use {inside}")
+        ]
     around = folder.parent if folder.parent.is_dir() else mount.models
-    beside = around.iterdir() if around.is_dir() else ()
+    beside = [path for path in around.iterdir() if path.is_dir()] if around.is_dir() else []
     known = [os.path.relpath(path, mount.models) for path in beside if path.name[:1] != "."]
     hint = nearest(name, known, f"copy the model's folder to {mount.models}")
     return folder, [Problem(where, "does not exist", f"the folder {folder}", hint)]

@@ -123,7 +123,7 @@ def _shown(context: RunContext, metrics: dict[str, Any], own: list[str]) -> list
     shown = [
         f"{name} {metrics[name]:.4g}" for name in (*names, *own) if metrics.get(name) is not None
     ]
-    values = "  ".join(shown) or "no references; metrics skipped"
+    values = "  ".join(shown) or f"no {TASK_SPECS[spec.task].answer_key}s; metrics skipped"
     return [f"step {step}: {values}"]
 
 

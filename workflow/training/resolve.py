@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow.config.job import JOB_FLAGS, JobSpec, written
+from workflow.config.request import DATA
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import locked, put_aside, remove_partials, whole_folder, write_json
@@ -92,12 +93,12 @@ def _earlier_run(job: Job, status: dict[str, Any]) -> RunDisposition:
         found = f"unreadable {STATUS_FILE if earlier else SPEC_FILE}"
         hint = "restore it from a backup, or choose another --training_run_name"
         raise _not_free(folder, found, "the file that the run wrote", hint)
-    differences = differing(job, earlier)
-    if status.get("data") != job.data_keys:
-        differences.append("data or tokenizer differ")
+    differences = differing(job, earlier, status.get("data"))
     if differences:
         found = f"a run of a different job: {'; '.join(differences)}"
-        hint = "choose another --training_run_name, or add --overwrite_output_dir to start over"
+        hint = "choose another --training_run_name"
+        if not job.spec.no_train or earlier.get("no_train"):  # never advise to delete a training
+            hint += ", or add --overwrite_output_dir to start over"
         raise _not_free(folder, found, "the same job", hint)
     restarts = int(status.get("restarts") or 0) + 1
     if status.get("state") == "done" and status.get("max_steps") == job.spec.max_steps:
@@ -140,9 +141,7 @@ def _is_foreign(point: ResumePoint | None, job: Job) -> bool:
 def _from_another_run(job: Job, point: ResumePoint) -> RunDisposition:
     """Resume from another run's checkpoint; raises BadInput if that run's job is different."""
     state = point.state
-    differences = differing(job, state.spec)
-    if state.data != job.data_keys:
-        differences.append("data or tokenizer differ")
+    differences = differing(job, state.spec, state.data)
     where = f"--resume_from_checkpoint {job.spec.resume_from_checkpoint}"
     if differences:
         found = f"a checkpoint of a different job: {'; '.join(differences)}"
@@ -162,19 +161,22 @@ def _not_free(folder: Path, found: str, expected: str, hint: str) -> BadInput:
     return BadInput([Problem(str(folder), found, expected, hint)])
 
 
-def differing(job: Job, earlier: dict[str, Any]) -> list[str]:
-    """The settings that differ from an earlier job's, except for more steps and their effects."""
+def differing(job: Job, earlier: dict[str, Any], data: object) -> list[str]:
+    """The differences from an earlier job, except for more steps and their effects.
+
+    Args:
+        data: the earlier job's data keys. Flags of the data change them too.
+    """
     steps = earlier.get("max_steps")
     of_that_length: JobSpec = job.spec
     if isinstance(steps, int) and not job.spec.no_train and steps < job.spec.max_steps:
         request = dataclasses.replace(job.request, max_steps=steps, num_train_epochs=None)
         of_that_length = job.resolve_defaults(request)
     wanted = json.loads(json.dumps(written(of_that_length)))
-    return [
-        f"{name} was {shorten(earlier.get(name))}, now {shorten(value)}"
-        for name, value in wanted.items()
-        if earlier.get(name) != value and not _may_differ(name)
-    ]
+    names = [n for n, value in wanted.items() if earlier.get(n) != value and not _may_differ(n)]
+    lines = [f"{n} was {shorten(earlier.get(n))}, now {shorten(wanted[n])}" for n in names]
+    of_data = any(name in JOB_FLAGS and JOB_FLAGS[name].group == DATA for name in names)
+    return lines if of_data or data == job.data_keys else [*lines, "data or tokenizer differ"]
 
 
 def _may_differ(name: str) -> bool:

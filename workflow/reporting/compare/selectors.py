@@ -12,7 +12,7 @@ from workflow.config.task_specs import task_of
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.reporting.outputs import Outputs, outputs_of, target_range
 from workflow.reporting.report.summary import best_of
-from workflow.runs.mount import Mount, find_run_folder, nearest
+from workflow.runs.mount import Mount, find_run_folder, nearest, step_in_name
 from workflow.runs.predictions import PastEvaluation, evaluations
 from workflow.runs.status import is_run_folder, read_spec, status_files
 
@@ -109,7 +109,10 @@ def _no_such_run(mount: Mount, name: str) -> Problem:
     with suppress(OSError, ValueError):  # a name that no folder can have
         _, problems = find_run_folder(mount, name)
         if name and problems:
-            return dataclasses.replace(problems[0], where=where)
+            folder = Path(name)
+            step = step_in_name(folder)
+            hint = f"use {folder.parent}@{step}" if step else problems[0].hint
+            return dataclasses.replace(problems[0], where=where, hint=hint)
     known = [run for run in sorted(status_files(mount.models)) if run.isprintable()]
     some = ", ".join(known[:RUNS_SHOWN])
     hint = nearest(name, known, f"use one of {some}" if known else "train one")
