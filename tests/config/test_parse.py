@@ -85,6 +85,7 @@ DEFAULTS = {
 
 PLACE = {
     "num_processes": None,
+    "device": None,
     "local_rank": None,
     "dry_run": False,
     "plan_gpus": None,
