@@ -91,10 +91,11 @@ def _mount(request: SubmitRequest) -> tuple[Mount, bool]:
 
 
 def _submission(request: SubmitRequest, mount: Mount, seen: bool) -> Submission:
-    spec, command = request.spec, request.command
+    spec, command, device = request.spec, request.command, request.launch.device
     return Submission(
         task=command.task,
-        arguments=as_arguments(spec),  # fixed now: a job file may change while the job waits
+        # Fixed now: a job file may change while the job waits.
+        arguments=(*as_arguments(spec), *([f"--device={device}"] if device else [])),
         run_name=run_name_of(spec),
         processes=_processes(request),
         folder=command.folder,
