@@ -1,4 +1,4 @@
-"""Measurements of what users run, in folders by the room they measure."""
+"""Measurements of what users run, in folders named like the rooms."""
 
 from pathlib import Path
 

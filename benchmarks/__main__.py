@@ -1,4 +1,4 @@
-"""Measure what users run and write it to docs/operate/performance.md; times are for two cores."""
+"""Measure what users run, and update docs/operate/performance.md; durations are for two cores."""
 
 import argparse
 

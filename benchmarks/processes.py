@@ -1,4 +1,4 @@
-"""Commands in processes of their own: runs, worlds of jobs, and the memory they hold."""
+"""Commands in separate processes: runs, worlds of jobs, and their memory."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Measurements as text: their place in docs/operate/performance.md, medians, machine rates."""
+"""Measurements as text: sections of docs/operate/performance.md, medians, machine rates."""
 
 import os
 import platform

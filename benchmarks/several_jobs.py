@@ -1,8 +1,8 @@
-"""Runs several jobs, one after the other, in one world: `several_jobs.py MOUNT JOBS.json`.
+"""Run several jobs, one after the other, in one world: `several_jobs.py MOUNT JOBS.json`.
 
-Each job is the flags of one by name, with the task's name under "task", and under "stop_after" the
-number of looks after which it is asked to stop, if any. Started by launch_local, torchrun or plain
-python3; starting a world takes longer than a small job.
+A job is a dictionary of its flags, with the task's name under "task", and optionally under
+"stop_after" the number of checks after which it is asked to stop. Started by launch_local, torchrun
+or plain python3; starting a world takes longer than a small job.
 """
 
 import json

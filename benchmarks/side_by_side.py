@@ -1,4 +1,4 @@
-"""This project and the public peer in turn, each trial in a process of its own."""
+"""This project and the public peer in turn, each trial in its own process."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ Trials = dict[str, list[dict[str, Any]]]
 
 def add_trial_arguments(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     """How often to measure; `--trial` and `--folder` are for a benchmark's own processes."""
-    parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turn")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each, in turn")
     parser.add_argument("--trial", choices=list(kinds), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
 

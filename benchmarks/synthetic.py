@@ -1,4 +1,4 @@
-"""Models in Flan-T5's layout with random weights, the work they are, and records made up."""
+"""Random models in Flan-T5's layout, their number of operations, and synthetic records."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,1 +1,1 @@
-"""Proofs about the pinned stack: what it gives where this project goes its own way."""
+"""Proofs of the pinned stack's errors, for which this project has its own code."""

@@ -1,8 +1,8 @@
-"""Measures what the pinned stack gives, and what this project gives in its place.
+"""Compare results of the pinned stack and of this project with the correct ones.
 
 `python3 -m research` lists the proofs, `… NAME` runs one, `… all` runs all of them and also
 writes their table to docs/operate/performance.md.
-The exit status is 1 where this project is not right.
+The exit status is 1 if this project's result is wrong.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", choices=[*PROOFS, "all"], help="what to prove")
+    parser.add_argument("name", nargs="?", choices=[*PROOFS, "all"], help="the proof to run")
     name = parser.parse_args().name
     if name is None:
         for known, proof in PROOFS.items():

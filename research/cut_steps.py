@@ -1,6 +1,6 @@
 """transformers 5.23.0 (accelerate 1.15.0) multiplies a T5 step's loss by processes × accumulation.
 
-So does it with the gradient's norm; the right figures are those of one batch in plain torch.
+The gradient norm is multiplied, too; one batch in plain torch gives the correct values.
 """
 
 from collections.abc import Sequence

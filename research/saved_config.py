@@ -1,4 +1,4 @@
-"""transformers 5.23.0 saves a T5 model with a head of its own as one whose weights are tied."""
+"""transformers 5.23.0 saves a T5 model with an untied head as one with tied weights."""
 
 import json
 from pathlib import Path

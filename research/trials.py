@@ -1,7 +1,7 @@
-"""What proofs share: a tiny model, and trials of the peer and of this project as processes.
+"""What proofs share: a tiny model, and trials of the peer and of this project in processes.
 
-`python3 -m research.trials MODULE FUNCTION …` is one process of a trial of the peer; the first of
-a trial's processes writes what it found into a JSON file.
+`python3 -m research.trials MODULE FUNCTION …` is one process of a peer's trial; a trial's first
+process writes the results to a JSON file.
 """
 
 import argparse
@@ -128,9 +128,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m research.trials", description=__doc__)
     parser.add_argument("module")
     parser.add_argument("function", help="a PeerTrial")
-    parser.add_argument("folder", type=Path, help="of the model")
-    parser.add_argument("accumulation", type=int, help="batches an optimizer step is cut into")
-    parser.add_argument("result", type=Path, help="file for what is found")
+    parser.add_argument("folder", type=Path, help="the model folder")
+    parser.add_argument("accumulation", type=int, help="batches per optimizer step")
+    parser.add_argument("result", type=Path, help="file for the results")
     arguments = parser.parse_args()
     trial: PeerTrial = getattr(importlib.import_module(arguments.module), arguments.function)
     found = trial(arguments.folder, arguments.accumulation)

@@ -1,4 +1,4 @@
-"""transformers 5.23.0 under DeepSpeed 0.19.8's ZeRO-3 loads the embedding in a T5 head's place."""
+"""transformers 5.23.0 under DeepSpeed 0.19.8's ZeRO-3 loads the embedding as a T5 model's head."""
 
 from pathlib import Path
 from typing import Any

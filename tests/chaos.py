@@ -1,7 +1,7 @@
-"""Kills a job again and again, at moments drawn at random, and compares what comes out in the end.
+"""Kill a job repeatedly at random times, and compare its final result.
 
-Nobody foresees when a job dies, so the kills are spread over all that it does. Nothing that was
-written whole may be damaged, and the run must end as one that was left alone, bit for bit.
+A job can die at any time, so the kills cover everything that it does. No completely written file
+may be damaged, and the run must end like an undisturbed one, bit for bit.
 """
 
 import argparse

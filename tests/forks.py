@@ -1,8 +1,8 @@
-"""Processes that begin at once: forked from one that has imported what every job imports.
+"""Processes that start instantly: forks of one that has imported what every job imports.
 
-Torch, transformers and DeepSpeed take a process three to five seconds to import, longer than what
-most tests then look at. A fork is a process of its own all the same, with its own environment,
-signals and output; what it lacks is a start: how a command starts is tested on real ones.
+Importing torch, transformers and DeepSpeed takes three to five seconds, longer than most tests
+need. A fork is still a separate process, with its own environment, signals and output, but it does
+not start like a command: tests of that use real ones.
 """
 
 import multiprocessing

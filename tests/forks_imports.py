@@ -1,4 +1,4 @@
-"""What the process imports that forks.py forks: all that a job imports, soon or late."""
+"""Imports of the process that forks.py forks: everything that any job imports."""
 
 from importlib import import_module
 

@@ -1,6 +1,6 @@
 """Golden files: real output of the program, section by section, under tests/golden.
 
-`UPDATE_GOLDEN=1 scripts/test tests/test_messages.py tests/cli` writes them anew; read the diff.
+`UPDATE_GOLDEN=1 scripts/test tests/test_messages.py tests/cli` rewrites them; read the diff.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A hub of one model on this machine, for a real HTTP client, that can be made to fail."""
+"""A local hub with one model, for a real HTTP client; it can be made to fail."""
 
 import hashlib
 import json

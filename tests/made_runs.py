@@ -1,4 +1,4 @@
-"""Folders of runs written by hand, for what only reads them."""
+"""Handwritten run folders, for tests that only read them."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Pages of reports in a browser, as a person sees them: headless Chromium, by Playwright."""
+"""Report pages in a browser, as a user sees them: headless Chromium, by Playwright."""
 
 import shutil
 from collections.abc import Iterator

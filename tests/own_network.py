@@ -1,7 +1,7 @@
-"""Machines made of network namespaces, and daemons that are gone when a test is (Linux, root).
+"""Machines made of network namespaces, and daemons that end with the test (Linux, root).
 
-Names carry this process's id, and the network is one that nothing here uses: what two test runs
-make at once does not meet.
+Names contain this process's id, and the network is unused: simultaneous test runs do not
+interfere.
 """
 
 import itertools

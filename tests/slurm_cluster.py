@@ -2,7 +2,7 @@
 
 Each node has its own address, hostname and hosts file, so processes on two nodes connect over a
 network. The nodes' simulated cores, memory and GPUs only affect Slurm's scheduling. All files are
-in one temporary folder, and ports and network are unused ones: several clusters do not interfere.
+in one temporary folder, and ports and network are unused: several clusters do not interfere.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Jobs of a tiny real model on a temporary Slurm, submitted with the project's own commands."""
+"""Jobs of a tiny real model on a temporary Slurm, submitted with this project's commands."""
 
 import json
 import subprocess

@@ -1,8 +1,8 @@
-"""README and docs: their links exist, their commands run, and they name only flags that exist.
+"""README and docs: links and named flags exist, and commands run.
 
-A block of `bash` is run, on tiny models and data; a `python` block too. A block of `sh` needs a
-cluster, a network, GPUs or a large model: its commands are only parsed, with all their flags. A
-block with title="FILE" is a file that commands read.
+`bash` and `python` blocks are run, on tiny models and data. An `sh` block needs a cluster, a
+network, GPUs or a large model: its commands are only parsed, with all their flags. A block with
+title="FILE" is a file that commands read.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The words of the program: golden files of what it prints, and words that it avoids."""
+"""The program's words: golden files of its output, and words that it avoids."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Tiny random models of other families than T5, each with a tokenizer as its folders hold it."""
+"""Tiny random models of families other than T5, each with its family's kind of tokenizer."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Small tokenizers of every kind that encoder-decoder models have, trained on a few lines."""
+"""Small tokenizers of every kind that encoder-decoder models use, trained on a few lines."""
 
 import json
 from collections.abc import Callable

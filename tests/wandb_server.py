@@ -1,4 +1,4 @@
-"""A server of W&B on this machine, which takes one run of the real `wandb sync`."""
+"""A local W&B server that accepts one run of the real `wandb sync`."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Seconds from a command to its first step against its imports'; about 3 minutes."""
+"""Time from a command to its first step, and of its imports; about 3 minutes."""
 
 import argparse
 import shutil
@@ -22,7 +22,7 @@ NO_EVALUATION = ["--eval_on_start", "false"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turn")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each, in turn")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""Speed of answers against Seq2SeqTrainer.predict and model.generate; about 10 minutes."""
+"""Generation speed against Seq2SeqTrainer.predict and model.generate; about 10 minutes."""
 
 import argparse
 import json
@@ -30,9 +30,9 @@ KINDS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trial_arguments(parser, list(KINDS))
     add_data_arguments(parser, "prompts and completions")
-    parser.add_argument("--records", type=int, help="records to answer; those of eval if left out")
-    parser.add_argument("--sampled", type=int, default=96, help="of these, records to sample for")
-    parser.add_argument("--steps", type=int, default=100, help="of training, so that answers end")
+    parser.add_argument("--records", type=int, help="prompts to complete [all of eval]")
+    parser.add_argument("--sampled", type=int, default=96, help="prompts to sample for, of these")
+    parser.add_argument("--steps", type=int, default=100, help="training steps, so that texts end")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""Speed of scores against plain calls of transformers, and their digits; about 5 minutes."""
+"""Scoring speed and differences against plain transformers calls; about 5 minutes."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""A process's peak by the memory plan against the measured one; about 20 minutes."""
+"""Peak memory of processes: predicted by the plan and measured; about 20 minutes."""
 
 import argparse
 import json
@@ -80,7 +80,7 @@ class Found:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", help="trials whose name has this in it; writes no file")
+    parser.add_argument("--only", help="run only trials whose name contains this; write no file")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""Flan-T5 xxl on 8 to 512 GPUs, by the memory plan and data sheets alone; some seconds."""
+"""Flan-T5 xxl on 8 to 512 GPUs, from the memory plan and data sheets; a few seconds."""
 
 import argparse
 

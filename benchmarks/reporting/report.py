@@ -1,4 +1,4 @@
-"""The report of a run of many records: to make it, its size, to open it; about a minute."""
+"""Report of a large run: time to make and open it, and its size; about a minute."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5, help="times the report is made and opened")
+    parser.add_argument("--rounds", type=int, default=5, help="times to make and open the report")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""Seconds of a save and of a stop, and bytes on disk against the least; about 5 minutes."""
+"""Duration of saves and stops, and disk space against the minimum; about 5 minutes."""
 
 import argparse
 import os

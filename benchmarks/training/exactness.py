@@ -1,4 +1,4 @@
-"""Losses and logits of any world, stage, cut, offload against plain torch's; about 15 minutes."""
+"""Losses and logits in any world against plain torch, by stage and offload; about 15 minutes."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Time and memory by records, lengths, model size and processes; about half an hour."""
+"""Time and memory by records, lengths, model size and processes; about 30 minutes."""
 
 import argparse
 import json
@@ -37,8 +37,8 @@ class Measured:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--most", type=int, default=1_000_000, help="records at most")
-    parser.add_argument("--only", help="curves whose name has this in it; writes no file")
+    parser.add_argument("--most", type=int, default=1_000_000, help="maximum number of records")
+    parser.add_argument("--only", help="run only curves whose name contains this; write no file")
     parser.set_defaults(run=run)
 
 

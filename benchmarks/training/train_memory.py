@@ -1,4 +1,4 @@
-"""Memory of training besides its states against Seq2SeqTrainer's; about 10 minutes."""
+"""Training memory without states against Seq2SeqTrainer; about 10 minutes."""
 
 import argparse
 import subprocess

@@ -1,4 +1,4 @@
-"""A checkpoint whose files are not what they were when it was written is told, never loaded."""
+"""A checkpoint whose files changed after it was written is reported, never loaded."""
 
 import hashlib
 import json

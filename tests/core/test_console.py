@@ -1,4 +1,4 @@
-"""Tables and colours: rich on a terminal, plain lines elsewhere."""
+"""Tables and colors: rich on a terminal, plain lines elsewhere."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""The audit counts every problem of the data exactly and reports it on readable lines."""
+"""The audit counts every problem of the data exactly and reports it in readable lines."""
 
 import json
 import random

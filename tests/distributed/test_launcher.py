@@ -1,4 +1,4 @@
-"""Real launches of small scripts: exit statuses, how fast all end, and what is left."""
+"""Real launches of small scripts: exit statuses, how fast all end, and what remains."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Decoding: reproducible sampling, and settings that mean what they mean in transformers."""
+"""Decoding: reproducible sampling, and settings with transformers' meanings."""
 
 from collections.abc import Sequence
 from typing import Any

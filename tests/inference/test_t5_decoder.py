@@ -1,4 +1,4 @@
-"""Our own decoding loop generates what transformers' does, whatever leaves the batch when."""
+"""Our own decoding loop generates what transformers' does, whenever texts leave the batch."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind if it fails or is stopped midway, on all processes."""
+"""What remains of an evaluation that fails or is stopped midway, on all processes."""
 
 import json
 from pathlib import Path

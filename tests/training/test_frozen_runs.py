@@ -1,8 +1,8 @@
 """Runs of 20 steps reproduce the recorded digits, until a change is meant to change them.
 
-Digits depend on processor and libraries: `golden/frozen_runs.json` holds those of each kind that
-was at hand, and others are skipped. With PYTHONPATH=tests this file, run as a
-script, writes those of this machine.
+Digits depend on processor and libraries: `golden/frozen_runs.json` has those of each kind that was
+available; others are skipped. Run as a script with PYTHONPATH=tests, this file writes those of this
+machine.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or gone during a run: what is reported, and what is left."""
+"""A disk that is full, read-only or gone during a run: what is reported, and what remains."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Stopped runs resume as if they had not been stopped, or the reason against it is reported."""
+"""Stopped runs resume as if never stopped, or the reason against it is reported."""
 
 import json
 import math
