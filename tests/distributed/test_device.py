@@ -142,3 +142,24 @@ def test_errors_of_nccl_are_shown_completely() -> None:
         message = _of_communication(error)
         assert message == f"lost the connection to another process ({str(error).splitlines()[0]})"
     assert _of_communication(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+def test_full_determinism_changes_nothing_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    mount = make_mount(tmp_path / "mount")
+    argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data", "sums"]
+    argv += ["--max_steps", "3", "--max_new_tokens", "2", "--dropout_rate", "0.1"]
+    seen = []
+    try:
+        for name, full in (("a", "true"), ("b", "false")):
+            flags = ["--training_run_name", name, "--full_determinism", full]
+            assert main("seq2seq", "", [*argv, *flags]) == 0
+            assert torch.are_deterministic_algorithms_enabled() == (full == "true")
+            weights = mount.models / name / "checkpoint-3" / "model.safetensors"
+            seen.append(weights.read_bytes())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert seen[0] == seen[1]
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"

@@ -28,6 +28,18 @@ def pick_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % usable_gpus())
 
 
+def set_determinism(full: bool) -> None:
+    """Choose between deterministic and faster kernels, before CUDA is first used.
+
+    CPU kernels are deterministic. On CUDA some add in changing order, e.g. the backward pass of
+    memory-efficient attention (docs.pytorch.org/docs/stable/notes/randomness.html).
+    """
+    if full:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(full)
+
+
 def problems_of_gpus(device: str | None) -> list[Problem]:
     """The problem of a job that is meant for GPUs, on a machine whose GPUs CUDA cannot use.
 
