@@ -56,7 +56,7 @@ FOREIGN_FLAGS = {
     "user", "ipc", "ulimit", "gpus", "volume", "rm", "target", "file",  # docker
     "nv", "pwd", "bind", "output",  # apptainer, enroot
     "logdir", "strict", "site-dir",  # tensorboard, mkdocs
-    "extra", "constraint",  # scripts/setup, pip
+    "extra", "cuda", "constraint",  # scripts/setup, pip
     "records", "tokenizer",  # benchmarks
 }  # fmt: skip
 ROUNDS = re.compile(r"((?:steps[ =]|checkpoint-|@|\"max_steps\": )\d+)00\b")

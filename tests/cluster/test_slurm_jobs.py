@@ -102,7 +102,7 @@ def test_a_stopped_job_is_not_done(site: Site) -> None:
 def test_a_job_waits_for_another(site: Site) -> None:
     first = site.submit("trained", **site.lasting(200))  # until the other one was inspected
     setup = ("--gpus_per_node", "1", "--setup", "echo sees $CUDA_VISIBLE_DEVICES")
-    model = {"model_init_name": "trained/checkpoint-200"}
+    model = {"model_init_name": "trained/checkpoint-200", "device": "cpu"}
     second = site.submit("judged", "--dependency", "trained", *setup, **EVALUATE, **model)
     shown = site.call("status", "judged").stdout
     assert shown.startswith("judged: pending\n  Dependency\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import ROOT, T5_TINY
 from workflow.cluster.job_record import JobRecord, folder_of, read_record, write_record
@@ -208,6 +209,22 @@ def test_a_job_that_cannot_work_is_refused(mount: Mount, name: str) -> None:
     assert line.replace("MODELS", str(mount.models)) in found
     assert not mount.jobs.exists()
     assert not (mount.models / "run").exists()
+
+
+def test_a_cpu_build_is_refused_for_gpus(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    build = f"2, but PyTorch {torch.__version__} in .venv is a CPU build"
+    assert refused("local", ["--gpus_per_node", "2", *job()]) == [
+        f"--gpus_per_node: {build} (expected a CUDA build). Hint: run scripts/setup on a node with "
+        "GPUs, or e.g. scripts/setup --cuda cu130."
+    ]
+    assert f"not checked: {build}" in submitted(["--gpus_per_node", "2", "--dry_run", *job()])
+    capsys.readouterr()
+    flags = ["--gpus_per_node", "2", "--dry_run"]
+    assert "CPU build" not in "".join(submitted([*flags, *job("--device", "cpu")]))
+    assert "--device=cpu" in capsys.readouterr().out
 
 
 KUBERNETES = ["--container", "x/y:1", "--apply"]

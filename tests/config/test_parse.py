@@ -50,6 +50,7 @@ DEFAULTS = {
     "micro_batch_tokens": None,
     "label_smoothing_factor": 0.0,
     "bf16": None,
+    "full_determinism": False,
     "gradient_checkpointing": False,
     "zero_stage": None,
     "offload": None,
@@ -85,6 +86,7 @@ DEFAULTS = {
 
 PLACE = {
     "num_processes": None,
+    "device": None,
     "local_rank": None,
     "dry_run": False,
     "plan_gpus": None,
@@ -134,6 +136,7 @@ def test_what_flags_decide_is_frozen() -> None:
     assert flags_deciding("start") == {"audit", "overwrite_output_dir", "resume_from_checkpoint"}
     assert flags_deciding("course") == {
         "micro_batch_tokens", "eval_batch_size", "gradient_checkpointing", "zero_stage", "offload",
+            "full_determinism",
         "deepspeed", "logging_steps", "save_steps", "save_seconds", "save_total_limit",
     }  # fmt: skip
 

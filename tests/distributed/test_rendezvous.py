@@ -1,5 +1,6 @@
 """The world of a process, in environments recorded from torchrun, deepspeed and Slurm 22.05."""
 
+import os
 import re
 
 import pytest
@@ -196,3 +197,22 @@ def test_joining_gives_the_names_that_torch_reads() -> None:
     assert find_world(environment) == PLACE
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     assert {name: environment[name] for name in names} == {name: TORCHRUN[name] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [
+        ({}, "3"),
+        ({"OMP_NUM_THREADS": "7"}, "7"),
+        ({"OMP_NUM_THREADS": "1"}, "1"),
+        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "x"}, "3"),  # torchrun's own default
+        ({"OMP_NUM_THREADS": "2", "TORCHELASTIC_RUN_ID": "x"}, "2"),
+    ],
+)
+def test_the_cores_are_divided_among_the_processes_of_a_machine(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], threads: str
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3 * PLACE.local_size))
+    environment = dict(given)
+    join(PLACE, environment)
+    assert environment["OMP_NUM_THREADS"] == threads

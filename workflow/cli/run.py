@@ -29,6 +29,8 @@ from workflow.runs.mount import Mount, find_mount, find_run_folder, run_name_of
 from workflow.runs.status import read_status
 
 EARLY = "stopped before the run started; nothing is lost"
+CLOSED = ("gloo/transport", "Connection closed by", "Connection reset by", "remote process exited")
+"""Words of gloo and NCCL in errors about a connection that the other end closed."""
 EARLY_SECONDS = 5.0
 """Time for processes to end after a signal before the run started; some wait in C++."""
 SHUTDOWN_SECONDS = 60.0
@@ -68,9 +70,9 @@ class _CommandLine:
         if self.launch.num_processes is not None:
             return self.launch.num_processes
         with importing():
-            import torch
+            from workflow.distributed.device import usable_gpus
 
-        return max(1, torch.cuda.device_count())
+        return max(1, usable_gpus())
 
 
 def _main(task: str, description: str, arguments: list[str]) -> int:
@@ -79,6 +81,8 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
     line = _CommandLine(arguments, *parse_command_line(task, description, arguments))
     from workflow.core.console import start_log  # slow, and not needed for -h
 
+    if line.launch.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported; workers inherit it
     stop = Stop()
     stop.listen()
     membership = None
@@ -103,10 +107,10 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
         _print_error(error, f"stopped: {error}", membership)
         return 1
     except RuntimeError as error:
-        if membership is None or not _lost_another(error):
+        message = _of_communication(error)
+        if membership is None or message is None:
             raise
-        first_line = (str(error).splitlines() or [""])[0]
-        _print_error(error, f"lost the connection to another process ({first_line})", membership)
+        _print_error(error, message, membership)
         return 1
     except SystemExit as error:  # by a signal
         if membership is None:
@@ -136,10 +140,12 @@ def _run(line: _CommandLine, stop: Stop) -> int:
     if processes > 1:
         return _launch(line, processes)
     with importing():
+        from workflow.distributed.device import problems_of_gpus
         from workflow.training.context import Invocation  # slow: torch and transformers
         from workflow.training.loop import run_job
 
-    invocation = Invocation(line.problems, stop=stop, command=_command())
+    problems = [*line.problems, *problems_of_gpus(line.launch.device)]
+    invocation = Invocation(problems, stop=stop, command=_command())
     run_job(line.spec, line.mount, invocation)
     return 0
 
@@ -153,10 +159,13 @@ def _run_in_world(line: _CommandLine, membership: Membership, stop: Stop) -> Non
         problems = [*problems, Problem("--num_processes", found, "the same number", hint)]
     join(membership, os.environ)
     with importing():
+        from workflow.distributed.device import problems_of_gpus
         from workflow.distributed.world import World
         from workflow.training.context import Invocation
         from workflow.training.loop import run_job
 
+    if of_gpus := problems_of_gpus(line.launch.device):
+        raise BadInput([*problems, *of_gpus])  # of this machine: the others need not have it
     world = World.joined()
     try:
         run_job(line.spec, line.mount, Invocation(problems, world, stop, _command()))
@@ -168,24 +177,26 @@ def _run_in_world(line: _CommandLine, membership: Membership, stop: Stop) -> Non
     world.end()
 
 
-def _problems_of_gpus(processes: int) -> list[Problem]:
+def _problems_of_too_few_gpus(processes: int) -> list[Problem]:
     """NCCL needs a GPU for each process."""
-    import torch
+    from workflow.distributed.device import usable_gpus
 
-    if not 0 < (gpus := torch.cuda.device_count()) < processes:
+    if not 0 < (gpus := usable_gpus()) < processes:
         return []
-    hint = "start one process per GPU, or set CUDA_VISIBLE_DEVICES= to use CPUs"
+    hint = "start one process per GPU, or set --device cpu"
     return [Problem("--num_processes", f"{processes} on {gpus} GPUs", f"at most {gpus}", hint)]
 
 
 def _launch(line: _CommandLine, processes: int) -> int:
     """Check and tokenize everything here, then run the job in new processes."""
     with importing():
+        from workflow.distributed.device import problems_of_gpus
         from workflow.distributed.world import World
         from workflow.training.prepare import prepare
         from workflow.training.summary import log_audit
 
-    problems = [*line.problems, *_problems_of_gpus(processes)]
+    problems = [*line.problems, *problems_of_gpus(line.launch.device)]
+    problems += _problems_of_too_few_gpus(processes)
     job = prepare(line.spec, line.mount, problems, World(size=processes, local_size=processes))
     if job.spec.audit:
         log_audit(job)
@@ -261,8 +272,18 @@ def _record_refusal(line: _CommandLine, error: BadInput, membership: Membership)
             write_refusal(folder, error)
 
 
-def _lost_another(error: RuntimeError) -> bool:
-    """Whether a process ends only because another one did, which reports its own error."""
-    from torch.distributed import DistError
+def _of_communication(error: RuntimeError) -> str | None:
+    """The message of a failed communication between processes; None for any other error.
 
-    return isinstance(error, DistError) or "gloo/transport" in str(error)
+    A closed connection is only the effect of another process's error, which reports itself. Errors
+    of NCCL itself are shown completely: the cause is in their last lines.
+    """
+    from torch.distributed import DistBackendError, DistError
+
+    text = str(error)
+    closed = any(words in text for words in CLOSED)
+    if isinstance(error, DistBackendError) and not closed:
+        return f"communication between GPUs failed: {text}"
+    if closed or isinstance(error, DistError):
+        return f"lost the connection to another process ({(text.splitlines() or [''])[0]})"
+    return None

@@ -44,6 +44,7 @@ def submit(request: SubmitRequest, report: Callable[[str], None]) -> None:
         problems = [*request.problems, *problems, *more]
         problems += scheduler.problems_of_text(text) if text else []
         problems += _problems_of_queue(submission) if seen else []
+        problems += _problems_of_build(request) if seen else []
         if request.prints_only:
             for problem in problems:
                 if isinstance(problem, NotChecked):
@@ -90,10 +91,11 @@ def _mount(request: SubmitRequest) -> tuple[Mount, bool]:
 
 
 def _submission(request: SubmitRequest, mount: Mount, seen: bool) -> Submission:
-    spec, command = request.spec, request.command
+    spec, command, device = request.spec, request.command, request.launch.device
     return Submission(
         task=command.task,
-        arguments=as_arguments(spec),  # fixed now: a job file may change while the job waits
+        # Fixed now: a job file may change while the job waits.
+        arguments=(*as_arguments(spec), *([f"--device={device}"] if device else [])),
         run_name=run_name_of(spec),
         processes=_processes(request),
         folder=command.folder,
@@ -109,9 +111,9 @@ def _processes(request: SubmitRequest) -> int:
     if request.launch.num_processes is not None:
         return request.launch.num_processes
     if request.kind == "local" and not request.cluster.gpus_per_node:
-        import torch  # slow
+        from workflow.distributed.device import usable_gpus  # slow: torch
 
-        return max(1, torch.cuda.device_count())
+        return max(1, usable_gpus())
     return max(1, request.cluster.gpus_per_node)
 
 
@@ -163,6 +165,20 @@ def _with_dependency(request: SubmitRequest, mount: Mount) -> tuple[SubmitReques
         return request, [Problem(f"--dependency {shorten(name)}", found, expected, hint)]
     cluster = dataclasses.replace(request.cluster, dependency=dependency)
     return dataclasses.replace(request, cluster=cluster), []
+
+
+def _problems_of_build(request: SubmitRequest) -> list[Problem]:
+    """The problem of a GPU job whose .venv, which the nodes use too, has PyTorch's CPU build."""
+    cluster = request.cluster
+    if not cluster.gpus_per_node or cluster.container or request.launch.device == "cpu":
+        return []
+    import torch  # slow
+
+    if torch.version.cuda is not None:
+        return []
+    found = f"{cluster.gpus_per_node}, but PyTorch {torch.__version__} in .venv is a CPU build"
+    hint = "run scripts/setup on a node with GPUs, or e.g. scripts/setup --cuda cu130"
+    return [NotChecked("--gpus_per_node", found, "a CUDA build", hint)]
 
 
 def _problems_of_queue(submission: Submission) -> list[Problem]:

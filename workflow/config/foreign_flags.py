@@ -118,10 +118,9 @@ _GROUPS = {
         "fsdp fsdp_config fsdp_transformer_layer_cls_to_wrap",
     "use --zero_stage": "zero zero_optimization stage",
     "use --offload": "cpu_offload offload_optimizer",
-    "set the environment variable CUDA_VISIBLE_DEVICES= to use no GPU":
-        "no_cuda use_cpu use_mps_device",
+    "use --device cpu": "no_cuda use_cpu use_mps_device",
     "set CUDA_VISIBLE_DEVICES, or use --num_processes; all visible GPUs are used":
-        "device gpu gpus n_gpu num_gpus gpu_ids",
+        "gpu gpus n_gpu num_gpus gpu_ids",
     "remove it; a launcher or --num_processes starts the processes":
         "ddp_backend ddp_find_unused_parameters ddp_timeout ddp_bucket_cap_mb accelerator_config "
         "world_size master_port master_addr",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from workflow.config.field_types import boolean, integer, memory, text
+from workflow.config.field_types import boolean, choice, integer, memory, or_auto, text
 from workflow.config.flags import flag
 from workflow.config.request import PROCESSES, RUN
 
@@ -17,6 +17,9 @@ class LaunchOptions:
 
     num_processes: int | None = _processes(
         integer(1), "processes on this machine [one per GPU, else 1]"
+    )
+    device: str | None = _processes(
+        or_auto(choice("cpu", "cuda")), "cpu, or cuda for GPUs [auto: cuda if there are GPUs]"
     )
     local_rank: int | None = _processes(integer(-1), "accepted from launchers, and ignored")
     dry_run: bool = _processes(

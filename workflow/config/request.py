@@ -153,6 +153,12 @@ class JobRequest:
         or_auto(boolean()),
         "compute in bfloat16 with float32 master weights; auto: where that is fast [auto]",
     )
+    full_determinism: bool = _training(
+        boolean(),
+        "deterministic CUDA kernels: equal runs are bit-equal on GPUs too, but slower",
+        False,
+        decides="course",
+    )
     gradient_checkpointing: bool = _training(
         boolean(),
         "recompute activations in the backward pass: less memory, a third more time",

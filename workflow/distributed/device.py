@@ -1,15 +1,74 @@
 """The device of this process, and whether bfloat16 is fast on it."""
 
 import os
+from pathlib import Path
 
 import torch
 
+from workflow.core.errors import Problem
+
+DEVICES = Path("/dev")
+DRIVER = Path("/proc/driver/nvidia/version")
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""The environment of a process that is to use no GPU."""
+
+
+def usable_gpus() -> int:
+    """The number of GPUs that CUDA can use; torch counts GPUs of an unusable driver as well."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
 
 def pick_device() -> torch.device:
-    """This process's GPU, by its local rank; else the CPU."""
-    if not torch.cuda.is_available():
+    """This process's GPU, by its local rank; else the CPU.
+
+    If each task sees one GPU (srun --gpus-per-task=1), all use GPU 0.
+    """
+    if not usable_gpus():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % usable_gpus())
+
+
+def set_determinism(full: bool) -> None:
+    """Choose between deterministic and faster kernels, before CUDA is first used.
+
+    CPU kernels are deterministic. On CUDA some add in changing order, e.g. the backward pass of
+    memory-efficient attention (docs.pytorch.org/docs/stable/notes/randomness.html).
+    """
+    if full:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(full)
+
+
+def problems_of_gpus(device: str | None) -> list[Problem]:
+    """The problem of a job that is meant for GPUs, on a machine whose GPUs CUDA cannot use.
+
+    Args:
+        device: "cpu", "cuda", or None for GPUs if there are some.
+    """
+    present = os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(DEVICES.glob("nvidia[0-9]*"))
+    if device == "cpu" or usable_gpus() or not (present or device == "cuda"):
+        return []
+    built = torch.version.cuda
+    torch_build = f"PyTorch {torch.__version__} built for CUDA {built}" if built else "a CPU build"
+    hint = "run scripts/setup on this machine, or set --device cpu"
+    if not present:
+        found, hint = "no NVIDIA GPU on this machine", "choose a machine with GPUs, or remove it"
+    elif built is None:
+        found = f"GPUs, but PyTorch {torch.__version__} is a CPU build"
+    else:
+        found = f"GPUs that CUDA cannot use: {_driver()}, {torch_build}"
+        hint = f"update the driver, {hint}"
+    return [Problem("--device", found, "GPUs that CUDA can use", hint)]
+
+
+def _driver() -> str:
+    """The NVIDIA driver's version, as the kernel module reports it."""
+    try:
+        words = DRIVER.read_text().split("Module", 1)[1].split()
+    except (OSError, IndexError):
+        return "no driver loaded"
+    return f"driver {next((word for word in words if word[0].isdigit()), 'unknown')}"
 
 
 def fast_bf16() -> bool:

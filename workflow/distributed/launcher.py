@@ -155,8 +155,6 @@ def _start(command: Sequence[str], place: Membership) -> Worker:
     """Start a worker in its own session, so that a signal reaches its children too."""
     names = dict(os.environ)
     join(place, names)
-    threads = max(1, len(os.sched_getaffinity(0)) // place.local_size)
-    names["OMP_NUM_THREADS"] = names.get("OMP_NUM_THREADS") or str(threads)
     names["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # for torch: rank 0 must not open the port
     names.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # as under torchrun
     names[LAUNCHER_VARIABLE] = str(os.getpid())

@@ -4,6 +4,7 @@ torchrun, deepspeed's launcher and Kubernetes' training operator set `RANK`. Slu
 its own, and sets them outside of steps too, so they are read with care.
 """
 
+import os
 import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -55,7 +56,15 @@ def find_world(environment: Mapping[str, str]) -> Membership | None:
 
 
 def join(membership: Membership, environment: MutableMapping[str, str]) -> None:
-    """Set the variables that torch.distributed (`env://`) and deepspeed read."""
+    """Set the variables that torch.distributed (`env://`) and deepspeed read.
+
+    Each process gets its share of the cores as threads, unless OMP_NUM_THREADS is set. torchrun
+    sets it to 1, with which an optimizer in host memory would take many times as long.
+    """
+    by_torchrun = "TORCHELASTIC_RUN_ID" in environment
+    if environment.get("OMP_NUM_THREADS", "") in ("", *(["1"] if by_torchrun else [])):
+        threads = max(1, len(os.sched_getaffinity(0)) // membership.local_size)
+        environment["OMP_NUM_THREADS"] = str(threads)
     environment["RANK"] = str(membership.rank)
     environment["WORLD_SIZE"] = str(membership.size)
     environment["LOCAL_RANK"] = str(membership.local_rank)

@@ -110,9 +110,10 @@ class World:
         """
         if dist.is_initialized() or (self.size == 1 and not alone_too):
             return
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it
+            os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed's device
         store = HashStore() if self._store is None else self._store
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
@@ -121,7 +122,8 @@ class World:
             rank=self.rank,
             world_size=self.size,
             timeout=LONGEST_WAIT,
-            device_id=device if device.type == "cuda" else None,
+            # NCCL cannot bind a single process to its device (DeepSpeed#8248).
+            device_id=device if device.type == "cuda" and self.size > 1 else None,
         )
 
     def end(self) -> None:

@@ -12,7 +12,7 @@ from workflow.config.job import JobSpec, written
 from workflow.config.request import JobRequest
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import Stopped
-from workflow.distributed.device import pick_device
+from workflow.distributed.device import pick_device, set_determinism
 from workflow.reporting.trackers.base import Start, tracking
 from workflow.runs.checkpoint import hold_for_reading
 from workflow.runs.lock import RunLock
@@ -56,6 +56,7 @@ def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = N
     log_audit(job)
     if job.spec.audit:
         return job.run_path
+    set_determinism(job.spec.full_determinism)
     world.begin(pick_device(), alone_too=job.strategy is not None)
     disposition = world.on_rank_zero(lambda: resolve_run(job))
     world.on_rank_zero(lambda: forget_earlier_start(job, disposition))

@@ -67,6 +67,8 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTr
     spec, strategy = job.spec, job.strategy
     if device.type == "cpu":
         tune_memory(keeps=strategy is None)
+    else:  # cuDNN's attention gives NaN for some masks on H100 (pytorch#196678)
+        torch.backends.cuda.enable_cudnn_sdp(False)
     keeps_masters = strategy is None and not spec.no_train
     dtype = torch.bfloat16 if spec.bf16 and not keeps_masters else torch.float32
     partitions = strategy if strategy is not None and strategy.stage == 3 else None

@@ -51,10 +51,13 @@ def _packed_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     within_source = source[:, None, :, None] == source[:, None, None, :]
     within_target = target[:, None, :, None] == target[:, None, None, :]
     before = torch.ones_like(within_target[:1]).tril()
+    # Padded queries attend to the first example: some CUDA kernels return NaN for queries that
+    # attend to nothing (pytorch#196678), and a NaN would spread from outputs nobody uses.
+    of_example = target.clamp(min=1)[:, None, :, None] == source[:, None, None, :]
     encoded = model.get_encoder()(input_ids=batch.input_ids, attention_mask=within_source)
     output = model(
         encoder_outputs=encoded,
-        attention_mask=target[:, None, :, None] == source[:, None, None, :],
+        attention_mask=of_example,
         decoder_input_ids=batch.decoder_input_ids,
         decoder_attention_mask=within_target & before,
         use_cache=False,
