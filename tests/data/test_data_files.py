@@ -55,23 +55,23 @@ FILES: dict[str, tuple[bytes, str]] = {
     "d.zip": (packed("a.json"), f"a zip archive {NO_JSON} unpack it: unzip d.zip"),
     "d.xlsx": (
         packed("xl/workbook.xml"),
-        f"an Excel workbook {NO_JSON} convert it with pandas: "
+        f"an Excel workbook {NO_JSON} name its columns like the keys of a record, then use pandas: "
         f'read_excel("d.xlsx"){PANDAS.format("d")}',
     ),
     "d.parquet": (
         b"PAR1\x15\x04",
-        f"a Parquet file {NO_JSON} convert it with pandas: "
+        f"a Parquet file {NO_JSON} name its columns like the keys of a record, then use pandas: "
         f'read_parquet("d.parquet"){PANDAS.format("d")}',
     ),
     "d.csv": (
         b"prompt,completion\na,b\n",
-        f"comma-separated values (CSV) {NO_JSON} convert it with "
-        f'pandas: read_csv("d.csv"){PANDAS.format("d")}',
+        f"comma-separated values (CSV) {NO_JSON} name its columns like the "
+        f'keys of a record, then use pandas: read_csv("d.csv"){PANDAS.format("d")}',
     ),
     "tabs.json": (
         b"prompt\tcompletion\na\tb\n",
-        f"tab-separated values (TSV) {NO_JSON} convert it with "
-        f'pandas: read_table("tabs.json"){PANDAS.format("tabs")}',
+        f"tab-separated values (TSV) {NO_JSON} name its columns like the "
+        f'keys of a record, then use pandas: read_table("tabs.json"){PANDAS.format("tabs")}',
     ),
     "d.db": (
         b"SQLite format 3\0",
@@ -249,8 +249,8 @@ def test_invalid_json_lines(tmp_path: Path, content: bytes, message: str) -> Non
          '"eval": […]}'),
         ({"train.json": f"{ROW}\n{ROW}", "eval.json": f"{ROW}\n{ROW}"},
          "rename the files: eval.json is JSON Lines"),
-        ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): convert it with "
-         f'pandas: read_csv("train.csv"){PANDAS.format("train")}'),
+        ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): name its columns like the "
+         f'keys of a record, then use pandas: read_csv("train.csv"){PANDAS.format("train")}'),
         ({"dataset_dict.json": "{}"},
          'export each split with datasets: load_from_disk(…)["train"].to_json("train.jsonl")'),
         ({"notes.txt": ""}, "add the files"),

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "regenerate a run's report.html from its folder")
     for verb in (status, logs, report):
         verb.add_argument("run", nargs="?", help="name of the run [the newest]", metavar="RUN")
-    compare = add("compare", _compare, "compare runs or steps (paired confidence intervals)")
+    compare = add("compare", _compare, "compare runs or steps, with paired confidence intervals")
     named = (
         "RUN (its last evaluation), RUN@STEP, RUN@best or RUN@last; a single RUN compares its "
         "first and last evaluations"
@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("runs", nargs="+", help=named, metavar="RUN")
     compare.add_argument("--html", help="also write a page with all records", metavar="FILE")
     compare.add_argument("--json", help="also write JSON; - prints only JSON", metavar="FILE")
-    prefetch = add("prefetch", _prefetch, "download a model of the hub to mount/models")
+    prefetch = add(
+        "prefetch", _prefetch, "download a model from the Hugging Face hub to mount/models"
+    )
     prefetch.add_argument("model", help="name on the hub, e.g. google/flan-t5-xl", metavar="MODEL")
     return parser
 

@@ -17,7 +17,7 @@ from workflow.cluster.scheduler import JobState
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.tables import table
 from workflow.runs.lock import is_fresh
-from workflow.runs.mount import Mount
+from workflow.runs.mount import Mount, nearest
 from workflow.runs.status import TRAIN_LOG, read_spec, read_status, status_files
 
 LINES = 10
@@ -58,7 +58,8 @@ def inspect_run(mount: Mount, run_name: str) -> Overview:
     status = read_status(folder)
     if not status and record is None:
         known = run_names(mount)
-        hint = f"choose from {', '.join(known[:5])}" if known else "submit a job"
+        newest = f"use e.g. {known[-1]}; `list` shows all" if known else "submit a job"
+        hint = nearest(run_name, known, newest)
         where, expected = f"run {shorten(run_name)}", f"a run in {mount.models}"
         raise BadInput([Problem(where, "does not exist", expected, hint)])
     state = None if record is None or _is_over(status, record) else state_of(record)

@@ -108,7 +108,7 @@ def _checked(
         problems.append(
             Problem(
                 "model",
-                " and ".join(f"--{name}" for name in models) or "not named",
+                " and ".join(f"--{name}" for name in models) or "missing",
                 "exactly one of --model_init_name, --model_init_path, --model_pretrain_name",
                 "keep one of them" if models else "add --model_init_name FOLDER_IN_MOUNT_MODELS",
             )
@@ -116,7 +116,7 @@ def _checked(
         typed = {name: value for name, value in typed.items() if name not in _MODELS}
     if "data_name" not in given:
         problems.append(
-            Problem("data", "not named", "the name of a data file", "add --data_name NAME")
+            Problem("data", "missing", "the name of a data file", "add --data_name NAME")
         )
     if not typed.keys() & set(_MODELS):
         typed["model_init_name"] = NO_MODEL

@@ -107,7 +107,7 @@ class JobRequest:
 
     training_run_name: str | None = _run(
         text("RUN"),
-        "name of the run, its folder in mount/models [MODEL_DATA_SEED, or _eval]",
+        "folder of the run in mount/models [MODEL_DATA_SEED; --no_train: MODEL_DATA_eval]",
         decides="name",
         common=True,
     )
@@ -214,9 +214,9 @@ class JobRequest:
     )
 
     max_new_tokens: int | None = _decoding(
-        integer(1), "most tokens to generate [the longest completion in the data]"
+        integer(1), "maximum number of tokens to generate [the longest completion in the data]"
     )
-    min_new_tokens: int = _decoding(integer(0), "fewest tokens to generate", 0)
+    min_new_tokens: int = _decoding(integer(0), "minimum number of tokens to generate", 0)
     temperature: float = _decoding(
         number(0), f"sampling temperature; below {GREEDY_BELOW}: greedy", 0.001, common=True
     )

@@ -17,7 +17,9 @@ LONGEST_LINE = 1 << 24
 
 def _by_pandas(read: str) -> str:
     write = 'to_json("{stem}.jsonl", orient="records", lines=True)'
-    return f'convert it with pandas: {read}("{{name}}").{write}'
+    return (
+        f'name its columns like the keys of a record, then use pandas: {read}("{{name}}").{write}'
+    )
 
 
 def _unpack(command: str) -> str:

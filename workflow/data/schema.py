@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import Problem, shorten
 
 Record = dict[str, Any]
@@ -168,6 +169,9 @@ def _near_key(key: str, record: Mapping[str, Any]) -> str | None:
 
 def _missing_source(place: str, schema: Schema, record: Mapping[str, Any]) -> Problem:
     missing = missing_key(place, schema.source_key, record, "text")
+    for task in TASK_SPECS.values():
+        if task.source_key in record and task.source_key != schema.source_key:
+            return replace(missing, hint=f"use {task.name}.py, which reads this data")
     texts = [key for key, value in record.items() if isinstance(value, str)]
     if missing.hint != "add it" or len(texts) != 1 or texts == [schema.answer_key]:
         return missing

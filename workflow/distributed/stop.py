@@ -62,7 +62,8 @@ class Stop:
             sys.exit(Stopped.exit_status)
         if is_first and self._world is not None and self._world.is_rank_zero:
             name = signal.Signals(number).name
-            message = f"{name}: finishing this step, then saving; Ctrl-C again aborts\n"
+            again = "; Ctrl-C again aborts" * (number == signal.SIGINT)
+            message = f"{name}: finishing this step, then saving{again}\n"
             with suppress(OSError):
                 os.write(sys.stderr.fileno(), message.encode())
 

@@ -109,7 +109,7 @@ def _target_warnings(name: str, targets: AuditReport | None) -> list[AuditWarnin
     count = targets["yes"] + targets["no"]
     share = targets[rarer] / count
     if targets[rarer] == 0:
-        text = f"{name}: none of {count:,} targets is closer to {rarer}; metrics are meaningless"
+        text = f"{name}: none of {count:,} targets is closer to {rarer}; auc and f1 are undefined"
         return [AuditWarning(10, text, "", "add records of that class")]
     if share >= RARE:
         return []
