@@ -296,7 +296,7 @@ def test_a_killed_process_brings_the_job_down(mount: Mount) -> None:
         assert time.monotonic() - began < 10
     assert launched.returncode == 137
     assert f"(pid {victim.pid}) was killed by SIGKILL (probably the kernel's out-of-mem" in told
-    assert "--dry_run); the other processes were stopped" in told
+    assert "killer); the other processes were stopped. Hint: reduce --micro_batch" in told
     assert "Traceback" not in told
     assert not any(process.is_running() for process in workers)
     assert json.loads((mount.models / "long" / "status.json").read_text())["state"] == "failed"
