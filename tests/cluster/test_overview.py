@@ -171,7 +171,8 @@ def test_no_such_run(mount: Mount) -> None:
     with pytest.raises(BadInput) as caught:
         inspect_run(mount, "b")
     assert str(caught.value) == (
-        f"run 'b': does not exist (expected a run in {mount.models}). Hint: choose from a."
+        f"run 'b': does not exist (expected a run in {mount.models}). Hint: use e.g. a; "
+        "`list` shows all."
     )
 
 

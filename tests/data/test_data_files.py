@@ -249,8 +249,8 @@ def test_invalid_json_lines(tmp_path: Path, content: bytes, message: str) -> Non
          '"eval": […]}'),
         ({"train.json": f"{ROW}\n{ROW}", "eval.json": f"{ROW}\n{ROW}"},
          "rename the files: eval.json is JSON Lines"),
-        ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): name its columns like the "
-         f'keys of a record, then use pandas: read_csv("train.csv"){PANDAS.format("train")}'),
+        ({"train.csv": "a,b"}, "train.csv is comma-separated values (CSV): name its columns like "
+         f'the keys of a record, then use pandas: read_csv("train.csv"){PANDAS.format("train")}'),
         ({"dataset_dict.json": "{}"},
          'export each split with datasets: load_from_disk(…)["train"].to_json("train.jsonl")'),
         ({"notes.txt": ""}, "add the files"),

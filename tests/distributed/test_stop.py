@@ -18,7 +18,7 @@ from test_processes import ONE_THREAD, flag_words, job
 from workflow.runs.mount import Mount
 from workflow.runs.status import read_status
 
-FINISHING = "finishing this step, then saving; Ctrl-C again aborts"
+FINISHING = "finishing this step, then saving"
 LONG = {"max_steps": 100_000, "eval_steps": 100_000, "save_steps": 100_000, "logging_steps": 5}
 Start = Callable[..., Any]
 
@@ -119,7 +119,7 @@ print(stop.requested())
 """)
     cases = (
         ("SIGTERM SIGTERM SIGUSR1", "None SIGTERM SIGTERM SIGTERM", ""),
-        ("SIGINT SIGTERM SIGHUP", "None SIGINT SIGINT SIGINT", ""),
+        ("SIGINT SIGTERM SIGHUP", "None SIGINT SIGINT SIGINT", f"{FINISHING}; Ctrl-C again aborts"),
         ("SIGTERM SIGINT", "None SIGTERM SIGTERM", ""),
         ("SIGINT SIGINT", "None SIGINT", "KeyboardInterrupt"),
     )

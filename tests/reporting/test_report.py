@@ -476,7 +476,8 @@ def test_the_report_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["report", "../run", "--mount", str(tmp_path)]) == 2
     models = tmp_path / "models"
     assert capsys.readouterr().err.splitlines() == [
-        f"run 'other': does not exist (expected a run in {models}). Hint: choose from group/run.",
+        f"run 'other': does not exist (expected a run in {models}). Hint: use e.g. group/run; "
+        "`list` shows all.",
         "run ../run: outside of mount/models, hidden, not printable or longer than "
         f"120 bytes (expected a folder name inside {models}). Hint: choose another name.",
     ]
