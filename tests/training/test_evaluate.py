@@ -69,7 +69,7 @@ class Evaluation:
     def judge(self, indexes, results):
         for index, result in zip(indexes, results, strict=True):
             if index == 13 and fault == "stop":
-                stop._heard = "the test"
+                stop._reason = "the test"
             if index == 13 and fault == "lost":
                 lock.taken_by = "another"
             yield Prediction({"i": index}, result, {"i": index, "found": result})
