@@ -96,6 +96,7 @@ def test_the_contract_s_commands(mount: Mount, read_lines: Lines) -> None:
     assert evaluated.returncode == 0, evaluated.stderr
     folder = mount.models / "0216syn_explain_checkpoint-61_synthetic_explain_eval"
     assert sorted(path.name for path in folder.iterdir()) == [
+        "audit.json",
         "metrics.jsonl",
         "report.html",
         "starts.jsonl",

@@ -47,7 +47,7 @@ class Job:
         tuning: which parameters are trained.
         decoder_ids: how the model's decoder starts.
         extension: tokens to add to the model's vocabulary.
-        audit: of the data; empty if the job only evaluates.
+        audit: of the data.
         model_source: the model's folder, or its name on the hub.
         run_path: the run's folder, which may not exist yet.
         claim_lock: a file to lock while the run's folder is created.
@@ -180,8 +180,6 @@ def _prepare_data(
             lambda grown, data: audited(data, task, grown, request, cache),
         )  # fmt: skip
         return _Data(splits, tokenizer, audit)
-    if request.no_train and not request.audit:
-        return _Data(splits, tokenizer, {})
     audit = audited(splits, task, tokenizer, request, cache)
     audit["can_grow"] &= not request.no_train
     return _Data(splits, tokenizer, audit)

@@ -14,8 +14,7 @@ from workflow.training.prepare import Job
 
 
 def log_audit(job: Job) -> None:
-    if job.audit:
-        log_parts(render(job.audit))
+    log_parts(render(job.audit))
 
 
 def log_resume(job: Job, point: ResumePoint, step: int, world: World) -> None:
