@@ -119,7 +119,8 @@ def test_an_earlier_command_line(site: Site) -> None:
     """A command line of another tool: `data` is the shared folder, here the project's parent."""
     command = (
         f'bash -c "export OMP_NUM_THREADS=1; cd data/{ROOT.name}; python3 seq2seq.py '
-        '--model_init_name t5-tiny --data_name sums --training_run_name original --max_steps 2"'
+        "--model_init_name t5-tiny --data_name sums --training_run_name original --max_steps 2 "
+        '--device cpu"'
     )
     site.call(
         "submit", "slurm", "--name", "0216synexplain", "--shared-host-dir", str(ROOT.parent),
