@@ -6,6 +6,7 @@
 import os
 import re
 from pathlib import Path
+from tempfile import gettempdir
 
 from workflow.core.files import locked
 
@@ -26,7 +27,7 @@ def sections(name: str) -> dict[str, str]:
 def check(name: str, title: str, text: str) -> None:
     """Compare a text with its section of a golden file, or write it there."""
     if os.environ.get("UPDATE_GOLDEN"):
-        with locked(GOLDEN / ".lock"):
+        with locked(Path(gettempdir()) / "workflow-golden.lock"):  # of xdist's processes
             texts = sections(name) | {title: text}
             whole = "\n".join(f"== {one}\n{shown}\n" for one, shown in texts.items())
             (GOLDEN / name).write_text(whole, encoding="utf-8")

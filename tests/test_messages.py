@@ -102,8 +102,7 @@ AVOIDED = re.compile(
 def printed_texts(path: Path) -> Iterator[tuple[int, str]]:
     """The string constants of a module that are not docstrings, each with its line."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    documented = (ast.Expr,)
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, documented)}
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         text = node.value if isinstance(node, ast.Constant) else None
         if isinstance(text, str) and id(node) not in docstrings:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from workflow.core.console import show, show_error
+from workflow.core.console import log_parts, show, show_error
 from workflow.core.tables import as_lines, render, table
 
 ROWS = [["run", "state", "step"], ["a [bold]run[/]", ":smile: done", "7"], ["é文", "", "1,000"]]
@@ -66,3 +66,14 @@ def test_an_error_is_printed_as_it_is(
     monkeypatch.setattr("sys.stderr", terminal)
     show_error(message)
     assert re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()) == message + "\n"
+
+
+def test_a_closed_terminal_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(Terminal):
+        def write(self, text: str) -> int:
+            raise OSError("Input/output error")
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("sys.stderr", Closed())
+    log_parts([table(ROWS, left=2)])

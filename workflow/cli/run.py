@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workflow.config.launch import LaunchOptions
@@ -107,8 +107,8 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
         _print_error(error, f"stopped: {error}", membership)
         return 1
     except RuntimeError as error:
-        message = _of_communication(error)
-        if membership is None or message is None:
+        message = None if membership is None else _of_communication(error)
+        if message is None:
             raise
         _print_error(error, message, membership)
         return 1
@@ -136,16 +136,19 @@ def _print_error(error: BaseException, message: str, membership: Membership | No
 
 def _run(line: _CommandLine, stop: Stop) -> int:
     """Run a job without an outer launcher, here or in several processes; return its status."""
+    with importing():
+        from workflow.distributed.device import problems_of_gpus
+
     processes = line.processes_to_start()
+    of_gpus = [*problems_of_gpus(line.launch.device), *_problems_of_too_few_gpus(processes)]
+    line = replace(line, problems=[*line.problems, *of_gpus])
     if processes > 1:
         return _launch(line, processes)
     with importing():
-        from workflow.distributed.device import problems_of_gpus
         from workflow.training.context import Invocation  # slow: torch and transformers
         from workflow.training.loop import run_job
 
-    problems = [*line.problems, *problems_of_gpus(line.launch.device)]
-    invocation = Invocation(problems, stop=stop, command=_command())
+    invocation = Invocation(line.problems, stop=stop, command=_command())
     run_job(line.spec, line.mount, invocation)
     return 0
 
@@ -190,14 +193,12 @@ def _problems_of_too_few_gpus(processes: int) -> list[Problem]:
 def _launch(line: _CommandLine, processes: int) -> int:
     """Check and tokenize everything here, then run the job in new processes."""
     with importing():
-        from workflow.distributed.device import problems_of_gpus
         from workflow.distributed.world import World
         from workflow.training.prepare import prepare
         from workflow.training.summary import log_audit
 
-    problems = [*line.problems, *problems_of_gpus(line.launch.device)]
-    problems += _problems_of_too_few_gpus(processes)
-    job = prepare(line.spec, line.mount, problems, World(size=processes, local_size=processes))
+    world = World(size=processes, local_size=processes)
+    job = prepare(line.spec, line.mount, line.problems, world)
     if job.spec.audit:
         log_audit(job)
         return 0

@@ -13,7 +13,7 @@ from workflow.core.errors import BadInput, Problem
 
 
 class NotChecked(Problem):
-    """A possible problem that only the scheduler could rule out, but it is unreachable."""
+    """A possible problem that cannot be ruled out here, e.g. with the scheduler unreachable."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,12 @@ class _AboveBars(logging.Handler):
             time, _, message = line.partition(" ")
             style = "yellow" if record.levelno >= logging.WARNING else ""
             line = _colored([Text.assemble((time, "dim"), " ", (message, style))])
-        with suppress(OSError):  # a closed log must not end the run
-            tqdm.write(line, file=sys.stderr)
+        _write_above_bars(line)
+
+
+def _write_above_bars(text: str) -> None:
+    with suppress(OSError):  # a closed log must not end the run
+        tqdm.write(text, file=sys.stderr)
 
 
 def has_colors(stream: TextIO) -> bool:
@@ -64,7 +68,7 @@ def show_error(message: str) -> None:
 def log_parts(parts: Iterable[Part]) -> None:
     """Log texts and tables: each line by itself, or in color on a terminal."""
     if not _silent and has_colors(sys.stderr):
-        tqdm.write(_colored(parts), file=sys.stderr)
+        _write_above_bars(_colored(parts))
     else:
         for line in as_lines(parts):
             log.info("%s", line)

@@ -9,8 +9,6 @@ from workflow.core.errors import Problem
 
 DEVICES = Path("/dev")
 DRIVER = Path("/proc/driver/nvidia/version")
-NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
-"""The environment of a process that is to use no GPU."""
 
 
 def usable_gpus() -> int:
@@ -49,15 +47,14 @@ def problems_of_gpus(device: str | None) -> list[Problem]:
     present = os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(DEVICES.glob("nvidia[0-9]*"))
     if device == "cpu" or usable_gpus() or not (present or device == "cuda"):
         return []
-    built = torch.version.cuda
-    torch_build = f"PyTorch {torch.__version__} built for CUDA {built}" if built else "a CPU build"
+    pytorch, cuda = f"PyTorch {torch.__version__}", torch.version.cuda
     hint = "run scripts/setup on this machine, or set --device cpu"
     if not present:
         found, hint = "no NVIDIA GPU on this machine", "choose a machine with GPUs, or remove it"
-    elif built is None:
-        found = f"GPUs, but PyTorch {torch.__version__} is a CPU build"
+    elif cuda is None:
+        found = f"GPUs, but {pytorch} is a CPU build"
     else:
-        found = f"GPUs that CUDA cannot use: {_driver()}, {torch_build}"
+        found = f"GPUs that CUDA cannot use: {_driver()}, {pytorch} built for CUDA {cuda}"
         hint = f"update the driver, {hint}"
     return [Problem("--device", found, "GPUs that CUDA can use", hint)]
 

@@ -61,8 +61,8 @@ def join(membership: Membership, environment: MutableMapping[str, str]) -> None:
     Each process gets its share of the cores as threads, unless OMP_NUM_THREADS is set. torchrun
     sets it to 1, with which an optimizer in host memory would take many times as long.
     """
-    by_torchrun = "TORCHELASTIC_RUN_ID" in environment
-    if environment.get("OMP_NUM_THREADS", "") in ("", *(["1"] if by_torchrun else [])):
+    of_torchrun = "1" if "TORCHELASTIC_RUN_ID" in environment else ""
+    if environment.get("OMP_NUM_THREADS", "") in ("", of_torchrun):
         threads = max(1, len(os.sched_getaffinity(0)) // membership.local_size)
         environment["OMP_NUM_THREADS"] = str(threads)
     environment["RANK"] = str(membership.rank)

@@ -13,7 +13,6 @@ from workflow.data.file_kinds import is_json_lines, kind_of
 from workflow.data.split_names import LINES, OTHER_NAMES, eval_name, eval_names
 
 CONTAINER_MOUNT = Path("/model_mount")
-DOWNLOAD = "download it with `python3 -m workflow prefetch ORGANIZATION/MODEL`"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9]\d*)", re.ASCII)
 
 
@@ -98,11 +97,8 @@ def _split_files(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
         return {}, [Problem(where, found, "one file of eval records", hint)]
     if files:
         return files, []
-    found, expected = (
-        "a folder without train.jsonl and eval.jsonl",
-        "both, with one record per line",
-    )
-    return {}, [Problem(where, found, expected, _instead(folder))]
+    found = "a folder without train.jsonl and eval.jsonl"
+    return {}, [Problem(where, found, "both, with one record per line", _instead(folder))]
 
 
 def _instead(folder: Path) -> str:
@@ -170,7 +166,8 @@ def _find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
     around = folder.parent if folder.parent.is_dir() else mount.models
     beside = [path for path in around.iterdir() if path.is_dir()] if around.is_dir() else []
     known = [os.path.relpath(path, mount.models) for path in beside if path.name[:1] != "."]
-    hint = nearest(name, known, f"copy the model's folder to {mount.models}, or {DOWNLOAD}")
+    download = "download it with `python3 -m workflow prefetch ORGANIZATION/MODEL`"
+    hint = nearest(name, known, f"copy the model's folder to {mount.models}, or {download}")
     return folder, [Problem(where, "does not exist", f"the folder {folder}", hint)]
 
 

@@ -113,8 +113,7 @@ def _roll_back(job: Job, folder: RunFolder, progress: Progress) -> Progress:
         progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))
     folder.write_status("running", progress)
     folder.write_json(SPEC_FILE, written(job.spec))
-    if job.audit:
-        folder.write_json(AUDIT, job.audit)
+    folder.write_json(AUDIT, job.audit)
     return progress
 
 
