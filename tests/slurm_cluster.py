@@ -1,7 +1,8 @@
 """A temporary real Slurm with two nodes on this machine (Linux, root).
 
 Each node has its own address, hostname and hosts file, so processes on two nodes connect over a
-network. The nodes' simulated cores, memory and GPUs only affect Slurm's scheduling. All files are
+network. As at many sites, the nodes' names are Slurm's alone, and a machine's own name means
+127.0.1.1 there. The nodes' simulated cores, memory and GPUs only affect Slurm's scheduling. All files are
 in one temporary folder, and ports and network are unused: several clusters do not interfere.
 """
 
@@ -66,7 +67,8 @@ ReturnToService=2
 SlurmdTimeout=20
 MinJobAge={min_job_age}
 {accounting}
-NodeName={nodes} CPUs={cpus} RealMemory={megabytes} Gres=gpu:{gpus} Port=6818 NodeAddr={addresses}
+NodeName={nodes} NodeHostname={hostnames} NodeAddr={addresses} Port=6818 CPUs={cpus} \
+RealMemory={megabytes} Gres=gpu:{gpus}
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
@@ -190,8 +192,9 @@ class SlurmCluster:
     def start_slurmd(self, node: str) -> None:
         """Start a node's daemon, like a reboot if the node was lost."""
         self._network.connect(node)
-        line = f"exec slurmd -D -N {node}"
-        self._daemons.start(_slurmd(node), *self._network.on(node, line, self.folder / "hosts"))
+        line = f"hostname {_hostname(node)} && exec slurmd -D -N {node}"
+        hosts = self.folder / f"hosts.{node}"
+        self._daemons.start(_slurmd(node), *self._network.on(node, line, hosts))
 
     def kill_slurmd(self, node: str) -> None:
         """SIGKILL a node's daemon; the processes of its jobs keep running."""
@@ -245,7 +248,8 @@ class SlurmCluster:
         filled = SETTINGS.format(
             here=socket.gethostname().partition(".")[0], address=self._network.address,
             folder=self.folder, ports=self._ports, min_job_age=self.min_job_age,
-            accounting=accounting, nodes=",".join(NODES), cpus=CPUS, megabytes=MEGABYTES,
+            accounting=accounting, nodes=",".join(NODES),
+            hostnames=",".join(map(_hostname, NODES)), cpus=CPUS, megabytes=MEGABYTES,
             gpus=GPUS, addresses=",".join(self._network.addresses.values()),
         )  # fmt: skip
         (self.folder / "slurm.conf").write_text(filled)
@@ -260,8 +264,15 @@ class SlurmCluster:
         key.write_bytes(os.urandom(128))
         for secret in (database, key):
             secret.chmod(0o600)  # required permissions
-        lines = [f"{address} {node}\n" for node, address in self._network.addresses.items()]
-        (self.folder / "hosts").write_text("".join(["127.0.0.1 localhost\n", *lines]))
+        for node in NODES:
+            known = self._network.addresses | {node: "127.0.1.1"}
+            lines = [f"{address} {_hostname(one)}\n" for one, address in known.items()]
+            hosts = "".join(["127.0.0.1 localhost\n", *lines])
+            (self.folder / f"hosts.{node}").write_text(hosts)
+
+
+def _hostname(node: str) -> str:
+    return f"machine-of-{node}"
 
 
 def _slurmd(node: str) -> str:

@@ -70,13 +70,16 @@ if [ "$restarts" -gt 3 ]; then # Slurm's own requeues after node failures count 
   exit 1
 fi
 touch "$folder/started"
-address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Its NodeAddr, where Slurm itself reaches it: the name may be Slurm's alone.
+address=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+address=${address:-$first}
+ulimit -S -l hard # InfiniBand needs locked memory; srun passes the limit on
 port=$((15000 + SLURM_JOB_ID % 15000))
 srun --kill-on-bad-exit=1 --cpu-bind=none --export=ALL \
   apptainer exec --nv --bind '/home/u/workflow:/home/u/workflow,/shared/mount:/shared/mount,/home/u/my files:/home/u/my files,/data/big:/data/big,/a b:/c' --pwd '/home/u/my files' '/im age.sif' \
-  python3 -m torch.distributed.run \
+  python3 /home/u/workflow/workflow/cluster/slurm/node.py "$address" "$port" \
   --nnodes=2 --nproc-per-node=4 \
-  --rdzv-backend=c10d --rdzv-endpoint="$address:$port" \
   --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
   --shutdown-timeout=90 \
   /home/u/workflow/seq2seq.py --model_init_name flan-t5-xxl --data_name 'it'"'"'s mine' &

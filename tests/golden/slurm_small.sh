@@ -56,12 +56,12 @@ if [ "$restarts" -gt 20 ]; then # Slurm's own requeues after node failures count
   exit 1
 fi
 touch "$folder/started"
-address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=127.0.0.1
+ulimit -S -l hard # InfiniBand needs locked memory; srun passes the limit on
 port=$((15000 + SLURM_JOB_ID % 15000))
 srun --kill-on-bad-exit=1 --cpu-bind=none --export=ALL \
-  /usr/bin/python3 -m torch.distributed.run \
+  /usr/bin/python3 /home/u/workflow/workflow/cluster/slurm/node.py "$address" "$port" \
   --nnodes=1 --nproc-per-node=1 \
-  --rdzv-backend=c10d --rdzv-endpoint="$address:$port" \
   --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \
   --shutdown-timeout=90 \
   /home/u/workflow/seq2seq.py --model_init_name flan-t5-xxl --data_name 'it'"'"'s mine' &

@@ -1,7 +1,12 @@
-"""A job over two hosts: network namespaces joined by a pair of virtual interfaces (root only)."""
+"""A job over two hosts without any help: machines made of network namespaces (Linux, root).
+
+As on Debian, each machine's own name is a loopback address there.
+"""
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,68 +16,99 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from own_network import OwnNetwork
 from test_processes import job, run_world
 
+from workflow.distributed.network import LONGEST_MEETING
 from workflow.runs.mount import Mount
 
 Lines = Callable[[Path], list[dict[str, Any]]]
-ADDRESSES = ("10.213.7.1", "10.213.7.2")
+FIRST, SECOND = "first", "second"
+NODE = str(ROOT / "workflow/cluster/slurm/node.py")
+FLAGS = ("--model_init_name", "t5-tiny", "--data_name", "sums")
+STEP = {
+    "SLURM_JOB_ID": 7, "SLURM_STEP_ID": 0, "SLURM_STEP_NUM_TASKS": 2, "SLURM_NTASKS": 2,
+    "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_STEP_NODELIST": f"{FIRST},{SECOND}",
+    "SLURM_LOCALID": 0, "MASTER_PORT": 19417,
+}  # fmt: skip
+"""Variables of a step of one task a host, whose names are those of Slurm."""
+SEQ2SEQ = str(ROOT / "seq2seq.py")
+JOBS = str(ROOT / "benchmarks" / "several_jobs.py")
+IN_SECONDS = 4
+LESS_PATIENT = f"""
+import runpy, sys
+from workflow.distributed import network
+network.LONGEST_MEETING = {IN_SECONDS}
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script that waits less."""
+Words = tuple[str, ...]
+Started = "subprocess.Popen[str]"
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+class Hosts:
+    """Two machines on one network, and their processes."""
+
+    def __init__(self, folder: Path):
+        self.network = OwnNetwork([FIRST, SECOND])
+        self._files: dict[str, Path] = {}
+        for name in self.network.addresses:
+            known = self.network.addresses | {name: "127.0.1.1", "localhost": "127.0.0.1"}
+            self._files[name] = folder / f"hosts of {name}"
+            self._files[name].write_text("".join(f"{at} {one}\n" for one, at in known.items()))
+
+    def run(self, name: str, line: str) -> None:
+        subprocess.run(self.network.on(name, line, self._files[name]), check=True)
+
+    def start(self, name: str, words: Words, **variables: object) -> Started:
+        """Python, with only these variables of a launcher."""
+        line = shlex.join([sys.executable, *words])
+        return subprocess.Popen(
+            self.network.on(name, f"exec {line}", self._files[name]),
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | {k: str(v) for k, v in variables.items()},
+            cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
 
 
 @pytest.fixture
-def hosts() -> Iterator[list[tuple[str, str]]]:
-    """Two hosts that see nothing but each other: the name and the interface of each."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("needs root, and ip of iproute2")
-    unique = os.getpid()
-    names = [f"workflow{unique}{letter}" for letter in "ab"]
-    links = [f"wf{unique}{letter}" for letter in "ab"]
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "nsenter", "unshare"))):
+        pytest.skip("needs root, ip of iproute2, nsenter and unshare of util-linux")
+    made = Hosts(tmp_path)
     try:
-        for name in names:
-            ip("netns", "add", name)
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespaces here: {error.stderr!r}")
-    try:
-        ip("link", "add", links[0], "type", "veth", "peer", "name", links[1])
-        for name, link, address in zip(names, links, ADDRESSES, strict=True):
-            ip("link", "set", link, "netns", name)
-            ip("-n", name, "address", "add", f"{address}/24", "dev", link)
-            ip("-n", name, "link", "set", "lo", "up")
-            ip("-n", name, "link", "set", link, "up")
-        yield list(zip(names, links, strict=True))
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+        made.network.make()
+    except AssertionError as error:
+        made.network.remove()
+        pytest.skip(f"no network namespaces here: {error}")
+    yield made
+    made.network.remove()
 
 
+def by_torchrun(hosts: Hosts, words: Words) -> list[Started]:
+    """As the batch script starts them, two processes a host, which meet at the first's name."""
+    options = (FIRST, "19417", "--nnodes=2", "--nproc-per-node=2", "--rdzv-id=two-hosts")
+    return [
+        hosts.start(name, (NODE, *options, *words), SLURM_NODEID=rank)
+        for rank, name in enumerate((FIRST, SECOND))
+    ]
+
+
+def by_srun(hosts: Hosts, words: Words) -> list[Started]:
+    return [
+        hosts.start(name, words, **STEP, SLURM_PROCID=rank, SLURM_NODEID=rank)
+        for rank, name in enumerate((FIRST, SECOND))
+    ]
+
+
+@pytest.mark.parametrize("start", [by_torchrun, by_srun])
 def test_two_hosts_train_as_one_process_does(
-    mount: Mount, hosts: list[tuple[str, str]], read_lines: Lines
+    mount: Mount, hosts: Hosts, read_lines: Lines, start: Callable[[Hosts, Words], list[Started]]
 ) -> None:
-    """Two processes a host under torchrun, which meet at the first host's address."""
     names = {1: "near-1", 3: "near-3"}
     jobs = [job("seq2seq", name, zero_stage=stage) for stage, name in names.items()]
     (mount.root / "jobs.json").write_text(json.dumps(jobs))
-    script = [str(ROOT / "benchmarks" / "several_jobs.py"), str(mount.root)]
-    started = []
-    for rank, (name, link) in enumerate(hosts):
-        launcher = [
-            "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2",
-            "--rdzv-backend=c10d", f"--rdzv-endpoint={ADDRESSES[0]}:29417",
-            f"--rdzv-conf=is_host={int(rank == 0)}", "--rdzv-id=two-hosts",
-            f"--local-addr={ADDRESSES[rank]}",
-        ]  # fmt: skip
-        command = [sys.executable, *launcher, *script, str(mount.root / "jobs.json")]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": link}
-        started.append(
-            subprocess.Popen(
-                ["ip", "netns", "exec", name, *command], env=environment, text=True,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            )
-        )  # fmt: skip
+    started = start(hosts, (JOBS, str(mount.root), str(mount.root / "jobs.json")))
     told = [process.communicate(timeout=250)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], told
     run_world(mount, 1, [job("seq2seq", "plain")])
@@ -83,3 +119,33 @@ def test_two_hosts_train_as_one_process_does(
             assert [line[figure] for line in found] == pytest.approx(
                 [line[figure] for line in wanted], rel=2e-6
             )
+
+
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [
+        ((NODE, FIRST, "19417", "--nnodes=2", JOBS), {"SLURM_NODEID": 1}),
+        ((SEQ2SEQ, *FLAGS), STEP | {"SLURM_PROCID": 1, "SLURM_NODEID": 1}),
+    ],
+)
+def test_a_host_that_cannot_reach_the_first_says_so(
+    hosts: Hosts, words: Words, variables: dict[str, object]
+) -> None:
+    hosts.network.connect(FIRST, up=False)
+    process = hosts.start(SECOND, ("-c", LESS_PATIENT, *words), **variables)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert f"{SECOND} cannot reach {FIRST}:19417 within {IN_SECONDS} s: No route to host" in told
+    assert "Hint: look for errors of the job's other processes, and for a firewall" in told
+    assert "Traceback" not in told
+    assert LONGEST_MEETING < 120
+
+
+def test_hosts_that_do_not_accept_each_others_connections_say_so(hosts: Hosts) -> None:
+    """The second only lets packets for the store pass: gloo would wait for hours."""
+    rule = "ip rule add ipproto tcp dport 20000-65534 unreachable"
+    hosts.run(SECOND, rule)
+    told = [process.communicate(timeout=100)[1] for process in by_srun(hosts, (SEQ2SEQ, *FLAGS))]
+    first, second = hosts.network.addresses.values()
+    assert re.search(rf"{FIRST} cannot reach {second}:\d+ within \d+ s: timed out", told[0])
+    assert re.search(rf"{SECOND} cannot reach {first}:\d+ within \d+ s: No route to host", told[1])

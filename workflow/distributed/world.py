@@ -9,9 +9,15 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed import HashStore, PrefixStore, rendezvous  # type: ignore[attr-defined]
+from torch.distributed import (  # type: ignore[attr-defined]
+    DistError,
+    HashStore,
+    PrefixStore,
+    rendezvous,
+)
 
 from workflow.core.errors import RunFailed, WorkflowError
+from workflow.distributed.network import LONGEST_MEETING, meet, why_unreachable
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
@@ -50,10 +56,24 @@ class World:
         """The world that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT name.
 
         Collectives need `begin`; before that, rank 0 may take its time.
+
+        Raises:
+            RunFailed: if rank 0 cannot be reached.
         """
-        store, rank, size = next(rendezvous("env://", timeout=LONGEST_WAIT))
+        first = os.environ["RANK"] == "0"  # waits for the others
+        longest = LONGEST_WAIT if first else datetime.timedelta(seconds=LONGEST_MEETING)
+        meeting = os.environ["MASTER_ADDR"]
+        try:
+            store, rank, size = next(rendezvous("env://", timeout=longest))
+        except DistError:
+            if first:
+                raise
+            raise RunFailed(why_unreachable(meeting, int(os.environ["MASTER_PORT"]))) from None
         store.set_timeout(LONGEST_WAIT)
-        return cls(rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), store)
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if size > local_size:
+            meet(meeting, rank, size, store, os.environ)
+        return cls(rank, size, local_size, store)
 
     @property
     def is_rank_zero(self) -> bool:

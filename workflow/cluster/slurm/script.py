@@ -92,7 +92,8 @@ if [ "$restarts" -gt {max_restarts} ]; then # Slurm's own requeues after node fa
   exit 1
 fi
 touch "$folder/started"
-address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+{meet}
+ulimit -S -l hard # InfiniBand needs locked memory; srun passes the limit on
 port=$(({first_port} + SLURM_JOB_ID % {ports}))
 {command} &
 step=$!
@@ -129,6 +130,13 @@ fi
 exit "$status"
 """
 
+_HERE = "address=127.0.0.1"
+_FIRST_NODE = """\
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Its NodeAddr, where Slurm itself reaches it: the name may be Slurm's alone.
+address=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')
+address=${address:-$first}"""
+
 
 def script(submission: Submission, runtime: Runtime | None) -> str:
     """Return the complete batch script for `sbatch`.
@@ -145,6 +153,7 @@ def script(submission: Submission, runtime: Runtime | None) -> str:
         max_restarts=submission.cluster.max_restarts,
         where=shlex.quote(str(submission.folder)),
         setup="\n".join(submission.setup_lines()),
+        meet=_FIRST_NODE if submission.cluster.num_nodes > 1 else _HERE,
         first_port=FIRST_PORT,
         ports=PORTS,
         command=_step(submission, runtime),
@@ -209,10 +218,10 @@ def _clock(seconds: int) -> str:
 def _step(submission: Submission, runtime: Runtime | None) -> str:
     """Return the srun command that runs the job on every node."""
     python = "python3" if runtime else shlex.quote(str(submission.python))
+    node = shlex.quote(str(submission.project / "workflow/cluster/slurm/node.py"))
     torchrun = [
-        f"{python} -m torch.distributed.run",
+        f'{python} {node} "$address" "$port"',
         f"--nnodes={submission.cluster.num_nodes} --nproc-per-node={submission.processes}",
-        '--rdzv-backend=c10d --rdzv-endpoint="$address:$port"',
         '--rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"',
         f"--shutdown-timeout={submission.margin}",
     ]
