@@ -2,8 +2,9 @@
 
 Each node has its own address, hostname and hosts file, so processes on two nodes connect over a
 network. As at many sites, the nodes' names are Slurm's alone, and a machine's own name means
-127.0.1.1 there. The nodes' simulated cores, memory and GPUs only affect Slurm's scheduling. All files are
-in one temporary folder, and ports and network are unused: several clusters do not interfere.
+127.0.1.1 there. The nodes' simulated cores, memory and GPUs only affect Slurm's scheduling. All
+files are in one temporary folder, and ports and network are unused: several clusters do not
+interfere.
 """
 
 import os

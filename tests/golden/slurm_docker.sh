@@ -76,14 +76,35 @@ address=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*
 address=${address:-$first}
 ulimit -S -l hard # InfiniBand needs locked memory; srun passes the limit on
 port=$((15000 + SLURM_JOB_ID % 15000))
+# Docker's daemon is outside of the step, and must be told which GPUs are the job's.
+run_docker() {
+  local devices=$CUDA_VISIBLE_DEVICES
+  case $devices in
+    [0-9]*) # as nvidia-smi counts them inside the step; docker counts all GPUs of the node
+      devices=$(nvidia-smi --id="$devices" --query-gpu=uuid --format=csv,noheader | paste -sd ,) ;;
+  esac
+  case $devices in
+    GPU-* | MIG-*) ;;
+    *)
+      echo "$SLURMD_NODENAME: docker cannot be limited to the job's GPUs:" \
+        "CUDA_VISIBLE_DEVICES is '$CUDA_VISIBLE_DEVICES' (expected GPUs that nvidia-smi finds)." \
+        "Hint: the node's gres.conf needs File= or AutoDetect=nvml." >&2
+      exit 2
+      ;;
+  esac
+  set -- --gpus="\"device=$devices\"" "$@"
+  [ ! -e /dev/infiniband ] || set -- --device=/dev/infiniband "$@"
+  exec docker run --ulimit memlock=-1 "$@"
+}
+export -f run_docker
 srun --kill-on-bad-exit=1 --cpu-bind=none --export=ALL \
-  docker run --rm --init --network=host --ipc=host \
-  --gpus=all --env=CUDA_VISIBLE_DEVICES \
+  bash -c 'run_docker "$@"' docker --rm --init --network=host --ipc=host \
   --user="$(id -u):$(id -g)" --env=HOME=/tmp \
   --env=WORKFLOW_MOUNT \
   --env=HF_HUB_OFFLINE \
   --env=OMP_NUM_THREADS \
   --env=SLURM_JOB_ID \
+  --env=SLURM_NODEID \
   --env=SLURM_RESTART_COUNT \
   --env=HF_TOKEN \
   --env=NCCL_DEBUG \

@@ -14,6 +14,30 @@ from workflow.core.errors import Problem, shorten
 PYXIS, APPTAINER, DOCKER = "pyxis", "apptainer", "docker"
 NAMES = (PYXIS, APPTAINER, DOCKER)
 
+RUN_ON_GPUS = r"""# Docker's daemon is outside of the step, and must be told which GPUs are the job's.
+run_docker() {
+  local devices=$CUDA_VISIBLE_DEVICES
+  case $devices in
+    [0-9]*) # as nvidia-smi counts them inside the step; docker counts all GPUs of the node
+      devices=$(nvidia-smi --id="$devices" --query-gpu=uuid --format=csv,noheader | paste -sd ,) ;;
+  esac
+  case $devices in
+    GPU-* | MIG-*) ;;
+    *)
+      echo "$SLURMD_NODENAME: docker cannot be limited to the job's GPUs:" \
+        "CUDA_VISIBLE_DEVICES is '$CUDA_VISIBLE_DEVICES' (expected GPUs that nvidia-smi finds)." \
+        "Hint: the node's gres.conf needs File= or AutoDetect=nvml." >&2
+      exit 2
+      ;;
+  esac
+  set -- --gpus="\"device=$devices\"" "$@"
+  [ ! -e /dev/infiniband ] || set -- --device=/dev/infiniband "$@"
+  exec docker run --ulimit memlock=-1 "$@"
+}
+export -f run_docker
+"""
+"""Shell lines that `run_inside` needs for Docker with GPUs."""
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -109,10 +133,10 @@ def _docker(submission: Submission, binds: list[str]) -> list[str]:
     """Return the docker command, which unlike the others inherits nothing from the Slurm step."""
     cluster, where = submission.cluster, shlex.quote(str(submission.folder))
     passed = ["WORKFLOW_MOUNT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "SLURM_JOB_ID",
-              "SLURM_RESTART_COUNT", *(cluster.envs or {})]  # fmt: skip
+              "SLURM_NODEID", "SLURM_RESTART_COUNT", *(cluster.envs or {})]  # fmt: skip
+    run = """bash -c 'run_docker "$@"' docker""" if cluster.gpus_per_node else "docker run"
     return [
-        "docker run --rm --init --network=host --ipc=host",
-        *(["--gpus=all --env=CUDA_VISIBLE_DEVICES"] if cluster.gpus_per_node else []),
+        f"{run} --rm --init --network=host --ipc=host",
         '--user="$(id -u):$(id -g)" --env=HOME=/tmp',
         *(f"--env={name}" for name in dict.fromkeys(passed)),
         *(f"--volume={shlex.quote(bind)}" for bind in binds),

@@ -74,10 +74,9 @@ def address_towards(host: str) -> str:
 
 def interface_with(address: str) -> str:
     """The name of the interface that has this address."""
+    interfaces = psutil.net_if_addrs().items()
     return next(
-        name
-        for name, addresses in psutil.net_if_addrs().items()
-        if address in (one.address for one in addresses)
+        str(name) for name, those in interfaces if address in (one.address for one in those)
     )
 
 

@@ -4,7 +4,7 @@ import re
 import shlex
 from typing import Any
 
-from workflow.cluster.containers import Runtime, run_inside
+from workflow.cluster.containers import DOCKER, RUN_ON_GPUS, Runtime, run_inside
 from workflow.cluster.job_record import LOG
 from workflow.cluster.resources import Cluster, Submission, problems_of
 from workflow.core.errors import Problem, shorten
@@ -216,7 +216,7 @@ def _clock(seconds: int) -> str:
 
 
 def _step(submission: Submission, runtime: Runtime | None) -> str:
-    """Return the srun command that runs the job on every node."""
+    """Return the srun command that runs the job on every node, and what it needs before."""
     python = "python3" if runtime else shlex.quote(str(submission.python))
     node = shlex.quote(str(submission.project / "workflow/cluster/slurm/node.py"))
     torchrun = [
@@ -231,7 +231,9 @@ def _step(submission: Submission, runtime: Runtime | None) -> str:
     if runtime:
         options, inside = run_inside(runtime, submission)
         parts = [parts[0], *options, *inside, *parts[1:]]
-    return " \\\n  ".join(parts)
+    step = " \\\n  ".join(parts)
+    on_docker = runtime and runtime.name == DOCKER and submission.cluster.gpus_per_node
+    return RUN_ON_GPUS + step if on_docker else step
 
 
 def problems_of_words(cluster: Cluster) -> list[Problem]:
