@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,28 @@ class Whole:
 Tensors = Mapping[str, Whole]
 
 
-def plan_files(stem: str, tensors: Tensors, most_bytes: int = SHARD_BYTES) -> dict[str, list[str]]:
-    """The names of the tensors in each file, with the file names of transformers."""
+def plan_files(
+    stem: str, tensors: Tensors, processes: int = 1, most_bytes: int = SHARD_BYTES
+) -> dict[str, list[str]]:
+    """The names of the tensors in each file, with the file names of transformers.
+
+    The files are as equal as the tensors' order allows, and their number is a multiple of the
+    processes that write them, or less if there are too few tensors.
+    """
+    wanted = processes * -(-len(_filled(tensors, most_bytes)) // processes)
+    bounds = range(most_bytes)
+    least = bisect_left(bounds, True, key=lambda bound: len(_filled(tensors, bound)) <= wanted)
+    shards = _filled(tensors, least)
+    if len(shards) == 1:
+        return {f"{stem}.safetensors": shards[0]}
+    return {
+        f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors": shard
+        for number, shard in enumerate(shards, start=1)
+    }
+
+
+def _filled(tensors: Tensors, most_bytes: int) -> list[list[str]]:
+    """The names of the tensors, in order, in as few files of at most `most_bytes` as possible."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, tensor in tensors.items():
@@ -44,12 +65,7 @@ def plan_files(stem: str, tensors: Tensors, most_bytes: int = SHARD_BYTES) -> di
             filled = 0
         shards[-1].append(name)
         filled += tensor.bytes
-    if len(shards) == 1:
-        return {f"{stem}.safetensors": shards[0]}
-    return {
-        f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors": shard
-        for number, shard in enumerate(shards, start=1)
-    }
+    return shards
 
 
 def write_tensors(
