@@ -116,6 +116,27 @@ def test_written_files_are_read_by_safetensors(tmp_path: Path, seed: int) -> Non
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0  # values are aligned
 
 
+@pytest.mark.parametrize("staged", [1, 7, 1000])
+def test_tensors_of_a_gpu_pass_through_one_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staged: int
+) -> None:
+    """The same files, whether a tensor is smaller or larger than the buffer."""
+    tensors = random_tensors(30)
+    expected = write(tmp_path, tensors)
+    buffers = []
+
+    def allocate(size: int, pin_memory: bool) -> torch.Tensor:
+        assert pin_memory
+        buffers.append(torch.full((staged,), float("nan")))
+        return buffers[-1]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", allocate)
+    assert write(tmp_path, tensors) == expected == digests_of(tmp_path)
+    (buffer,) = buffers
+    assert not buffer[0].isnan()
+
+
 @pytest.mark.parametrize("most_bytes", [1, 400, 4_000, 1_000_000])
 @pytest.mark.parametrize("seed", range(3))
 def test_shards_are_small_and_their_index_is_complete(

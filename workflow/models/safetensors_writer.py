@@ -14,6 +14,8 @@ import torch
 
 SHARD_BYTES = 5_000_000_000
 """Maximum size of a file, unless a single tensor is larger."""
+STAGED_ELEMENTS = 2**24
+"""Elements of a GPU's tensor that are copied at a time: 67 MB."""
 
 Files = Mapping[str, Sequence[str]]
 """The names of the tensors in each file, by the file's name."""
@@ -121,15 +123,35 @@ def _write(path: Path, header: bytes, tensors: Iterator[torch.Tensor]) -> str:
     digest = hashlib.sha256(header)
     with open(path, "wb") as file:
         file.write(header)
+        staging = _staging()
         for tensor in tensors:
-            data = tensor.detach().to("cpu", torch.float32).reshape(-1).numpy().data
+            parts = _host_parts(tensor, staging)
             del tensor  # before the next one is gathered
-            file.write(data)
-            digest.update(data)
-            del data
+            for data in parts:
+                file.write(data)
+                digest.update(data)
+                del data
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
+
+
+def _staging() -> torch.Tensor | None:
+    """Pinned host memory to copy a GPU's tensors to; torch keeps it for the next file."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.empty(STAGED_ELEMENTS, pin_memory=True)
+
+
+def _host_parts(tensor: torch.Tensor, staging: torch.Tensor | None) -> Iterator[memoryview]:
+    """A tensor's values in float32, each part valid until the next; copied only if necessary."""
+    flat = tensor.detach().reshape(-1)
+    del tensor
+    if staging is None:
+        yield flat.to("cpu", torch.float32).numpy().data
+        return
+    for part in flat.split(len(staging)):
+        yield staging[: len(part)].copy_(part).numpy().data
 
 
 def write_index(folder: Path, stem: str, files: Files, tensors: Tensors) -> None:
