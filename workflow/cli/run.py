@@ -83,7 +83,7 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
 
     if line.launch.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported; workers inherit it
-    # Lengths differ from step to step, which fragments memory. PYTORCH_CUDA_ALLOC_CONF overrides it.
+    # Lengths vary, which fragments memory. torch ignores this if PYTORCH_CUDA_ALLOC_CONF is set.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     stop = Stop()
     stop.listen()
