@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from workflow.core.errors import RunFailed, WorkflowError
+from workflow.distributed.device import free_memory
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
@@ -53,6 +54,7 @@ class World:
         """
         store, rank, size = next(rendezvous("env://", timeout=LONGEST_WAIT))
         store.set_timeout(LONGEST_WAIT)
+        store.set(f"free memory {rank}", str(free_memory()))
         return cls(rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), store)
 
     @property
@@ -101,6 +103,15 @@ class World:
             return decided
         received: T = pickle.loads(self._store.get(self._key("decided")))
         return received
+
+    def free_memory(self) -> float:
+        """Free bytes of the GPU with the least, of all ranks; waits until all have joined.
+
+        Infinite for a world that is yet to be launched: measuring would take memory of a GPU.
+        """
+        if self._store is None:
+            return free_memory() if self.size == 1 else float("inf")
+        return min(float(self._store.get(f"free memory {rank}")) for rank in range(self.size))
 
     def begin(self, device: torch.device, alone_too: bool = False) -> None:
         """Initialize NCCL between GPUs, gloo between CPUs; required by all methods below.

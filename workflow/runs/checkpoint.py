@@ -100,7 +100,7 @@ def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: 
     try:
         partial = world.on_rank_zero(lambda: _begin(folder, size))
         kept = partial / RESUME_FOLDER
-        # Small weights have the one file that other tools expect; all else keeps all processes busy.
+        # Other tools expect small weights in one file; all other files keep every process busy.
         is_small = sum(tensor.bytes for tensor in tensors.values()) <= SHARD_BYTES
         files = plan_files("model", tensors, 1 if is_small else world.size)
         weights = _write_together(partial, files, tensors, world)
