@@ -209,7 +209,7 @@ def test_an_evaluation_without_memory_names_its_own_flag(
 def test_what_gpus_report_is_out_of_memory(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
-    def add_gradient(*_: Any) -> torch.Tensor:
+    def add_gradient(*_: Any, last: bool) -> torch.Tensor:
         raise RuntimeError(message)
 
     monkeypatch.setattr(SingleProcessEngine, "add_gradient", add_gradient)
