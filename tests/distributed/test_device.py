@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_mount
+from forks import Fork
 
 from workflow.cli.run import _of_communication, main
 from workflow.distributed import device as devices
@@ -91,6 +92,31 @@ def test_a_job_meant_for_gpus_does_not_start_on_cpus(
     assert main("seq2seq", "", [*argv, "--max_steps", "1", "--num_processes", processes]) == 2
     assert "--device: GPUs that CUDA cannot use: driver 535" in capsys.readouterr().err
     assert not (mount.models / "small_sums_0").exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "used"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+        ({"PYTORCH_ALLOC_CONF": "expandable_segments:False"}, "expandable_segments:False"),
+    ],
+)
+def test_memory_of_gpus_grows_in_segments_unless_the_user_sets_another_way(
+    own: dict[str, str], used: str
+) -> None:
+    names = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    with Fork(print_allocator_settings, environment=environment | own) as process:
+        printed, _ = process.communicate(timeout=60)
+    assert printed == f"{used}\n"
+
+
+def print_allocator_settings() -> None:
+    """As torch reads them in a process of ours."""
+    assert main("seq2seq", "", ["--data", "nowhere"]) == 2
+    print(torch._C._accelerator_getAllocatorSettings())
 
 
 def test_device_cpu_runs_on_the_cpu(

@@ -4,17 +4,29 @@ import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from workflow.core.errors import BadInput
 from workflow.distributed.strategy import ShardingStrategy
+from workflow.distributed.world import World
 from workflow.memory import search as memory_plan
 from workflow.memory.activations import Work
 from workflow.memory.estimate import predict
 from workflow.memory.model_dims import Sizes, checkpoint_bytes, sizes_of
-from workflow.memory.search import Machine, PlanRequest, choose, fits, name_of, on_cpu, plans
+from workflow.memory.search import (
+    Machine,
+    PlanRequest,
+    choose,
+    fits,
+    name_of,
+    on_cpu,
+    plans,
+    this_machine,
+)
 
 SHAPES = {
     "xl": {"d_model": 2048, "num_heads": 32, "d_ff": 5120},
@@ -142,6 +154,41 @@ def test_each_stage_needs_less_than_the_one_before(
         assert three < one < plain
 
 
+@pytest.mark.parametrize(("stage", "bf16"), [(1, False), (2, False), (2, True)])
+def test_reducing_during_the_backward_pass_takes_a_second_bucket(
+    xxl: Sizes, stage: int, bf16: bool
+) -> None:
+    work, bucket = with_work(bf16=bf16, processes=4, positions=16 * 1536), 200_000_000
+    during, after = (
+        predict(xxl, work, ShardingStrategy(stage, users={"zero_optimization": users}))
+        for users in ({}, {"overlap_comm": False})
+    )
+    one = (4 if stage == 1 else work.computing) * bucket
+    for name in ("backward", "reduce"):
+        assert phase_of(during, name).device["reduction"] == 8 * bucket + one
+    assert phase_of(after, "backward").device["reduction"] == one
+    assert during.device - after.device == 8 * bucket  # also what the reduction itself takes
+
+
+def test_gradients_are_reduced_during_the_backward_pass_where_that_is_safe_and_faster() -> None:
+    bucket = 200_000_000
+    for stage, processes, largest, on_gpu, expected in (
+        (1, 2, bucket, True, True),
+        (2, 2, bucket, True, True),
+        (3, 2, bucket, True, False),  # has a default of its own
+        (2, 1, bucket, True, False),
+        (2, 2, bucket, False, False),
+        (2, 8, bucket + 1, True, False),  # would be freed too early
+    ):
+        strategy = ShardingStrategy(stage)
+        assert strategy.overlaps(processes, largest, on_gpu) is expected
+    for given in (True, False):
+        users = {"zero_optimization": {"overlap_comm": given}}
+        assert ShardingStrategy(2, users=users).overlaps(2, 1, not given) is given
+    users = {"zero_optimization": {"reduce_bucket_size": 10}}
+    assert not ShardingStrategy(2, users=users).overlaps(2, 11, True)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "fp32"])
 def test_offloading_moves_bytes_to_the_host(xxl: Sizes, bf16: bool, stage: int) -> None:
@@ -200,6 +247,70 @@ def test_of_a_host_its_group_may_have_less(tmp_path: Path, monkeypatch: pytest.M
     assert memory_plan.available_memory() == 4_096_000_000
     (tmp_path / "memory.max").write_text("3000000000\n")
     assert memory_plan.available_memory() == 2_000_000_300  # what files take can be had
+
+
+class Gpu:
+    """A GPU of 80 GB as torch shows it, without a GPU."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.free, self.cached, self.measured = 79e9, 0, 0
+        total = SimpleNamespace(total_memory=80_000_000_000)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 8)
+        patch.setattr(torch.cuda, "get_device_properties", lambda device: total)
+        patch.setattr(torch.cuda, "memory_reserved", lambda device: self.cached)
+        patch.setattr(torch.cuda, "mem_get_info", self._measure)
+
+    def _measure(self, device: torch.device) -> tuple[float, float]:
+        self.measured += 1
+        return self.free, 80e9
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    return Gpu(monkeypatch)
+
+
+def test_of_a_shared_gpu_only_what_is_free_counts(
+    gpu: Gpu, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflow.core.console.log.propagate", True)
+    for free in (80e9, 79e9, 77e9):  # with a CUDA context, and a display
+        gpu.free = free
+        assert this_machine(World()).device_memory == 80e9
+    assert not caplog.records
+    gpu.free = 40e9
+    machine = this_machine(World())
+    assert machine.device_memory == pytest.approx(40e9 / 0.96)
+    assert machine.for_device == pytest.approx(0.92 / 0.96 * 40e9 - 1e9)
+    assert [record.getMessage() for record in caplog.records] == [
+        "other programs use the GPU: the plan is for 41.7 GB of 80.0 GB"
+    ]
+    gpu.cached = 38_000_000_000  # of an earlier job in this process
+    assert this_machine(World()).device_memory == 80e9
+
+
+def test_a_launcher_takes_no_memory_of_a_gpu(gpu: Gpu) -> None:
+    machine = this_machine(World(size=4, local_size=2))
+    assert (machine.processes, machine.on_each, machine.device_memory) == (4, 2, 80e9)
+    assert gpu.measured == 0
+
+
+def test_the_gpu_with_the_least_free_memory_decides(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ranks = torch.distributed.HashStore(), iter(range(3))  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        "workflow.distributed.world.rendezvous",
+        lambda *_, **__: iter([(store, next(ranks), 3)]),
+    )
+    worlds = []
+    for free in (79e9, 20e9, 60e9):
+        gpu.free = free
+        worlds.append(World.joined())
+    gpu.free = 1e9  # by now, of the job itself
+    for world in worlds:
+        assert this_machine(world).device_memory == pytest.approx(20e9 / 0.96)
 
 
 VERDICTS = {
@@ -288,7 +399,7 @@ NOTHING_FITS = [
     ),
     (
         "xxl", FOUR_80GB, PlanRequest(stage=2, offload="none"),
-        "memory: 72.6 GB per GPU for the model (expected at least 85.4 GB per GPU with ZeRO 2). "
+        "memory: 72.6 GB per GPU for the model (expected at least 86.2 GB per GPU with ZeRO 2). "
         "Hint: remove --zero_stage and --offload, or add --gradient_checkpointing, or use 8 "
         "processes on 2 times as many nodes.",
     ),

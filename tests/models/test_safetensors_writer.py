@@ -75,7 +75,7 @@ class Process:
 
 def plan(tensors: dict[str, torch.Tensor], *most_bytes: int) -> dict[str, list[str]]:
     wholes = {name: Whole(tensor.shape, tensor.detach) for name, tensor in tensors.items()}
-    return plan_files("model", wholes, *most_bytes)
+    return plan_files("model", wholes, 1, *most_bytes)
 
 
 def write(folder: Path, tensors: dict[str, torch.Tensor], *most_bytes: int) -> dict[str, str]:
@@ -116,6 +116,27 @@ def test_written_files_are_read_by_safetensors(tmp_path: Path, seed: int) -> Non
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0  # values are aligned
 
 
+@pytest.mark.parametrize("staged", [1, 7, 1000])
+def test_tensors_of_a_gpu_pass_through_one_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staged: int
+) -> None:
+    """The same files, whether a tensor is smaller or larger than the buffer."""
+    tensors = random_tensors(30)
+    expected = write(tmp_path, tensors)
+    buffers = []
+
+    def allocate(size: int, pin_memory: bool) -> torch.Tensor:
+        assert pin_memory
+        buffers.append(torch.full((staged,), float("nan")))
+        return buffers[-1]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", allocate)
+    assert write(tmp_path, tensors) == expected == digests_of(tmp_path)
+    (buffer,) = buffers
+    assert not buffer[0].isnan()
+
+
 @pytest.mark.parametrize("most_bytes", [1, 400, 4_000, 1_000_000])
 @pytest.mark.parametrize("seed", range(3))
 def test_shards_are_small_and_their_index_is_complete(
@@ -145,11 +166,30 @@ def test_shards_are_small_and_their_index_is_complete(
 def test_files_are_named_by_their_stem_and_hold_the_tensors_in_their_order() -> None:
     tensors = {name: Whole(torch.Size([3]), torch.Tensor) for name in "dbcae"}
     assert plan_files("optimizer", tensors) == {"optimizer.safetensors": list("dbcae")}
-    assert plan_files("optimizer", tensors, 24) == {
+    assert plan_files("optimizer", tensors, 1, 24) == {
         "optimizer-00001-of-00003.safetensors": ["d", "b"],
         "optimizer-00002-of-00003.safetensors": ["c", "a"],
         "optimizer-00003-of-00003.safetensors": ["e"],
     }
+
+
+@pytest.mark.parametrize("most_bytes", [10_000, 30_000, 10**9])
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_files_are_a_multiple_of_the_processes_and_alike(processes: int, most_bytes: int) -> None:
+    generator = torch.Generator().manual_seed(processes)
+    elements = torch.randint(1, 500, (200,), generator=generator).tolist()
+    wholes = {str(n): Whole(torch.Size([size]), torch.Tensor) for n, size in enumerate(elements)}
+    files = plan_files("model", wholes, processes, most_bytes)
+    assert [name for names in files.values() for name in names] == list(wholes)
+    held = [sum(wholes[name].bytes for name in names) for names in files.values()]
+    assert len(held) % processes == 0
+    assert len(held) < sum(held) / most_bytes + processes + 1
+    assert max(held) <= min(most_bytes, sum(held) / len(held) + 4 * max(elements))
+
+
+def test_too_few_tensors_are_one_in_a_file() -> None:
+    wholes = {name: Whole(torch.Size([9 - n]), torch.Tensor) for n, name in enumerate("abc")}
+    assert list(plan_files("model", wholes, 8).values()) == [["a"], ["b"], ["c"]]
 
 
 @pytest.mark.parametrize("own_head", [True, False])

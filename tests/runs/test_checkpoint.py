@@ -154,8 +154,8 @@ def test_a_checkpoint_holds_the_weights_and_the_moments_in_float32(
 def test_a_checkpoint_in_shards_is_whole_too(
     run: Path, engine: SingleProcessEngine, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(stem: str, tensors: Tensors, most_bytes: int = 0) -> dict[str, list[str]]:
-        return plan_files(stem, tensors, 60_000)
+    def cut(stem: str, tensors: Tensors, processes: int = 1) -> dict[str, list[str]]:
+        return plan_files(stem, tensors, processes, 60_000)
 
     monkeypatch.setattr("workflow.runs.checkpoint.plan_files", cut)
     save(run, 2, engine, tokenizer)
@@ -171,6 +171,20 @@ def test_a_checkpoint_in_shards_is_whole_too(
         names = {path.name for path in part.iterdir() if path.is_file()}
         assert listed.keys() == names - {CHECKSUM_FILE}
         assert find_damage(part) == []
+
+
+@pytest.mark.parametrize("most_bytes", [100_000, 10**9])
+def test_large_weights_have_a_file_for_each_process(
+    run: Path, engine: SingleProcessEngine, tokenizer: Any, monkeypatch: pytest.MonkeyPatch,
+    most_bytes: int,
+) -> None:  # fmt: skip
+    weights = sum(tensor.bytes for tensor in engine.tensors().values())
+    monkeypatch.setattr("workflow.runs.checkpoint.SHARD_BYTES", most_bytes)
+    save_together(2, run, engine, tokenizer)
+    files = sorted(path.name for path in (run / "checkpoint-2").glob("model*.safetensors"))
+    large = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert files == (large if weights > most_bytes else ["model.safetensors"])
+    assert_equal(load_model(run / "checkpoint-2").state_dict(), engine.master.state_dict())
 
 
 # --- damage --------------------------------------------------------------------------------------
@@ -418,7 +432,7 @@ def test_processes_write_together_the_checkpoint_of_one(
     assert save_together(size, run, engine, tokenizer) == [bytes_written] * size
     found, alone = contents(run / "checkpoint-2"), contents(saved)
     cut = {name for name in found if name.startswith("resume/optimizer-")}
-    assert len(cut) >= size  # so that all write at the same time
+    assert len(cut) == size  # so that all write at the same time
     assert found.keys() - cut == alone.keys() - {"resume/optimizer.safetensors"}
     differing = {name for name in found.keys() & alone.keys() if found[name] != alone[name]}
     assert differing == {f"resume/{CHECKSUM_FILE}"}

@@ -20,7 +20,7 @@ import workflow.training.loop
 from workflow import RunFailed, make_job, run_job
 from workflow.config.job import JobSpec, resolve_defaults
 from workflow.runs.mount import Mount
-from workflow.runs.train_state import Progress
+from workflow.runs.train_state import Progress, memory_figures
 from workflow.training.checkpointer import scheduled
 from workflow.training.loop import evaluation_due
 
@@ -298,6 +298,26 @@ def test_when_evaluations_and_checkpoints_are_due(
     steps = range(1, max_steps + 1)
     assert [step for step in steps if evaluation_due(Progress(step), spec)] == evaluated
     assert [step for step in steps if scheduled(step, spec)] == saved
+
+
+def test_on_a_gpu_the_log_has_the_figures_of_its_allocator(
+    mount: Mount, read_lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured() -> dict[str, float]:
+        with monkeypatch.context() as gpu:
+            gpu.setattr(torch.cuda, "is_available", lambda: True)
+            gpu.setattr(torch.cuda, "max_memory_allocated", lambda: 12_345_678_901)
+            gpu.setattr(torch.cuda, "max_memory_reserved", lambda: 23_456_789_012)
+            gpu.setattr(torch.cuda, "memory_stats", lambda: {"num_alloc_retries": 3, "other": 1})
+            return memory_figures()
+
+    monkeypatch.setattr(workflow.training.loop, "memory_figures", measured)
+    folder = run(mount, training_run_name="gpu", max_steps=1)
+    (logged,) = read_lines(folder / "train_log.jsonl")
+    assert list(logged.items())[-3:] == [
+        ("memory_gb", 12.346), ("memory_reserved_gb", 23.457), ("alloc_retries", 3),
+    ]  # fmt: skip
+    assert "12.3" in (folder / "report.html").read_text()
 
 
 def test_epochs_become_steps() -> None:

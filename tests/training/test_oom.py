@@ -198,6 +198,26 @@ def test_an_evaluation_without_memory_names_its_own_flag(
         assert "micro_batch_tokens" not in status  # that of training would not help
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":'
+        "1165, please report a bug to PyTorch.",  # of a MIG device
+    ],
+)
+def test_what_gpus_report_is_out_of_memory(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def add_gradient(*_: Any, last: bool) -> torch.Tensor:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(SingleProcessEngine, "add_gradient", add_gradient)
+    told = failure(mount, "gpu")
+    assert told.startswith("memory probe before step 1: out of memory on ")
+    assert "(size of the request unknown, " in told
+
+
 def test_other_errors_are_not_taken_for_out_of_memory(
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,10 +23,10 @@ machine: 1 node, 4 GPUs per node, 80.0 GB per GPU (72.6 usable: 8% and 1.0 GB ke
                                  minimum       minimum                     largest micro-batch
 setting                       GB per GPU   GB per host       fits   positions   of 1536 tokens
 ZeRO 1                             167.0           0.0    no: GPU           -                -
-ZeRO 2                              85.4           0.0    no: GPU           -                -
+ZeRO 2                              86.2           0.0    no: GPU           -                -
 ZeRO 3                              70.8           0.0        yes       1,659        1 example
-ZeRO 1, offload optimizer           85.2         262.0    no: GPU           -                -
-ZeRO 2, offload optimizer           52.3         262.0        yes       3,227       2 examples
+ZeRO 1, offload optimizer           86.8         262.0    no: GPU           -                -
+ZeRO 2, offload optimizer           53.0         262.0        yes       3,227       2 examples
 ZeRO 3, offload optimizer           26.2         253.9        yes       5,561       3 examples
 ZeRO 3, offload all                 20.7         310.5        yes       6,277       4 examples
 

@@ -126,6 +126,27 @@ def test_any_world_gives_the_run_of_one_process(
         assert_same_run(plain.models / name, plain.models / f"plain-{task}", read_lines)
 
 
+@pytest.mark.parametrize(("stage", "bf16"), [(1, False), (2, False), (2, True)])
+def test_reducing_gradients_during_the_backward_pass_changes_no_bit(
+    mount: Mount, read_lines: Lines, stage: int, bf16: bool
+) -> None:
+    """Several micro-batches a step and several buckets, as two GPUs reduce them by default."""
+    jobs = []
+    for overlaps in (True, False):
+        zero = {"stage": stage, "overlap_comm": overlaps, "reduce_bucket_size": 33_000}
+        settings = mount.root / f"{overlaps}.json"
+        settings.write_text(json.dumps({"zero_optimization": zero}))
+        jobs.append(job("seq2seq", f"{overlaps}", deepspeed=str(settings), bf16=bf16,
+                        micro_batch_tokens=40, dropout_rate=0.1))  # fmt: skip
+    run_world(mount, 2, jobs)
+    during, after = (mount.models / name for name in ("True", "False"))
+    assert curve(during, read_lines) == curve(after, read_lines)
+    weights = load_file(during / "checkpoint-4" / "model.safetensors").values()
+    assert max(map(torch.numel, weights)) < 33_000 < 66_000 < sum(map(torch.numel, weights))
+    for path in during.rglob("*.safetensors"):
+        assert path.read_bytes() == (after / path.relative_to(during)).read_bytes()
+
+
 def test_bf16_and_dropout_train_in_every_stage(mount: Mount, read_lines: Lines) -> None:
     jobs = [
         job("seq2seq", f"bf16-{stage}", zero_stage=stage, bf16=True, dropout_rate=0.1, max_steps=12,

@@ -83,6 +83,8 @@ def _main(task: str, description: str, arguments: list[str]) -> int:
 
     if line.launch.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported; workers inherit it
+    # Lengths vary, which fragments memory. torch ignores this if PYTORCH_CUDA_ALLOC_CONF is set.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     stop = Stop()
     stop.listen()
     membership = None

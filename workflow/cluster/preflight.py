@@ -74,24 +74,26 @@ def _prepared(request: JobRequest, submission: Submission, here: bool) -> Job:
     if request.bf16 is None:
         run, _ = find_run_folder(submission.mount, run_name_of(request))
         request = dataclasses.replace(request, bf16=read_spec(run).get("bf16"))
+    machine = None if here else _machine(submission, here)
+    return prepare(request, submission.mount, (), _world(submission), machine)
+
+
+def _world(submission: Submission) -> World:
+    """The processes of the job."""
     on_each = submission.processes
-    world = World(0, on_each * submission.cluster.num_nodes, on_each)
-    return prepare(
-        request, submission.mount, (), world, None if here else _machine(submission, here)
-    )
+    return World(0, on_each * submission.cluster.num_nodes, on_each)
 
 
 def _machine(submission: Submission, here: bool) -> Machine:
     """Return the requested machines; unspecified memory counts as infinite."""
-    cluster, on_each = submission.cluster, submission.processes
-    processes, enough = on_each * cluster.num_nodes, float("inf")
+    cluster, world, enough = submission.cluster, _world(submission), float("inf")
     if here:
-        return this_machine(processes, on_each)
+        return this_machine(world)
     on_gpu = cluster.gpus_per_node > 0
-    of_cpus = enough if cluster.memory is None else cluster.memory / on_each
+    of_cpus = enough if cluster.memory is None else cluster.memory / world.local_size
     return Machine(
-        processes=processes,
-        on_each=on_each,
+        processes=world.size,
+        on_each=world.local_size,
         device_memory=(cluster.gpu_memory or enough) if on_gpu else of_cpus,
         host_memory=cluster.memory,
         on_gpu=on_gpu,

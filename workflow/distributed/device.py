@@ -26,6 +26,17 @@ def pick_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % usable_gpus())
 
 
+def free_memory() -> float:
+    """Bytes that this process can have of its GPU; infinite without one.
+
+    Creates a CUDA context, which takes memory itself. An earlier job's cache counts as free.
+    """
+    if not usable_gpus():
+        return float("inf")
+    device = pick_device()
+    return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+
+
 def set_determinism(full: bool) -> None:
     """Choose between deterministic and faster kernels, before CUDA is first used.
 

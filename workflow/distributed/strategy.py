@@ -32,8 +32,25 @@ class ShardingStrategy:
         slowly = "" if self.gathers else "; slow evaluations on partitioned weights"
         return f"DeepSpeed ZeRO {self.stage}{offloaded}{slowly}"
 
+    def requested(self, name: str, default: float) -> float:
+        """A number or switch in the user's `zero_optimization`, else the default."""
+        value = dict(self.users or {}).get("zero_optimization", {}).get(name, default)
+        return float(value) if isinstance(value, int | float) else float(default)
 
-def zero_configuration(spec: JobSpec, strategy: ShardingStrategy, pinned: bool) -> dict[str, Any]:
+    def overlaps(self, processes: int, largest_tensor: int, on_gpu: bool) -> bool:
+        """Whether ZeRO 1 and 2 reduce a bucket of gradients while the next one fills.
+
+        CPUs would wait for it all the same. A gradient larger than a bucket is reduced in place,
+        and DeepSpeed 0.19.8 may free it before that is done (stage_1_and_2.py, average_tensor).
+        """
+        fits = largest_tensor <= self.requested("reduce_bucket_size", BUCKET_ELEMENTS)
+        possible = self.stage < 3 and processes > 1 and on_gpu and fits
+        return bool(self.requested("overlap_comm", possible))
+
+
+def zero_configuration(
+    spec: JobSpec, strategy: ShardingStrategy, pinned: bool, overlaps: bool = False
+) -> dict[str, Any]:
     """DeepSpeed's configuration of a job.
 
     We handle batches and accumulation (its counts are all 1, and each micro-batch sets the
@@ -41,6 +58,7 @@ def zero_configuration(spec: JobSpec, strategy: ShardingStrategy, pinned: bool) 
 
     Args:
         pinned: whether offloaded memory is pinned, which only a GPU needs.
+        overlaps: whether ZeRO 1 and 2 reduce gradients during the backward pass.
     """
     host = {"device": "cpu", "pin_memory": pinned}
     zero: dict[str, Any] = {
@@ -48,6 +66,8 @@ def zero_configuration(spec: JobSpec, strategy: ShardingStrategy, pinned: bool) 
         "reduce_bucket_size": BUCKET_ELEMENTS,
         "allgather_bucket_size": BUCKET_ELEMENTS,
     }
+    if overlaps:
+        zero["overlap_comm"] = True
     if strategy.offload != "none":
         zero["offload_optimizer"] = host
     if strategy.offload == "all":

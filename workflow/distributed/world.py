@@ -17,6 +17,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 )
 
 from workflow.core.errors import RunFailed, WorkflowError
+from workflow.distributed.device import free_memory
 from workflow.distributed.network import LONGEST_MEETING, meet, why_unreachable
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class World:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         if size > local_size:
             meet(meeting, rank, size, store, os.environ)
+        store.set(f"free memory {rank}", str(free_memory()))
         return cls(rank, size, local_size, store)
 
     @property
@@ -121,6 +123,15 @@ class World:
             return decided
         received: T = pickle.loads(self._store.get(self._key("decided")))
         return received
+
+    def free_memory(self) -> float:
+        """Free bytes of the GPU with the least, of all ranks; waits until all have joined.
+
+        Infinite for a world that is yet to be launched: measuring would take memory of a GPU.
+        """
+        if self._store is None:
+            return free_memory() if self.size == 1 else float("inf")
+        return min(float(self._store.get(f"free memory {rank}")) for rank in range(self.size))
 
     def begin(self, device: torch.device, alone_too: bool = False) -> None:
         """Initialize NCCL between GPUs, gloo between CPUs; required by all methods below.

@@ -9,9 +9,10 @@ plain torch     float32: weights, gradients and two moments, 4 P each; in bf16 a
 ZeRO 1, 2       (runtime/zero/stage_1_and_2.py) all weights c P, flat; float32 masters 4 P / N and
                 moments 8 P / N. Stage 1 keeps all gradients, 4 P, stage 2 its share, 4 P / N (in
                 float32 a new one in addition to that of earlier micro-batches). Reducing takes a
-                bucket, a flat copy of it, and in bf16 another copy in float32. Offloaded: the host
-                has masters, moments, gradients 4 P / N and a buffer c P / N; in bf16 the gradients'
-                share stays on the device.
+                bucket, a flat copy of it, and in bf16 another copy in float32; on GPUs during the
+                backward pass, with a second bucket, in memory that torch keeps for the stream that
+                reduces. Offloaded: the host has masters, moments, gradients 4 P / N and a buffer
+                c P / N; in bf16 the gradients' share stays on the device.
 ZeRO 1 in bf16  (runtime/bf16_optimizer.py, without offload) gradients in bf16, 2 P, and in float32,
                 4 P, of which reducing makes a flat copy, 4 P, whatever the bucket.
 ZeRO 3          (runtime/zero/stage3.py) shares of weights c P / N, masters 4 P / N (in float32
@@ -148,6 +149,9 @@ def _flat(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
         left = 1 - bucket / count if partial else 0.0
         reducing = {"gradients": kept + largest, "reduction": 8 * bucket}
         reducing |= {name: left * size for name, size in activations.items()}
+    if strategy.overlaps(work.processes, sizes.largest_tensor, work.on_gpu):
+        second = 4 if strategy.stage == 1 else computing
+        reducing["reduction"] = buckets = (8 + second) * bucket
     updating = 4 * share if work.bf16 else 0.0 if offloads else 8 * share
     return Need((
         Phase("initialize", {"weights": 2 * computing * count}),
@@ -191,8 +195,8 @@ def _partitioned(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
     if strategy.offload == "all":
         freed = computing * share if work.on_gpu else 0.0  # each tensor's part, once flattened
         host["weights"] = _pinned(work, device.pop("weights")) + freed
-    reuse = _requested(strategy, "stage3_max_reuse_distance", REUSE_ELEMENTS) / 2
-    prefetch = _requested(strategy, "stage3_prefetch_bucket_size", PREFETCH_ELEMENTS)
+    reuse = strategy.requested("stage3_max_reuse_distance", REUSE_ELEMENTS) / 2
+    prefetch = strategy.requested("stage3_prefetch_bucket_size", PREFETCH_ELEMENTS)
     live = {"gathered weights": computing * min(count, reuse + prefetch + sizes.largest_tensor)}
     activations = activation_bytes(sizes, work)
     left = max(0.0, 1 - bucket / count)
@@ -212,14 +216,8 @@ def _partitioned(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
 
 def _bucket(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> float:
     """Elements of a bucket: a GPU reserves all of it, a CPU only what is written."""
-    requested = _requested(strategy, "reduce_bucket_size", BUCKET_ELEMENTS)
+    requested = strategy.requested("reduce_bucket_size", BUCKET_ELEMENTS)
     return requested if work.on_gpu else min(requested, sizes.parameters)
-
-
-def _requested(strategy: ShardingStrategy, name: str, default: int) -> float:
-    """The user's DeepSpeed setting, else the default."""
-    value = dict(strategy.users or {}).get("zero_optimization", {}).get(name, default)
-    return float(value) if isinstance(value, int | float) else float(default)
 
 
 def _pinned(work: Work, *sizes: float) -> float:

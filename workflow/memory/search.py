@@ -9,14 +9,18 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
 from workflow.distributed.strategy import ShardingStrategy
+from workflow.distributed.world import World
 from workflow.memory.activations import Work
 from workflow.memory.estimate import Need, predict
 from workflow.memory.model_dims import Sizes
 
 SPARED = 0.08
 """Share of a device's memory that is kept free for fragmentation."""
+IGNORED = 0.04
+"""Share of a GPU's memory that may be in use (a CUDA context, a display) without a smaller plan."""
 GPU_BYTES = 1_000_000_000
 """Bytes of each GPU for the CUDA context, libraries and NCCL (estimated, not measured)."""
 GPU_HOST_BYTES = 3_000_000_000
@@ -91,13 +95,20 @@ class Plan:
     need: Need
 
 
-def this_machine(processes: int, on_each: int) -> Machine:
-    """This machine, for `on_each` of a job's processes; assumes that all nodes are alike."""
+def this_machine(world: World) -> Machine:
+    """This machine, for the processes of a job; assumes that all nodes are alike.
+
+    Of a GPU that others use as well, only what is free counts.
+    """
     host = available_memory()
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory
-        return Machine(processes, on_each, float(memory), host)
-    return Machine(processes, on_each, host / on_each, host, on_gpu=False)
+    if not torch.cuda.is_available():
+        return Machine(world.size, world.local_size, host / world.local_size, host, on_gpu=False)
+    total = float(torch.cuda.get_device_properties(0).total_memory)
+    memory = min(total, world.free_memory() / (1 - IGNORED))
+    if memory < total:
+        left = f"{amount(memory)} of {amount(total)}"
+        log.warning("other programs use the GPU: the plan is for %s", left)
+    return Machine(world.size, world.local_size, memory, host)
 
 
 def available_memory() -> float:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 
 SHARD_BYTES = 5_000_000_000
 """Maximum size of a file, unless a single tensor is larger."""
+STAGED_ELEMENTS = 2**24
+"""Elements of a GPU's tensor that are copied at a time: 67 MB."""
 
 Files = Mapping[str, Sequence[str]]
 """The names of the tensors in each file, by the file's name."""
@@ -34,8 +37,28 @@ class Whole:
 Tensors = Mapping[str, Whole]
 
 
-def plan_files(stem: str, tensors: Tensors, most_bytes: int = SHARD_BYTES) -> dict[str, list[str]]:
-    """The names of the tensors in each file, with the file names of transformers."""
+def plan_files(
+    stem: str, tensors: Tensors, processes: int = 1, most_bytes: int = SHARD_BYTES
+) -> dict[str, list[str]]:
+    """The names of the tensors in each file, with the file names of transformers.
+
+    The files are as equal as the tensors' order allows, and their number is a multiple of the
+    processes that write them, or less if there are too few tensors.
+    """
+    wanted = processes * -(-len(_filled(tensors, most_bytes)) // processes)
+    bounds = range(most_bytes)
+    least = bisect_left(bounds, True, key=lambda bound: len(_filled(tensors, bound)) <= wanted)
+    shards = _filled(tensors, least)
+    if len(shards) == 1:
+        return {f"{stem}.safetensors": shards[0]}
+    return {
+        f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors": shard
+        for number, shard in enumerate(shards, start=1)
+    }
+
+
+def _filled(tensors: Tensors, most_bytes: int) -> list[list[str]]:
+    """The names of the tensors, in order, in as few files of at most `most_bytes` as possible."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, tensor in tensors.items():
@@ -44,12 +67,7 @@ def plan_files(stem: str, tensors: Tensors, most_bytes: int = SHARD_BYTES) -> di
             filled = 0
         shards[-1].append(name)
         filled += tensor.bytes
-    if len(shards) == 1:
-        return {f"{stem}.safetensors": shards[0]}
-    return {
-        f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors": shard
-        for number, shard in enumerate(shards, start=1)
-    }
+    return shards
 
 
 def write_tensors(
@@ -105,15 +123,35 @@ def _write(path: Path, header: bytes, tensors: Iterator[torch.Tensor]) -> str:
     digest = hashlib.sha256(header)
     with open(path, "wb") as file:
         file.write(header)
+        staging = _staging()
         for tensor in tensors:
-            data = tensor.detach().to("cpu", torch.float32).reshape(-1).numpy().data
+            parts = _host_parts(tensor, staging)
             del tensor  # before the next one is gathered
-            file.write(data)
-            digest.update(data)
-            del data
+            for data in parts:
+                file.write(data)
+                digest.update(data)
+                del data
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
+
+
+def _staging() -> torch.Tensor | None:
+    """Pinned host memory to copy a GPU's tensors to; torch keeps it for the next file."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.empty(STAGED_ELEMENTS, pin_memory=True)
+
+
+def _host_parts(tensor: torch.Tensor, staging: torch.Tensor | None) -> Iterator[memoryview]:
+    """A tensor's values in float32, each part valid until the next; copied only if necessary."""
+    flat = tensor.detach().reshape(-1)
+    del tensor
+    if staging is None:
+        yield flat.to("cpu", torch.float32).numpy().data
+        return
+    for part in flat.split(len(staging)):
+        yield staging[: len(part)].copy_(part).numpy().data
 
 
 def write_index(folder: Path, stem: str, files: Files, tensors: Tensors) -> None:

@@ -100,11 +100,11 @@ def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: 
     try:
         partial = world.on_rank_zero(lambda: _begin(folder, size))
         kept = partial / RESUME_FOLDER
-        files = plan_files("model", tensors, SHARD_BYTES)
+        # Other tools expect small weights in one file; all other files keep every process busy.
+        is_small = sum(tensor.bytes for tensor in tensors.values()) <= SHARD_BYTES
+        files = plan_files("model", tensors, 1 if is_small else world.size)
         weights = _write_together(partial, files, tensors, world)
-        # Weights have the files that other tools expect; optimizer state has one per process.
-        share = -(-sum(tensor.bytes for tensor in optimizer_state.values()) // world.size)
-        state_files = plan_files("optimizer", optimizer_state, min(share, SHARD_BYTES))
+        state_files = plan_files("optimizer", optimizer_state, world.size)
         of_state = _write_together(kept, state_files, optimizer_state, world)
 
         def finish() -> None:

@@ -120,6 +120,19 @@ class Progress:
         return cls(**values)
 
 
+def memory_figures() -> dict[str, float]:
+    """This process's figures for a line of train_log.jsonl, each since its start.
+
+    On a GPU also the memory that torch has taken from it (the rest is cache), and how often torch
+    had to give its cache back because none was left.
+    """
+    figures = {"memory_gb": round(peak_memory_gb(), 3)}
+    if torch.cuda.is_available():
+        figures["memory_reserved_gb"] = round(torch.cuda.max_memory_reserved() / 1e9, 3)
+        figures["alloc_retries"] = torch.cuda.memory_stats()["num_alloc_retries"]
+    return figures
+
+
 def peak_memory_gb() -> float:
     """Peak memory of this process in GB (10⁹ bytes): the GPU's if there is one."""
     if torch.cuda.is_available():

@@ -19,7 +19,7 @@ from workflow.runs.lock import RunLock
 from workflow.runs.mount import Mount, step_in_name
 from workflow.runs.provenance import describe_start
 from workflow.runs.status import AUDIT, REPORT, SPEC_FILE
-from workflow.runs.train_state import LogWindow, Progress, peak_memory_gb
+from workflow.runs.train_state import LogWindow, Progress, memory_figures
 from workflow.training.checkpointer import Checkpointer
 from workflow.training.context import Invocation, RunContext
 from workflow.training.engines.single import Engine
@@ -203,7 +203,8 @@ class Trainer:
         figures = progress.window.figures(
             progress.step, outcome.learning_rate, outcome.gradient_norm
         )
-        figures["memory_gb"] = round(max(world.gather(peak_memory_gb())), 3)
+        of_ranks = world.gather(memory_figures())
+        figures |= {name: max(of_rank[name] for of_rank in of_ranks) for name in of_ranks[0]}
         progress.window = LogWindow()
         world.on_rank_zero(lambda: _write_step(folder, figures, progress))
         speed = f"{figures['examples_per_second']:.1f} examples/s"

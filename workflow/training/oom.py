@@ -22,6 +22,7 @@ _MESSAGES = (
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "NVML_SUCCESS == r INTERNAL ASSERT FAILED",  # of a MIG device (pytorch#112377)
 )
 """Parts of the messages of errors that have no class of their own."""
 

@@ -169,7 +169,7 @@ def _work(request: JobRequest, bf16: bool, source: int, target: int, records: in
 def _machine(launch: LaunchOptions, world: World) -> Machine:
     """The machine described by --plan_*, else this one."""
     if launch.plan_gpus is None:
-        return this_machine(world.size, world.local_size)
+        return this_machine(world)
     return Machine(
         processes=launch.plan_gpus * (launch.plan_nodes or 1),
         on_each=launch.plan_gpus,

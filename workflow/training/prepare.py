@@ -136,7 +136,7 @@ def prepare(
     earlier = _earlier_start(located, request)
 
     def plan() -> tuple[ShardingStrategy | None, int]:
-        computing = machine or this_machine(world.size, world.local_size)
+        computing = machine or this_machine(world)
         return plan_job(folder, spec, data.splits, computing, earlier)
 
     strategy, positions = world.decided_by_rank_zero(plan)

@@ -131,11 +131,14 @@ class ZeroEngine:
         if not spec.no_train:
             optimizer = make_optimizer(tuning.trainable(model), spec)
             self._scheduler = make_scheduler(optimizer, spec)
+        on_gpu = torch.cuda.is_available()
+        largest = max(parameter.numel() for parameter in model.parameters())
+        overlaps = sharded.strategy.overlaps(world.size, largest, on_gpu)
         with redirect_stdout(io.StringIO()):  # its bfloat16 optimizer prints memory reports
             self._engine, self._zero, _, _ = deepspeed.initialize(
                 model=_LossModule(model, loss),
                 optimizer=optimizer,
-                config=zero_configuration(spec, sharded.strategy, torch.cuda.is_available()),
+                config=zero_configuration(spec, sharded.strategy, on_gpu, overlaps),
                 dist_init_required=False,
             )
         if spec.bf16 and not spec.no_train:
