@@ -23,17 +23,17 @@ machine: 1 node, 4 GPUs per node, 80.0 GB per GPU (72.6 usable: 8% and 1.0 GB ke
                                  minimum       minimum                     largest micro-batch
 setting                       GB per GPU   GB per host       fits   positions   of 1536 tokens
 ZeRO 1                             167.0           0.0    no: GPU           -                -
-ZeRO 2                              86.2           0.0    no: GPU           -                -
-ZeRO 3                              70.8           0.0        yes       1,659        1 example
-ZeRO 1, offload optimizer           86.8         262.0    no: GPU           -                -
-ZeRO 2, offload optimizer           53.0         262.0        yes       3,227       2 examples
-ZeRO 3, offload optimizer           26.2         253.9        yes       5,561       3 examples
-ZeRO 3, offload all                 20.7         310.5        yes       6,277       4 examples
+ZeRO 2                              76.8           0.0    no: GPU           -                -
+ZeRO 3                              61.5           0.0        yes       3,642       2 examples
+ZeRO 1, offload optimizer           80.9         262.0    no: GPU           -                -
+ZeRO 2, offload optimizer           44.5         262.0        yes       7,085       4 examples
+ZeRO 3, offload optimizer           17.0         253.9        yes      12,220       7 examples
+ZeRO 3, offload all                 11.4         310.5        yes      13,794       8 examples
 
-chosen: ZeRO 3, micro-batches of 1,659 positions
-  peak per process, in reduce: 72.1 GB
-    optimizer 22.3, activations 18.1, gradients 11.7, masters 11.1, weights 5.6, reduction 2.0,
-    gathered weights 1.4
+chosen: ZeRO 3, micro-batches of 3,642 positions
+  peak per process, in reduce: 71.9 GB
+    optimizer 22.3, activations 16.8, gradients 11.7, masters 11.1, weights 5.6, reduction 2.0,
+    gathered weights 1.4, position bias 1.0, logits 0.1
   evaluation: a complete copy (22.3 GB) does not fit; generation will be slow
 checkpoint: 44.5 GB of float32 weights, 133.6 GB with optimizer state
 """

@@ -1,9 +1,9 @@
 """The bytes of activations that a micro-batch keeps for the backward pass.
 
 Counted operation by operation as in Korthikanti et al. 2022, "Reducing Activation Recomputation in
-Large Transformer Models", for T5's layers: gated feed-forward, cross-attention, dropout. On a CPU
-for the modules of `workflow.models.kernels` (measured); on a GPU for transformers' own (not
-measured).
+Large Transformer Models", for T5's layers with the modules of `workflow.models.kernels`: gated
+feed-forward, cross-attention, dropout. On a CPU measured; on a GPU counted from the tensors that
+autograd saves (tests/memory/test_activations.py), not measured.
 """
 
 from dataclasses import dataclass
@@ -72,30 +72,47 @@ def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
         decoder_layer = target * computing * sizes.width
         one_more *= 2
     layers = sizes.encoder_layers * encoder_layer + sizes.decoder_layers * decoder_layer
-    return {"activations": layers + one_more / 2, "logits": target * sizes.vocabulary * computing}
+    return {
+        "activations": layers + one_more / 2,
+        "position bias": _bias_bytes(sizes, work),
+        "logits": target * sizes.vocabulary * computing,
+    }
 
 
 def _block_bytes(sizes: Dimensions, work: Work) -> float:
     """Bytes per position in a layer (self-attention, feed-forward), except what grows with length.
 
-    Each block keeps its input and the normed input (on a GPU the norm also keeps a copy in float32
-    and the product before the weight); dropout masks take a byte per element.
+    Each block keeps its input and the normed input; dropout masks take a byte per element. A gated
+    feed-forward keeps both gates and their product, on a GPU also the gelu.
     """
     computing, masks = work.computing, 1 if work.dropout else 0
-    norm, gates = 2 * computing, (3 if sizes.gated else 2) * computing
-    if work.on_gpu:
-        norm += computing + (4 if computing == 2 else 0)
-        gates = (7 if sizes.gated else 2) * computing  # transformers' gelu_new is five operations
+    norm, gates = 2 * computing, 2 * computing
+    if sizes.gated:
+        gates += (2 if work.on_gpu else 1) * computing
     blocks = 2 * sizes.width * (norm + masks) + 4 * sizes.inner * computing
     return blocks + sizes.feed_forward * (gates + masks)
 
 
 def _attention_bytes(sizes: Dimensions, work: Work) -> float:
-    """Bytes per query and key: on a CPU the probabilities, and a byte of dropout mask.
+    """Bytes per query and key in a layer: on a CPU the probabilities, and a byte of dropout mask.
 
-    On a GPU the position bias with the mask: torch's fused attention keeps nothing else.
+    torch's fused attention on a GPU keeps none; `_bias_bytes` counts its mask.
     """
-    return sizes.heads * (work.computing + (1 if work.dropout and not work.on_gpu else 0))
+    if work.on_gpu:
+        return 0.0
+    return sizes.heads * (work.computing + (1 if work.dropout else 0))
+
+
+def _bias_bytes(sizes: Dimensions, work: Work) -> float:
+    """Bytes of the position bias with the mask, on a GPU, one for all layers of a stack.
+
+    In the backward pass also of its gradient, the sum so far and a layer's.
+    """
+    if not work.on_gpu:
+        return 0.0
+    source, target = work.source_length**2, work.target_length**2
+    numbers = source + target + 2 * max(source, target)
+    return work.rows * sizes.heads * numbers * work.computing
 
 
 def evaluation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:

@@ -119,7 +119,10 @@ def _whole_copy(job: Job, folder: Path) -> PreTrainedModel:
 
 
 def _adapt(model: PreTrainedModel, job: Job, device: torch.device) -> None:
-    """Set the model's decoder ids, and use fast modules on a CPU."""
+    """Set the model's decoder ids, and use the modules that suit the device."""
     job.decoder_ids.set_in(model)
+    family = family_of(model.config)
     if device.type == "cpu":
-        family_of(model.config).use_fast_modules(model)
+        family.use_fast_modules(model)
+    else:
+        family.use_fused_modules(model)

@@ -105,5 +105,8 @@ class ModelFamily(Protocol):
     def use_fast_modules(self, model: PreTrainedModel) -> None:
         """Replace modules of a model on a CPU by equivalents with fewer memory passes."""
 
+    def use_fused_modules(self, model: PreTrainedModel) -> None:
+        """Replace modules of a model on any device by torch's fused operations."""
+
     def optimize_for_scoring(self, model: PreTrainedModel) -> None:
         """Speed up a model that computes the logits of one position per record."""

@@ -15,6 +15,8 @@ from transformers import (
 from workflow.models.batch import Batch
 from workflow.models.families.base import DecoderIds, Dimensions
 from workflow.models.kernels.cpu import use_fast_modules
+from workflow.models.kernels.fused import fused
+from workflow.models.kernels.replace import replace_modules
 from workflow.models.languages import language_ids
 from workflow.models.lm_head import select_logits
 
@@ -106,6 +108,9 @@ class EncoderDecoder:
 
     def use_fast_modules(self, model: PreTrainedModel) -> None:
         use_fast_modules(model)
+
+    def use_fused_modules(self, model: PreTrainedModel) -> None:
+        replace_modules(model, fused)
 
     def optimize_for_scoring(self, model: PreTrainedModel) -> None:
         pass

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from workflow.models.batch import Batch
 from workflow.models.families.encoder_decoder import EncoderDecoder
 from workflow.models.kernels.cross_attention import FoldedAttention
+from workflow.models.kernels.fused import FUSED_ATTENTION, biased_mask, cross_mask
 from workflow.models.kernels.t5 import ATTENTION, use_fast_t5_modules
 from workflow.models.lm_head import select_logits
 
@@ -17,7 +18,7 @@ class T5(EncoderDecoder):
 
     def supports_packing(self, model: PreTrainedModel) -> bool:
         """True where attention takes a mask of (rows, 1, queries, keys)."""
-        return model.config._attn_implementation in ("sdpa", ATTENTION)
+        return model.config._attn_implementation in ("sdpa", ATTENTION, FUSED_ATTENTION)
 
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
@@ -33,6 +34,12 @@ class T5(EncoderDecoder):
         super().use_fast_modules(model)
         if attention:
             model.set_attn_implementation(ATTENTION)
+
+    def use_fused_modules(self, model: PreTrainedModel) -> None:
+        attention = self.supports_packing(model)
+        super().use_fused_modules(model)
+        if attention:
+            model.set_attn_implementation(FUSED_ATTENTION)
 
     def optimize_for_scoring(self, model: PreTrainedModel) -> None:
         """Use folded cross-attention for one query per record; parameters and names stay."""
@@ -50,16 +57,20 @@ def _packed_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     source, target = batch.source_segments, batch.target_segments
     within_source = source[:, None, :, None] == source[:, None, None, :]
     within_target = target[:, None, :, None] == target[:, None, None, :]
-    before = torch.ones_like(within_target[:1]).tril()
+    within_target &= torch.ones_like(within_target[:1]).tril()
     # Padded queries attend to the first example: some CUDA kernels return NaN for queries that
     # attend to nothing (pytorch#196678), and a NaN would spread from outputs nobody uses.
     of_example = target.clamp(min=1)[:, None, :, None] == source[:, None, None, :]
+    if model.config._attn_implementation == FUSED_ATTENTION:
+        within_source = biased_mask(model.get_encoder(), within_source)
+        within_target = biased_mask(model.get_decoder(), within_target)
+        of_example = cross_mask(of_example, within_target.dtype)
     encoded = model.get_encoder()(input_ids=batch.input_ids, attention_mask=within_source)
     output = model(
         encoder_outputs=encoded,
         attention_mask=of_example,
         decoder_input_ids=batch.decoder_input_ids,
-        decoder_attention_mask=within_target & before,
+        decoder_attention_mask=within_target,
         use_cache=False,
     )
     logits: torch.Tensor = output.logits

@@ -5,7 +5,9 @@ import os
 from typing import Any
 
 import torch
-from transformers.activations import NewGELUActivation
+
+from workflow.models.kernels.fused import fused_activation
+from workflow.models.kernels.replace import replace_modules
 
 PRODUCTS_KEPT = 128
 """Shapes of 16-bit matrix products in oneDNN's cache."""
@@ -46,13 +48,13 @@ def tune_memory(keeps: bool) -> None:
 
 def use_fast_modules(model: torch.nn.Module) -> None:
     """Replace modules of a model by equivalents with fewer memory passes."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is torch.nn.Dropout:
-                setattr(module, name, Dropout(child.p))
-            elif type(child) is NewGELUActivation:
-                setattr(module, name, torch.nn.GELU(approximate="tanh"))
-    model.train(model.training)  # also for the new modules
+
+    def fast(module: torch.nn.Module) -> torch.nn.Module | None:
+        if type(module) is torch.nn.Dropout:
+            return Dropout(module.p)
+        return fused_activation(module)
+
+    replace_modules(model, fast)
 
 
 class Dropout(torch.nn.Dropout):

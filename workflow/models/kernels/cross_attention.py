@@ -29,7 +29,8 @@ class FoldedAttention(torch.nn.Module):
         """Attend from (rows, queries, width) to (rows, positions, width).
 
         Args:
-            mask: true where a query attends to a position, (rows, 1, queries, positions).
+            mask: true where a query attends to a position, (rows, 1, queries, positions), or
+                numbers to add to the scores.
         """
         assert key_value_states is not None
         rows, queries, width = hidden_states.shape
@@ -38,7 +39,9 @@ class FoldedAttention(torch.nn.Module):
         folded = torch.einsum("rqhd,hdw->rhqw", query, keys)
         flat = folded.reshape(rows, self.heads * queries, width)
         scores = (flat @ key_value_states.transpose(1, 2)).view(rows, self.heads, queries, -1)
-        if mask is not None:
+        if mask is not None and mask.is_floating_point():
+            scores = scores + mask
+        elif mask is not None:
             scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)
         weights = self.dropout(scores.softmax(-1, dtype=torch.float32).to(scores.dtype))
         seen = weights.view(rows, self.heads * queries, -1) @ key_value_states

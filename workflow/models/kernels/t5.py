@@ -18,6 +18,7 @@ from transformers.models.mt5.modeling_mt5 import MT5DenseGatedActDense, MT5Layer
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 from workflow.models.kernels.cpu import Dropout, masked, random_mask
+from workflow.models.kernels.replace import replace_modules
 
 ATTENTION = "workflow_cpu"
 """The name of `attention` in transformers."""
@@ -25,14 +26,17 @@ ATTENTION = "workflow_cpu"
 
 def use_fast_t5_modules(model: torch.nn.Module) -> None:
     """Replace the norms and gated feed-forward blocks of T5 and mT5 by those below."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) in (T5DenseGatedActDense, MT5DenseGatedActDense) and (
-                type(child.act) is NewGELUActivation
-            ):
-                setattr(module, name, GatedFeedForward(child))
-            elif type(child) in (T5LayerNorm, MT5LayerNorm):
-                setattr(module, name, RootMeanSquareNorm(child))
+
+    def fast(module: torch.nn.Module) -> torch.nn.Module | None:
+        if type(module) in (T5DenseGatedActDense, MT5DenseGatedActDense) and (
+            type(module.act) is NewGELUActivation
+        ):
+            return GatedFeedForward(module)
+        if type(module) in (T5LayerNorm, MT5LayerNorm):
+            return RootMeanSquareNorm(module)
+        return None
+
+    replace_modules(model, fast)
 
 
 class RootMeanSquareNorm(torch.nn.Module):
