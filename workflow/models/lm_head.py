@@ -54,4 +54,4 @@ def _head_of(model: PreTrainedModel, head: Any, words: Sequence[int]) -> Iterato
 @lru_cache(maxsize=8)
 def _on_device(words: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Token ids on a device; copied once, since a copy waits until the device's work is done."""
-    return torch.tensor(words, device=device)
+    return torch.tensor(words).to(device)
