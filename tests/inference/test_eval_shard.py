@@ -181,6 +181,41 @@ def _not_long(wait: Any) -> Any:
     return lambda barrier, timeout: wait(barrier, 1)
 
 
+def test_a_batch_is_collated_before_the_result_of_the_one_before_is_read() -> None:
+    events: list[str] = []
+
+    def noting(event: str) -> Callable[[Any], Any]:
+        def note(batch: Any) -> Any:
+            events.append(f"{event} {batch}")
+            return batch
+
+        return note
+
+    batches: Any = ["a", "b", "c"]
+    computed = EvalShard(World()).computed(batches, [3, 2, 1], noting("collate"), noting("launch"))
+    for chosen, counts, result in computed:
+        assert counts
+        assert chosen == result
+        events.append(f"read {result}")
+    assert events == [
+        "collate a",
+        "launch a", "collate b", "read a",
+        "launch b", "collate c", "read b",
+        "launch c", "read c",
+    ]  # fmt: skip
+
+
+def test_a_result_that_does_not_fit_the_disk_is_reported_even_if_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(self: ResultSpool, index: int, value: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ResultSpool, "put", full)
+    with pytest.raises(OSError, match="No space left"):
+        EvalShard(World()).collect([(0, "text")], 1, lambda *_: None)
+
+
 def test_values_are_kept_on_disk(tmp_path: Path) -> None:
     with ResultSpool(20_000, tmp_path) as found:
         tracemalloc.start()

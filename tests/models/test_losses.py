@@ -13,7 +13,7 @@ from workflow.models.losses import summed_cross_entropy
 def test_loss_and_gradient_are_torch_s(
     smoothing: float, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow.models.losses, "ELEMENTS_AT_ONCE", elements)
+    monkeypatch.setattr(workflow.models.losses, "ELEMENTS_ON_CPU", elements)
     torch.manual_seed(0)
     logits = (5 * torch.randn(37, 50)).requires_grad_()
     targets = torch.randint(50, (37,))

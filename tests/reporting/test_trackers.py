@@ -76,15 +76,15 @@ def tracked(mount: Mount) -> tuple[Path, list[str]]:
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     both = {"report_to": ["tensorboard", "wandb"]}
-    step_of = workflow.training.loop.train_step
+    add_gradients = workflow.training.loop.add_gradients
 
-    def breaking(job: Any, engine: Any, plan: Any, step: int, world: Any) -> Any:
-        if step == 7:
+    def breaking(job: Any, engine: Any, planned: Any, world: Any) -> Any:
+        if planned.step == 7:
             raise RuntimeError("broken")
-        return step_of(job, engine, plan, step, world)
+        return add_gradients(job, engine, planned, world)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workflow.training.loop, "train_step", breaking)
+        patch.setattr(workflow.training.loop, "add_gradients", breaking)
         with pytest.raises(RuntimeError, match="broken"):
             run(mount, "tracked", **both)
     level = log.level

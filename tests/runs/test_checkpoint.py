@@ -73,8 +73,8 @@ def make_engine(**flags: Any) -> SingleProcessEngine:
     task = Seq2Seq()
     engine = SingleProcessEngine(make_t5(), spec, lambda model, batch: task.loss(model, batch, 0.0))
     batch = make_batch([[[3, 4, 5, 1]], [[6, 1]]], [[[0, 7]], [[0]]], torch.tensor([7, 1, 8]), 0)
-    engine.add_gradient(batch, 1 / 3, last=True)
-    assert engine.update() > 0
+    loss = engine.add_gradient(batch, 1 / 3, last=True)
+    assert engine.update(loss[None]).gradient_norm > 0
     return engine
 
 

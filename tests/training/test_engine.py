@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from workflow.data.source import DataSource
 from workflow.data.step_planner import StepPlan, plan_step
 from workflow.data.token_cache import prepare_splits
 from workflow.distributed.world import World
+from workflow.models.batch import make_batch
 from workflow.models.families import DecoderIds
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.optim import check_schedule, make_optimizer, make_scheduler
 from workflow.training.prepare import Job
-from workflow.training.step import StepOutcome, train_step
+from workflow.training.step import PlannedStep, StepOutcome, add_gradients, finish_step
 from workflow.tuning import TUNING_METHODS
 
 RECORDS = [
@@ -66,7 +68,17 @@ def make_engine(model: Any, spec: JobSpec) -> SingleProcessEngine:
 
 
 def step_once(job: Job, engine: SingleProcessEngine, plan: StepPlan, step: int = 1) -> StepOutcome:
-    return train_step(job, engine, plan, step, World())
+    planned = PlannedStep.of(job, plan, step, engine.model.config, rank=0)
+    losses = add_gradients(job, engine, planned, World())
+    return finish_step(job, engine, planned, losses, World())
+
+
+def only_add_gradients(
+    job: Job, engine: SingleProcessEngine, plan: StepPlan, rank: int = 0, step: int = 1
+) -> float:
+    """A step without its update; its loss on this rank."""
+    planned = PlannedStep.of(job, plan, step, engine.model.config, rank)
+    return float(add_gradients(job, engine, planned, World(rank)).sum())
 
 
 def naive_gradient(job: Job, model: Any, smoothing: float) -> dict[str, torch.Tensor]:
@@ -102,30 +114,22 @@ def cuts(job: Job) -> list[StepPlan]:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("cut", range(11))
 def test_the_gradient_is_the_naive_one_for_any_cut(
-    job: Job, cut: int, checkpointing: bool, smoothing: float, monkeypatch: pytest.MonkeyPatch
+    job: Job, cut: int, checkpointing: bool, smoothing: float
 ) -> None:
     spec = make_spec(gradient_checkpointing=checkpointing, label_smoothing_factor=smoothing)
     job = dataclasses.replace(job, spec=spec)
     wanted = naive_gradient(job, make_t5(), smoothing)
     engine = make_engine(make_t5(), spec)
-    monkeypatch.setattr(engine, "update", lambda: 0.0)  # keep the gradient
-    step_once(job, engine, cuts(job)[cut])
+    only_add_gradients(job, engine, cuts(job)[cut])
     for name, parameter in engine.master.named_parameters():
         difference = (parameter.grad - wanted[name]).norm()
         assert difference <= 1e-5 * wanted[name].norm(), name
 
 
-class OneOfSeveral(World):
-    """A process whose sums include only its own values."""
-
-    def sum(self, value: float) -> float:
-        return value
-
-
 @pytest.mark.parametrize("processes", [2, 3, 5, 20])
 @pytest.mark.parametrize("packs", [False, True])
 def test_the_gradients_of_several_processes_add_up_to_the_naive_one(
-    job: Job, processes: int, packs: bool, monkeypatch: pytest.MonkeyPatch
+    job: Job, processes: int, packs: bool
 ) -> None:
     """Fillers, which keep an idle process in lockstep, count neither in gradient nor loss."""
     split = job.splits["train"]
@@ -136,15 +140,30 @@ def test_the_gradients_of_several_processes_add_up_to_the_naive_one(
     losses = []
     for rank in range(processes):
         engine = make_engine(make_t5(), job.spec)
-        monkeypatch.setattr(engine, "update", lambda: 0.0)  # keep the gradient
-        outcome = train_step(job, engine, plan, 1, OneOfSeveral(rank, processes))
-        losses.append(outcome.loss)
+        losses.append(only_add_gradients(job, engine, plan, rank))
         for name, parameter in engine.master.named_parameters():
             summed[name] = summed.get(name, 0) + parameter.grad
     engine = make_engine(make_t5(), job.spec)
     assert sum(losses) == pytest.approx(step_once(job, engine, cuts(job)[4]).loss, rel=1e-5)
     for name, wanted in naive_gradient(job, make_t5(), 0.0).items():
         assert (summed[name] - wanted).norm() <= 1e-5 * wanted.norm(), name
+
+
+@pytest.mark.parametrize("loss", [1.0, math.inf, math.nan])
+@pytest.mark.parametrize("weight", [1.0, math.inf])
+def test_an_update_needs_a_finite_loss_and_gradient(loss: float, weight: float) -> None:
+    engine = make_engine(make_t5(), make_spec(learning_rate=0.1))
+    before = copy.deepcopy(engine.master.state_dict())
+    ids = [[np.array([3, 4])]]
+    engine.add_gradient(make_batch(ids, ids, torch.tensor([4, 5]), 0), weight, last=True)
+    figures = engine.update(torch.tensor([2.0, loss]))
+    assert figures.losses == pytest.approx([2.0, loss], nan_ok=True)
+    assert figures.loss == pytest.approx(2.0 + loss, nan_ok=True)
+    assert np.isfinite(figures.gradient_norm) == (weight == 1.0)
+    after = engine.master.state_dict()
+    changed = any(not torch.equal(tensor, before[name]) for name, tensor in after.items())
+    assert changed == (loss == weight == 1.0)
+    assert engine.learning_rate == pytest.approx(0.09 if changed else 0.1)
 
 
 def test_updates_are_those_of_plain_adamw(job: Job) -> None:
@@ -186,18 +205,14 @@ def test_norms_and_biases_do_not_decay() -> None:
     }
 
 
-def test_bf16_computes_in_bf16_and_updates_in_float32(
-    job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bf16_computes_in_bf16_and_updates_in_float32(job: Job) -> None:
     spec = make_spec(bf16=True, learning_rate=1e-5, lr_scheduler_type="constant")
     job = dataclasses.replace(job, spec=spec)
     engine = make_engine(make_t5(), spec)
     before = copy.deepcopy(engine.master.state_dict())
     gradients = []
     for step in range(1, 4):
-        with monkeypatch.context() as patched:
-            patched.setattr(engine, "update", lambda: 0.0)  # keep the gradient
-            step_once(job, engine, cuts(job)[step])
+        only_add_gradients(job, engine, cuts(job)[step], step=step)
         gradients.append({n: p.grad.clone() for n, p in engine.master.named_parameters()})
         engine._optimizer.zero_grad()
     step_once(job, engine, cuts(job)[0])

@@ -1,5 +1,6 @@
 """Complete runs of the real script on a small model."""
 
+import copy
 import json
 import math
 import subprocess
@@ -15,13 +16,13 @@ from conftest import ROOT, addition_records, make_t5, write_data, write_hub_fold
 from forks import Fork, finish, run_script
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-import workflow.training.engines.single
 import workflow.training.loop
 from workflow import RunFailed, make_job, run_job
 from workflow.config.job import JobSpec, resolve_defaults
 from workflow.runs.mount import Mount
 from workflow.runs.train_state import Progress, memory_figures
 from workflow.training.checkpointer import scheduled
+from workflow.training.engines.single import Figures, SingleProcessEngine
 from workflow.training.loop import evaluation_due
 
 Lines = Callable[[Path], list[dict[str, Any]]]
@@ -240,12 +241,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     model.shared.weight.data[tokenizer.convert_tokens_to_ids("▁question")] = math.inf
     write_hub_folder(model, mount.models / "infinite", "safetensors")
     write_data(mount, "some", records, records[:1])
-    updates = []
-    monkeypatch.setattr(
-        workflow.training.engines.single.SingleProcessEngine,
-        "update",
-        lambda *args: updates.append(args),
-    )
+    unchanged = []
+    update = SingleProcessEngine.update
+
+    def noting(self: SingleProcessEngine, losses: torch.Tensor) -> Figures:
+        before = copy.deepcopy(self.master.state_dict())
+        figures = update(self, losses)
+        after = self.master.state_dict()
+        unchanged.append(all(torch.equal(tensor, after[name]) for name, tensor in before.items()))
+        return figures
+
+    monkeypatch.setattr(SingleProcessEngine, "update", noting)
     with pytest.raises(RunFailed) as raised:
         run(
             mount, model_init_name="infinite", data_name="some", train_batch_size=8,
@@ -255,7 +261,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
         "step 1: non-finite loss on records train[7]; the model was not updated. Hint: check those "
         "records, reduce --learning_rate, or set --bf16 false"
     )
-    assert updates == []
+    assert unchanged == [True]
     status = json.loads((mount.models / "infinite_some_0" / "status.json").read_text())
     assert (status["state"], status["step"]) == ("failed", 0)
     assert status["error"] == f"RunFailed: {raised.value}"

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from workflow.data.bin_packing import balance_batches
 from workflow.data.step_planner import Indexes
 from workflow.distributed.stop import Stop
 from workflow.distributed.world import World
 from workflow.inference.result_spool import ResultSpool
+from workflow.models.batch import Batch
+
+Result = TypeVar("Result")
 
 AT_ONCE = 1_000
 """Number of records whose results are collected at once."""
@@ -63,6 +66,25 @@ class EvalShard:
             yield batches[index], counts
         self.stop.check(self.failure)
 
+    def computed(
+        self,
+        batches: Sequence[Indexes],
+        costs: Sequence[int],
+        collate: Callable[[Indexes], Batch],
+        launch: Callable[[Batch], Result],
+    ) -> Iterator[tuple[Indexes, bool, Result]]:
+        """As `of`, with what `launch` returns for each batch, once the next one is collated.
+
+        Reading a result waits for the GPU, which otherwise would be idle while the host collates.
+        """
+        collated = ((*of_one, collate(of_one[0])) for of_one in self.of(batches, costs))
+        upcoming = next(collated, None)
+        while upcoming is not None:
+            chosen, counts, batch = upcoming
+            result = launch(batch)
+            upcoming = next(collated, None)
+            yield chosen, counts, result
+
     def collect(self, results: Iterable[tuple[int, Any]], count: int, take: Take) -> float:
         """Pass all processes' results for items 0 … `count` - 1 to `take` on rank 0, in order.
 
@@ -83,6 +105,7 @@ class EvalShard:
                     spool.put(index, value)
                 except OSError as error:
                     self.failure = error  # `of` raises it on all processes
+            self.stop.check(self.failure)  # of the last results
             self.world.together(spool.flush)
             computed = time.perf_counter()
             for start in range(0, count, AT_ONCE):

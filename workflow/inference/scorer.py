@@ -9,10 +9,10 @@ import torch
 from transformers import PreTrainedModel
 
 from workflow.core.console import progress_bar
-from workflow.data.step_planner import batches_by_positions
+from workflow.data.step_planner import Indexes, batches_by_positions
 from workflow.data.token_cache import CutRows
 from workflow.inference.eval_shard import EvalShard
-from workflow.models.batch import make_batch
+from workflow.models.batch import Batch, make_batch
 from workflow.models.families import family_of
 
 
@@ -45,12 +45,16 @@ def score_labels(
         lengths, np.ones_like(lengths), scoring.max_positions, scoring.batch_size, shard.world.size
     )
     costs = [int(lengths[batch].sum()) for batch in batches]
+
+    def collate(chosen: Indexes) -> Batch:
+        rows, no_targets = [[sources[index]] for index in chosen], torch.empty(0)
+        return make_batch(rows, [[start]] * len(rows), no_targets, model.config.pad_token_id)
+
+    def launch(batch: Batch) -> torch.Tensor:
+        return family.target_logits(model, batch.to(model.device), scoring.label_ids)
+
     with progress_bar(len(sources), "score") as bar, torch.no_grad():
-        for chosen, counts in shard.of(batches, costs):
-            rows = [[sources[index]] for index in chosen]
-            no_targets = torch.empty(0)
-            batch = make_batch(rows, [[start]] * len(rows), no_targets, model.config.pad_token_id)
-            logits = family.target_logits(model, batch.to(model.device), scoring.label_ids)
+        for chosen, counts, logits in shard.computed(batches, costs, collate, launch):
             if counts:
                 yield from zip(chosen.tolist(), logits.tolist(), strict=True)
             bar.update(len(chosen) * shard.world.size)

@@ -15,17 +15,26 @@ class Batch:
 
     A row may hold several consecutive examples, numbered from 1 on by its segments; 0 is padding.
     Shapes: input_ids, source_segments (rows, source length); decoder_input_ids, target_segments
-    (rows, target length); targets (real target positions): the labels, row after row.
+    (rows, target length); target_positions, targets (real target positions): where they are in the
+    rows laid end to end, and the labels.
     """
 
     input_ids: torch.Tensor
     source_segments: torch.Tensor
     decoder_input_ids: torch.Tensor
     target_segments: torch.Tensor
+    target_positions: torch.Tensor
     targets: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
+        """This batch, which is on the host, on a device.
+
+        One copy from page-locked memory: the host does not wait until earlier work is done.
+        """
+        if device.type == "cpu":
+            return self
+        parts = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        return Batch(*unpack(pack(parts).pin_memory().to(device, non_blocking=True), parts))
 
 
 def make_batch(
@@ -35,13 +44,28 @@ def make_batch(
     pad_id: int,
 ) -> Batch:
     """Create a batch from the ids of each row's examples."""
+    target_segments = pad_rows([_segments(row) for row in decoder_inputs], 0)
     return Batch(
         input_ids=pad_rows([np.concatenate(row) for row in sources], pad_id),
         source_segments=pad_rows([_segments(row) for row in sources], 0),
         decoder_input_ids=pad_rows([np.concatenate(row) for row in decoder_inputs], pad_id),
-        target_segments=pad_rows([_segments(row) for row in decoder_inputs], 0),
+        target_segments=target_segments,
+        target_positions=torch.from_numpy(np.flatnonzero(target_segments)),
         targets=targets,
     )
+
+
+def pack(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The bytes of tensors, one after the other."""
+    return torch.cat([part.flatten().view(torch.uint8) for part in parts])
+
+
+def unpack(packed: torch.Tensor, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Views of packed tensors; `parts` has their shapes and dtypes, those of 8 bytes first."""
+    pieces = packed.split([part.nbytes for part in parts])
+    return [
+        piece.view(part.dtype).view(part.shape) for piece, part in zip(pieces, parts, strict=True)
+    ]
 
 
 def _segments(parts: Sequence[Any]) -> Any:

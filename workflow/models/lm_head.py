@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,13 +14,15 @@ from transformers import PreTrainedModel
 def select_logits(
     model: PreTrainedModel, positions: torch.Tensor, words: Sequence[int] | None = None
 ) -> Iterator[None]:
-    """Restrict the head to the true elements of `positions` (rows, length).
+    """Restrict the head to `positions` (positions,) in the target rows laid end to end.
 
-    The logits are then (true positions, vocabulary), or with the token ids `words` in float32 (true
-    positions, words); other logits are never computed.
+    The logits are then (positions, vocabulary), or with the token ids `words` in float32
+    (positions, words); other logits are never computed.
     """
     head = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][positions],))
+    handle = head.register_forward_pre_hook(
+        lambda _, inputs: (inputs[0].flatten(0, 1).index_select(0, positions),)
+    )
     try:
         with nullcontext() if words is None else _head_of(model, head, words):
             yield
@@ -30,7 +33,7 @@ def select_logits(
 @contextmanager
 def _head_of(model: PreTrainedModel, head: Any, words: Sequence[int]) -> Iterator[None]:
     """Restrict a head to the logits of `words`, in float32."""
-    rows = torch.tensor(words, device=head.weight.device)
+    rows = _on_device(tuple(words), head.weight.device)
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         bias = None if head.bias is None else head.bias[rows].float()
@@ -46,3 +49,9 @@ def _head_of(model: PreTrainedModel, head: Any, words: Sequence[int]) -> Iterato
         del head.forward
         if added is not None:
             model.final_logits_bias = added
+
+
+@lru_cache(maxsize=8)
+def _on_device(words: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Token ids on a device; copied once, since a copy waits until the device's work is done."""
+    return torch.tensor(words).to(device)

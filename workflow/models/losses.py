@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
-ELEMENTS_AT_ONCE = 1 << 20
-"""Logits converted to float32 at a time: 4 MB, which fit in a CPU cache."""
+ELEMENTS_ON_CPU, ELEMENTS_ON_GPU = 1 << 20, 1 << 24
+"""Logits converted to float32 at a time: 4 MB, which fit in a CPU's cache; 64 MB, whose passes take
+a GPU several times as long (20 µs at 3 TB/s) as the host takes to launch them."""
 
 
 def summed_cross_entropy(
@@ -28,7 +29,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         ctx: Any, logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float
     ) -> torch.Tensor:
         words = logits.shape[-1]
-        rows = max(1, ELEMENTS_AT_ONCE // words)
+        on_cpu = logits.device.type == "cpu"
+        rows = max(1, (ELEMENTS_ON_CPU if on_cpu else ELEMENTS_ON_GPU) // words)
         gradient = logits.detach() if ctx.needs_input_grad[0] else None
         loss = torch.zeros((), dtype=torch.float32, device=logits.device)
         buffer = torch.empty(min(rows, len(logits)), words, device=logits.device)

@@ -171,16 +171,29 @@ def _token_metrics(
         sources, targets, spec.micro_batch_tokens, spec.eval_batch_size, shard.world.size
     )
     costs = [int(targets[batch].sum()) for batch in batches]
+
+    def collate_answered(chosen: Indexes) -> Batch:
+        return collate(tuple(answered[chosen][:, None]))
+
+    def launch(batch: Batch) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+        batch = batch.to(model.device)
+        logits = family.target_logits(model, batch)
+        figures = [
+            summed_cross_entropy(logits, batch.targets),
+            (argmax(logits) == batch.targets).sum(),
+        ]
+        return batch, logits, torch.stack([figure.double() for figure in figures])
+
     losses, right, tokens, lost = 0.0, 0, 0, 0
     with progress_bar(len(answered), "eval loss") as bar, torch.no_grad():
-        for chosen, counts in shard.of(batches, costs):
-            batch = collate(tuple(answered[chosen][:, None])).to(model.device)
-            logits = family.target_logits(model, batch)
+        for chosen, counts, (batch, logits, figures) in shard.computed(
+            batches, costs, collate_answered, launch
+        ):
             if counts:
-                loss = float(summed_cross_entropy(logits, batch.targets))
+                loss, right_here = figures.tolist()
                 losses += loss
                 lost += 0 if math.isfinite(loss) else _count_lost(logits, batch)
-                right += int((argmax(logits) == batch.targets).sum())
+                right += int(right_here)
                 tokens += len(batch.targets)
             bar.update(len(chosen) * shard.world.size)
     all_losses, all_right, all_tokens, all_lost = shard.total([losses, right, tokens, lost])

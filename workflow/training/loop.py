@@ -36,7 +36,13 @@ from workflow.training.resolve import (
 )
 from workflow.training.run_dir import RunFolder, recording_outcome
 from workflow.training.setup import load_together, make_engine
-from workflow.training.step import StepOutcome, StepPlanner, train_step
+from workflow.training.step import (
+    PlannedStep,
+    StepOutcome,
+    StepPlanner,
+    add_gradients,
+    finish_step,
+)
 from workflow.training.summary import log_audit, log_job, log_resume
 
 
@@ -152,6 +158,7 @@ class Trainer:
         self._engine = engine
         self._planner = StepPlanner.of(context.job, engine.model, context.world)
         self._checkpointer = Checkpointer(context, engine)
+        self._planned: PlannedStep | None = None
 
     def train(self) -> None:
         """Train, evaluate and save, each when due.
@@ -186,14 +193,24 @@ class Trainer:
             raise
 
     def _do_step(self, step: int) -> StepOutcome:
-        """Plan a step (its examples depend on seed and step alone) and train on it."""
-        job, world = self._context.job, self._context.world
+        """Train on a planned step; plan the next while a GPU computes this one."""
+        job, engine, world = self._context.job, self._engine, self._context.world
         began = time.perf_counter()
-        plan = self._planner.plan(step)
-        outcome = train_step(job, self._engine, plan, step, world)
+        planned = self._planned or self._plan(step)
+        losses = add_gradients(job, engine, planned, world)
+        self._planned = self._plan(step + 1)
+        outcome = finish_step(job, engine, planned, losses, world)
         seconds = time.perf_counter() - began
-        self._context.progress.add_step(step, outcome.loss, outcome.loss_denominator, plan, seconds)
+        self._context.progress.add_step(
+            step, outcome.loss, outcome.loss_denominator, planned.plan, seconds
+        )
         return outcome
+
+    def _plan(self, step: int) -> PlannedStep:
+        """A step's examples depend on seed and step alone."""
+        job, world = self._context.job, self._context.world
+        plan, config = self._planner.plan(step), self._engine.model.config
+        return PlannedStep.of(job, plan, step, config, world.rank)
 
     def _log(self, outcome: StepOutcome, bar: Any) -> None:
         """Record and log the figures of the steps since the last logged step."""

@@ -139,5 +139,6 @@ def enlarged(batch: Batch, shape: Shape) -> Batch:
         source_segments=torch.ones(source, dtype=torch.int64),
         decoder_input_ids=repeated(batch.decoder_input_ids, *target),
         target_segments=torch.ones(target, dtype=torch.int64),
+        target_positions=torch.arange(shape.rows * shape.target),
         targets=repeated(batch.targets, shape.rows * shape.target),
     )

@@ -1,12 +1,14 @@
 """One optimizer step: the same gradient for any micro-batches and number of processes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from typing import Self
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from workflow.core.errors import RunFailed
 from workflow.data.step_planner import (
@@ -19,6 +21,7 @@ from workflow.data.step_planner import (
     step_examples,
 )
 from workflow.distributed.world import World, shared
+from workflow.models.batch import Batch
 from workflow.models.families import family_of
 from workflow.tasks.base import Examples
 from workflow.training.engines.single import Engine
@@ -62,6 +65,32 @@ class StepPlanner:
 
 
 @dataclass(frozen=True)
+class PlannedStep:
+    """A step that can start at once: a process's first micro-batch is collated, others when due.
+
+    Attributes:
+        step: its number.
+        micro_batches: rows of this process; () where it has none, and computes a filler.
+        batches: the same as tensors.
+        loss_denominator: what the step's summed loss is divided by.
+    """
+
+    step: int
+    plan: StepPlan
+    micro_batches: tuple[MicroBatch, ...]
+    batches: Iterator[Batch]
+    loss_denominator: int
+
+    @classmethod
+    def of(cls, job: Job, plan: StepPlan, step: int, config: PreTrainedConfig, rank: int) -> Self:
+        split, rows = job.splits["train"], plan.of_rank(rank)
+        examples = Examples.of(split, job.spec)
+        targets = split.targets.lengths(job.spec.max_target_length, plan.examples)
+        batches = (job.task.collate(examples, of_one or plan.filler, config) for of_one in rows)
+        return cls(step, plan, rows, chain([next(batches)], batches), int(targets.sum()))
+
+
+@dataclass(frozen=True)
 class StepOutcome:
     """The result of a step: the summed loss, its denominator, and the update's figures."""
 
@@ -71,42 +100,47 @@ class StepOutcome:
     learning_rate: float
 
 
-def train_step(job: Job, engine: Engine, plan: StepPlan, step: int, world: World) -> StepOutcome:
-    """Do one optimizer step; its gradient does not depend on micro-batches or processes.
+def add_gradients(job: Job, engine: Engine, planned: PlannedStep, world: World) -> torch.Tensor:
+    """Add a step's gradient, which does not depend on micro-batches or processes, to the engine's.
 
-    All processes compute equally many micro-batches, if need be fillers with weight zero.
+    All processes compute equally many micro-batches, if need be fillers with weight zero. On a GPU
+    this only launches the work, and collates the next micro-batch meanwhile.
+
+    Returns:
+        The losses of this process's micro-batches (micro-batches,), on the device.
+    """
+    # Dropout depends on seed, step and rank, not on earlier steps.
+    torch.manual_seed(seed_from(job.spec.seed, planned.step, world.rank))
+    losses: list[torch.Tensor] = []
+    for rows, batch in zip(planned.micro_batches, planned.batches, strict=True):
+        weight = 1 / planned.loss_denominator if rows else 0.0
+        last = len(losses) == len(planned.micro_batches) - 1
+        with oom_context(job, world, f"step {planned.step}", Shape.of(batch)):
+            loss = engine.add_gradient(batch, weight, last)
+        losses.append(loss if rows else torch.zeros_like(loss))
+    return torch.stack(losses)
+
+
+def finish_step(
+    job: Job, engine: Engine, planned: PlannedStep, losses: torch.Tensor, world: World
+) -> StepOutcome:
+    """Wait for a step's gradient, and update the model.
 
     Raises:
         RunFailed: if loss or gradient is not finite, before the model is updated.
     """
-    spec, split = job.spec, job.splits["train"]
-    examples = Examples.of(split, spec)
-    loss_denominator = int(split.targets.lengths(spec.max_target_length, plan.examples).sum())
-    # Dropout depends on seed, step and rank, not on earlier steps.
-    torch.manual_seed(seed_from(spec.seed, step, world.rank))
-    # () if this rank has no work: it takes part in every reduction all the same.
-    micro_batches = plan.of_rank(world.rank)
-    losses = []
-    for number, rows in enumerate(micro_batches, start=1):
-        batch = job.task.collate(examples, rows or plan.filler, engine.model.config)
-        weight = 1 / loss_denominator if rows else 0.0
-        with oom_context(job, world, f"step {step}", Shape.of(batch)):
-            loss = engine.add_gradient(batch, weight, last=number == len(micro_batches))
-        losses.append(loss if rows else torch.zeros_like(loss))
-    by_micro_batch = torch.stack(losses).tolist()  # one device synchronization per step
-    summed_loss = world.sum(sum(by_micro_batch))
-    if not np.isfinite(summed_loss):
-        bad = [rows for rows, loss in zip(micro_batches, by_micro_batch, strict=True)
+    step, learning_rate = planned.step, engine.learning_rate
+    with oom_context(job, world, f"update of step {step}"):
+        figures = engine.update(losses)
+    if not np.isfinite(figures.loss):
+        bad = [rows for rows, loss in zip(planned.micro_batches, figures.losses, strict=True)
                if not np.isfinite(loss)]  # fmt: skip
         of_all = [rows for of_rank in world.gather(bad) for rows in of_rank]
         raise _non_finite_error(step, "loss", of_all)
-    learning_rate = engine.learning_rate
-    with oom_context(job, world, f"update of step {step}"):
-        gradient_norm = engine.update()
-    if not np.isfinite(gradient_norm):
-        of_all = [rows for ranks in plan.micro_steps for rows in ranks]
+    if not np.isfinite(figures.gradient_norm):
+        of_all = [rows for ranks in planned.plan.micro_steps for rows in ranks]
         raise _non_finite_error(step, "gradient norm", of_all)
-    return StepOutcome(summed_loss, loss_denominator, gradient_norm, learning_rate)
+    return StepOutcome(figures.loss, planned.loss_denominator, figures.gradient_norm, learning_rate)
 
 
 def _non_finite_error(step: int, what: str, micro_batches: Sequence[MicroBatch]) -> RunFailed:

@@ -96,7 +96,7 @@ class EncoderDecoder:
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
     ) -> torch.Tensor:
         mask = (batch.source_segments > 0).long()
-        with select_logits(model, batch.target_segments > 0, words):
+        with select_logits(model, batch.target_positions, words):
             logits: torch.Tensor = model(
                 input_ids=batch.input_ids,
                 attention_mask=mask,

@@ -25,7 +25,7 @@ class T5(EncoderDecoder):
     ) -> torch.Tensor:
         if not self.supports_packing(model):
             return super().target_logits(model, batch, words)
-        with select_logits(model, batch.target_segments > 0, words):
+        with select_logits(model, batch.target_positions, words):
             return _packed_logits(model, batch)
 
     def use_fast_modules(self, model: PreTrainedModel) -> None:

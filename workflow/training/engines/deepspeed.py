@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,7 @@ from workflow.models.state_dict import (
     saved_names,
     whole_shape,
 )
-from workflow.training.engines.single import Loss
+from workflow.training.engines.single import Figures, Loss
 from workflow.training.optim import go_to_step, make_optimizer, make_scheduler, zero_learning_rate
 from workflow.tuning import TUNING_METHODS, TuningMethod
 
@@ -161,13 +162,15 @@ class ZeroEngine:
         detached: torch.Tensor = loss.detach()
         return detached
 
-    def update(self) -> float:
-        self._engine.step()
-        norm = float(self._engine.get_global_grad_norm())
-        if not self._engine.was_step_applied():
-            return float("nan")
-        self._scheduler.step()
-        return norm
+    def update(self, losses: torch.Tensor) -> Figures:
+        of_losses = losses.tolist()
+        loss, norm = self._world.sum(sum(of_losses)), math.nan
+        if math.isfinite(loss):
+            self._engine.step()
+            if self._engine.was_step_applied():
+                norm = float(self._engine.get_global_grad_norm())
+                self._scheduler.step()
+        return Figures(of_losses, loss, norm)
 
     @property
     def learning_rate(self) -> float:

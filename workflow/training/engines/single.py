@@ -1,8 +1,10 @@
 """The engine interface, and the engine in plain torch."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +13,7 @@ from transformers import PreTrainedModel
 from workflow.config.job import JobSpec
 from workflow.models.batch import Batch
 from workflow.models.loading import held_tensors
-from workflow.models.losses import ELEMENTS_AT_ONCE
+from workflow.models.losses import ELEMENTS_ON_CPU
 from workflow.models.safetensors_writer import Tensors
 from workflow.models.state_dict import Named
 from workflow.runs.checkpoint import Trained
@@ -20,6 +22,21 @@ from workflow.tuning import TUNING_METHODS, TuningMethod
 
 Loss = Callable[[PreTrainedModel, Batch], torch.Tensor]
 """The summed float32 loss of a batch."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What decides whether a step's gradient is applied: all of it must be finite.
+
+    Attributes:
+        losses: of this process's micro-batches.
+        loss: their sum over all processes.
+        gradient_norm: over all processes; NaN if not computed.
+    """
+
+    losses: list[float]
+    loss: float
+    gradient_norm: float
 
 
 class Engine(Trained, Protocol):
@@ -38,14 +55,19 @@ class Engine(Trained, Protocol):
     def add_gradient(self, batch: Batch, weight: float, last: bool) -> torch.Tensor:
         """Add the gradient of `weight` × the batch's loss to the step's; return that loss.
 
+        Only launches the work on a GPU.
+
         Args:
             last: whether this is the step's last micro-batch.
         """
 
-    def update(self) -> float:
-        """Clip, step the optimizer and the schedule, clear the gradient; return its norm.
+    def update(self, losses: torch.Tensor) -> Figures:
+        """Clip, step the optimizer and the schedule, and clear the gradient.
 
-        Changes nothing if the norm, over all processes, is not finite.
+        Changes nothing unless loss and gradient norm are finite. Waits for a GPU to read them.
+
+        Args:
+            losses: of this process's micro-batches (micro-batches,).
         """
 
     def evaluating(self) -> AbstractContextManager[tuple[PreTrainedModel, bool]]:
@@ -109,7 +131,7 @@ class SingleProcessEngine:
             def accumulate(computed: Any, master: Any = master) -> None:
                 if master.grad is None:
                     master.grad = torch.zeros_like(master)
-                add_by_parts(master.grad, computed.grad)
+                add_without_copy(master.grad, computed.grad)
                 computed.grad = None
 
             parameter.register_post_accumulate_grad_hook(accumulate)
@@ -119,11 +141,14 @@ class SingleProcessEngine:
         (loss * weight).backward()
         return loss.detach()
 
-    def update(self) -> float:
+    def update(self, losses: torch.Tensor) -> Figures:
         gradients = [p.grad for p in self.master.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if torch.isfinite(norm):
-            if 0 < self._max_grad_norm < norm:
+        # One copy: each would wait for the device.
+        *of_losses, gradient_norm = torch.cat([losses, norm[None]]).tolist()
+        figures = Figures(of_losses, sum(of_losses), gradient_norm)
+        if math.isfinite(figures.loss) and math.isfinite(gradient_norm):
+            if 0 < self._max_grad_norm < gradient_norm:
                 torch._foreach_mul_(gradients, clip_factor(norm, self._max_grad_norm))
             self._optimizer.step()
             self._scheduler.step()
@@ -132,7 +157,7 @@ class SingleProcessEngine:
         if self.model is not self.master:
             with torch.no_grad():
                 torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
-        return float(norm)
+        return figures
 
     @property
     def learning_rate(self) -> float:
@@ -187,8 +212,14 @@ def clip_factor(norm: torch.Tensor, most: float) -> torch.Tensor:
     return most / (norm + 1e-6)
 
 
-def add_by_parts(total: torch.Tensor, gradient: torch.Tensor) -> None:
-    """Add a 16-bit gradient to a 32-bit one without a complete 32-bit copy."""
-    parts = (t.view(-1).split(ELEMENTS_AT_ONCE) for t in (total, gradient.contiguous()))
+def add_without_copy(total: torch.Tensor, gradient: torch.Tensor) -> None:
+    """Add a 16-bit gradient to a 32-bit one without a complete 32-bit copy.
+
+    A GPU's kernel converts as it adds; on a CPU, torch would convert the gradient first.
+    """
+    if total.device.type != "cpu":
+        total.add_(gradient)
+        return
+    parts = (t.view(-1).split(ELEMENTS_ON_CPU) for t in (total, gradient.contiguous()))
     for part, added in zip(*parts, strict=True):
         part.add_(added)
