@@ -8,17 +8,13 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from workflow.core.errors import RunFailed
-
 LONGEST_MEETING = 100
 """Seconds in which a process reaches the one that holds the store."""
 LONGEST_ANSWER = 10
 """Seconds in which a machine that was reached accepts another connection."""
 
 
-def meet(
-    host: str, rank: int, size: int, store: Any, environment: MutableMapping[str, str]
-) -> None:
+def meet(host: str, rank: int, size: int, store: Any, environment: MutableMapping[str, str]) -> str:
     """Set the interface of gloo and NCCL, unless set, and check that all machines use it.
 
     Their own choices may not lead to the other machines: gloo takes the address of the machine's
@@ -27,8 +23,8 @@ def meet(
     Args:
         host: name or address of the machine whose store all processes have reached.
 
-    Raises:
-        RunFailed: if another machine cannot be reached.
+    Returns:
+        the same message in all processes if a machine cannot reach another one, else "".
     """
     own = address_towards(host)
     store.set(f"address {rank}", own)
@@ -36,27 +32,36 @@ def meet(
         found = store.multi_get([f"address {other}" for other in range(size)])
         others = [text.decode() for text in found if not ip_address(text.decode()).is_loopback]
         if not others:  # all processes are here
-            return
+            return ""
         own = address_towards(others[0])
     name = interface_with(own)
     environment.setdefault("GLOO_SOCKET_IFNAME", name)
     environment.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # without = it is a prefix
-    _reach_all(own, rank, size, store)
+    return _reach_all(own, rank, size, store)
 
 
-def _reach_all(own: str, rank: int, size: int, store: Any) -> None:
-    """Connect to one process of each machine; the kernel answers for it."""
+def _reach_all(own: str, rank: int, size: int, store: Any) -> str:
+    """Connect to one process of each machine, and return the first failure of all processes."""
     family = socket.AF_INET6 if ":" in own else socket.AF_INET
     with socket.create_server((own, 0), family=family, backlog=size) as server:
         store.set(f"place {rank}", f"{own} {server.getsockname()[1]}")
         places = store.multi_get([f"place {other}" for other in range(size)])
-        for address, port in dict(place.decode().split() for place in places).items():
-            try:
-                socket.create_connection((address, int(port)), LONGEST_ANSWER).close()
-            except OSError as error:
-                raise RunFailed(unreachable(address, int(port), LONGEST_ANSWER, error)) from None
-        store.set(f"met {rank}", "")
-        store.multi_get([f"met {other}" for other in range(size)])
+        store.set(f"failure {rank}", _failure(dict(place.decode().split() for place in places)))
+        failures = store.multi_get([f"failure {other}" for other in range(size)])
+    return next((failure.decode() for failure in failures if failure), "")
+
+
+def _failure(ports: dict[str, str]) -> str:
+    """The message about the first address that does not answer, else "".
+
+    The kernel answers for the process.
+    """
+    for address, port in ports.items():
+        try:
+            socket.create_connection((address, int(port)), LONGEST_ANSWER).close()
+        except OSError as error:
+            return unreachable(address, int(port), LONGEST_ANSWER, error)
+    return ""
 
 
 def address_towards(host: str) -> str:

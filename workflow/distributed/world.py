@@ -59,7 +59,7 @@ class World:
         Collectives need `begin`; before that, rank 0 may take its time.
 
         Raises:
-            RunFailed: if rank 0 cannot be reached.
+            RunFailed: if rank 0, or another machine, cannot be reached.
         """
         first = os.environ["RANK"] == "0"  # waits for the others
         longest = LONGEST_WAIT if first else datetime.timedelta(seconds=LONGEST_MEETING)
@@ -72,8 +72,8 @@ class World:
             raise RunFailed(why_unreachable(meeting, int(os.environ["MASTER_PORT"]))) from None
         store.set_timeout(LONGEST_WAIT)
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        if size > local_size:
-            meet(meeting, rank, size, store, os.environ)
+        if size > local_size and (failure := meet(meeting, rank, size, store, os.environ)):
+            raise shared(RunFailed(failure))
         store.set(f"free memory {rank}", str(free_memory()))
         return cls(rank, size, local_size, store)
 
