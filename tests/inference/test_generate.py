@@ -101,6 +101,21 @@ def test_scores_that_are_no_numbers_draw_something() -> None:
         assert ((ids >= 0) & (ids < 200)).all()
 
 
+def test_generation_may_use_any_kernel(model: Any, tokenizer: Any) -> None:
+    """CUDA has no cumulative sum that torch calls deterministic."""
+    seen = []
+    hook = model.register_forward_hook  # beams use the model, our own loop its layers
+    handle = hook(lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))
+    torch.use_deterministic_algorithms(True)
+    try:
+        answer(model, tokenizer, num_beams=2, max_new_tokens=2)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        handle.remove()
+    assert set(seen) == {False}
+
+
 def test_top_k_of_one_is_greedy(model: Any, tokenizer: Any) -> None:
     drawn = answer(model, tokenizer, temperature=1.0, top_k=1)
     assert full_texts(drawn) == full_texts(answer(model, tokenizer))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from transformers import MT5Config, MT5ForConditionalGeneration
 from workflow.distributed.stop import Stop
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
 from workflow.inference.hf_generate import hf_generate
-from workflow.inference.t5_decoder import T5Decoder, moves
+from workflow.inference.t5_decoder import T5Decoder
 from workflow.inference.t5_loop import can_decode, t5_generate
+from workflow.inference.t5_rows import ON_CPU, ON_GPU, Pace, moves
 from workflow.models.families import family_of
 
 END = 1
 NEW_TOKENS = 20
+ROUNDED = Pace(tokens=3, multiple=4, doubles=True)
+"""Rounds shapes as on a GPU, in several steps even for short texts."""
 
 
 def ending(own_head: bool = True, **sizes: Any) -> Any:
@@ -54,22 +58,27 @@ def write(
     scored_ids: Sequence[int] = (5, 6),
     at_once: int = 1000,
     first: int = 0,
+    pace: Pace = ON_CPU,
 ) -> GeneratedIds:
     """With our own loop; the prompts' indexes start at `first`."""
     batch = PromptBatch(prompts, range(first, first + len(prompts)), scored_ids)
     finished: list[int] = []
     with torch.no_grad():
-        decoder = T5Decoder(model, prompts, decoding.n_samples, decoding.max_new_tokens, at_once)
+        decoder = T5Decoder(model, prompts, decoding, at_once, pace)
         generated = t5_generate(decoder, batch, decoding, Stop(), finished.append)
     assert sum(finished) == len(prompts)
     return generated
 
 
 def by_ourselves(
-    model: Any, prompts: Sequence[list[int]], at_once: int = 1000, **settings: Any
+    model: Any,
+    prompts: Sequence[list[int]],
+    at_once: int = 1000,
+    pace: Pace = ON_CPU,
+    **settings: Any,
 ) -> list[list[int]]:
     decoding = make_decoding(max_new_tokens=NEW_TOKENS, **settings)
-    written = write(model, prompts, decoding, at_once=at_once)
+    written = write(model, prompts, decoding, at_once=at_once, pace=pace)
     assert written.ended == [END in text for text in written.sequences]
     return written.sequences
 
@@ -96,7 +105,8 @@ def test_greedy_texts_are_those_of_transformers(
     if fast:
         family_of(model.config).use_fast_modules(model)
     for at_once in (1, 7, 150):
-        assert by_ourselves(model, prompts, at_once, **settings) == wanted
+        for pace in (ON_CPU, ON_GPU, ROUNDED):
+            assert by_ourselves(model, prompts, at_once, pace, **settings) == wanted
     if own_head:  # tied, such a model repeats itself
         assert len({len(text) for text in wanted}) > 10
 
@@ -131,7 +141,8 @@ def test_the_first_scores_are_the_raw_logits(tokenizer: Any, at_once: int) -> No
 
 @pytest.mark.parametrize("at_once", [4, 9])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_rows_continue_as_if_none_left_or_came(samples: int, at_once: int) -> None:
+@pytest.mark.parametrize("pace", [ON_CPU, replace(ROUNDED, tokens=1)])
+def test_rows_continue_as_if_none_left_or_came(pace: Pace, samples: int, at_once: int) -> None:
     """The logits of each text by position, whichever others leave and come, and when."""
     model, prompts = make_t5(), random_prompts(9)
     rng = np.random.default_rng(samples)
@@ -143,39 +154,39 @@ def test_rows_continue_as_if_none_left_or_came(samples: int, at_once: int) -> No
                   decoder_input_ids=ids[[text]]).logits[0]
             for text in range(9 * samples)
         ]  # fmt: skip
-        decoder = T5Decoder(model, prompts, samples, 8, at_once)
-        texts = positions = torch.zeros(0, dtype=torch.int64)
-        while decoder.add() + len(texts):
-            inputs = ids[decoder._texts, decoder._positions]
-            logits, texts, positions = decoder.step(inputs)
+        decoding = make_decoding(max_new_tokens=8, temperature=1.0, n_samples=samples)
+        decoder = T5Decoder(model, prompts, decoding, at_once, pace)
+        rows = decoder.rows
+        while decoder.add():
+            shapes, _ = rows.ahead()
+            texts, positions = rows.texts[: len(rows)], rows.positions[: len(rows)].clone()
+            rows.ids[: len(rows)] = ids[texts, positions]
+            logits = decoder.logits(shapes)
             for row, (text, position) in enumerate(zip(texts, positions, strict=True)):
                 torch.testing.assert_close(
                     logits[row], wanted[text][position], rtol=1e-4, atol=1e-4
                 )
                 seen.add((int(text), int(position)))
-            going = torch.from_numpy(rng.random(len(texts)) < 0.8) & (positions < 7)
-            before, _ = decoder.keep(going)
-            assert torch.equal(texts[before], decoder._texts)
-            texts = texts[before]
+            decoder.keep(rng.random(len(rows)) < 0.8 * (positions < 7).numpy())
     assert {text for text, _ in seen} == set(range(9 * samples))
     assert max(position for _, position in seen) >= 5
 
 
-def test_a_text_that_is_no_number_does_not_harm_the_next_in_its_place() -> None:
+@pytest.mark.parametrize(("pace", "at_once"), [(ON_CPU, 1), (ON_GPU, 1), (ROUNDED, 3)])
+def test_a_text_that_is_no_number_does_not_harm_others(pace: Pace, at_once: int) -> None:
     model, prompts = make_t5(), random_prompts(12)
     wanted = write(model, prompts, make_decoding(max_new_tokens=5)).sequences
     model.shared.weight.data[7] = torch.nan
-    found = write(model, [[7, END], *prompts], make_decoding(max_new_tokens=5), at_once=1).sequences
+    decoding = make_decoding(max_new_tokens=5)
+    found = write(model, [[7, END], *prompts], decoding, at_once=at_once, pace=pace).sequences
     bad = {index for index, prompt in enumerate(prompts) if 7 in prompt}
     assert all(found[index + 1] == wanted[index] for index in set(range(12)) - bad)
 
 
 def test_rows_close_up_with_as_few_moves_as_there_are_holes() -> None:
-    going = torch.tensor([True, False, True, False, True, True])
-    holes, movers, left = moves(going)
-    assert (holes.tolist(), movers.tolist(), left) == ([1, 3], [4, 5], 4)
-    holes, movers, left = moves(torch.tensor([False, False]))
-    assert (holes.tolist(), movers.tolist(), left) == ([], [], 0)
+    before, holes, movers = moves(np.array([True, False, True, False, True, True]))
+    assert (before.tolist(), holes.tolist(), movers.tolist()) == ([0, 4, 2, 5], [1, 3], [4, 5])
+    assert [len(found) for found in moves(np.array([False, False]))] == [0, 0, 0]
 
 
 def test_texts_end_early_where_the_process_is_asked_to_stop() -> None:
@@ -185,7 +196,7 @@ def test_texts_end_early_where_the_process_is_asked_to_stop() -> None:
 
     decoding = make_decoding(max_new_tokens=NEW_TOKENS)
     with torch.no_grad():
-        decoder = T5Decoder(make_t5(), [[5, END]], 1, NEW_TOKENS, at_once=1)
+        decoder = T5Decoder(make_t5(), [[5, END]], decoding, at_once=1)
         written = t5_generate(decoder, PromptBatch([[5, END]], [0]), decoding, Asked(), print)
     assert len(written.sequences[0]) <= 1
 
@@ -207,10 +218,12 @@ def test_logits_are_the_model_s(layout: str) -> None:
         wanted = model(
             input_ids=ids, attention_mask=(ids != 0).long(), decoder_input_ids=written
         ).logits
-        decoder = T5Decoder(model, [row.tolist() for row in rows], 1, 40, at_once=7)
+        decoding = make_decoding(max_new_tokens=40)
+        decoder = T5Decoder(model, [row.tolist() for row in rows], decoding, at_once=7)
         decoder.add()
         for position in range(40):
-            found, _, _ = decoder.step(written[:, position])
+            decoder.rows.ids[:], decoder.rows.positions[:] = written[:, position], position
+            found = decoder.logits(decoder.rows.ahead()[0])
             torch.testing.assert_close(found, wanted[:, position], rtol=1e-4, atol=1e-4)
 
 
@@ -229,13 +242,15 @@ def test_texts_in_bfloat16_do_not_depend_on_their_batch(samples: int) -> None:
         for text in write(model, [prompt], decoding, first=index).sequences
     ]
     assert alone == together == write(model, prompts, decoding, at_once=4).sequences
+    assert together == write(model, prompts, decoding, at_once=9, pace=ROUNDED).sequences
     assert len({tuple(text) for text in together}) > 10
 
 
-def test_samples_are_those_of_the_slow_way(tokenizer: Any) -> None:
+@pytest.mark.parametrize("pace", [ON_CPU, ON_GPU, ROUNDED])
+def test_samples_are_those_of_the_slow_way(pace: Pace) -> None:
     model, prompts = ending(), random_prompts(30)
     decoding = make_decoding(max_new_tokens=NEW_TOKENS, temperature=1.0, n_samples=3, top_k=50)
-    ours = write(model, prompts, decoding)
+    ours = write(model, prompts, decoding, pace=pace)
     with torch.no_grad():
         theirs = hf_generate(model, PromptBatch(prompts, range(30), [5, 6]), decoding, ALONE)
     assert ours.sequences == theirs.sequences

@@ -1,6 +1,8 @@
 """The device of this process, and whether bfloat16 is fast on it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -47,6 +49,21 @@ def set_determinism(full: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(full)
+
+
+@contextmanager
+def any_kernels() -> Iterator[None]:
+    """Allow all kernels, for computing without gradients.
+
+    In full determinism torch refuses cumulative sums on CUDA, which sampling needs, and takes
+    sorting kernels to write the keys and values of a token.
+    """
+    full = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(full)
 
 
 def problems_of_gpus(device: str | None) -> list[Problem]:

@@ -12,8 +12,10 @@ from workflow.core.console import progress_bar, warn_once
 from workflow.data.step_planner import LOGITS_AT_ONCE, POSITIONS_AT_ONCE, batches_by_positions
 from workflow.data.text_ids import decode_texts
 from workflow.data.token_cache import CutRows
+from workflow.distributed.device import any_kernels
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
 from workflow.inference.eval_shard import EvalShard
+from workflow.inference.free_memory import positions_at_once
 from workflow.inference.hf_generate import hf_generate
 from workflow.inference.t5_decoder import T5Decoder
 from workflow.inference.t5_loop import can_decode, t5_generate
@@ -56,7 +58,8 @@ def generate(
 
     The encoder runs once per prompt. Batches hold prompts of similar length, and do not change the
     texts: a sample depends on the seed, the row and the sample's number alone. (With
-    `model.generate` in float32 only.)
+    `model.generate` in float32 only. On a GPU, products of matrices may be rounded differently for
+    another number of rows, so a text can differ where two tokens are almost equally likely.)
 
     Yields:
         A row's index and its completions, in any order.
@@ -72,10 +75,11 @@ def generate(
     least = POSITIONS_AT_ONCE * vocabulary // LOGITS_AT_ONCE
     new_tokens = np.full_like(lengths, max(decoding.max_new_tokens, least))
     positions = lengths + new_tokens
-    max_positions = POSITIONS_AT_ONCE // max(decoding.n_samples, decoding.num_beams)
-    rows = None if decoding.batch_size is None else streamed * decoding.batch_size
+    at_once = positions_at_once(model, shard.world) if by_t5_loop else POSITIONS_AT_ONCE
+    max_positions = at_once // max(decoding.n_samples, decoding.num_beams)
+    most = None if decoding.batch_size is None else streamed * decoding.batch_size
     batches = batches_by_positions(
-        lengths, new_tokens, streamed * max_positions, rows, shard.world.size
+        lengths, new_tokens, streamed * max_positions, most, shard.world.size
     )
     costs = [int(positions[batch].sum()) for batch in batches]
     with progress_bar(len(sources), "generate") as bar:
@@ -85,13 +89,11 @@ def generate(
 
         for batch, counts in shard.of(batches, costs):
             prompts = PromptBatch([sources[i].tolist() for i in batch], batch.tolist(), scored_ids)
-            with torch.no_grad():
+            with torch.no_grad(), any_kernels():
                 if by_t5_loop:
                     longest = int(positions[batch].max())
-                    at_once = decoding.batch_size or max(1, max_positions // longest)
-                    decoder = T5Decoder(
-                        model, prompts.ids, decoding.n_samples, decoding.max_new_tokens, at_once
-                    )
+                    rows = decoding.batch_size or max(1, max_positions // longest)
+                    decoder = T5Decoder(model, prompts.ids, decoding, rows)
                     generated = t5_generate(decoder, prompts, decoding, shard.stop, tick)
                 else:
                     generated = hf_generate(model, prompts, decoding, shard)

@@ -84,7 +84,7 @@ def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     sums = weights.sum(-1).double().cumsum(-1)
     wanted = uniforms[:, None] * sums[:, -1:]
     block = _first_above(sums, wanted)
-    before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
+    before = sums.gather(1, (block - 1).clamp(min=0)).masked_fill(block == 0, 0.0)
     inside = _rows_at(weights, block[:, 0]).double().cumsum(-1)
     drawn = (block * BLOCK + _first_above(inside, wanted - before))[:, 0]
     return drawn.clamp(max=scores.shape[1] - 1)

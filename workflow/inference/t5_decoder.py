@@ -5,7 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers import PreTrainedModel
+
+from workflow.inference.decoding import Decoding
+from workflow.inference.t5_rows import Going, Pace, Rows, Shapes, send
+from workflow.models.families import family_of
 
 ENCODED_AT_ONCE = 4096
 """Padded positions per encoder batch."""
@@ -17,7 +22,7 @@ MULTIPLE = 8
 class T5Decoder:
     """The texts that a model of T5's kind is generating.
 
-    Use it without gradients, on a model in evaluation mode. Each prompt has `samples` texts, which
+    Use it without gradients, on a model in evaluation mode. Each prompt has several samples, which
     share its encoding and the cross-attention keys and values. Finished texts leave by `keep`;
     others move into their places, so that little is copied. Then `add` takes more prompts.
     """
@@ -26,39 +31,38 @@ class T5Decoder:
         self,
         model: PreTrainedModel,
         prompts: Sequence[Any],
-        samples: int,
-        new_tokens: int,
+        decoding: Decoding,
         at_once: int,
+        pace: Pace | None = None,
     ):
         """Take prompts as ids, `at_once` of them at a time.
 
         Args:
-            new_tokens: the maximum number of tokens of a text.
+            pace: by default that of the model's device.
         """
-        self.model, self._samples = model, samples
+        self.model, device = model, model.device
+        self._prompts, self._taken = prompts, 0
+        self._samples, new_tokens = decoding.n_samples, decoding.max_new_tokens
         self._at_once = at_once = min(at_once, len(prompts))
-        self._prompts, self._taken, self._new_tokens = prompts, 0, new_tokens
         self._layers = list(model.get_decoder().block)
         self._self_layers = [layer.layer[0] for layer in self._layers]
         self._cross_layers = [layer.layer[1] for layer in self._layers]
         self._heads, width = model.config.num_heads, model.config.d_kv
         longest = padded_length(max(map(len, prompts)))
-        # Of the rows of `step`: their texts (prompt × samples + sample), their places in the grid
-        # of remaining prompts × samples, and their numbers of tokens.
-        self._texts = self._slots = self._positions = torch.empty(
-            0, dtype=torch.int64, device=model.device
-        )
-        self._length = 0  # of the longest of them
-        self._keys = self._room(at_once * samples, width, new_tokens)
-        self._values = self._room(at_once * samples, new_tokens, width)
-        # Of the remaining prompts: padded lengths, and the cross-attention cache.
-        self._lengths = self._texts
+        most = Shapes(at_once * self._samples, new_tokens, at_once, longest)
+        self.rows = Rows(most, pace or Pace.of(device), device)
+        self._keys = self._room(most.rows, width, new_tokens)
+        self._values = self._room(most.rows, new_tokens, width)
         self._cross_keys = self._room(at_once, width, longest)
         self._cross_values = self._room(at_once, longest, width)
-        self._cross_mask = torch.full((at_once, 1, 1, longest), -torch.inf, device=model.device)
+        self._cross_mask = torch.zeros(at_once, 1, 1, longest, device=device)
         attention = self._self_layers[0].SelfAttention
         farthest_first = attention.compute_bias(1, new_tokens, past_seen_tokens=new_tokens - 1)
-        self._bias_by_distance = farthest_first[0, :, 0].flip(-1)
+        # By distance from -(new_tokens - 1), which nothing sees, to new_tokens - 1.
+        self._bias = F.pad(
+            farthest_first[0, :, 0].flip(-1).float(), (new_tokens - 1, 0), value=-torch.inf
+        )
+        self._nearest_last = torch.arange(new_tokens - 1, -1, -1, device=device)
 
     def _room(self, rows: int, *sizes: int) -> torch.Tensor:
         """Zeros (layers, rows, heads, *sizes): entries not yet written are read with weight 0."""
@@ -66,33 +70,29 @@ class T5Decoder:
         return torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
 
     def add(self) -> int:
-        """Take as many of the next prompts as fit; returns how many rows they add."""
-        here = len(self._lengths)
+        """Take as many of the next prompts as fit; returns how many rows there are now."""
+        here = self.rows.prompts
         prompts = self._prompts[self._taken : self._taken + self._at_once - here]
-        if not prompts:
-            return 0
-        for chosen, hidden, mask in encode(self.model, prompts):
-            self._store_encodings(here + chosen, hidden, mask)
-        lengths = self._lengths.new_tensor([padded_length(len(prompt)) for prompt in prompts])
-        self._lengths = torch.cat([self._lengths, lengths])
-        new = torch.arange(len(prompts) * self._samples, device=lengths.device)
-        rows = len(self._texts)
-        self._keys[:, rows : rows + len(new)] = 0  # texts that left may have been NaN
-        self._values[:, rows : rows + len(new)] = 0
-        self._texts = torch.cat([self._texts, self._taken * self._samples + new])
-        self._slots = torch.cat([self._slots, here * self._samples + new])
-        self._positions = torch.cat([self._positions, torch.zeros_like(new)])
-        self._taken += len(prompts)
-        self._longest = int(self._lengths.max())
-        return len(new)
+        if prompts:
+            for chosen, hidden, mask in encode(self.model, prompts):
+                self._store_encodings(here + chosen, hidden, mask)
+            lengths = np.array([padded_length(len(prompt)) for prompt in prompts])
+            start = self.model.config.decoder_start_token_id
+            added = self.rows.add(self._taken, lengths, start)
+            self._keys[:, added] = 0  # texts that left may have been NaN
+            self._values[:, added] = 0
+            self._taken += len(prompts)
+        return len(self.rows)
 
     def _store_encodings(
         self, places: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor
     ) -> None:
         """Store cross-attention keys and values of some encodings (prompts, length, width)."""
         length = hidden.shape[1]
-        self._cross_mask[places] = -torch.inf
-        self._cross_mask[places, 0, 0, :length] = torch.where(mask, 0.0, -torch.inf)
+        seen = F.pad(mask, (0, self._cross_mask.shape[-1] - length))[:, None, None]
+        self._cross_mask[places] = torch.zeros_like(seen, dtype=torch.float32).masked_fill_(
+            ~seen, -torch.inf
+        )
         for layer, cross in enumerate(self._cross_layers):
             attention = cross.EncDecAttention
             keys, values = self._by_head(attention.k(hidden)), self._by_head(attention.v(hidden))
@@ -104,101 +104,82 @@ class T5Decoder:
     def _by_head(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.view(*hidden.shape[:-1], self._heads, -1)
 
-    def step(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Append these ids (rows,).
+    def logits(self, shapes: Shapes) -> torch.Tensor:
+        """Append each row's next input; reads only tensors, at addresses that never change.
 
         Returns:
-            Logits (rows, vocabulary) in float32; each row's text (prompt × samples + sample), and
-            its number of tokens so far.
+            Logits (rows, vocabulary) in float32.
         """
-        model, positions = self.model, self._positions
-        self._length = min(self._length + 1, self._new_tokens)
-        distance = positions[:, None] - torch.arange(self._length, device=ids.device)
-        bias = self._bias_by_distance[:, distance.clamp(min=0)].transpose(0, 1).unsqueeze(2)
-        bias = bias.float().masked_fill((distance < 0)[:, None, None], -torch.inf)
-        hidden = model.get_input_embeddings()(ids)
+        model, rows = self.model, self.rows
+        distances = rows.positions[: shapes.rows, None] + self._nearest_last[: shapes.length]
+        bias = self._bias[:, distances].transpose(0, 1).unsqueeze(2)
+        hidden = model.get_input_embeddings()(rows.ids[: shapes.rows])
         for number, layer in enumerate(self._layers):
             normed = self._self_layers[number].layer_norm(hidden)
             hidden = hidden + self._self_attention(number, normed, bias)
             normed = self._cross_layers[number].layer_norm(hidden)
-            hidden = hidden + self._cross_attention(number, normed)
+            hidden = hidden + self._cross_attention(number, normed, shapes)
             hidden = layer.layer[2](hidden)
-        self._positions = (positions + 1).clamp(max=self._new_tokens - 1)  # while it waits to leave
         hidden = model.get_decoder().final_layer_norm(hidden)
         if model.config.model_type == "t5" and model.config.scale_decoder_outputs:
             hidden = hidden * model.config.d_model**-0.5
-        return model.get_output_embeddings()(hidden).float(), self._texts, positions
+        logits: torch.Tensor = model.get_output_embeddings()(hidden).float()
+        return logits
 
     def _self_attention(self, layer: int, hidden: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Self-attention, from (rows, width) to the same."""
-        attention, count = self._self_layers[layer].SelfAttention, len(hidden)
-        rows, positions = torch.arange(count, device=hidden.device), self._positions
+        """Self-attention, from (rows, width) to the same.
+
+        Args:
+            bias: (rows, heads, 1, positions).
+        """
+        attention, count, length = (
+            self._self_layers[layer].SelfAttention,
+            len(hidden),
+            bias.shape[-1],
+        )
+        rows, positions = self.rows.numbers[:count], self.rows.positions[:count]
         keys, values = self._keys[layer], self._values[layer]
         keys[rows, :, :, positions] = self._by_head(attention.k(hidden))
         values[rows, :, positions] = self._by_head(attention.v(hidden))
-        seen = attend(
-            self._by_head(attention.q(hidden)).unsqueeze(2),
-            keys[:count, ..., : self._length],
-            values[:count, :, : self._length],
-            bias,
-        )
+        queries = self._by_head(attention.q(hidden)).unsqueeze(2)
+        seen = attend(queries, keys[:count, ..., :length], values[:count, :, :length], bias)
         output: torch.Tensor = attention.o(seen.flatten(1))
         return output
 
-    def _cross_attention(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+    def _cross_attention(self, layer: int, hidden: torch.Tensor, shapes: Shapes) -> torch.Tensor:
         """Attention to the encodings, from (rows, width) to the same; a prompt's texts together."""
         attention, samples = self._cross_layers[layer].EncDecAttention, self._samples
-        prompts, longest = len(self._lengths), self._longest
+        prompts, source = shapes.prompts, shapes.source
         queries = self._by_head(attention.q(hidden))
         if samples > 1:  # else rows and prompts have the same order
-            of_rows = queries
-            queries = of_rows.new_zeros(prompts * samples, *of_rows.shape[1:])
-            queries[self._slots] = of_rows
+            queries = queries[self.rows.row_of_cell[: prompts * samples]]
         seen = attend(
             queries.unflatten(0, (-1, samples)).transpose(1, 2),
-            self._cross_keys[layer, :prompts, ..., :longest],
-            self._cross_values[layer, :prompts, :, :longest],
-            self._cross_mask[:prompts, ..., :longest],
+            self._cross_keys[layer, :prompts, ..., :source],
+            self._cross_values[layer, :prompts, :, :source],
+            self._cross_mask[:prompts, ..., :source],
         )
         seen = seen.transpose(1, 2).flatten(2).flatten(0, 1)
-        output: torch.Tensor = attention.o(seen[self._slots] if samples > 1 else seen)
+        if samples > 1:
+            seen = seen[self.rows.cells[: len(hidden)]]
+        output: torch.Tensor = attention.o(seen)
         return output
 
-    def keep(self, going: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Remove finished rows.
+    def keep(self, going: Going) -> int:
+        """Remove finished rows; returns how many prompts have no text left.
 
         Args:
             going: (rows,), whether each stays.
-
-        Returns:
-            Where each row that stays was before, and how many prompts have no text left.
         """
-        prompts = len(self._lengths)
-        holes, movers, left = moves(going)
-        length = self._length
+        prompts = self.rows.prompts
+        moved = self.rows.keep(going)
+        holes, movers, length = moved.holes, moved.movers, moved.length
         self._keys[:, holes, ..., :length] = self._keys[:, movers, ..., :length]
         self._values[:, holes, :, :length] = self._values[:, movers, :, :length]
-        before = _order(len(going), holes, movers)[:left]
-        self._texts, self._slots = self._texts[before], self._slots[before]
-        self._positions = self._positions[before]
-        self._length = int(self._positions.max()) if left else 0
-        self._keep_prompts()
-        return before, prompts - len(self._lengths)
-
-    def _keep_prompts(self) -> None:
-        """Remove prompts whose texts have all left."""
-        prompt, sample = self._slots // self._samples, self._slots % self._samples
-        going = torch.zeros(len(self._lengths), dtype=torch.bool, device=prompt.device)
-        going[prompt] = True
-        holes, movers, left = moves(going)
         for kept in (self._cross_keys, self._cross_values):
-            kept[:, holes] = kept[:, movers]
-        self._cross_mask[holes] = self._cross_mask[movers]
-        self._lengths = self._lengths[_order(len(going), holes, movers)[:left]]
-        self._longest = int(self._lengths.max()) if left else 0
-        now = torch.arange(len(going), device=prompt.device)
-        now[movers] = holes
-        self._slots = now[prompt] * self._samples + sample
+            kept[:, moved.prompt_holes] = kept[:, moved.prompt_movers]
+        self._cross_mask[moved.prompt_holes] = self._cross_mask[moved.prompt_movers]
+        return prompts - self.rows.prompts
 
 
 def attend(
@@ -212,27 +193,14 @@ def attend(
     Args:
         keys: (rows, heads, width of a head, positions).
         values: (rows, heads, positions, width of a head).
-        bias: added to the scores, (rows or 1, heads or 1, queries or 1, positions).
+        bias: added to the scores, float32 (rows or 1, heads or 1, queries or 1, positions).
     """
-    scores = (queries @ keys).float() + bias
+    scores = queries @ keys + bias
     return scores.softmax(-1).to(values.dtype) @ values
-
-
-def moves(going: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """How to compact the rows that stay: places to fill, the rows to move there, and the count."""
-    left = int(going.sum())
-    return (~going[:left]).nonzero()[:, 0], left + going[left:].nonzero()[:, 0], left
 
 
 def padded_length(length: int) -> int:
     return -(-length // MULTIPLE) * MULTIPLE
-
-
-def _order(count: int, holes: torch.Tensor, movers: torch.Tensor) -> torch.Tensor:
-    """Where each row was before movers filled the holes."""
-    before = torch.arange(count, device=holes.device)
-    before[holes] = before[movers]
-    return before
 
 
 def encode(
@@ -246,17 +214,23 @@ def encode(
     Yields:
         Which prompts, their encodings (prompts, length, width) and masks (prompts, length).
     """
+    device = model.device
+    # transformers waits for a GPU to see whether a mask of (prompts, length) masks anything.
+    by_position = family_of(model.config).supports_packing(model)
     lengths = np.array([len(prompt) for prompt in prompts])
     padded = np.array([padded_length(length) for length in lengths])
     for width in np.unique(padded).tolist():
         alike = np.flatnonzero(padded == width)
         at_once = max(1, ENCODED_AT_ONCE // width)
         for chosen in np.split(alike, range(at_once, len(alike), at_once)):
-            ids = torch.full((len(chosen), width), model.config.pad_token_id)
+            ids = np.full((len(chosen), width), model.config.pad_token_id)
             for row, index in zip(ids, chosen, strict=True):
-                row[: lengths[index]] = torch.tensor(prompts[index])
-            mask = torch.arange(width) < torch.from_numpy(lengths[chosen])[:, None]
-            ids, mask = ids.to(model.device), mask.to(model.device)
-            encoded = model.get_encoder()(input_ids=ids, attention_mask=mask.long())
-            which = torch.from_numpy(chosen).to(model.device)
+                row[: lengths[index]] = prompts[index]
+            sent = send(np.concatenate([ids.ravel(), lengths[chosen], chosen]), device)
+            of_ids, ends, which = sent.split([ids.size, len(chosen), len(chosen)])
+            mask = torch.arange(width, device=device) < ends[:, None]
+            encoded = model.get_encoder()(
+                input_ids=of_ids.view(ids.shape),
+                attention_mask=mask[:, None, None] if by_position else mask.long(),
+            )
             yield which, encoded.last_hidden_state, mask

@@ -8,7 +8,9 @@ from transformers import PreTrainedModel
 from workflow.distributed.stop import Stop
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
 from workflow.inference.sampling import token_choice
+from workflow.inference.step_graphs import StepGraphs, run_each
 from workflow.inference.t5_decoder import T5Decoder
+from workflow.inference.t5_rows import Shapes
 from workflow.models.families import family_of
 from workflow.models.families.t5 import T5
 from workflow.models.generation_settings import restricted
@@ -46,34 +48,51 @@ def t5_generate(
         stop: a request to stop ends texts early.
         tick: called with the number of prompts completed since the last call.
     """
-    model, samples, limit = decoder.model, decoding.n_samples, decoding.max_new_tokens
-    end = model.generation_config.eos_token_id
-    choose = token_choice(decoding, prompts.indexes, model.device)
-    sequences = torch.full((len(prompts.ids) * samples, limit), end, device=model.device)
-    scored_ids = list(prompts.scored_ids)
-    first_logits = torch.zeros(len(prompts.ids), len(scored_ids), device=model.device)
-    ids = sequences.new_empty(0)
-    going = torch.empty(0, dtype=torch.bool, device=model.device)
-    while not stop.requested():
-        added = decoder.add()
-        ids = torch.cat([ids, ids.new_full((added,), model.config.decoder_start_token_id)])
-        going = torch.cat([going, going.new_ones(added)])
-        if len(ids) == 0:
-            break
+    writer = Writer(decoder, prompts, decoding)
+    run = StepGraphs().run if decoder.model.device.type == "cuda" else run_each
+    while not stop.requested() and decoder.add():
         while True:
-            logits, texts, positions = decoder.step(ids)
-            if added:
-                of_prompts = slice(len(ids) - added, None, samples)
-                first_logits[texts[of_prompts] // samples] = logits[of_prompts][:, scored_ids]
-                added = 0
-            logits[:, end].masked_fill_(positions < decoding.min_new_tokens, -torch.inf)
-            chosen = choose(logits, texts, positions)
-            ids = torch.where(going, chosen, sequences[texts, positions])  # finished texts stay
-            sequences[texts, positions] = ids
-            going &= (ids != end) & (positions < limit - 1)
-            if int(going.sum()) <= (1 - LEAVING) * len(going) or stop.requested():
+            shapes, steps = decoder.rows.ahead()
+            run(writer.write, shapes, steps)
+            going = decoder.rows.look()
+            if going.sum() <= (1 - LEAVING) * len(going) or stop.requested():
                 break
-        before, finished = decoder.keep(going)
-        ids, going = ids[before], going[before]
-        tick(finished)
-    return GeneratedIds.of(sequences, {end}, first_logits)
+        tick(decoder.keep(going))
+    return writer.written()
+
+
+class Writer:
+    """Writes a decoder's texts on its device, one token of each row at a time."""
+
+    def __init__(self, decoder: T5Decoder, prompts: PromptBatch, decoding: Decoding):
+        device, texts = decoder.model.device, len(prompts.ids) * decoding.n_samples
+        self._decoder, self._decoding = decoder, decoding
+        self._end = int(decoder.model.generation_config.eos_token_id)
+        self._choose = token_choice(decoding, prompts.indexes, device)
+        self._scored_ids = torch.tensor(prompts.scored_ids, dtype=torch.int64, device=device)
+        # Of each text; rows whose text has ended write to the last.
+        self._sequences = torch.full((texts + 1, decoding.max_new_tokens), self._end, device=device)
+        self._nowhere = torch.tensor(texts, device=device)
+        # Of each text: of the first position, then of the last.
+        self._scores = torch.zeros(texts + 1, 2, len(self._scored_ids), device=device)
+
+    def write(self, shapes: Shapes) -> None:
+        """Write a token of each row's text that goes on: no value is read on the host."""
+        of_all, decoding = self._decoder.rows, self._decoding
+        rows = slice(shapes.rows)
+        ids, going, positions = of_all.ids[rows], of_all.going[rows], of_all.positions[rows]
+        texts = of_all.texts[rows]
+        logits = self._decoder.logits(shapes)
+        to = torch.where(going, texts, self._nowhere)
+        self._scores[to, positions.clamp(max=1)] = logits.index_select(1, self._scored_ids)
+        if decoding.min_new_tokens:
+            logits[:, self._end].masked_fill_(positions < decoding.min_new_tokens, -torch.inf)
+        ids.copy_(self._choose(logits, texts, positions))
+        self._sequences[to, positions] = ids
+        going &= (ids != self._end) & (positions < decoding.max_new_tokens - 1)
+        positions += going
+
+    def written(self) -> GeneratedIds:
+        """The texts so far."""
+        samples = self._decoding.n_samples
+        return GeneratedIds.of(self._sequences[:-1], {self._end}, self._scores[:-1:samples, 0])

@@ -23,7 +23,8 @@ class Work:
         on_gpu: whether a device has its own memory; a CPU's is the host's.
         dropout: whether training uses dropout, which stores masks.
         generated: positions (source + new tokens) of the largest generation batch, with keys and
-            values for self-attention and cross-attention.
+            values for self-attention and cross-attention. (On a GPU, what is free then takes more:
+            `workflow.inference.free_memory`.)
         moments: bytes of optimizer state per parameter: 8 for AdamW, 0 for Adafactor's factors.
     """
 
@@ -119,9 +120,8 @@ def evaluation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
     """Bytes that evaluation takes without weights: a batch's logits, or keys and values."""
     computing, generated = work.computing, work.generated
     logits = work.rows * work.target_length * sizes.vocabulary * computing
-    kept = generated * 2 * sizes.inner * computing * sizes.decoder_layers
-    working = generated * computing * (2 * sizes.feed_forward + 4 * sizes.inner)
+    kept = generated * sizes.bytes_per_position(computing)
     next_tokens = 8 * min(  # and a copy in float32
         LOGITS_AT_ONCE, generated / work.length * sizes.vocabulary
     )
-    return {"evaluation": max(logits, kept + working + next_tokens)}
+    return {"evaluation": max(logits, kept + next_tokens)}

@@ -55,6 +55,15 @@ class Dimensions:
     gated: bool
     vocabulary: int
 
+    def bytes_per_position(self, computing: int) -> int:
+        """Bytes that generation takes for a source or new token, without logits.
+
+        Args:
+            computing: bytes per number.
+        """
+        keys_and_values = 2 * self.inner * self.decoder_layers
+        return computing * (keys_and_values + 2 * self.feed_forward + 4 * self.inner)
+
 
 class ModelFamily(Protocol):
     """The functions that depend on the model type.
