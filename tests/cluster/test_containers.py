@@ -43,8 +43,7 @@ def read_dockerfile(text: str) -> list[Stage]:
     for line in text.replace("\\\n", " ").splitlines():
         word, _, rest = line.partition(" ")
         if word == "FROM":
-            base = rest.split()[0]
-            stages.append({"base": base, "copies": set(), "runs": [], "sets": {}, "user": "root"})
+            stages.append({"base": rest, "copies": set(), "runs": [], "sets": {}, "user": "root"})
         elif word == "COPY":
             *sources, _ = rest.split()
             stages[-1]["copies"] |= set(sources)
@@ -288,3 +287,14 @@ def test_no_deepspeed_operation_is_compiled(tmp_path: Path, stage: str, offload:
     (done,) = finish([Fork(run_script, script, *map(str, words), environment=environment)])
     assert done.returncode == 0, done.stderr
     assert f"ZeRO {stage}" in done.stderr
+
+
+def test_an_image_can_be_read_whatever_the_checkout_s_permissions_are(tmp_path: Path) -> None:
+    """Run the line of `project` that mends them, unchanged."""
+    (line,) = re.findall(r"^ +(chmod .*)$", INSTALL, re.MULTILINE)
+    package = tmp_path / "workflow"
+    package.mkdir(mode=0o700)
+    (package / "module.py").touch(0o600)
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+    modes = [path.stat().st_mode & 0o777 for path in (package, package / "module.py")]
+    assert modes == [0o755, 0o644]
