@@ -49,11 +49,12 @@ OTHER_COMMANDS = {
 }  # fmt: skip
 FOREIGN_FLAGS = {
     "help", "help_all",  # argparse
-    "shutdown-timeout", "nnodes", "nproc-per-node", "rdzv-backend", "rdzv-endpoint",  # torchrun
+    "shutdown-timeout", "nnodes", "nproc-per-node", "rdzv-backend", "rdzv-endpoint",
+    "rdzv-conf", "local-addr",  # torchrun
     "kill-on-bad-exit", "ntasks-per-node", "gpus-per-node",  # srun
     "signal", "test-only", "requeue", "no-requeue", "job-name", "open-mode",
     "nodes", "partition",  # sbatch
-    "user", "ipc", "ulimit", "gpus", "volume", "rm", "target", "file",  # docker
+    "user", "ipc", "ulimit", "gpus", "network", "volume", "rm", "target", "file",  # docker
     "nv", "pwd", "bind", "output",  # apptainer, enroot
     "logdir", "strict", "site-dir",  # tensorboard, mkdocs
     "extra", "cuda", "constraint",  # scripts/setup, pip

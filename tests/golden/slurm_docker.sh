@@ -76,7 +76,7 @@ address=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*
 address=${address:-$first}
 ulimit -S -l hard # InfiniBand needs locked memory; srun passes the limit on
 port=$((15000 + SLURM_JOB_ID % 15000))
-# Docker's daemon is outside of the step: tell it which GPUs are the job's.
+# Docker's daemon is outside of the step, and has the GPUs of all jobs.
 run_docker() {
   local devices=$CUDA_VISIBLE_DEVICES
   case $devices in

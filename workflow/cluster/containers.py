@@ -14,7 +14,7 @@ from workflow.core.errors import Problem, shorten
 PYXIS, APPTAINER, DOCKER = "pyxis", "apptainer", "docker"
 NAMES = (PYXIS, APPTAINER, DOCKER)
 
-RUN_ON_GPUS = r"""# Docker's daemon is outside of the step: tell it which GPUs are the job's.
+RUN_ON_GPUS = r"""# Docker's daemon is outside of the step, and has the GPUs of all jobs.
 run_docker() {
   local devices=$CUDA_VISIBLE_DEVICES
   case $devices in
