@@ -34,8 +34,10 @@ allocations (`workflow.models.kernels.cpu.tune_memory`; measured by benchmarks/m
 GROUP = Path("/sys/fs/cgroup")
 """The control groups of Linux."""
 
-FEWEST, MOST, MOST_ON_CPU = 256, 16_384, 2048
-"""Bounds of an automatic micro-batch, in positions."""
+FEWEST, MOST, MOST_ON_CPU = 256, 65_536, 2048
+"""Bounds of an automatic micro-batch, in positions. MOST keeps a fast GPU busy with the smallest
+models: flan-t5-small takes 2,600 kernels forward and backward, which the host launches in 26 ms and
+an H100 computes in 38 ms for so many positions (estimated: 10 µs a kernel, 400 TFLOP/s)."""
 
 
 @dataclass(frozen=True)
