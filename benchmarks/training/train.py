@@ -22,6 +22,7 @@ KINDS = {
     "peer": "`Seq2SeqTrainer`, fp32 (its default), batch 16 × 4",
     "fp32": "workflow, `--bf16 false`",
     "default": "workflow, as it comes",
+    "compiled": "workflow, `--torch_compile`",
 }
 
 
@@ -73,6 +74,7 @@ def _train_ours(arguments: argparse.Namespace) -> tuple[Path, float]:
         train_batch_size=16, gradient_accumulation_steps=4, logging_steps=1, max_new_tokens=1,
         eval_on_start=False, eval_steps=10**6, save_steps=10**6, overwrite_output_dir=True,
         bf16=False if arguments.trial == "fp32" else None,
+        torch_compile=arguments.trial == "compiled",
     )  # fmt: skip
     folder = run_job(job, find_mount(str(arguments.folder)))
     lines = list(read_lines(folder / "train_log.jsonl"))
@@ -154,7 +156,7 @@ def report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespac
         speeds = [trial["examples_per_second"] for trial in found]
         peers = [trial["examples_per_second"] for trial in trials["peer"]]
         speed = statistics.median(speeds)
-        rate = rates["bf16" if kind == "default" and fast_bf16() else "fp32"]
+        rate = rates["bf16" if kind in ("default", "compiled") and fast_bf16() else "fp32"]
         loss = statistics.median(trial["eval_loss"] for trial in found)
         memory = statistics.median(trial["peak_memory_gb"] for trial in found)
         rows.append(

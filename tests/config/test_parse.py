@@ -52,6 +52,7 @@ DEFAULTS = {
     "bf16": None,
     "full_determinism": False,
     "gradient_checkpointing": False,
+    "torch_compile": False,
     "zero_stage": None,
     "offload": None,
     "deepspeed": None,
@@ -136,7 +137,7 @@ def test_what_flags_decide_is_frozen() -> None:
     assert flags_deciding("start") == {"audit", "overwrite_output_dir", "resume_from_checkpoint"}
     assert flags_deciding("course") == {
         "micro_batch_tokens", "eval_batch_size", "gradient_checkpointing", "zero_stage", "offload",
-            "full_determinism",
+            "full_determinism", "torch_compile",
         "deepspeed", "logging_steps", "save_steps", "save_seconds", "save_total_limit",
     }  # fmt: skip
 
@@ -177,7 +178,7 @@ def test_names_are_those_of_training_arguments() -> None:
         "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "gradient_checkpointing", "seed",
         "logging_steps", "save_total_limit", "label_smoothing_factor", "eval_on_start",
         "eval_steps", "save_steps", "metric_for_best_model", "gradient_accumulation_steps",
-        "lr_scheduler_kwargs", "report_to",
+        "lr_scheduler_kwargs", "report_to", "torch_compile",
     }  # fmt: skip
     assert set(SCHEDULES) == {s.value for s in SchedulerType} - {"reduce_lr_on_plateau", "greedy"}
 

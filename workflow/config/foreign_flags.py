@@ -109,9 +109,10 @@ _GROUPS = {
         "fp16_opt_level fp16_backend fp16_full_eval half_precision_backend bf16_full_eval "
         "mixed_precision precision torch_dtype dtype amp",
     "remove it; PyTorch's own setting is used": "tf32",
-    "remove it; nothing is compiled, and attention is chosen by the model":
-        "torch_compile torch_compile_backend torch_compile_mode use_liger_kernel "
-        "attn_implementation use_flash_attention flash_attn jit_mode_eval",
+    "use --torch_compile, with torch's own backend and mode":
+        "torch_compile_backend torch_compile_mode jit_mode_eval",
+    "remove it; kernels are chosen by model and device":
+        "use_liger_kernel attn_implementation use_flash_attention flash_attn",
     "use --gradient_checkpointing": "gradient_checkpointing_kwargs use_reentrant",
     "use --deepspeed FILE": "deepspeed_config ds_config deepspeed_file",
     "use --zero_stage (3: like full sharding)":

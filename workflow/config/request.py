@@ -165,6 +165,12 @@ class JobRequest:
         False,
         decides="course",
     )
+    torch_compile: bool = _training(
+        boolean(),
+        "compile the model's layers for training; same result to rounding, slower start",
+        False,
+        decides="course",
+    )
 
     zero_stage: int | None = _processes(
         or_auto(integer(1, 3)),

@@ -21,6 +21,7 @@ from workflow.runs.provenance import describe_start
 from workflow.runs.status import AUDIT, REPORT, SPEC_FILE
 from workflow.runs.train_state import LogWindow, Progress, memory_figures
 from workflow.training.checkpointer import Checkpointer
+from workflow.training.compilation import compile_layers, uncompiled
 from workflow.training.context import Invocation, RunContext
 from workflow.training.engines.single import Engine
 from workflow.training.evaluate import evaluate
@@ -130,6 +131,8 @@ def _make_trainer(
     job, world, step = context.job, context.world, context.progress.step
     with oom_context(job, world, "creating the optimizer"):
         engine = make_engine(job, model, world, disposition.checkpoint)
+    if job.spec.torch_compile:
+        compile_layers(engine.model, job.spec)
     point = disposition.resume_point
     if point is not None:
         log_resume(job, point, step, world)
@@ -237,6 +240,7 @@ def _evaluate_engine(context: RunContext, engine: Engine) -> None:
     with (
         oom_context(job, world, f"evaluation at step {progress.step}", evaluates=True),
         engine.evaluating() as (model, lockstep),
+        uncompiled(job.spec),
     ):
         metrics = evaluate(context, model, lockstep)
     progress.note_evaluation(metrics.get(job.spec.metric_for_best_model))

@@ -25,6 +25,7 @@ from workflow.models.folders import check_folder
 from workflow.models.hub import fetch_settings
 from workflow.runs.mount import Mount, find_model
 from workflow.runs.resume_state import ComputedWith
+from workflow.training.compilation import problems_of_sharding
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def plan_job(
     """The lightest sharding strategy that fits, and the positions of a micro-batch.
 
     Raises:
-        BadInput: if nothing fits.
+        BadInput: if nothing fits, or compiled layers cannot be sharded so.
     """
     sizes, work, request = sizes_of(folder), _work_of(spec, data), _request_of(spec)
     plan, computed = None, earlier.computed
@@ -59,6 +60,8 @@ def plan_job(
         with suppress(BadInput):
             plan = choose(sizes, machine, work, _as_earlier(request, computed))
     plan = plan or choose(sizes, machine, work, request)
+    if problems := problems_of_sharding(spec, plan.strategy):
+        raise BadInput(problems)
     assert plan.positions is not None
     return plan.strategy, min(plan.positions, earlier.max_padded_tokens or plan.positions)
 

@@ -30,6 +30,7 @@ from workflow.runs.resume_state import ResumePoint
 from workflow.runs.status import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.base import Task
+from workflow.training.compilation import problems_of_compiler
 from workflow.training.grow_vocabulary import audited, grow_until_nothing_is_missing
 from workflow.training.locate import Located, data_source, locate, problems_of_records
 from workflow.training.model_check import check_model
@@ -109,6 +110,8 @@ def prepare(
     world = world or World()
     task = TASKS[request.task](request)
     problems = [*problems, *problems_of_processes(request, world.size)]
+    if machine is None:
+        problems += problems_of_compiler(request)
     located = locate(request, mount, task, problems)
     folder = fetch_settings(located.model)
     if damage := find_damage(folder, weights=False):

@@ -23,6 +23,14 @@ ALIGNMENT = 8
 number of elements (`preprocess_mask` in ATen/native/transformers/attention.cpp)."""
 
 
+def aligned(keys: int) -> int:
+    """The next multiple of ALIGNMENT above; not `keys` itself, so that all masks are views.
+
+    Compiled layers have guards on strides, and would be compiled again for the others.
+    """
+    return keys + ALIGNMENT - keys % ALIGNMENT
+
+
 class FusedNorm(torch.nn.Module):
     """T5's norm by `rms_norm`, which computes in float32 and rounds once, at the end."""
 
@@ -58,21 +66,20 @@ def biased_mask(stack: PreTrainedModel, seen: torch.Tensor) -> torch.Tensor:
     """
     queries, keys = seen.shape[2:]
     attention: Any = stack.block[0].layer[0].SelfAttention  # type: ignore[union-attr, index]
-    bias = attention.compute_bias(queries, keys + -keys % ALIGNMENT).contiguous()
+    bias = attention.compute_bias(queries, aligned(keys)).contiguous()
     return _added(seen, bias)
 
 
 def cross_mask(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The mask that cross-attention adds to its scores, of the same shape as `seen`."""
-    keys = seen.shape[3]
-    return _added(seen, torch.zeros(keys + -keys % ALIGNMENT, dtype=dtype, device=seen.device))
+    return _added(seen, torch.zeros(aligned(seen.shape[3]), dtype=dtype, device=seen.device))
 
 
 def _added(seen: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """The bias where a key is seen; it has keys up to a multiple of ALIGNMENT, which are cut."""
+    """The bias where a key is seen; it has `aligned` keys, of which the last are cut."""
     keys = seen.shape[3]
-    aligned = F.pad(seen, (0, bias.shape[-1] - keys))
-    return torch.where(aligned, bias, torch.finfo(bias.dtype).min)[..., :keys]
+    padded = F.pad(seen, (0, bias.shape[-1] - keys))
+    return torch.where(padded, bias, torch.finfo(bias.dtype).min)[..., :keys]
 
 
 def attention(
