@@ -19,10 +19,11 @@ def has_cuda() -> bool:
 
 
 def load_peer(folder: Path) -> tuple[Any, Any]:
-    """The model and the tokenizer of a folder; on the GPU where there is one."""
+    """The model in float32 and the tokenizer of a folder; on the GPU where there is one."""
+    import torch
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
     return model.cuda() if has_cuda() else model, AutoTokenizer.from_pretrained(folder)
 
 

@@ -45,14 +45,10 @@ def run_jobs(
 
 def environments(processes: int, threads: int = 1) -> list[dict[str, str]]:
     """One for each process of a world on the CPU, offline; a single process is in no world."""
-    world = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "ACCELERATE_", "WORKFLOW_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(world)}
-    alone = kept | {
+    alone = environment_alone() | {
         "CUDA_VISIBLE_DEVICES": "",
         "DS_ACCELERATOR": "cpu",
-        "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
     }
     if processes == 1:
         return [alone]
@@ -63,6 +59,13 @@ def environments(processes: int, threads: int = 1) -> list[dict[str, str]]:
         "MASTER_PORT": str(_free_port()),
     }
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def environment_alone() -> dict[str, str]:
+    """This process's environment, offline and outside of any world."""
+    world = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "ACCELERATE_", "WORKFLOW_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(world)}
+    return kept | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _free_port() -> int:

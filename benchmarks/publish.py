@@ -37,13 +37,16 @@ def ratios(ours: Sequence[float], peers: Sequence[float]) -> str:
 
 
 def matrix_rates() -> dict[str, float]:
-    """GFLOP/s of a product of two 2048 × 2048 matrices, the median of 20, by precision."""
+    """GFLOP/s of a product of square matrices, the median of 20, by precision.
+
+    They are 2048 wide on a CPU and 8192 on a GPU, which starts an operation in 0.02 ms.
+    """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, width = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
     rates = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        one = torch.randn(2048, 2048, dtype=dtype, device=device)
+        one = torch.randn(width, width, dtype=dtype, device=device)
         product = torch.empty_like(one)
         seconds = []
         for _ in range(20):
@@ -51,7 +54,7 @@ def matrix_rates() -> dict[str, float]:
             torch.mm(one, one, out=product)
             product[0, 0].item()
             seconds.append(time.perf_counter() - began)
-        rates[name] = 2 * 2048**3 / statistics.median(seconds) / 1e9
+        rates[name] = 2 * width**3 / statistics.median(seconds) / 1e9
     return rates
 
 

@@ -18,6 +18,7 @@ FLAN_T5 = {
         "small": {"d_model": 512, "d_ff": 1024, "num_heads": 6, "num_layers": 8},
         "base": {"d_model": 768, "d_ff": 2048, "num_heads": 12, "num_layers": 12},
         "large": {"d_model": 1024, "d_ff": 2816, "num_heads": 16, "num_layers": 24},
+        "xl": {"d_model": 2048, "d_ff": 5120, "num_heads": 32, "num_layers": 24},
         "xxl": {"d_model": 4096, "d_ff": 10240, "num_heads": 64, "num_layers": 24},
     }.items()
 }

@@ -21,6 +21,7 @@ from conftest import ROOT, T5_TINY, make_t5, write_hub_folder
 from forks import Fork, run_script
 
 from benchmarks.__main__ import BENCHMARKS
+from gpu_checks.readme import ROUNDS
 from research.__main__ import PROOFS
 from scripts.make_flags_page import PAGE, make_page
 from workflow.cli.main import _parser
@@ -59,9 +60,8 @@ FOREIGN_FLAGS = {
     "logdir", "strict", "site-dir",  # tensorboard, mkdocs
     "extra", "cuda", "constraint",  # scripts/setup, pip
     "records", "tokenizer",  # benchmarks
+    "processes", "only",  # scripts/test_gpu
 }  # fmt: skip
-ROUNDS = re.compile(r"((?:steps[ =]|checkpoint-|@|\"max_steps\": )\d+)00\b")
-"""Steps, which are divided by 100 where commands are run."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,9 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def test_the_pages_that_code_names_exist() -> None:
-    folders = ("workflow", "benchmarks", "research", "scripts", "tests", "containers")
+    folders = (
+        "workflow", "benchmarks", "research", "gpu_checks", "scripts", "tests", "containers",
+    )  # fmt: skip
     files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
     named = {page for file in files for page in re.findall(r"docs/[\w/-]+\.md", file.read_text())}
     assert named and not [page for page in named if not (ROOT / page).is_file()]

@@ -5,10 +5,11 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peer import load_peer, make_trainer, tokenized
+from benchmarks.peer import has_cuda, load_peer, make_trainer, tokenized
 from benchmarks.publish import machine, publish, ratios, spread
 from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
 from benchmarks.synthetic import FLAN_T5, training_gflop
@@ -84,34 +85,54 @@ def _train_ours(arguments: argparse.Namespace) -> tuple[Path, float]:
 
 def _train_peer(arguments: argparse.Namespace) -> tuple[Path, float]:
     """As transformers' own translation and summarization examples use it."""
-    from transformers import TrainerCallback
+    from transformers import AutoTokenizer
 
-    model, tokenizer = load_peer(arguments.folder / "models" / "m")
+    folder = arguments.folder / "models" / "m"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     records = json.loads((arguments.folder / "data" / "data.json").read_text())["train"]
-    ends: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            ends.append(time.perf_counter())
-
     output = arguments.folder / "peer"
     settings = {
         "output_dir": str(output),
         "per_device_train_batch_size": 16,
         "gradient_accumulation_steps": 4,
         "max_steps": arguments.steps,
-        "learning_rate": 1e-4,
-        "warmup_steps": 1,
-        "weight_decay": 0.01,
-        "save_strategy": "no",
-        "seed": 0,
     }
-    examples = tokenized(tokenizer, records)
-    trainer = make_trainer(model, tokenizer, settings, train_dataset=examples, callbacks=[Clock()])
-    trainer.train()
+    trainer, seconds = time_peer(folder, tokenized(tokenizer, records), settings, WARM_UP)
     trainer.save_model(str(output))
     tokenizer.save_pretrained(output)
-    return output, ends[-1] - ends[WARM_UP - 1]
+    return output, seconds
+
+
+def time_peer(
+    folder: Path, examples: Sequence[Any], settings: Mapping[str, Any], warm_up: int
+) -> tuple[Any, float]:
+    """Train the model of a folder by Seq2SeqTrainer.
+
+    Returns:
+        The trainer, and the seconds of the steps after the warm-up.
+    """
+    from transformers import TrainerCallback
+
+    model, tokenizer = load_peer(folder)
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            if has_cuda():
+                import torch
+
+                torch.cuda.synchronize()
+            ends.append(time.perf_counter())
+
+    usual = {
+        "learning_rate": 1e-4, "warmup_steps": 1, "weight_decay": 0.01, "save_strategy": "no",
+        "seed": 0,
+    }  # fmt: skip
+    trainer = make_trainer(
+        model, tokenizer, {**usual, **settings}, train_dataset=examples, callbacks=[Clock()]
+    )
+    trainer.train()
+    return trainer, ends[-1] - ends[warm_up - 1]
 
 
 def _eval_loss(checkpoint: Path, folder: Path) -> float:

@@ -1,0 +1,1 @@
+"""Checks and measurements for whoever has a GPU, run by `scripts/test_gpu`."""
