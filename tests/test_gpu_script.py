@@ -99,7 +99,7 @@ def test_other_words_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 def test_the_first_visible_gpus_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    for visible, expected in ((None, "0,1"), ("4,5,6", "4,5"), ("MIG-1", "MIG-1")):
+    for visible, expected in ((None, "0,1"), ("4,5,6", "4,5"), ("MIG-1", "MIG-1"), ("", "")):
         if visible is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         else:
