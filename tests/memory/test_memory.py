@@ -283,9 +283,9 @@ def test_of_a_shared_gpu_only_what_is_free_counts(
     machine = this_machine(World())
     assert machine.device_memory == pytest.approx(40e9 / 0.96)
     assert machine.for_device == pytest.approx(0.92 / 0.96 * 40e9 - 1e9)
-    assert [record.getMessage() for record in caplog.records] == [
+    assert {record.getMessage() for record in caplog.records} == {
         "other programs use the GPU: the plan is for 41.7 GB of 80.0 GB"
-    ]
+    }
     gpu.cached = 38_000_000_000  # of an earlier job in this process
     assert this_machine(World()).device_memory == 80e9
 
