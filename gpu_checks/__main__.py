@@ -207,7 +207,7 @@ def _run_child(run: Run, function: str, settings: Mapping[str, Any], output: Pat
 
 def _environment(processes: int) -> dict[str, str]:
     """This process's, outside of any world of processes, with the first GPUs alone visible."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(processes)))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(processes))))
     first = ",".join(visible.split(",")[:processes])
     return environment_alone() | {"CUDA_VISIBLE_DEVICES": first}
 

@@ -1,6 +1,7 @@
 """scripts/test_gpu: its lines, its file, and checks that fail; without a GPU."""
 
 import json
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from conftest import ROOT
 
 from gpu_checks.__main__ import Check, _environment, main
+from gpu_checks.training import greatest
 from gpu_checks.waits import counting
 
 MADE_UP = """
@@ -18,7 +20,7 @@ import os, time
 from gpu_checks.place import Failed, Skip
 
 def fine(place):
-    place.note(speed=3)
+    place.note(speed=3, losses=[1.5, float("nan")], far={"bf16": float("inf")})
     return "three"
 
 def wrong(place):
@@ -82,8 +84,10 @@ def test_a_check_that_fails_stops_no_other(
         "killed": ("FAIL", "ended by signal 9"),
     }
     assert {name: found[name]["figures"] for name in ("fine", "wrong", "late")} == {
-        "fine": {"speed": 3}, "wrong": {"speed": 1}, "late": {"speed": 2},
-    }  # fmt: skip
+        "fine": {"speed": 3, "losses": [1.5, "nan"], "far": {"bf16": "inf"}},
+        "wrong": {"speed": 1},
+        "late": {"speed": 2},
+    }
     assert found["wrong"]["output"][0] == "first" and "output" not in found["fine"]
     assert "wrong         " in (out := capfd.readouterr().out) and "FAIL: 1 is not 3" in out
     assert main(["--only", "fine"], checks) == 0
@@ -99,7 +103,7 @@ def test_other_words_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 def test_the_first_visible_gpus_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    for visible, expected in ((None, "0,1"), ("4,5,6", "4,5"), ("MIG-1", "MIG-1")):
+    for visible, expected in ((None, "0,1"), ("4,5,6", "4,5"), ("MIG-1", "MIG-1"), ("", "")):
         if visible is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         else:
@@ -117,3 +121,8 @@ def test_operations_that_wait_are_counted() -> None:
         numbers[numbers > 1]
         numbers[torch.tensor([0, 1])]
     assert found == [3]
+
+
+def test_what_is_not_a_number_is_far_off() -> None:
+    assert greatest([0.5, math.nan, 0.1]) == math.inf
+    assert greatest([0.5, 1.5]) == 1.5
