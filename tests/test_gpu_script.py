@@ -55,14 +55,13 @@ def test_the_script_prints_a_line_a_check_and_writes_its_file(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stdout + done.stderr
     first, second, last = done.stdout.splitlines()
-    assert "s  ok: " in first and "TFLOP/s" in first
+    assert first.startswith("machine") and "s  ok: no CUDA device, " in first
     assert second.startswith("memory") and "s  skip: no CUDA device" in second
     assert last.startswith("1 ok, 0 FAIL, 1 skip; ")
     found = read(file)
     assert found["complete"] and list(found["checks"]) == ["machine", "memory"]
     figures = found["checks"]["machine"]["figures"]
     assert (figures["device"], figures["torch"]) == ("cpu", torch.__version__)
-    assert figures["teraflops"]["bf16"] > 0
 
 
 def test_a_check_that_fails_stops_no_other(
