@@ -5,7 +5,6 @@ import platform
 import shutil
 import subprocess
 from importlib import metadata
-from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.publish import matrix_rates
@@ -36,28 +35,25 @@ def machine(place: Place) -> str:
     )
     if problems := problems_of_gpus(None):
         raise Failed(str(problems[0]))
-    here = platform.machine()
-    if place.device == "cuda":
-        if usable_gpus() < place.processes:
-            raise Failed(f"--processes: {place.processes} on {usable_gpus()} visible GPUs")
-        here = _note_gpus(place, torch)
-    rates = {name: round(rate / 1e3, 3) for name, rate in matrix_rates().items()}
-    place.note(teraflops=rates)
-    return (
-        f"{here}; matrix rate {rates['fp32']:.2f} TFLOP/s in fp32, {rates['bf16']:.2f} in bf16; "
-        f"torch {torch.__version__}"
-    )
-
-
-def _note_gpus(place: Place, torch: Any) -> str:
+    if place.device == "cpu":
+        return f"no CUDA device, {os.cpu_count()} cores; torch {torch.__version__}"
+    if usable_gpus() < place.processes:
+        raise Failed(f"--processes: {place.processes} on {usable_gpus()} visible GPUs")
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    rates = {name: round(rate / 1e3, 1) for name, rate in matrix_rates().items()}
     place.note(
-        gpus=[{"name": gpu.name, "gb": round(gpu.total_memory / 1e9, 1),
-               "capability": f"{gpu.major}.{gpu.minor}"} for gpu in gpus],
+        gpus=[
+            {"name": gpu.name, "gb": gpu.total_memory / 1e9, "capability": [gpu.major, gpu.minor]}
+            for gpu in gpus
+        ],
         cudnn=torch.backends.cudnn.version(),
-        nccl=".".join(map(str, torch.cuda.nccl.version())),
-    )  # fmt: skip
-    return f"{len(gpus)} × {gpus[0].name}"
+        nccl=list(torch.cuda.nccl.version()),
+        teraflops=rates,
+    )
+    return (
+        f"{len(gpus)} × {gpus[0].name}; matrix rate {rates['fp32']} TFLOP/s in fp32, "
+        f"{rates['bf16']} in bf16; torch {torch.__version__}"
+    )
 
 
 def _told(words: list[str]) -> str | None:

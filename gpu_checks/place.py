@@ -1,6 +1,7 @@
 """Where a check runs: its device, folder and time, and the commands that it starts."""
 
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -76,7 +77,7 @@ class Place:
         """Add figures to the results, at once: the check may be killed later."""
         file = self.folder / FIGURES
         noted = json.loads(file.read_text()) if file.exists() else {}
-        write_json(file, noted | figures)
+        write_json(file, noted | _jsonable(figures))
 
     def write_records(self, train: Sequence[Any], evaluated: Sequence[Any]) -> None:
         """Write the data of this check's jobs."""
@@ -181,6 +182,15 @@ class Place:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 pool.submit(make_layout, name, folder, self.device).result()
         return str(folder)
+
+
+def _jsonable(value: Any) -> Any:
+    """The value, but numbers that JSON lacks as text: nan, inf."""
+    if isinstance(value, Mapping):
+        return {name: _jsonable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_layout(name: str, folder: Path, device: str) -> None:

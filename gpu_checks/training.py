@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -50,9 +51,13 @@ def _losses(place: Place, device: str, precision: str) -> list[float]:
 
 
 def _distance(found: list[float], right: list[float]) -> float:
-    """The greatest relative difference; infinite where a loss is not finite."""
-    far = max(abs(one - other) / other for one, other in zip(found, right, strict=True))
-    return far if math.isfinite(far) else math.inf
+    """The greatest relative difference."""
+    return greatest(abs(one - other) / other for one, other in zip(found, right, strict=True))
+
+
+def greatest(values: Iterable[float]) -> float:
+    """The greatest; infinite where one is not a number, which max would pass over."""
+    return max(math.inf if math.isnan(value) else value for value in values)
 
 
 def zero(place: Place) -> str:
@@ -129,4 +134,4 @@ def _weights(checkpoint: Path) -> dict[str, Any]:
 
 def _apart(one: dict[str, Any], other: dict[str, Any]) -> float:
     """The greatest difference of two models' weights."""
-    return max(float((tensor - other[name]).abs().max()) for name, tensor in one.items())
+    return greatest(float((tensor - other[name]).abs().max()) for name, tensor in one.items())
