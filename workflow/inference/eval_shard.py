@@ -105,8 +105,7 @@ class EvalShard:
                     spool.put(index, value)
                 except OSError as error:
                     self.failure = error  # `of` raises it on all processes
-            self.stop.check(self.failure)  # of the last results
-            self.world.together(spool.flush)
+            self.world.together(partial(self._flush, spool))
             computed = time.perf_counter()
             for start in range(0, count, AT_ONCE):
                 indexes = range(start, min(start + AT_ONCE, count))
@@ -116,6 +115,11 @@ class EvalShard:
                 parts = self.world.gather_on_rank_zero(here)
                 self.world.on_rank_zero(partial(_give, take, indexes, parts))
         return computed
+
+    def _flush(self, spool: ResultSpool) -> None:
+        if self.failure:  # of the last batch's results, after `of`
+            raise self.failure
+        spool.flush()
 
     def total(self, values: Sequence[float]) -> list[float]:
         """The sums over processes of several numbers."""
