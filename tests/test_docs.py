@@ -53,7 +53,7 @@ FOREIGN_FLAGS = {
     "kill-on-bad-exit", "ntasks-per-node", "gpus-per-node",  # srun
     "signal", "test-only", "requeue", "no-requeue", "job-name", "open-mode",
     "nodes", "partition",  # sbatch
-    "user", "ipc", "ulimit", "gpus", "volume", "rm", "target", "file",  # docker
+    "user", "ipc", "ulimit", "gpus", "volume", "rm", "build-arg",  # docker
     "nv", "pwd", "bind", "output",  # apptainer, enroot
     "logdir", "strict", "site-dir",  # tensorboard, mkdocs
     "extra", "cuda", "constraint",  # scripts/setup, pip
