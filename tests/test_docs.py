@@ -55,7 +55,7 @@ FOREIGN_FLAGS = {
     "kill-on-bad-exit", "ntasks-per-node", "gpus-per-node",  # srun
     "signal", "test-only", "requeue", "no-requeue", "job-name", "open-mode",
     "nodes", "partition",  # sbatch
-    "user", "ipc", "ulimit", "gpus", "network", "volume", "rm", "target", "file",  # docker
+    "user", "ipc", "ulimit", "gpus", "network", "volume", "rm", "build-arg",  # docker
     "nv", "pwd", "bind", "output",  # apptainer, enroot
     "logdir", "strict", "site-dir",  # tensorboard, mkdocs
     "extra", "cuda", "constraint",  # scripts/setup, pip
