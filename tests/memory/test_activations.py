@@ -59,7 +59,8 @@ def saved_bytes(model: T5ForConditionalGeneration, rows: int, source: int, targe
     model.lm_head = torch.nn.Identity()
     with torch.device("meta"):
         ids = [torch.ones(rows, length, dtype=torch.int64) for length in (source, target)]
-    batch = Batch(ids[0], ids[0], ids[1], ids[1], ids[1].view(-1))
+    places = torch.arange(ids[1].numel())
+    batch = Batch(ids[0], ids[0], ids[1], ids[1], places, ids[1].view(-1))
     weights = {tensor.untyped_storage()._cdata for tensor in model.parameters()}
     saved: dict[int, Any] = {}
 
