@@ -71,7 +71,9 @@ class Copies(TorchFunctionMode):
     ) -> Any:
         name, options = function.__name__, kwargs or {}
         moves = name == "to" and any(isinstance(one, torch.device) for one in args)
-        if name in ("cpu", "tolist") or (moves and not options.get("non_blocking")):
+        indexed = name in ("__getitem__", "__setitem__") and isinstance(args[1], tuple)
+        by_list = indexed and any(isinstance(index, list) for index in args[1])
+        if name in ("cpu", "tolist") or by_list or (moves and not options.get("non_blocking")):
             self.waits[name] += 1
         return function(*args, **options)
 

@@ -72,9 +72,9 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
 def draw(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """A token of each row, drawn from the softmax of its scores by inverse transform sampling.
 
-    That is where the cumulative probability exceeds the row's uniform number, so that a row's text
-    does not depend on its batch. First its block of the vocabulary is found, then the token in it,
-    so that few sums need float64. With non-finite scores the token is arbitrary.
+    That is where the cumulative probability exceeds the row's uniform number, so that a token
+    depends on its row alone. First its block of the vocabulary is found, then the token in it, so
+    that few sums need float64. With non-finite scores the token is arbitrary.
 
     Args:
         scores: (rows, vocabulary), float32.

@@ -132,11 +132,8 @@ class T5Decoder:
         Args:
             bias: (rows, heads, 1, positions).
         """
-        attention, count, length = (
-            self._self_layers[layer].SelfAttention,
-            len(hidden),
-            bias.shape[-1],
-        )
+        attention = self._self_layers[layer].SelfAttention
+        count, length = len(hidden), bias.shape[-1]
         rows, positions = self.rows.numbers[:count], self.rows.positions[:count]
         keys, values = self._keys[layer], self._values[layer]
         keys[rows, :, :, positions] = self._by_head(attention.k(hidden))
