@@ -207,6 +207,10 @@ def test_joining_gives_the_names_that_torch_reads() -> None:
         ({"OMP_NUM_THREADS": "1"}, "1"),
         ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "x"}, "3"),  # torchrun's own default
         ({"OMP_NUM_THREADS": "2", "TORCHELASTIC_RUN_ID": "x"}, "2"),
+        # srun has divided them, but not among torchrun's processes of a task.
+        ({"SLURM_CPU_BIND_TYPE": "mask_cpu:"}, str(3 * PLACE.local_size)),
+        ({"SLURM_CPU_BIND_TYPE": "none"}, "3"),
+        ({"SLURM_CPU_BIND_TYPE": "mask_cpu:", "RANK": "1"}, "3"),
     ],
 )
 def test_the_cores_are_divided_among_the_processes_of_a_machine(

@@ -34,9 +34,9 @@ def meet(host: str, rank: int, size: int, store: Any, environment: MutableMappin
         if not others:  # all processes are here
             return ""
         own = address_towards(others[0])
-    name = interface_with(own)
-    environment.setdefault("GLOO_SOCKET_IFNAME", name)
-    environment.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # without = it is a prefix
+    if name := interface_with(own):
+        environment.setdefault("GLOO_SOCKET_IFNAME", name)
+        environment.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # without = it is a prefix
     return _reach_all(own, rank, size, store)
 
 
@@ -77,12 +77,11 @@ def address_towards(host: str) -> str:
     raise OSError(f"no route to {host}")
 
 
-def interface_with(address: str) -> str:
-    """The name of the interface that has this address."""
+def interface_with(address: str) -> str | None:
+    """The name of the interface that has this address, if one is listed with it."""
     interfaces = psutil.net_if_addrs().items()
-    return next(
-        str(name) for name, those in interfaces if address in (one.address for one in those)
-    )
+    having = (name for name, those in interfaces if address in (one.address for one in those))
+    return next(having, None)
 
 
 def why_unreachable(host: str, port: int) -> str:

@@ -59,11 +59,14 @@ def join(membership: Membership, environment: MutableMapping[str, str]) -> None:
     """Set the variables that torch.distributed (`env://`) and deepspeed read.
 
     Each process gets its share of the cores as threads, unless OMP_NUM_THREADS is set. torchrun
-    sets it to 1, with which an optimizer in host memory would take many times as long.
+    sets it to 1, with which an optimizer in host memory would take many times as long. srun binds
+    each task to its share already, if it binds tasks.
     """
+    bound = "RANK" not in environment and environment.get("SLURM_CPU_BIND_TYPE", "")[:1] == "m"
     of_torchrun = "1" if "TORCHELASTIC_RUN_ID" in environment else ""
     if environment.get("OMP_NUM_THREADS", "") in ("", of_torchrun):
-        threads = max(1, len(os.sched_getaffinity(0)) // membership.local_size)
+        sharing = 1 if bound else membership.local_size  # mask_cpu or map_cpu
+        threads = max(1, len(os.sched_getaffinity(0)) // sharing)
         environment["OMP_NUM_THREADS"] = str(threads)
     environment["RANK"] = str(membership.rank)
     environment["WORLD_SIZE"] = str(membership.size)

@@ -201,7 +201,7 @@ class Trainer:
         began = time.perf_counter()
         planned = self._planned or self._plan(step)
         losses = add_gradients(job, engine, planned, world)
-        self._planned = self._plan(step + 1)
+        self._planned = self._plan(step + 1) if step < job.spec.max_steps else None
         outcome = finish_step(job, engine, planned, losses, world)
         seconds = time.perf_counter() - began
         self._context.progress.add_step(
