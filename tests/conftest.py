@@ -24,6 +24,8 @@ from workflow.training.evaluate import compute_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 T5_TINY = ROOT / "mount" / "models" / "t5-tiny"
+GPT_TINY = T5_TINY.with_name("gpt-tiny")
+BERT_TINY = T5_TINY.with_name("bert-tiny")
 SHARED_DATA = ROOT.parent / "shared" / "data"
 REAL_MODELS = Path(os.environ.get("WORKFLOW_REAL_MODELS", ROOT / "build" / "real_models"))
 ALONE = EvalShard(World())
