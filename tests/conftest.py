@@ -24,7 +24,10 @@ from workflow.training.evaluate import compute_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 T5_TINY = ROOT / "mount" / "models" / "t5-tiny"
+GPT_TINY = T5_TINY.with_name("gpt-tiny")
+BERT_TINY = T5_TINY.with_name("bert-tiny")
 SHARED_DATA = ROOT.parent / "shared" / "data"
+REAL_MODELS = Path(os.environ.get("WORKFLOW_REAL_MODELS", ROOT / "build" / "real_models"))
 ALONE = EvalShard(World())
 
 
@@ -54,6 +57,24 @@ def evaluate_alone(task: Task, model: Any, tokenizer: Any, split: Any, spec: Any
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(T5_TINY)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, for tests marked `real`."""
+    return _find_real_model("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, for tests marked `real`."""
+    return _find_real_model("minilm-l6")
+
+
+def _find_real_model(name: str) -> Path:
+    if not (REAL_MODELS / name).exists():
+        pytest.skip(f"no {REAL_MODELS / name}: scripts/real_models {REAL_MODELS} makes it")
+    return REAL_MODELS / name
 
 
 def make_t5(seed: int = 0, own_head: bool = True, **changes: Any) -> T5ForConditionalGeneration:

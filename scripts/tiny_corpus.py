@@ -1,29 +1,11 @@
-"""Create t5-tiny: Flan-T5's architecture with about a million random weights, a small vocabulary.
+"""The text from which the vocabularies of the embedded models are made."""
 
-It loads and trains like Flan-T5, for demos and tests, but is untrained.
-"""
-
-import argparse
-import io
-import json
 import random
 import string
 from pathlib import Path
-from typing import Any
-
-import sentencepiece as spm
-import torch
-from torch import nn
-from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
-PIECES = 900  # 1,000 tokens with T5's 100 sentinels
-MODEL_VOCAB = 1024  # padded to a multiple of 128, like T5's 32,100 to 32,128
-
-# Printable ASCII that T5's vocabulary lacks, so this one does too: encoded as <unk>.
-ABSENT = "<{}\\~^`"
-REQUIRED_PIECES = ["▁yes", "▁no", "▁add", "▁one", *(f"▁{digit}" for digit in range(10))]
 
 
 def phrases(text: str) -> list[str]:
@@ -107,7 +89,7 @@ west wheel white wide wife wild win wind wing winter wire wish wonder wood work 
 
 
 def corpus() -> list[str]:
-    """Generate English text with digits, short answers and punctuation for the vocabulary."""
+    """Generate lines of English text with digits, short answers and punctuation."""
     rng = random.Random(SEED)
     lines = (ROOT / "LICENSE").read_text(encoding="utf-8").splitlines()
     for _ in range(4000):
@@ -120,133 +102,4 @@ def corpus() -> list[str]:
         lines.append(f"{rng.choice(INSTRUCTIONS)}: {digits}")
         lines.append(f"{rng.choice(INSTRUCTIONS)}? {rng.choice(['yes', 'no', 'Yes', 'No'])}")
     lines.append(" ".join(string.ascii_letters + string.digits + string.punctuation))
-    without_absent = str.maketrans("", "", ABSENT)
-    return [text for line in lines if (text := line.translate(without_absent).strip())]
-
-
-def train_sentencepiece() -> bytes:
-    """Train the unigram vocabulary with T5's special ids and normalization."""
-    model = io.BytesIO()
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpus()),
-        model_writer=model,
-        model_type="unigram",
-        vocab_size=PIECES,
-        character_coverage=1.0,
-        normalization_rule_name="nmt_nfkc",
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        num_threads=1,
-        minloglevel=1,
-    )
-    return model.getvalue()
-
-
-def proto_field(message: bytes, number: int) -> bytes:
-    """Return the first length-delimited field with this number in a serialized protocol buffer."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = message[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while position < len(message):
-        key = varint()
-        if key & 7 == 0:
-            varint()
-        elif key & 7 == 2:
-            length = varint()
-            position += length
-            if key >> 3 == number:
-                return message[position - length : position]
-        else:
-            position += 8 if key & 7 == 1 else 4
-    raise ValueError(f"no field {number} in the message")
-
-
-def make_tokenizer(spiece: bytes) -> T5Tokenizer:
-    """Convert the sentencepiece model to a T5 tokenizer with T5's 100 sentinels at the end."""
-    pieces = spm.SentencePieceProcessor(model_proto=spiece)
-    vocab = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
-    vocab += [(f"<extra_id_{i}>", 0.0) for i in range(99, -1, -1)]
-    charsmap = proto_field(proto_field(spiece, 3), 2)  # normalizer_spec.precompiled_charsmap
-    tokenizer = T5Tokenizer(vocab=vocab, _spm_precompiled_charsmap=charsmap, model_max_length=512)
-    known = tokenizer.get_vocab()
-    if missing := [piece for piece in REQUIRED_PIECES if piece not in known]:
-        raise ValueError(f"the vocabulary lacks {missing}")
-    return tokenizer
-
-
-def make_model() -> T5ForConditionalGeneration:
-    """Build the model with random weights and an untied lm_head."""
-    torch.manual_seed(SEED)
-    config = T5Config.from_dict(
-        {
-            "vocab_size": MODEL_VOCAB,
-            "d_model": 128,
-            "d_kv": 32,
-            "d_ff": 256,
-            "num_layers": 2,
-            "num_heads": 4,
-            "dropout_rate": 0.1,
-            "feed_forward_proj": "gated-gelu",
-            "tie_word_embeddings": False,
-            "decoder_start_token_id": 0,
-        }
-    )
-    model = T5ForConditionalGeneration(config)
-    # transformers ties lm_head to the embedding on construction, whatever the config says.
-    weight = torch.randn(MODEL_VOCAB, config.d_model) * config.d_model**-0.5
-    model.lm_head.weight = nn.Parameter(weight)
-    model.generation_config = GenerationConfig(
-        decoder_start_token_id=0, eos_token_id=1, pad_token_id=0
-    )
-    return model
-
-
-def save(output: Path) -> None:
-    """Write model and tokenizer in the layout of the Flan-T5 checkpoints."""
-    spiece = train_sentencepiece()
-    tokenizer = make_tokenizer(spiece)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "spiece.model").write_bytes(spiece)
-    tokenizer.save_pretrained(output)
-    special_tokens = {
-        "additional_special_tokens": [f"<extra_id_{i}>" for i in range(100)],
-        "eos_token": tokenizer.eos_token,
-        "pad_token": tokenizer.pad_token,
-        "unk_token": tokenizer.unk_token,
-    }
-    write_json(output / "special_tokens_map.json", special_tokens)
-
-    make_model().save_pretrained(output)
-    (output / "model.safetensors").chmod(0o644)  # saved as readable by its owner only
-    config = json.loads((output / "config.json").read_text(encoding="utf-8"))
-    config["tie_word_embeddings"] = False  # transformers saves true
-    config.pop("scale_decoder_outputs", None)  # follows from tie_word_embeddings
-    write_json(output / "config.json", config)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in the format of transformers."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def main() -> None:
-    """Create the model folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "mount" / "models" / "t5-tiny")
-    save(parser.parse_args().output)
-
-
-if __name__ == "__main__":
-    main()
+    return lines
