@@ -421,10 +421,10 @@ CASES = [
     ),
     # --- models
     BadInput(
-        "a model that only decodes",
+        "a model of another kind",
         _train(GOOD[2]),
         {"model_init_name": "other"},
-        prepare=_model("other", lambda f: (f / "config.json").write_text('{"model_type": "gpt2"}')),
+        prepare=_model("other", lambda f: (f / "config.json").write_text('{"model_type": "vit"}')),
     ),
     BadInput(
         "a model without weights",

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from workflow.distributed.world import World
 from workflow.inference.eval_shard import EvalShard
+from workflow.models.batch import Example
 from workflow.runs.mount import Mount
 from workflow.tasks.base import EvalContext, Examples, Prediction, Task
 from workflow.training.evaluate import compute_metrics
@@ -172,6 +173,13 @@ def make_mount(root: Path) -> Mount:
     write_hub_folder(make_t5(), made.models / "small", "safetensors")
     write_data(made, "sums", addition_records(24), addition_records(7, start=5))
     return made
+
+
+def rows_of(sources: Any, read: Any) -> list[list[Example]]:
+    """Rows of examples, from the ids of each row's sources and of what their decoders read."""
+    return [
+        [Example(*ids) for ids in zip(*row, strict=True)] for row in zip(sources, read, strict=True)
+    ]
 
 
 def write_data(mount: Mount, name: str, train: Any, evaluation: Any) -> Path:

@@ -1,4 +1,4 @@
-"""Fine-tune encoder-decoder language models from one JSON file.
+"""Fine-tune language models from one JSON file.
 
 from workflow import make_job, run_job, find_mount
 run_job(make_job("seq2seq", model_init_name="t5-tiny", data_name="data"), find_mount(None))

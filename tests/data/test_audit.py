@@ -107,7 +107,7 @@ def audit(
         DataSource({"": path}, list(data), False), task, tokenizer, folder / "cache"
     )
     limits = {"prompts": 30, "completions": 30}
-    report = json.dumps(audit_splits(splits, task.schema, tokenizer, limits))
+    report = json.dumps(audit_splits(splits, task.schema, Damage(tokenizer), limits))
     as_written: AuditReport = json.loads(report)
     return as_written
 

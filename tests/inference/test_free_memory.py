@@ -16,7 +16,7 @@ from workflow.inference.t5_decoder import T5Decoder
 from workflow.memory.activations import Work, evaluation_bytes
 from workflow.models.families import Dimensions, family_of
 
-XL = Dimensions(24, 24, 2048, 32, 2048, 5120, gated=True, vocabulary=32128)
+XL = Dimensions(24, 24, 2048, 32, 2048, 2048, 5120, True, 32128, joins_texts=False)
 
 
 def test_positions_fill_half_of_the_free_memory_as_the_plan_counts_it() -> None:

@@ -10,6 +10,7 @@ from conftest import ALONE, addition_records, make_t5
 
 from workflow import make_job
 from workflow.config.job import resolve_defaults
+from workflow.data.text_format import SeparateTexts, Texts
 from workflow.data.token_cache import CutRows, Ragged
 from workflow.inference.decoding import Decoding
 from workflow.inference.generate import Generation, generate
@@ -40,7 +41,9 @@ def cut_rows(rows: Sequence[Sequence[int]]) -> CutRows:
 
 def answer(model: Any, tokenizer: Any, **values: Any) -> list[list[Generation]]:
     sources = cut_rows(tokenizer(PROMPTS)["input_ids"])
-    found = dict(generate(model, tokenizer, sources, make_decoding(**values), ALONE))
+    found = dict(
+        generate(model, Texts(tokenizer, SeparateTexts(0)), sources, make_decoding(**values), ALONE)
+    )
     assert sorted(found) == list(range(len(PROMPTS)))
     return [found[row] for row in range(len(PROMPTS))]
 

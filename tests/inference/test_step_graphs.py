@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from workflow.distributed.stop import Stop
-from workflow.inference import step_graphs, t5_loop
+from workflow.inference import decoding_loop, step_graphs
 from workflow.inference.decoding import Decoding, PromptBatch
+from workflow.inference.decoding_loop import Writer, generate_rows
+from workflow.inference.rows import ON_GPU, Pace
 from workflow.inference.step_graphs import StepGraphs
 from workflow.inference.t5_decoder import T5Decoder
-from workflow.inference.t5_loop import Writer, t5_generate
-from workflow.inference.t5_rows import ON_GPU, Pace
 
 GREEDY = {"max_new_tokens": 24}
 SAMPLES = {"max_new_tokens": 24, "n_samples": 3, "temperature": 0.8, "top_k": 50, "top_p": 0.9}
@@ -114,7 +114,7 @@ def test_it_looks_once_in_eight_tokens() -> None:
         decoding = make_decoding(max_new_tokens=new_tokens)
         decoder, _ = prepare(model, decoding, prompts)
         batch = PromptBatch(prompts, range(5))
-        found = waits_of(lambda: t5_generate(decoder, batch, decoding, Stop(), lambda _: None))
+        found = waits_of(lambda: generate_rows(decoder, batch, decoding, Stop(), lambda _: None))
         return sum(found.values())
 
     assert [waits(new) - waits(8) for new in (1, 9, 16, 17, 24)] == [0, 1, 1, 2, 2]
@@ -262,7 +262,7 @@ def test_replayed_steps_write_the_same_texts(
     wanted = write(model, prompts, decoding)
     cuda = Cuda()
     monkeypatch.setattr(step_graphs.torch, "cuda", cuda)
-    monkeypatch.setattr(t5_loop, "run_each", StepGraphs().run)
+    monkeypatch.setattr(decoding_loop, "run_each", StepGraphs().run)
     found = write(model, prompts, decoding, at_once=16, pace=pace)
     assert found.sequences == wanted.sequences
     torch.testing.assert_close(found.first_logits, wanted.first_logits)
@@ -276,7 +276,7 @@ def test_steps_go_on_without_graphs_where_a_capture_fails(
     wanted = write(model, prompts, decoding)
     failure = RuntimeError("operation not permitted when stream is capturing\nat line 1")
     monkeypatch.setattr(step_graphs.torch, "cuda", Cuda(failure))
-    monkeypatch.setattr(t5_loop, "run_each", StepGraphs().run)
+    monkeypatch.setattr(decoding_loop, "run_each", StepGraphs().run)
     found = write(model, prompts, decoding, at_once=16, pace=ON_GPU)
     assert found.sequences == wanted.sequences
     assert [record.message for record in caplog.records] == [

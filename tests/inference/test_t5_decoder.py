@@ -14,10 +14,10 @@ from transformers import MT5Config, MT5ForConditionalGeneration
 
 from workflow.distributed.stop import Stop
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
+from workflow.inference.decoding_loop import generate_rows, own_decoder
 from workflow.inference.hf_generate import hf_generate
+from workflow.inference.rows import ON_CPU, ON_GPU, Pace, moves
 from workflow.inference.t5_decoder import T5Decoder
-from workflow.inference.t5_loop import can_decode, t5_generate
-from workflow.inference.t5_rows import ON_CPU, ON_GPU, Pace, moves
 from workflow.models.families import family_of
 
 END = 1
@@ -65,7 +65,7 @@ def write(
     finished: list[int] = []
     with torch.no_grad():
         decoder = T5Decoder(model, prompts, decoding, at_once, pace)
-        generated = t5_generate(decoder, batch, decoding, Stop(), finished.append)
+        generated = generate_rows(decoder, batch, decoding, Stop(), finished.append)
     assert sum(finished) == len(prompts)
     return generated
 
@@ -197,7 +197,7 @@ def test_texts_end_early_where_the_process_is_asked_to_stop() -> None:
     decoding = make_decoding(max_new_tokens=NEW_TOKENS)
     with torch.no_grad():
         decoder = T5Decoder(make_t5(), [[5, END]], decoding, at_once=1)
-        written = t5_generate(decoder, PromptBatch([[5, END]], [0]), decoding, Asked(), print)
+        written = generate_rows(decoder, PromptBatch([[5, END]], [0]), decoding, Asked(), print)
     assert len(written.sequences[0]) <= 1
 
 
@@ -272,10 +272,10 @@ def test_a_text_ends_at_the_model_s_end_token(tokenizer: Any) -> None:
 
 def test_when_our_loop_applies() -> None:
     model = make_t5()
-    assert can_decode(model, make_decoding(temperature=1.0, n_samples=2, min_new_tokens=3))
+    assert own_decoder(model, make_decoding(temperature=1.0, n_samples=2, min_new_tokens=3), 9)
     for settings in ({"num_beams": 2}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}):
-        assert not can_decode(model, make_decoding(**settings))
+        assert own_decoder(model, make_decoding(**settings), 9) is None
     for name, value in (("eos_token_id", [1, 2]), ("forced_bos_token_id", 5)):
         other = make_t5()
         setattr(other.generation_config, name, value)
-        assert not can_decode(other, make_decoding())
+        assert own_decoder(other, make_decoding(), 9) is None

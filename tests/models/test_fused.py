@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_t5
+from conftest import make_t5, rows_of
 from tiny_models import T5_SIZES
 from transformers import MT5Config, MT5ForConditionalGeneration, PreTrainedModel
 from transformers.models.t5.modeling_t5 import T5LayerNorm
@@ -42,7 +42,8 @@ def packed_batch(seed: int = 0) -> Batch:
 
     sources, inputs = rows(14), rows(7)
     tokens = sum(len(example) for row in inputs for example in row)
-    return make_batch(sources, inputs, torch.from_numpy(draw.integers(3, 1000, tokens)), pad_id=0)
+    targets = torch.from_numpy(draw.integers(3, 1000, tokens))
+    return make_batch(rows_of(sources, inputs), targets, pad_id=0)
 
 
 def loss_and_gradients(model: PreTrainedModel, batch: Batch) -> tuple[Any, dict[str, Any]]:

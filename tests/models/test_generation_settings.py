@@ -13,8 +13,8 @@ from transformers import GenerationConfig
 
 from workflow import run_job
 from workflow.inference.decoding import PromptBatch
+from workflow.inference.decoding_loop import own_decoder
 from workflow.inference.hf_generate import hf_generate
-from workflow.inference.t5_loop import can_decode
 from workflow.models.generation_settings import describe_settings, kept_settings
 from workflow.runs.mount import Mount
 
@@ -43,7 +43,7 @@ def test_forbidden_tokens_are_not_generated(tokenizer: Any, choice: dict[str, An
 
     def ids(**settings: Any) -> list[list[int]]:
         model.generation_config = GenerationConfig(**IDS, **settings)
-        assert not can_decode(model, decoding) or not settings
+        assert own_decoder(model, decoding, 9) is None or not settings
         with torch.no_grad():
             return hf_generate(model, batch, decoding, ALONE).sequences
 

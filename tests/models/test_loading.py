@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGe
 from workflow.core.errors import BadInput
 from workflow.models.hub import fetch_settings, fetch_weights, load_config, load_tokenizer
 from workflow.models.lm_head import select_logits
-from workflow.models.loading import load_model, save_model
+from workflow.models.loading import Adaptation, load_model, save_model
 from workflow.models.state_dict import file_tensors
 
 COMMIT = "0123abcd" * 5
@@ -173,7 +173,11 @@ def test_a_hub_name_is_loaded_from_the_cache_while_offline(
 
 def test_dropout_can_be_set(tmp_path: Path) -> None:
     folder = write_hub_folder(make_t5(), tmp_path / "model", "safetensors")
-    rates = {m.p for m in load_model(folder, 0.25).modules() if isinstance(m, torch.nn.Dropout)}
+    rates = {
+        m.p
+        for m in load_model(folder, Adaptation(0.25)).modules()
+        if isinstance(m, torch.nn.Dropout)
+    }
     assert rates == {0.25}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_t5
+from conftest import make_t5, rows_of
 
 from workflow.models.batch import make_batch
 from workflow.models.families import family_of
@@ -34,7 +34,7 @@ def test_every_query_attends_to_something(seed: int, monkeypatch: pytest.MonkeyP
 
     counts = [draw.randint(1, 3) for _ in range(draw.randint(1, 5))]
     sources, inputs = rows(9), rows(7)
-    batch = make_batch(sources, inputs, torch.zeros(0, dtype=torch.long), pad_id=0)
+    batch = make_batch(rows_of(sources, inputs), torch.zeros(0, dtype=torch.long), pad_id=0)
     logits = family_of(model.config).target_logits(model, batch)
     assert len(masks) == 3
     assert all(mask.any(-1).all() for mask in masks)

@@ -21,9 +21,9 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
         "choose another model",
     ),
     "sentence-transformers": (
-        ["modules.json", "config.json", "model.safetensors"],
-        "a sentence-transformers model without a decoder",
-        "choose another model",
+        ["modules.json", "0_Transformer/config.json"],
+        "a sentence-transformers model",
+        "choose the folder of its encoder",
     ),
     "GGUF": (["x.gguf"], "GGUF weights", "use the model's safetensors"),
     "TensorFlow": (
@@ -100,7 +100,7 @@ def test_a_folder_that_is_not_a_model(tmp_path: Path, name: str) -> None:
     files, found, hint = FOLDERS[name]
     folder = make(tmp_path / name, files)
     assert message_for(folder) == (
-        f"{folder}: {found} (expected an encoder-decoder model with config.json). "
+        f"{folder}: {found} (expected a language model with config.json). "
         f"Hint: {hint.format(folder=folder)}."
     )
 
@@ -108,8 +108,8 @@ def test_a_folder_that_is_not_a_model(tmp_path: Path, name: str) -> None:
 def test_the_resume_state_of_a_checkpoint(tmp_path: Path) -> None:
     make(tmp_path, ["config.json", "model.safetensors", "resume/state.json"])
     assert message_for(tmp_path / "resume") == (
-        f"{tmp_path}/resume: the resume state of a checkpoint, without weights (expected an "
-        f"encoder-decoder model with config.json). Hint: use {tmp_path}."
+        f"{tmp_path}/resume: the resume state of a checkpoint, without weights (expected a "
+        f"language model with config.json). Hint: use {tmp_path}."
     )
 
 

@@ -13,7 +13,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from workflow import BadInput, make_job, run_job
 from workflow.models.hub import load_tokenizer
-from workflow.models.loading import load_model, save_model
+from workflow.models.loading import Adaptation, load_model, save_model
 from workflow.models.tokenizers.vocabulary import can_grow, count_ids, grow_tokenizer
 from workflow.models.vocab_extension import VocabExtension
 from workflow.runs.mount import Mount
@@ -120,7 +120,7 @@ def test_a_model_is_extended_and_keeps_its_rows(
     original = make_t5(own_head=own_head, vocab_size=vocab_size)
     before = original.state_dict()
     folder = write_hub_folder(original, tmp_path / "model", "safetensors")
-    model = load_model(folder, extension=VocabExtension(1000, 1010))
+    model = load_model(folder, Adaptation(extension=VocabExtension(1000, 1010)))
     assert model.config.vocab_size == max(vocab_size, 1010)
     assert (model.lm_head.weight is model.shared.weight) is not own_head
     for name in ("shared.weight", "lm_head.weight", "encoder.embed_tokens.weight"):
@@ -136,7 +136,7 @@ def test_a_bias_of_the_head_grows_too(tmp_path: Path) -> None:
     original = make_family("bart", tmp_path / "bart")
     original.final_logits_bias.copy_(torch.randn(1, 1024))
     save_model(original, load_tokenizer(tmp_path / "bart"), tmp_path / "model")
-    model = load_model(tmp_path / "model", extension=VocabExtension(1000, 1030))
+    model = load_model(tmp_path / "model", Adaptation(extension=VocabExtension(1000, 1030)))
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert model.lm_head.weight.shape == (1030, 32)
     assert torch.equal(model.lm_head.weight[:1000], original.lm_head.weight[:1000])

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
-from conftest import ROOT, make_t5
+from conftest import ROOT, make_t5, rows_of
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -53,7 +53,7 @@ STATE = {
 MOMENTS = ("optimizer.safetensors", "state.json")
 WEIGHTS = (
     "config.json", "generation_config.json", "model.safetensors", "spiece.model", "tokenizer.json",
-    "tokenizer_config.json",
+    "tokenizer_config.json", "task.json",
 )  # fmt: skip
 FILES = (*WEIGHTS, *(f"resume/{name}" for name in MOMENTS))
 LISTS = (CHECKSUM_FILE, f"resume/{CHECKSUM_FILE}")
@@ -72,7 +72,8 @@ def make_engine(**flags: Any) -> SingleProcessEngine:
     spec = resolve_defaults(spec, "run", 10, 5, fast_bf16=False)
     task = Seq2Seq()
     engine = SingleProcessEngine(make_t5(), spec, lambda model, batch: task.loss(model, batch, 0.0))
-    batch = make_batch([[[3, 4, 5, 1]], [[6, 1]]], [[[0, 7]], [[0]]], torch.tensor([7, 1, 8]), 0)
+    rows = rows_of([[[3, 4, 5, 1]], [[6, 1]]], [[[0, 7]], [[0]]])
+    batch = make_batch(rows, torch.tensor([7, 1, 8]), 0)
     loss = engine.add_gradient(batch, 1 / 3, last=True)
     assert engine.update(loss[None]).gradient_norm > 0
     return engine
@@ -91,7 +92,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def save(run: Path, step: int, engine: Any, tokenizer: Any, world: World | None = None) -> int:
-    written = CheckpointContents(engine, tokenizer, STATE)
+    written = CheckpointContents(engine, tokenizer, STATE, {"task": "seq2seq"})
     return write_checkpoint(run, step, written, world or World())
 
 

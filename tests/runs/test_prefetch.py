@@ -196,9 +196,9 @@ def test_something_else_in_its_place_is_left_alone(hub: Hub, mount: Mount, chang
 
 
 def test_a_model_of_another_kind_is_refused_before_its_weights_come(hub: Hub, mount: Mount) -> None:
-    (hub.folder / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 2000}')
+    (hub.folder / "config.json").write_text('{"model_type": "vit"}')
     (told,) = refused(mount)
-    assert "the model type gpt2 (expected an encoder-decoder language model" in told
+    assert "the model type vit (expected a language model, e.g. t5, llama or bert)" in told
     assert "model.safetensors" not in hub.fetched()
     assert [path.name for path in (mount.cache / "downloads").iterdir()] == ["flan-t5-xl.lock"]
 

@@ -29,6 +29,7 @@ from workflow.config.job import JobSpec, resolve_defaults
 from workflow.config.task_specs import BEST_METRICS
 from workflow.data.source import DataSource
 from workflow.data.step_planner import plan_step
+from workflow.data.text_format import SeparateTexts
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.distributed.world import World
 from workflow.metrics.names import is_better
@@ -73,7 +74,7 @@ def evaluate(
     model: Any, tokenizer: Any, folder: Path, records: Any = RECORDS, **values: Any
 ) -> Evaluation:
     spec = make_spec(**values)
-    task = LabelScoring.of(spec).bind_tokenizer(tokenizer, 0)
+    task = LabelScoring.of(spec).bind_tokenizer(tokenizer, SeparateTexts(0, spec.template))
     split = make_split(folder, task, tokenizer, records)
     return evaluate_alone(task, model, tokenizer, split, spec)
 
@@ -128,7 +129,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     model: Any, ready: Any, tokenizer: Any, tmp_path: Path, bound: int, packs: bool
 ) -> None:
     spec = make_spec()
-    task = LabelScoring.of(spec).bind_tokenizer(tokenizer, 0)
+    task = LabelScoring.of(spec).bind_tokenizer(tokenizer, SeparateTexts(0, spec.template))
     split = make_split(tmp_path, task, tokenizer, RECORDS)
     logits = plain_logits(model, tokenizer, [record["input"] for record in RECORDS])
     targets = torch.tensor([[1 - r["target"], r["target"]] for r in RECORDS])
@@ -188,7 +189,7 @@ def test_a_long_input_keeps_head_and_tail(tokenizer: Any, tmp_path: Path) -> Non
     found = {}
     for side in ("middle", "right", "left"):
         spec = make_spec(max_source_length=11, truncation_side=side)
-        task = LabelScoring.of(spec).bind_tokenizer(tokenizer, 0)
+        task = LabelScoring.of(spec).bind_tokenizer(tokenizer, SeparateTexts(0, spec.template))
         split = make_split(tmp_path, task, tokenizer, [{"input": text, "target": 1}])
         batch = task.collate(Examples.of(split, spec), (np.array([0]),), make_t5().config)
         found[side] = batch.input_ids[0].tolist()

@@ -17,6 +17,7 @@ from workflow.config.job import JobSpec, resolve_defaults
 from workflow.core.console import inform_once, warn_once
 from workflow.core.errors import BadInput
 from workflow.data.source import DataSource
+from workflow.data.text_format import SeparateTexts
 from workflow.data.token_cache import TokenizedSplit, prepare_splits
 from workflow.inference import generate as generate_module
 from workflow.inference.decoding import GeneratedIds, PromptBatch
@@ -193,7 +194,7 @@ def test_a_vocabulary_without_yes_and_no_gives_null_and_one_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     warn_once.cache_clear()
-    monkeypatch.setattr(type(tokenizer), "convert_tokens_to_ids", lambda self, piece: 2)
+    monkeypatch.setattr(SeparateTexts, "word_ids", lambda self, *_: [2])
     split = make_split(tmp_path, tokenizer, RECORDS)
     for _ in range(2):
         spec = make_spec(eval_batch_size=2)
@@ -201,7 +202,7 @@ def test_a_vocabulary_without_yes_and_no_gives_null_and_one_warning(
     assert {item["generations"][0]["scores"] for item in evaluation.items} == {None}
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert [record.message for record in warnings] == [
-        "the vocabulary lacks ▁yes or ▁no; scores are null"
+        "the vocabulary lacks yes or no as one token; scores are null"
     ]
 
 
@@ -289,9 +290,9 @@ def test_predictions_are_compared_with_writable_references(
 
     def learned(decoder: Any, prompts: PromptBatch, *_: Any) -> GeneratedIds:
         texts = [split.targets.row(i, 99).tolist() for i in prompts.indexes]
-        return GeneratedIds(texts, [True] * len(texts), torch.zeros(len(texts), 2))
+        return GeneratedIds(texts, [True] * len(texts), torch.zeros(len(texts), 4))
 
-    monkeypatch.setattr(generate_module, "t5_generate", learned)
+    monkeypatch.setattr(generate_module, "generate_rows", learned)
     evaluation = evaluate(make_t5(), tokenizer, split, make_spec(stop=[" END"]))
     assert [item["demonstration"] for item in evaluation.items] == completions
     assert evaluation.records == records

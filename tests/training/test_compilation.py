@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_t5
+from conftest import make_t5, rows_of
 from test_engine import make_spec
 from torch._dynamo.utils import counters
 
@@ -52,7 +52,8 @@ def batch_of(rows: int, source: int, target: int) -> Batch:
     sources = [[draw.integers(3, 1000, source - row % 3)] for row in range(rows)]
     inputs = [[draw.integers(3, 1000, target - row % 2)] for row in range(rows)]
     tokens = sum(len(ids) for row in inputs for ids in row)
-    return make_batch(sources, inputs, torch.from_numpy(draw.integers(3, 1000, tokens)), pad_id=0)
+    targets = torch.from_numpy(draw.integers(3, 1000, tokens))
+    return make_batch(rows_of(sources, inputs), targets, pad_id=0)
 
 
 def loss(model: Any, batch: Batch) -> torch.Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from conftest import addition_records, make_t5
+from conftest import addition_records, make_t5, rows_of
 
 from workflow import BadInput, make_job
 from workflow.config.job import JobSpec, resolve_defaults
@@ -155,7 +155,7 @@ def test_an_update_needs_a_finite_loss_and_gradient(loss: float, weight: float) 
     engine = make_engine(make_t5(), make_spec(learning_rate=0.1))
     before = copy.deepcopy(engine.master.state_dict())
     ids = [[np.array([3, 4])]]
-    engine.add_gradient(make_batch(ids, ids, torch.tensor([4, 5]), 0), weight, last=True)
+    engine.add_gradient(make_batch(rows_of(ids, ids), torch.tensor([4, 5]), 0), weight, last=True)
     figures = engine.update(torch.tensor([2.0, loss]))
     assert figures.losses == pytest.approx([2.0, loss], nan_ok=True)
     assert figures.loss == pytest.approx(2.0 + loss, nan_ok=True)

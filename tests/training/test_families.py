@@ -18,7 +18,7 @@ from tiny_models import (
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from workflow import BadInput, make_job, run_job
-from workflow.models.loading import load_model, save_model
+from workflow.models.loading import Adaptation, load_model, save_model
 from workflow.runs.mount import Mount
 
 CODES = {
@@ -166,7 +166,7 @@ def test_without_dropout_nothing_is_random(tmp_path: Path, family: str) -> None:
     ids = torch.arange(3, 40)[None] % 200
 
     def twice(rate: float) -> bool:
-        model = load_model(tmp_path / family, dropout_rate=rate).train()
+        model = load_model(tmp_path / family, Adaptation(dropout_rate=rate)).train()
         one, other = (model(input_ids=ids, decoder_input_ids=ids).logits for _ in range(2))
         return torch.equal(one, other)
 
@@ -176,5 +176,5 @@ def test_without_dropout_nothing_is_random(tmp_path: Path, family: str) -> None:
 
 def test_dropout_reaches_every_part_of_a_model(tmp_path: Path) -> None:
     make_t5gemma(tmp_path / "t5gemma")
-    model = load_model(tmp_path / "t5gemma", dropout_rate=0.25)
+    model = load_model(tmp_path / "t5gemma", Adaptation(dropout_rate=0.25))
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}

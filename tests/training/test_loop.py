@@ -123,7 +123,7 @@ def test_a_checkpoint_is_the_trained_model(mount: Mount, own_head: bool, read_li
     assert (model.lm_head.weight is model.shared.weight) is not own_head
     assert {path.name for path in checkpoint.iterdir()} == {
         "checksums.json", "config.json", "generation_config.json", "model.safetensors", "resume",
-        "spiece.model", "tokenizer.json", "tokenizer_config.json",
+        "spiece.model", "tokenizer.json", "tokenizer_config.json", "task.json",
     }  # fmt: skip
     records = addition_records(7, start=5)
     sources = tokenizer([r["prompt"] for r in records], padding=True, return_tensors="pt")

@@ -42,7 +42,7 @@ def test_a_model_that_fails_is_refused(
     (problem,) = raised.value.problems
     assert problem.where == str(folder / "config.json")
     assert problem.found.startswith(f"a {family} model whose small copy fails: ")
-    assert problem.expected == "an encoder-decoder model that trains and generates"
+    assert problem.expected == "a model that trains, and generates or scores"
     assert not [path for path in mount.models.iterdir() if path.name.startswith(f"{family}_")]
 
 

@@ -439,7 +439,7 @@ def test_no_damaged_file_of_a_checkpoint_is_loaded(mount: Mount) -> None:
     exploded = mount.root / "exploded"
     bomb = pickle.dumps(Bomb(exploded))
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    assert len(files) == 10
+    assert len(files) == 11
     for file in files:
         whole = file.read_bytes()
         for kind, content in damages(file, bomb).items():

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +79,14 @@ def several(count: int) -> FieldType:
     )
 
 
-def template(place: str) -> FieldType:
-    """A text that contains `place`, or the name of a file with such a text."""
+def template(place: str, named: Mapping[str, str]) -> FieldType:
+    """A text that contains `place`, the name of a file with such a text, or one of some names."""
 
     def convert(value: object) -> str:
         if not isinstance(value, str) or "\0" in value:
             raise ValueError
+        if value in named:
+            return named[value]
         content = value
         if place not in value:
             try:
@@ -95,7 +97,9 @@ def template(place: str) -> FieldType:
         _require(place in content and "\0" not in content)
         return content
 
-    return FieldType(f"text with {place} in it, or a file with such text", convert, "FILE|TEXT")
+    names = ", ".join(named)
+    expected = f"{names}, text with {place} in it, or a file with such text"
+    return FieldType(expected, convert, "NAME|FILE|TEXT")
 
 
 def integer(minimum: int, maximum: float = math.inf) -> FieldType:

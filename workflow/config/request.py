@@ -19,6 +19,7 @@ from workflow.config.field_types import (
 )
 from workflow.config.flags import flag
 from workflow.config.task_specs import BEST_METRICS, TASK_SPECS, shown_default
+from workflow.config.templates import NAMED, PLAIN
 
 GREEDY_BELOW = 0.01
 """Temperatures below this mean greedy decoding."""
@@ -81,10 +82,11 @@ class JobRequest:
         f"side on which long prompts are truncated [{shown_default('truncation_side')}]",
         MISSING,
     )
-    template: str = _clf_data(
-        template("{input}"),
-        "prompt made of an input: text (or a file) with {input}",
-        "{input}",
+    template: str | None = _data(
+        template(PLAIN, NAMED),
+        "prompt made of an input: chat (the model's chat template), plain, alpaca, or a text (or a "
+        "file) with {input} [chat for decoder-only models that have one, else plain; clf plain]",
+        MISSING,
         common=True,
     )
     label_words: tuple[str, ...] = _clf_data(

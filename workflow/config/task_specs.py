@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from workflow.config.templates import PLAIN
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -40,7 +42,7 @@ TASK_SPECS: dict[str, TaskSpec] = {
             "loss", "perplexity", "token_accuracy", "exact_match", "normalized_exact_match",
             "rouge1", "rouge2", "rougeL", "rougeLsum", "rougeL_unicode", "bleu", "chrf",
         ),
-        defaults={"train_batch_size": 16, "truncation_side": "right"},
+        defaults={"train_batch_size": 16, "truncation_side": "right", "template": None},
     ),
     "clf": TaskSpec(
         name="clf",
@@ -52,7 +54,7 @@ TASK_SPECS: dict[str, TaskSpec] = {
             "loss", "accuracy", "balanced_accuracy", "f1", "auc", "average_precision", "brier",
             "log_loss", "ece", "rmse", "mae", "pearson", "spearman",
         ),
-        defaults={"train_batch_size": 32, "truncation_side": "middle"},
+        defaults={"train_batch_size": 32, "truncation_side": "middle", "template": PLAIN},
     ),
 }  # fmt: skip
 BEST_METRICS = tuple(dict.fromkeys(name for t in TASK_SPECS.values() for name in t.best_metrics))

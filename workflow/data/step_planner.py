@@ -65,6 +65,14 @@ class StepPlan:
         return tuple(ranks[rank] for ranks in self.micro_steps)
 
 
+def joined(sources: Lengths, targets: Lengths) -> tuple[Lengths, Lengths]:
+    """The lengths of rows that hold an example's source and target, and of no others.
+
+    A target's last id is not read.
+    """
+    return sources + targets - 1, np.zeros_like(targets)
+
+
 def step_examples(step: int, batch_size: int, count: int, seed: int) -> Indexes:
     """The examples of step 1, 2, …: a slice of the concatenated shuffled orders of all epochs.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from workflow.config.job import JobSpec
 from workflow.config.request import GREEDY_BELOW
@@ -70,6 +71,12 @@ class PromptBatch:
     ids: Sequence[Sequence[int]]
     indexes: Sequence[int]
     scored_ids: Sequence[int] = ()
+
+
+def end_ids(model: PreTrainedModel) -> list[int]:
+    """The tokens at which generation stops."""
+    own = model.generation_config.eos_token_id
+    return own if isinstance(own, list) else [own]
 
 
 @dataclass(frozen=True)

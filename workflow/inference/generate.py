@@ -2,23 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from workflow.core.console import progress_bar, warn_once
+from workflow.core.console import inform_once, progress_bar, warn_once
 from workflow.data.step_planner import LOGITS_AT_ONCE, POSITIONS_AT_ONCE, batches_by_positions
+from workflow.data.text_format import Texts
 from workflow.data.text_ids import decode_texts
 from workflow.data.token_cache import CutRows
 from workflow.distributed.device import any_kernels
+from workflow.inference.causal_decoder import by_rows
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
+from workflow.inference.decoding_loop import generate_rows, own_decoder
 from workflow.inference.eval_shard import EvalShard
 from workflow.inference.free_memory import positions_at_once
 from workflow.inference.hf_generate import hf_generate
-from workflow.inference.t5_decoder import T5Decoder
-from workflow.inference.t5_loop import can_decode, t5_generate
 from workflow.metrics.references import processed
 from workflow.models.families import family_of
 
@@ -49,7 +49,7 @@ class Generation:
 
 def generate(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    texts: Texts,
     sources: CutRows,
     decoding: Decoding,
     shard: EvalShard,
@@ -64,18 +64,18 @@ def generate(
     Yields:
         A row's index and its completions, in any order.
     """
-    yes_no_ids = _yes_no_ids(tokenizer)
+    tokenizer, yes_no = texts.tokenizer, _yes_no_ids(texts)
     # Without these tokens the end token's logit shows whether logits are finite.
-    scored_ids = yes_no_ids or [tokenizer.eos_token_id]
-    by_t5_loop = can_decode(model, decoding) and not shard.lockstep
-    streamed = STREAMED if by_t5_loop else 1
+    scored_ids = [*yes_no[False], *yes_no[True]] if yes_no else [tokenizer.eos_token_id]
     lengths = sources.lengths
+    decoder = None if shard.lockstep else own_decoder(model, decoding, int(lengths.max()))
+    streamed = STREAMED if decoder else 1
     # A text counts as enough positions to keep a batch's logits within their bound.
     vocabulary = family_of(model.config).vocabulary_size(model.config)
     least = POSITIONS_AT_ONCE * vocabulary // LOGITS_AT_ONCE
     new_tokens = np.full_like(lengths, max(decoding.max_new_tokens, least))
     positions = lengths + new_tokens
-    at_once = positions_at_once(model, shard.world) if by_t5_loop else POSITIONS_AT_ONCE
+    at_once = positions_at_once(model, shard.world) if decoder else POSITIONS_AT_ONCE
     max_positions = at_once // max(decoding.n_samples, decoding.num_beams)
     most = None if decoding.batch_size is None else streamed * decoding.batch_size
     batches = batches_by_positions(
@@ -90,39 +90,64 @@ def generate(
         for batch, counts in shard.of(batches, costs):
             prompts = PromptBatch([sources[i].tolist() for i in batch], batch.tolist(), scored_ids)
             with torch.no_grad(), any_kernels():
-                if by_t5_loop:
+                if decoder:
                     longest = int(positions[batch].max())
                     rows = decoding.batch_size or max(1, max_positions // longest)
-                    decoder = T5Decoder(model, prompts.ids, decoding, rows)
-                    generated = t5_generate(decoder, prompts, decoding, shard.stop, tick)
+                    with by_rows(model):
+                        start = decoder(model, prompts.ids, decoding, rows)
+                        generated = generate_rows(start, prompts, decoding, shard.stop, tick)
                 else:
                     generated = hf_generate(model, prompts, decoding, shard)
                     tick(len(batch))
             if counts:
-                completions = _completions(generated, tokenizer, decoding, yes_no_ids is not None)
+                scores = None if yes_no is None else _scores_of(generated, prompts, tokenizer)
+                completions = _completions(generated, tokenizer, decoding, scores)
                 yield from zip(prompts.indexes, completions, strict=True)
 
 
-def _yes_no_ids(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
-    """The ids of the tokens `▁no` and `▁yes`; None, with a warning, if one is missing."""
-    ids: list[Any] = [tokenizer.convert_tokens_to_ids(piece) for piece in ("▁no", "▁yes")]
-    if any(i is None or i == tokenizer.unk_token_id for i in ids):
-        warn_once("the vocabulary lacks ▁yes or ▁no; scores are null")
-        return None
-    return ids
+def _yes_no_ids(texts: Texts) -> dict[bool, list[int]] | None:
+    """The ids of no and yes as first tokens, by whether the prompt ends with whitespace.
+
+    None, with a warning, if one is not a token.
+    """
+    tokenizer, pairs = texts.tokenizer, {}
+    for spaced, prompt in ((False, "a"), (True, "a\n")):
+        rows = [texts.format.word_ids(tokenizer, word, prompt) for word in ("no", "yes")]
+        if any(len(row) != 1 or row[0] == tokenizer.unk_token_id for row in rows):
+            warn_once("the vocabulary lacks yes or no as one token; scores are null")
+            return None
+        pairs[spaced] = [index for (index,) in rows]
+    shown = [" and ".join(tokenizer.convert_ids_to_tokens(pair)) for pair in pairs.values()]
+    if shown[0] != shown[1]:
+        inform_once(f"scores: first-token logits of {shown[0]}; after whitespace {shown[1]}")
+    return pairs
+
+
+def _scores_of(
+    generated: GeneratedIds, prompts: PromptBatch, tokenizer: PreTrainedTokenizerBase
+) -> torch.Tensor:
+    """The logits of no and yes of each prompt (prompts, 2), in the form that its end asks for."""
+    ends = decode_texts(tokenizer, [ids[-1:] for ids in prompts.ids], skip_special_tokens=False)
+    spaced = torch.tensor([end[-1:].isspace() for end in ends])[:, None]
+    logits = generated.first_logits.cpu()
+    return torch.where(spaced, logits[:, 2:], logits[:, :2])
 
 
 def _completions(
-    generated: GeneratedIds, tokenizer: PreTrainedTokenizerBase, decoding: Decoding, known: bool
+    generated: GeneratedIds,
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Decoding,
+    yes_no: torch.Tensor | None,
 ) -> list[list[Generation]]:
     """The completions of each prompt.
 
     Args:
-        known: whether the first position's logits are those of no and yes.
+        yes_no: the logits of no and yes (prompts, 2), if known.
     """
     texts = decode_texts(tokenizer, generated.sequences, skip_special_tokens=True)
     full_texts = decode_texts(tokenizer, generated.sequences, skip_special_tokens=False)
-    logits, samples = generated.first_logits, decoding.n_samples
+    logits = generated.first_logits if yes_no is None else yes_no
+    samples, known = decoding.n_samples, yes_no is not None
     finite = torch.isfinite(logits).all(dim=-1).tolist()
     # JSON has no non-finite numbers.
     scores = [

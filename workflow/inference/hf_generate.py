@@ -16,10 +16,9 @@ from transformers import (
 )
 
 from workflow.distributed.stop import Stop
-from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
+from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch, end_ids
 from workflow.inference.eval_shard import EvalShard
 from workflow.inference.sampling import draw, uniform_numbers, warpers_of
-from workflow.models.batch import pad_rows
 from workflow.models.families import family_of
 from workflow.models.generation_settings import kept_settings
 
@@ -28,34 +27,26 @@ def hf_generate(
     model: PreTrainedModel, prompts: PromptBatch, decoding: Decoding, shard: EvalShard
 ) -> GeneratedIds:
     """Completions of prompts; in lockstep, it continues until all processes have theirs."""
-    ids = pad_rows(prompts.ids, model.config.pad_token_id).to(model.device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts.ids])
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(model.device)
-    options = family_of(model.config).encoder_options(model, mask)
-    encoded = model.get_encoder()(input_ids=ids, attention_mask=mask, **options)
-    first_logits = _first_logits(model, encoded, mask)[:, list(prompts.scored_ids)].float()
+    samples = 1 if decoding.greedy else decoding.n_samples
+    start = family_of(model.config).start_generation(model, prompts.ids, samples)
+    first_logits = start.first_logits[:, list(prompts.scored_ids)].float()
     processors = LogitsProcessorList()
     if not decoding.greedy:
-        hidden = encoded.last_hidden_state
-        encoded.last_hidden_state = hidden.repeat_interleave(decoding.n_samples, dim=0)
-        mask = mask.repeat_interleave(decoding.n_samples, dim=0)
         processors.extend(warpers_of(decoding))
         uniforms = uniform_numbers(decoding, prompts.indexes).to(model.device)
-        processors.append(DrawToken(uniforms))
+        processors.append(DrawToken(uniforms, start.skipped))
     with _kept_settings_of(model):
         generator: Any = model  # its type has no `generate`
         sequences = generator.generate(
-            encoder_outputs=encoded,
-            attention_mask=mask,
+            **start.inputs,
             generation_config=_generation_config(decoding),
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([EndEarly(shard.stop)]),
             synced_gpus=shard.lockstep,
         )
-    own = model.generation_config
-    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    generated = GeneratedIds.of(sequences[:, 1:], set(ends), first_logits)
-    if own.forced_eos_token_id is None:
+    ends = set(end_ids(model))
+    generated = GeneratedIds.of(sequences[:, start.skipped :], ends, first_logits)
+    if model.generation_config.forced_eos_token_id is None:
         return generated
     # An end token at the limit may be forced: then the limit ended the text.
     ended = [len(sequence) < decoding.max_new_tokens for sequence in generated.sequences]
@@ -74,16 +65,6 @@ def _generation_config(decoding: Decoding) -> GenerationConfig:
     )
 
 
-def _first_logits(model: PreTrainedModel, encoded: Any, mask: torch.Tensor) -> torch.Tensor:
-    """Raw logits (prompts, vocabulary) of the first position."""
-    start = torch.full((len(mask), 1), model.config.decoder_start_token_id, device=model.device)
-    output = model(
-        encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=start, use_cache=False
-    )
-    logits: torch.Tensor = output.logits[:, 0]
-    return logits
-
-
 @contextmanager
 def _kept_settings_of(model: PreTrainedModel) -> Iterator[None]:
     """Let `generate` use only those of the model's settings that are part of the model.
@@ -91,8 +72,11 @@ def _kept_settings_of(model: PreTrainedModel) -> Iterator[None]:
     It would fill in whatever the job leaves open: beams, penalties, length limits.
     """
     own = model.generation_config
-    start = model.config.decoder_start_token_id  # as in training
-    kept = kept_settings(own) | {"decoder_start_token_id": start}
+    kept = kept_settings(own)
+    if model.config.is_encoder_decoder:  # as in training
+        kept["decoder_start_token_id"] = model.config.decoder_start_token_id
+    else:
+        kept.setdefault("pad_token_id", end_ids(model)[0])
     model.generation_config = GenerationConfig(**kept)
     try:
         yield
@@ -103,11 +87,12 @@ def _kept_settings_of(model: PreTrainedModel) -> Iterator[None]:
 class DrawToken(LogitsProcessor):
     """Turns greedy decoding into sampling: keeps only the token of each row that `draw` gives."""
 
-    def __init__(self, uniforms: torch.Tensor):
+    def __init__(self, uniforms: torch.Tensor, skipped: int):
         self._uniforms = uniforms  # in [0, 1), float64 (rows, positions)
+        self._skipped = skipped
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        drawn = draw(scores, self._uniforms[:, input_ids.shape[1] - 1])
+        drawn = draw(scores, self._uniforms[:, input_ids.shape[1] - self._skipped])
         return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
 
 

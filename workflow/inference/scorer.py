@@ -12,7 +12,7 @@ from workflow.core.console import progress_bar
 from workflow.data.step_planner import Indexes, batches_by_positions
 from workflow.data.token_cache import CutRows
 from workflow.inference.eval_shard import EvalShard
-from workflow.models.batch import Batch, make_batch
+from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
 
 
@@ -40,15 +40,15 @@ def score_labels(
         A row's index and its logits, in any order.
     """
     family = family_of(model.config)
-    lengths, start = sources.lengths, np.array([model.config.decoder_start_token_id])
+    lengths = sources.lengths
     batches = batches_by_positions(
         lengths, np.ones_like(lengths), scoring.max_positions, scoring.batch_size, shard.world.size
     )
     costs = [int(lengths[batch].sum()) for batch in batches]
 
     def collate(chosen: Indexes) -> Batch:
-        rows, no_targets = [[sources[index]] for index in chosen], torch.empty(0)
-        return make_batch(rows, [[start]] * len(rows), no_targets, model.config.pad_token_id)
+        rows = [[Example(sources[index])] for index in chosen]
+        return family.collate(model.config, rows, torch.empty(0))
 
     def launch(batch: Batch) -> torch.Tensor:
         return family.target_logits(model, batch.to(model.device), scoring.label_ids)

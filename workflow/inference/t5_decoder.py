@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from workflow.inference.decoding import Decoding
-from workflow.inference.t5_rows import Going, Pace, Rows, Shapes, send
+from workflow.inference.rows import Going, Pace, Rows, Shapes, send
 from workflow.models.families import family_of
 
 ENCODED_AT_ONCE = 4096

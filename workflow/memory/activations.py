@@ -67,10 +67,14 @@ def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
         target * (own + cross + squared * work.length)
         + source * computing * 2 * sizes.inner  # keys and values of the encoder's output
     )
+    if sizes.joins_texts:  # one stack reads both
+        encoder_layer = decoder_layer = (source + target) * (own + squared * work.length)
     one_more = max(encoder_layer, decoder_layer)  # one layer's gradients, or its recomputation
     if work.gradient_checkpointing:
         encoder_layer = source * computing * sizes.width
         decoder_layer = target * computing * sizes.width
+        if sizes.joins_texts:
+            encoder_layer = decoder_layer = encoder_layer + decoder_layer
         one_more *= 2
     layers = sizes.encoder_layers * encoder_layer + sizes.decoder_layers * decoder_layer
     return {
@@ -90,7 +94,7 @@ def _block_bytes(sizes: Dimensions, work: Work) -> float:
     norm, gates = 2 * computing, 2 * computing
     if sizes.gated:
         gates += (2 if work.on_gpu else 1) * computing
-    blocks = 2 * sizes.width * (norm + masks) + 4 * sizes.inner * computing
+    blocks = 2 * sizes.width * (norm + masks) + 2 * (sizes.inner + sizes.keys) * computing
     return blocks + sizes.feed_forward * (gates + masks)
 
 
@@ -109,7 +113,7 @@ def _bias_bytes(sizes: Dimensions, work: Work) -> float:
 
     In the backward pass also of its gradient, the sum so far and a layer's.
     """
-    if not work.on_gpu:
+    if not work.on_gpu or sizes.joins_texts:
         return 0.0
     source, target = work.source_length**2, work.target_length**2
     numbers = source + target + 2 * max(source, target)

@@ -10,13 +10,31 @@ import torch
 
 
 @dataclass(frozen=True)
+class Example:
+    """The ids of one example.
+
+    Attributes:
+        source: of the prompt.
+        read: the ids of the target that the model reads, which predict the next: all but the last.
+    """
+
+    source: Any
+    read: Any = ()
+
+
+Rows = Sequence[Sequence[Example]]
+"""The examples of each row."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """Examples computed together, in rows padded at the end.
 
     A row may hold several consecutive examples, numbered from 1 on by its segments; 0 is padding.
     Shapes: input_ids, source_segments (rows, source length); decoder_input_ids, target_segments
     (rows, target length); target_positions, targets (real target positions): where they are in the
-    rows laid end to end, and the labels.
+    rows laid end to end, and the labels. Where sources and targets are joined, both are in
+    input_ids, and the target rows are empty.
     """
 
     input_ids: torch.Tensor
@@ -37,13 +55,10 @@ class Batch:
         return Batch(*unpack(pack(parts).pin_memory().to(device, non_blocking=True), parts))
 
 
-def make_batch(
-    sources: Sequence[Sequence[Any]],
-    decoder_inputs: Sequence[Sequence[Any]],
-    targets: torch.Tensor,
-    pad_id: int,
-) -> Batch:
-    """Create a batch from the ids of each row's examples."""
+def make_batch(rows: Rows, targets: torch.Tensor, pad_id: int) -> Batch:
+    """Create a batch with separate rows for sources and for what the decoder reads."""
+    sources = [[example.source for example in row] for row in rows]
+    decoder_inputs = [[example.read for example in row] for row in rows]
     target_segments = pad_rows([_segments(row) for row in decoder_inputs], 0)
     return Batch(
         input_ids=pad_rows([np.concatenate(row) for row in sources], pad_id),
@@ -53,6 +68,37 @@ def make_batch(
         target_positions=torch.from_numpy(np.flatnonzero(target_segments)),
         targets=targets,
     )
+
+
+def make_joined_batch(rows: Rows, targets: torch.Tensor, pad_id: int, first: bool = False) -> Batch:
+    """Create a batch whose rows hold each example's source and target as one text.
+
+    Args:
+        first: whether each example has one label, predicted at its first token.
+    """
+    texts = [[_joined(example) for example in row] for row in rows]
+    input_ids = pad_rows([np.concatenate(row) for row in texts], pad_id)
+    none = input_ids.new_zeros(len(rows), 0)
+    positions = []
+    for number, row in enumerate(rows):
+        start = number * input_ids.shape[1]
+        for example in row:
+            predicts = start + len(example.source) - 1
+            end = start + len(example.source) + len(example.read)
+            positions.append(np.arange(start, start + 1) if first else np.arange(predicts, end))
+            start = end
+    return Batch(
+        input_ids=input_ids,
+        source_segments=pad_rows([_segments(row) for row in texts], 0),
+        decoder_input_ids=none,
+        target_segments=none,
+        target_positions=torch.from_numpy(np.concatenate(positions)),
+        targets=targets,
+    )
+
+
+def _joined(example: Example) -> Any:
+    return np.concatenate([example.source, np.asarray(example.read, np.int64)])
 
 
 def pack(parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -12,19 +12,31 @@ from workflow.core.errors import BadInput, Problem
 
 _LAYERS = (
     "num_layers", "num_decoder_layers", "num_hidden_layers", "encoder_layers", "decoder_layers",
+    "n_layer", "n_layers",
 )  # fmt: skip
 _SMALL = {
     2: (
         "num_heads", "num_attention_heads", "encoder_attention_heads", "decoder_attention_heads",
-        "num_key_value_heads",
+        "num_key_value_heads", "n_head", "n_heads",
     ),
     8: ("head_dim", "d_kv"),
     16: (
         "d_model", "hidden_size", "cross_attention_hidden_size", "d_ff", "encoder_ffn_dim",
-        "decoder_ffn_dim", "intermediate_size",
+        "decoder_ffn_dim", "intermediate_size", "n_embd", "n_inner", "ffn_dim",
+        "word_embed_proj_dim", "dim", "hidden_dim", "embedding_size", "pooler_hidden_size",
     ),
 }  # fmt: skip
 """Names of the settings of a small copy, by size."""
+
+
+_DROPOUT = (
+    "dropout_rate", "dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout_prob", "hidden_dropout",
+)  # fmt: skip
+_MORE_DROPOUT = (
+    "attention_dropout", "activation_dropout", "attn_pdrop", "attention_probs_dropout_prob",
+    "classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "embedding_dropout",
+    "mlp_dropout", "residual_dropout",
+)  # fmt: skip
 
 
 def parts_of(config: PreTrainedConfig) -> list[PreTrainedConfig]:
@@ -48,13 +60,15 @@ def set_dropout(config: PreTrainedConfig, rate: float) -> None:
     Raises:
         BadInput: the configuration has no dropout setting.
     """
-    names = [name for name in ("dropout_rate", "dropout") if hasattr(config, name)]
+    names = [name for name in _DROPOUT if hasattr(config, name)]
+    names = names or [name for name in ("attention_dropout",) if hasattr(config, name)]
     if not names:
         found = f"a {config.model_type} model without dropout settings"
         raise BadInput([Problem("--dropout_rate", found, "a model with dropout", "remove it")])
     for part in parts_of(config):
-        setattr(part, names[0], rate)
-        for name in ("attention_dropout", "activation_dropout"):
+        for name in names:
+            setattr(part, name, rate)
+        for name in _MORE_DROPOUT:
             if getattr(part, name, 0):
                 setattr(part, name, rate)
         if rate == 0 and hasattr(part, "router_jitter_noise"):

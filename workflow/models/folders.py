@@ -34,7 +34,7 @@ def check_folder(folder: Path) -> None:
     """Raise BadInput for a folder whose files show that it is not a model."""
     if recognized := _recognize(folder):
         found, hint = recognized
-        expected = "an encoder-decoder model with config.json"
+        expected = "a language model with config.json"
         raise BadInput([Problem(str(folder), found, expected, hint)])
 
 
@@ -46,8 +46,8 @@ def _recognize(folder: Path) -> tuple[str, str] | None:
         return f"an adapter of {_base_of_adapter(folder)}", hint
     if _has(folder, "model_index.json"):
         return "a diffusers pipeline", "choose another model"
-    if _has(folder, "modules.json"):
-        return "a sentence-transformers model without a decoder", "choose another model"
+    if _has(folder, "modules.json") and not _has(folder, "config.json"):
+        return "a sentence-transformers model", "choose the folder of its encoder"
     for patterns, what, hint in _OF_OTHERS:
         if _has(folder, *patterns) and not weights:
             return what, hint

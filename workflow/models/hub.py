@@ -103,19 +103,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         found = f"no {' or '.join(sorted(names))}"
         hint = "copy the tokenizer's files to the folder"
         raise BadInput([Problem(str(folder), found, "a tokenizer", hint)])
-    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
-        problem = Problem(
-            str(folder),
-            "a tokenizer without eos_token or pad_token",
-            "both tokens",
-            "set them in tokenizer_config.json",
-        )
-        raise BadInput([problem])
     return tokenizer
 
 
 def load_config(folder: Path, vocabulary: int) -> PreTrainedConfig:
-    """The configuration of an encoder-decoder model; raises BadInput for any other model.
+    """The configuration of a language model; raises BadInput for any other model.
 
     Args:
         vocabulary: number of ids of the tokenizer.
@@ -125,7 +117,7 @@ def load_config(folder: Path, vocabulary: int) -> PreTrainedConfig:
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "a readable config.json")]) from error
     where, found = str(folder / "config.json"), f"the model type {config.model_type}"
-    expected = "an encoder-decoder language model, e.g. t5, mt5 or bart"
+    expected = "a language model, e.g. t5, llama or bert"
     try:
         family = family_of(config)
     except ValueError as error:

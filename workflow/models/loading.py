@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from workflow.core.errors import BadInput
 from workflow.models.configuration import set_dropout, widen_vocabulary
 from workflow.models.families import family_of
 from workflow.models.hub import LOADING_ERRORS, load_generation_settings, unusable
+from workflow.models.new_head import draw_head, new_tensors
 from workflow.models.safetensors_writer import Whole, plan_files, write_index, write_tensors
 from workflow.models.state_dict import (
     Named,
@@ -26,6 +28,7 @@ from workflow.models.state_dict import (
     problems_of_misfits,
     saved_names,
     weight_files,
+    whole_shape,
 )
 from workflow.models.vocab_extension import VocabExtension
 
@@ -33,10 +36,27 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 
+@dataclass(frozen=True)
+class Adaptation:
+    """How a job changes the model of a folder.
+
+    Attributes:
+        dropout_rate: None for the model's own.
+        extension: additional tokens of the model.
+        seed: of a classification head, if the folder has none.
+    """
+
+    dropout_rate: float | None = None
+    extension: VocabExtension | None = None
+    seed: int = 0
+
+
+AS_IT_IS = Adaptation()
+
+
 def load_model(
     folder: Path | str,
-    dropout_rate: float | None = None,
-    extension: VocabExtension | None = None,
+    adaptation: Adaptation = AS_IT_IS,
     dtype: torch.dtype = torch.float32,
     checkpoint: Path | None = None,
 ) -> PreTrainedModel:
@@ -47,8 +67,7 @@ def load_model(
     partition and at most one tensor at a time.
 
     Args:
-        extension: additional tokens of the model.
-        checkpoint: a folder of the same model, already extended, to load the values from.
+        checkpoint: a folder of the same model, already adapted, to load the values from.
 
     Raises:
         BadInput: files are missing, damaged or do not fit the configuration.
@@ -57,9 +76,9 @@ def load_model(
     values = checkpoint or folder
     check_weight_files(values)
     try:
-        model = build_model(folder, dropout_rate, extension, dtype)
+        model = build_model(folder, adaptation, dtype)
         misfits = load_state_dict(
-            model, weights_of(model, values, None if checkpoint else extension)
+            model, file_tensors(values) if checkpoint else weights_of(model, values, adaptation)
         )
     except LOADING_ERRORS as error:
         raise BadInput([unusable(values, error, "loadable weights")]) from error
@@ -80,10 +99,7 @@ def check_weight_files(folder: Path) -> None:
 
 
 def build_model(
-    folder: Path,
-    dropout_rate: float | None = None,
-    extension: VocabExtension | None = None,
-    dtype: torch.dtype = torch.float32,
+    folder: Path, adaptation: Adaptation = AS_IT_IS, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
     """Create the modules of a folder's model, with uninitialized parameters.
 
@@ -94,10 +110,10 @@ def build_model(
     for name in ("encoder_layerdrop", "decoder_layerdrop"):
         if hasattr(config, name):  # each process would drop different layers
             setattr(config, name, 0.0)
-    if dropout_rate is not None:
-        set_dropout(config, dropout_rate)
-    if extension is not None:
-        widen_vocabulary(config, extension.new_tokens)
+    if adaptation.dropout_rate is not None:
+        set_dropout(config, adaptation.dropout_rate)
+    if adaptation.extension is not None:
+        widen_vocabulary(config, adaptation.extension.new_tokens)
     model_class: Any = family_of(config).model_class(config)
     with no_init_weights():
         model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
@@ -113,18 +129,34 @@ def build_model(
 
 
 def weights_of(
-    model: PreTrainedModel, folder: Path, extension: VocabExtension | None = None
+    model: PreTrainedModel, folder: Path, adaptation: Adaptation = AS_IT_IS
 ) -> Iterator[Named]:
-    """The tensors of a folder's files, with rows for the additional tokens.
+    """The tensors of a folder's files, with rows for additional tokens, and a new head's.
 
     Tensors that are not extended are memory-mapped.
     """
+    is_head = family_of(model.config).is_head
+    by_name = model.state_dict(keep_vars=True)
+    present = set()
+    for given, tensor in _extended(model, folder, adaptation.extension):
+        name = model_name(model, by_name, given) or given
+        if is_head(model, name):
+            if name not in by_name or whole_shape(by_name[name]) != tensor.shape:
+                continue  # of another task
+            present.add(name)
+        yield given, tensor
+    yield from draw_head(model, new_tensors(model, present), adaptation.seed)
+
+
+def _extended(
+    model: PreTrainedModel, folder: Path, extension: VocabExtension | None
+) -> Iterator[Named]:
     if extension is None:
         yield from file_tensors(folder)
         return
     by_name = model.state_dict(keep_vars=True)
     output = model.get_output_embeddings()
-    words = {id(weight) for weight in (*_embedding_weights(model), output.weight)}
+    words = {id(weight) for weight in (*_embedding_weights(model), getattr(output, "weight", None))}
     for name, tensor in file_tensors(folder):
         known = model_name(model, by_name, name)
         if known is not None and id(by_name[known]) in words:
@@ -140,7 +172,9 @@ def weights_of(
 
 def _embedding_weights(model: PreTrainedModel) -> list[Any]:
     """The input embeddings of the model, its encoder and its decoder, which may be shared."""
-    readers = model, model.get_encoder(), model.get_decoder()
+    readers = [model]
+    if model.config.is_encoder_decoder:
+        readers += [model.get_encoder(), model.get_decoder()]
     return [reader.get_input_embeddings().weight for reader in readers]
 
 
@@ -184,6 +218,7 @@ def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     if _is_head_untied(model):  # transformers 5 sets it to true for the T5 family
         config.tie_word_embeddings = False
     config.save_pretrained(folder)
+    _add_rope_of_version_4(folder / "config.json")
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
     try:
@@ -200,9 +235,30 @@ def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
 
 def _is_head_untied(model: PreTrainedModel) -> bool:
     """Whether the head is untied from the embeddings."""
-    head = model.get_output_embeddings().weight
-    own = all(head is not weight for weight in _embedding_weights(model))
+    head = model.get_output_embeddings()
+    own = all(head is not None and head.weight is not w for w in _embedding_weights(model))
     return own and not getattr(model.config, "scale_decoder_outputs", False)
+
+
+def _add_rope_of_version_4(path: Path) -> None:
+    """Repeat rotary settings under their names in transformers 4, which would use defaults."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if settings := _rope_of_version_4(config.get("rope_parameters") or {}):
+        text = json.dumps(config | settings, indent=2, sort_keys=True)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _rope_of_version_4(rope: dict[str, Any]) -> dict[str, Any]:
+    if by_layer := {kind: of for kind, of in rope.items() if isinstance(of, dict)}:  # Gemma 3
+        theta = {kind: of["rope_theta"] for kind, of in by_layer.items()}
+        return {
+            "rope_theta": theta["full_attention"],
+            "rope_local_base_freq": theta["sliding_attention"],
+        }
+    if "rope_theta" not in rope:
+        return {}
+    plain = rope.get("rope_type", "default") == "default"
+    return {"rope_theta": rope["rope_theta"]} | ({} if plain else {"rope_scaling": rope})
 
 
 def _reword_for_version_4(path: Path) -> None:

@@ -10,12 +10,14 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 from workflow.config.job import JOB_FLAGS
 from workflow.config.request import JobRequest
+from workflow.config.templates import CHAT, PLAIN
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
-from workflow.models.families import ONE_PROCESS, DecoderIds, family_of
+from workflow.models.families import ONE_PROCESS, DecoderIds, ModelFamily, family_of
 from workflow.models.folders import check_folder
 from workflow.models.hub import load_config, load_generation_settings, load_tokenizer
 from workflow.models.languages import set_languages
+from workflow.models.task_file import adopt_task
 from workflow.models.tokenizers.vocabulary import needed_ids
 
 
@@ -38,12 +40,28 @@ def load_model_settings(
         BadInput: the job cannot use the model.
     """
     check_folder(folder)
+    request, contradicting = adopt_task(folder, request)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder, needed_ids(tokenizer))
     problems = set_languages(
         tokenizer, request.source_lang, request.target_lang, target_needed=request.writes_texts
     )
-    request, too_long = _fit_lengths(request, config)
+    problems += contradicting
+    family = family_of(config)
+    if request.writes_texts and not family.generates:
+        found = f"the model type {config.model_type}, an encoder, which writes no texts"
+        hint = "use it with clf.py, or choose an encoder-decoder or a decoder-only model"
+        problems.append(Problem(str(folder / "config.json"), found, "a model that generates", hint))
+    continues = family.joins_texts and family.generates
+    template = request.template or (CHAT if continues and tokenizer.chat_template else PLAIN)
+    request = dataclasses.replace(request, template=template)
+    if template == CHAT and not tokenizer.chat_template:
+        found, hint = (
+            "a model without a chat template",
+            "use --template plain, or an instruct model",
+        )
+        problems.append(Problem("--template chat", found, "a model with a chat template", hint))
+    request, too_long = _fit_lengths(request, family, config)
     problems += too_long
     if processes > 1 and not request.no_train and config.model_type in ONE_PROCESS:
         found = f"the model type {config.model_type} on {processes} processes"
@@ -53,7 +71,7 @@ def load_model_settings(
     if problems:
         raise BadInput(problems)
     generation = load_generation_settings(folder)
-    ids = family_of(config).decoder_ids(config, generation, tokenizer)
+    ids = family.decoder_ids(config, generation, tokenizer)
     if ids is None:
         expected = "the id that decoding starts with"
         hint = 'add "decoder_start_token_id" from the model card'
@@ -67,14 +85,20 @@ def load_model_settings(
     return ModelSettings(tokenizer, config, generation, ids), request
 
 
-def _fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobRequest, list[Problem]]:
+def _fit_lengths(
+    request: JobRequest, family: ModelFamily, config: PreTrainedConfig
+) -> tuple[JobRequest, list[Problem]]:
     """Reduce default lengths to the model's maximum number of positions.
 
-    Values above it that the user set are problems.
+    Values above it that the user set are problems. Where prompt and completion are joined, they
+    share the positions: completions get their default length, but at most half of them.
     """
-    both = getattr(config, "max_position_embeddings", math.inf)
-    read = getattr(config, "max_encoder_position_embeddings", both)
-    written = getattr(config, "max_decoder_position_embeddings", both)
+    read, written = family.max_positions(config)
+    if family.joins_texts and request.writes_texts and read < math.inf:
+        target, default = request.max_target_length, JOB_FLAGS["max_target_length"].default
+        written = min(target, read // 2) if target == default else min(target, read - 1)
+        written = max(written, min(request.max_new_tokens or 0, read - 1))
+        read -= written
     bounds = {"max_source_length": read, "max_target_length": written, "max_new_tokens": written}
     problems = []
     fitting: dict[str, Any] = {}

@@ -134,7 +134,12 @@ def load_state_dict(model: PreTrainedModel, tensors: Iterable[Named]) -> Misfits
 
 
 def model_name(model: PreTrainedModel, known: Mapping[str, Any], given: str) -> str | None:
-    """The model's name of a tensor in its files, which may lack the base model's prefix."""
+    """The model's name of a tensor in its files, which may lack the base model's prefix.
+
+    BERT's first checkpoints have other names for the parameters of norms.
+    """
+    given = re.sub(r"(?<=LayerNorm\.)gamma$", "weight", given)
+    given = re.sub(r"(?<=LayerNorm\.)beta$", "bias", given)
     for name in (given, f"{model.base_model_prefix}.{given}"):
         if name in known:
             return name
@@ -143,6 +148,8 @@ def model_name(model: PreTrainedModel, known: Mapping[str, Any], given: str) -> 
 
 def _may_be_left_over(model: PreTrainedModel, name: str) -> bool:
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
+    if name.endswith("embeddings.position_ids"):  # 0, 1, …; saved by earlier versions
+        return True
     return any(re.search(pattern, name) for pattern in patterns)
 
 

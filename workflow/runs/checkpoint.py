@@ -17,7 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from workflow.core.checksums import has_checksums, write_checksums
 from workflow.core.console import log
 from workflow.core.errors import RunFailed
-from workflow.core.files import begin_folder, discard_folder, finish_folder, lock, remove_partials
+from workflow.core.files import (
+    begin_folder,
+    discard_folder,
+    finish_folder,
+    lock,
+    remove_partials,
+)
 from workflow.distributed.world import World, shared
 from workflow.models.loading import save_settings
 from workflow.models.safetensors_writer import (
@@ -28,6 +34,7 @@ from workflow.models.safetensors_writer import (
     write_index,
     write_tensors,
 )
+from workflow.models.task_file import TASK_FILE
 from workflow.runs.mount import CHECKPOINT_NAME
 
 RESUME_FOLDER = "resume"
@@ -77,11 +84,13 @@ class CheckpointContents:
 
     Attributes:
         state: what resuming needs in addition to tensors, as JSON.
+        task: how the model is to be used, as JSON.
     """
 
     trained: Trained
     tokenizer: PreTrainedTokenizerBase
     state: dict[str, Any]
+    task: dict[str, Any]
 
 
 def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: World) -> int:
@@ -110,6 +119,8 @@ def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: 
         def finish() -> None:
             write_index(partial, "model", files, tensors)
             save_settings(trained.model, contents.tokenizer, partial)
+            text = json.dumps(contents.task, indent=2, ensure_ascii=False) + "\n"
+            (partial / TASK_FILE).write_text(text, encoding="utf-8")
             write_checksums(partial, weights)
             state = json.dumps(contents.state, indent=2) + "\n"
             (kept / STATE_FILE).write_text(state, encoding="utf-8")

@@ -11,6 +11,7 @@ from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
 from workflow.data.schema import Record
 from workflow.data.step_planner import MicroBatch
+from workflow.data.text_format import TextFormat
 from workflow.data.token_cache import CutRows, Encoder, TokenizedSplit
 from workflow.inference.eval_shard import EvalShard
 from workflow.models.batch import Batch
@@ -77,13 +78,20 @@ class Evaluation(Protocol):
 
 
 class Task(Encoder, Protocol):
-    """A kind of job; everything else in the package is independent of the task."""
+    """A kind of job; everything else in the package is independent of the task.
 
-    def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, start: int) -> Self:
+    Attributes:
+        format: how texts become ids; set by `bind_tokenizer`.
+    """
+
+    @property
+    def format(self) -> TextFormat: ...
+
+    def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, format: TextFormat) -> Self:
         """The task bound to a model's tokenizer; raises BadInput if that lacks what it needs.
 
         Args:
-            start: the model's decoder start id.
+            format: how the model reads and writes texts.
         """
 
     def optimize_for_task(self, model: PreTrainedModel) -> None:

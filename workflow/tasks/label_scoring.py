@@ -14,15 +14,17 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
+from workflow.config.templates import CHAT, PLAIN
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.data.schema import NO_ANSWER, Record, Schema
 from workflow.data.step_planner import MicroBatch
-from workflow.data.text_ids import Frame, frame_of, source_ids
+from workflow.data.text_format import SeparateTexts, TextFormat
+from workflow.data.text_ids import Frame
 from workflow.data.token_cache import TokenizedSplit
 from workflow.inference.scorer import Scoring, label_probabilities, score_labels
 from workflow.metrics.scores import in_range, score_metrics
-from workflow.models.batch import Batch, make_batch
+from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
 from workflow.tasks.base import EvalContext, Examples, Prediction
 
@@ -42,7 +44,9 @@ class LabelScoring:
     as the 32 bits of a float in place of a token id.
 
     Attributes:
-        label_ids: the ids of the words for no and yes; set by `bind_tokenizer`.
+        label_ids: the ids of the words for no and yes, or of the outputs of a model's own head;
+            set by `bind_tokenizer`.
+        format: how texts become ids; set by `bind_tokenizer`.
     """
 
     template: str
@@ -50,14 +54,17 @@ class LabelScoring:
     target_min: float
     target_max: float
     label_ids: tuple[int, ...] = ()
+    format: TextFormat = SeparateTexts(None)
 
     @classmethod
     def of(cls, request: JobRequest) -> "LabelScoring":
+        assert request.template is not None
         return cls(request.template, request.label_words, request.target_min, request.target_max)
 
     @property
     def encoding(self) -> str:
-        return json.dumps(["clf", self.template, self.target_min, self.target_max])
+        of_format = self.format.key[1:]
+        return json.dumps(["clf", self.template, self.target_min, self.target_max, *of_format])
 
     @property
     def _range(self) -> tuple[float, float]:
@@ -65,7 +72,8 @@ class LabelScoring:
 
     @property
     def schema(self) -> Schema:
-        return Schema("input", "target", self._check_target, self._range, self.template)
+        text = PLAIN if self.template == CHAT else self.template
+        return Schema("input", "target", self._check_target, self._range, text)
 
     def _check_target(self, value: object) -> tuple[str, str, str] | None:
         booleans = self._range == (0, 1)  # in another range, true could mean 1 or its end
@@ -87,8 +95,13 @@ class LabelScoring:
             hint = MORE_CLASSES
         return shorten(value) if isinstance(value, str) else "", expected, hint
 
-    def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, start: int) -> "LabelScoring":
-        return dataclasses.replace(self, label_ids=_label_ids(tokenizer, self.label_words))
+    def bind_tokenizer(
+        self, tokenizer: PreTrainedTokenizerBase, format: TextFormat
+    ) -> "LabelScoring":
+        label_ids: tuple[int, ...] = (0, 1)
+        if format.writes:
+            label_ids = _label_ids(tokenizer, self.label_words, format)
+        return dataclasses.replace(self, label_ids=label_ids, format=format)
 
     def optimize_for_task(self, model: PreTrainedModel) -> None:
         family_of(model.config).optimize_for_scoring(model)
@@ -99,6 +112,8 @@ class LabelScoring:
         pass
 
     def describe(self, spec: JobSpec) -> str:
+        if not self.format.writes:
+            return f"score: probability of {self.label_words[1]} by the classification head"
         no, yes = (
             f"{word} ({index})"
             for word, index in zip(self.label_words, self.label_ids, strict=True)
@@ -108,14 +123,14 @@ class LabelScoring:
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        texts = [self.schema.read(record) for record in records]
-        return source_ids(tokenizer, texts), [
+        texts = [record["input"] for record in records]
+        return self.format.sources(tokenizer, texts), [
             [_bits(self.from_range(record["target"]))] if "target" in record else []
             for record in records
         ]
 
     def frames(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Frame]:
-        return {"source": frame_of(*source_ids(tokenizer, ["", "a"])), "target": (0, 0)}
+        return self.format.frames(tokenizer) | {"target": (0, 0)}
 
     def from_range(self, target: float) -> float:
         """Scale a target to [0, 1]."""
@@ -128,14 +143,10 @@ class LabelScoring:
         return [score if math.isfinite(score) else None for score in scaled.tolist()]
 
     def collate(self, examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
-        start = np.array([config.decoder_start_token_id])
         targets = [examples.targets[index] for row in rows for index in row]
-        return make_batch(
-            [[examples.sources[index] for index in row] for row in rows],
-            [[start] * len(row) for row in rows],
-            torch.from_numpy(np.concatenate(targets).view(np.float32)),
-            config.pad_token_id,
-        )
+        read = [[Example(examples.sources[index]) for index in row] for row in rows]
+        labels = torch.from_numpy(np.concatenate(targets).view(np.float32))
+        return family_of(config).collate(config, read, labels)
 
     def loss(self, model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:
         """The cross-entropy of the soft targets: their KL divergence up to a constant."""
@@ -201,9 +212,11 @@ class LabelEvaluation:
         return in_range(metrics, self._task.target_min, self._task.target_max)
 
 
-def _label_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[int, ...]:
+def _label_ids(
+    tokenizer: PreTrainedTokenizerBase, words: Sequence[str], format: TextFormat
+) -> tuple[int, ...]:
     """The token id of each word; raises BadInput unless they are two different tokens."""
-    pieces = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+    pieces = [format.word_ids(tokenizer, word) for word in words]
     problems = []
     for word, ids in zip(words, pieces, strict=True):
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:

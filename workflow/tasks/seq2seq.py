@@ -12,13 +12,15 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import GREEDY_BELOW, JobRequest
+from workflow.config.templates import PLAIN
 from workflow.core.errors import BadInput, Problem
 from workflow.data.schema import NO_ANSWER, Record, Schema
 from workflow.data.step_planner import MicroBatch
-from workflow.data.text_ids import Frame, frame_of, source_ids, target_ids
+from workflow.data.text_format import SeparateTexts, TextFormat
+from workflow.data.text_ids import Frame
 from workflow.data.token_cache import TokenizedSplit
 from workflow.metrics.text import can_measure
-from workflow.models.batch import Batch, make_batch
+from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
 from workflow.models.losses import summed_cross_entropy
 from workflow.tasks.base import EvalContext, Examples
@@ -41,19 +43,20 @@ class Seq2Seq:
     """The task of seq2seq.py.
 
     Attributes:
-        start: the decoder start id; set by `bind_tokenizer`.
+        format: how texts become ids; set by `bind_tokenizer`.
     """
 
-    start: int | None = None
+    format: TextFormat = SeparateTexts(None)
 
     schema = Schema("prompt", "completion", _check_completion)
 
     @property
     def encoding(self) -> str:
-        return json.dumps(["seq2seq", self.start])
+        template = self.format.template
+        return json.dumps(["seq2seq", *self.format.key, *([template] if template != PLAIN else [])])
 
-    def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, start: int) -> "Seq2Seq":
-        return Seq2Seq(start)
+    def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, format: TextFormat) -> "Seq2Seq":
+        return Seq2Seq(format)
 
     def optimize_for_task(self, model: PreTrainedModel) -> None:
         pass
@@ -91,33 +94,28 @@ class Seq2Seq:
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        sources = source_ids(tokenizer, [record["prompt"] for record in records])
+        prompts = [record["prompt"] for record in records]
         completions = [record.get("completion", "") for record in records]
         texts = [text if text.strip() else "" for text in completions]
-        targets = target_ids(tokenizer, texts, self.start)
+        targets = self.format.targets(tokenizer, prompts, texts)
         # An empty completion is trained as an end token; a row without ids has no completion.
-        return sources, [
+        return self.format.sources(tokenizer, prompts), [
             ids if "completion" in record else []
             for ids, record in zip(targets, records, strict=True)
         ]
 
     def frames(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Frame]:
-        return {
-            "source": frame_of(*source_ids(tokenizer, ["", "a"])),
-            "target": frame_of(*target_ids(tokenizer, ["", "a"], self.start)),
-        }
+        return self.format.frames(tokenizer)
 
     def collate(self, examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
         targets = [[examples.targets[index] for index in row] for row in rows]
-        # The label of a position is the decoder's input at the next.
-        start = [config.decoder_start_token_id]
-        labels = np.concatenate([ids for row in targets for ids in row])
-        return make_batch(
-            [[examples.sources[index] for index in row] for row in rows],
-            [[np.concatenate([start, ids[:-1]]) for ids in row] for row in targets],
-            torch.from_numpy(labels.astype(np.int64)),
-            config.pad_token_id,
-        )
+        labels = np.concatenate([ids for row in targets for ids in row]).astype(np.int64)
+        # The label of a position is what the model reads at the next.
+        read = [
+            [Example(examples.sources[index], ids[:-1]) for index, ids in zip(*row, strict=True)]
+            for row in zip(rows, targets, strict=True)
+        ]
+        return family_of(config).collate(config, read, torch.from_numpy(labels))
 
     def loss(self, model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:
         batch = batch.to(model.device)
@@ -126,7 +124,7 @@ class Seq2Seq:
 
     def evaluation(self, context: EvalContext, spec: PlannedSpec) -> Seq2SeqEvaluation:
         collate = partial(self.collate, context.examples, config=context.model.config)
-        return Seq2SeqEvaluation(context, spec, collate)
+        return Seq2SeqEvaluation(context, spec, collate, self.format)
 
     def sample(self, record: Record, prediction: Sequence[str]) -> Mapping[str, Any]:
         shown = {"prompt": record["prompt"], "completion": record.get("completion")}

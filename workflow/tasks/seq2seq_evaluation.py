@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from workflow.config.job import PlannedSpec
 from workflow.core.console import inform_once, log, progress_bar, warn_once
 from workflow.data.schema import Record
-from workflow.data.step_planner import Indexes, MicroBatch, batches_by_positions
+from workflow.data.step_planner import Indexes, Lengths, MicroBatch, batches_by_positions
+from workflow.data.text_format import TextFormat, Texts
 from workflow.data.text_ids import special_remover
 from workflow.data.token_cache import TokenizedSplit
 from workflow.inference.decoding import Decoding
@@ -74,7 +75,9 @@ class Seq2SeqEvaluation:
 
     timing = "generate_seconds"
 
-    def __init__(self, context: EvalContext, spec: PlannedSpec, collate: Collate):
+    def __init__(
+        self, context: EvalContext, spec: PlannedSpec, collate: Collate, format: TextFormat
+    ):
         """Compute the token metrics; completions are generated lazily, as `results` is consumed."""
         self._loss, self._accuracy = _token_metrics(context, spec, collate)
         self._split, self._seed = context.examples.split, spec.seed
@@ -82,8 +85,8 @@ class Seq2SeqEvaluation:
         self._records, self._compared, self._lost = 0, 0, 0
         self._first = {"mean_length": 0, "at_limit": 0, "empty": 0}
         generated = generate(
-            context.model, context.tokenizer, context.examples.sources, Decoding.of(spec),
-            context.shard,
+            context.model, Texts(context.tokenizer, format), context.examples.sources,
+            Decoding.of(spec), context.shard,
         )  # fmt: skip
         self.results: Iterator[tuple[int, Any]] = (
             (index, [vars(one) for one in of_prompt]) for index, of_prompt in generated
@@ -192,7 +195,7 @@ def _token_metrics(
             if counts:
                 loss, right_here = figures.tolist()
                 losses += loss
-                lost += 0 if math.isfinite(loss) else _count_lost(logits, batch)
+                lost += 0 if math.isfinite(loss) else _count_lost(logits, batch, targets[chosen])
                 right += int(right_here)
                 tokens += len(batch.targets)
             bar.update(len(chosen) * shard.world.size)
@@ -206,8 +209,8 @@ def _token_metrics(
     return (loss if math.isfinite(loss) else None), all_right / all_tokens
 
 
-def _count_lost(logits: torch.Tensor, batch: Batch) -> int:
-    """The number of a batch's rows (a record each) with a non-finite loss."""
-    lengths = (batch.target_segments > 0).sum(-1).tolist()
-    rows = zip(logits.split(lengths), batch.targets.split(lengths), strict=True)
+def _count_lost(logits: torch.Tensor, batch: Batch, lengths: Lengths) -> int:
+    """The number of a batch's records, with targets of these lengths, whose loss is not finite."""
+    of_each = lengths.tolist()
+    rows = zip(logits.split(of_each), batch.targets.split(of_each), strict=True)
     return sum(not math.isfinite(summed_cross_entropy(*row)) for row in rows)

@@ -6,6 +6,8 @@ import time
 from workflow.config.job import JobSpec, written
 from workflow.core.console import log
 from workflow.distributed.world import World
+from workflow.models.families import family_of
+from workflow.models.task_file import task_content
 from workflow.runs.checkpoint import (
     CheckpointContents,
     find_checkpoints,
@@ -60,7 +62,11 @@ class Checkpointer:
         )
         self._world.on_rank_zero(self._run.sync_logs)
         with oom_context(self._job, self._world, f"saving step {progress.step}"):
-            contents = CheckpointContents(self._engine, self._job.tokenizer, state.as_json())
+            family = family_of(self._engine.model.config).name
+            contents = CheckpointContents(
+                self._engine, self._job.tokenizer, state.as_json(),
+                task_content(self._job.spec, family),
+            )  # fmt: skip
             size = write_checkpoint(self._run.path, progress.step, contents, self._world)
         self._last_saved_step = progress.step
         progress.best_step, progress.best_value = saved.best_step, saved.best_value

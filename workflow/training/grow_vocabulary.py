@@ -9,12 +9,18 @@ from transformers import PreTrainedTokenizerBase
 
 from workflow.config.request import JobRequest
 from workflow.core.files import write_json
-from workflow.data.audit import AuditReport, audit_splits, missing_characters, reserved_characters
+from workflow.data.audit import (
+    AuditReport,
+    Damage,
+    audit_splits,
+    missing_characters,
+    reserved_characters,
+)
 from workflow.data.token_cache import TokenizedSplit
 from workflow.models.tokenizers.vocabulary import can_grow, grow_tokenizer
 from workflow.tasks.base import Task
 
-AUDIT_FORMAT = 5
+AUDIT_FORMAT = 6
 ROUNDS = 4
 """Maximum number of extensions: each may reveal more missing characters."""
 Splits = dict[str, TokenizedSplit]
@@ -31,7 +37,8 @@ def audited(
         report: AuditReport = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         limits = {"prompts": request.max_source_length, "completions": request.max_target_length}
-        report = audit_splits(data, task.schema, tokenizer, limits, request.truncation_side)
+        damage = Damage(tokenizer, task.format.writes)
+        report = audit_splits(data, task.schema, damage, limits, request.truncation_side)
         report["can_grow"] = can_grow(tokenizer)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)

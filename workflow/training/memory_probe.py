@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from workflow.core.console import log
-from workflow.data.step_planner import Indexes, Lengths, MicroBatch, StepPlan
+from workflow.data.step_planner import Indexes, Lengths, MicroBatch, StepPlan, joined
 from workflow.distributed.world import World
 from workflow.memory.activations import Work, activation_bytes
 from workflow.memory.model_dims import sizes_of_model
-from workflow.models.batch import Batch
+from workflow.models.batch import Batch, Example
+from workflow.models.families import family_of
 from workflow.tasks.base import Examples
 from workflow.training.engines.single import Engine
 from workflow.training.oom import Shape, oom_context
@@ -46,9 +47,10 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
     began = time.perf_counter()
     shape = largest_of(job, engine.model, steps, world)
     examples = Examples.of(job.splits["train"], job.spec)
-    first = job.task.collate(examples, (np.array([0]),), engine.model.config)
+    config = engine.model.config
+    first = job.task.collate(examples, (np.array([0]),), config)
     with oom_context(job, world, f"memory probe before step {done + 1}", shape):
-        engine.probe(first, enlarged(first, shape))
+        engine.probe(first, enlarged(first, shape, config))
     seconds = time.perf_counter() - began
     if seconds > QUIET_SECONDS:
         log.info("the largest micro-batch (%s) fits in memory; probed in %.0f s", shape, seconds)
@@ -69,7 +71,8 @@ def largest_of(job: Job, model: PreTrainedModel, steps: range, world: World) -> 
 
     count = max(FEWEST_STEPS, PLANNED_EXAMPLES // spec.batch_size)
     planned = heaviest_steps(steps, planner.examples, planner.lengths, count)
-    largest = largest_shape(map(planner.plan, planned), planner.lengths, predicted)
+    plans = map(planner.plan, planned)
+    largest = largest_shape(plans, planner.lengths, predicted, planner.joins)
     if len(planned) == len(steps):
         return largest
     return filled_up(largest, spec.micro_batch_tokens, int(planner.lengths[1].max()))
@@ -97,15 +100,21 @@ def heaviest_steps(
 
 
 def largest_shape(
-    plans: Iterable[StepPlan], lengths: tuple[Lengths, Lengths], predicted: Callable[[Shape], float]
+    plans: Iterable[StepPlan],
+    lengths: tuple[Lengths, Lengths],
+    predicted: Callable[[Shape], float],
+    joins: bool = False,
 ) -> Shape:
     """The micro-batch of these steps, on any rank, with the highest predicted memory.
 
     Taken from the real plans, not from the bound: how full a micro-batch gets depends on the
     examples' lengths, and a shape that never occurs could fail needlessly.
+
+    Args:
+        joins: whether source and target of an example are one text.
     """
     shapes = {
-        _shape_of(rows, *lengths)
+        _shape_of(rows, *lengths, joins)
         for plan in plans
         for ranks in plan.micro_steps
         for rows in ranks
@@ -114,9 +123,12 @@ def largest_shape(
     return max(shapes, key=predicted)
 
 
-def _shape_of(rows: MicroBatch, sources: Lengths, targets: Lengths) -> Shape:
-    longest = (int(max(lengths[row].sum() for row in rows)) for lengths in (sources, targets))
-    return Shape(len(rows), *longest)
+def _shape_of(rows: MicroBatch, sources: Lengths, targets: Lengths, joins: bool) -> Shape:
+    source, target = (max(int(of[row].sum()) for row in rows) for of in (sources, targets))
+    if joins:
+        text, _ = joined(sources, targets)
+        source = max(int(text[row].sum()) for row in rows) - target + 1
+    return Shape(len(rows), source, target)
 
 
 def filled_up(shape: Shape, max_positions: int, longest_target: int) -> Shape:
@@ -127,18 +139,9 @@ def filled_up(shape: Shape, max_positions: int, longest_target: int) -> Shape:
     return Shape(rows, shape.source, max(shape.target, target))
 
 
-def enlarged(batch: Batch, shape: Shape) -> Batch:
+def enlarged(batch: Batch, shape: Shape, config: PreTrainedConfig) -> Batch:
     """A batch of this shape without padding, filled with the repeated ids of another."""
-
-    def repeated(tensor: torch.Tensor, *size: int) -> torch.Tensor:
-        return torch.from_numpy(np.resize(tensor.numpy(), size))
-
-    source, target = (shape.rows, shape.source), (shape.rows, shape.target)
-    return Batch(
-        input_ids=repeated(batch.input_ids, *source),
-        source_segments=torch.ones(source, dtype=torch.int64),
-        decoder_input_ids=repeated(batch.decoder_input_ids, *target),
-        target_segments=torch.ones(target, dtype=torch.int64),
-        target_positions=torch.arange(shape.rows * shape.target),
-        targets=repeated(batch.targets, shape.rows * shape.target),
-    )
+    ids = batch.input_ids.flatten().numpy()
+    source, read = np.resize(ids, shape.source), np.resize(ids, shape.target - 1)
+    labels = torch.from_numpy(np.resize(batch.targets.numpy(), shape.rows * shape.target))
+    return family_of(config).collate(config, [[Example(source, read)]] * shape.rows, labels)

@@ -56,7 +56,7 @@ def check_model(
 def _unfit(folder: Path, config: PreTrainedConfig, defect: str) -> Problem:
     found = f"a {config.model_type} model whose small copy {defect}"
     hint = "choose a model of another type, or report this as a bug"
-    expected = "an encoder-decoder model that trains and generates"
+    expected = "a model that trains, and generates or scores"
     return Problem(str(folder / "config.json"), found, expected, hint)
 
 

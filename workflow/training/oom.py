@@ -46,6 +46,8 @@ class Shape:
 
     def __str__(self) -> str:
         rows = f"{self.rows} row{'s' * (self.rows > 1)}"
+        if not self.target:
+            return f"{rows} of {self.source} positions"
         return f"{rows} of {self.source} source and {self.target} target positions"
 
 

@@ -15,6 +15,7 @@ from workflow.config.request import JobRequest
 from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import AuditReport
+from workflow.data.text_format import ContinuedText, SeparateTexts, TextFormat
 from workflow.data.token_cache import TokenizedSplit, log_eval_records, prepare_splits
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
@@ -118,7 +119,10 @@ def prepare(
         raise BadInput(damage)
     try:
         settings, request = load_model_settings(folder, request, world.size)
-        task = task.bind_tokenizer(settings.tokenizer, settings.decoder_ids.start)
+        format = _text_format(settings, request)
+        ids = settings.decoder_ids.ended_by(format.end)
+        settings = dataclasses.replace(settings, decoder_ids=ids)
+        task = TASKS[request.task](request).bind_tokenizer(settings.tokenizer, format)
     except BadInput as error:
         of_records = problems_of_records(located.files, task, request)
         raise BadInput([*error.problems, *of_records]) from error
@@ -161,6 +165,14 @@ def prepare(
         resume_point=located.resume_point,
         max_padded_tokens=earlier.max_padded_tokens,
     )
+
+
+def _text_format(settings: ModelSettings, request: JobRequest) -> TextFormat:
+    assert request.template is not None
+    family = family_of(settings.config)
+    if family.joins_texts and family.generates:
+        return ContinuedText.of(settings.tokenizer, request.template)
+    return SeparateTexts(settings.decoder_ids.start, request.template)
 
 
 def _prepare_data(

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from workflow.core.checksums import find_damage
+from workflow.core.console import log
 from workflow.core.errors import BadInput
 from workflow.distributed.device import pick_device
 from workflow.distributed.world import World
@@ -14,7 +15,14 @@ from workflow.models.batch import Batch
 from workflow.models.families import family_of
 from workflow.models.hub import fetch_settings, fetch_weights
 from workflow.models.kernels.cpu import tune_memory
-from workflow.models.loading import build_model, check_weight_files, load_model, weights_of
+from workflow.models.loading import (
+    Adaptation,
+    build_model,
+    check_weight_files,
+    load_model,
+    weights_of,
+)
+from workflow.models.new_head import describe_head
 from workflow.models.state_dict import file_tensors
 from workflow.runs.checkpoint import RESUME_FOLDER
 from workflow.training.engines.deepspeed import ShardedModel, ZeroEngine, partitioning
@@ -35,7 +43,10 @@ def load_together(job: Job, world: World, checkpoint: Path | None) -> PreTrained
         with oom_context(job, world, "loading the model"):
             return ready_model(job, folder, checkpoint)
 
-    return world.together(load)
+    model = world.together(load)
+    if checkpoint is None and (line := describe_head(model, folder, job.spec.seed)):
+        log.info("%s", line)
+    return model
 
 
 def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:
@@ -73,7 +84,7 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTr
     dtype = torch.bfloat16 if spec.bf16 and not keeps_masters else torch.float32
     partitions = strategy if strategy is not None and strategy.stage == 3 else None
     with partitioning(spec, partitions) if partitions else device:
-        model = load_model(folder, spec.dropout_rate, job.extension, dtype, checkpoint)
+        model = load_model(folder, _adaptation(job), dtype, checkpoint)
     if not partitions:
         job.task.optimize_for_task(model)
     _adapt(model, job, device)
@@ -100,18 +111,22 @@ def make_engine(
         model,
         strategy,
         weights=lambda: (
-            file_tensors(checkpoint) if checkpoint else weights_of(model, folder, job.extension)
+            file_tensors(checkpoint) if checkpoint else weights_of(model, folder, _adaptation(job))
         ),
         whole_copy=lambda: _whole_copy(job, folder),
     )
     return ZeroEngine(sharded, spec, loss, world, job.tuning)
 
 
+def _adaptation(job: Job) -> Adaptation:
+    return Adaptation(job.spec.dropout_rate, job.extension, job.spec.seed)
+
+
 def _whole_copy(job: Job, folder: Path) -> PreTrainedModel:
     device = pick_device()
     dtype = torch.bfloat16 if job.spec.bf16 else torch.float32
     with device:
-        model = build_model(folder, job.spec.dropout_rate, job.extension, dtype)
+        model = build_model(folder, _adaptation(job), dtype)
     job.task.optimize_for_task(model)
     _adapt(model, job, device)
     model.eval()

@@ -16,6 +16,7 @@ from workflow.data.step_planner import (
     Lengths,
     MicroBatch,
     StepPlan,
+    joined,
     plan_step,
     seed_from,
     step_examples,
@@ -35,16 +36,19 @@ class StepPlanner:
 
     Attributes:
         packs: whether a row may hold several examples.
+        joins: whether source and target of an example are one text.
         world_size: how many processes share a step.
     """
 
     job: Job
     packs: bool
+    joins: bool
     world_size: int
 
     @classmethod
     def of(cls, job: Job, model: PreTrainedModel, world: World) -> "StepPlanner":
-        return cls(job, family_of(model.config).supports_packing(model), world.size)
+        family = family_of(model.config)
+        return cls(job, family.supports_packing(model), family.joins_texts, world.size)
 
     @cached_property
     def lengths(self) -> tuple[Lengths, Lengths]:
@@ -61,7 +65,8 @@ class StepPlanner:
 
     def plan(self, step: int) -> StepPlan:
         bound = self.job.spec.micro_batch_tokens
-        return plan_step(self.examples(step), self.lengths, bound, self.packs, self.world_size)
+        lengths = joined(*self.lengths) if self.joins else self.lengths
+        return plan_step(self.examples(step), lengths, bound, self.packs, self.world_size)
 
 
 @dataclass(frozen=True)

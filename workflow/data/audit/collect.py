@@ -27,7 +27,7 @@ SHORTEST_PREFIX = 10
 def audit_splits(
     splits: Mapping[str, TokenizedSplit],
     schema: Schema,
-    tokenizer: Any,
+    damage: Damage,
     limits: Mapping[str, int],
     truncation_side: str = "right",
 ) -> AuditReport:
@@ -42,7 +42,6 @@ def audit_splits(
         records, "examples": ["train[12] 'text'", …]}; lengths are in tokens before truncation,
         including the end-of-text token.
     """
-    damage = Damage(tokenizer)
     audits = {}
     with progress_bar(sum(map(len, splits.values())), "audit") as bar:
         for name, split in splits.items():

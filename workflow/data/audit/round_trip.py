@@ -35,8 +35,14 @@ class Damage:
     A combining character, e.g. an accent, is also tested together with its base character.
     """
 
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, writes: bool = True):
+        """Take a tokenizer.
+
+        Args:
+            writes: whether the model writes texts; a model that only reads them needs neither
+                upper case nor spaces, which word pieces do not keep.
+        """
+        self.tokenizer, self._writes = tokenizer, writes
         self._special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or "(?!)")
         self._before = self._after = self._added = ""
         self._tried: dict[str, tuple[str, str]] = {}
@@ -62,7 +68,7 @@ class Damage:
             as text, which are read as special tokens). "changed" may be empty: the text differs,
             but no single character explains it.
         """
-        if text == decoded:
+        if text in decoded or self._alike(text, decoded):  # a template may surround it
             return {}
         found: dict[str, Counter[str]] = {
             "lost": Counter(), "ends": self._find_at_ends(text), "changed": Counter()
@@ -76,6 +82,8 @@ class Damage:
 
     def _find_at_ends(self, text: str) -> Counter[str]:
         """Whitespace that is lost at either end of a text."""
+        if not self._writes:
+            return Counter()
         inner = text.strip()
         before, after = text.split(inner, 1) if inner else (text, "")
         kept = Counter(self._try(before, begins=True)[1]) + Counter(self._try(after, ends=True)[1])
@@ -96,7 +104,7 @@ class Damage:
                 found[fate][character] += count
         for spaces in _SEVERAL_SPACES.findall(text):
             surplus = spaces.count(" ") - self._try(spaces)[1].count(" ")
-            if surplus > 0:
+            if surplus > 0 and self._writes:
                 found["lost"][" "] += surplus
 
     def _blame(self, unit: str) -> list[tuple[str, str]]:
@@ -128,11 +136,16 @@ class Damage:
             middle = decoded.removeprefix(before).removesuffix(after)
             # A newline that becomes a space is lost; a space of another width is not.
             nothing = not middle.strip() and middle != unicodedata.normalize("NFKC", unit)
-            fate = "kept" if decoded == text else "changed"
+            fate = "kept" if self._alike(text, decoded) else "changed"
             if fate != "kept" and (nothing or self.tokenizer.unk_token_id in ids):
                 fate = "lost"
             self._tried[text] = fate, middle
         return self._tried[text]
+
+    def _alike(self, text: str, decoded: str) -> bool:
+        if self._writes:
+            return text == decoded
+        return "".join(text.lower().split()) == "".join(decoded.lower().split())
 
     def _there_and_back(self, text: str) -> str:
         return self.decode([np.array(self.tokenizer(text)["input_ids"], np.int32)])[0]

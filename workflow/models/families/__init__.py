@@ -4,9 +4,17 @@ To add a family, write a module with a class that implements `ModelFamily`, and 
 `family_of`.
 """
 
-from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+)
 
 from workflow.models.families.base import DecoderIds, Dimensions, ModelFamily
+from workflow.models.families.decoder_only import DecoderOnly
+from workflow.models.families.encoder import Encoder
 from workflow.models.families.encoder_decoder import EncoderDecoder
 from workflow.models.families.t5 import T5
 
@@ -34,4 +42,11 @@ def family_of(config: PreTrainedConfig) -> ModelFamily:
         return T5()
     if type(config) in AutoModelForSeq2SeqLM._model_mapping:
         return EncoderDecoder()
+    if type(config) in AutoModelForMaskedLM._model_mapping and not getattr(
+        config, "is_decoder", False
+    ):
+        if type(config) in AutoModelForSequenceClassification._model_mapping:
+            return Encoder()
+    elif type(config) in AutoModelForCausalLM._model_mapping:
+        return DecoderOnly()
     raise ValueError(f"unknown model type {config.model_type}")

@@ -1,8 +1,8 @@
 """The interface of model families."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from transformers import (
@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workflow.models.batch import Batch
+from workflow.models.batch import Batch, Rows
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,46 @@ class DecoderIds:
     """The ids that decoding starts with.
 
     Attributes:
-        start: the decoder input before the first token, in training and generation.
+        start: the decoder input before the first token, in training and generation; None for
+            models without a decoder of their own, which continue the prompt.
         forced: the first token of every generation, e.g. the code of the target language; None if
             the model generates it.
+        ends: the tokens that end a text, if not those of the model's own settings.
     """
 
-    start: int
+    start: int | None
     forced: int | None = None
+    ends: tuple[int, ...] = ()
+
+    def ended_by(self, end: int | None) -> "DecoderIds":
+        """The same with another end token, if any."""
+        if end is None:
+            return self
+        return replace(self, ends=tuple(dict.fromkeys([end, *self.ends])))
 
     def set_in(self, model: PreTrainedModel) -> None:
         """Write the ids to a model's settings, and so to its checkpoints."""
-        for settings in (model.config, model.generation_config):
-            settings.decoder_start_token_id = self.start
-        model.generation_config.forced_bos_token_id = self.forced
+        if self.start is not None:
+            for settings in (model.config, model.generation_config):
+                settings.decoder_start_token_id = self.start
+            model.generation_config.forced_bos_token_id = self.forced
+        elif self.ends:
+            model.generation_config.eos_token_id = list(self.ends)
+
+
+@dataclass(frozen=True)
+class GenerationStart:
+    """What transformers' `generate` starts from.
+
+    Attributes:
+        inputs: arguments of `generate`.
+        first_logits: raw logits (prompts, vocabulary) of the first new position.
+        skipped: ids of each generated row that come before the first new one.
+    """
+
+    inputs: dict[str, Any]
+    first_logits: torch.Tensor
+    skipped: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +68,8 @@ class Dimensions:
 
     Attributes:
         inner: the sum of all attention heads' widths.
+        keys: the same of the keys' and values' heads, of which some models have fewer.
+        joins_texts: as of ModelFamily.
         feed_forward: the inner width of the feed-forward blocks.
         gated: whether these blocks have two matrices of that width, like Flan-T5's.
         vocabulary: number of output ids.
@@ -51,9 +80,11 @@ class Dimensions:
     width: int
     heads: int
     inner: int
+    keys: int
     feed_forward: int
     gated: bool
     vocabulary: int
+    joins_texts: bool
 
     def bytes_per_position(self, computing: int) -> int:
         """Bytes that generation takes for a source or new token, without logits.
@@ -61,16 +92,32 @@ class Dimensions:
         Args:
             computing: bytes per number.
         """
-        keys_and_values = 2 * self.inner * self.decoder_layers
+        keys_and_values = 2 * self.keys * self.decoder_layers
         return computing * (keys_and_values + 2 * self.feed_forward + 4 * self.inner)
+
+
+def first_of(config: Any, *names: str, default: int = 0) -> int:
+    """The value of the first of these names that a configuration has."""
+    found = (getattr(config, name, None) for name in names)
+    return int(next((value for value in found if value), default))
 
 
 class ModelFamily(Protocol):
     """The functions that depend on the model type.
 
-    Families have no state. Loading, saving, batches and the head (`models.lm_head`) are common to
-    all models.
+    Families have no state. Loading, saving and the head (`models.lm_head`) are common to all
+    models.
+
+    Attributes:
+        name: as in task.json.
+        joins_texts: whether the model reads an example's source and target as one text, which needs
+            one row in place of two.
+        generates: whether its models generate texts; others only score.
     """
+
+    name: str
+    joins_texts: bool
+    generates: bool
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
         """The model's class in transformers."""
@@ -80,6 +127,9 @@ class ModelFamily(Protocol):
 
     def dimensions(self, config: PreTrainedConfig) -> Dimensions:
         """The sizes that determine the memory of training and generation."""
+
+    def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:
+        """The most tokens of a source and of a target; of both together if they are joined."""
 
     def decoder_ids(
         self,
@@ -93,10 +143,16 @@ class ModelFamily(Protocol):
             generation: the model's own generation settings.
         """
 
-    def encoder_options(
-        self, model: PreTrainedModel, mask: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """Additional encoder inputs besides ids and mask (rows, length)."""
+    def collate(self, config: PreTrainedConfig, rows: Rows, targets: torch.Tensor) -> Batch:
+        """The batch of rows of examples, whose labels are `targets`."""
+
+    def start_generation(
+        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int
+    ) -> GenerationStart:
+        """What `generate` starts from, each prompt's row repeated `samples` times."""
+
+    def is_head(self, model: PreTrainedModel, name: str) -> bool:
+        """Whether a tensor belongs to a head that is new where a checkpoint does not have it."""
 
     def supports_packing(self, model: PreTrainedModel) -> bool:
         """Whether several examples can share a row without attending to each other."""

@@ -1,5 +1,6 @@
 """Encoder-decoders of transformers: BART, mBART, Pegasus, LED, T5Gemma, …"""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workflow.models.batch import Batch
-from workflow.models.families.base import DecoderIds, Dimensions
+from workflow.models.batch import Batch, Example, Rows, make_batch, pad_rows
+from workflow.models.families.base import DecoderIds, Dimensions, GenerationStart, first_of
 from workflow.models.kernels.cpu import use_fast_modules
 from workflow.models.kernels.fused import fused
 from workflow.models.kernels.replace import replace_modules
@@ -27,6 +28,10 @@ _LABELS_MOVED = ("mbart", "plbart")
 class EncoderDecoder:
     """The family of all encoder-decoders without a family of their own."""
 
+    name = "encoder-decoder"
+    joins_texts = False
+    generates = True
+
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
         found: Any = AutoModelForSeq2SeqLM._model_mapping[type(config)]
         first: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
@@ -39,20 +44,28 @@ class EncoderDecoder:
         decoder = _decoder_config(config)
         encoder = getattr(config, "encoder", decoder)
         width, heads = decoder.hidden_size, decoder.num_attention_heads
+        inner = heads * first_of(decoder, "d_kv", "head_dim", default=width // heads)
         return Dimensions(
-            encoder_layers=_first(encoder, "encoder_layers", "num_layers", "num_hidden_layers"),
-            decoder_layers=_first(
+            encoder_layers=first_of(encoder, "encoder_layers", "num_layers", "num_hidden_layers"),
+            decoder_layers=first_of(
                 decoder, "decoder_layers", "num_decoder_layers", "num_hidden_layers"
             ),
             width=width,
             heads=heads,
-            inner=heads * _first(decoder, "d_kv", "head_dim", default=width // heads),
-            feed_forward=_first(
+            inner=inner,
+            keys=inner,
+            feed_forward=first_of(
                 decoder, "d_ff", "encoder_ffn_dim", "intermediate_size", default=4 * width
             ),
             gated=bool(getattr(decoder, "is_gated_act", decoder is not config)),
+            joins_texts=self.joins_texts,
             vocabulary=self.vocabulary_size(config),
         )
+
+    def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:
+        both = getattr(config, "max_position_embeddings", math.inf)
+        read = getattr(config, "max_encoder_position_embeddings", both)
+        return read, getattr(config, "max_decoder_position_embeddings", both)
 
     def decoder_ids(
         self,
@@ -75,19 +88,32 @@ class EncoderDecoder:
             start = config.decoder.bos_token_id
         return None if start is None else DecoderIds(start, forced)
 
-    def encoder_options(
-        self, model: PreTrainedModel, mask: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """LED's mask of global attention.
+    def collate(self, config: PreTrainedConfig, rows: Rows, targets: torch.Tensor) -> Batch:
+        start = config.decoder_start_token_id
+        read = [[Example(one.source, [start, *one.read]) for one in row] for row in rows]
+        return make_batch(read, targets, config.pad_token_id)
 
-        LED was trained with global attention on the first token (Beltagy et al. 2020,
-        arXiv:2004.05150); without the mask it has none.
-        """
-        if model.config.model_type != "led":
-            return {}
-        everywhere = torch.zeros_like(mask)
-        everywhere[:, 0] = 1
-        return {"global_attention_mask": everywhere}
+    def start_generation(
+        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int
+    ) -> GenerationStart:
+        """The encodings of the prompts, which are encoded once."""
+        ids = pad_rows(prompts, model.config.pad_token_id).to(model.device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(model.device)
+        options = _encoder_options(model, mask)
+        encoded = model.get_encoder()(input_ids=ids, attention_mask=mask, **options)
+        start = torch.full((len(mask), 1), model.config.decoder_start_token_id, device=model.device)
+        output = model(
+            encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=start, use_cache=False
+        )
+        if samples > 1:
+            encoded.last_hidden_state = encoded.last_hidden_state.repeat_interleave(samples, dim=0)
+            mask = mask.repeat_interleave(samples, dim=0)
+        inputs = {"encoder_outputs": encoded, "attention_mask": mask}
+        return GenerationStart(inputs, output.logits[:, 0], skipped=1)
+
+    def is_head(self, model: PreTrainedModel, name: str) -> bool:
+        return False
 
     def supports_packing(self, model: PreTrainedModel) -> bool:
         return False  # positions are absolute, or masks must have two dimensions
@@ -102,7 +128,7 @@ class EncoderDecoder:
                 attention_mask=mask,
                 decoder_input_ids=batch.decoder_input_ids,
                 use_cache=False,
-                **self.encoder_options(model, mask),
+                **_encoder_options(model, mask),
             ).logits
         return logits
 
@@ -116,13 +142,20 @@ class EncoderDecoder:
         pass
 
 
+def _encoder_options(model: PreTrainedModel, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """LED's mask of global attention, from that of the padding (rows, length).
+
+    LED was trained with global attention on the first token (Beltagy et al. 2020,
+    arXiv:2004.05150); without the mask it has none.
+    """
+    if model.config.model_type != "led":
+        return {}
+    everywhere = torch.zeros_like(mask)
+    everywhere[:, 0] = 1
+    return {"global_attention_mask": everywhere}
+
+
 def _decoder_config(config: PreTrainedConfig) -> Any:
     """The decoder's part of a configuration, or the configuration itself if it has no parts."""
     parts = ("encoder", "decoder")
     return config.decoder if all(hasattr(config, part) for part in parts) else config
-
-
-def _first(config: Any, *names: str, default: int = 0) -> int:
-    """The value of the first of these names that a configuration has."""
-    found = (getattr(config, name, None) for name in names)
-    return int(next((value for value in found if value), default))

@@ -106,13 +106,13 @@ class Rows:
         """The number of prompts that have a row."""
         return len(self._lengths)
 
-    def add(self, prompt: int, lengths: Ints, start: int) -> slice:
+    def add(self, prompt: int, lengths: Ints, start: int | torch.Tensor) -> slice:
         """Add the texts of some consecutive prompts; returns their rows.
 
         Args:
             prompt: the number of the first.
             lengths: their padded lengths.
-            start: the first input.
+            start: the first input, of all rows or of each.
         """
         samples, here, rows = self._samples, self.prompts, len(self)
         new = np.arange(len(lengths) * samples)

@@ -1,4 +1,4 @@
-"""Own decoding loop for models of T5's kind: other texts replace finished ones."""
+"""Own decoding loop: other texts replace finished ones."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,12 @@ import torch
 from transformers import PreTrainedModel
 
 from workflow.distributed.stop import Stop
-from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
+from workflow.inference.causal_decoder import CausalDecoder, can_decode_rows
+from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch, end_ids
+from workflow.inference.rows import Shapes
 from workflow.inference.sampling import token_choice
 from workflow.inference.step_graphs import StepGraphs, run_each
 from workflow.inference.t5_decoder import T5Decoder
-from workflow.inference.t5_rows import Shapes
 from workflow.models.families import family_of
 from workflow.models.families.t5 import T5
 from workflow.models.generation_settings import restricted
@@ -19,21 +20,27 @@ LEAVING = 1 / 16
 """The share of finished texts at which others replace them."""
 
 
-def can_decode(model: PreTrainedModel, decoding: Decoding) -> bool:
-    """Whether `t5_generate` applies: a model of T5's kind, no beams, penalties or restrictions."""
+def own_decoder(
+    model: PreTrainedModel, decoding: Decoding, longest: int
+) -> type[T5Decoder] | type[CausalDecoder] | None:
+    """The decoder for `generate_rows`; None with beams, penalties or restrictions, or without one.
+
+    Args:
+        longest: tokens of the longest prompt.
+    """
     settings = model.generation_config
-    return (
-        isinstance(family_of(model.config), T5)
-        and decoding.num_beams == 1
-        and decoding.repetition_penalty == 1
-        and decoding.no_repeat_ngram_size == 0
-        and isinstance(settings.eos_token_id, int)
-        and not restricted(settings)
-    )
+    plain = decoding.num_beams == 1 and decoding.repetition_penalty == 1
+    if not plain or decoding.no_repeat_ngram_size or restricted(settings):
+        return None
+    if isinstance(family_of(model.config), T5) and isinstance(settings.eos_token_id, int):
+        return T5Decoder
+    if can_decode_rows(model, longest + decoding.max_new_tokens):
+        return CausalDecoder
+    return None
 
 
-def t5_generate(
-    decoder: T5Decoder,
+def generate_rows(
+    decoder: T5Decoder | CausalDecoder,
     prompts: PromptBatch,
     decoding: Decoding,
     stop: Stop,
@@ -64,14 +71,18 @@ def t5_generate(
 class Writer:
     """Writes a decoder's texts on its device, one token of each row at a time."""
 
-    def __init__(self, decoder: T5Decoder, prompts: PromptBatch, decoding: Decoding):
+    def __init__(
+        self, decoder: T5Decoder | CausalDecoder, prompts: PromptBatch, decoding: Decoding
+    ):
         device, texts = decoder.model.device, len(prompts.ids) * decoding.n_samples
         self._decoder, self._decoding = decoder, decoding
-        self._end = int(decoder.model.generation_config.eos_token_id)
+        self.ends = end_ids(decoder.model)
         self._choose = token_choice(decoding, prompts.indexes, device)
         self._scored_ids = torch.tensor(prompts.scored_ids, dtype=torch.int64, device=device)
         # Of each text; rows whose text has ended write to the last.
-        self._sequences = torch.full((texts + 1, decoding.max_new_tokens), self._end, device=device)
+        self._sequences = torch.full(
+            (texts + 1, decoding.max_new_tokens), self.ends[0], device=device
+        )
         self._nowhere = torch.tensor(texts, device=device)
         # Of each text: of the first position, then of the last.
         self._scores = torch.zeros(texts + 1, 2, len(self._scored_ids), device=device)
@@ -86,13 +97,17 @@ class Writer:
         to = torch.where(going, texts, self._nowhere)
         self._scores[to, positions.clamp(max=1)] = logits.index_select(1, self._scored_ids)
         if decoding.min_new_tokens:
-            logits[:, self._end].masked_fill_(positions < decoding.min_new_tokens, -torch.inf)
+            too_short = positions < decoding.min_new_tokens
+            for end in self.ends:
+                logits[:, end].masked_fill_(too_short, -torch.inf)
         ids.copy_(self._choose(logits, texts, positions))
         self._sequences[to, positions] = ids
-        going &= (ids != self._end) & (positions < decoding.max_new_tokens - 1)
+        going &= positions < decoding.max_new_tokens - 1
+        for end in self.ends:
+            going &= ids != end
         positions += going
 
     def written(self) -> GeneratedIds:
         """The texts so far."""
         samples = self._decoding.n_samples
-        return GeneratedIds.of(self._sequences[:-1], {self._end}, self._scores[:-1:samples, 0])
+        return GeneratedIds.of(self._sequences[:-1], set(self.ends), self._scores[:-1:samples, 0])

@@ -1,0 +1,76 @@
+"""Decoder-only models: a row of packed examples, a padded batch and lone examples agree."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import CONFIG_MAPPING
+
+from workflow.models.batch import Example
+from workflow.models.configuration import small_configuration
+from workflow.models.families import family_of
+from workflow.models.families.decoder_only import PACKED, restarting_positions
+from workflow.models.families.encoder import PACKED as PACKED_ENCODERS
+
+LENGTHS = ((12, 5), (7, 9), (20, 3), (3, 1))
+"""Source and target tokens of some examples."""
+UNPACKED = ("albert", "bloom", "deberta", "deberta-v2", "modernbert", "mpnet")
+
+
+def make_small(kind: str) -> Any:
+    """A small random model of a type, whose sliding windows are shorter than the examples."""
+    config = small_configuration(CONFIG_MAPPING[kind](), window=12)
+    if getattr(config, "sliding_window", None):
+        config.sliding_window = 8
+    torch.manual_seed(0)
+    model = family_of(config).model_class(config)._from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    return model
+
+
+def examples_for(model: Any) -> list[Example]:
+    drawn, reads = np.random.default_rng(0), family_of(model.config).generates
+    return [
+        Example(drawn.integers(5, 900, source), drawn.integers(5, 900, target) if reads else ())
+        for source, target in LENGTHS
+    ]
+
+
+def logits_of(model: Any, rows: list[list[Example]]) -> torch.Tensor:
+    family = family_of(model.config)
+    with torch.no_grad():
+        return family.target_logits(model, family.collate(model.config, rows, torch.empty(0)))
+
+
+@pytest.mark.parametrize("kind", [*PACKED, *PACKED_ENCODERS, *UNPACKED])
+def test_logits_do_not_depend_on_the_other_examples(kind: str) -> None:
+    model = make_small(kind)
+    first, second, third, fourth = examples = examples_for(model)
+    alone = torch.cat([logits_of(model, [[one]]) for one in examples])
+    batches = [[[one] for one in examples]]
+    if family_of(model.config).supports_packing(model):
+        batches.append([[first, second], [third], [fourth]])
+    for rows in batches:
+        torch.testing.assert_close(logits_of(model, rows), alone, rtol=1e-4, atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
+def test_logits_are_those_of_a_plain_call(kind: str) -> None:
+    model = make_small(kind)
+    for example in examples_for(model):
+        ids = torch.tensor([[*example.source, *example.read]])
+        plain = model(input_ids=ids).logits[0]
+        if family_of(model.config).generates:
+            plain = plain[len(example.source) - 1 :]
+        else:
+            plain = plain[None]
+        torch.testing.assert_close(logits_of(model, [[example]]), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_positions_restart_with_each_segment() -> None:
+    segments = torch.tensor([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1], [1, 2, 3, 0, 0, 0]])
+    assert restarting_positions(segments).tolist() == [
+        [0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 2],
+    ]  # fmt: skip

@@ -1,0 +1,145 @@
+"""Encoders of transformers with a classification head: BERT, RoBERTa, DeBERTa, ModernBERT, …"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from workflow.models.batch import Batch, Rows, make_joined_batch
+from workflow.models.families.base import DecoderIds, Dimensions, GenerationStart, first_of
+from workflow.models.families.decoder_only import restarting_positions
+from workflow.models.kernels.cpu import use_fast_modules
+from workflow.models.kernels.fused import fused
+from workflow.models.kernels.replace import replace_modules
+
+PACKED = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
+"""Types whose packed examples have the same logits as alone (`tests/models/test_encoder.py`)."""
+_FROM_PADDING = ("camembert", "roberta", "xlm-roberta")
+"""Types whose positions are counted from the padding id on."""
+
+
+class Encoder:
+    """The family of encoders, which score: a head of two outputs reads the first token."""
+
+    name = "encoder"
+    joins_texts = True
+    generates = False
+
+    def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
+        config.num_labels = 2
+        found: Any = AutoModelForSequenceClassification._model_mapping[type(config)]
+        first: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
+        return first
+
+    def vocabulary_size(self, config: PreTrainedConfig) -> int:
+        return int(config.vocab_size)
+
+    def dimensions(self, config: PreTrainedConfig) -> Dimensions:
+        width, heads = config.hidden_size, config.num_attention_heads
+        return Dimensions(
+            encoder_layers=config.num_hidden_layers,
+            decoder_layers=0,
+            width=width,
+            heads=heads,
+            inner=width,
+            keys=width,
+            feed_forward=first_of(config, "intermediate_size", "hidden_dim", default=4 * width),
+            gated=config.model_type == "modernbert",
+            joins_texts=self.joins_texts,
+            vocabulary=2,
+        )
+
+    def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:
+        positions = getattr(config, "max_position_embeddings", math.inf)
+        unused = config.pad_token_id + 1 if config.model_type in _FROM_PADDING else 0
+        return positions - unused, math.inf
+
+    def decoder_ids(
+        self,
+        config: PreTrainedConfig,
+        generation: GenerationConfig,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> DecoderIds:
+        return DecoderIds(None)
+
+    def collate(self, config: PreTrainedConfig, rows: Rows, targets: torch.Tensor) -> Batch:
+        return make_joined_batch(rows, targets, config.pad_token_id, first=True)
+
+    def is_head(self, model: PreTrainedModel, name: str) -> bool:
+        """Whether a tensor is outside of the encoder, or in the pooler behind it."""
+        body = {model.base_model_prefix, *dict(model.base_model.named_children())}
+        first, _, rest = name.partition(".")
+        return first not in body or first == "pooler" or rest.startswith("pooler.")
+
+    def supports_packing(self, model: PreTrainedModel) -> bool:
+        return model.config.model_type in PACKED
+
+    def target_logits(
+        self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """The head's two logits of each example in float32; `words` do not matter."""
+        segments = batch.source_segments
+        if not self.supports_packing(model):
+            mask = (segments > 0).long()
+            unpacked: torch.Tensor = model(input_ids=batch.input_ids, attention_mask=mask).logits
+            return unpacked.float()
+        positions = restarting_positions(segments)
+        if model.config.model_type in _FROM_PADDING:
+            positions = positions + model.config.pad_token_id + 1
+        with _of_first_tokens(model, batch.target_positions):
+            logits: torch.Tensor = model(
+                input_ids=batch.input_ids,
+                attention_mask=segments[:, None, :, None] == segments[:, None, None, :],
+                position_ids=positions,
+            ).logits
+        return logits.float()
+
+    def start_generation(
+        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int
+    ) -> GenerationStart:
+        raise NotImplementedError("encoders do not generate texts")
+
+    def use_fast_modules(self, model: PreTrainedModel) -> None:
+        use_fast_modules(model)
+
+    def use_fused_modules(self, model: PreTrainedModel) -> None:
+        replace_modules(model, fused)
+
+    def optimize_for_scoring(self, model: PreTrainedModel) -> None:
+        pass
+
+
+@contextmanager
+def _of_first_tokens(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
+    """Let a classification head, which reads the first token of each row, read these positions.
+
+    Args:
+        positions: (examples,), in the rows laid end to end.
+    """
+
+    def chosen(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.flatten(0, 1).index_select(0, positions).unsqueeze(1)
+
+    def of_output(module: Any, inputs: Any, output: Any) -> Any:
+        output["last_hidden_state"] = chosen(output["last_hidden_state"])
+        return output
+
+    base: Any = model.base_model
+    pooler = getattr(base, "pooler", None)
+    if pooler is not None:
+        handle = pooler.register_forward_pre_hook(lambda _, inputs: (chosen(inputs[0]),))
+    else:
+        handle = base.register_forward_hook(of_output)
+    try:
+        yield
+    finally:
+        handle.remove()
