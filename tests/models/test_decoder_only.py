@@ -12,6 +12,8 @@ from workflow.models.configuration import small_configuration
 from workflow.models.families import family_of
 from workflow.models.families.decoder_only import PACKED, restarting_positions
 from workflow.models.families.encoder import PACKED as PACKED_ENCODERS
+from workflow.training.memory_probe import enlarged
+from workflow.training.oom import Shape
 
 LENGTHS = ((12, 5), (7, 9), (20, 3), (3, 1))
 """Source and target tokens of some examples."""
@@ -67,6 +69,17 @@ def test_logits_are_those_of_a_plain_call(kind: str) -> None:
         else:
             plain = plain[None]
         torch.testing.assert_close(logits_of(model, [[example]]), plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_the_largest_micro_batch_has_a_label_for_each_prediction(kind: str) -> None:
+    config = make_small(kind).config
+    example = Example(np.arange(5, 9), () if kind == "bert" else [5, 6])
+    count = 1 if kind == "bert" else 3
+    first = family_of(config).collate(config, [[example]], torch.arange(count))
+    packed = enlarged(first, Shape(3, 20, 2), config)  # rows of two examples
+    assert len(packed.targets) == len(packed.target_positions) == (3 if kind == "bert" else 6)
+    assert packed.input_ids.shape == (3, 21)
 
 
 def test_positions_restart_with_each_segment() -> None:

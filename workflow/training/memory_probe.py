@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -143,5 +144,7 @@ def enlarged(batch: Batch, shape: Shape, config: PreTrainedConfig) -> Batch:
     """A batch of this shape without padding, filled with the repeated ids of another."""
     ids = batch.input_ids.flatten().numpy()
     source, read = np.resize(ids, shape.source), np.resize(ids, shape.target - 1)
-    labels = torch.from_numpy(np.resize(batch.targets.numpy(), shape.rows * shape.target))
-    return family_of(config).collate(config, [[Example(source, read)]] * shape.rows, labels)
+    rows = [[Example(source, read)]] * shape.rows
+    filled = family_of(config).collate(config, rows, batch.targets)
+    labels = np.resize(batch.targets.numpy(), len(filled.target_positions))
+    return replace(filled, targets=torch.from_numpy(labels))
