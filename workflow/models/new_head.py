@@ -22,6 +22,8 @@ def new_tensors(model: PreTrainedModel, present: Collection[str]) -> list[str]:
 def describe_head(model: PreTrainedModel, folder: Path, seed: int) -> str | None:
     """One line with the head's tensors that are new, and those of a folder that are not used."""
     by_name, is_head = saved_names(model), family_of(model.config).is_head
+    if not new_tensors(model, ()):  # no head that a folder could lack: do not read its files
+        return None
     present, unused = set(), []
     for given, tensor in file_tensors(folder):
         name = model_name(model, by_name, given) or given

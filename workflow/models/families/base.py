@@ -102,6 +102,13 @@ def first_of(config: Any, *names: str, default: int = 0) -> int:
     return int(next((value for value in found if value), default))
 
 
+def class_in(mapping: Any, config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of a configuration in a mapping of transformers, the first of several."""
+    found: Any = mapping[type(config)]
+    first: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
+    return first
+
+
 class ModelFamily(Protocol):
     """The functions that depend on the model type.
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import (
@@ -14,7 +13,13 @@ from transformers import (
 )
 
 from workflow.models.batch import Batch, Rows, make_joined_batch, pad_rows
-from workflow.models.families.base import DecoderIds, Dimensions, GenerationStart, first_of
+from workflow.models.families.base import (
+    DecoderIds,
+    Dimensions,
+    GenerationStart,
+    class_in,
+    first_of,
+)
 from workflow.models.kernels.cpu import use_fast_modules
 from workflow.models.kernels.fused import fused
 from workflow.models.kernels.replace import replace_modules
@@ -38,9 +43,7 @@ class DecoderOnly:
     generates = True
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
-        found: Any = AutoModelForCausalLM._model_mapping[type(config)]
-        first: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
-        return first
+        return class_in(AutoModelForCausalLM._model_mapping, config)
 
     def vocabulary_size(self, config: PreTrainedConfig) -> int:
         return int(config.vocab_size)

@@ -15,7 +15,13 @@ from transformers import (
 )
 
 from workflow.models.batch import Batch, Rows, make_joined_batch
-from workflow.models.families.base import DecoderIds, Dimensions, GenerationStart, first_of
+from workflow.models.families.base import (
+    DecoderIds,
+    Dimensions,
+    GenerationStart,
+    class_in,
+    first_of,
+)
 from workflow.models.families.decoder_only import restarting_positions
 from workflow.models.kernels.cpu import use_fast_modules
 from workflow.models.kernels.fused import fused
@@ -36,9 +42,7 @@ class Encoder:
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
         config.num_labels = 2
-        found: Any = AutoModelForSequenceClassification._model_mapping[type(config)]
-        first: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
-        return first
+        return class_in(AutoModelForSequenceClassification._model_mapping, config)
 
     def vocabulary_size(self, config: PreTrainedConfig) -> int:
         return int(config.vocab_size)

@@ -14,7 +14,13 @@ from transformers import (
 )
 
 from workflow.models.batch import Batch, Example, Rows, make_batch, pad_rows
-from workflow.models.families.base import DecoderIds, Dimensions, GenerationStart, first_of
+from workflow.models.families.base import (
+    DecoderIds,
+    Dimensions,
+    GenerationStart,
+    class_in,
+    first_of,
+)
 from workflow.models.kernels.cpu import use_fast_modules
 from workflow.models.kernels.fused import fused
 from workflow.models.kernels.replace import replace_modules
@@ -33,9 +39,7 @@ class EncoderDecoder:
     generates = True
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
-        found: Any = AutoModelForSeq2SeqLM._model_mapping[type(config)]
-        first: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
-        return first
+        return class_in(AutoModelForSeq2SeqLM._model_mapping, config)
 
     def vocabulary_size(self, config: PreTrainedConfig) -> int:
         return int(_decoder_config(config).vocab_size)
