@@ -7,6 +7,7 @@ import pytest
 from conftest import SHARED_DATA
 from transformers import AutoTokenizer
 
+from workflow.data.example_lengths import ExampleLengths
 from workflow.data.step_planner import MicroBatch, batches_by_positions, plan_step, step_examples
 
 
@@ -48,10 +49,10 @@ def test_a_plan_holds_each_example_once_within_its_bounds(
     rng = np.random.default_rng(seed)
     sources, targets = rng.integers(1, 90, 300), rng.integers(1, 40, 300)
     examples = step_examples(1, batch_size, 300, seed)
-    plan = plan_step(examples, (sources, targets), max_positions, packs, world_size)
+    plan = plan_step(examples, ExampleLengths(sources, targets), max_positions, packs, world_size)
     assert sorted(plan.examples) == sorted(examples)
-    assert plan.real_positions == sources[examples].sum() + targets[examples].sum()
-    assert plan.padded_positions <= 1.10 * plan.real_positions
+    assert plan.computed == sources[examples].sum() + targets[examples].sum()
+    assert plan.padded_positions <= 1.10 * plan.computed
 
     ranks = [plan.of_rank(rank) for rank in range(world_size)]
     assert tuple(zip(*ranks, strict=True)) == plan.micro_steps
@@ -95,16 +96,16 @@ def test_the_plan_of_a_single_process_is_unchanged(
 ) -> None:
     sources = np.array([1, 11, 35, 20, 19, 32, 6, 47, 49, 12, 42, 33])
     targets = np.array([1, 7, 23, 3, 16, 16, 3, 23, 7, 1, 5, 19])
-    plan = plan_step(np.arange(12), (sources, targets), max_positions, packs)
+    plan = plan_step(np.arange(12), ExampleLengths(sources, targets), max_positions, packs)
     assert [[row.tolist() for row in rows] for rows in plan.of_rank(0)] == expected
     assert plan.imbalance == 1.0
 
 
 def test_equal_lengths_are_computed_at_once() -> None:
     lengths = np.full(64, 10)
-    plan = plan_step(np.arange(64), (lengths, lengths), max_positions=10_000)
+    plan = plan_step(np.arange(64), ExampleLengths(lengths, lengths), max_positions=10_000)
     assert len(plan.micro_steps) == 1
-    assert plan.padded_positions == plan.real_positions
+    assert plan.padded_positions == plan.computed
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_equal_lengths_take_as_few_micro_steps_as_memory_allows(
     max_positions: int, micro_steps: int
 ) -> None:
     lengths = np.full(64, 10)
-    plan = plan_step(np.arange(64), (lengths, lengths), max_positions, world_size=4)
+    plan = plan_step(np.arange(64), ExampleLengths(lengths, lengths), max_positions, world_size=4)
     assert len(plan.micro_steps) == micro_steps
     assert plan.imbalance == pytest.approx(1.0, abs=0.13 if max_positions == 319 else 1e-9)
 
@@ -125,7 +126,13 @@ def test_ranks_carry_nearly_equal_positions(batch_size: int, packs: bool) -> Non
     rng = np.random.default_rng(0)
     sources, targets = np.exp(rng.normal(3.5, 0.5, (2, 2000))).astype(int) + 1
     plans = [
-        plan_step(step_examples(step, batch_size, 2000, seed=0), (sources, targets), 2048, packs, 4)
+        plan_step(
+            step_examples(step, batch_size, 2000, seed=0),
+            ExampleLengths(sources, targets),
+            2048,
+            packs,
+            4,
+        )
         for step in range(1, 6)
     ]
     assert np.mean([plan.imbalance for plan in plans]) <= (1.05 if batch_size == 64 else 1.025)
@@ -133,7 +140,9 @@ def test_ranks_carry_nearly_equal_positions(batch_size: int, packs: bool) -> Non
 
 def test_ranks_take_many_short_examples_next_to_a_long_one() -> None:
     lengths = np.array([1000] + [10] * 500)
-    plan = plan_step(np.arange(501), (lengths, 0 * lengths), max_positions=1000, world_size=4)
+    plan = plan_step(
+        np.arange(501), ExampleLengths(lengths, 0 * lengths), max_positions=1000, world_size=4
+    )
     assert len(plan.micro_steps) == 2
     assert [sum(len(rows) for rows in ranks) for ranks in plan.micro_steps] == [301, 200]
     assert plan.imbalance == pytest.approx(1.0, abs=0.01)
@@ -141,7 +150,9 @@ def test_ranks_take_many_short_examples_next_to_a_long_one() -> None:
 
 def test_an_oversized_example_does_not_raise_the_limit_of_other_ranks() -> None:
     lengths = np.array([3000] + [10] * 500)
-    plan = plan_step(np.arange(501), (lengths, 0 * lengths), max_positions=1000, world_size=4)
+    plan = plan_step(
+        np.arange(501), ExampleLengths(lengths, 0 * lengths), max_positions=1000, world_size=4
+    )
     assert sorted(plan.examples) == list(range(501))
     sizes = [[len(rows) for rows in ranks] for ranks in plan.micro_steps]
     assert sizes == [[1, 100, 100, 100], [50, 50, 50, 50]]
@@ -149,16 +160,16 @@ def test_an_oversized_example_does_not_raise_the_limit_of_other_ranks() -> None:
 
 def test_micro_steps_are_as_few_as_the_padding_allows() -> None:
     lengths = np.repeat([3200, 1600, 800, 400, 200, 100], [1, 2, 4, 8, 16, 32])
-    plan = plan_step(np.arange(63), (lengths, 0 * lengths), 20_000, world_size=2)
+    plan = plan_step(np.arange(63), ExampleLengths(lengths, 0 * lengths), 20_000, world_size=2)
     assert len(plan.micro_steps) == 3
-    assert plan.padded_positions == plan.real_positions
+    assert plan.padded_positions == plan.computed
 
 
 def test_a_micro_step_is_added_if_it_saves_more_than_it_costs() -> None:
     lengths = np.repeat([110, 100], 1000)
-    plan = plan_step(np.arange(2000), (lengths, 0 * lengths), 200_000, world_size=2)
+    plan = plan_step(np.arange(2000), ExampleLengths(lengths, 0 * lengths), 200_000, world_size=2)
     assert 2 <= len(plan.micro_steps) <= 4
-    assert plan.padded_positions <= 1.02 * plan.real_positions
+    assert plan.padded_positions <= 1.02 * plan.computed
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8])
@@ -168,7 +179,7 @@ def test_examples_are_packed_only_if_it_saves_time(world_size: int) -> None:
 
     def time(step: int, packs: bool) -> float:
         examples = step_examples(step, 16, 160, seed=0)
-        plan = plan_step(examples, (sources, targets), 2048, packs, world_size)
+        plan = plan_step(examples, ExampleLengths(sources, targets), 2048, packs, world_size)
         return plan.imbalance * plan.padded_positions / world_size + 256 * len(plan.micro_steps)
 
     assert all(time(step, packs=True) <= time(step, packs=False) for step in range(1, 11))
@@ -176,24 +187,28 @@ def test_examples_are_packed_only_if_it_saves_time(world_size: int) -> None:
 
 def test_short_examples_are_not_packed_into_fewer_rows_than_there_are_ranks() -> None:
     lengths = np.arange(8, 24)
-    plan = plan_step(np.arange(16), (lengths, lengths), 2048, packs=True, world_size=8)
+    plan = plan_step(
+        np.arange(16), ExampleLengths(lengths, lengths), 2048, packs=True, world_size=8
+    )
     assert [len(ranks) for ranks in plan.micro_steps] == [8]
     assert all(plan.micro_steps[0])
-    assert plan.imbalance == plan.padded_positions / plan.real_positions == 1.0
+    assert plan.imbalance == plan.padded_positions / plan.computed == 1.0
 
 
 def test_a_rank_without_work_has_an_empty_micro_batch() -> None:
-    plan = plan_step(np.arange(3), (np.array([9, 2, 5]), np.ones(3, int)), 100, world_size=4)
+    plan = plan_step(
+        np.arange(3), ExampleLengths(np.array([9, 2, 5]), np.ones(3, int)), 100, world_size=4
+    )
     assert [[len(rows) for rows in ranks] for ranks in plan.micro_steps] == [[1, 1, 1, 0]]
     assert plan.of_rank(3) == ((),)
     assert [row.tolist() for row in plan.filler] == [[1]]
-    assert plan.padded_positions == plan.real_positions == 19
+    assert plan.padded_positions == plan.computed == 19
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_records_without_a_target_or_of_one_token_are_planned(world_size: int) -> None:
     sources, targets = np.array([1, 1, 1]), np.array([0, 0, 1])
-    plan = plan_step(np.arange(3), (sources, targets), 8, world_size=world_size)
+    plan = plan_step(np.arange(3), ExampleLengths(sources, targets), 8, world_size=world_size)
     assert sorted(plan.examples) == [0, 1, 2]
 
 
@@ -266,12 +281,12 @@ def test_padding_and_imbalance_on_real_data_stay_small(
 
     sources, targets = lengths(source_key), lengths(target_key)
     plans = [
-        plan_step(examples, (sources, targets), 2048, packs, world_size)
+        plan_step(examples, ExampleLengths(sources, targets), 2048, packs, world_size)
         for examples in (
             step_examples(step, 64, len(records), seed=0)
             for step in range(1, len(records) // 64 + 1)
         )
     ]
     padded = sum(plan.padded_positions for plan in plans)
-    assert padded <= 1.10 * sum(plan.real_positions for plan in plans)
+    assert padded <= 1.10 * sum(plan.computed for plan in plans)
     assert np.mean([plan.imbalance for plan in plans]) <= 1.06

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
-from workflow.models.batch import Example
-from workflow.models.configuration import small_configuration
+from workflow.models.batch import SHARED, Example
+from workflow.models.configuration import set_dropout, small_configuration
 from workflow.models.families import family_of
 from workflow.models.families.decoder_only import PACKED, restarting_positions
 from workflow.models.families.encoder import PACKED as PACKED_ENCODERS
@@ -32,10 +32,15 @@ def make_small(kind: str) -> Any:
     return model
 
 
-def examples_for(model: Any) -> list[Example]:
+def examples_for(model: Any, shared: int = 0) -> list[Example]:
+    """Random examples whose sources begin alike."""
     drawn, reads = np.random.default_rng(0), family_of(model.config).generates
+    prefix = drawn.integers(5, 900, shared)
     return [
-        Example(drawn.integers(5, 900, source), drawn.integers(5, 900, target) if reads else ())
+        Example(
+            np.concatenate([prefix, drawn.integers(5, 900, source)]),
+            drawn.integers(5, 900, target) if reads else (),
+        )
         for source, target in LENGTHS
     ]
 
@@ -56,6 +61,39 @@ def test_logits_do_not_depend_on_the_other_examples(kind: str) -> None:
         batches.append([[first, second], [third], [fourth]])
     for rows in batches:
         torch.testing.assert_close(logits_of(model, rows), alone, rtol=1e-4, atol=5e-6)
+
+
+SHARING = (
+    "cohere", "gemma", "gpt2", "gpt_neox", "granite", "llama", "mixtral", "olmo2", "opt", "phi",
+    "qwen2", "qwen3", "smollm3", "stablelm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_a_shared_beginning_is_computed_once_and_changes_no_gradient(kind: str) -> None:
+    model = make_small(kind)
+    set_dropout(model.config, 0)
+    family, examples = family_of(model.config), examples_for(model, shared=6)
+    alone = [[one] for one in examples]
+    gradients = []
+    for rows in (alone, [examples[:3], examples[3:]]):
+        batch = family.collate(model.config, rows, torch.empty(0))
+        logits = family.target_logits(model, batch)
+        model.zero_grad()
+        (logits * torch.linspace(-1, 1, logits.shape[1])).cos().sum().backward()
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        gradients.append((logits, found))
+    of_all = batch.input_ids.shape[1]
+    assert of_all == sum(len(e.source) + len(e.read) for e in rows[0]) - 2 * 6
+    largest = max(float(gradient.abs().max()) for gradient in found.values())
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_prefixes_are_not_shared_with_dropout() -> None:
+    config = CONFIG_MAPPING["gpt2"]()
+    assert not family_of(config).shares_prefixes(config)
+    set_dropout(config, 0)
+    assert family_of(config).shares_prefixes(config)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
@@ -87,3 +125,5 @@ def test_positions_restart_with_each_segment() -> None:
     assert restarting_positions(segments).tolist() == [
         [0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 2],
     ]  # fmt: skip
+    shared = torch.tensor([[SHARED, SHARED, 1, 1, 2, 0]])
+    assert restarting_positions(shared).tolist() == [[0, 1, 2, 3, 2, 2]]

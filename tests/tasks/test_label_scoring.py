@@ -27,6 +27,7 @@ from conftest import (
 from workflow import make_job, run_job
 from workflow.config.job import JobSpec, resolve_defaults
 from workflow.config.task_specs import BEST_METRICS
+from workflow.data.example_lengths import ExampleLengths
 from workflow.data.source import DataSource
 from workflow.data.step_planner import plan_step
 from workflow.data.text_format import SeparateTexts
@@ -142,7 +143,8 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
         resolve_defaults=lambda request: request, resume_point=None,
     )  # fmt: skip
     sources, answers = split.sources.lengths(1024), split.targets.lengths(512)
-    plan = plan_step(np.arange(len(RECORDS)), (sources, answers), bound, packs)
+    lengths = ExampleLengths(sources, answers)
+    plan = plan_step(np.arange(len(RECORDS)), lengths, bound, packs)
     planned = PlannedStep.of(job, plan, 1, ready.config, rank=0)
     add_gradients(job, engine, planned, World())
     assert planned.loss_denominator == len(RECORDS)

@@ -16,6 +16,7 @@ from conftest import addition_records, make_t5, rows_of
 from workflow import BadInput, make_job
 from workflow.config.job import JobSpec, resolve_defaults
 from workflow.config.request import SCHEDULES
+from workflow.data.example_lengths import ExampleLengths
 from workflow.data.source import DataSource
 from workflow.data.step_planner import StepPlan, plan_step
 from workflow.data.token_cache import prepare_splits
@@ -96,8 +97,14 @@ def cuts(job: Job) -> list[StepPlan]:
     examples = np.arange(len(RECORDS))
     sources = job.splits["train"].sources.lengths(1024)
     targets = job.splits["train"].targets.lengths(512)
-    planned = [plan_step(examples, (sources, targets), bound) for bound in (1, 24, 64, 100_000)]
-    packed = [plan_step(examples, (sources, targets), bound, packs=True) for bound in (128, 10_000)]
+    planned = [
+        plan_step(examples, ExampleLengths(sources, targets), bound)
+        for bound in (1, 24, 64, 100_000)
+    ]
+    packed = [
+        plan_step(examples, ExampleLengths(sources, targets), bound, packs=True)
+        for bound in (128, 10_000)
+    ]
     alone = [examples[i : i + 1] for i in examples]
     by_hand = [
         [tuple(alone)],
@@ -133,7 +140,7 @@ def test_the_gradients_of_several_processes_add_up_to_the_naive_one(
 ) -> None:
     """Fillers, which keep an idle process in lockstep, count neither in gradient nor loss."""
     split = job.splits["train"]
-    lengths = split.sources.lengths(1024), split.targets.lengths(512)
+    lengths = ExampleLengths(split.sources.lengths(1024), split.targets.lengths(512))
     plan = plan_step(np.arange(len(RECORDS)), lengths, 128, packs, processes)
     assert any(() in ranks for ranks in plan.micro_steps) is (processes == 20)
     summed: dict[str, Any] = {}

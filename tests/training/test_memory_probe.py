@@ -14,6 +14,7 @@ from test_resume import FLAGS, Lines, assert_identical
 
 import workflow.training.loop
 from workflow import make_job, run_job
+from workflow.data.example_lengths import ExampleLengths
 from workflow.data.step_planner import plan_step, step_examples
 from workflow.runs.mount import Mount
 from workflow.training.engines.single import SingleProcessEngine
@@ -39,9 +40,9 @@ def test_no_micro_batch_is_larger_than_the_one_that_is_tried(
     sources = rng.lognormal(3.5, 0.8, count).astype(int) + 1
     targets = rng.lognormal(2.5, 0.8, count).astype(int) + 1
     steps = [step_examples(step, batch_size, count, seed) for step in range(1, 6)]
-    arguments: Any = ((sources, targets), max_positions, packs, world_size)
+    arguments: Any = (ExampleLengths(sources, targets), max_positions, packs, world_size)
     plans = [plan_step(examples, *arguments) for examples in steps]
-    largest = largest_shape(plans, (sources, targets), bytes_of)
+    largest = largest_shape(plans, ExampleLengths(sources, targets), bytes_of)
     for plan in plans:
         for rows in (rows for ranks in plan.micro_steps for rows in ranks if rows):
             source, target = (max(n[row].sum() for row in rows) for n in (sources, targets))
@@ -61,10 +62,10 @@ def test_the_largest_is_found_among_the_heaviest_steps(
     sources = (rng.lognormal(3.5, 0.8, count).astype(int) + 1).clip(max=1024)
     targets = (rng.lognormal(2.5, 0.8, count).astype(int) + 1).clip(max=512)
     examples = partial(step_examples, batch_size=batch_size, count=count, seed=0)
-    chosen = heaviest_steps(range(1, 81), examples, (sources, targets), 16)
-    lengths = sources, targets
+    lengths = ExampleLengths(sources, targets)
+    chosen = heaviest_steps(range(1, 81), examples, lengths, 16)
     assert 4 <= len(chosen) <= 16
-    assert list(heaviest_steps(range(1, 9), examples, (sources, targets), 16)) == list(range(1, 9))
+    assert list(heaviest_steps(range(1, 9), examples, lengths, 16)) == list(range(1, 9))
     found, largest = (
         largest_shape(
             [plan_step(examples(step), lengths, 2048, packs, world_size) for step in steps],

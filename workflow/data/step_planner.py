@@ -1,10 +1,10 @@
 """Plan a step from lengths, seed and step number: its examples and their micro-batches."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from workflow.data.bin_packing import (
     Piece,
@@ -14,9 +14,7 @@ from workflow.data.bin_packing import (
     fill_pieces,
     pack_evenly,
 )
-
-Indexes = npt.NDArray[np.int64]
-Lengths = npt.NDArray[np.int64]
+from workflow.data.example_lengths import ExampleLengths, Indexes, Lengths
 
 PADDING_BOUND = 1.10
 """Maximum ratio of padded to real positions in a step."""
@@ -44,33 +42,38 @@ class StepPlan:
     Attributes:
         micro_steps: for each micro-step one micro-batch per rank, `()` for a rank without work.
         filler: the step's shortest example; a rank without work computes it with weight zero.
-        real_positions, padded_positions: of all ranks, without fillers.
+        tokens: of all examples.
+        shared: tokens that all sources begin with, which each row holds once.
+        padded_positions: of all ranks, without fillers.
         imbalance: the time of all ranks, each micro-step as long as its largest micro-batch, over
             the time with evenly spread padded positions.
     """
 
     micro_steps: tuple[tuple[MicroBatch, ...], ...]
     filler: MicroBatch
-    real_positions: int
+    tokens: int
+    shared: int
     padded_positions: int
     imbalance: float = 1.0
 
     @property
     def examples(self) -> Indexes:
         """All examples of the step, each once."""
-        return np.concatenate([row for ranks in self.micro_steps for rows in ranks for row in rows])
+        return np.concatenate([*self.rows])
+
+    @property
+    def rows(self) -> Iterator[Indexes]:
+        """The rows of all micro-batches."""
+        return (row for ranks in self.micro_steps for rows in ranks for row in rows)
+
+    @property
+    def computed(self) -> int:
+        """Positions without padding: tokens that a row shares are computed once."""
+        return self.tokens - sum(self.shared * (len(row) - 1) for row in self.rows)
 
     def of_rank(self, rank: int) -> tuple[MicroBatch, ...]:
         """One rank's micro-batch, or `()`, for each micro-step."""
         return tuple(ranks[rank] for ranks in self.micro_steps)
-
-
-def joined(sources: Lengths, targets: Lengths) -> tuple[Lengths, Lengths]:
-    """The lengths of rows that hold an example's source and target, and of no others.
-
-    A target's last id is not read.
-    """
-    return sources + targets - 1, np.zeros_like(targets)
 
 
 def step_examples(step: int, batch_size: int, count: int, seed: int) -> Indexes:
@@ -95,7 +98,7 @@ def _epoch_order(epoch: int, count: int, seed: int) -> Indexes:
 
 def plan_step(
     examples: Indexes,
-    lengths: tuple[Lengths, Lengths],
+    lengths: ExampleLengths,
     max_positions: int,
     packs: bool = False,
     world_size: int = 1,
@@ -109,14 +112,14 @@ def plan_step(
 
     Args:
         examples: indexes of the step's examples.
-        lengths: lengths of the sources and targets of all examples, in tokens.
+        lengths: of all examples.
         packs: whether short examples may share a row.
     """
-    sources, targets = (of_all[examples] for of_all in lengths)
+    of_step = lengths.of(examples)
     planned = (
-        _plan_for_one(sources, targets, max_positions, packs)
+        _plan_for_one(of_step, max_positions, packs)
         if world_size == 1
-        else _plan_for_many(sources, targets, max_positions, packs, world_size)
+        else _plan_for_many(of_step, max_positions, packs, world_size)
     )
     idle: MicroBatch = ()
     micro_steps = [
@@ -125,8 +128,9 @@ def plan_step(
     ]
     return StepPlan(
         tuple((*ranks, *[idle] * (world_size - len(ranks))) for ranks in micro_steps),
-        filler=(examples[[np.argmin(sources + targets)]],),
-        real_positions=int(sources.sum() + targets.sum()),
+        filler=(examples[[np.argmin(of_step.sources + of_step.targets)]],),
+        tokens=of_step.tokens,
+        shared=of_step.shared,
         padded_positions=planned.padded,
         imbalance=world_size * planned.slowest / planned.padded,
     )
@@ -151,41 +155,47 @@ class _Plan:
     def cost(self, of_micro_step: int) -> int:
         return self.slowest + of_micro_step * len(self.micro_steps)
 
+    def bound(self, lengths: ExampleLengths) -> float:
+        """The most padded positions for this number of rows."""
+        return PADDING_BOUND * (lengths.tokens - lengths.shared * (len(lengths) - len(self.rows)))
 
-def _plan_for_one(sources: Lengths, targets: Lengths, max_positions: int, packs: bool) -> _Plan:
-    candidates = _candidates(sources, targets, max_positions, packs)
-    lengths = [_row_lengths(rows, sources, targets) for rows in candidates]
+
+def _plan_for_one(lengths: ExampleLengths, max_positions: int, packs: bool) -> _Plan:
+    candidates = _candidates(lengths, max_positions, packs)
+    of_rows = [lengths.of_rows(rows) for rows in candidates]
     for cost in MICRO_BATCH_COSTS:
         plans = [
-            _Plan(rows, [[piece] for piece in cut_pieces(*of_rows, max_positions, cost)])
-            for rows, of_rows in zip(candidates, lengths, strict=True)
+            _Plan(rows, [[piece] for piece in cut_pieces(*of_each, max_positions, cost)])
+            for rows, of_each in zip(candidates, of_rows, strict=True)
         ]
         best = plans[int(np.argmin([plan.cost(cost) for plan in plans]))]
-        if best.padded <= PADDING_BOUND * int(sources.sum() + targets.sum()):
+        if best.padded <= best.bound(lengths):
             break
     return best
 
 
 def _plan_for_many(
-    sources: Lengths, targets: Lengths, max_positions: int, packs: bool, world_size: int
+    lengths: ExampleLengths, max_positions: int, packs: bool, world_size: int
 ) -> _Plan:
     """The fewest micro-steps that memory and PADDING_BOUND allow, or more while each saves time.
 
     There is always a solution: one row per piece has no padding.
     """
-    most, cost = PADDING_BOUND * int(sources.sum() + targets.sum()), MICRO_BATCH_COSTS[0]
-    candidates = _candidates(sources, targets, max_positions, packs, world_size)
-    lengths = [[of_rows.tolist() for of_rows in _row_lengths(rows, sources, targets)]
-               for rows in candidates]  # fmt: skip
+    cost = MICRO_BATCH_COSTS[0]
+    candidates = _candidates(lengths, max_positions, packs, world_size)
+    of_rows = [[of_each.tolist() for of_each in lengths.of_rows(rows)] for rows in candidates]
 
     @cache
     def cheapest(micro_steps: int) -> _Plan | None:
-        dealt = [deal_rows(s, t, max_positions, micro_steps, world_size) for s, t in lengths]
+        dealt = [deal_rows(s, t, max_positions, micro_steps, world_size) for s, t in of_rows]
         plans = [_Plan(rows, steps) for rows, steps in zip(candidates, dealt, strict=True)]
-        allowed = [plan for plan in plans if plan.micro_steps and plan.padded <= most]
+        allowed = [
+            plan for plan in plans if plan.micro_steps and plan.padded <= plan.bound(lengths)
+        ]
         return min(allowed, key=lambda plan: plan.cost(cost), default=None)
 
-    least = int(np.minimum(sources + targets, max_positions).sum())
+    totals = [np.minimum(np.add(*of_each), max_positions).sum() for of_each in of_rows]
+    least = int(min(totals))
     low = high = -(-least // (world_size * max_positions))
     while cheapest(high) is None:
         low, high = high + 1, 2 * high
@@ -200,22 +210,23 @@ def _plan_for_many(
 
 
 def _candidates(
-    sources: Lengths, targets: Lengths, max_positions: int, packs: bool, world_size: int = 1
+    examples: ExampleLengths, max_positions: int, packs: bool, world_size: int = 1
 ) -> list[list[Indexes]]:
     """Candidate lists of sorted rows: one example per row, or packed to several row lengths.
 
     For several ranks the longest rows come first, and the number of packed rows is a multiple of
     the number of ranks.
     """
-    ways = [[np.array([index]) for index in range(len(sources))]]
-    lengths = [length for length in ROW_LENGTHS if packs and 2 * length <= max_positions]
+    ways = [[np.array([index]) for index in range(len(examples))]]
+    most = max_positions - examples.shared
+    lengths = [length for length in ROW_LENGTHS if packs and 2 * length <= most]
     if world_size > 1:
-        packed = [pack_evenly(sources, targets, length, max_positions, world_size)
+        packed = [pack_evenly(examples.sources, examples.targets, length, most, world_size)
                   for length in lengths]  # fmt: skip
         ways += [rows for rows in packed if rows]
     elif lengths:
-        ways = [_pack(sources, targets, length, max_positions) for length in lengths]
-    orders = [order for rows in ways for order in _orders(rows, sources, targets)]
+        ways = [_pack(examples.sources, examples.targets, length, most) for length in lengths]
+    orders = [order for rows in ways for order in _orders(rows, examples)]
     return [order[::-1] for order in orders] if world_size > 1 else orders
 
 
@@ -243,18 +254,9 @@ def _pack(sources: Lengths, targets: Lengths, row_length: int, max_positions: in
     return [np.array(row) for row in rows]
 
 
-def _row_lengths(
-    rows: list[Indexes], sources: Lengths, targets: Lengths
-) -> tuple[Lengths, Lengths]:
-    return (
-        np.array([sources[row].sum() for row in rows]),
-        np.array([targets[row].sum() for row in rows]),
-    )
-
-
-def _orders(rows: list[Indexes], sources: Lengths, targets: Lengths) -> list[list[Indexes]]:
+def _orders(rows: list[Indexes], lengths: ExampleLengths) -> list[list[Indexes]]:
     """The rows sorted by length: by source, by target, and by coarse target then source."""
-    source, target = _row_lengths(rows, sources, targets)
+    source, target = lengths.of_rows(rows)
     orders = {
         tuple(np.lexsort(keys).tolist())
         for keys in ((target, source), (source, target), (source, target // 16))

@@ -1,7 +1,7 @@
 """Batches of padded rows, each of one example or of several packed ones."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ class Example:
     read: Any = ()
 
 
+SHARED = -1
+"""The segment of ids that all examples of a row begin with."""
+
 Rows = Sequence[Sequence[Example]]
 """The examples of each row."""
 
@@ -30,11 +33,12 @@ Rows = Sequence[Sequence[Example]]
 class Batch:
     """Examples computed together, in rows padded at the end.
 
-    A row may hold several consecutive examples, numbered from 1 on by its segments; 0 is padding.
+    A row may hold several consecutive examples, numbered from 1 on by its segments; 0 is padding,
+    and SHARED are the ids that all examples of the row begin with.
     Shapes: input_ids, source_segments (rows, source length); decoder_input_ids, target_segments
     (rows, target length); target_positions, targets (real target positions): where they are in the
     rows laid end to end, and the labels. Where sources and targets are joined, both are in
-    input_ids, and the target rows are empty.
+    input_ids, and the target rows are empty. `packed` says whether any row holds several examples.
     """
 
     input_ids: torch.Tensor
@@ -43,6 +47,7 @@ class Batch:
     target_segments: torch.Tensor
     target_positions: torch.Tensor
     targets: torch.Tensor
+    packed: bool = False
 
     def to(self, device: torch.device) -> "Batch":
         """This batch, which is on the host, on a device.
@@ -51,8 +56,10 @@ class Batch:
         """
         if device.type == "cpu":
             return self
-        parts = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        return Batch(*unpack(pack(parts).pin_memory().to(device, non_blocking=True), parts))
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        parts = [value for value in values if torch.is_tensor(value)]
+        sent = unpack(pack(parts).pin_memory().to(device, non_blocking=True), parts)
+        return Batch(*sent, packed=self.packed)
 
 
 def make_batch(rows: Rows, targets: torch.Tensor, pad_id: int) -> Batch:
@@ -67,38 +74,66 @@ def make_batch(rows: Rows, targets: torch.Tensor, pad_id: int) -> Batch:
         target_segments=target_segments,
         target_positions=torch.from_numpy(np.flatnonzero(target_segments)),
         targets=targets,
+        packed=_packed(rows),
     )
 
 
-def make_joined_batch(rows: Rows, targets: torch.Tensor, pad_id: int, first: bool = False) -> Batch:
+def make_joined_batch(
+    rows: Rows, targets: torch.Tensor, pad_id: int, *, first: bool = False, shares: bool = False
+) -> Batch:
     """Create a batch whose rows hold each example's source and target as one text.
 
     Args:
         first: whether each example has one label, predicted at its first token.
+        shares: whether a row holds only once what its sources begin with.
     """
-    texts = [[_joined(example) for example in row] for row in rows]
-    input_ids = pad_rows([np.concatenate(row) for row in texts], pad_id)
-    none = input_ids.new_zeros(len(rows), 0)
-    positions = []
-    for number, row in enumerate(rows):
-        start = number * input_ids.shape[1]
+    ids, segments, positions = [], [], []
+    for row in rows:
+        shared = shared_prefix([example.source for example in row]) if shares and row[1:] else 0
+        texts = [row[0].source[:shared]]
         for example in row:
-            predicts = start + len(example.source) - 1
-            end = start + len(example.source) + len(example.read)
-            positions.append(np.arange(start, start + 1) if first else np.arange(predicts, end))
-            start = end
+            begin = sum(map(len, texts))
+            texts.append(np.concatenate([example.source[shared:], _ids(example.read)]))
+            end = begin + len(texts[-1])
+            predicted = np.arange(end - len(example.read) - 1, end)
+            positions.append(np.array([begin]) if first else predicted)
+        ids.append(np.concatenate(texts))
+        numbers = np.arange(len(texts))
+        numbers[0] = SHARED
+        segments.append(np.repeat(numbers, list(map(len, texts))))
+    input_ids = pad_rows(ids, pad_id)
+    none = input_ids.new_zeros(len(rows), 0)
+    starts = np.repeat(np.arange(len(rows)) * input_ids.shape[1], list(map(len, rows)))
     return Batch(
         input_ids=input_ids,
-        source_segments=pad_rows([_segments(row) for row in texts], 0),
+        source_segments=pad_rows(segments, 0),
         decoder_input_ids=none,
         target_segments=none,
-        target_positions=torch.from_numpy(np.concatenate(positions)),
+        target_positions=torch.from_numpy(np.concatenate([
+            start + predicted for start, predicted in zip(starts, positions, strict=True)
+        ])),
         targets=targets,
-    )
+        packed=_packed(rows),
+    )  # fmt: skip
 
 
-def _joined(example: Example) -> Any:
-    return np.concatenate([example.source, np.asarray(example.read, np.int64)])
+def _packed(rows: Rows) -> bool:
+    return any(len(row) > 1 for row in rows)
+
+
+def _ids(read: Any) -> Any:
+    return np.asarray(read, np.int64)
+
+
+def shared_prefix(sources: Iterable[Any]) -> int:
+    """The number of ids that all sources begin with, at least one short of the shortest."""
+    first, *others = sources
+    shared = len(first) - 1
+    for source in others:
+        most = min(shared, len(source) - 1)
+        differs = np.flatnonzero(first[:most] != source[:most])
+        shared = int(differs[0]) if len(differs) else most
+    return shared
 
 
 def pack(parts: Sequence[torch.Tensor]) -> torch.Tensor:

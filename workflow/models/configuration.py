@@ -52,6 +52,12 @@ def widen_vocabulary(config: PreTrainedConfig, tokens: int) -> None:
             part.vocab_size = max(part.vocab_size, tokens)
 
 
+def has_dropout(config: PreTrainedConfig) -> bool:
+    """Whether anything is random in training."""
+    names = (*_DROPOUT, *_MORE_DROPOUT, "router_jitter_noise")
+    return any(getattr(part, name, 0) for part in parts_of(config) for name in names)
+
+
 def set_dropout(config: PreTrainedConfig, rate: float) -> None:
     """Set the dropout rate in all parts of a configuration.
 

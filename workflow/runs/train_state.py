@@ -20,7 +20,8 @@ class LogWindow:
     loss: float = 0.0
     loss_denominator: int = 0
     examples: int = 0
-    real_positions: int = 0
+    tokens: int = 0
+    computed: int = 0
     padded_positions: int = 0
     slowest_positions: float = 0.0
     seconds: float = 0.0
@@ -35,7 +36,8 @@ class LogWindow:
         self.loss += loss
         self.loss_denominator += loss_denominator
         self.examples += len(plan.examples)
-        self.real_positions += plan.real_positions
+        self.tokens += plan.tokens
+        self.computed += plan.computed
         self.padded_positions += plan.padded_positions
         self.slowest_positions += plan.imbalance * plan.padded_positions
         self.seconds += seconds
@@ -48,8 +50,8 @@ class LogWindow:
             "learning_rate": learning_rate,
             "grad_norm": gradient_norm,
             "examples_per_second": round(self.examples / self.seconds, 3),
-            "tokens_per_second": round(self.real_positions / self.seconds, 1),
-            "padding_ratio": round(self.padded_positions / self.real_positions, 4),
+            "tokens_per_second": round(self.tokens / self.seconds, 1),
+            "padding_ratio": round(self.padded_positions / self.computed, 4),
             "imbalance": round(self.slowest_positions / self.padded_positions, 4),
             "time": time.time(),
         }

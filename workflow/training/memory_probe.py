@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from workflow.core.console import log
-from workflow.data.step_planner import Indexes, Lengths, MicroBatch, StepPlan, joined
+from workflow.data.example_lengths import ExampleLengths, Indexes
+from workflow.data.step_planner import MicroBatch, StepPlan
 from workflow.distributed.world import World
 from workflow.memory.activations import Work, activation_bytes
 from workflow.memory.model_dims import sizes_of_model
@@ -76,11 +77,11 @@ def largest_of(job: Job, model: PreTrainedModel, steps: range, world: World) -> 
     largest = largest_shape(plans, planner.lengths, predicted, planner.joins)
     if len(planned) == len(steps):
         return largest
-    return filled_up(largest, spec.micro_batch_tokens, int(planner.lengths[1].max()))
+    return filled_up(largest, spec.micro_batch_tokens, int(planner.lengths.targets.max()))
 
 
 def heaviest_steps(
-    steps: range, examples: Callable[[int], Indexes], lengths: tuple[Lengths, Lengths], count: int
+    steps: range, examples: Callable[[int], Indexes], lengths: ExampleLengths, count: int
 ) -> Sequence[int]:
     """The `count` heaviest steps: planning all would take long.
 
@@ -90,7 +91,7 @@ def heaviest_steps(
     if len(steps) <= count:
         return steps
     steps = steps[:: -(-len(steps) // MOST_EXAMINED)]
-    sources, targets = lengths
+    sources, targets = lengths.sources, lengths.targets
     measured = np.array([
         (sources[of_step].sum() + targets[of_step].sum(), targets[of_step].sum(),
          sources[of_step].max(), targets[of_step].max())
@@ -102,7 +103,7 @@ def heaviest_steps(
 
 def largest_shape(
     plans: Iterable[StepPlan],
-    lengths: tuple[Lengths, Lengths],
+    lengths: ExampleLengths,
     predicted: Callable[[Shape], float],
     joins: bool = False,
 ) -> Shape:
@@ -115,7 +116,7 @@ def largest_shape(
         joins: whether source and target of an example are one text.
     """
     shapes = {
-        _shape_of(rows, *lengths, joins)
+        _shape_of(rows, lengths, plan.shared if joins else None)
         for plan in plans
         for ranks in plan.micro_steps
         for rows in ranks
@@ -124,11 +125,15 @@ def largest_shape(
     return max(shapes, key=predicted)
 
 
-def _shape_of(rows: MicroBatch, sources: Lengths, targets: Lengths, joins: bool) -> Shape:
-    source, target = (max(int(of[row].sum()) for row in rows) for of in (sources, targets))
-    if joins:
-        text, _ = joined(sources, targets)
-        source = max(int(text[row].sum()) for row in rows) - target + 1
+def _shape_of(rows: MicroBatch, lengths: ExampleLengths, shared: int | None) -> Shape:
+    """The shape of a micro-batch; `shared` is that of joined texts, None where they are separate.
+
+    The positions of a joined text are divided so that `enlarged` makes as many labels.
+    """
+    source, target = (int(of_rows.max()) for of_rows in lengths.of_rows(rows))
+    if shared is not None:
+        texts = (lengths.of(row).joined(shared).sources.sum() for row in rows)
+        source = int(max(texts)) + shared - target + 1
     return Shape(len(rows), source, target)
 
 

@@ -11,18 +11,16 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from workflow.core.errors import RunFailed
+from workflow.data.example_lengths import ExampleLengths, Indexes
 from workflow.data.step_planner import (
-    Indexes,
-    Lengths,
     MicroBatch,
     StepPlan,
-    joined,
     plan_step,
     seed_from,
     step_examples,
 )
 from workflow.distributed.world import World, shared
-from workflow.models.batch import Batch
+from workflow.models.batch import Batch, shared_prefix
 from workflow.models.families import family_of
 from workflow.tasks.base import Examples
 from workflow.training.engines.single import Engine
@@ -37,36 +35,43 @@ class StepPlanner:
     Attributes:
         packs: whether a row may hold several examples.
         joins: whether source and target of an example are one text.
+        shares: whether the examples of a row hold what their sources begin with once.
         world_size: how many processes share a step.
     """
 
     job: Job
     packs: bool
     joins: bool
+    shares: bool
     world_size: int
 
     @classmethod
     def of(cls, job: Job, model: PreTrainedModel, world: World) -> "StepPlanner":
         family = family_of(model.config)
-        return cls(job, family.supports_packing(model), family.joins_texts, world.size)
+        packs, shares = family.supports_packing(model), family.shares_prefixes(model.config)
+        return cls(job, packs, family.joins_texts, packs and shares, world.size)
 
     @cached_property
-    def lengths(self) -> tuple[Lengths, Lengths]:
+    def lengths(self) -> ExampleLengths:
         """Of the train records' sources and targets, after truncation."""
-        spec, split = self.job.spec, self.job.splits["train"]
-        return (
-            split.sources.lengths(spec.max_source_length),
-            split.targets.lengths(spec.max_target_length),
-        )
+        examples = self._examples
+        return ExampleLengths(examples.sources.lengths, examples.targets.lengths)
+
+    @cached_property
+    def _examples(self) -> Examples:
+        return Examples.of(self.job.splits["train"], self.job.spec)
 
     def examples(self, step: int) -> Indexes:
         spec = self.job.spec
         return step_examples(step, spec.batch_size, len(self.job.splits["train"]), spec.seed)
 
     def plan(self, step: int) -> StepPlan:
+        examples, lengths = self.examples(step), self.lengths
+        if self.joins:
+            sources = (self._examples.sources[index] for index in examples)
+            lengths = lengths.joined(shared_prefix(sources) if self.shares else 0)
         bound = self.job.spec.micro_batch_tokens
-        lengths = joined(*self.lengths) if self.joins else self.lengths
-        return plan_step(self.examples(step), lengths, bound, self.packs, self.world_size)
+        return plan_step(examples, lengths, bound, self.packs, self.world_size)
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,9 @@ class ModelFamily(Protocol):
     def supports_packing(self, model: PreTrainedModel) -> bool:
         """Whether several examples can share a row without attending to each other."""
 
+    def shares_prefixes(self, config: PreTrainedConfig) -> bool:
+        """Whether packed rows hold only once what their sources begin with."""
+
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
     ) -> torch.Tensor:

@@ -12,7 +12,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workflow.models.batch import Batch, Rows, make_joined_batch, pad_rows
+from workflow.models.batch import SHARED, Batch, Rows, make_joined_batch, pad_rows
+from workflow.models.configuration import has_dropout
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
@@ -33,6 +34,8 @@ PACKED = (
 """Types whose packed examples have the same logits as alone (`tests/models/test_decoder_only.py`).
 
 transformers finds the examples of a row where position ids restart, and masks the others."""
+_OTHER_MASKS = ("gemma2", "gemma3_text", "gpt_neo")
+"""Packed types some of whose layers do not attend to all earlier tokens."""
 
 
 class DecoderOnly:
@@ -83,13 +86,17 @@ class DecoderOnly:
         return DecoderIds(None, ends=tuple(end for end in known if end is not None))
 
     def collate(self, config: PreTrainedConfig, rows: Rows, targets: torch.Tensor) -> Batch:
-        return make_joined_batch(rows, targets, pad_id=0)
+        return make_joined_batch(rows, targets, pad_id=0, shares=self.shares_prefixes(config))
 
     def is_head(self, model: PreTrainedModel, name: str) -> bool:
         return False
 
     def supports_packing(self, model: PreTrainedModel) -> bool:
         return model.config.model_type in PACKED
+
+    def shares_prefixes(self, config: PreTrainedConfig) -> bool:
+        """With dropout, each example needs a prefix of its own."""
+        return _masked_by_us(config) and not has_dropout(config)
 
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
@@ -99,14 +106,15 @@ class DecoderOnly:
         Texts are padded at the end, where the padding changes nothing before it.
         """
         segments = batch.source_segments
-        mask = None
-        if model.config.model_type == "opt":  # it ignores where position ids restart
-            mask = (segments[:, None, :, None] == segments[:, None, None, :]).tril()
+        positions = mask = None
+        if batch.packed:
+            positions = restarting_positions(segments)
+            mask = visible(segments) if _masked_by_us(model.config) else None
         with select_logits(model, batch.target_positions, words):
             logits: torch.Tensor = model(
                 input_ids=batch.input_ids,
                 attention_mask=mask,
-                position_ids=restarting_positions(segments),
+                position_ids=positions,
                 use_cache=False,
             ).logits
         return logits
@@ -140,13 +148,29 @@ class DecoderOnly:
         pass
 
 
+def _masked_by_us(config: PreTrainedConfig) -> bool:
+    """Whether all layers attend to all earlier tokens of an example."""
+    kind, window = config.model_type, getattr(config, "sliding_window", None)
+    return kind in PACKED and kind not in _OTHER_MASKS and window is None
+
+
+def visible(segments: torch.Tensor) -> torch.Tensor:
+    """Whether tokens (rows, 1, queries, 1) see tokens (rows, 1, 1, keys) of packed rows.
+
+    Each sees the earlier ones of its example and of what the row's examples share.
+    """
+    keys = segments[:, None, None, :]
+    return ((segments[:, None, :, None] == keys) | (keys == SHARED)).tril()
+
+
 def restarting_positions(segments: torch.Tensor) -> torch.Tensor:
-    """The position of each token within its segment, from 0; the padding behind is one segment.
+    """The position of each token in its example, from 0; the padding behind is one segment.
 
     Args:
-        segments: (rows, length), the number of each token's example in its row; 0 for padding.
+        segments: (rows, length), as of `Batch`.
     """
     index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
     begins = segments != segments.roll(1, dims=1)
     starts: torch.Tensor = (index * begins).cummax(dim=1).values
-    return index - starts
+    shared = (segments == SHARED).sum(dim=1, keepdim=True)
+    return index - starts + shared * (segments != SHARED)

@@ -87,6 +87,9 @@ class Encoder:
     def supports_packing(self, model: PreTrainedModel) -> bool:
         return model.config.model_type in PACKED
 
+    def shares_prefixes(self, config: PreTrainedConfig) -> bool:
+        return False
+
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
     ) -> torch.Tensor:

@@ -122,6 +122,9 @@ class EncoderDecoder:
     def supports_packing(self, model: PreTrainedModel) -> bool:
         return False  # positions are absolute, or masks must have two dimensions
 
+    def shares_prefixes(self, config: PreTrainedConfig) -> bool:
+        return False
+
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
     ) -> torch.Tensor:
