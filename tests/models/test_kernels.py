@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from workflow.models.families import family_of
-from workflow.models.kernels.cpu import drop, random_mask
-from workflow.models.kernels.t5 import ATTENTION, RootMeanSquareNorm, _Attended, _Gated
+from workflow.models.kernels.attention import Attended
+from workflow.models.kernels.cpu import drop
+from workflow.models.kernels.t5 import ATTENTION, RootMeanSquareNorm, _Gated
 
 
 def gradients_are_exact(function: Any, *shapes: tuple[int, ...]) -> bool:
@@ -89,10 +90,13 @@ def test_recomputed_values_have_their_gradient() -> None:
     assert gradients_are_exact(_Gated.apply, (5, 7), (5, 7))
     assert gradients_are_exact(lambda x: drop(x, 0.3), (5, 7))
 
-    def attend(scores: torch.Tensor, value: torch.Tensor) -> Any:
-        return _Attended.apply(scores, value, *random_mask(scores, 0.3))
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: Any) -> Any:
+        return Attended.apply(query, key, value, bias, 0.3)
 
-    assert gradients_are_exact(attend, (2, 3, 4, 5), (2, 3, 5, 6))
+    shapes = (2, 6, 4, 5), (2, 3, 7, 5), (2, 3, 7, 5), (2, 6, 4, 7)
+    assert gradients_are_exact(attend, *shapes)
+    hidden = torch.arange(7) > 4
+    assert gradients_are_exact(lambda *inputs: attend(*inputs, hidden), *shapes[:3])
 
 
 @pytest.mark.parametrize("own_head", [True, False])

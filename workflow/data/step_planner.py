@@ -23,7 +23,8 @@ MICRO_BATCH_COSTS = (256, 128, 64, 32, 16, 8, 4, 2, 1, 0)
 """Assumed fixed costs of a micro-batch, in positions; tried in this order."""
 
 ROW_LENGTHS = (64, 96, 128)
-"""Row lengths for packing short examples, in source tokens; attention makes longer rows slower."""
+"""Row lengths for packing short examples, in source tokens; attention makes longer rows slower.
+Twice as long where each row repeats what its examples share."""
 
 POSITIONS_AT_ONCE = 16_384
 """Positions (source + new tokens, of every sample and beam) of an automatic generation batch."""
@@ -219,7 +220,8 @@ def _candidates(
     """
     ways = [[np.array([index]) for index in range(len(examples))]]
     most = max_positions - examples.shared
-    lengths = [length for length in ROW_LENGTHS if packs and 2 * length <= most]
+    times = 2 if examples.shared else 1
+    lengths = [times * length for length in ROW_LENGTHS if packs and 2 * times * length <= most]
     if world_size > 1:
         packed = [pack_evenly(examples.sources, examples.targets, length, most, world_size)
                   for length in lengths]  # fmt: skip

@@ -16,6 +16,7 @@ from workflow.inference.rows import Going, Pace, Rows, Shapes, send
 from workflow.models.batch import pad_rows
 from workflow.models.families import family_of
 from workflow.models.families.decoder_only import DecoderOnly
+from workflow.models.kernels.attention import CPU_ATTENTION
 
 PREFILLED_AT_ONCE = 4096
 """Padded positions per batch of prompts."""
@@ -36,7 +37,7 @@ def can_decode_rows(model: PreTrainedModel, longest: int) -> bool:
     return (
         isinstance(family_of(config), DecoderOnly)
         and family_of(config).supports_packing(model)
-        and config._attn_implementation == "sdpa"
+        and config._attn_implementation in ("sdpa", CPU_ATTENTION)
         and getattr(config, "attn_logit_softcapping", None) is None
         and kinds <= {"full_attention", "sliding_attention"}
         and (window is None or longest <= window)
@@ -47,7 +48,7 @@ def can_decode_rows(model: PreTrainedModel, longest: int) -> bool:
 def by_rows(model: PreTrainedModel) -> Iterator[None]:
     """Let a decoder-only model attend by `attention`."""
     usual = model.config._attn_implementation
-    if usual == "sdpa" and isinstance(family_of(model.config), DecoderOnly):
+    if usual in ("sdpa", CPU_ATTENTION) and isinstance(family_of(model.config), DecoderOnly):
         model.set_attn_implementation(ATTENTION)
     try:
         yield

@@ -21,6 +21,7 @@ from workflow.models.families.base import (
     class_in,
     first_of,
 )
+from workflow.models.kernels.attention import use_cpu_attention
 from workflow.models.kernels.cpu import use_fast_modules
 from workflow.models.kernels.fused import fused
 from workflow.models.kernels.replace import replace_modules
@@ -140,6 +141,7 @@ class DecoderOnly:
 
     def use_fast_modules(self, model: PreTrainedModel) -> None:
         use_fast_modules(model)
+        use_cpu_attention(model)
 
     def use_fused_modules(self, model: PreTrainedModel) -> None:
         replace_modules(model, fused)

@@ -23,12 +23,15 @@ from workflow.models.families.base import (
     first_of,
 )
 from workflow.models.families.decoder_only import restarting_positions
+from workflow.models.kernels.attention import use_cpu_attention
 from workflow.models.kernels.cpu import use_fast_modules
 from workflow.models.kernels.fused import fused
+from workflow.models.kernels.last_layer import last_layer_at
 from workflow.models.kernels.replace import replace_modules
 
 PACKED = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
 """Types whose packed examples have the same logits as alone (`tests/models/test_encoder.py`)."""
+_BERT_LAYERS = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 _FROM_PADDING = ("camembert", "roberta", "xlm-roberta")
 """Types whose positions are counted from the padding id on."""
 
@@ -102,7 +105,7 @@ class Encoder:
         positions = restarting_positions(segments)
         if model.config.model_type in _FROM_PADDING:
             positions = positions + model.config.pad_token_id + 1
-        with _of_first_tokens(model, batch.target_positions):
+        with _first_tokens(model, batch):
             logits: torch.Tensor = model(
                 input_ids=batch.input_ids,
                 attention_mask=segments[:, None, :, None] == segments[:, None, None, :],
@@ -117,6 +120,7 @@ class Encoder:
 
     def use_fast_modules(self, model: PreTrainedModel) -> None:
         use_fast_modules(model)
+        use_cpu_attention(model)
 
     def use_fused_modules(self, model: PreTrainedModel) -> None:
         replace_modules(model, fused)
@@ -126,11 +130,34 @@ class Encoder:
 
 
 @contextmanager
-def _of_first_tokens(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
+def _first_tokens(model: PreTrainedModel, batch: Batch) -> Iterator[None]:
+    """Let the head read the first token of each example, and on a CPU compute no more than that.
+
+    (On a GPU, reading how many tokens there are would wait for it. A recomputed layer is whole.)
+    """
+    positions, segments = batch.target_positions, batch.source_segments
+    trims = model.device.type == "cpu" and not model.is_activation_checkpointing
+    if not trims or model.config.model_type not in _BERT_LAYERS:
+        with _head_at(model, positions):
+            yield
+        return
+    row, column = positions // segments.shape[1], positions % segments.shape[1]
+    number = segments[row, column] - 1
+    tokens = segments.new_zeros(len(segments), int(number.max()) + 1)
+    tokens[row, number] = column
+    with (
+        last_layer_at(model, tokens, segments),
+        _head_at(model, row * tokens.shape[1] + number),
+    ):
+        yield
+
+
+@contextmanager
+def _head_at(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
     """Let a classification head, which reads the first token of each row, read these positions.
 
     Args:
-        positions: (examples,), in the rows laid end to end.
+        positions: (examples,), in the last layer's rows laid end to end.
     """
 
     def chosen(hidden: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.mt5.modeling_mt5 import MT5DenseGatedActDense, MT5LayerNorm
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
-from workflow.models.kernels.cpu import Dropout, masked, random_mask
+from workflow.models.kernels.attention import Attended
+from workflow.models.kernels.cpu import Dropout
 from workflow.models.kernels.replace import replace_modules
 
 ATTENTION = "workflow_cpu"
@@ -113,30 +114,6 @@ class _Gated(torch.autograd.Function):
         return for_gate, for_linear
 
 
-class _Attended(torch.autograd.Function):
-    """dropout(softmax(scores)) @ value; recomputes the dropped weights in the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, scores: torch.Tensor, value: torch.Tensor, kept: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        weights = scores.softmax(-1)
-        ctx.save_for_backward(weights, value, kept)
-        ctx.scale = scale
-        return masked(weights, kept, scale) @ value
-
-    @staticmethod
-    def backward(
-        ctx: Any, *gradients: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, None, None]:
-        (gradient,) = gradients
-        weights, value, kept = ctx.saved_tensors
-        for_value = masked(weights, kept, ctx.scale).transpose(2, 3) @ gradient
-        for_weights = masked(gradient @ value.transpose(2, 3), kept, ctx.scale)
-        for_scores = torch.ops.aten._softmax_backward_data(for_weights, weights, -1, weights.dtype)
-        return for_scores, for_value, None, None
-
-
 def attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -149,9 +126,8 @@ def attention(
     dropout, bias = options.get("dropout"), options.get("position_bias")
     if not dropout or attention_mask is None or bias is None or options.get("scaling") != 1.0:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    scores = query @ key.transpose(2, 3)
-    scores = scores + create_position_bias_mask(bias, attention_mask, False, query, key)
-    output = _Attended.apply(scores, value, *random_mask(scores, dropout))
+    added = create_position_bias_mask(bias, attention_mask, False, query, key)
+    output: torch.Tensor = Attended.apply(query, key, value, added, dropout)
     return output.transpose(1, 2).contiguous(), None
 
 

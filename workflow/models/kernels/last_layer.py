@@ -1,0 +1,37 @@
+"""The last layer of BERT's and alike encoders, at the tokens that a head reads and no others."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.models.bert.modeling_bert import BertCrossAttention
+
+
+@contextmanager
+def last_layer_at(
+    model: PreTrainedModel, tokens: torch.Tensor, segments: torch.Tensor
+) -> Iterator[None]:
+    """Restrict the last layer's output to some tokens of each row: (rows, tokens, width).
+
+    Args:
+        tokens: their positions in the rows (rows, tokens).
+        segments: (rows, length), as of `Batch`; tokens attend to their own segment.
+    """
+    layer: Any = model.base_model.encoder.layer[-1]  # type: ignore[union-attr, index]
+    own = segments.gather(1, tokens)
+    mask = own[:, None, :, None] == segments[:, None, None, :]
+
+    def forward(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        read = hidden.take_along_dim(tokens[..., None], dim=1)
+        # Its queries may be of others than its keys, and its weights have the same names.
+        attended, _ = BertCrossAttention.forward(layer.attention.self, read, hidden, mask)
+        output: torch.Tensor = layer.feed_forward_chunk(layer.attention.output(attended, read))
+        return output
+
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward
