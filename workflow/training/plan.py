@@ -54,7 +54,8 @@ def plan_job(
     Raises:
         BadInput: if nothing fits, or compiled layers cannot be sharded so.
     """
-    sizes, work, request = sizes_of(folder), _work_of(spec, data), _request_of(spec)
+    sizes, work = sizes_of(folder, spec.dropout_rate), _work_of(spec, data)
+    request = _request_of(spec)
     plan, computed = None, earlier.computed
     if computed is not None and computed.processes == machine.processes:
         with suppress(BadInput):
@@ -70,7 +71,7 @@ def describe_plans(
     folder: Path, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
 ) -> list[str]:
     """The job's memory need on a machine under each setting, and what fits."""
-    sizes, work = sizes_of(folder), _work_of(spec, data)
+    sizes, work = sizes_of(folder, spec.dropout_rate), _work_of(spec, data)
     return render_plans(sizes, machine, work, plans(sizes, machine, work, _request_of(spec)))
 
 
@@ -114,7 +115,7 @@ def dry_run(
         raise BadInput(problems)
     folder = fetch_settings(source)
     check_folder(folder)
-    sizes = sizes_of(folder)
+    sizes = sizes_of(folder, request.dropout_rate)
     bf16 = request.bf16 if request.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
     target = request.max_target_length if request.writes_texts else 1
     work = _work(request, bf16, request.max_source_length, target, records=None)

@@ -13,10 +13,13 @@ from transformers import (
 )
 
 from workflow.models.batch import Batch, Rows, make_joined_batch, pad_rows
+from workflow.models.configuration import dropout_of
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
     GenerationStart,
+    Modules,
+    activation_of,
     class_in,
     first_of,
 )
@@ -33,6 +36,11 @@ PACKED = (
 """Types whose packed examples have the same logits as alone (`tests/models/test_decoder_only.py`).
 
 transformers finds the examples of a row where position ids restart, and masks the others."""
+
+_NORMED_TWICE = ("gemma2", "gemma3_text", "glm4")
+"""Types with norms before and after each block."""
+_NORMED_HEADS = ("gemma3_text", "olmo2", "qwen3", "qwen3_moe")
+"""Types that norm queries and keys."""
 
 
 class DecoderOnly:
@@ -61,9 +69,9 @@ class DecoderOnly:
             feed_forward=first_of(
                 config, "intermediate_size", "ffn_dim", "n_inner", default=4 * width
             ),
-            gated=hasattr(config, "rms_norm_eps"),
             joins_texts=self.joins_texts,
             vocabulary=self.vocabulary_size(config),
+            modules=_modules_of(config),
         )
 
     def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:
@@ -138,6 +146,23 @@ class DecoderOnly:
 
     def optimize_for_scoring(self, model: PreTrainedModel) -> None:
         pass
+
+
+def _modules_of(config: PreTrainedConfig) -> Modules:
+    rms, activation = hasattr(config, "rms_norm_eps"), activation_of(config)
+    dropout, attention_dropout = dropout_of(config)
+    return Modules(
+        norms=4 if config.model_type in _NORMED_TWICE else 2,
+        rms_norms=rms,
+        head_norms=config.model_type in _NORMED_HEADS,
+        attention=config._attn_implementation or "sdpa",
+        gated=rms or activation == "silu",
+        relu=activation == "relu",
+        experts=first_of(config, "num_experts_per_tok", default=1),
+        capped_logits=bool(getattr(config, "final_logit_softcapping", None)),
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+    )
 
 
 def restarting_positions(segments: torch.Tensor) -> torch.Tensor:

@@ -15,10 +15,13 @@ from transformers import (
 )
 
 from workflow.models.batch import Batch, Rows, make_joined_batch
+from workflow.models.configuration import dropout_of
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
     GenerationStart,
+    Modules,
+    activation_of,
     class_in,
     first_of,
 )
@@ -57,9 +60,9 @@ class Encoder:
             inner=width,
             keys=width,
             feed_forward=first_of(config, "intermediate_size", "hidden_dim", default=4 * width),
-            gated=config.model_type == "modernbert",
             joins_texts=self.joins_texts,
             vocabulary=2,
+            modules=_modules_of(config),
         )
 
     def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:
@@ -120,6 +123,23 @@ class Encoder:
 
     def optimize_for_scoring(self, model: PreTrainedModel) -> None:
         pass
+
+
+def _modules_of(config: PreTrainedConfig) -> Modules:
+    dropout, attention_dropout = dropout_of(config)
+    relative = 0
+    if getattr(config, "relative_attention", False):
+        spans = first_of(config, "position_buckets", "max_relative_positions", default=1)
+        span = spans if spans > 0 else config.max_position_embeddings
+        relative = 2 * span * len(config.pos_att_type)
+    return Modules(
+        attention=config._attn_implementation or "sdpa",
+        relative=relative,
+        gated=config.model_type == "modernbert",
+        relu=activation_of(config) == "relu",
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+    )
 
 
 @contextmanager
