@@ -67,17 +67,18 @@ def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
     if sizes.joins_texts:  # one stack reads both
         joined = (source + target) * _layer_bytes(sizes, work, work.length)
         encoder_layer = decoder_layer = joined
-    one_more = max(encoder_layer, decoder_layer)  # one layer's gradients, or its recomputation
+    one_more = max(encoder_layer, decoder_layer) / 2  # one layer's gradients
     if work.gradient_checkpointing:
         encoder_layer = source * computing * sizes.width
         decoder_layer = target * computing * sizes.width
         if sizes.joins_texts:
             encoder_layer = decoder_layer = encoder_layer + decoder_layer
-        one_more *= 2
+        gradients = max(source, target) * computing * sizes.feed_forward
+        one_more = 2 * one_more + gradients  # and the layer recomputed
     layers = sizes.encoder_layers * encoder_layer + sizes.decoder_layers * decoder_layer
     copies = 3 if sizes.modules.capped_logits else 1  # the output of tanh, and a gradient
     return {
-        "activations": layers + one_more / 2,
+        "activations": layers + one_more,
         "position bias": _bias_bytes(sizes, work),
         "logits": target * sizes.vocabulary * computing * copies,
     }
