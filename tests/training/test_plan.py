@@ -7,11 +7,12 @@ from test_memory import SHAPES, write_config
 
 from workflow.cli.run import main
 from workflow.distributed.strategy import ShardingStrategy
-from workflow.memory import search as memory_plan
+from workflow.memory import machine as this_host
 from workflow.memory.activations import Work
 from workflow.memory.estimate import predict
+from workflow.memory.machine import Machine
 from workflow.memory.model_dims import sizes_of
-from workflow.memory.search import Machine, fits
+from workflow.memory.search import fits
 from workflow.runs.mount import Mount
 
 FOUR_80GB = ["--plan_gpus", "4", "--plan_gpu_memory", "80GB", "--plan_host_memory", "512GB"]
@@ -101,7 +102,7 @@ def test_a_plan_reports_that_nothing_fits(
 def test_a_plan_of_this_machine(
     empty_mount: Mount, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_plan, "available_memory", lambda: 800e9)
+    monkeypatch.setattr(this_host, "available_memory", lambda: 800e9)
     assert dry_run(empty_mount, "--num_processes", "2", "--bf16", "true") == 0
     printed = capsys.readouterr().out
     assert "1 node, 2 processes per node on CPUs; 367.6 GB per process for the model" in printed
@@ -158,7 +159,7 @@ def test_all_problems_of_a_plan_are_reported_together(
 def test_a_job_that_does_not_fit_is_refused_before_its_folder_is_made(
     mount: Mount, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_plan, "available_memory", lambda: 480e6)
+    monkeypatch.setattr(this_host, "available_memory", lambda: 480e6)
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data_name", "sums"]
     assert main("seq2seq", "", [*argv, "--bf16", "false"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (

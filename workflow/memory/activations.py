@@ -73,8 +73,7 @@ def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
         decoder_layer = target * computing * sizes.width
         if sizes.joins_texts:
             encoder_layer = decoder_layer = encoder_layer + decoder_layer
-        gradients = max(source, target) * computing * sizes.feed_forward
-        one_more = 2 * one_more + gradients  # and the layer recomputed
+        one_more *= 2.5  # the layer recomputed, and some of its gradients
     layers = sizes.encoder_layers * encoder_layer + sizes.decoder_layers * decoder_layer
     copies = 3 if sizes.modules.capped_logits else 1  # the output of tanh, and a gradient
     return {

@@ -52,8 +52,10 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
     examples = Examples.of(job.splits["train"], job.spec)
     config = engine.model.config
     first = job.task.collate(examples, (np.array([shortest]),), config)
+    largest = enlarged(first, shape, config)
+    shape = Shape.of(largest)
     with oom_context(job, world, f"memory probe before step {done + 1}", shape):
-        engine.probe(first, enlarged(first, shape, config))
+        engine.probe(first, largest)
     seconds = time.perf_counter() - began
     if seconds > QUIET_SECONDS:
         log.info("the largest micro-batch (%s) fits in memory; probed in %.0f s", shape, seconds)

@@ -12,7 +12,8 @@ import torch
 
 from workflow.core.errors import OutOfMemory
 from workflow.distributed.world import World
-from workflow.memory.search import FEWEST, amount, available_memory
+from workflow.memory.machine import amount, available_memory
+from workflow.memory.search import FEWEST
 from workflow.models.batch import Batch
 from workflow.training.prepare import Job
 

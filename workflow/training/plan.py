@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from workflow.config.deepspeed_file import offload_of, read_deepspeed_file
 from workflow.config.job import JobSpec
 from workflow.config.launch import LaunchOptions
@@ -18,11 +20,13 @@ from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
 from workflow.memory.activations import Work
+from workflow.memory.machine import Machine, this_machine
 from workflow.memory.model_dims import sizes_of
 from workflow.memory.render import render_plans
-from workflow.memory.search import Machine, PlanRequest, choose, plans, this_machine
+from workflow.memory.search import PlanRequest, choose, plans
 from workflow.models.folders import check_folder
 from workflow.models.hub import fetch_settings
+from workflow.models.settings import fit_lengths
 from workflow.runs.mount import Mount, find_model
 from workflow.runs.resume_state import ComputedWith
 from workflow.training.compilation import problems_of_sharding
@@ -116,6 +120,9 @@ def dry_run(
     folder = fetch_settings(source)
     check_folder(folder)
     sizes = sizes_of(folder, request.dropout_rate)
+    request, problems = fit_lengths(request, AutoConfig.from_pretrained(folder))
+    if problems:
+        raise BadInput(problems)
     bf16 = request.bf16 if request.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
     target = request.max_target_length if request.writes_texts else 1
     work = _work(request, bf16, request.max_source_length, target, records=None)

@@ -20,7 +20,7 @@ from workflow.data.token_cache import TokenizedSplit, log_eval_records, prepare_
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
-from workflow.memory.search import Machine, this_machine
+from workflow.memory.machine import Machine, this_machine
 from workflow.models.families import DecoderIds, family_of
 from workflow.models.hub import fetch_settings
 from workflow.models.settings import ModelSettings, load_model_settings
