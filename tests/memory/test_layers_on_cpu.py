@@ -89,7 +89,7 @@ def test_the_plan_is_what_autograd_saves(kind: str, dropout: float, bf16: bool) 
 
 
 @pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "fp32"])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2", "bert", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2", "bert", "modernbert"])
 def test_the_plan_is_what_recomputed_layers_take(kind: str, bf16: bool) -> None:
     model = make_model(kind, 0.1, bf16)
     model.activation_checkpointing_enable()
@@ -102,5 +102,4 @@ def test_the_plan_is_what_recomputed_layers_take(kind: str, bf16: bool) -> None:
               if event.name() == "[memory]"]  # fmt: skip
     taken = np.cumsum([event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())])
     ratio = planned_bytes(model, bf16, recomputes=True) / taken.max()
-    print("RATIO gc", kind, bf16, round(ratio, 2))
     assert 0.85 < ratio < 1.15

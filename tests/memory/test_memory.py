@@ -426,3 +426,12 @@ def test_where_nothing_fits_the_message_is_whole(
     with pytest.raises(BadInput) as caught:
         choose(models[model], machine, WORK, asked)
     assert str(caught.value) == message
+
+
+def test_recomputing_is_no_hint_where_the_model_cannot(xxl: Sizes) -> None:
+    modules = dataclasses.replace(xxl.modules, recomputes=False)
+    request = PlanRequest(stage=2, offload="none")
+    for sizes, hinted in ((xxl, True), (dataclasses.replace(xxl, modules=modules), False)):
+        with pytest.raises(BadInput) as caught:
+            choose(sizes, FOUR_80GB, WORK, request)
+        assert ("add --gradient_checkpointing" in str(caught.value)) == hinted

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from test_memory import SHAPES, write_config
+from transformers import CONFIG_MAPPING
 
 from workflow.cli.run import main
 from workflow.distributed.strategy import ShardingStrategy
@@ -87,6 +88,21 @@ def test_a_plan_follows_the_flags(empty_mount: Mount, capsys: pytest.CaptureFixt
     unsaid = ["--plan_gpus", "4", "--plan_gpu_memory", "80GB", "--offload", "all"]
     assert dry_run(empty_mount, *unsaid) == 0
     assert "host memory unlimited\n" in capsys.readouterr().out
+
+
+def test_a_plan_has_texts_that_the_model_can_read(
+    empty_mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, task, tokens in (("bert", "clf", 513), ("gpt2", "seq2seq", 1024)):
+        config = CONFIG_MAPPING[kind]().to_json_string()
+        (empty_mount.models / "flan-t5-xxl" / "config.json").write_text(config)
+        assert dry_run(empty_mount, *FOUR_80GB, task=task) == 0
+        assert f"of {tokens} tokens\n" in capsys.readouterr().out
+    assert dry_run(empty_mount, "--max_source_length", "2000") == 2
+    assert capsys.readouterr().err == (
+        "--max_source_length: 2000 (expected at most 512, the model's maximum). Hint: add "
+        "--max_source_length 512.\n"
+    )
 
 
 def test_a_plan_reports_that_nothing_fits(

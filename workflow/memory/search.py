@@ -179,7 +179,8 @@ def _hints(sizes: Sizes, machine: Machine, work: Work, request: PlanRequest) -> 
     def would(machine: Machine, work: Work, request: PlanRequest) -> bool:
         return any(plan.positions for plan in plans(sizes, machine, work, request))
 
-    recomputing = work.trains or work.gradient_checkpointing
+    can = work.trains and sizes.modules.recomputes
+    recomputing = can or work.gradient_checkpointing
     changes = {
         "remove --micro_batch_tokens": (work, dataclasses.replace(request, positions=None)),
         "remove --zero_stage and --offload": (

@@ -30,6 +30,11 @@ class ModelSettings:
     generation: GenerationConfig
     decoder_ids: DecoderIds
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether the model's layers can be recomputed in the backward pass."""
+        return family_of(self.config).dimensions(self.config).modules.recomputes
+
 
 def load_model_settings(
     folder: Path, request: JobRequest, processes: int
@@ -63,6 +68,10 @@ def load_model_settings(
         problems.append(Problem("--template chat", found, "a model with a chat template", hint))
     request, too_long = fit_lengths(request, config)
     problems += too_long
+    if request.gradient_checkpointing and not family.dimensions(config).modules.recomputes:
+        found = f"set for the model type {config.model_type}"
+        expected = "a model type whose layers transformers can recompute"
+        problems.append(Problem("--gradient_checkpointing", found, expected, "remove it"))
     if processes > 1 and not request.no_train and config.model_type in ONE_PROCESS:
         found = f"the model type {config.model_type} on {processes} processes"
         expected = f"one process, since {ONE_PROCESS[config.model_type]}"

@@ -132,7 +132,8 @@ def _limit() -> str:
 def _of_micro_batch(job: Job, world: World, positions: int | None) -> str:
     """The end of the message on a micro-batch that does not fit; the cheapest remedy first."""
     spec = job.spec
-    hints = [] if spec.gradient_checkpointing else ["add --gradient_checkpointing"]
+    can = job.recomputes and not spec.gradient_checkpointing
+    hints = ["add --gradient_checkpointing"] if can else []
     hints += _of_states(job, world)
     bound = spec.micro_batch_tokens
     if positions is None:

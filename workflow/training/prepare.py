@@ -58,6 +58,7 @@ class Job:
             rest.
         resume_point: the checkpoint that the run would resume from.
         max_padded_tokens: of a micro-batch, after an earlier start ran out of memory.
+        recomputes: whether the model's layers can be recomputed in the backward pass.
     """
 
     spec: PlannedSpec
@@ -76,6 +77,7 @@ class Job:
     resolve_defaults: Callable[[JobRequest], JobSpec]
     resume_point: ResumePoint | None
     max_padded_tokens: int | None = None
+    recomputes: bool = True
 
     @property
     def data_keys(self) -> dict[str, str]:
@@ -164,6 +166,7 @@ def prepare(
         resolve_defaults=resolve,
         resume_point=located.resume_point,
         max_padded_tokens=earlier.max_padded_tokens,
+        recomputes=settings.recomputes,
     )
 
 

@@ -79,6 +79,7 @@ class Modules:
         experts: feed-forward blocks that compute each token.
         capped_logits: whether logits pass through a tanh.
         dropout, attention_dropout: whether training drops hidden states, and attention weights.
+        recomputes: whether layers can be recomputed in the backward pass.
     """
 
     own: bool = False
@@ -93,6 +94,7 @@ class Modules:
     capped_logits: bool = False
     dropout: bool = False
     attention_dropout: bool = False
+    recomputes: bool = True
 
 
 @dataclass(frozen=True)

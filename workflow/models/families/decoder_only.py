@@ -71,7 +71,7 @@ class DecoderOnly:
             ),
             joins_texts=self.joins_texts,
             vocabulary=self.vocabulary_size(config),
-            modules=_modules_of(config),
+            modules=_modules_of(config, self.model_class(config)),
         )
 
     def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:
@@ -148,7 +148,7 @@ class DecoderOnly:
         pass
 
 
-def _modules_of(config: PreTrainedConfig) -> Modules:
+def _modules_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Modules:
     rms, activation = hasattr(config, "rms_norm_eps"), activation_of(config)
     dropout, attention_dropout = dropout_of(config)
     return Modules(
@@ -162,6 +162,7 @@ def _modules_of(config: PreTrainedConfig) -> Modules:
         capped_logits=bool(getattr(config, "final_logit_softcapping", None)),
         dropout=dropout,
         attention_dropout=attention_dropout,
+        recomputes=model_class.supports_gradient_checkpointing,
     )
 
 

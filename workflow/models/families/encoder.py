@@ -62,7 +62,7 @@ class Encoder:
             feed_forward=first_of(config, "intermediate_size", "hidden_dim", default=4 * width),
             joins_texts=self.joins_texts,
             vocabulary=2,
-            modules=_modules_of(config),
+            modules=_modules_of(config, self.model_class(config)),
         )
 
     def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:
@@ -125,7 +125,7 @@ class Encoder:
         pass
 
 
-def _modules_of(config: PreTrainedConfig) -> Modules:
+def _modules_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Modules:
     dropout, attention_dropout = dropout_of(config)
     relative = 0
     if getattr(config, "relative_attention", False):
@@ -139,6 +139,7 @@ def _modules_of(config: PreTrainedConfig) -> Modules:
         relu=activation_of(config) == "relu",
         dropout=dropout,
         attention_dropout=attention_dropout,
+        recomputes=model_class.supports_gradient_checkpointing,
     )
 
 

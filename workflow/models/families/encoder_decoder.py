@@ -78,6 +78,7 @@ class EncoderDecoder:
             relu=activation_of(decoder) == "relu",
             dropout=dropout,
             attention_dropout=attention_dropout,
+            recomputes=self.model_class(config).supports_gradient_checkpointing,
         )
 
     def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:
