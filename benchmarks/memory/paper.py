@@ -5,8 +5,9 @@ import argparse
 from benchmarks.publish import publish
 from benchmarks.synthetic import FLAN_T5, random_model
 from workflow.memory.activations import Work
+from workflow.memory.machine import Machine
 from workflow.memory.model_dims import Sizes, sizes_of_model
-from workflow.memory.search import Machine, PlanRequest, choose, name_of
+from workflow.memory.search import PlanRequest, choose, name_of
 
 SOURCE, TARGET = 512, 128
 GPU_MEMORY, HOST_MEMORY, GPUS_A_NODE = 80e9, 1e12, 8

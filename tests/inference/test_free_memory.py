@@ -14,9 +14,11 @@ from workflow.distributed.world import World
 from workflow.inference.free_memory import MOST_AT_ONCE, positions_at_once, positions_in
 from workflow.inference.t5_decoder import T5Decoder
 from workflow.memory.activations import Work, evaluation_bytes
-from workflow.models.families import Dimensions, family_of
+from workflow.models.families import Dimensions, Modules, family_of
 
-XL = Dimensions(24, 24, 2048, 32, 2048, 2048, 5120, True, 32128, joins_texts=False)
+XL = Dimensions(
+    24, 24, 2048, 32, 2048, 2048, 5120, 32128, joins_texts=False, modules=Modules(gated=True)
+)
 
 
 def test_positions_fill_half_of_the_free_memory_as_the_plan_counts_it() -> None:

@@ -13,19 +13,18 @@ import torch
 from workflow.core.errors import BadInput
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
-from workflow.memory import search as memory_plan
+from workflow.memory import machine as this_host
 from workflow.memory.activations import Work
 from workflow.memory.estimate import predict
+from workflow.memory.machine import Machine, this_machine
 from workflow.memory.model_dims import Sizes, checkpoint_bytes, sizes_of
 from workflow.memory.search import (
-    Machine,
     PlanRequest,
     choose,
     fits,
     name_of,
     on_cpu,
     plans,
-    this_machine,
 )
 
 SHAPES = {
@@ -108,12 +107,14 @@ class TestOfEverySetting:
         self, xxl: Sizes, strategy: ShardingStrategy, on_gpu: bool, bf16: bool
     ) -> None:
         work = with_work(bf16=bf16, on_gpu=on_gpu, positions=16 * 1536, processes=4)
+        recomputing = dataclasses.replace(work, gradient_checkpointing=True)
+        modules = dataclasses.replace(xxl.modules, dropout=False)
         whole, recomputed, undropped = (
-            phase_of(predict(xxl, each, strategy), "backward").device["activations"]
+            phase_of(predict(*each, strategy), "backward").device["activations"]
             for each in (
-                work,
-                dataclasses.replace(work, gradient_checkpointing=True),
-                dataclasses.replace(work, dropout=False),
+                (xxl, work),
+                (xxl, recomputing),
+                (dataclasses.replace(xxl, modules=modules), work),
             )
         )
         assert recomputed < 0.25 * whole
@@ -230,7 +231,7 @@ def test_what_a_machine_has_for_each_process() -> None:
     assert FOUR_80GB.for_host == pytest.approx(0.92 * 128e9 - 3e9)
     assert dataclasses.replace(FOUR_80GB, host_memory=None).for_host == float("inf")
     on_cpus = Machine(2, 2, 4e9, 8e9, on_gpu=False)
-    assert on_cpus.for_device == pytest.approx(0.92 * 4e9 - memory_plan.CPU_BYTES)
+    assert on_cpus.for_device == pytest.approx(0.92 * 4e9 - this_host.CPU_BYTES)
 
 
 def test_of_a_host_its_group_may_have_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,14 +240,14 @@ def test_of_a_host_its_group_may_have_less(tmp_path: Path, monkeypatch: pytest.M
     lines = [f"{name}:  {size} kB\n" for name, size in (dict.fromkeys(others, 1) | sizes).items()]
     (tmp_path / "meminfo").write_text("".join(lines))
     monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path))
-    monkeypatch.setattr(memory_plan, "GROUP", tmp_path)
-    assert memory_plan.available_memory() == 4_096_000_000
+    monkeypatch.setattr(this_host, "GROUP", tmp_path)
+    assert this_host.available_memory() == 4_096_000_000
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("1000000000\n")
     (tmp_path / "memory.stat").write_text("anon 700\ninactive_file 250\nactive_file 50\n")
-    assert memory_plan.available_memory() == 4_096_000_000
+    assert this_host.available_memory() == 4_096_000_000
     (tmp_path / "memory.max").write_text("3000000000\n")
-    assert memory_plan.available_memory() == 2_000_000_300  # what files take can be had
+    assert this_host.available_memory() == 2_000_000_300  # what files take can be had
 
 
 class Gpu:
@@ -425,3 +426,12 @@ def test_where_nothing_fits_the_message_is_whole(
     with pytest.raises(BadInput) as caught:
         choose(models[model], machine, WORK, asked)
     assert str(caught.value) == message
+
+
+def test_recomputing_is_no_hint_where_the_model_cannot(xxl: Sizes) -> None:
+    modules = dataclasses.replace(xxl.modules, recomputes=False)
+    request = PlanRequest(stage=2, offload="none")
+    for sizes, hinted in ((xxl, True), (dataclasses.replace(xxl, modules=modules), False)):
+        with pytest.raises(BadInput) as caught:
+            choose(sizes, FOUR_80GB, WORK, request)
+        assert ("add --gradient_checkpointing" in str(caught.value)) == hinted

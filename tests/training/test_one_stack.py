@@ -180,6 +180,20 @@ def test_an_encoder_writes_no_texts(mount: Mount, bert: str) -> None:
     assert not (mount.models / "bert_sums_0").exists()
 
 
+def test_layers_that_transformers_cannot_recompute_are_not_recomputed(
+    mount: Mount, bert: str
+) -> None:
+    path = mount.models / bert / "config.json"
+    config = json.loads(path.read_text()) | {"model_type": "albert"}
+    path.write_text(json.dumps(config))
+    with pytest.raises(BadInput) as raised:
+        run_job(clf(bert, gradient_checkpointing=True), mount)
+    assert str(raised.value) == (
+        "--gradient_checkpointing: set for the model type albert (expected a model type whose "
+        "layers transformers can recompute). Hint: remove it."
+    )
+
+
 def test_label_words_follow_the_input_of_a_decoder_only_model(
     mount: Mount, gpt: str, bert: str
 ) -> None:

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 from test_memory import SHAPES, write_config
+from transformers import CONFIG_MAPPING
 
 from workflow.cli.run import main
 from workflow.distributed.strategy import ShardingStrategy
-from workflow.memory import search as memory_plan
+from workflow.memory import machine as this_host
 from workflow.memory.activations import Work
 from workflow.memory.estimate import predict
+from workflow.memory.machine import Machine
 from workflow.memory.model_dims import sizes_of
-from workflow.memory.search import Machine, fits
+from workflow.memory.search import fits
 from workflow.runs.mount import Mount
 
 FOUR_80GB = ["--plan_gpus", "4", "--plan_gpu_memory", "80GB", "--plan_host_memory", "512GB"]
@@ -88,6 +90,21 @@ def test_a_plan_follows_the_flags(empty_mount: Mount, capsys: pytest.CaptureFixt
     assert "host memory unlimited\n" in capsys.readouterr().out
 
 
+def test_a_plan_has_texts_that_the_model_can_read(
+    empty_mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, task, tokens in (("bert", "clf", 513), ("gpt2", "seq2seq", 1024)):
+        config = CONFIG_MAPPING[kind]().to_json_string()
+        (empty_mount.models / "flan-t5-xxl" / "config.json").write_text(config)
+        assert dry_run(empty_mount, *FOUR_80GB, task=task) == 0
+        assert f"of {tokens} tokens\n" in capsys.readouterr().out
+    assert dry_run(empty_mount, "--max_source_length", "2000") == 2
+    assert capsys.readouterr().err == (
+        "--max_source_length: 2000 (expected at most 512, the model's maximum). Hint: add "
+        "--max_source_length 512.\n"
+    )
+
+
 def test_a_plan_reports_that_nothing_fits(
     empty_mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +118,7 @@ def test_a_plan_reports_that_nothing_fits(
 def test_a_plan_of_this_machine(
     empty_mount: Mount, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_plan, "available_memory", lambda: 800e9)
+    monkeypatch.setattr(this_host, "available_memory", lambda: 800e9)
     assert dry_run(empty_mount, "--num_processes", "2", "--bf16", "true") == 0
     printed = capsys.readouterr().out
     assert "1 node, 2 processes per node on CPUs; 367.6 GB per process for the model" in printed
@@ -158,7 +175,7 @@ def test_all_problems_of_a_plan_are_reported_together(
 def test_a_job_that_does_not_fit_is_refused_before_its_folder_is_made(
     mount: Mount, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_plan, "available_memory", lambda: 480e6)
+    monkeypatch.setattr(this_host, "available_memory", lambda: 480e6)
     argv = ["--mount", str(mount.root), "--model_init_name", "small", "--data_name", "sums"]
     assert main("seq2seq", "", [*argv, "--bf16", "false"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (

@@ -10,8 +10,8 @@ from workflow.config.parse import NO_MODEL
 from workflow.config.request import JobRequest
 from workflow.core.errors import BadInput, Problem
 from workflow.distributed.world import World
+from workflow.memory.machine import Machine, this_machine
 from workflow.memory.model_dims import checkpoint_bytes, sizes_of
-from workflow.memory.search import Machine, this_machine
 from workflow.models.hub import fetch_settings
 from workflow.runs.checkpoint import SETTINGS_BYTES
 from workflow.runs.mount import Mount, find_data, find_model, find_run_folder, run_name_of

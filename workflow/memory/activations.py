@@ -1,15 +1,16 @@
 """The bytes of activations that a micro-batch keeps for the backward pass.
 
 Counted operation by operation as in Korthikanti et al. 2022, "Reducing Activation Recomputation in
-Large Transformer Models", for T5's layers with the modules of `workflow.models.kernels`: gated
-feed-forward, cross-attention, dropout. On a CPU measured; on a GPU counted from the tensors that
-autograd saves (tests/memory/test_activations.py), not measured.
+Large Transformer Models", block by block: norms, attention, feed-forward, logits. On a CPU
+measured; on a GPU counted from the tensors that autograd saves (tests/memory/test_activations.py),
+not measured.
 """
 
 from dataclasses import dataclass
 
 from workflow.data.step_planner import LOGITS_AT_ONCE, POSITIONS_AT_ONCE
 from workflow.models.families import Dimensions
+from workflow.models.kernels.attention import SHORT
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,6 @@ class Work:
         positions: of the largest micro-batch: rows × (source + target).
         trains: whether the job trains, or only evaluates.
         on_gpu: whether a device has its own memory; a CPU's is the host's.
-        dropout: whether training uses dropout, which stores masks.
         generated: positions (source + new tokens) of the largest generation batch, with keys and
             values for self-attention and cross-attention. (On a GPU, what is free then takes more:
             `workflow.inference.free_memory`.)
@@ -36,7 +36,6 @@ class Work:
     processes: int = 1
     on_gpu: bool = True
     gradient_checkpointing: bool = False
-    dropout: bool = True
     generated: int = POSITIONS_AT_ONCE
     moments: int = 8
 
@@ -60,52 +59,109 @@ def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
     """Bytes by name that training on a micro-batch takes, without weights and gradients."""
     computing = work.computing
     source, target = work.rows * work.source_length, work.rows * work.target_length
-    own, squared = _block_bytes(sizes, work), _attention_bytes(sizes, work)
     cross = computing * (4 * sizes.width + 2 * sizes.inner)
-    encoder_layer = source * (own + squared * work.source_length)
+    encoder_layer = source * _layer_bytes(sizes, work, work.source_length)
     decoder_layer = (
-        target * (own + cross + squared * work.length)
+        target * (_layer_bytes(sizes, work, work.length) + cross)
         + source * computing * 2 * sizes.inner  # keys and values of the encoder's output
     )
     if sizes.joins_texts:  # one stack reads both
-        encoder_layer = decoder_layer = (source + target) * (own + squared * work.length)
-    one_more = max(encoder_layer, decoder_layer)  # one layer's gradients, or its recomputation
+        joined = (source + target) * _layer_bytes(sizes, work, work.length)
+        encoder_layer = decoder_layer = joined
+    one_more = max(encoder_layer, decoder_layer) / 2  # one layer's gradients
     if work.gradient_checkpointing:
         encoder_layer = source * computing * sizes.width
         decoder_layer = target * computing * sizes.width
         if sizes.joins_texts:
             encoder_layer = decoder_layer = encoder_layer + decoder_layer
-        one_more *= 2
+        one_more *= 2.7  # the layer recomputed, and some of its gradients
     layers = sizes.encoder_layers * encoder_layer + sizes.decoder_layers * decoder_layer
+    if sizes.modules.trimmed and not (work.on_gpu or work.gradient_checkpointing):
+        layers -= encoder_layer - source * computing * (sizes.width + 2 * sizes.keys)
+    copies = 3 if sizes.modules.capped_logits else 1  # the output of tanh, and a gradient
     return {
-        "activations": layers + one_more / 2,
+        "activations": layers + one_more,
         "position bias": _bias_bytes(sizes, work),
-        "logits": target * sizes.vocabulary * computing,
+        "logits": target * sizes.vocabulary * computing * copies,
     }
 
 
-def _block_bytes(sizes: Dimensions, work: Work) -> float:
-    """Bytes per position in a layer (self-attention, feed-forward), except what grows with length.
+def _layer_bytes(sizes: Dimensions, work: Work, length: int) -> float:
+    """Bytes per position in a layer (self-attention, feed-forward) on rows of this length."""
+    attention = _attention_bytes(sizes, work) + length * _score_bytes(sizes, work)
+    return _norm_bytes(sizes, work) + attention + _feed_forward_bytes(sizes, work)
 
-    Each block keeps its input and the normed input; dropout masks take a byte per element. A gated
-    feed-forward keeps both gates and their product, on a GPU also the gelu.
+
+def _norm_bytes(sizes: Dimensions, work: Work) -> float:
+    """The norms' inputs, what the two blocks read, and masks of their dropped outputs.
+
+    transformers' RMS norms keep their input in float32 and what they multiply by the weights. A
+    dropout mask takes a byte per element.
     """
-    computing, masks = work.computing, 1 if work.dropout else 0
-    norm, gates = 2 * computing, 2 * computing
-    if sizes.gated:
-        gates += (2 if work.on_gpu else 1) * computing
-    blocks = 2 * sizes.width * (norm + masks) + 2 * (sizes.inner + sizes.keys) * computing
-    return blocks + sizes.feed_forward * (gates + masks)
+    modules, computing = sizes.modules, work.computing
+    norm = 4 + computing if modules.rms_norms else computing
+    masks = 2 if modules.dropout else 0
+    heads = (sizes.inner + sizes.keys) * norm if modules.head_norms else 0
+    return sizes.width * (modules.norms * norm + 2 * computing + masks) + heads
+
+
+def _feed_forward_bytes(sizes: Dimensions, work: Work) -> float:
+    """What the activation reads, and what it writes, for the gated gates too and their product.
+
+    Our own gates keep no output of the gelu on a CPU. T5 also has a dropout mask. Experts have
+    inputs and outputs of their own.
+    """
+    modules, computing = sizes.modules, work.computing
+    kept = 4 if modules.gated else 1 if modules.relu else 2
+    if modules.own and modules.gated and not work.on_gpu:
+        kept = 3
+    mask = 1 if modules.own and modules.dropout else 0
+    routed = 2 * sizes.width * computing if modules.experts > 1 else 0
+    return modules.experts * (sizes.feed_forward * (kept * computing + mask) + routed)
 
 
 def _attention_bytes(sizes: Dimensions, work: Work) -> float:
-    """Bytes per query and key in a layer: on a CPU the probabilities, and a byte of dropout mask.
+    """Queries, keys, values and output; torch's own repeats the keys and values of grouped heads.
 
-    torch's fused attention on a GPU keeps none; `_bias_bytes` counts its mask.
+    DeBERTa keeps the scores of each query with all relative positions, and the vectors of these for
+    each row.
     """
-    if work.on_gpu:
-        return 0.0
-    return sizes.heads * (work.computing + (1 if work.dropout else 0))
+    modules, computing = sizes.modules, work.computing
+    if modules.own or _keeps_weights(sizes, work):
+        return 2 * (sizes.inner + sizes.keys) * computing
+    return (
+        4 * sizes.inner + modules.relative * (sizes.heads + sizes.inner / work.length)
+    ) * computing
+
+
+def _score_bytes(sizes: Dimensions, work: Work) -> float:
+    """Bytes per query and key in a layer.
+
+    Our own attention keeps the probabilities and a byte of dropout mask, torch's a mask in compute
+    precision, the same for all heads. Others keep the probabilities in float32 and in compute
+    precision, and those that were not dropped; with a cap also its tanh. `_bias_bytes` counts the
+    mask of T5 on a GPU.
+    """
+    modules, computing = sizes.modules, work.computing
+    drops = modules.attention_dropout
+    if modules.own:
+        return 0.0 if work.on_gpu else sizes.heads * (computing + modules.dropout)
+    if _keeps_weights(sizes, work):
+        return sizes.heads * (computing + drops)
+    if modules.relative:
+        return sizes.heads * (computing + (computing + 1 if drops else 0))
+    if modules.attention != "sdpa":
+        dropped = 2 * computing if drops else computing if work.bf16 else 0
+        capped = computing if modules.capped_logits else 0
+        return sizes.heads * (4 + dropped + capped)
+    return computing
+
+
+def _keeps_weights(sizes: Dimensions, work: Work) -> bool:
+    """Whether our attention takes the place of torch's (`workflow.models.kernels.attention`)."""
+    short = work.bf16 and work.length <= SHORT
+    drops = sizes.modules.attention_dropout
+    return sizes.modules.attention == "sdpa" and not work.on_gpu and (short or drops)
 
 
 def _bias_bytes(sizes: Dimensions, work: Work) -> float:
@@ -113,7 +169,7 @@ def _bias_bytes(sizes: Dimensions, work: Work) -> float:
 
     In the backward pass also of its gradient, the sum so far and a layer's.
     """
-    if not work.on_gpu or sizes.joins_texts:
+    if not work.on_gpu or not sizes.modules.own:
         return 0.0
     source, target = work.source_length**2, work.target_length**2
     numbers = source + target + 2 * max(source, target)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from workflow.core.errors import BadInput
 from workflow.models.families import Dimensions, family_of
 from workflow.models.hub import LOADING_ERRORS, unusable
-from workflow.models.loading import build_model
+from workflow.models.loading import Adaptation, build_model
 from workflow.models.state_dict import saved_names
 
 
@@ -26,15 +26,18 @@ class Sizes(Dimensions):
     largest_tensor: int
 
 
-def sizes_of(folder: Path) -> Sizes:
+def sizes_of(folder: Path, dropout_rate: float | None = None) -> Sizes:
     """The sizes of a folder's model; reads no weights.
+
+    Args:
+        dropout_rate: None for the model's own.
 
     Raises:
         BadInput: if its settings are invalid.
     """
     try:
         with torch.device("meta"):
-            return sizes_of_model(build_model(folder))
+            return sizes_of_model(build_model(folder, Adaptation(dropout_rate)))
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "valid settings of a model")]) from error
 

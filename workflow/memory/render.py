@@ -3,8 +3,9 @@
 import textwrap
 
 from workflow.memory.activations import Work
+from workflow.memory.machine import GPU_BYTES, SPARED, Machine
 from workflow.memory.model_dims import Sizes, checkpoint_bytes
-from workflow.memory.search import GPU_BYTES, SPARED, Machine, Plan, name_of, taken
+from workflow.memory.search import Plan, name_of, taken
 
 _TOGETHER = "\xa0"
 """A non-breaking space."""

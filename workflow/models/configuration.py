@@ -32,10 +32,10 @@ _SMALL = {
 _DROPOUT = (
     "dropout_rate", "dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout_prob", "hidden_dropout",
 )  # fmt: skip
+_ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 _MORE_DROPOUT = (
-    "attention_dropout", "activation_dropout", "attn_pdrop", "attention_probs_dropout_prob",
-    "classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "embedding_dropout",
-    "mlp_dropout", "residual_dropout",
+    *_ATTENTION_DROPOUT, "activation_dropout", "classifier_dropout", "classifier_dropout_prob",
+    "seq_classif_dropout", "embedding_dropout", "mlp_dropout", "residual_dropout",
 )  # fmt: skip
 
 
@@ -79,6 +79,15 @@ def set_dropout(config: PreTrainedConfig, rate: float) -> None:
                 setattr(part, name, rate)
         if rate == 0 and hasattr(part, "router_jitter_noise"):
             part.router_jitter_noise = 0.0
+
+
+def dropout_of(config: PreTrainedConfig) -> tuple[bool, bool]:
+    """Whether training drops hidden states, and attention weights."""
+
+    def any_of(names: tuple[str, ...]) -> bool:
+        return any(getattr(config, name, None) for name in names)
+
+    return any_of(_DROPOUT), any_of(_ATTENTION_DROPOUT)
 
 
 def small_configuration(config: PreTrainedConfig, window: int) -> PreTrainedConfig:

@@ -13,7 +13,7 @@ from workflow.config.request import JobRequest
 from workflow.config.templates import CHAT, PLAIN
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
-from workflow.models.families import ONE_PROCESS, DecoderIds, ModelFamily, family_of
+from workflow.models.families import ONE_PROCESS, DecoderIds, family_of
 from workflow.models.folders import check_folder
 from workflow.models.hub import load_config, load_generation_settings, load_tokenizer
 from workflow.models.languages import set_languages
@@ -29,6 +29,11 @@ class ModelSettings:
     config: PreTrainedConfig
     generation: GenerationConfig
     decoder_ids: DecoderIds
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the model's layers can be recomputed in the backward pass."""
+        return family_of(self.config).dimensions(self.config).modules.recomputes
 
 
 def load_model_settings(
@@ -61,8 +66,12 @@ def load_model_settings(
             "use --template plain, or an instruct model",
         )
         problems.append(Problem("--template chat", found, "a model with a chat template", hint))
-    request, too_long = _fit_lengths(request, family, config)
+    request, too_long = fit_lengths(request, config)
     problems += too_long
+    if request.gradient_checkpointing and not family.dimensions(config).modules.recomputes:
+        found = f"set for the model type {config.model_type}"
+        expected = "a model type whose layers transformers can recompute"
+        problems.append(Problem("--gradient_checkpointing", found, expected, "remove it"))
     if processes > 1 and not request.no_train and config.model_type in ONE_PROCESS:
         found = f"the model type {config.model_type} on {processes} processes"
         expected = f"one process, since {ONE_PROCESS[config.model_type]}"
@@ -85,14 +94,13 @@ def load_model_settings(
     return ModelSettings(tokenizer, config, generation, ids), request
 
 
-def _fit_lengths(
-    request: JobRequest, family: ModelFamily, config: PreTrainedConfig
-) -> tuple[JobRequest, list[Problem]]:
+def fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobRequest, list[Problem]]:
     """Reduce default lengths to the model's maximum number of positions.
 
     Values above it that the user set are problems. Where prompt and completion are joined, they
     share the positions: completions get their default length, but at most half of them.
     """
+    family = family_of(config)
     read, written = family.max_positions(config)
     if family.joins_texts and request.writes_texts and read < math.inf:
         target, default = request.max_target_length, JOB_FLAGS["max_target_length"].default

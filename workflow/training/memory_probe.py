@@ -47,21 +47,24 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
     else:
         steps = range(done + 1, job.spec.max_steps + 1)
     began = time.perf_counter()
-    shape = largest_of(job, engine.model, steps, world)
+    planner = StepPlanner.of(job, engine.model, world)
+    shape = largest_of(planner, engine.model, steps)
+    shortest = int(np.argmin(sum(planner.lengths)))  # it is computed twice
     examples = Examples.of(job.splits["train"], job.spec)
     config = engine.model.config
-    first = job.task.collate(examples, (np.array([0]),), config)
+    first = job.task.collate(examples, (np.array([shortest]),), config)
+    largest = enlarged(first, shape, config)
+    shape = Shape.of(largest)
     with oom_context(job, world, f"memory probe before step {done + 1}", shape):
-        engine.probe(first, enlarged(first, shape, config))
+        engine.probe(first, largest)
     seconds = time.perf_counter() - began
     if seconds > QUIET_SECONDS:
         log.info("the largest micro-batch (%s) fits in memory; probed in %.0f s", shape, seconds)
 
 
-def largest_of(job: Job, model: PreTrainedModel, steps: range, world: World) -> Shape:
+def largest_of(planner: StepPlanner, model: PreTrainedModel, steps: range) -> Shape:
     """The micro-batch of these steps with the highest predicted memory."""
-    spec, planner = job.spec, StepPlanner.of(job, model, world)
-    sizes = sizes_of_model(model)
+    spec, sizes = planner.job.spec, sizes_of_model(model)
 
     def predicted(shape: Shape) -> float:
         work = Work(

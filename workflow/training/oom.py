@@ -12,7 +12,8 @@ import torch
 
 from workflow.core.errors import OutOfMemory
 from workflow.distributed.world import World
-from workflow.memory.search import FEWEST, amount, available_memory
+from workflow.memory.machine import amount, available_memory
+from workflow.memory.search import FEWEST
 from workflow.models.batch import Batch
 from workflow.training.prepare import Job
 
@@ -131,7 +132,8 @@ def _limit() -> str:
 def _of_micro_batch(job: Job, world: World, positions: int | None) -> str:
     """The end of the message on a micro-batch that does not fit; the cheapest remedy first."""
     spec = job.spec
-    hints = [] if spec.gradient_checkpointing else ["add --gradient_checkpointing"]
+    can = job.recomputes and not spec.gradient_checkpointing
+    hints = ["add --gradient_checkpointing"] if can else []
     hints += _of_states(job, world)
     bound = spec.micro_batch_tokens
     if positions is None:

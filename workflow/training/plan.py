@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from workflow.config.deepspeed_file import offload_of, read_deepspeed_file
 from workflow.config.job import JobSpec
 from workflow.config.launch import LaunchOptions
@@ -18,11 +20,13 @@ from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
 from workflow.memory.activations import Work
+from workflow.memory.machine import Machine, this_machine
 from workflow.memory.model_dims import sizes_of
 from workflow.memory.render import render_plans
-from workflow.memory.search import Machine, PlanRequest, choose, plans, this_machine
+from workflow.memory.search import PlanRequest, choose, plans
 from workflow.models.folders import check_folder
 from workflow.models.hub import fetch_settings
+from workflow.models.settings import fit_lengths
 from workflow.runs.mount import Mount, find_model
 from workflow.runs.resume_state import ComputedWith
 from workflow.training.compilation import problems_of_sharding
@@ -54,7 +58,8 @@ def plan_job(
     Raises:
         BadInput: if nothing fits, or compiled layers cannot be sharded so.
     """
-    sizes, work, request = sizes_of(folder), _work_of(spec, data), _request_of(spec)
+    sizes, work = sizes_of(folder, spec.dropout_rate), _work_of(spec, data)
+    request = _request_of(spec)
     plan, computed = None, earlier.computed
     if computed is not None and computed.processes == machine.processes:
         with suppress(BadInput):
@@ -70,7 +75,7 @@ def describe_plans(
     folder: Path, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
 ) -> list[str]:
     """The job's memory need on a machine under each setting, and what fits."""
-    sizes, work = sizes_of(folder), _work_of(spec, data)
+    sizes, work = sizes_of(folder, spec.dropout_rate), _work_of(spec, data)
     return render_plans(sizes, machine, work, plans(sizes, machine, work, _request_of(spec)))
 
 
@@ -114,7 +119,10 @@ def dry_run(
         raise BadInput(problems)
     folder = fetch_settings(source)
     check_folder(folder)
-    sizes = sizes_of(folder)
+    sizes = sizes_of(folder, request.dropout_rate)
+    request, problems = fit_lengths(request, AutoConfig.from_pretrained(folder))
+    if problems:
+        raise BadInput(problems)
     bf16 = request.bf16 if request.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
     target = request.max_target_length if request.writes_texts else 1
     work = _work(request, bf16, request.max_source_length, target, records=None)

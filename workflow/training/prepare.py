@@ -20,7 +20,7 @@ from workflow.data.token_cache import TokenizedSplit, log_eval_records, prepare_
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
-from workflow.memory.search import Machine, this_machine
+from workflow.memory.machine import Machine, this_machine
 from workflow.models.families import DecoderIds, family_of
 from workflow.models.hub import fetch_settings
 from workflow.models.settings import ModelSettings, load_model_settings
@@ -58,6 +58,7 @@ class Job:
             rest.
         resume_point: the checkpoint that the run would resume from.
         max_padded_tokens: of a micro-batch, after an earlier start ran out of memory.
+        recomputes: whether the model's layers can be recomputed in the backward pass.
     """
 
     spec: PlannedSpec
@@ -76,6 +77,7 @@ class Job:
     resolve_defaults: Callable[[JobRequest], JobSpec]
     resume_point: ResumePoint | None
     max_padded_tokens: int | None = None
+    recomputes: bool = True
 
     @property
     def data_keys(self) -> dict[str, str]:
@@ -164,6 +166,7 @@ def prepare(
         resolve_defaults=resolve,
         resume_point=located.resume_point,
         max_padded_tokens=earlier.max_padded_tokens,
+        recomputes=settings.recomputes,
     )
 
 

@@ -12,13 +12,21 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from workflow.models.families.base import DecoderIds, Dimensions, ModelFamily
+from workflow.models.families.base import DecoderIds, Dimensions, ModelFamily, Modules
 from workflow.models.families.decoder_only import DecoderOnly
 from workflow.models.families.encoder import Encoder
 from workflow.models.families.encoder_decoder import EncoderDecoder
 from workflow.models.families.t5 import T5
 
-__all__ = ["ONE_PROCESS", "REFUSED", "DecoderIds", "Dimensions", "ModelFamily", "family_of"]
+__all__ = [
+    "ONE_PROCESS",
+    "REFUSED",
+    "DecoderIds",
+    "Dimensions",
+    "ModelFamily",
+    "Modules",
+    "family_of",
+]
 
 REFUSED = {
     "bigbird_pegasus": "a batch of short texts changes its attention permanently, so results "

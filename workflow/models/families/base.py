@@ -63,6 +63,43 @@ class GenerationStart:
 
 
 @dataclass(frozen=True)
+class Modules:
+    """How a model computes, as far as it decides what is kept for the backward pass.
+
+    Attributes:
+        own: whether norms, gates and attention are those of `workflow.models.kernels`, which keep
+            less than transformers'.
+        norms: of a layer.
+        rms_norms: whether these are RMS norms.
+        head_norms: whether queries and keys have norms too.
+        attention: its name in transformers: "sdpa" is torch's, others keep the scores.
+        relative: relative positions that each query is compared with, as in DeBERTa.
+        gated: whether feed-forward blocks have two matrices of the inner width, like Flan-T5's.
+        relu: whether their activation is relu, which keeps only its output.
+        experts: feed-forward blocks that compute each token.
+        capped_logits: whether logits pass through a tanh.
+        dropout, attention_dropout: whether training drops hidden states, and attention weights.
+        recomputes: whether layers can be recomputed in the backward pass.
+        trimmed: whether the last layer is computed where a head reads it, on a CPU.
+    """
+
+    own: bool = False
+    norms: int = 2
+    rms_norms: bool = False
+    head_norms: bool = False
+    attention: str = "sdpa"
+    relative: int = 0
+    gated: bool = False
+    relu: bool = False
+    experts: int = 1
+    capped_logits: bool = False
+    dropout: bool = False
+    attention_dropout: bool = False
+    recomputes: bool = True
+    trimmed: bool = False
+
+
+@dataclass(frozen=True)
 class Dimensions:
     """The sizes of a model's layers.
 
@@ -71,7 +108,6 @@ class Dimensions:
         keys: the same of the keys' and values' heads, of which some models have fewer.
         joins_texts: as of ModelFamily.
         feed_forward: the inner width of the feed-forward blocks.
-        gated: whether these blocks have two matrices of that width, like Flan-T5's.
         vocabulary: number of output ids.
     """
 
@@ -82,9 +118,9 @@ class Dimensions:
     inner: int
     keys: int
     feed_forward: int
-    gated: bool
     vocabulary: int
     joins_texts: bool
+    modules: Modules
 
     def bytes_per_position(self, computing: int) -> int:
         """Bytes that generation takes for a source or new token, without logits.
@@ -100,6 +136,12 @@ def first_of(config: Any, *names: str, default: int = 0) -> int:
     """The value of the first of these names that a configuration has."""
     found = (getattr(config, name, None) for name in names)
     return int(next((value for value in found if value), default))
+
+
+def activation_of(config: Any) -> str:
+    """The name of the feed-forward blocks' activation."""
+    names = ("hidden_act", "hidden_activation", "activation_function", "activation")
+    return next((getattr(config, name) for name in names if hasattr(config, name)), "gelu")
 
 
 def class_in(mapping: Any, config: PreTrainedConfig) -> type[PreTrainedModel]:

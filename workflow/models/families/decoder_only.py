@@ -13,15 +13,17 @@ from transformers import (
 )
 
 from workflow.models.batch import SHARED, Batch, Rows, make_joined_batch, pad_rows
-from workflow.models.configuration import has_dropout
+from workflow.models.configuration import dropout_of, has_dropout
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
     GenerationStart,
+    Modules,
+    activation_of,
     class_in,
     first_of,
 )
-from workflow.models.kernels.attention import use_cpu_attention
+from workflow.models.kernels.attention import attention_of, use_cpu_attention
 from workflow.models.kernels.cpu import use_fast_modules
 from workflow.models.kernels.fused import fused
 from workflow.models.kernels.replace import replace_modules
@@ -37,6 +39,11 @@ PACKED = (
 transformers finds the examples of a row where position ids restart, and masks the others."""
 _OTHER_MASKS = ("gemma2", "gemma3_text", "gpt_neo")
 """Packed types some of whose layers do not attend to all earlier tokens."""
+
+_NORMED_TWICE = ("gemma2", "gemma3_text", "glm4")
+"""Types with norms before and after each block."""
+_NORMED_HEADS = ("gemma3_text", "olmo2", "qwen3", "qwen3_moe")
+"""Types that norm queries and keys."""
 
 
 class DecoderOnly:
@@ -65,9 +72,9 @@ class DecoderOnly:
             feed_forward=first_of(
                 config, "intermediate_size", "ffn_dim", "n_inner", default=4 * width
             ),
-            gated=hasattr(config, "rms_norm_eps"),
             joins_texts=self.joins_texts,
             vocabulary=self.vocabulary_size(config),
+            modules=_modules_of(config, self.model_class(config)),
         )
 
     def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:
@@ -163,6 +170,24 @@ def visible(segments: torch.Tensor) -> torch.Tensor:
     """
     keys = segments[:, None, None, :]
     return ((segments[:, None, :, None] == keys) | (keys == SHARED)).tril()
+
+
+def _modules_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Modules:
+    rms, activation = hasattr(config, "rms_norm_eps"), activation_of(config)
+    dropout, attention_dropout = dropout_of(config)
+    return Modules(
+        norms=4 if config.model_type in _NORMED_TWICE else 2,
+        rms_norms=rms,
+        head_norms=config.model_type in _NORMED_HEADS,
+        attention=attention_of(config),
+        gated=rms or activation == "silu",
+        relu=activation == "relu",
+        experts=first_of(config, "num_experts_per_tok", default=1),
+        capped_logits=bool(getattr(config, "final_logit_softcapping", None)),
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+        recomputes=model_class.supports_gradient_checkpointing,
+    )
 
 
 def restarting_positions(segments: torch.Tensor) -> torch.Tensor:

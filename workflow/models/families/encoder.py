@@ -15,15 +15,18 @@ from transformers import (
 )
 
 from workflow.models.batch import Batch, Rows, make_joined_batch
+from workflow.models.configuration import dropout_of
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
     GenerationStart,
+    Modules,
+    activation_of,
     class_in,
     first_of,
 )
 from workflow.models.families.decoder_only import restarting_positions
-from workflow.models.kernels.attention import use_cpu_attention
+from workflow.models.kernels.attention import attention_of, use_cpu_attention
 from workflow.models.kernels.cpu import use_fast_modules
 from workflow.models.kernels.fused import fused
 from workflow.models.kernels.last_layer import last_layer_at
@@ -60,9 +63,9 @@ class Encoder:
             inner=width,
             keys=width,
             feed_forward=first_of(config, "intermediate_size", "hidden_dim", default=4 * width),
-            gated=config.model_type == "modernbert",
             joins_texts=self.joins_texts,
             vocabulary=2,
+            modules=_modules_of(config, self.model_class(config)),
         )
 
     def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:
@@ -127,6 +130,25 @@ class Encoder:
 
     def optimize_for_scoring(self, model: PreTrainedModel) -> None:
         pass
+
+
+def _modules_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Modules:
+    dropout, attention_dropout = dropout_of(config)
+    relative = 0
+    if getattr(config, "relative_attention", False):
+        spans = first_of(config, "position_buckets", "max_relative_positions", default=1)
+        span = spans if spans > 0 else config.max_position_embeddings
+        relative = 2 * span * len(config.pos_att_type)
+    return Modules(
+        attention=attention_of(config),
+        trimmed=config.model_type in _BERT_LAYERS,
+        relative=relative,
+        gated=config.model_type == "modernbert",
+        relu=activation_of(config) == "relu",
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+        recomputes=model_class.supports_gradient_checkpointing,
+    )
 
 
 @contextmanager

@@ -14,10 +14,13 @@ from transformers import (
 )
 
 from workflow.models.batch import Batch, Example, Rows, make_batch, pad_rows
+from workflow.models.configuration import dropout_of
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
     GenerationStart,
+    Modules,
+    activation_of,
     class_in,
     first_of,
 )
@@ -61,9 +64,21 @@ class EncoderDecoder:
             feed_forward=first_of(
                 decoder, "d_ff", "encoder_ffn_dim", "intermediate_size", default=4 * width
             ),
-            gated=bool(getattr(decoder, "is_gated_act", decoder is not config)),
             joins_texts=self.joins_texts,
             vocabulary=self.vocabulary_size(config),
+            modules=self._modules(config),
+        )
+
+    def _modules(self, config: PreTrainedConfig) -> Modules:
+        decoder = _decoder_config(config)
+        dropout, attention_dropout = dropout_of(decoder)
+        return Modules(
+            attention=config._attn_implementation or "sdpa",
+            gated=bool(getattr(decoder, "is_gated_act", decoder is not config)),
+            relu=activation_of(decoder) == "relu",
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            recomputes=self.model_class(config).supports_gradient_checkpointing,
         )
 
     def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from workflow.models.batch import Batch
+from workflow.models.configuration import dropout_of
+from workflow.models.families.base import Modules
 from workflow.models.families.encoder_decoder import EncoderDecoder
 from workflow.models.kernels.cross_attention import FoldedAttention
 from workflow.models.kernels.fused import FUSED_ATTENTION, biased_mask, cross_mask
@@ -15,6 +17,10 @@ from workflow.models.lm_head import select_logits
 
 class T5(EncoderDecoder):
     """The family of T5, ByT5, Flan-T5 and mT5."""
+
+    def _modules(self, config: PreTrainedConfig) -> Modules:
+        dropout, _ = dropout_of(config)
+        return Modules(own=True, gated=config.is_gated_act, dropout=dropout)
 
     def supports_packing(self, model: PreTrainedModel) -> bool:
         """True where attention takes a mask of (rows, 1, queries, keys)."""

@@ -6,7 +6,12 @@ torch's fused attention does not drop weights, and takes three to five times as 
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -88,6 +93,12 @@ class Attended(torch.autograd.Function):
 
 def _dropped(ctx: Any, weights: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
     return weights if kept is None else masked(weights, kept, ctx.scale)
+
+
+def attention_of(config: PreTrainedConfig) -> str:
+    """The attention that a model came with, by its name in transformers."""
+    name = config._attn_implementation
+    return "sdpa" if name in (None, CPU_ATTENTION) else name
 
 
 def use_cpu_attention(model: PreTrainedModel) -> None:
