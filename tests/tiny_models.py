@@ -15,8 +15,8 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     MarianMTModel,
+    T5Gemma2Config,
     T5GemmaConfig,
-    T5GemmaForConditionalGeneration,
 )
 
 IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "vocab_size": 1024}
@@ -64,16 +64,29 @@ def make_family(family: str, folder: Path) -> Any:
     return model
 
 
+GEMMA_SIZES = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 1024, "pad_token_id": 0,
+    "eos_token_id": 1, "bos_token_id": 2,
+}  # fmt: skip
+VISION_SIZES = {
+    "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+    "image_size": 8, "patch_size": 4,
+}  # fmt: skip
+
+
 def make_t5gemma(folder: Path) -> None:
     """T5Gemma, whose configuration has a part for the encoder and one for the decoder."""
-    sizes = {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 1024,
-        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    config = T5GemmaConfig(encoder=sizes, decoder=sizes)
-    T5GemmaForConditionalGeneration(config).save_pretrained(folder)
+    _random_model(T5GemmaConfig(encoder=GEMMA_SIZES, decoder=GEMMA_SIZES)).save_pretrained(folder)
+    add_t5_tokenizer(folder)
+
+
+def make_t5gemma2(folder: Path) -> None:
+    """T5Gemma 2, whose encoder also has parts for text and images."""
+    encoder = {"text_config": GEMMA_SIZES, "vision_config": VISION_SIZES, "mm_tokens_per_image": 4}
+    images = {"image_token_index": 1021, "eoi_token_index": 1022}
+    config = T5Gemma2Config(encoder=encoder, decoder=GEMMA_SIZES, **images)
+    _random_model(config).save_pretrained(folder)
     add_t5_tokenizer(folder)
 
 

@@ -47,8 +47,9 @@ class EncoderDecoder:
     def dimensions(self, config: PreTrainedConfig) -> Dimensions:
         decoder = _decoder_config(config)
         encoder = getattr(config, "encoder", decoder)
+        encoder = getattr(encoder, "text_config", encoder)  # T5Gemma 2 also reads images
         width, heads = decoder.hidden_size, decoder.num_attention_heads
-        inner = heads * first_of(decoder, "d_kv", "head_dim", default=width // heads)
+        head = first_of(decoder, "d_kv", "head_dim", default=width // heads)
         return Dimensions(
             encoder_layers=first_of(encoder, "encoder_layers", "num_layers", "num_hidden_layers"),
             decoder_layers=first_of(
@@ -56,8 +57,8 @@ class EncoderDecoder:
             ),
             width=width,
             heads=heads,
-            inner=inner,
-            keys=inner,
+            inner=heads * head,
+            keys=head * first_of(decoder, "num_key_value_heads", default=heads),
             feed_forward=first_of(
                 decoder, "d_ff", "encoder_ffn_dim", "intermediate_size", default=4 * width
             ),
