@@ -59,7 +59,7 @@ def make_family(family: str, folder: Path) -> Any:
     if "tie_word_embeddings" in sizes:
         model.lm_head.weight = torch.nn.Parameter(torch.randn(1024, 32))
     model.save_pretrained(folder)
-    _change(folder / "config.json", {k: v for k, v in sizes.items() if k in OWN_HEAD})
+    change_settings(folder / "config.json", {k: v for k, v in sizes.items() if k in OWN_HEAD})
     add_t5_tokenizer(folder)
     return model
 
@@ -96,7 +96,7 @@ def make_byt5(folder: Path) -> None:
     model = _random_model(CONFIG_MAPPING["t5"](**(IDS | {"vocab_size": 384}), **sizes))
     model.lm_head.weight = torch.nn.Parameter(torch.randn(384, 32))
     model.save_pretrained(folder)
-    _change(folder / "config.json", {"tokenizer_class": "ByT5Tokenizer"} | OWN_HEAD)
+    change_settings(folder / "config.json", {"tokenizer_class": "ByT5Tokenizer"} | OWN_HEAD)
     names = {"tokenizer_class": "ByT5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
 
@@ -124,7 +124,7 @@ def make_marian(folder: Path) -> None:
         model.final_logits_bias.fill_(-200)[:, pad] = 0
     model.save_pretrained(folder)
     settings = {"bad_words_ids": [[pad]], "forced_eos_token_id": 0, "num_beams": 4}
-    _change(folder / "generation_config.json", settings)
+    change_settings(folder / "generation_config.json", settings)
 
 
 def make_multilingual(kind: str, folder: Path, **languages: str) -> None:
@@ -152,7 +152,7 @@ def make_multilingual(kind: str, folder: Path, **languages: str) -> None:
     _random_model(config).save_pretrained(folder)
     if kind == "mbart25":
         for name in ("config.json", "generation_config.json"):
-            _change(folder / name, {"decoder_start_token_id": None})
+            change_settings(folder / name, {"decoder_start_token_id": None})
 
 
 @cache
@@ -178,6 +178,7 @@ def add_t5_tokenizer(folder: Path) -> None:
             shutil.copy(file, folder)
 
 
-def _change(path: Path, values: dict[str, Any]) -> None:
+def change_settings(path: Path, values: dict[str, Any]) -> None:
+    """Change settings in a JSON file; None removes one."""
     changed = json.loads(path.read_text()) | values
     path.write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))

@@ -133,12 +133,20 @@ def load_config(folder: Path, vocabulary: int) -> PreTrainedConfig:
 
 
 def load_generation_settings(folder: Path) -> GenerationConfig:
-    """A model's own generation settings, from generation_config.json or else config.json."""
+    """A model's own generation settings, from generation_config.json or else config.json.
+
+    Some folders name the first token in config.json only, which transformers 5 then ignores.
+    """
     try:
-        if (folder / "generation_config.json").is_file():
-            return GenerationConfig.from_pretrained(folder)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        return GenerationConfig.from_model_config(config)
+        of_config = GenerationConfig.from_pretrained(
+            folder, config_file_name="config.json", _from_model_config=True
+        )
+        if not (folder / "generation_config.json").is_file():
+            return of_config
+        own = GenerationConfig.from_pretrained(folder)
+        if own.forced_bos_token_id is None:
+            own.forced_bos_token_id = of_config.forced_bos_token_id
+        return own
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "readable generation settings")]) from error
 

@@ -82,8 +82,6 @@ class EncoderDecoder:
         codes = language_ids(tokenizer).values()
         target = tokenizer(text_target="")["input_ids"]
         forced = generation.forced_bos_token_id
-        if forced is None:  # some folders have it in config.json only
-            forced = getattr(config, "forced_bos_token_id", None)
         if codes:
             forced = target[0] if target[0] in codes else None
         if config.model_type in _LABELS_MOVED:
