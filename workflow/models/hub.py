@@ -16,11 +16,13 @@ from transformers import (
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.models.families import REFUSED, family_of
 from workflow.models.languages import settings_for_codes
+from workflow.models.tokenizers.rebuilt import is_rebuilt_differently
 from workflow.models.tokenizers.two_sided import TwoSidedTokenizer, is_two_sided
 
 SETTINGS = ["*.json", "*.model", "*.txt", "*.spm"]
@@ -96,6 +98,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             tokenizer = load()
         if settings := settings_for_codes(tokenizer):
             tokenizer = load(**settings)
+        if is_rebuilt_differently(tokenizer, folder):
+            names = tokenizer.model_input_names
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, model_input_names=names)
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "a tokenizer")]) from error
     names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}

@@ -230,7 +230,7 @@ def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     sentencepiece = Path(tokenizer.name_or_path) / "spiece.model"
     if sentencepiece.is_file():  # transformers 5 reads but does not write it
         shutil.copyfile(sentencepiece, folder / sentencepiece.name)
-    _reword_for_version_4(folder / "tokenizer_config.json")
+    _reword_for_version_4(folder / "tokenizer_config.json", tokenizer.model_input_names)
 
 
 def _is_head_untied(model: PreTrainedModel) -> bool:
@@ -261,13 +261,19 @@ def _rope_of_version_4(rope: dict[str, Any]) -> dict[str, Any]:
     return {"rope_theta": rope["rope_theta"]} | ({} if plain else {"rope_scaling": rope})
 
 
-def _reword_for_version_4(path: Path) -> None:
-    """Replace names in a tokenizer's settings that transformers 4 does not accept."""
+def _reword_for_version_4(path: Path, inputs: list[str]) -> None:
+    """Replace names in a tokenizer's settings that transformers 4 does not accept.
+
+    Args:
+        inputs: what the tokenizer returns; of a class for all models, version 4 adds
+            token_type_ids, which many models refuse.
+    """
     config = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     if config.get("tokenizer_class") in ("TokenizersBackend", "TwoSidedTokenizer"):
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        config["model_input_names"] = inputs
     for name in ("is_local", "local_files_only"):  # how it was loaded
         config.pop(name, None)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
