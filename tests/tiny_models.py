@@ -77,15 +77,17 @@ VISION_SIZES = {
 
 def make_t5gemma(folder: Path) -> None:
     """T5Gemma, whose configuration has a part for the encoder and one for the decoder."""
-    _random_model(T5GemmaConfig(encoder=GEMMA_SIZES, decoder=GEMMA_SIZES)).save_pretrained(folder)
+    _random_model(
+        T5GemmaConfig(encoder=GEMMA_SIZES, decoder=GEMMA_SIZES, vocab_size=1024)
+    ).save_pretrained(folder)
     add_t5_tokenizer(folder)
 
 
 def make_t5gemma2(folder: Path) -> None:
     """T5Gemma 2, whose encoder also has parts for text and images."""
     encoder = {"text_config": GEMMA_SIZES, "vision_config": VISION_SIZES, "mm_tokens_per_image": 4}
-    images = {"image_token_index": 1021, "eoi_token_index": 1022}
-    config = T5Gemma2Config(encoder=encoder, decoder=GEMMA_SIZES, **images)
+    ids = {"image_token_index": 1021, "eoi_token_index": 1022, "vocab_size": 1024}
+    config = T5Gemma2Config(encoder=encoder, decoder=GEMMA_SIZES, **ids)
     _random_model(config).save_pretrained(folder)
     add_t5_tokenizer(folder)
 

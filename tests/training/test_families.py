@@ -22,6 +22,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from workflow import BadInput, make_job, run_job
 from workflow.memory.model_dims import sizes_of_model
 from workflow.models.loading import Adaptation, load_model, save_model
+from workflow.models.state_dict import file_tensors
 from workflow.runs.mount import Mount
 
 CODES = {
@@ -99,6 +100,8 @@ def test_a_family_trains_and_generates_as_transformers_does(mount: Mount, family
     assert lines[-1]["loss"] < lines[0]["loss"]
     items = json.loads((run / "temperature=0.00_n=1_step=12.json").read_text())
     records = [item["orig_d"] for item in items]
+    names = [dict(file_tensors(f)).keys() for f in (run / "checkpoint-12", mount.models / family)]
+    assert names[0] >= names[1]  # and positions that are computed
     loss, texts = by_transformers(run / "checkpoint-12", family, records)
     assert lines[-1]["loss"] == pytest.approx(loss, rel=1e-5)
     assert [item["generations"][0]["lm_postprocess"] for item in items] == texts

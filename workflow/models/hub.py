@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.models.families import REFUSED, family_of
+from workflow.models.families import family_of, refusal
 from workflow.models.languages import settings_for_codes
 from workflow.models.tokenizers.rebuilt import is_rebuilt_differently
 from workflow.models.tokenizers.two_sided import TwoSidedTokenizer, is_two_sided
@@ -127,8 +127,8 @@ def load_config(folder: Path, vocabulary: int) -> PreTrainedConfig:
         family = family_of(config)
     except ValueError as error:
         raise BadInput([Problem(where, found, expected, "choose another model")]) from error
-    if config.model_type in REFUSED:
-        found += f": {REFUSED[config.model_type]}"
+    if reason := refusal(config.model_type):
+        found += f": {reason}"
         raise BadInput([Problem(where, found, expected, "choose another model")])
     if (size := family.vocabulary_size(config)) < vocabulary:
         expected = f"at least {vocabulary}, the number of ids of the tokenizer"

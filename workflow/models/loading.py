@@ -22,11 +22,11 @@ from workflow.models.new_head import draw_head, new_tensors
 from workflow.models.safetensors_writer import Whole, plan_files, write_index, write_tensors
 from workflow.models.state_dict import (
     Named,
+    file_names,
     file_tensors,
     load_state_dict,
     model_name,
     problems_of_misfits,
-    saved_names,
     weight_files,
     whole_shape,
 )
@@ -118,10 +118,12 @@ def build_model(
     with no_init_weights():
         model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
         model.tie_weights()
-        if hasattr(model, "lm_head") and has_untied_head(config, folder):
-            tied: Any = model.lm_head
+        tied: Any = getattr(model, "lm_head", None)
+        embedding: Any = model.get_input_embeddings()
+        if tied is not None and tied.weight is embedding.weight and has_untied_head(config, folder):
+            bias = tied.bias is not None
             model.lm_head = torch.nn.Linear(
-                tied.in_features, tied.out_features, bias=False, dtype=dtype
+                tied.in_features, tied.out_features, bias=bias, dtype=dtype
             )
     model.generation_config = load_generation_settings(folder)
     model.name_or_path = str(folder)
@@ -192,7 +194,7 @@ def has_untied_head(config: Any, folder: Path) -> bool:
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a standard Hugging Face folder of a model that is not partitioned."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = held_tensors(saved_names(model))
+    tensors = held_tensors(file_names(model))
     files = plan_files("model", tensors)
     write_tensors(folder, files, tensors)
     write_index(folder, "model", files, tensors)

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, apply_renamings
+from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
 
 from workflow.core.errors import Problem
 from workflow.models.hub import shorten_names
@@ -185,3 +185,17 @@ def saved_names(model: PreTrainedModel) -> dict[str, Any]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         first.setdefault(id(tensor), (name, tensor))
     return dict(first.values())
+
+
+def file_names(model: PreTrainedModel) -> dict[str, Any]:
+    """The tensors to save by their names in files of all versions of transformers.
+
+    transformers 4 would draw what it does not find, e.g. GPT-NeoX's head `embed_out`.
+    """
+    changes = get_model_conversion_mapping(model, add_legacy=False)
+    back: list[Any] = [
+        change.reverse_transform()
+        for change in reversed(changes)
+        if isinstance(change, WeightRenaming) and not isinstance(change, PrefixChange)
+    ]
+    return {apply_renamings(name, back): tensor for name, tensor in saved_names(model).items()}

@@ -11,6 +11,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
 )
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 
 from workflow.models.families.base import DecoderIds, Dimensions, ModelFamily
 from workflow.models.families.decoder_only import DecoderOnly
@@ -18,7 +20,15 @@ from workflow.models.families.encoder import Encoder
 from workflow.models.families.encoder_decoder import EncoderDecoder
 from workflow.models.families.t5 import T5
 
-__all__ = ["ONE_PROCESS", "REFUSED", "DecoderIds", "Dimensions", "ModelFamily", "family_of"]
+__all__ = [
+    "ONE_PROCESS",
+    "REFUSED",
+    "DecoderIds",
+    "Dimensions",
+    "ModelFamily",
+    "family_of",
+    "refusal",
+]
 
 REFUSED = {
     "bigbird_pegasus": "a batch of short texts changes its attention permanently, so results "
@@ -34,6 +44,14 @@ ONE_PROCESS = {
     "processes would deadlock",
 }
 """Model types that only one process can train, with the reason."""
+
+
+def refusal(model_type: str) -> str | None:
+    """Why models of a type are refused; None if they are not."""
+    changes = get_checkpoint_conversion_mapping(model_type) or []
+    if any(isinstance(change, WeightConverter) for change in changes):
+        return "transformers joins several tensors of its files into one, as of experts"
+    return REFUSED.get(model_type)
 
 
 def family_of(config: PreTrainedConfig) -> ModelFamily:
