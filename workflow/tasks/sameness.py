@@ -21,7 +21,9 @@ class Sameness:
     def add(self, text: str, answer: Any, prediction: str | float) -> None:
         """Add a record's text, its answer (None if unknown) and its prediction."""
         self._records += 1
-        first_text, first = self._first = self._first or (text, prediction)
+        if self._first is None:
+            self._first = (text, prediction)
+        first_text, first = self._first
         self._texts_differ |= text != first_text
         if answer is not None:
             self._answer = answer if self._answer is None else self._answer
