@@ -120,7 +120,8 @@ def build_model(
         model.tie_weights()
         tied: Any = getattr(model, "lm_head", None)
         embedding: Any = model.get_input_embeddings()
-        if tied is not None and tied.weight is embedding.weight and has_untied_head(config, folder):
+        is_tied = getattr(tied, "weight", None) is embedding.weight
+        if is_tied and has_untied_head(config, folder):
             bias = tied.bias is not None
             model.lm_head = torch.nn.Linear(
                 tied.in_features, tied.out_features, bias=bias, dtype=dtype

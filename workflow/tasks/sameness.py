@@ -31,7 +31,7 @@ class Sameness:
         if isinstance(prediction, str):
             self._predictions_differ |= prediction != first
         else:
-            self._predictions_differ |= abs(prediction - first) > EQUAL_SCORES
+            self._predictions_differ |= abs(prediction - float(first)) > EQUAL_SCORES
 
     def warn(self) -> None:
         """Warn if all predictions are equal, but neither all texts nor all answers."""
