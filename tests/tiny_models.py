@@ -15,8 +15,8 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     MarianMTModel,
+    T5Gemma2Config,
     T5GemmaConfig,
-    T5GemmaForConditionalGeneration,
 )
 
 IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "vocab_size": 1024}
@@ -59,21 +59,36 @@ def make_family(family: str, folder: Path) -> Any:
     if "tie_word_embeddings" in sizes:
         model.lm_head.weight = torch.nn.Parameter(torch.randn(1024, 32))
     model.save_pretrained(folder)
-    _change(folder / "config.json", {k: v for k, v in sizes.items() if k in OWN_HEAD})
+    change_settings(folder / "config.json", {k: v for k, v in sizes.items() if k in OWN_HEAD})
     add_t5_tokenizer(folder)
     return model
 
 
+GEMMA_SIZES = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 1024, "pad_token_id": 0,
+    "eos_token_id": 1, "bos_token_id": 2,
+}  # fmt: skip
+VISION_SIZES = {
+    "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+    "image_size": 8, "patch_size": 4,
+}  # fmt: skip
+
+
 def make_t5gemma(folder: Path) -> None:
     """T5Gemma, whose configuration has a part for the encoder and one for the decoder."""
-    sizes = {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 1024,
-        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    config = T5GemmaConfig(encoder=sizes, decoder=sizes)
-    T5GemmaForConditionalGeneration(config).save_pretrained(folder)
+    _random_model(
+        T5GemmaConfig(encoder=GEMMA_SIZES, decoder=GEMMA_SIZES, vocab_size=1024)
+    ).save_pretrained(folder)
+    add_t5_tokenizer(folder)
+
+
+def make_t5gemma2(folder: Path) -> None:
+    """T5Gemma 2, whose encoder also has parts for text and images."""
+    encoder = {"text_config": GEMMA_SIZES, "vision_config": VISION_SIZES, "mm_tokens_per_image": 4}
+    ids = {"image_token_index": 1021, "eoi_token_index": 1022, "vocab_size": 1024}
+    config = T5Gemma2Config(encoder=encoder, decoder=GEMMA_SIZES, **ids)
+    _random_model(config).save_pretrained(folder)
     add_t5_tokenizer(folder)
 
 
@@ -83,7 +98,7 @@ def make_byt5(folder: Path) -> None:
     model = _random_model(CONFIG_MAPPING["t5"](**(IDS | {"vocab_size": 384}), **sizes))
     model.lm_head.weight = torch.nn.Parameter(torch.randn(384, 32))
     model.save_pretrained(folder)
-    _change(folder / "config.json", {"tokenizer_class": "ByT5Tokenizer"} | OWN_HEAD)
+    change_settings(folder / "config.json", {"tokenizer_class": "ByT5Tokenizer"} | OWN_HEAD)
     names = {"tokenizer_class": "ByT5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
 
@@ -111,7 +126,7 @@ def make_marian(folder: Path) -> None:
         model.final_logits_bias.fill_(-200)[:, pad] = 0
     model.save_pretrained(folder)
     settings = {"bad_words_ids": [[pad]], "forced_eos_token_id": 0, "num_beams": 4}
-    _change(folder / "generation_config.json", settings)
+    change_settings(folder / "generation_config.json", settings)
 
 
 def make_multilingual(kind: str, folder: Path, **languages: str) -> None:
@@ -139,7 +154,7 @@ def make_multilingual(kind: str, folder: Path, **languages: str) -> None:
     _random_model(config).save_pretrained(folder)
     if kind == "mbart25":
         for name in ("config.json", "generation_config.json"):
-            _change(folder / name, {"decoder_start_token_id": None})
+            change_settings(folder / name, {"decoder_start_token_id": None})
 
 
 @cache
@@ -165,6 +180,7 @@ def add_t5_tokenizer(folder: Path) -> None:
             shutil.copy(file, folder)
 
 
-def _change(path: Path, values: dict[str, Any]) -> None:
+def change_settings(path: Path, values: dict[str, Any]) -> None:
+    """Change settings in a JSON file; None removes one."""
     changed = json.loads(path.read_text()) | values
     path.write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))

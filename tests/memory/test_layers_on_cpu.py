@@ -23,7 +23,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "qwen2": USUAL | GROUPED,
     "qwen3": USUAL | GROUPED | {"head_dim": 64},
     "gemma2": USUAL | GROUPED | {"head_dim": 64},
-    "mixtral": USUAL | GROUPED,
     "bert": USUAL,
     "distilbert": {"dim": 256, "n_heads": 4, "hidden_dim": 1024, "n_layers": 8},
     "albert": USUAL | {"embedding_size": 64},

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import T5_TINY
-from test_families import CODES, job_of
-from tiny_models import MULTILINGUAL, make_multilingual
-from transformers import AutoTokenizer, GenerationConfig
+from test_families import CODES, job_of, make_any
+from tiny_models import MULTILINGUAL, change_settings, make_multilingual
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from workflow import BadInput, make_job, run_job
 from workflow.models.hub import load_tokenizer
@@ -113,3 +114,30 @@ def test_decoding_starts_with_the_target_language_of_mbart(mount: Mount) -> None
     for name in ("config.json", "generation_config.json"):
         settings = json.loads((run / "checkpoint-1" / name).read_text())
         assert settings["decoder_start_token_id"] == tokenizer.convert_tokens_to_ids("fr_XX")
+
+
+@pytest.mark.parametrize("where", ["config.json", "generation_config.json", "one file"])
+@pytest.mark.parametrize("family", ["bart", "mbart50", "m2m100", "nllb"])
+def test_the_first_generated_token_is_the_forced_one(mount: Mount, family: str, where: str) -> None:
+    """Either file may name it alone; the job's target language has precedence."""
+    languages = make_any(family, mount.models / family)
+    tokenizer = load_tokenizer(mount.models / family)
+    named = wanted = 7
+    if languages:
+        named, wanted = (language_ids(tokenizer)[code] for code in languages.values())
+    files = [mount.models / family / name for name in ("config.json", "generation_config.json")]
+    if where == "one file":
+        files.pop().unlink()
+    for file in files:
+        change_settings(
+            file, {"forced_bos_token_id": named if where in (file.name, "one file") else None}
+        )
+    run = run_job(job_of(family, family, max_steps=1, max_new_tokens=3, **languages), mount)
+    first = tokenizer.decode([wanted])
+    for step in (0, 1):
+        items = json.loads((run / f"temperature=0.00_n=1_step={step}.json").read_text())
+        for item in items:
+            assert item["generations"][0]["full_generated"].startswith(first)
+    saved = AutoModelForSeq2SeqLM.from_pretrained(run / "checkpoint-1")
+    ids = saved.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2)
+    assert ids[0, 1] == wanted

@@ -1,6 +1,7 @@
 """Encoder-decoder families other than T5 match transformers, from loading to predictions."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from tiny_models import (
     make_marian,
     make_multilingual,
     make_t5gemma,
+    make_t5gemma2,
 )
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from workflow import BadInput, make_job, run_job
+from workflow.memory.model_dims import sizes_of_model
 from workflow.models.loading import Adaptation, load_model, save_model
+from workflow.models.state_dict import file_tensors
 from workflow.runs.mount import Mount
 
 CODES = {
@@ -27,7 +31,10 @@ CODES = {
     "nllb": ("eng_Latn", "fra_Latn"),
     "m2m100": ("en", "fr"),
 }
-FAMILIES = (*WITH_T5_TOKENIZER, *MULTILINGUAL, "t5gemma", "byt5", "marian")
+OTHERS: dict[str, Callable[[Path], None]] = {
+    "t5gemma": make_t5gemma, "t5gemma2": make_t5gemma2, "byt5": make_byt5, "marian": make_marian,
+}  # fmt: skip
+FAMILIES = (*WITH_T5_TOKENIZER, *MULTILINGUAL, *OTHERS)
 GLOBAL = {"led": "global_attention_mask"}
 
 
@@ -36,9 +43,8 @@ def make_any(family: str, folder: Path) -> dict[str, str]:
     if family in MULTILINGUAL:
         make_multilingual(family, folder)
         return dict(zip(("source_lang", "target_lang"), CODES[family], strict=True))
-    makers: dict[str, Any] = {"t5gemma": make_t5gemma, "byt5": make_byt5, "marian": make_marian}
-    if family in makers:
-        makers[family](folder)
+    if family in OTHERS:
+        OTHERS[family](folder)
     else:
         make_family(family, folder)
     return {}
@@ -78,9 +84,13 @@ def by_transformers(folder: Path, family: str, records: list[Any]) -> tuple[floa
 def test_a_family_trains_and_generates_as_transformers_does(mount: Mount, family: str) -> None:
     languages = make_any(family, mount.models / family)
     original = AutoModelForSeq2SeqLM.from_pretrained(mount.models / family).state_dict()
-    loaded = load_model(mount.models / family).state_dict()
+    model = load_model(mount.models / family)
     for name, tensor in original.items():
-        assert torch.equal(loaded[name], tensor), name
+        assert torch.equal(model.state_dict()[name], tensor), name
+    sizes, parts = sizes_of_model(model), (model.get_encoder(), model.get_decoder())
+    assert [sizes.encoder_layers, sizes.decoder_layers] == [
+        len(next(m for m in part.modules() if isinstance(m, torch.nn.ModuleList))) for part in parts
+    ]
     job = job_of(
         family, family, max_steps=12, learning_rate=5e-3, max_new_tokens=6, dropout_rate=0,
         eval_steps=12, save_steps=12, **languages,
@@ -90,6 +100,8 @@ def test_a_family_trains_and_generates_as_transformers_does(mount: Mount, family
     assert lines[-1]["loss"] < lines[0]["loss"]
     items = json.loads((run / "temperature=0.00_n=1_step=12.json").read_text())
     records = [item["orig_d"] for item in items]
+    names = [dict(file_tensors(f)).keys() for f in (run / "checkpoint-12", mount.models / family)]
+    assert names[0] >= names[1]  # and positions that are computed
     loss, texts = by_transformers(run / "checkpoint-12", family, records)
     assert lines[-1]["loss"] == pytest.approx(loss, rel=1e-5)
     assert [item["generations"][0]["lm_postprocess"] for item in items] == texts

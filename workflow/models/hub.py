@@ -16,11 +16,13 @@ from transformers import (
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.models.families import REFUSED, family_of
+from workflow.models.families import family_of, refusal
 from workflow.models.languages import settings_for_codes
+from workflow.models.tokenizers.rebuilt import is_rebuilt_differently
 from workflow.models.tokenizers.two_sided import TwoSidedTokenizer, is_two_sided
 
 SETTINGS = ["*.json", "*.model", "*.txt", "*.spm"]
@@ -96,6 +98,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             tokenizer = load()
         if settings := settings_for_codes(tokenizer):
             tokenizer = load(**settings)
+        if is_rebuilt_differently(tokenizer, folder):
+            names = tokenizer.model_input_names
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, model_input_names=names)
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "a tokenizer")]) from error
     names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
@@ -122,8 +127,8 @@ def load_config(folder: Path, vocabulary: int) -> PreTrainedConfig:
         family = family_of(config)
     except ValueError as error:
         raise BadInput([Problem(where, found, expected, "choose another model")]) from error
-    if config.model_type in REFUSED:
-        found += f": {REFUSED[config.model_type]}"
+    if reason := refusal(config.model_type):
+        found += f": {reason}"
         raise BadInput([Problem(where, found, expected, "choose another model")])
     if (size := family.vocabulary_size(config)) < vocabulary:
         expected = f"at least {vocabulary}, the number of ids of the tokenizer"
@@ -133,12 +138,20 @@ def load_config(folder: Path, vocabulary: int) -> PreTrainedConfig:
 
 
 def load_generation_settings(folder: Path) -> GenerationConfig:
-    """A model's own generation settings, from generation_config.json or else config.json."""
+    """A model's own generation settings, from generation_config.json or else config.json.
+
+    Some folders name the first token in config.json only, which transformers 5 then ignores.
+    """
     try:
-        if (folder / "generation_config.json").is_file():
-            return GenerationConfig.from_pretrained(folder)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        return GenerationConfig.from_model_config(config)
+        of_config = GenerationConfig.from_pretrained(
+            folder, config_file_name="config.json", _from_model_config=True
+        )
+        if not (folder / "generation_config.json").is_file():
+            return of_config
+        own = GenerationConfig.from_pretrained(folder)
+        if own.forced_bos_token_id is None:
+            own.forced_bos_token_id = of_config.forced_bos_token_id
+        return own
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "readable generation settings")]) from error
 

@@ -22,11 +22,11 @@ from workflow.models.new_head import draw_head, new_tensors
 from workflow.models.safetensors_writer import Whole, plan_files, write_index, write_tensors
 from workflow.models.state_dict import (
     Named,
+    file_names,
     file_tensors,
     load_state_dict,
     model_name,
     problems_of_misfits,
-    saved_names,
     weight_files,
     whole_shape,
 )
@@ -118,10 +118,13 @@ def build_model(
     with no_init_weights():
         model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
         model.tie_weights()
-        if hasattr(model, "lm_head") and has_untied_head(config, folder):
-            tied: Any = model.lm_head
+        tied: Any = getattr(model, "lm_head", None)
+        embedding: Any = model.get_input_embeddings()
+        is_tied = getattr(tied, "weight", None) is embedding.weight
+        if is_tied and has_untied_head(config, folder):
+            bias = tied.bias is not None
             model.lm_head = torch.nn.Linear(
-                tied.in_features, tied.out_features, bias=False, dtype=dtype
+                tied.in_features, tied.out_features, bias=bias, dtype=dtype
             )
     model.generation_config = load_generation_settings(folder)
     model.name_or_path = str(folder)
@@ -192,7 +195,7 @@ def has_untied_head(config: Any, folder: Path) -> bool:
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a standard Hugging Face folder of a model that is not partitioned."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = held_tensors(saved_names(model))
+    tensors = held_tensors(file_names(model))
     files = plan_files("model", tensors)
     write_tensors(folder, files, tensors)
     write_index(folder, "model", files, tensors)
@@ -230,7 +233,7 @@ def save_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     sentencepiece = Path(tokenizer.name_or_path) / "spiece.model"
     if sentencepiece.is_file():  # transformers 5 reads but does not write it
         shutil.copyfile(sentencepiece, folder / sentencepiece.name)
-    _reword_for_version_4(folder / "tokenizer_config.json")
+    _reword_for_version_4(folder / "tokenizer_config.json", tokenizer.model_input_names)
 
 
 def _is_head_untied(model: PreTrainedModel) -> bool:
@@ -261,13 +264,19 @@ def _rope_of_version_4(rope: dict[str, Any]) -> dict[str, Any]:
     return {"rope_theta": rope["rope_theta"]} | ({} if plain else {"rope_scaling": rope})
 
 
-def _reword_for_version_4(path: Path) -> None:
-    """Replace names in a tokenizer's settings that transformers 4 does not accept."""
+def _reword_for_version_4(path: Path, inputs: list[str]) -> None:
+    """Replace names in a tokenizer's settings that transformers 4 does not accept.
+
+    Args:
+        inputs: what the tokenizer returns; of a class for all models, version 4 adds
+            token_type_ids, which many models refuse.
+    """
     config = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     if config.get("tokenizer_class") in ("TokenizersBackend", "TwoSidedTokenizer"):
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        config["model_input_names"] = inputs
     for name in ("is_local", "local_files_only"):  # how it was loaded
         config.pop(name, None)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)

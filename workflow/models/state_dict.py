@@ -6,15 +6,19 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
 
 from workflow.core.errors import Problem
 from workflow.models.hub import shorten_names
 
 Named = tuple[str, torch.Tensor]
+_RENAMINGS: WeakKeyDictionary[PreTrainedModel, list[WeightRenaming]] = WeakKeyDictionary()
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -136,14 +140,22 @@ def load_state_dict(model: PreTrainedModel, tensors: Iterable[Named]) -> Misfits
 def model_name(model: PreTrainedModel, known: Mapping[str, Any], given: str) -> str | None:
     """The model's name of a tensor in its files, which may lack the base model's prefix.
 
-    BERT's first checkpoints have other names for the parameters of norms.
+    transformers 5 renamed some modules, e.g. the encoder of T5Gemma 2 and the norms of BERT.
     """
-    given = re.sub(r"(?<=LayerNorm\.)gamma$", "weight", given)
-    given = re.sub(r"(?<=LayerNorm\.)beta$", "bias", given)
-    for name in (given, f"{model.base_model_prefix}.{given}"):
-        if name in known:
-            return name
-    return None
+    prefix = model.base_model_prefix
+    if given in known:
+        return given
+    if f"{prefix}.{given}" in known:
+        return f"{prefix}.{given}"
+    renamed = apply_renamings(given, _renamings(model))
+    return next((name for name in (renamed, f"{prefix}.{renamed}") if name in known), None)
+
+
+def _renamings(model: PreTrainedModel) -> list[WeightRenaming]:
+    if model not in _RENAMINGS:
+        changes = get_model_conversion_mapping(model)
+        _RENAMINGS[model] = [one for one in changes if isinstance(one, WeightRenaming)]
+    return _RENAMINGS[model]
 
 
 def _may_be_left_over(model: PreTrainedModel, name: str) -> bool:
@@ -173,3 +185,17 @@ def saved_names(model: PreTrainedModel) -> dict[str, Any]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         first.setdefault(id(tensor), (name, tensor))
     return dict(first.values())
+
+
+def file_names(model: PreTrainedModel) -> dict[str, Any]:
+    """The tensors to save by their names in files of all versions of transformers.
+
+    transformers 4 would draw what it does not find, e.g. GPT-NeoX's head `embed_out`.
+    """
+    changes = get_model_conversion_mapping(model, add_legacy=False)
+    back: list[Any] = [
+        change.reverse_transform()
+        for change in reversed(changes)
+        if isinstance(change, WeightRenaming) and not isinstance(change, PrefixChange)
+    ]
+    return {apply_renamings(name, back): tensor for name, tensor in saved_names(model).items()}

@@ -36,12 +36,17 @@ class Examples:
 
 @dataclass(frozen=True)
 class EvalContext:
-    """The model (in evaluation mode), the records, and this process's share of them."""
+    """The model (in evaluation mode), the records, and this process's share of them.
+
+    Attributes:
+        untrained: whether training has not begun yet, so that equal predictions say nothing.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     examples: Examples
     shard: EvalShard
+    untrained: bool = False
 
 
 @dataclass(frozen=True)

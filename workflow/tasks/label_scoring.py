@@ -27,6 +27,7 @@ from workflow.metrics.scores import in_range, score_metrics
 from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
 from workflow.tasks.base import EvalContext, Examples, Prediction
+from workflow.tasks.sameness import Sameness
 
 Floats = npt.NDArray[np.float64]
 MORE_CLASSES = (
@@ -172,6 +173,7 @@ class LabelEvaluation:
         # The logits of no and yes, and the targets in [0, 1], NaN for records without one.
         self._logits = np.zeros((len(self._split), 2), np.float32)
         self._targets = np.full(len(self._split), np.nan)
+        self._sameness = None if context.untrained else Sameness()
         max_positions = SCORED_AT_ONCE * spec.micro_batch_tokens
         scoring = Scoring(task.label_ids, max_positions, spec.eval_batch_size)
         self.results: Iterator[tuple[int, Any]] = score_labels(
@@ -187,6 +189,8 @@ class LabelEvaluation:
             record = self._split.record(index)
             if "target" in record:
                 self._targets[index] = self._task.from_range(record["target"])
+            if self._sameness and score is not None:
+                self._sameness.add(record["input"], record.get("target"), score)
             item = {"orig_d": record, "pred_score": score}
             yield Prediction(record, score, item | {"logits": None if score is None else pair})
 
@@ -199,6 +203,8 @@ class LabelEvaluation:
                 "%d of %d records have non-finite scores and are excluded from the metrics",
                 (~finite).sum(), len(finite),
             )  # fmt: skip
+        if self._sameness:
+            self._sameness.warn()
         if not answered.any():
             return {}
         measured = answered & finite

@@ -27,6 +27,7 @@ from workflow.models.batch import Batch
 from workflow.models.families import family_of
 from workflow.models.losses import summed_cross_entropy
 from workflow.tasks.base import EvalContext, Prediction
+from workflow.tasks.sameness import Sameness
 
 Collate = Callable[[MicroBatch], Batch]
 
@@ -83,6 +84,7 @@ class Seq2SeqEvaluation:
         self._split, self._seed = context.examples.split, spec.seed
         self._references = references_of(context.tokenizer, self._split, spec.stop)
         self._records, self._compared, self._lost = 0, 0, 0
+        self._sameness = None if context.untrained else Sameness()
         self._first = {"mean_length": 0, "at_limit": 0, "empty": 0}
         generated = generate(
             context.model, Texts(context.tokenizer, format), context.examples.sources,
@@ -108,6 +110,8 @@ class Seq2SeqEvaluation:
             first = generations[0]
             self._lost += not first.finite
             self._records += 1
+            if self._sameness:
+                self._sameness.add(record["prompt"], reference, first.text)
             self._first["mean_length"] += first.tokens
             self._first["at_limit"] += first.at_limit
             self._first["empty"] += not first.text
@@ -140,6 +144,8 @@ class Seq2SeqEvaluation:
                 "%d of %d records have non-finite logits; their predictions are meaningless",
                 self._lost, self._records,
             )  # fmt: skip
+        if self._sameness:
+            self._sameness.warn()
 
 
 def item_of(

@@ -40,7 +40,8 @@ def evaluate(context: RunContext, model: PreTrainedModel, lockstep: bool = False
     job, world, folder = context.job, context.world, context.folder
     shard = EvalShard(world, lockstep, context.stop, folder.path)
     examples = Examples.of(job.splits["eval"], job.spec)
-    evaluated = EvalContext(model, job.tokenizer, examples, shard)
+    untrained = context.progress.step == 0 and not job.spec.no_train
+    evaluated = EvalContext(model, job.tokenizer, examples, shard, untrained)
     with folder.items(prediction_files(vars(job.spec), context.progress.step)) as items:
         predictions = _Predictions(items, keeps=job.spec.metric is not None)
         metrics = compute_metrics(job.task, evaluated, job.spec, predictions.add)

@@ -12,14 +12,22 @@ from workflow.config.job import JobSpec
 from workflow.core.errors import BadInput, Problem
 from workflow.models.state_dict import whole_shape
 
+_OF_IMAGES = ("vision_tower", "multi_modal_projector")
+"""Parts of T5Gemma 2 for images."""
+
 
 def make_optimizer(
     trainable: Iterable[tuple[str, torch.nn.Parameter]], spec: JobSpec
 ) -> torch.optim.Optimizer:
-    """AdamW, or Adafactor with a fixed learning rate; no weight decay on norms and biases."""
+    """AdamW, or Adafactor with a fixed learning rate.
+
+    Norms and biases have no weight decay, nor have parts that read images: texts give them no
+    gradient, but ZeRO would decay them.
+    """
     groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for name, parameter in trainable:
-        groups[len(whole_shape(parameter)) > 1 and "bias" not in name].append(parameter)
+        undecayed = any(part in name for part in ("bias", *_OF_IMAGES))
+        groups[len(whole_shape(parameter)) > 1 and not undecayed].append(parameter)
     parameters = [
         {"params": groups[True], "weight_decay": spec.weight_decay},
         {"params": groups[False], "weight_decay": 0.0},

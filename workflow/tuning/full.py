@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from transformers import PreTrainedModel
 
-from workflow.models.state_dict import saved_names
+from workflow.models.state_dict import file_names
 
 
 class FullTuning:
@@ -18,4 +18,4 @@ class FullTuning:
         yield from model.named_parameters()
 
     def saved(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-        return saved_names(model)
+        return file_names(model)

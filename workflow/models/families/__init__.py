@@ -11,6 +11,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
 )
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 
 from workflow.models.families.base import DecoderIds, Dimensions, ModelFamily, Modules
 from workflow.models.families.decoder_only import DecoderOnly
@@ -26,6 +28,7 @@ __all__ = [
     "ModelFamily",
     "Modules",
     "family_of",
+    "refusal",
 ]
 
 REFUSED = {
@@ -42,6 +45,14 @@ ONE_PROCESS = {
     "processes would deadlock",
 }
 """Model types that only one process can train, with the reason."""
+
+
+def refusal(model_type: str) -> str | None:
+    """Why models of a type are refused; None if they are not."""
+    changes = get_checkpoint_conversion_mapping(model_type) or []
+    if any(isinstance(change, WeightConverter) for change in changes):
+        return "transformers joins several tensors of its files into one, as of experts"
+    return REFUSED.get(model_type)
 
 
 def family_of(config: PreTrainedConfig) -> ModelFamily:

@@ -31,7 +31,7 @@ from workflow.models.lm_head import select_logits
 
 PACKED = (
     "cohere", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "granite", "llama",
-    "mistral", "mixtral", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm",
+    "mistral", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm",
     "starcoder2",
 )  # fmt: skip
 """Types whose packed examples have the same logits as alone (`tests/models/test_decoder_only.py`).

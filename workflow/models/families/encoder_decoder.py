@@ -50,8 +50,9 @@ class EncoderDecoder:
     def dimensions(self, config: PreTrainedConfig) -> Dimensions:
         decoder = _decoder_config(config)
         encoder = getattr(config, "encoder", decoder)
+        encoder = getattr(encoder, "text_config", encoder)  # T5Gemma 2 also reads images
         width, heads = decoder.hidden_size, decoder.num_attention_heads
-        inner = heads * first_of(decoder, "d_kv", "head_dim", default=width // heads)
+        head = first_of(decoder, "d_kv", "head_dim", default=width // heads)
         return Dimensions(
             encoder_layers=first_of(encoder, "encoder_layers", "num_layers", "num_hidden_layers"),
             decoder_layers=first_of(
@@ -59,8 +60,8 @@ class EncoderDecoder:
             ),
             width=width,
             heads=heads,
-            inner=inner,
-            keys=inner,
+            inner=heads * head,
+            keys=head * first_of(decoder, "num_key_value_heads", default=heads),
             feed_forward=first_of(
                 decoder, "d_ff", "encoder_ffn_dim", "intermediate_size", default=4 * width
             ),
@@ -96,8 +97,6 @@ class EncoderDecoder:
         codes = language_ids(tokenizer).values()
         target = tokenizer(text_target="")["input_ids"]
         forced = generation.forced_bos_token_id
-        if forced is None:  # some folders have it in config.json only
-            forced = getattr(config, "forced_bos_token_id", None)
         if codes:
             forced = target[0] if target[0] in codes else None
         if config.model_type in _LABELS_MOVED:

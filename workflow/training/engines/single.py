@@ -154,10 +154,14 @@ class SingleProcessEngine:
             self._scheduler.step()
         # Float32 master gradients keep their memory.
         self._optimizer.zero_grad(set_to_none=self.model is self.master)
+        self._copy_masters()
+        return figures
+
+    def _copy_masters(self) -> None:
+        """Give the compute model the masters' values."""
         if self.model is not self.master:
             with torch.no_grad():
                 torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
-        return figures
 
     @property
     def learning_rate(self) -> float:
@@ -188,6 +192,7 @@ class SingleProcessEngine:
         with zero_learning_rate(self._optimizer):
             self._zero_step(first)
             self._zero_step(first, largest)
+        self._copy_masters()  # in float32 where a router has converted its weights (Switch)
 
     def restore(self, step: int, optimizer_state: Iterable[Named]) -> None:
         parameters = self._tuning.saved(self.master)
