@@ -21,11 +21,11 @@ from workflow.core.console import log, progress_bar
 from workflow.core.errors import BadInput
 from workflow.core.files import discard_folder, remove_partials
 from workflow.data.diagnose import changed_meanwhile
+from workflow.data.example_lengths import Indexes, Lengths
 from workflow.data.file_array import FileArray
 from workflow.data.reading import check_records
 from workflow.data.schema import Record, Schema
 from workflow.data.source import DataSource
-from workflow.data.step_planner import Indexes, Lengths
 from workflow.data.text_ids import Frame, fingerprint
 from workflow.data.token_writer import NAME_FILE, SplitWriter
 

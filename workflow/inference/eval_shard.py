@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workflow.data.bin_packing import balance_batches
-from workflow.data.step_planner import Indexes
+from workflow.data.example_lengths import Indexes
 from workflow.distributed.stop import Stop
 from workflow.distributed.world import World
 from workflow.inference.result_spool import ResultSpool

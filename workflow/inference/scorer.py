@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from workflow.core.console import progress_bar
-from workflow.data.step_planner import Indexes, batches_by_positions
+from workflow.data.example_lengths import Indexes
+from workflow.data.step_planner import batches_by_positions
 from workflow.data.token_cache import CutRows
 from workflow.inference.eval_shard import EvalShard
 from workflow.models.batch import Batch, Example

@@ -56,10 +56,10 @@ class Batch:
         """
         if device.type == "cpu":
             return self
-        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        parts = [value for value in values if torch.is_tensor(value)]
+        held = {name: part for name, part in vars(self).items() if torch.is_tensor(part)}
+        parts = list(held.values())
         sent = unpack(pack(parts).pin_memory().to(device, non_blocking=True), parts)
-        return Batch(*sent, packed=self.packed)
+        return dataclasses.replace(self, **dict(zip(held, sent, strict=True)))
 
 
 def make_batch(rows: Rows, targets: torch.Tensor, pad_id: int) -> Batch:

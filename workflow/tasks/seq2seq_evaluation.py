@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from workflow.config.job import PlannedSpec
 from workflow.core.console import inform_once, log, progress_bar, warn_once
+from workflow.data.example_lengths import Indexes, Lengths
 from workflow.data.schema import Record
-from workflow.data.step_planner import Indexes, Lengths, MicroBatch, batches_by_positions
+from workflow.data.step_planner import MicroBatch, batches_by_positions
 from workflow.data.text_format import TextFormat, Texts
 from workflow.data.text_ids import special_remover
 from workflow.data.token_cache import TokenizedSplit

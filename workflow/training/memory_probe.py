@@ -49,7 +49,8 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
     began = time.perf_counter()
     planner = StepPlanner.of(job, engine.model, world)
     shape = largest_of(planner, engine.model, steps)
-    shortest = int(np.argmin(sum(planner.lengths)))  # it is computed twice
+    lengths = planner.lengths
+    shortest = int(np.argmin(lengths.sources + lengths.targets))  # it is computed twice
     examples = Examples.of(job.splits["train"], job.spec)
     config = engine.model.config
     first = job.task.collate(examples, (np.array([shortest]),), config)

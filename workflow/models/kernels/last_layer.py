@@ -26,7 +26,7 @@ def last_layer_at(
     def forward(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         read = hidden.take_along_dim(tokens[..., None], dim=1)
         # Its queries may be of others than its keys, and its weights have the same names.
-        attended, _ = BertCrossAttention.forward(layer.attention.self, read, hidden, mask)
+        attended = BertCrossAttention.forward(layer.attention.self, read, hidden, mask)[0]
         output: torch.Tensor = layer.feed_forward_chunk(layer.attention.output(attended, read))
         return output
 
