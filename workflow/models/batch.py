@@ -59,7 +59,8 @@ class Batch:
         held = {name: part for name, part in vars(self).items() if torch.is_tensor(part)}
         parts = list(held.values())
         sent = unpack(pack(parts).pin_memory().to(device, non_blocking=True), parts)
-        return dataclasses.replace(self, **dict(zip(held, sent, strict=True)))
+        there: dict[str, Any] = dict(zip(held, sent, strict=True))
+        return dataclasses.replace(self, **there)
 
 
 def make_batch(rows: Rows, targets: torch.Tensor, pad_id: int) -> Batch:
