@@ -1,0 +1,106 @@
+"""A step's gradient is the naive one for any micro-batches and processes, in every family."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import BERT_TINY, GPT_TINY
+from test_decoder_only import UNPACKED, make_small
+from test_engine import make_engine, make_spec, only_add_gradients, prepared
+from transformers import AutoTokenizer
+
+from workflow.config.templates import PLAIN
+from workflow.data.text_format import ContinuedText, SeparateTexts
+from workflow.distributed.world import World
+from workflow.models.families import family_of
+from workflow.models.families.decoder_only import PACKED
+from workflow.models.families.encoder import PACKED as PACKED_ENCODERS
+from workflow.tasks.label_scoring import LabelScoring
+from workflow.tasks.seq2seq import Seq2Seq
+from workflow.training.prepare import Job
+from workflow.training.step import StepPlanner
+
+LENGTHS = ((4, 2), (1, 6), (9, 1), (2, 1), (2, 9), (7, 3), (5, 5))
+"""Words of prompts and completions: a mean of means is not their mean."""
+BOUNDS = (1, 24, 40, 10_000)
+"""Padded positions of a micro-batch: each example alone, some of them, all."""
+WORDS = "add one house yes the number man write no".split()
+Gradient = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module", params=["causal", "classifying"])
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job of texts that continue, or of a classification head."""
+    folder, spec = tmp_path_factory.mktemp("job"), make_spec(train_batch_size=len(LENGTHS))
+    texts = [[" ".join(WORDS[:count]) for count in pair] for pair in LENGTHS]
+    task: Seq2Seq | LabelScoring
+    if request.param == "causal":
+        tokenizer = AutoTokenizer.from_pretrained(GPT_TINY)
+        task = Seq2Seq(ContinuedText.of(tokenizer, PLAIN))
+        records: list[dict[str, Any]] = [{"prompt": a, "completion": b} for a, b in texts]
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(BERT_TINY)
+        task = LabelScoring(PLAIN, ("no", "yes"), 0, 9)
+        task = task.bind_tokenizer(tokenizer, SeparateTexts(None))
+        records = [{"input": a, "target": len(b) % 10} for a, b in texts]
+    return prepared(spec, task, tokenizer, records, folder)
+
+
+def naive(job: Job, model: Any) -> tuple[float, Gradient]:
+    """The mean loss and its gradient, of plain calls of the model with one example each."""
+    split, losses, count = job.splits["train"], [], 0
+    for index in range(len(split)):
+        source, target = split.sources.row(index), torch.from_numpy(split.targets.row(index).copy())
+        count += len(target)
+        if family_of(model.config).generates:
+            logits = model(torch.tensor([[*source, *target]])).logits[0, len(source) - 1 : -1]
+            labels = target.long()
+        else:
+            logits = model(torch.tensor([source.tolist()])).logits
+            yes = target.view(torch.float32)
+            labels = torch.stack([1 - yes, yes], dim=1)
+        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+    loss = torch.stack(losses).sum() / count
+    loss.backward()
+    return loss.item(), taken_from(model)
+
+
+def taken_from(model: Any) -> Gradient:
+    gradient = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return gradient
+
+
+def computed(job: Job, model: Any, bound: int, processes: int) -> tuple[float, Gradient]:
+    """The same as a step of so many processes adds it up, with micro-batches of this bound."""
+    job = dataclasses.replace(job, spec=dataclasses.replace(job.spec, micro_batch_tokens=bound))
+    plan = dataclasses.replace(StepPlanner.of(job, model, World()), world_size=processes).plan(1)
+    engine = make_engine(model, job.spec, job.task)
+    loss = sum(only_add_gradients(job, engine, plan, rank) for rank in range(processes))
+    count = job.splits["train"].targets.lengths(512).sum()
+    return loss / count, taken_from(model)
+
+
+@pytest.mark.parametrize(
+    ("job", "kind"),
+    [
+        *(("causal", kind) for kind in (*PACKED, "bloom")),
+        *(("classifying", kind) for kind in (*PACKED_ENCODERS, *UNPACKED) if kind != "bloom"),
+    ],
+    indirect=["job"],
+)
+def test_the_gradient_is_the_naive_one_for_any_cut(job: Job, kind: str) -> None:
+    """Also with several processes, of which some compute fillers only."""
+    model = make_small(kind)
+    wanted_loss, wanted = naive(job, model)
+    largest = max(float(tensor.norm()) for tensor in wanted.values())
+    for bound, processes in [*((bound, 1) for bound in BOUNDS), (40, 2), (40, 20)]:
+        loss, gradient = computed(job, model, bound, processes)
+        assert loss == pytest.approx(wanted_loss, rel=1e-5)
+        assert gradient.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            difference = float((gradient[name] - tensor).norm())
+            assert difference <= 1e-4 * float(tensor.norm()) + 1e-6 * largest, (name, bound)
