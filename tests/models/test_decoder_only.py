@@ -1,16 +1,13 @@
 """Decoder-only models: a row of packed examples, a padded batch and lone examples agree."""
 
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import CONFIG_MAPPING
+from tiny_models import make_small
 
-from workflow.core.errors import BadInput
 from workflow.models.batch import Example
-from workflow.models.configuration import set_dropout, small_configuration
 from workflow.models.families import family_of
 from workflow.models.families.decoder_only import PACKED, restarting_positions
 from workflow.models.families.encoder import PACKED as PACKED_ENCODERS
@@ -20,20 +17,6 @@ from workflow.training.oom import Shape
 LENGTHS = ((12, 5), (7, 9), (20, 3), (3, 1))
 """Source and target tokens of some examples."""
 UNPACKED = ("albert", "bloom", "deberta", "deberta-v2", "modernbert", "mpnet")
-
-
-def make_small(kind: str) -> Any:
-    """A small random model without dropout; its sliding windows are shorter than the examples."""
-    config = small_configuration(CONFIG_MAPPING[kind](), window=12)
-    if getattr(config, "sliding_window", None):
-        config.sliding_window = 8
-    with suppress(BadInput):  # some have no dropout
-        set_dropout(config, 0)
-    torch.manual_seed(0)
-    model = family_of(config).model_class(config)._from_config(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.2)
-    return model
 
 
 def examples_for(model: Any) -> list[Example]:
@@ -52,7 +35,7 @@ def logits_of(model: Any, rows: list[list[Example]]) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", [*PACKED, *PACKED_ENCODERS, *UNPACKED])
 def test_logits_do_not_depend_on_the_other_examples(kind: str) -> None:
-    model = make_small(kind)
+    model = make_small(kind, vocab_size=1000)
     first, second, third, fourth = examples = examples_for(model)
     alone = torch.cat([logits_of(model, [[one]]) for one in examples])
     batches = [[[one] for one in examples]]
@@ -64,7 +47,7 @@ def test_logits_do_not_depend_on_the_other_examples(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
 def test_logits_are_those_of_a_plain_call(kind: str) -> None:
-    model = make_small(kind)
+    model = make_small(kind, vocab_size=1000)
     for example in examples_for(model):
         ids = torch.tensor([[*example.source, *example.read]])
         plain = model(input_ids=ids).logits[0]

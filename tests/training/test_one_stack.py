@@ -1,4 +1,4 @@
-"""Runs of decoder-only models and encoders: as transformers computes, and resumed bit for bit."""
+"""Runs of decoder-only models and encoders: as transformers computes."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import BERT_TINY, GPT_TINY
 from safetensors.torch import load_file
-from test_decoder_only import make_small
+from tiny_models import make_one_stack
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -202,38 +202,9 @@ def test_label_words_follow_the_input_of_a_decoder_only_model(
     )
 
 
-@pytest.mark.parametrize("task", ["seq2seq", "clf"])
-def test_resumed_runs_are_bit_equal(mount: Mount, gpt: str, bert: str, task: str) -> None:
-    flags = {"eval_on_start": False, "eval_steps": 9, "save_steps": 2, "dropout_rate": 0.1}
-
-    def job(steps: int, name: str) -> Any:
-        flags_of = flags | {"max_steps": steps, "training_run_name": name,
-                            "lr_scheduler_type": "constant"}  # fmt: skip
-        return seq2seq(gpt, **flags_of) if task == "seq2seq" else clf(bert, **flags_of)
-
-    whole = run_job(job(6, "whole"), mount)
-    run_job(job(4, "cut"), mount)
-    cut = run_job(job(6, "cut"), mount)
-    names = ("model.safetensors", "resume/optimizer-00001-of-00001.safetensors")
-    for name in names:
-        one, other = (run / "checkpoint-6" / name for run in (whole, cut))
-        if one.exists():
-            assert one.read_bytes() == other.read_bytes()
-    assert (cut / "checkpoint-6" / "model.safetensors").read_bytes() == (
-        whole / "checkpoint-6" / "model.safetensors"
-    ).read_bytes()
-
-
 @pytest.mark.parametrize("kind", ["opt", "llama", "gemma3_text"])
-def test_other_types_train(mount: Mount, gpt: str, kind: str) -> None:
-    model = make_small(kind)
-    model.generation_config.eos_token_id = 999
-    model.save_pretrained(mount.models / kind)
-    for path in (mount.models / gpt).glob("*token*"):
-        shutil.copy(path, mount.models / kind)
-    for name in ("vocab.json", "merges.txt"):
-        if (mount.models / gpt / name).exists():
-            shutil.copy(mount.models / gpt / name, mount.models / kind)
+def test_other_types_train(mount: Mount, kind: str) -> None:
+    make_one_stack(kind, mount.models / kind)
     run = run_job(
         seq2seq(kind, max_steps=8, max_source_length=64, max_target_length=32, dropout_rate=None),
         mount,

@@ -1,0 +1,76 @@
+"""Decoder-only models and encoders on several processes: equal runs, resumed bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_mount
+from safetensors.torch import load_file
+from test_processes import assert_same_run, curve, job, run_world, write_scored
+from test_resume import FLAGS, assert_identical
+from tiny_models import add_one_stack, make_one_stack
+
+from workflow.runs.status import read_status
+
+Lines = Callable[[Path], list[dict[str, Any]]]
+ENCODERS = ("bert", "deberta-v2")
+STAGES = {"gpt": (1, 2, 3), "llama": (2,), "opt": (3,), "bert": (1, 2, 3), "deberta-v2": (3,)}
+IN_BF16 = (("gpt", 3), ("bert", 2))
+RESUMED = (("gpt", 2, False), ("gpt", 3, True), ("bert", 2, True), ("bert", 3, False))
+"""Model, stage, and whether in bf16."""
+
+
+def job_of(model: str, name: str, **flags: Any) -> dict[str, Any]:
+    """Odd counts of records and bounded micro-batches: ranks have unequal parts, or none."""
+    bounds = {"micro_batch_tokens": 40, "max_source_length": 64, "dropout_rate": 0}
+    task = "clf" if model in ENCODERS else "seq2seq"
+    return job(task, name, **({"model_init_name": model} | bounds | flags))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs in plain torch, and on two processes."""
+    made = make_mount(tmp_path_factory.mktemp("one_stack") / "mount")
+    write_scored(made)
+    add_one_stack(made)
+    for kind in STAGES.keys() - {"gpt", "bert"}:
+        make_one_stack(kind, made.models / kind)
+    run_world(made, 1, [job_of(model, f"{model}-plain") for model in STAGES])
+    jobs = [
+        job_of(model, f"{model}-{stage}", zero_stage=stage)
+        for model, stages in STAGES.items()
+        for stage in stages
+    ]
+    jobs += [job_of(m, f"{m}-{z}-bf16", zero_stage=z, bf16=True) for m, z in IN_BF16]
+    for model, stage, bf16 in RESUMED:
+        flags = FLAGS | {"zero_stage": stage, "bf16": bf16}
+        cut = job_of(model, f"{model}-cut-{stage}", **flags)
+        jobs += [job_of(model, f"{model}-whole-{stage}", **flags), cut | {"stop_after": 6}, cut]
+    run_world(made, 2, jobs)
+    return made.models
+
+
+@pytest.mark.parametrize("model", STAGES)
+def test_any_stage_gives_the_run_of_one_process(runs: Path, read_lines: Lines, model: str) -> None:
+    for stage in STAGES[model]:
+        assert_same_run(runs / f"{model}-{stage}", runs / f"{model}-plain", read_lines, rel=1e-5)
+
+
+@pytest.mark.parametrize(("model", "stage"), IN_BF16)
+def test_bf16_is_close_to_float32(runs: Path, read_lines: Lines, model: str, stage: int) -> None:
+    run, plain = runs / f"{model}-{stage}-bf16", runs / f"{model}-plain"
+    assert curve(run, read_lines) == pytest.approx(curve(plain, read_lines), rel=0.05)
+    weights = load_file(run / "checkpoint-4" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert not any(torch.equal(one, one.bfloat16().float()) for one in weights.values())
+
+
+@pytest.mark.parametrize(("model", "stage", "bf16"), RESUMED)
+def test_a_stopped_run_resumes_bit_for_bit(
+    runs: Path, read_lines: Lines, model: str, stage: int, bf16: bool
+) -> None:
+    cut = runs / f"{model}-cut-{stage}"
+    assert read_status(cut)["restarts"] == 1
+    assert_identical(cut, runs / f"{model}-whole-{stage}", read_lines)
