@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BERT_TINY, GPT_TINY
+from conftest import BERT_TINY, GPT_TINY, write_data
 from safetensors.torch import load_file
 from tiny_models import make_one_stack
 from transformers import (
@@ -178,6 +178,32 @@ def test_an_encoder_writes_no_texts(mount: Mount, bert: str) -> None:
         "encoder-decoder or a decoder-only model."
     )
     assert not (mount.models / "bert_sums_0").exists()
+
+
+def test_label_words_have_the_form_that_each_prompt_asks_for(
+    mount: Mount, gpt: str, bert: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    texts = ["is it?", "is it?\n", "add one", "yes:\t", "no? ", "is"]
+    records = [{"input": text, "target": len(text) % 2} for text in texts * 3]
+    write_data(mount, "scores", records, records[:6])
+    run = run_job(clf(gpt, max_steps=10, eval_steps=10, micro_batch_tokens=20), mount)
+    tokenizer = AutoTokenizer.from_pretrained(GPT_TINY)
+    forms = [tokenizer.convert_tokens_to_ids(form) for form in (["Ġno", "Ġyes"], ["no", "yes"])]
+    model = AutoModelForCausalLM.from_pretrained(run / "checkpoint-10").eval()
+    wanted = []
+    for item, text in zip(json.loads((run / "preds.json").read_text()), texts, strict=True):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        logits = logits_of(model, ids)[-1, forms[text[-1].isspace()]]
+        assert item["logits"] == pytest.approx(logits.tolist(), abs=1e-5)
+        target = item["orig_d"]["target"]
+        wanted.append(float(-logits.log_softmax(-1)[target]))
+    assert lines_of(run)[-1]["loss"] == pytest.approx(sum(wanted) / len(wanted), rel=1e-5)
+    (no, yes), (plain_no, plain_yes) = forms
+    assert (
+        f"score: probability of yes ({yes}) against no ({no}) (after whitespace: yes ({plain_yes}) "
+        f"against no ({plain_no})) as the first output token"
+    ) in caplog.text
 
 
 def test_label_words_follow_the_input_of_a_decoder_only_model(

@@ -1,17 +1,21 @@
 """Decoder-only models and encoders on several processes: equal runs, resumed bit for bit."""
 
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import make_mount
+from conftest import ROOT, make_mount
+from forks import Fork, finish, places, run_script
 from safetensors.torch import load_file
-from test_processes import assert_same_run, curve, job, run_world, write_scored
+from test_processes import assert_same_run, curve, flag_words, job, run_world, write_scored
 from test_resume import FLAGS, assert_identical
 from tiny_models import add_one_stack, make_one_stack
 
+from workflow.runs.mount import Mount
 from workflow.runs.status import read_status
 
 Lines = Callable[[Path], list[dict[str, Any]]]
@@ -74,3 +78,43 @@ def test_a_stopped_run_resumes_bit_for_bit(
     cut = runs / f"{model}-cut-{stage}"
     assert read_status(cut)["restarts"] == 1
     assert_identical(cut, runs / f"{model}-whole-{stage}", read_lines)
+
+
+def start_all(mount: Mount, flags: dict[str, Any], processes: int) -> list[Fork]:
+    script = ROOT / f"{flags['task']}.py"
+    words = ["--mount", str(mount.root), *flag_words(flags)]
+    world = places(processes) if processes > 1 else [None]
+    return [Fork(run_script, script, *words, environment=place) for place in world]
+
+
+@pytest.mark.parametrize(
+    ("model", "processes"),
+    [
+        ("gpt", 1),
+        ("bert", 2),
+        pytest.param("gpt", 2, marks=pytest.mark.slow),
+        pytest.param("bert", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_ends_as_one_left_alone(
+    mount: Mount, read_lines: Lines, model: str, processes: int
+) -> None:
+    """SIGKILL between two checkpoints, with two processes under ZeRO-3; then the same command."""
+    write_scored(mount)
+    add_one_stack(mount)
+    flags = {"max_steps": 30, "save_steps": 10, "eval_steps": 30, "dropout_rate": 0.1}
+    if processes > 1:
+        flags["zero_stage"] = 3
+    finish(start_all(mount, job_of(model, "whole", **flags), processes))
+    cut = start_all(mount, job_of(model, "cut", **flags), processes)
+    log = mount.models / "cut" / "train_log.jsonl"
+    while not log.exists() or log.read_text().count("\n") < 13:
+        assert not any(fork.returncode for fork in cut)
+        time.sleep(0.01)
+    for fork in cut:
+        fork.kill()
+    assert [done.returncode for done in finish(cut)] == [-signal.SIGKILL] * processes
+    for done in finish(start_all(mount, job_of(model, "cut", **flags), processes)):
+        assert done.returncode == 0, done.stderr
+    assert read_lines(mount.models / "cut" / "starts.jsonl")[1]["step"] in (10, 20)
+    assert_identical(mount.models / "cut", mount.models / "whole", read_lines, step=30)
