@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from workflow.config.templates import PLAIN
 from workflow.data.text_format import ContinuedText, SeparateTexts
+from workflow.data.token_cache import CutRows
 from workflow.distributed.world import World
 from workflow.models.families import family_of
 from workflow.models.families.decoder_only import PACKED
@@ -104,3 +105,12 @@ def test_the_gradient_is_the_naive_one_for_any_cut(job: Job, kind: str) -> None:
         for name, tensor in wanted.items():
             difference = float((gradient[name] - tensor).norm())
             assert difference <= 1e-4 * float(tensor.norm()) + 1e-6 * largest, (name, bound)
+
+
+@pytest.mark.parametrize("job", ["causal"], indirect=True)
+def test_truncated_completions_keep_their_end(job: Job) -> None:
+    targets, end = job.splits["train"].targets, job.tokenizer.eos_token_id
+    whole, cut = targets.lengths(512), CutRows(targets, 3)
+    assert [int(cut[index][-1]) for index in range(len(whole))] == [end] * len(whole)
+    assert targets.count_cut(3) == sum(whole > 3) > 0
+    assert [len(cut[index]) for index in range(len(whole))] == [min(3, n) for n in whole]

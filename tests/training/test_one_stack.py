@@ -130,6 +130,30 @@ def test_a_decoder_only_model_trains_and_generates_as_transformers_does(
     assert lines_of(again)[0]["loss"] == pytest.approx(last["loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("template", ["plain", "chat"])
+def test_a_model_that_knows_its_records_ends_its_texts(
+    mount: Mount, gpt: str, template: str
+) -> None:
+    """By the end token that it was trained with, in this program and in transformers."""
+    if template == "chat":
+        add_chat(mount.models / gpt)
+    texts = {"add one: 4": "5", "yes": "no no no", "the man": "the house, the word", "write": "a"}
+    records = [{"prompt": prompt, "completion": text} for prompt, text in texts.items()]
+    write_data(mount, "sums", records, records)
+    flags = {"max_steps": 80, "eval_steps": 80, "train_batch_size": 4, "learning_rate": 5e-3}
+    run = run_job(seq2seq(gpt, max_new_tokens=30, template=template, **flags), mount)
+    last = lines_of(run)[-1]
+    assert (last["exact_match"], last["at_limit"]) == (1, 0)
+    model = AutoModelForCausalLM.from_pretrained(run / "checkpoint-80")
+    tokenizer = AutoTokenizer.from_pretrained(run / "checkpoint-80")
+    text = "add one: 4"
+    if template == "chat":
+        text = "<|user|>\nadd one: 4<|end|>\n<|assistant|>\n"
+    given = tokenizer(text, return_tensors="pt")
+    ids = model.generate(**given, max_new_tokens=30, do_sample=False, pad_token_id=0)[0]
+    assert tokenizer.decode(ids[given["input_ids"].shape[1] : -1]).strip() == "5"
+
+
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes "
     "the request.\n\n### Instruction:\n{input}\n\n### Response:"
