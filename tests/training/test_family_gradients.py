@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import BERT_TINY, GPT_TINY
+from conftest import BERT_TINY, GPT_TINY, T5_TINY
 from test_decoder_only import UNPACKED
 from test_engine import make_engine, make_spec, only_add_gradients, prepared
-from tiny_models import make_small
+from tiny_models import IDS, make_small
 from transformers import AutoTokenizer
 
 from workflow.config.templates import PLAIN
@@ -29,18 +29,22 @@ LENGTHS = ((4, 2), (1, 6), (9, 1), (2, 1), (2, 9), (7, 3), (5, 5))
 BOUNDS = (1, 24, 40, 10_000)
 """Padded positions of a micro-batch: each example alone, some of them, all."""
 WORDS = ["add", "one", "house", "yes", "the", "number", "man", "write", "no"]
+ENCODER_DECODERS = ("t5", "mt5", "umt5", "longt5", "bart", "mbart", "plbart", "marian", "m2m_100",
+                    "pegasus", "blenderbot-small")  # fmt: skip
+ALL_LAYERS = {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
 Gradient = dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module", params=["causal", "classifying"])
+@pytest.fixture(scope="module")
 def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A job of texts that continue, or of a classification head."""
+    """A job of texts that a decoder writes, of texts that continue, or of a classification head."""
     folder, spec = tmp_path_factory.mktemp("job"), make_spec(train_batch_size=len(LENGTHS))
     texts = [[" ".join(WORDS[:count]) for count in pair] for pair in LENGTHS]
     task: Seq2Seq | LabelScoring
-    if request.param == "causal":
-        tokenizer = AutoTokenizer.from_pretrained(GPT_TINY)
-        task = Seq2Seq(ContinuedText.of(tokenizer, PLAIN))
+    if request.param != "classifying":
+        causal = request.param == "causal"
+        tokenizer = AutoTokenizer.from_pretrained(GPT_TINY if causal else T5_TINY)
+        task = Seq2Seq(ContinuedText.of(tokenizer, PLAIN) if causal else SeparateTexts(0))
         records: list[dict[str, Any]] = [{"prompt": a, "completion": b} for a, b in texts]
     else:
         tokenizer = AutoTokenizer.from_pretrained(BERT_TINY)
@@ -56,7 +60,12 @@ def naive(job: Job, model: Any) -> tuple[float, Gradient]:
     for index in range(len(split)):
         source, target = split.sources.row(index), torch.from_numpy(split.targets.row(index).copy())
         count += len(target)
-        if family_of(model.config).generates:
+        family = family_of(model.config)
+        if not family.joins_texts:
+            read = torch.tensor([[0, *target[:-1]]])
+            logits = model(torch.tensor([source.tolist()]), decoder_input_ids=read).logits[0]
+            labels = target.long()
+        elif family.generates:
             logits = model(torch.tensor([[*source, *target]])).logits[0, len(source) - 1 : -1]
             labels = target.long()
         else:
@@ -88,6 +97,7 @@ def computed(job: Job, model: Any, bound: int, processes: int) -> tuple[float, G
 @pytest.mark.parametrize(
     ("job", "kind"),
     [
+        *(("encoded", kind) for kind in ENCODER_DECODERS),
         *(("causal", kind) for kind in (*PACKED, "bloom")),
         *(("classifying", kind) for kind in (*PACKED_ENCODERS, *UNPACKED) if kind != "bloom"),
     ],
@@ -95,7 +105,8 @@ def computed(job: Job, model: Any, bound: int, processes: int) -> tuple[float, G
 )
 def test_the_gradient_is_the_naive_one_for_any_cut(job: Job, kind: str) -> None:
     """Also with several processes, of which some compute fillers only."""
-    model = make_small(kind, vocab_size=1000)
+    changes = IDS | ALL_LAYERS if kind in ENCODER_DECODERS else {"vocab_size": 1000}
+    model = make_small(kind, **changes)
     wanted_loss, wanted = naive(job, model)
     largest = max(float(tensor.norm()) for tensor in wanted.values())
     for bound, processes in [*((bound, 1) for bound in BOUNDS), (40, 2), (40, 20)]:
