@@ -227,7 +227,7 @@ def _label_ids(
 
 
 def _problems_of_words(
-    tokenizer: PreTrainedTokenizerBase, words: Sequence[str], pieces: Sequence[Sequence[int]]
+    tokenizer: PreTrainedTokenizerBase, words: Sequence[str], pieces: Sequence[list[int]]
 ) -> list[Problem]:
     """Why these ids of words cannot be scored."""
     problems = []
