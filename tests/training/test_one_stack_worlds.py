@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, make_mount
+from conftest import ROOT
 from forks import Fork, finish, places, run_script
 from safetensors.torch import load_file
 from test_processes import assert_same_run, curve, flag_words, job, run_world, write_scored
@@ -33,15 +33,15 @@ def job_of(model: str, name: str, **flags: Any) -> dict[str, Any]:
     return job(task, name, **({"model_init_name": model} | bounds | flags))
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs in plain torch, and on two processes."""
-    made = make_mount(tmp_path_factory.mktemp("one_stack") / "mount")
-    write_scored(made)
-    add_one_stack(made)
+def test_two_processes_give_the_runs_of_one_and_resume_bit_for_bit(
+    mount: Mount, read_lines: Lines
+) -> None:
+    """All in one world, since starting one takes longer than a job."""
+    write_scored(mount)
+    add_one_stack(mount)
     for kind in STAGES.keys() - {"gpt", "bert"}:
-        make_one_stack(kind, made.models / kind)
-    run_world(made, 1, [job_of(model, f"{model}-plain") for model in STAGES])
+        make_one_stack(kind, mount.models / kind)
+    run_world(mount, 1, [job_of(model, f"{model}-plain") for model in STAGES])
     jobs = [
         job_of(model, f"{model}-{stage}", zero_stage=stage)
         for model, stages in STAGES.items()
@@ -52,32 +52,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         flags = FLAGS | {"zero_stage": stage, "bf16": bf16}
         cut = job_of(model, f"{model}-cut-{stage}", **flags)
         jobs += [job_of(model, f"{model}-whole-{stage}", **flags), cut | {"stop_after": 6}, cut]
-    run_world(made, 2, jobs)
-    return made.models
+    run_world(mount, 2, jobs)
+    runs = mount.models
+    for model, stages in STAGES.items():
+        for stage in stages:
+            run, plain = runs / f"{model}-{stage}", runs / f"{model}-plain"
+            assert_same_run(run, plain, read_lines, rel=1e-5)
+    for model, stage in IN_BF16:
+        assert_close_in_bf16(runs / f"{model}-{stage}-bf16", runs / f"{model}-plain", read_lines)
+    for model, stage, _ in RESUMED:
+        cut_run = runs / f"{model}-cut-{stage}"
+        assert read_status(cut_run)["restarts"] == 1
+        assert_identical(cut_run, runs / f"{model}-whole-{stage}", read_lines)
 
 
-@pytest.mark.parametrize("model", STAGES)
-def test_any_stage_gives_the_run_of_one_process(runs: Path, read_lines: Lines, model: str) -> None:
-    for stage in STAGES[model]:
-        assert_same_run(runs / f"{model}-{stage}", runs / f"{model}-plain", read_lines, rel=1e-5)
-
-
-@pytest.mark.parametrize(("model", "stage"), IN_BF16)
-def test_bf16_is_close_to_float32(runs: Path, read_lines: Lines, model: str, stage: int) -> None:
-    run, plain = runs / f"{model}-{stage}-bf16", runs / f"{model}-plain"
+def assert_close_in_bf16(run: Path, plain: Path, read_lines: Lines) -> None:
+    """Losses and norms are close, and the saved weights are the float32 masters."""
     assert curve(run, read_lines) == pytest.approx(curve(plain, read_lines), rel=0.05)
     weights = load_file(run / "checkpoint-4" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert not any(torch.equal(one, one.bfloat16().float()) for one in weights.values())
-
-
-@pytest.mark.parametrize(("model", "stage", "bf16"), RESUMED)
-def test_a_stopped_run_resumes_bit_for_bit(
-    runs: Path, read_lines: Lines, model: str, stage: int, bf16: bool
-) -> None:
-    cut = runs / f"{model}-cut-{stage}"
-    assert read_status(cut)["restarts"] == 1
-    assert_identical(cut, runs / f"{model}-whole-{stage}", read_lines)
 
 
 def start_all(mount: Mount, flags: dict[str, Any], processes: int) -> list[Fork]:
