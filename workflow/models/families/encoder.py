@@ -28,7 +28,7 @@ from workflow.models.kernels.fused import fused
 from workflow.models.kernels.replace import replace_modules
 
 PACKED = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
-"""Types whose packed examples have the same logits as alone (`tests/models/test_decoder_only.py`)."""
+"""Types whose packed examples have the same logits as alone, as `test_decoder_only.py` shows."""
 _FROM_PADDING = ("camembert", "roberta", "xlm-roberta")
 """Types whose positions are counted from the padding id on."""
 
