@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune an encoder-decoder model to score texts by the logits of two label words."""
+"""Fine-tune a language model to score texts by the probability of one label against another."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune an encoder-decoder model on prompts and completions, and write its predictions."""
+"""Fine-tune a language model on prompts and completions, and write its predictions."""
 
 import sys
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -9,7 +10,7 @@ from typing import Any
 
 import sentencepiece
 import torch
-from conftest import ROOT, T5_TINY
+from conftest import BERT_TINY, GPT_TINY, ROOT, T5_TINY
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForSeq2SeqLM,
@@ -18,6 +19,11 @@ from transformers import (
     T5Gemma2Config,
     T5GemmaConfig,
 )
+
+from workflow.core.errors import BadInput
+from workflow.models.configuration import set_dropout, small_configuration
+from workflow.models.families import family_of
+from workflow.runs.mount import Mount
 
 IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "vocab_size": 1024}
 T5_SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4}
@@ -60,7 +66,7 @@ def make_family(family: str, folder: Path) -> Any:
         model.lm_head.weight = torch.nn.Parameter(torch.randn(1024, 32))
     model.save_pretrained(folder)
     change_settings(folder / "config.json", {k: v for k, v in sizes.items() if k in OWN_HEAD})
-    add_t5_tokenizer(folder)
+    add_tokenizer(folder)
     return model
 
 
@@ -80,7 +86,7 @@ def make_t5gemma(folder: Path) -> None:
     _random_model(
         T5GemmaConfig(encoder=GEMMA_SIZES, decoder=GEMMA_SIZES, vocab_size=1024)
     ).save_pretrained(folder)
-    add_t5_tokenizer(folder)
+    add_tokenizer(folder)
 
 
 def make_t5gemma2(folder: Path) -> None:
@@ -89,7 +95,7 @@ def make_t5gemma2(folder: Path) -> None:
     ids = {"image_token_index": 1021, "eoi_token_index": 1022, "vocab_size": 1024}
     config = T5Gemma2Config(encoder=encoder, decoder=GEMMA_SIZES, **ids)
     _random_model(config).save_pretrained(folder)
-    add_t5_tokenizer(folder)
+    add_tokenizer(folder)
 
 
 def make_byt5(folder: Path) -> None:
@@ -173,11 +179,45 @@ def _random_model(config: Any) -> Any:
     return AutoModelForSeq2SeqLM.from_config(config).eval()
 
 
-def add_t5_tokenizer(folder: Path) -> None:
-    """Put the files of t5-tiny's tokenizer into a folder."""
-    for file in T5_TINY.iterdir():
+def add_tokenizer(folder: Path, source: Path = T5_TINY) -> None:
+    """Put the files of a model's tokenizer into a folder."""
+    for file in source.iterdir():
         if file.name not in ("model.safetensors", "config.json", "generation_config.json"):
             shutil.copy(file, folder)
+
+
+def add_one_stack(mount: Mount) -> None:
+    """Put gpt-tiny and bert-tiny among the models, as `gpt` and `bert`."""
+    for name, folder in (("gpt", GPT_TINY), ("bert", BERT_TINY)):
+        (mount.models / name).symlink_to(folder)
+
+
+def make_one_stack(kind: str, folder: Path) -> None:
+    """A decoder-only model or an encoder, with the tokenizer of gpt-tiny or bert-tiny."""
+    model = make_small(kind, vocab_size=1000)
+    if family_of(model.config).generates:
+        model.generation_config.eos_token_id = 999
+        model.save_pretrained(folder)
+        add_tokenizer(folder, GPT_TINY)
+    else:
+        model.save_pretrained(folder)
+        add_tokenizer(folder, BERT_TINY)
+
+
+def make_small(kind: str, **changes: Any) -> Any:
+    """A small random model without dropout; its sliding windows are shorter than most texts."""
+    config = small_configuration(CONFIG_MAPPING[kind](**changes), window=12)
+    if getattr(config, "sliding_window", None):
+        config.sliding_window = 8
+    if (config.pad_token_id or 0) >= config.vocab_size:
+        config.pad_token_id = 0
+    with suppress(BadInput):  # some have no dropout
+        set_dropout(config, 0)
+    torch.manual_seed(0)
+    model = family_of(config).model_class(config)._from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    return model
 
 
 def change_settings(path: Path, values: dict[str, Any]) -> None:

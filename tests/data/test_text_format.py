@@ -93,6 +93,9 @@ def test_prompts_have_the_bos_token_of_their_tokenizer_once(gpt: Any, llama: Any
     )
     (source,) = ContinuedText.of(with_bos, PLAIN).sources(with_bos, ["ab"])
     assert source == with_bos("ab")["input_ids"] and source.count(1) == 1
+    with_bos.chat_template = "<s>{% for m in messages %}{{ m.content }}{% endfor %}"
+    (source,) = ContinuedText.of(with_bos, CHAT).sources(with_bos, ["ab"])
+    assert source.count(1) == 1
 
 
 def test_a_chat_template_surrounds_prompts_and_ends_answers(chat: Any) -> None:

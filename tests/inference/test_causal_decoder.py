@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ALONE
-from test_decoder_only import make_small
+from tiny_models import make_small
 
 from workflow.distributed.stop import Stop
 from workflow.inference.causal_decoder import CausalDecoder, by_rows

@@ -8,10 +8,12 @@ import torch
 from conftest import ALONE, make_t5
 from test_generate import PROMPTS, cut_rows
 
-from workflow.inference.scorer import Scoring, label_probabilities, score_labels
+from workflow.inference.scorer import LabelIds, Scoring, label_probabilities, score_labels
 
 
-@pytest.mark.parametrize("scoring", [Scoring((7, 3, 5), 40), Scoring((7, 3, 5), 1, batch_size=4)])
+@pytest.mark.parametrize(
+    "scoring", [Scoring(LabelIds((7, 3, 5)), 40), Scoring(LabelIds((7, 3, 5)), 1, batch_size=4)]
+)
 def test_logits_are_those_of_plain_transformers(tokenizer: Any, scoring: Scoring) -> None:
     model, rows = make_t5(), tokenizer(PROMPTS)["input_ids"]
     logits = dict(score_labels(model, cut_rows(rows), scoring, ALONE))

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import GPT_TINY
+from tiny_models import make_small
 from transformers import CONFIG_MAPPING
 
 from workflow.models.batch import SHARED, Example
-from workflow.models.configuration import set_dropout, small_configuration
+from workflow.models.configuration import set_dropout
 from workflow.models.families import family_of
 from workflow.models.families.decoder_only import PACKED, restarting_positions
 from workflow.models.families.encoder import PACKED as PACKED_ENCODERS
@@ -24,18 +25,6 @@ LENGTHS = ((12, 5), (7, 9), (20, 3), (3, 1))
 """Source and target tokens of some examples."""
 TYPED = ("albert", "bert", "deberta-v2", "electra")
 UNPACKED = ("albert", "bloom", "deberta", "deberta-v2", "modernbert", "mpnet")
-
-
-def make_small(kind: str) -> Any:
-    """A small random model of a type, whose sliding windows are shorter than the examples."""
-    config = small_configuration(CONFIG_MAPPING[kind](), window=12)
-    if getattr(config, "sliding_window", None):
-        config.sliding_window = 8
-    torch.manual_seed(0)
-    model = family_of(config).model_class(config)._from_config(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.2)
-    return model
 
 
 def examples_for(model: Any, shared: int = 0) -> list[Example]:
@@ -59,7 +48,7 @@ def logits_of(model: Any, rows: list[list[Example]]) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", [*PACKED, *PACKED_ENCODERS, *UNPACKED])
 def test_logits_do_not_depend_on_the_other_examples(kind: str) -> None:
-    model = make_small(kind)
+    model = make_small(kind, vocab_size=1000)
     first, second, third, fourth = examples = examples_for(model)
     alone = torch.cat([logits_of(model, [[one]]) for one in examples])
     batches = [[[one] for one in examples]]
@@ -105,7 +94,7 @@ def test_prefixes_are_not_shared_with_dropout() -> None:
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "roberta", "modernbert", *TYPED])
 def test_logits_are_those_of_a_plain_call(kind: str) -> None:
     """Also of models with types of tokens, which some tokenizers of transformers 5 do not give."""
-    model = make_small(kind)
+    model = make_small(kind, vocab_size=1000)
     for example in examples_for(model):
         ids = torch.tensor([[*example.source, *example.read]])
         types = {"token_type_ids": torch.zeros_like(ids)} if kind in TYPED else {}

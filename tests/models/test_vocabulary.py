@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import T5_TINY, make_t5, write_data, write_hub_folder
-from tiny_models import make_family
+from tiny_models import add_one_stack, make_family, make_one_stack
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from vocabularies import llama
 
 from workflow import BadInput, make_job, run_job
 from workflow.models.hub import load_tokenizer
@@ -18,6 +19,7 @@ from workflow.models.tokenizers.vocabulary import can_grow, count_ids, grow_toke
 from workflow.models.vocab_extension import VocabExtension
 from workflow.runs.mount import Mount
 
+MISSING = "é ☃ 好"
 CHARACTERS = "\n\t{}\\~^`é中文½\u00a0"
 TEXTS = [
     "a {b}\n\nc",
@@ -209,14 +211,65 @@ def test_a_model_is_extended_twice_and_keeps_its_trained_rows(mount: Mount) -> N
         assert torch.allclose(*rows, atol=1e-6)
 
 
-def test_nothing_is_extended_if_nothing_is_missing(mount: Mount) -> None:
+@pytest.mark.parametrize("model", ["small", "gpt"])
+def test_nothing_is_extended_if_nothing_is_missing(mount: Mount, model: str) -> None:
+    """Of byte-level tokenizers nothing is ever missing."""
+    add_one_stack(mount)
+    text = "add one" if model == "small" else f"\t{MISSING}\n{{}}"
+    records = [{"prompt": f"{text} {i}", "completion": f"{text} {i}"} for i in range(3)]
+    write_data(mount, "texts", records, records)
     job = make_job(
-        "seq2seq", model_init_name="small", data_name="sums", add_missing_tokens=True, max_steps=1,
+        "seq2seq", model_init_name=model, data_name="texts", add_missing_tokens=True, max_steps=1,
         max_new_tokens=2,
     )  # fmt: skip
     run = run_job(job, mount)
-    assert json.loads((run / "audit.json").read_text())["added_tokens"] == []
-    assert load_model(run / "checkpoint-1").config.vocab_size == 1024
+    audit = json.loads((run / "audit.json").read_text())
+    assert audit["added_tokens"] == []
+    for part in audit["splits"]["train"].values():
+        assert not isinstance(part, dict) or part.get("unknown_tokens", 0) == 0
+    before = load_model(mount.models / model).config.vocab_size
+    assert load_model(run / "checkpoint-1").config.vocab_size == before
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "deberta-v2"])
+def test_models_with_one_stack_are_extended(mount: Mount, tmp_path: Path, kind: str) -> None:
+    """A decoder-only model with its own head, and encoders, whose word pieces lose characters."""
+    make_one_stack(kind, mount.models / kind)
+    if kind == "llama":
+        for name in ("vocab.json", "merges.txt"):
+            (mount.models / kind / name).unlink()
+        llama(tmp_path / "tokenizer", "first").save_pretrained(mount.models / kind)
+    keys = ("prompt", "completion") if kind == "llama" else ("input", "target")
+    records = [
+        dict(zip(keys, (f"the {MISSING}", MISSING if kind == "llama" else i % 2), strict=True))
+        for i in range(4)
+    ]
+    write_data(mount, "texts", records, records)
+    job: dict[str, Any] = {"data_name": "texts", "max_steps": 1, "bf16": False}
+    job |= {"max_source_length": 64, "task": "seq2seq" if kind == "llama" else "clf"}
+    runs = [
+        run_job(make_job(model_init_name=kind, training_run_name=f"{kind}-{add}",
+                         add_missing_tokens=add, **job), mount)
+        for add in (False, True)
+    ]  # fmt: skip
+    lossy, whole = (
+        json.loads((run / "audit.json").read_text())["splits"]["train"]["prompts"] for run in runs
+    )
+    assert lossy["unknown_tokens"] >= lossy["lost"]["characters"]["☃"] == len(records)
+    assert whole["unknown_tokens"] == whole["not_surviving"]["count"] == 0
+    tokenizer = load_tokenizer(runs[1] / "checkpoint-1")
+    shown = tokenizer.decode(tokenizer(MISSING)["input_ids"], skip_special_tokens=True)
+    assert shown == MISSING
+    rows = load_model(runs[1] / "checkpoint-1").get_input_embeddings().weight
+    assert len(rows) >= count_ids(tokenizer) > count_ids(load_tokenizer(mount.models / kind))
+    again = run_job(
+        make_job(model_init_name=f"{kind}-True/checkpoint-1", no_train=True, **job), mount
+    )
+    losses = [
+        json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+        for run in (runs[1], again)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_audit_only_creates_no_run(mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:

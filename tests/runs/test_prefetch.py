@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
-from conftest import make_t5, write_hub_folder
+from conftest import BERT_TINY, GPT_TINY, make_t5, write_hub_folder
 from hub_server import NAME, SECOND, Hub, close, serve
 from huggingface_hub import constants
 
@@ -87,6 +87,18 @@ def test_a_model_comes_whole_without_what_jobs_do_not_read(
     load_config(folder, len(load_tokenizer(folder)))
     assert fetch_weights(folder) == folder
     assert torch.equal(load_model(folder).lm_head.weight, make_t5().lm_head.weight)
+
+
+@pytest.mark.parametrize("original", [GPT_TINY, BERT_TINY], ids=lambda folder: folder.name)
+def test_models_with_one_stack_come_whole(hub: Hub, mount: Mount, original: Path) -> None:
+    shutil.rmtree(hub.folder)
+    shutil.copytree(original, hub.folder)
+    folder = prefetch(NAME, mount)
+    assert {path.name for path in folder.iterdir()} == {*hub.files(), CHECKSUM_FILE}
+    load_config(folder, len(load_tokenizer(folder)))
+    tensors = load_model(folder).state_dict()
+    for name, tensor in load_model(original).state_dict().items():
+        assert torch.equal(tensors[name], tensor), name
 
 
 def test_later_jobs_see_what_is_changed_in_any_file(hub: Hub, mount: Mount) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from workflow.data.token_cache import prepare_splits
 from workflow.distributed.world import World
 from workflow.models.batch import make_batch
 from workflow.models.families import DecoderIds
+from workflow.tasks.base import Task
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.optim import check_schedule, make_optimizer, make_scheduler
@@ -46,24 +48,28 @@ def make_spec(**values: Any) -> JobSpec:
 
 @pytest.fixture
 def job(tmp_path: Path, tokenizer: Any) -> Job:
-    import json
+    return prepared(make_spec(), Seq2Seq(), tokenizer, RECORDS, tmp_path)
 
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps({"train": RECORDS}))
-    splits = prepare_splits(
-        DataSource({"": path}, ["train"]), Seq2Seq(), tokenizer, tmp_path / "cache"
-    )
-    spec = make_spec()
+
+def prepared(
+    spec: JobSpec, task: Task, tokenizer: Any, records: list[dict[str, Any]], folder: Path
+) -> Job:
+    """A job on these train records, tokenized."""
+    path = folder / "data.json"
+    path.write_text(json.dumps({"train": records}))
+    splits = prepare_splits(DataSource({"": path}, ["train"]), task, tokenizer, folder / "cache")
     return Job(
-        spec, Seq2Seq(), TUNING_METHODS["full"], tokenizer, DecoderIds(0), None, {}, splits,
-        tmp_path, tmp_path, tmp_path / "lock", strategy=None, request=spec,
+        spec, task, TUNING_METHODS["full"], tokenizer, DecoderIds(0), None, {}, splits,
+        folder, folder, folder / "lock", strategy=None, request=spec,
         resolve_defaults=lambda request: request, resume_point=None,
     )  # fmt: skip
 
 
-def make_engine(model: Any, spec: JobSpec) -> SingleProcessEngine:
+def make_engine(model: Any, spec: JobSpec, task: Task | None = None) -> SingleProcessEngine:
+    task = task or Seq2Seq()
+
     def loss(model: Any, batch: Any) -> torch.Tensor:
-        return Seq2Seq().loss(model, batch, spec.label_smoothing_factor)
+        return task.loss(model, batch, spec.label_smoothing_factor)
 
     return SingleProcessEngine(model, spec, loss)
 

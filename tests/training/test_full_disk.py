@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, make_mount
 from forks import Fork, run_script
 from test_processes import flag_words, job
+from tiny_models import add_one_stack
 
 from workflow.core.checksums import find_damage
 from workflow.runs.mount import Mount
@@ -54,11 +55,16 @@ def wait_for_checkpoint(run: Path, process: Fork) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("free", [0, 21_000_000])
-def test_a_full_disk_is_reported_and_nothing_is_lost(small_disk: Mount, free: int) -> None:
+@pytest.mark.parametrize(
+    ("model", "free"), [("small", 0), ("small", 21_000_000), ("gpt", 21_000_000)]
+)
+def test_a_full_disk_is_reported_and_nothing_is_lost(
+    small_disk: Mount, model: str, free: int
+) -> None:
     """Too little space for a save, and none for a line of a log."""
+    add_one_stack(small_disk)
     run = small_disk.models / "full"
-    with start(small_disk) as process:
+    with start(small_disk, model_init_name=model) as process:
         wait_for_checkpoint(run, process)
         room = os.statvfs(small_disk.models)
         with (
@@ -81,7 +87,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(small_disk: Mount, free: in
         return
     (small_disk.models / "ballast").unlink()
     step = int(newest.name.partition("-")[2])
-    with start(small_disk) as process:
+    with start(small_disk, model_init_name=model) as process:
         while True:
             status = json.loads((run / "status.json").read_text())
             if status["state"] == "running" and status["step"] > step:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from test_families import job_of
-from tiny_models import BART_SIZES, IDS, LED, POSITIONS, T5_SIZES, add_t5_tokenizer, make_family
+from tiny_models import BART_SIZES, IDS, LED, POSITIONS, T5_SIZES, add_tokenizer, make_family
 from transformers import CONFIG_MAPPING
 
 import workflow.models.families
@@ -27,7 +27,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 def make_settings(mount: Mount, family: str, sizes: dict[str, Any]) -> Path:
     folder = mount.models / family
     CONFIG_MAPPING[family](**IDS, **sizes).save_pretrained(folder)
-    add_t5_tokenizer(folder)
+    add_tokenizer(folder)
     return folder
 
 
@@ -50,7 +50,7 @@ def test_a_model_that_fails_is_refused(
 def test_a_model_that_cannot_keep_the_promises_is_refused(mount: Mount, family: str) -> None:
     folder = mount.models / family
     folder.mkdir()
-    add_t5_tokenizer(folder)
+    add_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": family}))
     with pytest.raises(BadInput) as raised:
         prepare(job_of(family, family), mount)

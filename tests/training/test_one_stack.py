@@ -1,4 +1,4 @@
-"""Runs of decoder-only models and encoders: as transformers computes, and resumed bit for bit."""
+"""Runs of decoder-only models and encoders: as transformers computes."""
 
 import json
 import shutil
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BERT_TINY, GPT_TINY
+from conftest import BERT_TINY, GPT_TINY, write_data
 from safetensors.torch import load_file
-from test_decoder_only import make_small
+from tiny_models import make_one_stack
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -130,6 +130,30 @@ def test_a_decoder_only_model_trains_and_generates_as_transformers_does(
     assert lines_of(again)[0]["loss"] == pytest.approx(last["loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("template", ["plain", "chat"])
+def test_a_model_that_knows_its_records_ends_its_texts(
+    mount: Mount, gpt: str, template: str
+) -> None:
+    """By the end token that it was trained with, in this program and in transformers."""
+    if template == "chat":
+        add_chat(mount.models / gpt)
+    texts = {"add one: 4": "5", "yes": "no no no", "the man": "the house, the word", "write": "a"}
+    records = [{"prompt": prompt, "completion": text} for prompt, text in texts.items()]
+    write_data(mount, "sums", records, records)
+    flags = {"max_steps": 80, "eval_steps": 80, "train_batch_size": 4, "learning_rate": 5e-3}
+    run = run_job(seq2seq(gpt, max_new_tokens=30, template=template, **flags), mount)
+    last = lines_of(run)[-1]
+    assert (last["exact_match"], last["at_limit"]) == (1, 0)
+    model = AutoModelForCausalLM.from_pretrained(run / "checkpoint-80")
+    tokenizer = AutoTokenizer.from_pretrained(run / "checkpoint-80")
+    text = "add one: 4"
+    if template == "chat":
+        text = "<|user|>\nadd one: 4<|end|>\n<|assistant|>\n"
+    given = tokenizer(text, return_tensors="pt")
+    ids = model.generate(**given, max_new_tokens=30, do_sample=False, pad_token_id=0)[0]
+    assert tokenizer.decode(ids[given["input_ids"].shape[1] : -1]).strip() == "5"
+
+
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes "
     "the request.\n\n### Instruction:\n{input}\n\n### Response:"
@@ -194,6 +218,32 @@ def test_layers_that_transformers_cannot_recompute_are_not_recomputed(
     )
 
 
+def test_label_words_have_the_form_that_each_prompt_asks_for(
+    mount: Mount, gpt: str, bert: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    texts = ["is it?", "is it?\n", "add one", "yes:\t", "no? ", "is"]
+    records = [{"input": text, "target": len(text) % 2} for text in texts * 3]
+    write_data(mount, "scores", records, records[:6])
+    run = run_job(clf(gpt, max_steps=10, eval_steps=10, micro_batch_tokens=20), mount)
+    tokenizer = AutoTokenizer.from_pretrained(GPT_TINY)
+    forms = [tokenizer.convert_tokens_to_ids(form) for form in (["Ġno", "Ġyes"], ["no", "yes"])]
+    model = AutoModelForCausalLM.from_pretrained(run / "checkpoint-10").eval()
+    wanted = []
+    for item, text in zip(json.loads((run / "preds.json").read_text()), texts, strict=True):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        logits = logits_of(model, ids)[-1, forms[text[-1].isspace()]]
+        assert item["logits"] == pytest.approx(logits.tolist(), abs=1e-5)
+        target = item["orig_d"]["target"]
+        wanted.append(float(-logits.log_softmax(-1)[target]))
+    assert lines_of(run)[-1]["loss"] == pytest.approx(sum(wanted) / len(wanted), rel=1e-5)
+    (no, yes), (plain_no, plain_yes) = forms
+    assert (
+        f"score: probability of yes ({yes}) against no ({no}) (after whitespace: yes ({plain_yes}) "
+        f"against no ({plain_no})) as the first output token"
+    ) in caplog.text
+
+
 def test_label_words_follow_the_input_of_a_decoder_only_model(
     mount: Mount, gpt: str, bert: str
 ) -> None:
@@ -216,38 +266,9 @@ def test_label_words_follow_the_input_of_a_decoder_only_model(
     )
 
 
-@pytest.mark.parametrize("task", ["seq2seq", "clf"])
-def test_resumed_runs_are_bit_equal(mount: Mount, gpt: str, bert: str, task: str) -> None:
-    flags = {"eval_on_start": False, "eval_steps": 9, "save_steps": 2, "dropout_rate": 0.1}
-
-    def job(steps: int, name: str) -> Any:
-        flags_of = flags | {"max_steps": steps, "training_run_name": name,
-                            "lr_scheduler_type": "constant"}  # fmt: skip
-        return seq2seq(gpt, **flags_of) if task == "seq2seq" else clf(bert, **flags_of)
-
-    whole = run_job(job(6, "whole"), mount)
-    run_job(job(4, "cut"), mount)
-    cut = run_job(job(6, "cut"), mount)
-    names = ("model.safetensors", "resume/optimizer-00001-of-00001.safetensors")
-    for name in names:
-        one, other = (run / "checkpoint-6" / name for run in (whole, cut))
-        if one.exists():
-            assert one.read_bytes() == other.read_bytes()
-    assert (cut / "checkpoint-6" / "model.safetensors").read_bytes() == (
-        whole / "checkpoint-6" / "model.safetensors"
-    ).read_bytes()
-
-
 @pytest.mark.parametrize("kind", ["opt", "llama", "gemma3_text"])
-def test_other_types_train(mount: Mount, gpt: str, kind: str) -> None:
-    model = make_small(kind)
-    model.generation_config.eos_token_id = 999
-    model.save_pretrained(mount.models / kind)
-    for path in (mount.models / gpt).glob("*token*"):
-        shutil.copy(path, mount.models / kind)
-    for name in ("vocab.json", "merges.txt"):
-        if (mount.models / gpt / name).exists():
-            shutil.copy(mount.models / gpt / name, mount.models / kind)
+def test_other_types_train(mount: Mount, kind: str) -> None:
+    make_one_stack(kind, mount.models / kind)
     run = run_job(
         seq2seq(kind, max_steps=8, max_source_length=64, max_target_length=32, dropout_rate=None),
         mount,

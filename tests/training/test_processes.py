@@ -21,6 +21,8 @@ from test_families import make_any
 
 from workflow.runs.mount import Mount
 
+KEY_BIAS = re.compile(r"\b(c_attn|k_proj|key|key_proj)\.bias$")
+"""It changes no attention, so its gradient is rounding error, which AdamW scales up."""
 Lines = Callable[[Path], list[dict[str, Any]]]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 BASE = {
@@ -69,17 +71,21 @@ def answers(run: Path, step: int = 4) -> list[Any]:
     return json.loads(path.read_text())
 
 
-def assert_same_run(run: Path, plain: Path, read_lines: Lines) -> None:
+def assert_same_run(run: Path, plain: Path, read_lines: Lines, rel: float = 2e-6) -> None:
     """Equal losses and norms, equal weights, and a prediction for every record, in order."""
-    assert curve(run, read_lines) == pytest.approx(curve(plain, read_lines), rel=2e-6)
+    assert curve(run, read_lines) == pytest.approx(curve(plain, read_lines), rel=rel)
     tensors, wanted = (load_file(r / "checkpoint-4" / "model.safetensors") for r in (run, plain))
     assert tensors.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        torch.testing.assert_close(tensors[name], tensor, rtol=1e-5, atol=1e-6)
-    for name in ("config.json", "generation_config.json", "tokenizer.json"):
-        assert (run / "checkpoint-4" / name).read_bytes() == (
-            plain / "checkpoint-4" / name
-        ).read_bytes()
+        atol = 1e-4 if KEY_BIAS.search(name) else 2e-6
+        torch.testing.assert_close(tensors[name], tensor, rtol=1e-5, atol=atol)
+    settings, wanted_settings = (
+        {file.name: file.read_bytes() for file in (r / "checkpoint-4").glob("*.json")}
+        for r in (run, plain)
+    )
+    assert settings.keys() == wanted_settings.keys()
+    for name in settings.keys() - {"checksums.json"}:
+        assert settings[name] == wanted_settings[name], name
     found, expected = answers(run), answers(plain)
     assert [item["orig_d"] for item in found] == [item["orig_d"] for item in expected]
     if "generations" in expected[0]:

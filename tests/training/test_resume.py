@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import write_data
 from safetensors.torch import load_file
-from test_processes import job, run_world
+from test_processes import job, run_world, write_scored
+from tiny_models import add_one_stack
 
 from benchmarks.several_jobs import StopAfter
 from workflow import BadInput, RunFailed, make_job, run_job
@@ -77,12 +78,18 @@ def assert_identical(run: Path, plain: Path, read_lines: Lines, step: int = 9) -
         {"optim": "adafactor"},
         {"bf16": True, "optim": "adafactor", "gradient_checkpointing": True},
         {"lr_scheduler_type": "cosine", "save_total_limit": 1, "temperature": 1.0, "n_samples": 2},
+        {"model_init_name": "gpt", "temperature": 1.0, "n_samples": 2},
+        {"model_init_name": "gpt", "bf16": True},
+        {"task": "clf", "model_init_name": "bert"},
+        {"task": "clf", "model_init_name": "bert", "bf16": True, "optim": "adafactor"},
     ],
 )
 def test_a_stopped_run_resumes_as_if_it_had_not_stopped(
     mount: Mount, read_lines: Lines, flags: dict[str, Any]
 ) -> None:
     """Stopped in the middle of logged steps, and in evaluations."""
+    write_scored(mount)
+    add_one_stack(mount)
     assert start(mount, "plain", **flags)
     stops = 0
     while not start(mount, "cut", stop_after=2, **flags):

@@ -54,6 +54,13 @@ def decode_texts(tokenizer: Any, ids: Iterable[Any], skip_special_tokens: bool) 
     return texts
 
 
+def ids_ending_in_whitespace(tokenizer: Any) -> tuple[int, ...]:
+    """The ids of a vocabulary whose texts end with whitespace."""
+    ids = sorted(tokenizer.get_vocab().values())
+    texts = decode_texts(tokenizer, [[index] for index in ids], skip_special_tokens=False)
+    return tuple(index for index, text in zip(ids, texts, strict=True) if text[-1:].isspace())
+
+
 def special_remover(tokenizer: Any) -> Callable[[str], str]:
     """A function that removes special tokens written as text, as decoding does.
 

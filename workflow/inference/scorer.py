@@ -15,6 +15,37 @@ from workflow.data.token_cache import CutRows
 from workflow.inference.eval_shard import EvalShard
 from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
+from workflow.models.lm_head import on_device
+
+
+@dataclass(frozen=True)
+class LabelIds:
+    """The ids of the words as the first output token.
+
+    Attributes:
+        plain: of each word.
+        spaced: the same for prompts that end with whitespace; empty if they do not differ.
+        spaces: the ids that end with whitespace, if they do.
+    """
+
+    plain: tuple[int, ...]
+    spaced: tuple[int, ...] = ()
+    spaces: tuple[int, ...] = ()
+
+    def logits(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+        """The float32 logits (examples, words), of the form that each prompt's end asks for.
+
+        Args:
+            batch: on the model's device; with `spaced`, each text ends where its logits are.
+        """
+        words = (*self.plain, *self.spaced)
+        logits = family_of(model.config).target_logits(model, batch, words)
+        if not self.spaced:
+            return logits
+        last = batch.input_ids.flatten()[batch.target_positions]
+        is_spaced = torch.isin(last, on_device(self.spaces, last.device))[:, None]
+        plain, spaced = logits.chunk(2, dim=1)
+        return torch.where(is_spaced, spaced, plain)
 
 
 @dataclass(frozen=True)
@@ -27,7 +58,7 @@ class Scoring:
         batch_size: rows per batch; None: by `max_positions`.
     """
 
-    label_ids: tuple[int, ...]
+    label_ids: LabelIds
     max_positions: int
     batch_size: int | None = None
 
@@ -52,7 +83,7 @@ def score_labels(
         return family.collate(model.config, rows, torch.empty(0))
 
     def launch(batch: Batch) -> torch.Tensor:
-        return family.target_logits(model, batch.to(model.device), scoring.label_ids)
+        return scoring.label_ids.logits(model, batch.to(model.device))
 
     with progress_bar(len(sources), "score") as bar, torch.no_grad():
         for chosen, counts, logits in shard.computed(batches, costs, collate, launch):

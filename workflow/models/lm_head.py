@@ -33,7 +33,7 @@ def select_logits(
 @contextmanager
 def _head_of(model: PreTrainedModel, head: Any, words: Sequence[int]) -> Iterator[None]:
     """Restrict a head to the logits of `words`, in float32."""
-    rows = _on_device(tuple(words), head.weight.device)
+    rows = on_device(tuple(words), head.weight.device)
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         bias = None if head.bias is None else head.bias[rows].float()
@@ -52,6 +52,6 @@ def _head_of(model: PreTrainedModel, head: Any, words: Sequence[int]) -> Iterato
 
 
 @lru_cache(maxsize=8)
-def _on_device(words: tuple[int, ...], device: torch.device) -> torch.Tensor:
+def on_device(words: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Token ids on a device; copied once, since a copy waits until the device's work is done."""
     return torch.tensor(words).to(device)

@@ -20,9 +20,9 @@ from workflow.core.errors import BadInput, Problem, shorten
 from workflow.data.schema import NO_ANSWER, Record, Schema
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import SeparateTexts, TextFormat
-from workflow.data.text_ids import Frame
+from workflow.data.text_ids import Frame, ids_ending_in_whitespace
 from workflow.data.token_cache import TokenizedSplit
-from workflow.inference.scorer import Scoring, label_probabilities, score_labels
+from workflow.inference.scorer import LabelIds, Scoring, label_probabilities, score_labels
 from workflow.metrics.scores import in_range, score_metrics
 from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
@@ -54,7 +54,7 @@ class LabelScoring:
     label_words: tuple[str, ...]
     target_min: float
     target_max: float
-    label_ids: tuple[int, ...] = ()
+    label_ids: LabelIds = LabelIds(())
     format: TextFormat = SeparateTexts(None)
 
     @classmethod
@@ -99,7 +99,7 @@ class LabelScoring:
     def bind_tokenizer(
         self, tokenizer: PreTrainedTokenizerBase, format: TextFormat
     ) -> "LabelScoring":
-        label_ids: tuple[int, ...] = (0, 1)
+        label_ids = LabelIds((0, 1))
         if format.writes:
             label_ids = _label_ids(tokenizer, self.label_words, format)
         return dataclasses.replace(self, label_ids=label_ids, format=format)
@@ -115,11 +115,12 @@ class LabelScoring:
     def describe(self, spec: JobSpec) -> str:
         if not self.format.writes:
             return f"score: probability of {self.label_words[1]} by the classification head"
-        no, yes = (
-            f"{word} ({index})"
-            for word, index in zip(self.label_words, self.label_ids, strict=True)
-        )
-        return f"score: probability of {yes} against {no} as the first output token"
+        forms = []
+        for ids in filter(None, (self.label_ids.plain, self.label_ids.spaced)):
+            no, yes = (f"{word} ({i})" for word, i in zip(self.label_words, ids, strict=True))
+            forms.append(f"{yes} against {no}")
+        shown = " (after whitespace: ".join(forms) + ")" * (len(forms) - 1)
+        return f"score: probability of {shown} as the first output token"
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
@@ -151,8 +152,7 @@ class LabelScoring:
 
     def loss(self, model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:
         """The cross-entropy of the soft targets: their KL divergence up to a constant."""
-        batch = batch.to(model.device)
-        logits = family_of(model.config).target_logits(model, batch, self.label_ids)
+        logits = self.label_ids.logits(model, batch.to(model.device))
         return _soft_cross_entropy(logits, batch.targets).sum()
 
     def evaluation(self, context: EvalContext, spec: PlannedSpec) -> "LabelEvaluation":
@@ -220,9 +220,22 @@ class LabelEvaluation:
 
 def _label_ids(
     tokenizer: PreTrainedTokenizerBase, words: Sequence[str], format: TextFormat
-) -> tuple[int, ...]:
-    """The token id of each word; raises BadInput unless they are two different tokens."""
+) -> LabelIds:
+    """The ids of the words; raises BadInput unless they are two different tokens."""
     pieces = [format.word_ids(tokenizer, word) for word in words]
+    if problems := _problems_of_words(tokenizer, words, pieces):
+        raise BadInput(problems)
+    spaced = [format.word_ids(tokenizer, word, "a\n") for word in words]
+    plain_ids, spaced_ids = (tuple(ids[0] for ids in form if ids) for form in (pieces, spaced))
+    if plain_ids == spaced_ids or _problems_of_words(tokenizer, words, spaced):
+        return LabelIds(plain_ids)
+    return LabelIds(plain_ids, spaced_ids, ids_ending_in_whitespace(tokenizer))
+
+
+def _problems_of_words(
+    tokenizer: PreTrainedTokenizerBase, words: Sequence[str], pieces: Sequence[list[int]]
+) -> list[Problem]:
+    """Why these ids of words cannot be scored."""
     problems = []
     for word, ids in zip(words, pieces, strict=True):
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
@@ -232,15 +245,12 @@ def _label_ids(
             expected = "a word that is a single known token"
             hint = "choose two other words, or a model whose vocabulary has them"
             problems.append(Problem(f"--label_words {word}", found, expected, hint))
-    label_ids = tuple(ids[0] for ids in pieces if ids)
-    if not problems and label_ids[0] == label_ids[1]:
-        found = f"the same token for both: {tokenizer.convert_ids_to_tokens(label_ids[0])}"
+    if not problems and pieces[0] == pieces[1]:
+        found = f"the same token for both: {tokenizer.convert_ids_to_tokens(pieces[0][0])}"
         where = f"--label_words {' '.join(words)}"
         hint = "choose two other words"
         problems.append(Problem(where, found, "two different tokens", hint))
-    if problems:
-        raise BadInput(problems)
-    return label_ids
+    return problems
 
 
 def _bits(value: float) -> int:

@@ -45,6 +45,8 @@ class PartAudit:
 
     def __init__(self, damage: Damage):
         self._damage = damage
+        unknown, end = damage.tokenizer.unk_token_id, damage.tokenizer.eos_token_id
+        self._unknown_id = None if unknown == end else unknown  # GPT-2 names one token both
         self._unknown = 0
         self._not_surviving = Finding()
         self._kinds = {kind: Finding() for kind in ("lost", "ends", "changed", "special")}
@@ -53,7 +55,7 @@ class PartAudit:
     def add(self, texts: Sequence[tuple[str, str, Row]]) -> None:
         """Add texts, each with its place and its token ids."""
         rows = [ids for _, _, ids in texts]
-        self._unknown += int((np.concatenate(rows) == self._damage.tokenizer.unk_token_id).sum())
+        self._unknown += int((np.concatenate(rows) == self._unknown_id).sum())
         decoded_texts = self._damage.decode(rows)
         for (place, text, _), decoded in zip(texts, decoded_texts, strict=True):
             found = self._damage.find(text, decoded)

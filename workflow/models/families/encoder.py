@@ -33,7 +33,7 @@ from workflow.models.kernels.last_layer import last_layer_at
 from workflow.models.kernels.replace import replace_modules
 
 PACKED = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
-"""Types whose packed examples have the same logits as alone (`tests/models/test_encoder.py`)."""
+"""Types whose packed examples have the same logits as alone, as `test_decoder_only.py` shows."""
 _BERT_LAYERS = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 _FROM_PADDING = ("camembert", "roberta", "xlm-roberta")
 """Types whose positions are counted from the padding id on."""
