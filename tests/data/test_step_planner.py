@@ -8,7 +8,8 @@ from conftest import SHARED_DATA
 from transformers import AutoTokenizer
 
 from workflow.data.example_lengths import ExampleLengths
-from workflow.data.step_planner import MicroBatch, batches_by_positions, plan_step, step_examples
+from workflow.data.example_order import step_examples
+from workflow.data.step_planner import MicroBatch, batches_by_positions, plan_step
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 10, 25])

@@ -407,8 +407,8 @@ NOTHING_FITS = [
         "processes on 2 times as many nodes.",
     ),
     (
-        "xl", Machine(1, 1, 40e9, 128e9), PlanRequest(positions=100_000),
-        "memory: 35.8 GB per GPU for the model (expected at least 253.2 GB per GPU with ZeRO 3, "
+        "xl", Machine(1, 1, 40e9, 128e9), PlanRequest(positions=90_000),
+        "memory: 35.8 GB per GPU for the model (expected at least 228.1 GB per GPU with ZeRO 3, "
         "offload all). Hint: remove --micro_batch_tokens, or add --gradient_checkpointing.",
     ),
     (

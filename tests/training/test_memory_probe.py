@@ -15,7 +15,8 @@ from test_resume import FLAGS, Lines, assert_identical
 import workflow.training.loop
 from workflow import make_job, run_job
 from workflow.data.example_lengths import ExampleLengths
-from workflow.data.step_planner import plan_step, step_examples
+from workflow.data.example_order import step_examples
+from workflow.data.step_planner import plan_step
 from workflow.runs.mount import Mount
 from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.memory_probe import filled_up, heaviest_steps, largest_shape

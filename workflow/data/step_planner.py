@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -44,18 +44,18 @@ class StepPlan:
         micro_steps: for each micro-step one micro-batch per rank, `()` for a rank without work.
         filler: the step's shortest example; a rank without work computes it with weight zero.
         tokens: of all examples.
-        shared: tokens that all sources begin with, which each row holds once.
         padded_positions: of all ranks, without fillers.
         imbalance: the time of all ranks, each micro-step as long as its largest micro-batch, over
             the time with evenly spread padded positions.
+        shared: tokens that all sources begin with, which each row holds once.
     """
 
     micro_steps: tuple[tuple[MicroBatch, ...], ...]
     filler: MicroBatch
     tokens: int
-    shared: int
     padded_positions: int
     imbalance: float = 1.0
+    shared: int = 0
 
     @property
     def examples(self) -> Indexes:
@@ -75,26 +75,6 @@ class StepPlan:
     def of_rank(self, rank: int) -> tuple[MicroBatch, ...]:
         """One rank's micro-batch, or `()`, for each micro-step."""
         return tuple(ranks[rank] for ranks in self.micro_steps)
-
-
-def step_examples(step: int, batch_size: int, count: int, seed: int) -> Indexes:
-    """The examples of step 1, 2, …: a slice of the concatenated shuffled orders of all epochs.
-
-    Depends on the arguments only, so a resumed run sees the same examples.
-    """
-    start, stop = (step - 1) * batch_size, step * batch_size
-    parts = []
-    while start < stop:
-        epoch, first = divmod(start, count)
-        part = _epoch_order(epoch, count, seed)[first : first + stop - start]
-        parts.append(part)
-        start += len(part)
-    return np.concatenate(parts)
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(epoch: int, count: int, seed: int) -> Indexes:
-    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def plan_step(
@@ -295,8 +275,3 @@ def batches_by_positions(
         rounds = -(-len(pieces) // world_size)
         pieces = even_pieces(sources, targets, max_positions, rounds * world_size)
     return [order[start:stop] for start, stop, _ in pieces]
-
-
-def seed_from(*parts: int) -> int:
-    """One 64-bit seed from several numbers; close numbers give unrelated seeds."""
-    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0])

@@ -12,13 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from workflow.core.errors import RunFailed
 from workflow.data.example_lengths import ExampleLengths, Indexes
-from workflow.data.step_planner import (
-    MicroBatch,
-    StepPlan,
-    plan_step,
-    seed_from,
-    step_examples,
-)
+from workflow.data.example_order import seed_from, step_examples
+from workflow.data.step_planner import MicroBatch, StepPlan, plan_step
 from workflow.distributed.world import World, shared
 from workflow.models.batch import Batch, shared_prefix
 from workflow.models.families import family_of
