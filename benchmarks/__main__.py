@@ -5,6 +5,7 @@ import argparse
 from benchmarks.cli import startup
 from benchmarks.inference import generate, score
 from benchmarks.memory import memory, paper
+from benchmarks.models import decoder_only, encoder
 from benchmarks.reporting import report
 from benchmarks.runs import durability
 from benchmarks.training import exactness, growth, train, train_memory
@@ -16,6 +17,8 @@ BENCHMARKS = {
     "growth": growth,
     "generate": generate,
     "score": score,
+    "decoder_only": decoder_only,
+    "encoder": encoder,
     "memory": memory,
     "paper": paper,
     "durability": durability,

@@ -1,9 +1,16 @@
 """The public peer: transformers, used as its own examples use it."""
 
 import importlib.util
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+TRAINING: dict[str, Any] = {
+    "learning_rate": 1e-4, "warmup_steps": 1, "weight_decay": 0.01, "save_strategy": "no",
+    "seed": 0,
+}  # fmt: skip
+"""Settings of a training whose steps are timed."""
 
 
 def check_packages() -> None:
@@ -18,32 +25,60 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def load_peer(folder: Path) -> tuple[Any, Any]:
-    """The model in float32 and the tokenizer of a folder; on the GPU where there is one."""
-    import torch
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+def load_peer(folder: Path, head: str = "Seq2SeqLM", **settings: Any) -> tuple[Any, Any]:
+    """The model in float32 and the tokenizer of a folder; on the GPU where there is one.
 
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-    return model.cuda() if has_cuda() else model, AutoTokenizer.from_pretrained(folder)
+    Args:
+        head: what transformers' class AutoModelFor… is named after.
+        settings: of the model.
+    """
+    import torch
+    import transformers
+
+    load = getattr(transformers, f"AutoModelFor{head}").from_pretrained
+    model = load(folder, dtype=torch.float32, **settings)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return model.cuda() if has_cuda() else model, tokenizer
 
 
 def make_trainer(model: Any, tokenizer: Any, settings: dict[str, Any], **parts: Any) -> Any:
-    """A Seq2SeqTrainer.
+    """A Trainer; of an encoder-decoder, a Seq2SeqTrainer.
 
     Args:
-        settings: of Seq2SeqTrainingArguments.
+        settings: of its TrainingArguments.
         parts: what else the trainer is made of, as its dataset.
     """
     check_packages()
-    from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+    import transformers
 
-    usual: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "use_cpu": not has_cuda()}
-    return Seq2SeqTrainer(
-        model=model,
-        args=Seq2SeqTrainingArguments(**usual, **settings),
-        data_collator=make_collator(model, tokenizer),
-        **parts,
-    )
+    kind = "Seq2SeqTrain" if model.config.is_encoder_decoder else "Train"
+    make, make_arguments = (getattr(transformers, kind + end) for end in ("er", "ingArguments"))
+    parts.setdefault("data_collator", make_collator(model, tokenizer))
+    return make(model=model, args=make_arguments(**usual_settings(), **settings), **parts)
+
+
+def usual_settings() -> dict[str, Any]:
+    """Of TrainingArguments: no reports, on the GPU where there is one."""
+    return {"report_to": [], "disable_tqdm": True, "use_cpu": not has_cuda()}
+
+
+def time_training(trainer: Any, warm_up: int) -> float:
+    """Train; returns the seconds of the steps after the warm-up."""
+    from transformers import TrainerCallback
+
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            if has_cuda():
+                import torch
+
+                torch.cuda.synchronize()
+            ends.append(time.perf_counter())
+
+    trainer.add_callback(Clock())
+    trainer.train()
+    return ends[-1] - ends[warm_up - 1]
 
 
 def make_collator(model: Any, tokenizer: Any) -> Any:

@@ -13,7 +13,9 @@ from typing import Any
 
 from benchmarks import ROOT, T5_TINY
 from benchmarks.publish import matrix_rates
-from benchmarks.synthetic import FLAN_T5, make_model
+
+REAL_MODELS = ROOT / "build" / "real_models"
+"""Where scripts/real_models puts models for the tests, and for these."""
 
 Trials = dict[str, list[dict[str, Any]]]
 """What each trial found, by kind."""
@@ -32,30 +34,59 @@ def add_data_arguments(parser: argparse.ArgumentParser, content: str) -> None:
     Args:
         content: what the data file holds.
     """
+    _add_data(parser, content)
+    parser.add_argument("--tokenizer", type=Path, default=T5_TINY, help="folder of a T5 tokenizer")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, content: str, model: str) -> None:
+    """Which data, and which pretrained model.
+
+    Args:
+        content: what the data file holds.
+        model: of scripts/real_models.
+    """
+    _add_data(parser, content)
+    parser.add_argument(
+        "--model", type=Path, default=REAL_MODELS / model, help=f"the model's folder [{model}]"
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser, content: str) -> None:
     example = ROOT / "mount" / "data" / "data.json"
     parser.add_argument("--data", type=Path, default=example, help=f"JSON file of {content}")
-    parser.add_argument("--tokenizer", type=Path, default=T5_TINY, help="folder of a T5 tokenizer")
+
+
+def link_model(mount: Path, model: Path) -> None:
+    """Let the model `m` of a mount be that of a folder."""
+    (mount / "models").mkdir()
+    (mount / "models" / "m").symlink_to(model.resolve())
+
+
+def check_model(model: Path) -> None:
+    """Exit with the remedy if the folder is missing."""
+    if not model.is_dir():
+        hint = f"run scripts/real_models {REAL_MODELS}, or name another folder by --model"
+        raise SystemExit(f"{model} is missing. Hint: {hint}")
 
 
 def measure(
     name: str,
     kinds: Sequence[str],
     arguments: argparse.Namespace,
-    write_data: Callable[[Path], None],
+    write: Callable[[Path], None],
     words: Sequence[str] = (),
 ) -> tuple[Trials, dict[str, float]]:
     """All kinds in turn, as many rounds as asked for; with the machine's matrix rates.
 
     Args:
-        write_data: puts the data into a mount's data folder.
+        write: puts the model `m` and the data into a mount, whose data folder is there.
         words: flags for the trials.
     """
     trials: Trials = {kind: [] for kind in kinds}
     rates = []
     with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder) / "models" / "m", FLAN_T5["small"], arguments.tokenizer)
         (Path(folder) / "data").mkdir()
-        write_data(Path(folder) / "data")
+        write(Path(folder))
         for _ in range(arguments.rounds):
             rates.append(matrix_rates())
             for kind, found in trials.items():

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ours import run_ours
 from benchmarks.peer import load_peer, make_trainer
 from benchmarks.publish import machine, publish, ratios, spread
 from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
+from benchmarks.synthetic import FLAN_T5, make_model
 from workflow.runs.predictions import evaluations
 
 SAMPLES = 8
@@ -43,15 +45,16 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(found))
         return
 
-    def write_data(folder: Path) -> None:
+    def write(mount: Path) -> None:
+        make_model(mount / "models" / "m", FLAN_T5["small"], arguments.tokenizer)
         data = json.loads(arguments.data.read_text(encoding="utf-8"))
         records = [*data["eval"], *data["train"]][: arguments.records or len(data["eval"])]
         for name, asked in (("data", records), ("sampled", records[: arguments.sampled])):
             data["eval"] = asked
-            (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
-        _train(folder.parent, arguments.steps)
+            (mount / "data" / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
+        _train(mount, arguments.steps)
 
-    trials, rates = measure("generate", list(KINDS), arguments, write_data)
+    trials, rates = measure("generate", list(KINDS), arguments, write)
     publish("benchmarks generate", _report(trials, rates, arguments))
 
 
@@ -70,15 +73,9 @@ def _train(mount: Path, steps: int) -> None:
 
 
 def _ours(arguments: argparse.Namespace) -> dict[str, Any]:
-    from workflow import find_mount, make_job, run_job
-
     sampling = {"n_samples": SAMPLES, "temperature": 1.0} if arguments.trial == "samples" else {}
-    job = make_job(
-        "seq2seq", model_init_name="m", data_name=_data(arguments), no_train=True,
-        overwrite_output_dir=True, bf16=False if arguments.trial == "fp32" else None, **sampling,
-    )  # fmt: skip
-    folder = run_job(job, find_mount(str(arguments.folder)))
-    (evaluation,) = evaluations(folder)
+    run = run_ours("seq2seq", arguments, data_name=_data(arguments), no_train=True, **sampling)
+    (evaluation,) = evaluations(run)
     texts = [g["full_generated"] for item in evaluation.predictions() for g in item["generations"]]
     return _found(arguments, evaluation.metrics["generate_seconds"], texts)
 

@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ours import run_ours
 from benchmarks.peer import load_peer
 from benchmarks.publish import machine, publish, ratios, spread
 from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
+from benchmarks.synthetic import FLAN_T5, make_model
 from workflow.runs.predictions import evaluations
 
 KINDS = {
@@ -32,25 +34,19 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(trial(arguments)))
         return
 
-    def write_data(folder: Path) -> None:
+    def write(mount: Path) -> None:
+        make_model(mount / "models" / "m", FLAN_T5["small"], arguments.tokenizer)
         data = json.loads(arguments.data.read_text(encoding="utf-8"))
         texts = [r.get("input", r.get("prompt")) for r in [*data["eval"], *data["train"]]]
         records = [{"input": text} for text in texts[: arguments.records]]
-        (folder / "data.json").write_text(json.dumps({"eval": records}), encoding="utf-8")
+        (mount / "data" / "data.json").write_text(json.dumps({"eval": records}), encoding="utf-8")
 
-    trials, rates = measure("score", list(KINDS), arguments, write_data)
+    trials, rates = measure("score", list(KINDS), arguments, write)
     publish("benchmarks score", _report(trials, rates, arguments))
 
 
 def _score_ours(arguments: argparse.Namespace) -> dict[str, Any]:
-    from workflow import find_mount, make_job, run_job
-
-    job = make_job(
-        "clf", model_init_name="m", data_name="data", no_train=True, overwrite_output_dir=True,
-        bf16=False if arguments.trial == "fp32" else None,
-    )  # fmt: skip
-    folder = run_job(job, find_mount(str(arguments.folder)))
-    (evaluation,) = evaluations(folder)
+    (evaluation,) = evaluations(run_ours("clf", arguments, no_train=True))
     scores = [item["pred_score"] for item in evaluation.predictions()]
     speed = len(scores) / evaluation.metrics["score_seconds"]
     return {"records_per_second": speed, "scores": scores}

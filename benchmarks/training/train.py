@@ -4,16 +4,15 @@ import argparse
 import json
 import shutil
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peer import has_cuda, load_peer, make_trainer, tokenized
+from benchmarks.ours import ONLY_STEPS, run_ours, seconds_of_steps
+from benchmarks.peer import TRAINING, load_peer, make_trainer, time_training, tokenized
 from benchmarks.publish import machine, publish, ratios, spread
 from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
-from benchmarks.synthetic import FLAN_T5, training_gflop
-from workflow.runs.predictions import read_lines
+from benchmarks.synthetic import FLAN_T5, make_model, training_gflop
 
 BATCH = 64
 WARM_UP = 3
@@ -45,11 +44,12 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(run_trial(arguments)))
         return
 
-    def write_data(folder: Path) -> None:
-        shutil.copy(arguments.data, folder / "data.json")
+    def write(mount: Path) -> None:
+        make_model(mount / "models" / "m", FLAN_T5["small"], arguments.tokenizer)
+        shutil.copy(arguments.data, mount / "data" / "data.json")
 
     words = ["--steps", str(arguments.steps)]
-    trials, rates = measure("train", list(KINDS), arguments, write_data, words)
+    trials, rates = measure("train", list(KINDS), arguments, write, words)
     publish("benchmarks train", report(trials, rates, arguments))
 
 
@@ -68,19 +68,12 @@ def run_trial(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _train_ours(arguments: argparse.Namespace) -> tuple[Path, float]:
-    from workflow import find_mount, make_job, run_job
-
-    job = make_job(
-        "seq2seq", model_init_name="m", data_name="data", max_steps=arguments.steps,
-        train_batch_size=16, gradient_accumulation_steps=4, logging_steps=1, max_new_tokens=1,
-        eval_on_start=False, eval_steps=10**6, save_steps=10**6, overwrite_output_dir=True,
-        bf16=False if arguments.trial == "fp32" else None,
+    run = run_ours(
+        "seq2seq", arguments, **ONLY_STEPS, max_steps=arguments.steps, train_batch_size=16,
+        gradient_accumulation_steps=4, max_new_tokens=1,
         torch_compile=arguments.trial == "compiled",
     )  # fmt: skip
-    folder = run_job(job, find_mount(str(arguments.folder)))
-    lines = list(read_lines(folder / "train_log.jsonl"))
-    speeds = [line["examples_per_second"] for line in lines[WARM_UP:]]
-    return folder / f"checkpoint-{arguments.steps}", sum(BATCH / speed for speed in speeds)
+    return run / f"checkpoint-{arguments.steps}", seconds_of_steps(run, BATCH, WARM_UP)
 
 
 def _train_peer(arguments: argparse.Namespace) -> tuple[Path, float]:
@@ -111,28 +104,9 @@ def time_peer(
     Returns:
         The trainer, and the seconds of the steps after the warm-up.
     """
-    from transformers import TrainerCallback
-
     model, tokenizer = load_peer(folder)
-    ends: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            if has_cuda():
-                import torch
-
-                torch.cuda.synchronize()
-            ends.append(time.perf_counter())
-
-    usual = {
-        "learning_rate": 1e-4, "warmup_steps": 1, "weight_decay": 0.01, "save_strategy": "no",
-        "seed": 0,
-    }  # fmt: skip
-    trainer = make_trainer(
-        model, tokenizer, {**usual, **settings}, train_dataset=examples, callbacks=[Clock()]
-    )
-    trainer.train()
-    return trainer, ends[-1] - ends[warm_up - 1]
+    trainer = make_trainer(model, tokenizer, {**TRAINING, **settings}, train_dataset=examples)
+    return trainer, time_training(trainer, warm_up)
 
 
 def _eval_loss(checkpoint: Path, folder: Path) -> float:
