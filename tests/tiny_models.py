@@ -73,7 +73,7 @@ def make_family(family: str, folder: Path) -> Any:
 GEMMA_SIZES = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 1024, "pad_token_id": 0,
-    "eos_token_id": 1, "bos_token_id": 2,
+    "eos_token_id": 1, "bos_token_id": 2, "initializer_range": 0.2,
 }  # fmt: skip
 VISION_SIZES = {
     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,

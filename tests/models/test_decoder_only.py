@@ -9,6 +9,7 @@ import torch
 from conftest import GPT_TINY
 from tiny_models import make_small
 from transformers import CONFIG_MAPPING
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from workflow.models.batch import SHARED, Example
 from workflow.models.configuration import set_dropout
@@ -21,6 +22,7 @@ from workflow.models.state_dict import file_tensors
 from workflow.training.memory_probe import enlarged
 from workflow.training.oom import Shape
 
+Tensors = dict[str, torch.Tensor]
 LENGTHS = ((12, 5), (7, 9), (20, 3), (3, 1))
 """Source and target tokens of some examples."""
 TYPED = ("albert", "bert", "deberta-v2", "electra")
@@ -44,6 +46,22 @@ def logits_of(model: Any, rows: list[list[Example]]) -> torch.Tensor:
     family = family_of(model.config)
     with torch.no_grad():
         return family.target_logits(model, family.collate(model.config, rows, torch.empty(0)))
+
+
+def gradients_of(model: Any, rows: list[list[Example]]) -> tuple[torch.Tensor, Tensors]:
+    """The logits, and each parameter's gradient of a function of all of them."""
+    family = family_of(model.config)
+    logits = family.target_logits(model, family.collate(model.config, rows, torch.empty(0)))
+    model.zero_grad()
+    (logits * torch.linspace(-1, 1, logits.shape[1])).cos().sum().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return logits, found
+
+
+def assert_equal(found: tuple[torch.Tensor, Tensors], wanted: tuple[torch.Tensor, Tensors]) -> None:
+    """But for rounding."""
+    largest = max(float(gradient.abs().max()) for gradient in wanted[1].values())
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize("kind", [*PACKED, *PACKED_ENCODERS, *UNPACKED])
@@ -70,18 +88,27 @@ def test_a_shared_beginning_is_computed_once_and_changes_no_gradient(kind: str) 
     set_dropout(model.config, 0)
     family, examples = family_of(model.config), examples_for(model, shared=6)
     alone = [[one] for one in examples]
-    gradients = []
-    for rows in (alone, [examples[:3], examples[3:]]):
-        batch = family.collate(model.config, rows, torch.empty(0))
-        logits = family.target_logits(model, batch)
-        model.zero_grad()
-        (logits * torch.linspace(-1, 1, logits.shape[1])).cos().sum().backward()
-        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        gradients.append((logits, found))
-    of_all = batch.input_ids.shape[1]
+    rows = [examples[:3], examples[3:]]
+    of_all = family.collate(model.config, rows, torch.empty(0)).input_ids.shape[1]
     assert of_all == sum(len(e.source) + len(e.read) for e in rows[0]) - 2 * 6
-    largest = max(float(gradient.abs().max()) for gradient in found.values())
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5 * largest)
+    assert_equal(gradients_of(model, rows), gradients_of(model, alone))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt", *PACKED_ENCODERS])
+def test_recomputed_layers_have_the_same_gradient(kind: str) -> None:
+    """The last layer too, which an encoder's head otherwise has computed for what it reads."""
+    model = make_small(kind, vocab_size=1000).train()
+    (layer,) = (m for m in model.modules() if isinstance(m, GradientCheckpointingLayer))
+    calls: list[int] = []
+    first = next(m for m in layer.modules() if "weight" in m._parameters)
+    first.register_forward_hook(lambda *_: calls.append(len(calls)))
+    examples = examples_for(model)
+    rows = [examples[:2], examples[2:3], examples[3:]]
+    kept = gradients_of(model, rows)
+    assert len(calls) == 1
+    model.activation_checkpointing_enable()
+    assert_equal(gradients_of(model, rows), kept)
+    assert len(calls) == 3
 
 
 def test_prefixes_are_not_shared_with_dropout() -> None:

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers
 from conftest import addition_records, make_t5, rows_of
 
-from workflow import BadInput, make_job
+from workflow import make_job
 from workflow.config.job import JobSpec, resolve_defaults
-from workflow.config.request import SCHEDULES
 from workflow.data.example_lengths import ExampleLengths
 from workflow.data.source import DataSource
 from workflow.data.step_planner import StepPlan, plan_step
@@ -27,7 +25,7 @@ from workflow.models.families import DecoderIds
 from workflow.tasks.base import Task
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.training.engines.single import SingleProcessEngine
-from workflow.training.optim import check_schedule, make_optimizer, make_scheduler
+from workflow.training.optim import make_optimizer
 from workflow.training.prepare import Job
 from workflow.training.step import PlannedStep, StepOutcome, add_gradients, finish_step
 from workflow.tuning import TUNING_METHODS
@@ -252,51 +250,6 @@ def test_tied_weights_stay_tied_in_bf16(tmp_path: Path) -> None:
     engine = make_engine(make_t5(own_head=False), make_spec(bf16=True))
     assert engine.model.lm_head.weight is engine.model.shared.weight
     assert engine.model.shared.weight is not engine.master.shared.weight
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_every_schedule_named_is_transformers_own(name: str) -> None:
-    extra = {
-        "cosine_with_min_lr": {"min_lr": 1e-5},
-        "cosine_warmup_with_min_lr": {"min_lr": 1e-5},
-        "warmup_stable_decay": {"num_decay_steps": 5},
-    }.get(name)
-    warmup = None if name == "constant" else 2
-    spec = make_spec(
-        lr_scheduler_type=name, lr_scheduler_kwargs=extra, warmup_steps=warmup, learning_rate=1e-3
-    )
-
-    def rates(make: Any) -> list[float]:
-        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-        scheduler = make(optimizer)
-        found = []
-        for _ in range(10):
-            found.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            scheduler.step()
-        return found
-
-    reference = rates(
-        lambda o: transformers.get_scheduler(
-            name, o, num_warmup_steps=2, num_training_steps=10, scheduler_specific_kwargs=extra
-        )
-    )
-    assert rates(lambda o: make_scheduler(o, spec)) == reference
-
-
-@pytest.mark.parametrize(
-    ("name", "kwargs"),
-    [
-        ("warmup_stable_decay", None),  # lacks num_decay_steps
-        ("polynomial", {"power": "2"}),  # fails only once the rate falls
-        ("cosine", {"cycles": 2}),
-    ],
-)
-def test_a_schedule_with_wrong_keys_is_refused_before_anything_is_loaded(
-    name: str, kwargs: dict[str, Any] | None
-) -> None:
-    with pytest.raises(BadInput, match=f"arguments of the schedule {name} of transformers"):
-        check_schedule(make_spec(lr_scheduler_type=name, lr_scheduler_kwargs=kwargs))
 
 
 def test_adafactor_has_a_fixed_rate_and_factored_state(job: Job) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, make_mount
 from forks import Fork, run_script
-from test_processes import flag_words, job
+from test_processes import flag_words, job, write_scored
 from tiny_models import add_one_stack
 
 from workflow.core.checksums import find_damage
@@ -43,26 +43,29 @@ def small_disk(tmp_path: Path) -> Iterator[Mount]:
 
 
 def start(mount: Mount, **flags: object) -> Fork:
-    words = flag_words(job("seq2seq", "full", **(FLAGS | flags)))
-    return Fork(run_script, ROOT / "seq2seq.py", "--mount", str(mount.root), *words)
+    task = "clf" if flags.get("model_init_name") == "bert" else "seq2seq"
+    words = flag_words(job(task, "full", **(FLAGS | flags)))
+    return Fork(run_script, ROOT / f"{task}.py", "--mount", str(mount.root), *words)
 
 
 def wait_for_checkpoint(run: Path, process: Fork) -> None:
     last = time.monotonic() + 60
-    while not list(run.glob("checkpoint-*")):
+    while not list(run.glob("checkpoint-*/")):
         assert time.monotonic() < last
         assert process.poll() is None
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
-    ("model", "free"), [("small", 0), ("small", 21_000_000), ("gpt", 21_000_000)]
+    ("model", "free"),
+    [("small", 0), ("small", 21_000_000), ("gpt", 21_000_000), ("bert", 21_000_000)],
 )
 def test_a_full_disk_is_reported_and_nothing_is_lost(
     small_disk: Mount, model: str, free: int
 ) -> None:
     """Too little space for a save, and none for a line of a log."""
     add_one_stack(small_disk)
+    write_scored(small_disk)
     run = small_disk.models / "full"
     with start(small_disk, model_init_name=model) as process:
         wait_for_checkpoint(run, process)
@@ -80,7 +83,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(
     last = told.strip().splitlines()[-1]
     assert " MB needed, " in last or (free == 0 and "No space left on device" in last), told
     assert "the same command, which resumes from" in last
-    (newest,) = sorted(run.glob("checkpoint-*"))[-1:]
+    (newest,) = sorted(run.glob("checkpoint-*/"))[-1:]
     assert find_damage(newest) == find_damage(newest / "resume") == []
     assert not list(run.glob(".*"))
     if free == 0:

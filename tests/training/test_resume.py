@@ -3,21 +3,18 @@
 import json
 import math
 import os
-import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import write_data
 from safetensors.torch import load_file
 from test_processes import job, run_world, write_scored
 from tiny_models import add_one_stack
 
 from benchmarks.several_jobs import StopAfter
-from workflow import BadInput, RunFailed, make_job, run_job
+from workflow import make_job, run_job
 from workflow.core.errors import Stopped
 from workflow.memory.search import PlanRequest
 from workflow.runs.mount import Mount
@@ -179,23 +176,6 @@ def test_the_state_of_a_stop_is_reported(mount: Mount, read_lines: Lines) -> Non
     assert read_status(evaluated)["state"] == "done"
 
 
-def test_another_job_is_refused_with_all_that_differs(mount: Mount) -> None:
-    assert not start(mount, "cut", stop_after=3)
-    run = mount.models / "cut"
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(BadInput) as raised:
-        start(mount, "cut", learning_rate=2e-3, train_batch_size=5, max_steps=8)
-    assert str(raised.value) == (
-        f"{run}: a run of a different job: max_steps was 9, now 8; train_batch_size was 6, now "
-        "5; learning_rate was 0.001, now 0.002 (expected the same job). Hint: choose another "
-        "--training_run_name, or add --overwrite_output_dir to start over."
-    )
-    write_data(mount, "sums", *[[{"prompt": "a", "completion": "b"}]] * 2)
-    with pytest.raises(BadInput, match="data or tokenizer differ"):
-        start(mount, "cut")
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-
-
 def test_flags_that_change_no_result_may_differ(mount: Mount, read_lines: Lines) -> None:
     assert start(mount, "plain", logging_steps=3, dropout_rate=0.0)
     flags = {"dropout_rate": 0.0}
@@ -242,59 +222,6 @@ def test_a_longer_run_resumes_from_a_finished_one(
                                        1e-3 / 11][:5])  # fmt: skip
     assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [0, 2, 4, 6, 8, 9, 12]
     assert read_status(run) | {"state": "done", "step": 12, "max_steps": 12} == read_status(run)
-
-
-def test_a_run_can_resume_from_another_run_s_checkpoint(mount: Mount, read_lines: Lines) -> None:
-    assert start(mount, "plain")
-    assert not start(mount, "first", stop_after=3)
-    shutil.copytree(mount.models / "first" / "checkpoint-2", mount.root / "copied")
-    asked = str(mount.root / "copied")
-    assert not start(mount, "second", stop_after=2, resume_from_checkpoint=asked)
-    assert start(mount, "second", resume_from_checkpoint=asked)  # from its own newest by now
-    run, plain = mount.models / "second", mount.models / "plain"
-    (last, wanted) = (read_lines(r / "train_log.jsonl")[-1]["loss"] for r in (run, plain))
-    assert last == wanted
-    assert read_status(run)["restarts"] == 1
-    with pytest.raises(BadInput, match=r"checkpoint of a different job: learning_rate was 0.001"):
-        start(mount, "third", resume_from_checkpoint="first/checkpoint-2", learning_rate=1.0)
-    with pytest.raises(BadInput, match=r"does not exist .*: name a run or its newest checkpoint"):
-        start(mount, "third", resume_from_checkpoint="first/checkpoint-7")
-    with pytest.raises(BadInput, match="has no optimizer state"):
-        start(mount, "third", resume_from_checkpoint="plain/checkpoint-5")
-    assert not (mount.models / "third").exists()
-
-
-def test_evaluations_of_another_run_are_repeated_in_this_one(
-    mount: Mount, read_lines: Lines
-) -> None:
-    flags = {"eval_steps": 3, "save_steps": 3, "max_steps": 6, "eval_on_start": False}
-    assert start(mount, "first", **(flags | {"max_steps": 3}))
-    asked = {"resume_from_checkpoint": "first"}
-    with pytest.raises(BadInput, match=r"already at step 3/3 \(expected a checkpoint with st"):
-        start(mount, "same", **(flags | {"max_steps": 3}), **asked)
-    assert start(mount, "second", **flags, **asked)
-    run = mount.models / "second"
-    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [3, 6]
-    assert read_status(run)["best_step"] == 6  # there is no checkpoint-3
-
-
-def test_a_run_starts_over_only_on_request(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not start(mount, "cut", stop_after=4)
-    run = mount.models / "cut"
-    with pytest.raises(BadInput, match="remove --resume_from_checkpoint none, or add --overw"):
-        start(mount, "cut", resume_from_checkpoint="none")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert not start(mount, "cut", stop_after=2, overwrite_output_dir=True)
-    assert read_status(run) | {"step": 1, "restarts": 0, "job_id": "7"} == read_status(run)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # requeued: what it did is not to be lost
-    assert not start(mount, "cut", stop_after=2, overwrite_output_dir=True)
-    assert read_status(run) | {"step": 4, "restarts": 1} == read_status(run)
-    for name in ("model.safetensors", "notes.txt"):
-        (mount.models / "mine").mkdir(exist_ok=True)
-        (mount.models / "mine" / name).write_text("mine")
-    with pytest.raises(BadInput, match="exists, but is not a run folder"):
-        start(mount, "mine", overwrite_output_dir=True)
-    assert (mount.models / "mine" / "notes.txt").read_text() == "mine"
 
 
 def test_saves_by_the_clock(mount: Mount, read_lines: Lines) -> None:
@@ -345,172 +272,9 @@ def test_an_evaluation_after_a_stop_at_the_end_is_kept_on_extension(
     assert best[0] == 9
 
 
-def test_a_checkpoint_of_another_job_is_refused_in_a_started_run(mount: Mount) -> None:
-    assert not start(mount, "first", stop_after=3)
-    assert not start(mount, "second", stop_after=0, seed=1)
-    asked = {"resume_from_checkpoint": "first/checkpoint-2"}
-    with pytest.raises(BadInput, match=r"a checkpoint of a different job: seed was 0, now 1"):
-        start(mount, "second", seed=1, **asked)
-    with pytest.raises(BadInput, match="a checkpoint of the run that --overwrite_output_dir"):
-        start(mount, "first", overwrite_output_dir=True, **asked)
-    (mount.models / "alias").symlink_to(mount.models / "first")
-    asked = {"resume_from_checkpoint": "alias/checkpoint-2"}
-    with pytest.raises(BadInput, match="a checkpoint of the run that --overwrite_output_dir"):
-        start(mount, "first", overwrite_output_dir=True, **asked)
-    assert start(mount, "first", **asked)
-
-
-def test_a_half_copied_state_is_refused(mount: Mount) -> None:
-    assert not start(mount, "first", stop_after=3)
-    copied = shutil.copytree(mount.models / "first" / "checkpoint-2", mount.root / "copied")
-    for name in ("checksums.json", "optimizer.safetensors"):
-        (copied / "resume" / name).unlink()
-    with pytest.raises(BadInput, match="has no optimizer state"):
-        start(mount, "second", resume_from_checkpoint=str(copied))
-
-
-def test_a_requeued_job_resumes_though_its_source_is_gone(
-    mount: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert not start(mount, "first", stop_after=3)
-    asked = {"resume_from_checkpoint": "first/checkpoint-2"}
-    assert not start(mount, "second", stop_after=2, **asked)
-    shutil.rmtree(mount.models / "first")
-    assert start(mount, "second", **asked)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert not start(mount, "third", stop_after=4, resume_from_checkpoint="none")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert start(mount, "third", resume_from_checkpoint="none")
-    assert read_status(mount.models / "third")["restarts"] == 1
-
-
-def test_a_finished_run_without_checkpoints_is_not_thrown_away(mount: Mount) -> None:
-    assert start(mount, "done")
-    run = mount.models / "done"
-    for checkpoint in run.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    with pytest.raises(BadInput, match="a run done at step 9, without checkpoints"):
-        start(mount, "done", max_steps=12)
-    assert start(mount, "done")
-    with pytest.raises(BadInput, match=r"unreadable training_args\.json"):
-        (run / "training_args.json").write_text("")
-        start(mount, "done")
-
-
-def test_an_interrupted_rotation_is_completed(mount: Mount) -> None:
-    assert not start(mount, "cut", stop_after=4)
-    run = mount.models / "cut"
-    for older in (1, 2):
-        shutil.copytree(run / "checkpoint-3", run / f"checkpoint-{older}")
-    assert not start(mount, "cut", stop_after=-1)
-    assert sorted(path.name for path in run.glob("checkpoint-*")) == [
-        "checkpoint-1", "checkpoint-2", "checkpoint-3",
-    ]  # fmt: skip
-    assert [path.parent.name for path in run.glob("*/resume")] == ["checkpoint-3"]
-    assert not start(mount, "cut", stop_after=-1, save_total_limit=1)
-    assert sorted(path.name for path in run.glob("checkpoint-*")) == [
-        "checkpoint-2", "checkpoint-3",
-    ]  # fmt: skip
-
-
 def test_open_settings_stay_as_they_were() -> None:
     """Stage and offload belong together: earlier ones may not suit the present request."""
     earlier = ComputedWith(processes=2, stage=3, offload="all", positions=500)
     assert _as_earlier(PlanRequest(), earlier) == PlanRequest(stage=3, offload="all", positions=500)
     assert _as_earlier(PlanRequest(stage=1), earlier) == PlanRequest(stage=1, positions=500)
     assert _as_earlier(PlanRequest(positions=9), earlier).positions == 9
-
-
-class Bomb:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
-def damages(path: Path, bomb: bytes) -> dict[str, bytes]:
-    """Kinds of damage to a file."""
-    content = path.read_bytes()
-    middle = len(content) // 2
-    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    return {"truncated": content[:-2], "empty": b"", "flipped": flipped, "pickle": bomb}
-
-
-def test_no_damaged_file_of_a_checkpoint_is_loaded(mount: Mount) -> None:
-    """Neither to resume nor to evaluate; a pickle in its place is never run."""
-    assert not start(mount, "cut", stop_after=3)
-    checkpoint = mount.models / "cut" / "checkpoint-2"
-    exploded = mount.root / "exploded"
-    bomb = pickle.dumps(Bomb(exploded))
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    assert len(files) == 11
-    for file in files:
-        whole = file.read_bytes()
-        for kind, content in damages(file, bomb).items():
-            if content == whole:
-                continue
-            file.write_bytes(content)
-            with pytest.raises(BadInput) as raised:
-                start(mount, "cut")
-            assert file.name in str(raised.value), kind
-            if file.parent == checkpoint:
-                with pytest.raises(BadInput) as raised:
-                    start(mount, "other", model_init_name="cut/checkpoint-2")
-                assert not (mount.models / "other").exists()
-        file.write_bytes(whole)
-    assert not exploded.exists()
-    assert start(mount, "cut")
-
-
-def test_a_pickle_in_place_of_any_file_that_is_read_is_not_run(mount: Mount) -> None:
-    """Of the model, the data, the run and the cache; derived files are recreated."""
-    assert not start(mount, "cut", stop_after=3)
-    exploded = mount.root / "exploded"
-    bomb = pickle.dumps(Bomb(exploded))
-    pickle.loads(bomb)  # it does work
-    exploded.rmdir()
-    for file in sorted(path for path in mount.root.rglob("*") if path.is_file()):
-        if "checkpoint-2" in file.parts:
-            continue
-        whole = file.read_bytes()
-        file.write_bytes(bomb)
-        try:
-            start(mount, "cut", stop_after=0)
-            if "cut" not in file.parts:
-                start(mount, "new", stop_after=0, overwrite_output_dir=True)
-        except (BadInput, RunFailed):
-            pass
-        file.write_bytes(whole)
-        assert not exploded.exists(), file
-
-
-def test_a_newest_checkpoint_without_optimizer_state_is_reported(mount: Mount) -> None:
-    assert start(mount, "done")
-    run = mount.models / "done"
-    shutil.rmtree(run / "checkpoint-9")
-    (run / "status.json").write_text(json.dumps(read_status(run) | {"state": "failed"}))
-    with pytest.raises(BadInput) as raised:
-        start(mount, "done")
-    assert str(raised.value) == (
-        f"{run}: the newest checkpoint, checkpoint-5, has no optimizer state (expected a "
-        "checkpoint to resume from). Hint: start another run from its weights "
-        "(--model_init_name done/checkpoint-5), or add --overwrite_output_dir to start over."
-    )
-
-
-def test_leftovers_of_a_killed_save_are_removed(mount: Mount) -> None:
-    assert not start(mount, "cut", stop_after=4)
-    run = mount.models / "cut"
-    left = run / ".checkpoint-7.partial-elsewhere-123" / "resume"
-    left.mkdir(parents=True)
-    (left / "optimizer.safetensors").write_bytes(b"half")
-    (run / "checkpoint-3" / ".resume.partial-elsewhere-123").mkdir()
-    with open(run / "train_log.jsonl", "a") as file:
-        file.write('{"step": 4, "loss": 1}\n{"step": 6, "lo')
-    assert start(mount, "cut")
-    assert not list(run.rglob(".*"))
-    lines = (run / "train_log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8, 9]

@@ -11,8 +11,8 @@ from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from workflow.inference.decoding import Decoding
-from workflow.inference.rows import Going, Pace, Rows, Shapes, send
+from workflow.inference.decoder import Decoder
+from workflow.inference.rows import Moves, Shapes, send
 from workflow.models.batch import pad_rows
 from workflow.models.families import family_of
 from workflow.models.families.decoder_only import DecoderOnly
@@ -57,53 +57,26 @@ def by_rows(model: PreTrainedModel) -> Iterator[None]:
             model.set_attn_implementation(usual)
 
 
-class CausalDecoder:
+class CausalDecoder(Decoder):
     """The texts that a decoder-only model is generating.
 
-    Use it without gradients, on a model in evaluation mode. All of a prompt but its last token is
-    read when it is added; that token is the first input. Each row has its own positions, so texts
-    need no padding at the start, and do not depend on their batch. Finished texts leave by `keep`.
+    All of a prompt but its last token is read when it is added; that token is the first input. Each
+    row has its own positions, so texts need no padding at the start, and do not depend on their
+    batch.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        prompts: Sequence[Any],
-        decoding: Decoding,
-        at_once: int,
-        pace: Pace | None = None,
-    ):
-        """Take prompts as ids, `at_once` of them at a time.
-
-        Args:
-            pace: by default that of the model's device.
-        """
-        self.model, device = model, model.device
-        self._prompts, self._taken, self._samples = prompts, 0, decoding.n_samples
-        self._at_once = min(at_once, len(prompts))
-        lengths = np.array([len(prompt) for prompt in prompts])
-        rows, longest = self._at_once * self._samples, int(lengths.max())
-        most = Shapes(rows, decoding.max_new_tokens, self._at_once, longest)
-        self.rows = Rows(most, pace or Pace.of(device), device)
-        self._cache = RowCache(most.rows, most.source + most.length)
+    def _make_room(self, most: Shapes) -> None:
+        device, positions = self.model.device, most.source + most.length
+        self._cache = RowCache(most.rows, positions)
         # Of each text: the position of its prompt's last token.
-        self._starts = send(np.repeat(lengths - 1, self._samples), device)
-        self._numbers = torch.arange(most.source + most.length, device=device)
+        last = np.array([len(prompt) - 1 for prompt in self._prompts])
+        self._starts = send(np.repeat(last, self._samples), device)
+        self._numbers = torch.arange(positions, device=device)
 
-    def add(self) -> int:
-        """Take as many of the next prompts as fit; returns how many rows there are now."""
-        prompts = self._prompts[self._taken : self._taken + self._at_once - self.rows.prompts]
-        if prompts:
-            lengths = np.array([len(prompt) for prompt in prompts])
-            last = np.repeat([prompt[-1] for prompt in prompts], self._samples)
-            added = self.rows.add(self._taken, lengths, send(last, self.model.device))
-            self._cache.clear(added)
-            self._prefill(prompts, lengths - 1, added.start)
-            self._taken += len(prompts)
-        return len(self.rows)
-
-    def _prefill(self, prompts: Sequence[Any], lengths: Any, first_row: int) -> None:
+    def _read(self, prompts: Sequence[Any], rows: slice) -> torch.Tensor:
         """Read all but the last token of prompts, in batches of similar length."""
+        self._cache.clear(rows)
+        lengths = np.array([len(prompt) - 1 for prompt in prompts])
         order = np.argsort(lengths, kind="stable")
         order = order[lengths[order] > 0]
         while len(order):
@@ -111,20 +84,17 @@ class CausalDecoder:
             fits = max(1, int(padded.searchsorted(PREFILLED_AT_ONCE, side="right")))
             chosen, order = order[:fits], order[fits:]
             ids = pad_rows([prompts[index][:-1] for index in chosen], 0).to(self.model.device)
-            rows = first_row + chosen[:, None] * self._samples + np.arange(self._samples)
-            with self._cache.filling(send(rows, self.model.device)):
+            of_each = rows.start + chosen[:, None] * self._samples + np.arange(self._samples)
+            with self._cache.filling(send(of_each, self.model.device)):
                 positions = torch.arange(ids.shape[1], device=ids.device)[None]
                 self.model(
                     input_ids=ids, position_ids=positions, past_key_values=self._cache,
                     use_cache=True, logits_to_keep=1,
                 )  # fmt: skip
+        last = np.repeat([prompt[-1] for prompt in prompts], self._samples)
+        return send(last, self.model.device)
 
     def logits(self, shapes: Shapes) -> torch.Tensor:
-        """Append each row's next input; reads only tensors, at addresses that never change.
-
-        Returns:
-            Logits (rows, vocabulary) in float32.
-        """
         rows = slice(shapes.rows)
         positions = self._starts[self.rows.texts[rows]] + self.rows.positions[rows]
         length = shapes.source + shapes.length
@@ -140,16 +110,8 @@ class CausalDecoder:
         logits: torch.Tensor = output.logits[:, 0].float()
         return logits
 
-    def keep(self, going: Going) -> int:
-        """Remove finished rows; returns how many prompts have no text left.
-
-        Args:
-            going: (rows,), whether each stays.
-        """
-        prompts = self.rows.prompts
-        moved = self.rows.keep(going)
+    def _move(self, moved: Moves) -> None:
         self._cache.move(moved.movers, moved.holes)
-        return prompts - self.rows.prompts
 
 
 class RowCache(Cache):

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from workflow.distributed.stop import Stop
 from workflow.inference.causal_decoder import CausalDecoder, can_decode_rows
+from workflow.inference.decoder import Decoder
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch, end_ids
 from workflow.inference.rows import Shapes
 from workflow.inference.sampling import token_choice
@@ -20,9 +21,7 @@ LEAVING = 1 / 16
 """The share of finished texts at which others replace them."""
 
 
-def own_decoder(
-    model: PreTrainedModel, decoding: Decoding, longest: int
-) -> type[T5Decoder] | type[CausalDecoder] | None:
+def own_decoder(model: PreTrainedModel, decoding: Decoding, longest: int) -> type[Decoder] | None:
     """The decoder for `generate_rows`; None with beams, penalties or restrictions, or without one.
 
     Args:
@@ -40,7 +39,7 @@ def own_decoder(
 
 
 def generate_rows(
-    decoder: T5Decoder | CausalDecoder,
+    decoder: Decoder,
     prompts: PromptBatch,
     decoding: Decoding,
     stop: Stop,
@@ -71,9 +70,7 @@ def generate_rows(
 class Writer:
     """Writes a decoder's texts on its device, one token of each row at a time."""
 
-    def __init__(
-        self, decoder: T5Decoder | CausalDecoder, prompts: PromptBatch, decoding: Decoding
-    ):
+    def __init__(self, decoder: Decoder, prompts: PromptBatch, decoding: Decoding):
         device, texts = decoder.model.device, len(prompts.ids) * decoding.n_samples
         self._decoder, self._decoding = decoder, decoding
         self.ends = end_ids(decoder.model)

@@ -19,7 +19,7 @@ from workflow.distributed.stop import Stop
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch, end_ids
 from workflow.inference.eval_shard import EvalShard
 from workflow.inference.sampling import draw, uniform_numbers, warpers_of
-from workflow.models.families import family_of
+from workflow.models.families import GeneratingFamily, family_of
 from workflow.models.generation_settings import kept_settings
 
 
@@ -28,7 +28,10 @@ def hf_generate(
 ) -> GeneratedIds:
     """Completions of prompts; in lockstep, it continues until all processes have theirs."""
     samples = 1 if decoding.greedy else decoding.n_samples
-    start = family_of(model.config).start_generation(model, prompts.ids, samples)
+    family = family_of(model.config)
+    if not isinstance(family, GeneratingFamily):
+        raise TypeError(f"models of type {model.config.model_type} do not generate texts")
+    start = family.start_generation(model, prompts.ids, samples)
     first_logits = start.first_logits[:, list(prompts.scored_ids)].float()
     processors = LogitsProcessorList()
     if not decoding.greedy:

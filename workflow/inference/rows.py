@@ -106,8 +106,8 @@ class Rows:
         """The number of prompts that have a row."""
         return len(self._lengths)
 
-    def add(self, prompt: int, lengths: Ints, start: int | torch.Tensor) -> slice:
-        """Add the texts of some consecutive prompts; returns their rows.
+    def add(self, prompt: int, lengths: Ints, start: int | torch.Tensor) -> None:
+        """Add the texts of some consecutive prompts.
 
         Args:
             prompt: the number of the first.
@@ -120,10 +120,8 @@ class Rows:
         self._cells = np.concatenate([self._cells, here * samples + new])
         self._positions = np.concatenate([self._positions, np.zeros_like(new)])
         self._lengths = np.concatenate([self._lengths, lengths])
-        added = slice(rows, len(self))
-        self.ids[added] = start
+        self.ids[rows : len(self)] = start
         self._send()
-        return added
 
     def ahead(self) -> tuple[Shapes, int]:
         """The shapes of the next steps, and how many there are before the next look."""

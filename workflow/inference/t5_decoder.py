@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from workflow.inference.decoding import Decoding
-from workflow.inference.rows import Going, Pace, Rows, Shapes, send
+from workflow.inference.decoder import Decoder, padded_lengths
+from workflow.inference.rows import Moves, Shapes, send
 from workflow.models.families import family_of
 
 ENCODED_AT_ONCE = 4096
@@ -19,43 +19,25 @@ MULTIPLE = 8
 """Prompts are padded to a multiple of this number of tokens."""
 
 
-class T5Decoder:
+class T5Decoder(Decoder):
     """The texts that a model of T5's kind is generating.
 
-    Use it without gradients, on a model in evaluation mode. Each prompt has several samples, which
-    share its encoding and the cross-attention keys and values. Finished texts leave by `keep`;
-    others move into their places, so that little is copied. Then `add` takes more prompts.
+    A prompt's samples share its encoding and the cross-attention keys and values.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        prompts: Sequence[Any],
-        decoding: Decoding,
-        at_once: int,
-        pace: Pace | None = None,
-    ):
-        """Take prompts as ids, `at_once` of them at a time.
+    multiple = MULTIPLE
 
-        Args:
-            pace: by default that of the model's device.
-        """
-        self.model, device = model, model.device
-        self._prompts, self._taken = prompts, 0
-        self._samples, new_tokens = decoding.n_samples, decoding.max_new_tokens
-        self._at_once = at_once = min(at_once, len(prompts))
+    def _make_room(self, most: Shapes) -> None:
+        model, device, new_tokens = self.model, self.model.device, most.length
         self._layers = list(model.get_decoder().block)
         self._self_layers = [layer.layer[0] for layer in self._layers]
         self._cross_layers = [layer.layer[1] for layer in self._layers]
         self._heads, width = model.config.num_heads, model.config.d_kv
-        longest = padded_length(max(map(len, prompts)))
-        most = Shapes(at_once * self._samples, new_tokens, at_once, longest)
-        self.rows = Rows(most, pace or Pace.of(device), device)
         self._keys = self._room(most.rows, width, new_tokens)
         self._values = self._room(most.rows, new_tokens, width)
-        self._cross_keys = self._room(at_once, width, longest)
-        self._cross_values = self._room(at_once, longest, width)
-        self._cross_mask = torch.zeros(at_once, 1, 1, longest, device=device)
+        self._cross_keys = self._room(most.prompts, width, most.source)
+        self._cross_values = self._room(most.prompts, most.source, width)
+        self._cross_mask = torch.zeros(most.prompts, 1, 1, most.source, device=device)
         attention = self._self_layers[0].SelfAttention
         farthest_first = attention.compute_bias(1, new_tokens, past_seen_tokens=new_tokens - 1)
         # By distance from -(new_tokens - 1), which nothing sees, to new_tokens - 1.
@@ -69,20 +51,13 @@ class T5Decoder:
         shape = len(self._layers), rows, self._heads, *sizes
         return torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
 
-    def add(self) -> int:
-        """Take as many of the next prompts as fit; returns how many rows there are now."""
-        here = self.rows.prompts
-        prompts = self._prompts[self._taken : self._taken + self._at_once - here]
-        if prompts:
-            for chosen, hidden, mask in encode(self.model, prompts):
-                self._store_encodings(here + chosen, hidden, mask)
-            lengths = np.array([padded_length(len(prompt)) for prompt in prompts])
-            start = self.model.config.decoder_start_token_id
-            added = self.rows.add(self._taken, lengths, start)
-            self._keys[:, added] = 0  # texts that left may have been NaN
-            self._values[:, added] = 0
-            self._taken += len(prompts)
-        return len(self.rows)
+    def _read(self, prompts: Sequence[Any], rows: slice) -> int:
+        for chosen, hidden, mask in encode(self.model, prompts):
+            self._store_encodings(self.rows.prompts + chosen, hidden, mask)
+        self._keys[:, rows] = 0  # texts that left may have been NaN
+        self._values[:, rows] = 0
+        start: int = self.model.config.decoder_start_token_id
+        return start
 
     def _store_encodings(
         self, places: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor
@@ -105,11 +80,6 @@ class T5Decoder:
         return hidden.view(*hidden.shape[:-1], self._heads, -1)
 
     def logits(self, shapes: Shapes) -> torch.Tensor:
-        """Append each row's next input; reads only tensors, at addresses that never change.
-
-        Returns:
-            Logits (rows, vocabulary) in float32.
-        """
         model, rows = self.model, self.rows
         distances = rows.positions[: shapes.rows, None] + self._nearest_last[: shapes.length]
         bias = self._bias[:, distances].transpose(0, 1).unsqueeze(2)
@@ -162,21 +132,13 @@ class T5Decoder:
         output: torch.Tensor = attention.o(seen)
         return output
 
-    def keep(self, going: Going) -> int:
-        """Remove finished rows; returns how many prompts have no text left.
-
-        Args:
-            going: (rows,), whether each stays.
-        """
-        prompts = self.rows.prompts
-        moved = self.rows.keep(going)
+    def _move(self, moved: Moves) -> None:
         holes, movers, length = moved.holes, moved.movers, moved.length
         self._keys[:, holes, ..., :length] = self._keys[:, movers, ..., :length]
         self._values[:, holes, :, :length] = self._values[:, movers, :, :length]
         for kept in (self._cross_keys, self._cross_values):
             kept[:, moved.prompt_holes] = kept[:, moved.prompt_movers]
         self._cross_mask[moved.prompt_holes] = self._cross_mask[moved.prompt_movers]
-        return prompts - self.rows.prompts
 
 
 def attend(
@@ -196,10 +158,6 @@ def attend(
     return scores.softmax(-1).to(values.dtype) @ values
 
 
-def padded_length(length: int) -> int:
-    return -(-length // MULTIPLE) * MULTIPLE
-
-
 def encode(
     model: PreTrainedModel, prompts: Sequence[Any]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -215,7 +173,7 @@ def encode(
     # transformers waits for a GPU to see whether a mask of (prompts, length) masks anything.
     by_position = family_of(model.config).supports_packing(model)
     lengths = np.array([len(prompt) for prompt in prompts])
-    padded = np.array([padded_length(length) for length in lengths])
+    padded = padded_lengths(prompts, MULTIPLE)
     for width in np.unique(padded).tolist():
         alike = np.flatnonzero(padded == width)
         at_once = max(1, ENCODED_AT_ONCE // width)

@@ -1,6 +1,6 @@
 """Model families: all code specific to model types, and the types that are refused.
 
-To add a family, write a module with a class that implements `ModelFamily`, and add it to
+To add a family, write a module with a class that derives from `ModelFamily`, and add it to
 `family_of`.
 """
 
@@ -14,7 +14,13 @@ from transformers import (
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 
-from workflow.models.families.base import DecoderIds, Dimensions, ModelFamily, Modules
+from workflow.models.families.base import (
+    DecoderIds,
+    Dimensions,
+    GeneratingFamily,
+    ModelFamily,
+    Modules,
+)
 from workflow.models.families.decoder_only import DecoderOnly
 from workflow.models.families.encoder import Encoder
 from workflow.models.families.encoder_decoder import EncoderDecoder
@@ -25,6 +31,7 @@ __all__ = [
     "REFUSED",
     "DecoderIds",
     "Dimensions",
+    "GeneratingFamily",
     "ModelFamily",
     "Modules",
     "family_of",

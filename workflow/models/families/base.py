@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from transformers import (
@@ -13,6 +13,10 @@ from transformers import (
 )
 
 from workflow.models.batch import Batch, Rows
+from workflow.models.kernels.attention import use_cpu_attention
+from workflow.models.kernels.cpu import use_fast_modules
+from workflow.models.kernels.fused import fused
+from workflow.models.kernels.replace import replace_modules
 
 
 @dataclass(frozen=True)
@@ -152,10 +156,10 @@ def class_in(mapping: Any, config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 class ModelFamily(Protocol):
-    """The functions that depend on the model type.
+    """The functions that depend on the model type, with defaults where most families agree.
 
-    Families have no state. Loading, saving and the head (`models.lm_head`) are common to all
-    models.
+    Families derive from it or from `GeneratingFamily`, and have no state. Loading, saving and the
+    head (`models.lm_head`) are common to all models.
 
     Attributes:
         name: as in task.json.
@@ -166,13 +170,14 @@ class ModelFamily(Protocol):
 
     name: str
     joins_texts: bool
-    generates: bool
+    generates: bool = False
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
         """The model's class in transformers."""
 
     def vocabulary_size(self, config: PreTrainedConfig) -> int:
-        """The number of output ids."""
+        """The number of ids."""
+        return int(config.vocab_size)
 
     def dimensions(self, config: PreTrainedConfig) -> Dimensions:
         """The sizes that determine the memory of training and generation."""
@@ -195,19 +200,17 @@ class ModelFamily(Protocol):
     def collate(self, config: PreTrainedConfig, rows: Rows, targets: torch.Tensor) -> Batch:
         """The batch of rows of examples, whose labels are `targets`."""
 
-    def start_generation(
-        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int
-    ) -> GenerationStart:
-        """What `generate` starts from, each prompt's row repeated `samples` times."""
-
     def is_head(self, model: PreTrainedModel, name: str) -> bool:
         """Whether a tensor belongs to a head that is new where a checkpoint does not have it."""
+        return False
 
     def supports_packing(self, model: PreTrainedModel) -> bool:
         """Whether several examples can share a row without attending to each other."""
+        return False
 
     def shares_prefixes(self, config: PreTrainedConfig) -> bool:
         """Whether packed rows hold only once what their sources begin with."""
+        return False
 
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
@@ -221,9 +224,25 @@ class ModelFamily(Protocol):
 
     def use_fast_modules(self, model: PreTrainedModel) -> None:
         """Replace modules of a model on a CPU by equivalents with fewer memory passes."""
+        use_fast_modules(model)
+        use_cpu_attention(model)
 
     def use_fused_modules(self, model: PreTrainedModel) -> None:
         """Replace modules of a model on any device by torch's fused operations."""
+        replace_modules(model, fused)
 
     def optimize_for_scoring(self, model: PreTrainedModel) -> None:
-        """Speed up a model that computes the logits of one position per record."""
+        """Speed up a model that computes the logits of one position per record, if it can be."""
+        return
+
+
+@runtime_checkable
+class GeneratingFamily(ModelFamily, Protocol):
+    """A family whose models generate texts."""
+
+    generates: bool = True
+
+    def start_generation(
+        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int
+    ) -> GenerationStart:
+        """What `generate` starts from, each prompt's row repeated `samples` times."""

@@ -17,16 +17,14 @@ from workflow.models.configuration import dropout_of, has_dropout
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
+    GeneratingFamily,
     GenerationStart,
     Modules,
     activation_of,
     class_in,
     first_of,
 )
-from workflow.models.kernels.attention import attention_of, use_cpu_attention
-from workflow.models.kernels.cpu import use_fast_modules
-from workflow.models.kernels.fused import fused
-from workflow.models.kernels.replace import replace_modules
+from workflow.models.kernels.attention import attention_of
 from workflow.models.lm_head import select_logits
 
 PACKED = (
@@ -46,18 +44,14 @@ _NORMED_HEADS = ("gemma3_text", "olmo2", "qwen3", "qwen3_moe")
 """Types that norm queries and keys."""
 
 
-class DecoderOnly:
+class DecoderOnly(GeneratingFamily):
     """The family of causal language models."""
 
     name = "decoder-only"
     joins_texts = True
-    generates = True
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
         return class_in(AutoModelForCausalLM._model_mapping, config)
-
-    def vocabulary_size(self, config: PreTrainedConfig) -> int:
-        return int(config.vocab_size)
 
     def dimensions(self, config: PreTrainedConfig) -> Dimensions:
         width, heads = config.hidden_size, config.num_attention_heads
@@ -95,9 +89,6 @@ class DecoderOnly:
 
     def collate(self, config: PreTrainedConfig, rows: Rows, targets: torch.Tensor) -> Batch:
         return make_joined_batch(rows, targets, pad_id=0, shares=self.shares_prefixes(config))
-
-    def is_head(self, model: PreTrainedModel, name: str) -> bool:
-        return False
 
     def supports_packing(self, model: PreTrainedModel) -> bool:
         return model.config.model_type in PACKED
@@ -145,16 +136,6 @@ class DecoderOnly:
             "attention_mask": mask.repeat_interleave(samples, dim=0),
         }
         return GenerationStart(inputs, output.logits[:, -1], skipped=longest)
-
-    def use_fast_modules(self, model: PreTrainedModel) -> None:
-        use_fast_modules(model)
-        use_cpu_attention(model)
-
-    def use_fused_modules(self, model: PreTrainedModel) -> None:
-        replace_modules(model, fused)
-
-    def optimize_for_scoring(self, model: PreTrainedModel) -> None:
-        pass
 
 
 def _masked_by_us(config: PreTrainedConfig) -> bool:

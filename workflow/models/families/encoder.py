@@ -19,18 +19,15 @@ from workflow.models.configuration import dropout_of
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
-    GenerationStart,
+    ModelFamily,
     Modules,
     activation_of,
     class_in,
     first_of,
 )
 from workflow.models.families.decoder_only import restarting_positions
-from workflow.models.kernels.attention import attention_of, use_cpu_attention
-from workflow.models.kernels.cpu import use_fast_modules
-from workflow.models.kernels.fused import fused
+from workflow.models.kernels.attention import attention_of
 from workflow.models.kernels.last_layer import last_layer_at
-from workflow.models.kernels.replace import replace_modules
 
 PACKED = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
 """Types whose packed examples have the same logits as alone, as `test_decoder_only.py` shows."""
@@ -39,19 +36,15 @@ _FROM_PADDING = ("camembert", "roberta", "xlm-roberta")
 """Types whose positions are counted from the padding id on."""
 
 
-class Encoder:
+class Encoder(ModelFamily):
     """The family of encoders, which score: a head of two outputs reads the first token."""
 
     name = "encoder"
     joins_texts = True
-    generates = False
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
         config.num_labels = 2
         return class_in(AutoModelForSequenceClassification._model_mapping, config)
-
-    def vocabulary_size(self, config: PreTrainedConfig) -> int:
-        return int(config.vocab_size)
 
     def dimensions(self, config: PreTrainedConfig) -> Dimensions:
         width, heads = config.hidden_size, config.num_attention_heads
@@ -93,9 +86,6 @@ class Encoder:
     def supports_packing(self, model: PreTrainedModel) -> bool:
         return model.config.model_type in PACKED
 
-    def shares_prefixes(self, config: PreTrainedConfig) -> bool:
-        return False
-
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
     ) -> torch.Tensor:
@@ -115,21 +105,6 @@ class Encoder:
                 position_ids=positions,
             ).logits
         return logits.float()
-
-    def start_generation(
-        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int
-    ) -> GenerationStart:
-        raise NotImplementedError("encoders do not generate texts")
-
-    def use_fast_modules(self, model: PreTrainedModel) -> None:
-        use_fast_modules(model)
-        use_cpu_attention(model)
-
-    def use_fused_modules(self, model: PreTrainedModel) -> None:
-        replace_modules(model, fused)
-
-    def optimize_for_scoring(self, model: PreTrainedModel) -> None:
-        pass
 
 
 def _modules_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Modules:

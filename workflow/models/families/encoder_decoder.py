@@ -18,6 +18,7 @@ from workflow.models.configuration import dropout_of
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
+    GeneratingFamily,
     GenerationStart,
     Modules,
     activation_of,
@@ -25,8 +26,6 @@ from workflow.models.families.base import (
     first_of,
 )
 from workflow.models.kernels.cpu import use_fast_modules
-from workflow.models.kernels.fused import fused
-from workflow.models.kernels.replace import replace_modules
 from workflow.models.languages import language_ids
 from workflow.models.lm_head import select_logits
 
@@ -34,12 +33,14 @@ _LABELS_MOVED = ("mbart", "plbart")
 """Types whose decoder inputs start with the last label, whatever decoder_start_token_id is."""
 
 
-class EncoderDecoder:
-    """The family of all encoder-decoders without a family of their own."""
+class EncoderDecoder(GeneratingFamily):
+    """The family of all encoder-decoders without a family of their own.
+
+    None of them packs: positions are absolute, or masks must have two dimensions.
+    """
 
     name = "encoder-decoder"
     joins_texts = False
-    generates = True
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
         return class_in(AutoModelForSeq2SeqLM._model_mapping, config)
@@ -130,15 +131,6 @@ class EncoderDecoder:
         inputs = {"encoder_outputs": encoded, "attention_mask": mask}
         return GenerationStart(inputs, output.logits[:, 0], skipped=1)
 
-    def is_head(self, model: PreTrainedModel, name: str) -> bool:
-        return False
-
-    def supports_packing(self, model: PreTrainedModel) -> bool:
-        return False  # positions are absolute, or masks must have two dimensions
-
-    def shares_prefixes(self, config: PreTrainedConfig) -> bool:
-        return False
-
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
     ) -> torch.Tensor:
@@ -155,12 +147,6 @@ class EncoderDecoder:
 
     def use_fast_modules(self, model: PreTrainedModel) -> None:
         use_fast_modules(model)
-
-    def use_fused_modules(self, model: PreTrainedModel) -> None:
-        replace_modules(model, fused)
-
-    def optimize_for_scoring(self, model: PreTrainedModel) -> None:
-        pass
 
 
 def _encoder_options(model: PreTrainedModel, mask: torch.Tensor) -> dict[str, torch.Tensor]:
