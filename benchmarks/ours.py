@@ -35,7 +35,7 @@ def seconds_of_steps(run: Path, batch: int, warm_up: int) -> float:
 
 def in_our_order(records: Sequence[Any], steps: int, batch: int) -> list[Any]:
     """The examples of each step of ours, so that a peer trains on the same."""
-    from workflow.data.step_planner import step_examples
+    from workflow.data.example_order import step_examples
 
     orders = (step_examples(step, batch, len(records), SEED) for step in range(1, steps + 1))
     return [records[index] for order in orders for index in order]
