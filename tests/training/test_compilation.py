@@ -11,12 +11,13 @@ import pytest
 import torch
 from conftest import make_t5, rows_of
 from test_engine import make_spec
+from tiny_models import make_small
 from torch._dynamo.utils import counters
 
 from workflow import run_job
 from workflow.cli.run import main
 from workflow.distributed.strategy import ShardingStrategy
-from workflow.models.batch import Batch, make_batch
+from workflow.models.batch import Batch, Example, make_batch
 from workflow.models.families import family_of
 from workflow.models.losses import summed_cross_entropy
 from workflow.runs.mount import Mount
@@ -102,6 +103,27 @@ def test_each_kind_of_layer_is_compiled_once_for_all_sizes() -> None:
     assert not counters["graph_break"]
     model.activation_checkpointing_enable()
     check_gradients(plain, model, batch_of(3, 9, 7))
+
+
+@pytest.mark.usefixtures("traced_only")
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_layers_of_models_with_one_stack_compile(kind: str) -> None:
+    """Also an encoder's last layer, of which less is computed otherwise."""
+    plain = make_small(kind, vocab_size=1000)
+    model, family = copy.deepcopy(plain), family_of(plain.config)
+    family.use_fast_modules(model)
+    compile_layers(model, SPEC)
+    gradients = []
+    for length in (5, 8, 13):
+        row = [Example(np.arange(first, first + length), [7] if kind == "llama" else ())
+               for first in (10, 20)]  # fmt: skip
+        batch = family.collate(plain.config, [row, row[1:]], torch.empty(0))
+        for each in (plain, model):
+            each.zero_grad()
+            family.target_logits(each, batch).square().sum().backward()
+            gradients.append([p.grad for p in each.parameters() if p.grad is not None])
+        torch.testing.assert_close(*gradients[-2:], rtol=1e-4, atol=1e-5)
+    assert compiled() == 1
 
 
 @pytest.mark.usefixtures("traced_only")

@@ -130,11 +130,11 @@ def _modules_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) ->
 def _first_tokens(model: PreTrainedModel, batch: Batch) -> Iterator[None]:
     """Let the head read the first token of each example, and on a CPU compute no more than that.
 
-    (On a GPU, reading how many tokens there are would wait for it. A recomputed layer is whole.)
+    (On a GPU, reading how many tokens there are would wait for it. Layers that are recomputed or
+    compiled stay as they are.)
     """
     positions, segments = batch.target_positions, batch.source_segments
-    trims = model.device.type == "cpu" and not model.is_activation_checkpointing
-    if not trims or model.config.model_type not in _BERT_LAYERS:
+    if not _is_trimmed(model):
         with _head_at(model, positions):
             yield
         return
@@ -147,6 +147,13 @@ def _first_tokens(model: PreTrainedModel, batch: Batch) -> Iterator[None]:
         _head_at(model, row * tokens.shape[1] + number),
     ):
         yield
+
+
+def _is_trimmed(model: Any) -> bool:
+    if model.device.type != "cpu" or model.config.model_type not in _BERT_LAYERS:
+        return False
+    compiled = model.base_model.encoder.layer[-1]._compiled_call_impl is not None
+    return not (compiled or model.is_activation_checkpointing)
 
 
 @contextmanager
