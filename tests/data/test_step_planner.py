@@ -50,7 +50,9 @@ def test_a_plan_holds_each_example_once_within_its_bounds(
     rng = np.random.default_rng(seed)
     sources, targets = rng.integers(1, 90, 300), rng.integers(1, 40, 300)
     examples = step_examples(1, batch_size, 300, seed)
-    plan = plan_step(examples, ExampleLengths(sources, targets), max_positions, packs, world_size)
+    plan = plan_step(
+        examples, ExampleLengths(sources, targets).of(examples), max_positions, packs, world_size
+    )
     assert sorted(plan.examples) == sorted(examples)
     assert plan.computed == sources[examples].sum() + targets[examples].sum()
     assert plan.padded_positions <= 1.10 * plan.computed
@@ -127,14 +129,8 @@ def test_ranks_carry_nearly_equal_positions(batch_size: int, packs: bool) -> Non
     rng = np.random.default_rng(0)
     sources, targets = np.exp(rng.normal(3.5, 0.5, (2, 2000))).astype(int) + 1
     plans = [
-        plan_step(
-            step_examples(step, batch_size, 2000, seed=0),
-            ExampleLengths(sources, targets),
-            2048,
-            packs,
-            4,
-        )
-        for step in range(1, 6)
+        plan_step(examples, ExampleLengths(sources, targets).of(examples), 2048, packs, 4)
+        for examples in (step_examples(step, batch_size, 2000, seed=0) for step in range(1, 6))
     ]
     assert np.mean([plan.imbalance for plan in plans]) <= (1.05 if batch_size == 64 else 1.025)
 
@@ -180,7 +176,9 @@ def test_examples_are_packed_only_if_it_saves_time(world_size: int) -> None:
 
     def time(step: int, packs: bool) -> float:
         examples = step_examples(step, 16, 160, seed=0)
-        plan = plan_step(examples, ExampleLengths(sources, targets), 2048, packs, world_size)
+        plan = plan_step(
+            examples, ExampleLengths(sources, targets).of(examples), 2048, packs, world_size
+        )
         return plan.imbalance * plan.padded_positions / world_size + 256 * len(plan.micro_steps)
 
     assert all(time(step, packs=True) <= time(step, packs=False) for step in range(1, 11))
@@ -282,7 +280,7 @@ def test_padding_and_imbalance_on_real_data_stay_small(
 
     sources, targets = lengths(source_key), lengths(target_key)
     plans = [
-        plan_step(examples, ExampleLengths(sources, targets), 2048, packs, world_size)
+        plan_step(examples, ExampleLengths(sources, targets).of(examples), 2048, packs, world_size)
         for examples in (
             step_examples(step, 64, len(records), seed=0)
             for step in range(1, len(records) // 64 + 1)

@@ -111,6 +111,26 @@ def test_recomputed_layers_have_the_same_gradient(kind: str) -> None:
     assert len(calls) == 3
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "opt"])
+def test_rows_may_be_longer_than_the_model_has_positions(kind: str) -> None:
+    """Those of several examples, and so the padding of the others."""
+    model = make_small(kind, max_position_embeddings=24, vocab_size=1000)
+    ids = np.arange(10, 26)
+    examples = [Example(np.append(ids, [number] * 4), [7, 8]) for number in range(30, 38)]
+    alone = torch.cat([logits_of(model, [[one]]) for one in examples])
+    packed = logits_of(model, [examples[:7], examples[7:]])
+    torch.testing.assert_close(packed, alone, rtol=1e-4, atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", [*PACKED_ENCODERS, "mpnet", "albert", "modernbert"])
+def test_the_longest_texts_have_positions(kind: str) -> None:
+    model = make_small(kind, max_position_embeddings=40)
+    longest, _ = family_of(model.config).max_positions(model.config)
+    text = np.arange(5, 5 + int(longest))
+    assert 37 < len(text) <= 40
+    assert logits_of(model, [[Example(text)]]).isfinite().all()
+
+
 def test_prefixes_are_not_shared_with_dropout() -> None:
     config = CONFIG_MAPPING["gpt2"]()
     assert not family_of(config).shares_prefixes(config)
@@ -162,7 +182,7 @@ def test_files_have_the_names_that_transformers_gives(kind: str, tmp_path: Path)
 def test_positions_restart_with_each_segment() -> None:
     segments = torch.tensor([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1], [1, 2, 3, 0, 0, 0]])
     assert restarting_positions(segments).tolist() == [
-        [0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 2],
+        [0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 0, 0],
     ]  # fmt: skip
     shared = torch.tensor([[SHARED, SHARED, 1, 1, 2, 0]])
-    assert restarting_positions(shared).tolist() == [[0, 1, 2, 3, 2, 2]]
+    assert restarting_positions(shared).tolist() == [[0, 1, 2, 3, 2, 0]]

@@ -56,6 +56,10 @@ def wait_for_checkpoint(run: Path, process: Fork) -> None:
         time.sleep(0.02)
 
 
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
+
+
 @pytest.mark.parametrize(
     ("model", "free"),
     [("small", 0), ("small", 21_000_000), ("gpt", 21_000_000), ("bert", 21_000_000)],
@@ -83,13 +87,13 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(
     last = told.strip().splitlines()[-1]
     assert " MB needed, " in last or (free == 0 and "No space left on device" in last), told
     assert "the same command, which resumes from" in last
-    (newest,) = sorted(run.glob("checkpoint-*/"))[-1:]
+    newest = max(run.glob("checkpoint-*/"), key=step_of)
     assert find_damage(newest) == find_damage(newest / "resume") == []
     assert not list(run.glob(".*"))
     if free == 0:
         return
     (small_disk.models / "ballast").unlink()
-    step = int(newest.name.partition("-")[2])
+    step = step_of(newest)
     with start(small_disk, model_init_name=model) as process:
         while True:
             status = json.loads((run / "status.json").read_text())

@@ -41,9 +41,12 @@ def test_no_micro_batch_is_larger_than_the_one_that_is_tried(
     sources = rng.lognormal(3.5, 0.8, count).astype(int) + 1
     targets = rng.lognormal(2.5, 0.8, count).astype(int) + 1
     steps = [step_examples(step, batch_size, count, seed) for step in range(1, 6)]
-    arguments: Any = (ExampleLengths(sources, targets), max_positions, packs, world_size)
-    plans = [plan_step(examples, *arguments) for examples in steps]
-    largest = largest_shape(plans, ExampleLengths(sources, targets), bytes_of)
+    lengths = ExampleLengths(sources, targets)
+    plans = [
+        plan_step(examples, lengths.of(examples), max_positions, packs, world_size)
+        for examples in steps
+    ]
+    largest = largest_shape(plans, lengths, bytes_of)
     for plan in plans:
         for rows in (rows for ranks in plan.micro_steps for rows in ranks if rows):
             source, target = (max(n[row].sum() for row in rows) for n in (sources, targets))
@@ -69,7 +72,10 @@ def test_the_largest_is_found_among_the_heaviest_steps(
     assert list(heaviest_steps(range(1, 9), examples, lengths, 16)) == list(range(1, 9))
     found, largest = (
         largest_shape(
-            [plan_step(examples(step), lengths, 2048, packs, world_size) for step in steps],
+            [
+                plan_step(of_step, lengths.of(of_step), 2048, packs, world_size)
+                for of_step in map(examples, steps)
+            ],
             lengths,
             bytes_of,
         )

@@ -193,6 +193,26 @@ def test_a_new_head_is_drawn_from_the_seed(
     assert torch.equal(loaded.classifier.weight, heads[2])
 
 
+def test_scores_of_a_new_head_are_warned_of(
+    mount: Mount, bert: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_job(clf(bert, no_train=True), mount)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"][:1] == [
+        "the classification head is new, so the scores are random. Hint: train the model, or "
+        "evaluate one whose head is trained"
+    ]
+
+
+def test_prompt_and_completion_share_the_model_s_positions(mount: Mount, gpt: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        run_job(seq2seq(gpt, max_source_length=400, max_steps=1), mount)
+    assert str(raised.value) == (
+        "--max_source_length: 400 (expected at most 256, as prompt and completion share the "
+        "model's 512 positions). Hint: add --max_source_length 256, or reduce "
+        "--max_target_length, which is 256."
+    )
+
+
 def test_an_encoder_writes_no_texts(mount: Mount, bert: str) -> None:
     with pytest.raises(BadInput) as raised:
         run_job(seq2seq(bert, max_steps=1), mount)

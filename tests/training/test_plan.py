@@ -100,8 +100,9 @@ def test_a_plan_has_texts_that_the_model_can_read(
         assert f"of {tokens} tokens\n" in capsys.readouterr().out
     assert dry_run(empty_mount, "--max_source_length", "2000") == 2
     assert capsys.readouterr().err == (
-        "--max_source_length: 2000 (expected at most 512, the model's maximum). Hint: add "
-        "--max_source_length 512.\n"
+        "--max_source_length: 2000 (expected at most 512, as prompt and completion share the "
+        "model's 1024 positions). Hint: add --max_source_length 512, or reduce "
+        "--max_target_length, which is 512.\n"
     )
 
 

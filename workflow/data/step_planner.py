@@ -93,14 +93,13 @@ def plan_step(
 
     Args:
         examples: indexes of the step's examples.
-        lengths: of all examples.
+        lengths: of these examples.
         packs: whether short examples may share a row.
     """
-    of_step = lengths.of(examples)
     planned = (
-        _plan_for_one(of_step, max_positions, packs)
+        _plan_for_one(lengths, max_positions, packs)
         if world_size == 1
-        else _plan_for_many(of_step, max_positions, packs, world_size)
+        else _plan_for_many(lengths, max_positions, packs, world_size)
     )
     idle: MicroBatch = ()
     micro_steps = [
@@ -109,9 +108,9 @@ def plan_step(
     ]
     return StepPlan(
         tuple((*ranks, *[idle] * (world_size - len(ranks))) for ranks in micro_steps),
-        filler=(examples[[np.argmin(of_step.sources + of_step.targets)]],),
-        tokens=of_step.tokens,
-        shared=of_step.shared,
+        filler=(examples[[np.argmin(lengths.sources + lengths.targets)]],),
+        tokens=lengths.tokens,
+        shared=lengths.shared,
         padded_positions=planned.padded,
         imbalance=world_size * planned.slowest / planned.padded,
     )

@@ -129,8 +129,10 @@ class RowCache(Cache):
     def filling(self, rows: torch.Tensor) -> Iterator[None]:
         """Store keys and values of prompts from position 0 on, in rows (prompts, samples)."""
         self._filled = rows
-        yield
-        self._filled = None
+        try:
+            yield
+        finally:
+            self._filled = None
 
     def append_at(self, rows: torch.Tensor, positions: torch.Tensor, length: int) -> None:
         """Store the next token of these rows at these positions; attention reads up to `length`."""

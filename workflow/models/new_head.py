@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from workflow.models.families import family_of
-from workflow.models.hub import shorten_names
 from workflow.models.state_dict import Named, file_tensors, model_name, saved_names, whole_shape
 
 
@@ -19,11 +18,11 @@ def new_tensors(model: PreTrainedModel, present: Collection[str]) -> list[str]:
     return [name for name in saved_names(model) if is_head(model, name) and name not in present]
 
 
-def describe_head(model: PreTrainedModel, folder: Path, seed: int) -> str | None:
-    """One line with the head's tensors that are new, and those of a folder that are not used."""
+def head_changes(model: PreTrainedModel, folder: Path) -> tuple[list[str], list[str]]:
+    """The head's tensors that are new, and those in a folder's files that are not used."""
     by_name, is_head = saved_names(model), family_of(model.config).is_head
     if not new_tensors(model, ()):  # no head that a folder could lack: do not read its files
-        return None
+        return [], []
     present, unused = set(), []
     for given, tensor in file_tensors(folder):
         name = model_name(model, by_name, given) or given
@@ -33,10 +32,7 @@ def describe_head(model: PreTrainedModel, folder: Path, seed: int) -> str | None
             present.add(name)
         else:
             unused.append(given)
-    new = new_tensors(model, present)
-    parts = [f"new, drawn from seed {seed}: {shorten_names(new, 9)}"] if new else []
-    parts += [f"not used: {shorten_names(unused, 9)}"] if unused else []
-    return f"classification head: {'; '.join(parts)}" if parts else None
+    return new_tensors(model, present), unused
 
 
 def draw_head(model: PreTrainedModel, names: Collection[str], seed: int) -> Iterator[Named]:

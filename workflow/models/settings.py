@@ -102,11 +102,14 @@ def fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobReque
     """
     family = family_of(config)
     read, written = family.max_positions(config)
+    limit, other = "the model's maximum", ""
     if family.joins_texts and request.writes_texts and read < math.inf:
         target, default = request.max_target_length, JOB_FLAGS["max_target_length"].default
         written = min(target, read // 2) if target == default else min(target, read - 1)
         written = max(written, min(request.max_new_tokens or 0, read - 1))
         read -= written
+        limit = f"as prompt and completion share the model's {read + written} positions"
+        other = f", or reduce --max_target_length, which is {written}"
     bounds = {"max_source_length": read, "max_target_length": written, "max_new_tokens": written}
     problems = []
     fitting: dict[str, Any] = {}
@@ -115,9 +118,10 @@ def fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobReque
         if value is None or value <= positions or flag.only_for not in (None, request.task):
             continue
         if value == flag.default:
-            log.info("reduced --%s to %d, the model's maximum", name, positions)
+            log.info("reduced --%s to %d, %s", name, positions, limit)
             fitting[name] = positions
         else:
-            expected = f"at most {positions}, the model's maximum"
-            problems.append(Problem(f"--{name}", str(value), expected, f"add --{name} {positions}"))
+            hint = f"add --{name} {positions}" + (other if name == "max_source_length" else "")
+            expected = f"at most {positions}, {limit}"
+            problems.append(Problem(f"--{name}", str(value), expected, hint))
     return dataclasses.replace(request, **fitting), problems

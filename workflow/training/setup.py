@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from workflow.config.job import JobSpec
 from workflow.core.checksums import find_damage
 from workflow.core.console import log
 from workflow.core.errors import BadInput
@@ -13,7 +14,7 @@ from workflow.distributed.device import pick_device
 from workflow.distributed.world import World
 from workflow.models.batch import Batch
 from workflow.models.families import family_of
-from workflow.models.hub import fetch_settings, fetch_weights
+from workflow.models.hub import fetch_settings, fetch_weights, shorten_names
 from workflow.models.kernels.cpu import tune_memory
 from workflow.models.loading import (
     Adaptation,
@@ -22,7 +23,7 @@ from workflow.models.loading import (
     load_model,
     weights_of,
 )
-from workflow.models.new_head import describe_head
+from workflow.models.new_head import head_changes
 from workflow.models.state_dict import file_tensors
 from workflow.runs.checkpoint import RESUME_FOLDER
 from workflow.training.engines.deepspeed import ShardedModel, ZeroEngine, partitioning
@@ -44,9 +45,22 @@ def load_together(job: Job, world: World, checkpoint: Path | None) -> PreTrained
             return ready_model(job, folder, checkpoint)
 
     model = world.together(load)
-    if checkpoint is None and (line := describe_head(model, folder, job.spec.seed)):
-        log.info("%s", line)
+    if checkpoint is None:
+        _log_head(job.spec, *head_changes(model, folder))
     return model
+
+
+def _log_head(spec: JobSpec, new: list[str], unused: list[str]) -> None:
+    """Log what a classification head does not have from the model's files."""
+    parts = [f"new, drawn from seed {spec.seed}: {shorten_names(new, 9)}"] if new else []
+    parts += [f"not used, as of other shape or name: {shorten_names(unused, 9)}"] if unused else []
+    if parts:
+        log.info("classification head: %s", "; ".join(parts))
+    if new and spec.no_train:
+        log.warning(
+            "the classification head is new, so the scores are random. Hint: train the model, or "
+            "evaluate one whose head is trained"
+        )
 
 
 def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:

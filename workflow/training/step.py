@@ -61,7 +61,8 @@ class StepPlanner:
         return step_examples(step, spec.batch_size, len(self.job.splits["train"]), spec.seed)
 
     def plan(self, step: int) -> StepPlan:
-        examples, lengths = self.examples(step), self.lengths
+        examples = self.examples(step)
+        lengths = self.lengths.of(examples)
         if self.joins:
             sources = (self._examples.sources[index] for index in examples)
             lengths = lengths.joined(shared_prefix(sources) if self.shares else 0)

@@ -172,7 +172,7 @@ def _modules_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) ->
 
 
 def restarting_positions(segments: torch.Tensor) -> torch.Tensor:
-    """The position of each token in its example, from 0; the padding behind is one segment.
+    """The position of each token in its example, from 0; that of padding is 0.
 
     Args:
         segments: (rows, length), as of `Batch`.
@@ -181,4 +181,5 @@ def restarting_positions(segments: torch.Tensor) -> torch.Tensor:
     begins = segments != segments.roll(1, dims=1)
     starts: torch.Tensor = (index * begins).cummax(dim=1).values
     shared = (segments == SHARED).sum(dim=1, keepdim=True)
-    return index - starts + shared * (segments != SHARED)
+    positions = index - starts + shared * (segments != SHARED)
+    return positions * (segments != 0)  # padding may be longer than the model has positions

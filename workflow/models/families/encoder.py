@@ -32,7 +32,10 @@ from workflow.models.kernels.last_layer import last_layer_at
 PACKED = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
 """Types whose packed examples have the same logits as alone, as `test_decoder_only.py` shows."""
 _BERT_LAYERS = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
-_FROM_PADDING = ("camembert", "roberta", "xlm-roberta")
+_FROM_PADDING = (
+    "camembert", "esm", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
 """Types whose positions are counted from the padding id on."""
 
 
