@@ -95,6 +95,7 @@ def plan_step(
         examples: indexes of the step's examples.
         lengths: of these examples.
         packs: whether short examples may share a row.
+        world_size: the number of ranks.
     """
     planned = (
         _plan_for_one(lengths, max_positions, packs)

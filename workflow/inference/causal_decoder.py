@@ -175,6 +175,8 @@ class RowCache(Cache):
         for layer in self._layers:
             yield from layer
 
+    # Masks and positions are given, and prompts are read from position 0 on.
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
 

@@ -77,7 +77,7 @@ class PlannedStep:
     Attributes:
         step: its number.
         micro_batches: rows of this process; () where it has none, and computes a filler.
-        batches: the same as tensors.
+        batches: the same as tensors, which can be read once.
         loss_denominator: what the step's summed loss is divided by.
     """
 

@@ -31,7 +31,7 @@ def attention(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention of transformers; torch's where that is as fast."""
+    """The attention of transformers: ours with dropout, or for short masked rows in bfloat16."""
     dropout, scaling = options.get("dropout") or 0.0, options.get("scaling")
     short = query.dtype == torch.bfloat16 and key.shape[2] <= SHORT
     if not dropout and not (short and attention_mask is not None):
@@ -46,7 +46,9 @@ def attention(
 
 
 class Attended(torch.autograd.Function):
-    """dropout(softmax(query @ key + bias)) @ value; drops the weights again in the backward pass.
+    """dropout(softmax(query @ key + bias)) @ value.
+
+    Keeps the weights before dropout and the mask of the kept ones, not the dropped weights.
 
     Heads that share keys are the queries of one product. Shapes: query (rows, heads, queries,
     width); key, value (rows, groups of heads, keys, width); bias: numbers (rows, heads, queries,
