@@ -164,6 +164,17 @@ def test_the_largest_micro_batch_has_a_label_for_each_prediction(kind: str) -> N
     assert packed.input_ids.shape == (3, 21)
 
 
+def test_the_largest_micro_batch_may_have_rows_longer_than_the_model_s_positions() -> None:
+    model = make_small("gpt2", max_position_embeddings=24, vocab_size=1000)
+    first = family_of(model.config).collate(
+        model.config, [[Example(np.arange(5, 9), [5, 6])]], torch.arange(3)
+    )
+    batch = enlarged(first, Shape(2, 50, 10), model.config)
+    assert batch.input_ids.shape == (2, 59)
+    logits = family_of(model.config).target_logits(model, batch)
+    assert len(logits) == len(batch.targets) >= 2 * 10
+
+
 @pytest.mark.parametrize("kind", sorted({*PACKED, *PACKED_ENCODERS, *UNPACKED} - {"gpt_neo"}))
 def test_files_have_the_names_that_transformers_gives(kind: str, tmp_path: Path) -> None:
     """Of GPT-NeoX, version 5 has other names for modules than for files. (GPT-Neo's small copy

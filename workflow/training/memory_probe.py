@@ -1,5 +1,6 @@
 """Compute a run's largest micro-batch before its first step, to fail early if it does not fit."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -150,10 +151,19 @@ def filled_up(shape: Shape, max_positions: int, longest_target: int) -> Shape:
 
 
 def enlarged(batch: Batch, shape: Shape, config: PreTrainedConfig) -> Batch:
-    """A batch of this shape without padding, filled with the repeated ids of another."""
-    ids = batch.input_ids.flatten().numpy()
+    """A batch of this shape without padding, filled with the repeated ids of another.
+
+    A row that is longer than the model has positions holds several examples, which begin with
+    different ids, so that they share none.
+    """
+    family, ids = family_of(config), batch.input_ids.flatten().numpy()
     source, read = np.resize(ids, shape.source), np.resize(ids, shape.target - 1)
-    rows = [[Example(source, read)]] * shape.rows
-    filled = family_of(config).collate(config, rows, batch.targets)
+    positions = family.max_positions(config)[0] if family.joins_texts else math.inf
+    count = math.ceil((len(source) + len(read)) / positions) or 1
+    parts = zip(np.array_split(source, count), np.array_split(read, count), strict=True)
+    row = [Example(part, labels) for part, labels in parts]
+    for number, example in enumerate(row if row[1:] else ()):
+        example.source[0] = number
+    filled = family.collate(config, [row] * shape.rows, batch.targets)
     labels = np.resize(batch.targets.numpy(), len(filled.target_positions))
     return replace(filled, targets=torch.from_numpy(labels))
