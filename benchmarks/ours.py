@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.side_by_side import WARM_UP
 from workflow.runs.predictions import read_lines
 
 SEED = 0
@@ -27,10 +28,10 @@ def run_ours(task: str, arguments: argparse.Namespace, **flags: Any) -> Path:
     return folder
 
 
-def seconds_of_steps(run: Path, batch: int, warm_up: int) -> float:
+def seconds_of_steps(run: Path, batch: int) -> float:
     """Of the steps after the warm-up, by the run's log."""
     lines = list(read_lines(run / "train_log.jsonl"))
-    return float(sum(batch / line["examples_per_second"] for line in lines[warm_up:]))
+    return float(sum(batch / line["examples_per_second"] for line in lines[WARM_UP:]))
 
 
 def in_our_order(records: Sequence[Any], steps: int, batch: int) -> list[Any]:

@@ -17,6 +17,9 @@ from benchmarks.publish import matrix_rates
 REAL_MODELS = ROOT / "build" / "real_models"
 """Where scripts/real_models puts models for the tests, and for these."""
 
+WARM_UP = 3
+"""Steps that are not timed: memory is new, and the optimizer's state is made."""
+
 Trials = dict[str, list[dict[str, Any]]]
 """What each trial found, by kind."""
 
@@ -26,6 +29,11 @@ def add_trial_arguments(parser: argparse.ArgumentParser, kinds: Sequence[str]) -
     parser.add_argument("--rounds", type=int, default=5, help="runs of each, in turn")
     parser.add_argument("--trial", choices=list(kinds), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+
+
+def add_steps_argument(parser: argparse.ArgumentParser, steps: int) -> None:
+    told = f"optimizer steps; the first {WARM_UP} are not timed"
+    parser.add_argument("--steps", type=int, default=steps, help=told)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, content: str) -> None:

@@ -11,8 +11,10 @@ from benchmarks.ours import ONLY_STEPS, in_our_order, run_ours, seconds_of_steps
 from benchmarks.peer import TRAINING, check_packages, load_peer, make_trainer, time_training
 from benchmarks.publish import machine, publish, ratios, spread
 from benchmarks.side_by_side import (
+    WARM_UP,
     Trials,
     add_model_arguments,
+    add_steps_argument,
     add_trial_arguments,
     check_model,
     link_model,
@@ -22,9 +24,6 @@ from benchmarks.synthetic import write_data
 from workflow.runs.predictions import evaluations, read_lines
 
 BATCH = 16
-WARM_UP = 3
-"""Steps that are not timed: memory is new, and the optimizer's state is made."""
-
 TRAINED = {
     "peer": "`Trainer`, fp32 (its default), batch 16",
     "fp32": "workflow, `--bf16 false`",
@@ -41,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trial_arguments(parser, [*TRAINED, *ANSWERED])
     content = "prompts and completions; the model has a chat template"
     add_model_arguments(parser, content, "smollm2-135m-instruct")
-    parser.add_argument(
-        "--steps", type=int, default=10, help=f"steps to train; the first {WARM_UP} are not timed"
-    )
+    add_steps_argument(parser, 10)
     parser.add_argument("--records", type=int, default=200, help="prompts, of eval, then of train")
     parser.add_argument("--new_tokens", type=int, default=128, help="most tokens of an answer")
     parser.set_defaults(run=run)
@@ -75,7 +72,7 @@ def _train_ours(arguments: argparse.Namespace) -> dict[str, float]:
         max_new_tokens=1,
     )  # fmt: skip
     first = next(read_lines(folder / "train_log.jsonl"))
-    return _trained(arguments, seconds_of_steps(folder, BATCH, WARM_UP), first["loss"])
+    return _trained(arguments, seconds_of_steps(folder, BATCH), first["loss"])
 
 
 def _train_peer(arguments: argparse.Namespace) -> dict[str, float]:

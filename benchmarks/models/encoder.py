@@ -20,8 +20,10 @@ from benchmarks.peer import (
 )
 from benchmarks.publish import machine, publish, ratios, spread
 from benchmarks.side_by_side import (
+    WARM_UP,
     Trials,
     add_model_arguments,
+    add_steps_argument,
     add_trial_arguments,
     check_model,
     link_model,
@@ -31,9 +33,6 @@ from benchmarks.synthetic import write_data
 from workflow.runs.predictions import evaluations
 
 BATCH = 32
-WARM_UP = 3
-"""Steps that are not timed: memory is new, and the optimizer's state is made."""
-
 KINDS = {
     "peer": "`Trainer`, fp32 (its default)",
     "cross": "sentence-transformers' `CrossEncoder`, fp32 (its default)",
@@ -46,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trial_arguments(parser, list(KINDS))
     content = "inputs and targets from 0 to 1; targets of records without one alternate"
     add_model_arguments(parser, content, "minilm-l6")
-    parser.add_argument(
-        "--steps", type=int, default=30, help=f"steps to train; the first {WARM_UP} are not timed"
-    )
+    add_steps_argument(parser, 30)
     parser.set_defaults(run=run)
 
 
@@ -87,7 +84,7 @@ def _ours(arguments: argparse.Namespace) -> dict[str, float]:
     metrics = evaluations(folder)[-1].metrics
     count = len(_records(arguments)["eval"])
     return {
-        "examples_per_second": _speed(arguments, seconds_of_steps(folder, BATCH, WARM_UP)),
+        "examples_per_second": _speed(arguments, seconds_of_steps(folder, BATCH)),
         "records_per_second": count / metrics["score_seconds"],
         "accuracy": metrics["accuracy"],
     }

@@ -11,13 +11,17 @@ from typing import Any
 from benchmarks.ours import ONLY_STEPS, run_ours, seconds_of_steps
 from benchmarks.peer import TRAINING, load_peer, make_trainer, time_training, tokenized
 from benchmarks.publish import machine, publish, ratios, spread
-from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
+from benchmarks.side_by_side import (
+    WARM_UP,
+    Trials,
+    add_data_arguments,
+    add_steps_argument,
+    add_trial_arguments,
+    measure,
+)
 from benchmarks.synthetic import FLAN_T5, make_model, training_gflop
 
 BATCH = 64
-WARM_UP = 3
-"""Steps that are not timed: memory is new, and the optimizer's state is made."""
-
 KINDS = {
     "peer": "`Seq2SeqTrainer`, fp32 (its default), batch 16 × 4",
     "fp32": "workflow, `--bf16 false`",
@@ -29,12 +33,7 @@ KINDS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trial_arguments(parser, list(KINDS))
     add_data_arguments(parser, "prompts and completions")
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=10,
-        help=f"optimizer steps; the first {WARM_UP} are not timed",
-    )
+    add_steps_argument(parser, 10)
     parser.set_defaults(run=run)
 
 
@@ -73,7 +72,7 @@ def _train_ours(arguments: argparse.Namespace) -> tuple[Path, float]:
         gradient_accumulation_steps=4, max_new_tokens=1,
         torch_compile=arguments.trial == "compiled",
     )  # fmt: skip
-    return run / f"checkpoint-{arguments.steps}", seconds_of_steps(run, BATCH, WARM_UP)
+    return run / f"checkpoint-{arguments.steps}", seconds_of_steps(run, BATCH)
 
 
 def _train_peer(arguments: argparse.Namespace) -> tuple[Path, float]:

@@ -34,6 +34,10 @@ class ExampleLengths:
         """Of all examples, those that are shared counted for each."""
         return int(self.sources.sum() + self.targets.sum()) + self.shared * len(self)
 
+    def computed(self, rows: int) -> int:
+        """Positions of all examples in this number of rows, without padding."""
+        return self.tokens - self.shared * (len(self) - rows)
+
     def of_rows(self, rows: Sequence[Indexes]) -> tuple[Lengths, Lengths]:
         """The lengths of rows of examples: of their sources and of their targets."""
         return (

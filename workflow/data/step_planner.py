@@ -60,7 +60,7 @@ class StepPlan:
     @property
     def examples(self) -> Indexes:
         """All examples of the step, each once."""
-        return np.concatenate([*self.rows])
+        return np.concatenate(list(self.rows))
 
     @property
     def rows(self) -> Iterator[Indexes]:
@@ -136,9 +136,8 @@ class _Plan:
     def cost(self, of_micro_step: int) -> int:
         return self.slowest + of_micro_step * len(self.micro_steps)
 
-    def bound(self, lengths: ExampleLengths) -> float:
-        """The most padded positions for this number of rows."""
-        return PADDING_BOUND * (lengths.tokens - lengths.shared * (len(lengths) - len(self.rows)))
+    def keeps_bound(self, lengths: ExampleLengths) -> bool:
+        return self.padded <= PADDING_BOUND * lengths.computed(len(self.rows))
 
 
 def _plan_for_one(lengths: ExampleLengths, max_positions: int, packs: bool) -> _Plan:
@@ -150,7 +149,7 @@ def _plan_for_one(lengths: ExampleLengths, max_positions: int, packs: bool) -> _
             for rows, of_each in zip(candidates, of_rows, strict=True)
         ]
         best = plans[int(np.argmin([plan.cost(cost) for plan in plans]))]
-        if best.padded <= best.bound(lengths):
+        if best.keeps_bound(lengths):
             break
     return best
 
@@ -170,9 +169,7 @@ def _plan_for_many(
     def cheapest(micro_steps: int) -> _Plan | None:
         dealt = [deal_rows(s, t, max_positions, micro_steps, world_size) for s, t in of_rows]
         plans = [_Plan(rows, steps) for rows, steps in zip(candidates, dealt, strict=True)]
-        allowed = [
-            plan for plan in plans if plan.micro_steps and plan.padded <= plan.bound(lengths)
-        ]
+        allowed = [plan for plan in plans if plan.micro_steps and plan.keeps_bound(lengths)]
         return min(allowed, key=lambda plan: plan.cost(cost), default=None)
 
     totals = [np.minimum(np.add(*of_each), max_positions).sum() for of_each in of_rows]

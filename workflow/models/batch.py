@@ -91,13 +91,13 @@ def make_joined_batch(
     ids, segments, positions = [], [], []
     for row in rows:
         shared = shared_prefix([example.source for example in row]) if shares and row[1:] else 0
-        texts = [row[0].source[:shared]]
+        texts, begin = [row[0].source[:shared]], shared
         for example in row:
-            begin = sum(map(len, texts))
-            texts.append(np.concatenate([example.source[shared:], _ids(example.read)]))
+            read = np.asarray(example.read, np.int64)
+            texts.append(np.concatenate([example.source[shared:], read]))
             end = begin + len(texts[-1])
-            predicted = np.arange(end - len(example.read) - 1, end)
-            positions.append(np.array([begin]) if first else predicted)
+            positions.append(np.array([begin]) if first else np.arange(end - len(read) - 1, end))
+            begin = end
         ids.append(np.concatenate(texts))
         numbers = np.arange(len(texts))
         numbers[0] = SHARED
@@ -122,10 +122,6 @@ def _packed(rows: Rows) -> bool:
     return any(len(row) > 1 for row in rows)
 
 
-def _ids(read: Any) -> Any:
-    return np.asarray(read, np.int64)
-
-
 def shared_prefix(sources: Iterable[Any]) -> int:
     """The number of ids that all sources begin with, at least one short of the shortest."""
     first, *others = sources
@@ -135,6 +131,15 @@ def shared_prefix(sources: Iterable[Any]) -> int:
         differs = np.flatnonzero(first[:most] != source[:most])
         shared = int(differs[0]) if len(differs) else most
     return shared
+
+
+def in_one_segment(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Whether tokens are of one segment: (rows, 1, queries, keys).
+
+    Args:
+        queries, keys: the segments of the tokens of each row (rows, tokens).
+    """
+    return queries[:, None, :, None] == keys[:, None, None, :]
 
 
 def pack(parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from workflow.models.batch import Batch, Rows
+from workflow.models.configuration import dropout_of
 from workflow.models.kernels.attention import use_cpu_attention
 from workflow.models.kernels.cpu import use_fast_modules
 from workflow.models.kernels.fused import fused
@@ -146,6 +147,22 @@ def activation_of(config: Any) -> str:
     """The name of the feed-forward blocks' activation."""
     names = ("hidden_act", "hidden_activation", "activation_function", "activation")
     return next((getattr(config, name) for name in names if hasattr(config, name)), "gelu")
+
+
+def modules_of(config: PreTrainedConfig, model_class: type[PreTrainedModel], **own: Any) -> Modules:
+    """How the layers of a configuration compute.
+
+    Args:
+        own: what the configuration's family knows besides.
+    """
+    dropout, attention_dropout = dropout_of(config)
+    return Modules(
+        relu=activation_of(config) == "relu",
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+        recomputes=model_class.supports_gradient_checkpointing,
+        **own,
+    )
 
 
 def class_in(mapping: Any, config: PreTrainedConfig) -> type[PreTrainedModel]:

@@ -12,8 +12,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workflow.models.batch import SHARED, Batch, Rows, make_joined_batch, pad_rows
-from workflow.models.configuration import dropout_of, has_dropout
+from workflow.models.batch import (
+    SHARED,
+    Batch,
+    Rows,
+    in_one_segment,
+    make_joined_batch,
+    pad_rows,
+)
+from workflow.models.configuration import has_dropout
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
@@ -23,6 +30,7 @@ from workflow.models.families.base import (
     activation_of,
     class_in,
     first_of,
+    modules_of,
 )
 from workflow.models.kernels.attention import attention_of
 from workflow.models.lm_head import select_logits
@@ -149,25 +157,22 @@ def visible(segments: torch.Tensor) -> torch.Tensor:
 
     Each sees the earlier ones of its example and of what the row's examples share.
     """
-    keys = segments[:, None, None, :]
-    return ((segments[:, None, :, None] == keys) | (keys == SHARED)).tril()
+    shared = segments[:, None, None, :] == SHARED
+    return (in_one_segment(segments, segments) | shared).tril()
 
 
 def _modules_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Modules:
-    rms, activation = hasattr(config, "rms_norm_eps"), activation_of(config)
-    dropout, attention_dropout = dropout_of(config)
-    return Modules(
+    rms = hasattr(config, "rms_norm_eps")
+    return modules_of(
+        config,
+        model_class,
         norms=4 if config.model_type in _NORMED_TWICE else 2,
         rms_norms=rms,
         head_norms=config.model_type in _NORMED_HEADS,
         attention=attention_of(config),
-        gated=rms or activation == "silu",
-        relu=activation == "relu",
+        gated=rms or activation_of(config) == "silu",
         experts=first_of(config, "num_experts_per_tok", default=1),
         capped_logits=bool(getattr(config, "final_logit_softcapping", None)),
-        dropout=dropout,
-        attention_dropout=attention_dropout,
-        recomputes=model_class.supports_gradient_checkpointing,
     )
 
 

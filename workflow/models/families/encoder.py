@@ -14,16 +14,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workflow.models.batch import Batch, Rows, make_joined_batch
-from workflow.models.configuration import dropout_of
+from workflow.models.batch import Batch, Rows, in_one_segment, make_joined_batch
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
     ModelFamily,
     Modules,
-    activation_of,
     class_in,
     first_of,
+    modules_of,
 )
 from workflow.models.families.decoder_only import restarting_positions
 from workflow.models.kernels.attention import attention_of
@@ -104,28 +103,25 @@ class Encoder(ModelFamily):
         with _first_tokens(model, batch):
             logits: torch.Tensor = model(
                 input_ids=batch.input_ids,
-                attention_mask=segments[:, None, :, None] == segments[:, None, None, :],
+                attention_mask=in_one_segment(segments, segments),
                 position_ids=positions,
             ).logits
         return logits.float()
 
 
 def _modules_of(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Modules:
-    dropout, attention_dropout = dropout_of(config)
     relative = 0
     if getattr(config, "relative_attention", False):
         spans = first_of(config, "position_buckets", "max_relative_positions", default=1)
         span = spans if spans > 0 else config.max_position_embeddings
         relative = 2 * span * len(config.pos_att_type)
-    return Modules(
+    return modules_of(
+        config,
+        model_class,
         attention=attention_of(config),
         trimmed=config.model_type in _BERT_LAYERS,
         relative=relative,
         gated=config.model_type == "modernbert",
-        relu=activation_of(config) == "relu",
-        dropout=dropout,
-        attention_dropout=attention_dropout,
-        recomputes=model_class.supports_gradient_checkpointing,
     )
 
 

@@ -14,16 +14,15 @@ from transformers import (
 )
 
 from workflow.models.batch import Batch, Example, Rows, make_batch, pad_rows
-from workflow.models.configuration import dropout_of
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
     GeneratingFamily,
     GenerationStart,
     Modules,
-    activation_of,
     class_in,
     first_of,
+    modules_of,
 )
 from workflow.models.kernels.cpu import use_fast_modules
 from workflow.models.languages import language_ids
@@ -73,14 +72,11 @@ class EncoderDecoder(GeneratingFamily):
 
     def _modules(self, config: PreTrainedConfig) -> Modules:
         decoder = _decoder_config(config)
-        dropout, attention_dropout = dropout_of(decoder)
-        return Modules(
+        return modules_of(
+            decoder,
+            self.model_class(config),
             attention=config._attn_implementation or "sdpa",
             gated=bool(getattr(decoder, "is_gated_act", decoder is not config)),
-            relu=activation_of(decoder) == "relu",
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-            recomputes=self.model_class(config).supports_gradient_checkpointing,
         )
 
     def max_positions(self, config: PreTrainedConfig) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from workflow.models.batch import Batch
+from workflow.models.batch import Batch, in_one_segment
 from workflow.models.configuration import dropout_of
 from workflow.models.families.base import Modules
 from workflow.models.families.encoder_decoder import EncoderDecoder
@@ -61,12 +61,12 @@ def _packed_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     Exact for relative positions, since position differences within an example are unchanged.
     """
     source, target = batch.source_segments, batch.target_segments
-    within_source = source[:, None, :, None] == source[:, None, None, :]
-    within_target = target[:, None, :, None] == target[:, None, None, :]
+    within_source = in_one_segment(source, source)
+    within_target = in_one_segment(target, target)
     within_target &= torch.ones_like(within_target[:1]).tril()
     # Padded queries attend to the first example: some CUDA kernels return NaN for queries that
     # attend to nothing (pytorch#196678), and a NaN would spread from outputs nobody uses.
-    of_example = target.clamp(min=1)[:, None, :, None] == source[:, None, None, :]
+    of_example = in_one_segment(target.clamp(min=1), source)
     if model.config._attn_implementation == FUSED_ATTENTION:
         within_source = biased_mask(model.get_encoder(), within_source)
         within_target = biased_mask(model.get_decoder(), within_target)

@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.bert.modeling_bert import BertCrossAttention
 
+from workflow.models.batch import in_one_segment
+
 
 @contextmanager
 def last_layer_at(
@@ -20,8 +22,7 @@ def last_layer_at(
         segments: (rows, length), as of `Batch`; tokens attend to their own segment.
     """
     layer: Any = model.base_model.encoder.layer[-1]  # type: ignore[union-attr, index]
-    own = segments.gather(1, tokens)
-    mask = own[:, None, :, None] == segments[:, None, None, :]
+    mask = in_one_segment(segments.gather(1, tokens), segments)
 
     def forward(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         read = hidden.take_along_dim(tokens[..., None], dim=1)
