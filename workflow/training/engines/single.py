@@ -93,11 +93,12 @@ class Engine(Trained, Protocol):
 
 
 class SingleProcessEngine:
-    """Trains a float32 model; in bf16 a bfloat16 copy computes, and nothing else is bfloat16.
+    """Trains float32 parameters; in bf16 a bfloat16 copy of them computes.
 
     Attributes:
-        master: the float32 model, which is updated and saved.
-        model: the compute model; `master` itself if the job computes in float32.
+        master: the model that is updated and saved.
+        model: the compute model; `master` itself if the job computes in float32. Both share what is
+            frozen.
     """
 
     def __init__(
@@ -107,10 +108,10 @@ class SingleProcessEngine:
         loss: Loss,
         tuning: TuningMethod = TUNING_METHODS["full"],
     ):
-        """Train a float32 model that is on its device."""
+        """Train a model that is on its device, whose trained parameters are float32."""
         self._tuning = tuning
         self.master = model
-        self.model = copy.deepcopy(model).bfloat16() if spec.bf16 else model
+        self.model = bfloat16_copy(model) if spec.bf16 else model
         self._loss = loss
         if spec.bf16:
             self._accumulate_in_master()
@@ -123,10 +124,7 @@ class SingleProcessEngine:
 
     def _accumulate_in_master(self) -> None:
         """Accumulate every gradient in its master's, in float32, as soon as it is computed."""
-        pairs = zip(self.master.parameters(), self.model.parameters(), strict=True)
-        for master, parameter in pairs:
-            if not parameter.requires_grad:  # sinusoidal positions
-                continue
+        for master, parameter in self._pairs():
 
             def accumulate(computed: Any, master: Any = master) -> None:
                 if master.grad is None:
@@ -135,6 +133,11 @@ class SingleProcessEngine:
                 computed.grad = None
 
             parameter.register_post_accumulate_grad_hook(accumulate)
+
+    def _pairs(self) -> Iterator[tuple[torch.nn.Parameter, torch.nn.Parameter]]:
+        """The trained parameters with their copies in the compute model."""
+        pairs = zip(self.master.parameters(), self.model.parameters(), strict=True)
+        return ((master, copied) for master, copied in pairs if copied.requires_grad)
 
     def add_gradient(self, batch: Batch, weight: float, last: bool) -> torch.Tensor:
         loss = self._loss(self.model, batch)
@@ -160,8 +163,9 @@ class SingleProcessEngine:
     def _copy_masters(self) -> None:
         """Give the compute model the masters' values."""
         if self.model is not self.master:
+            masters, copies = zip(*self._pairs(), strict=True)
             with torch.no_grad():
-                torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
+                torch._foreach_copy_(copies, masters)
 
     @property
     def learning_rate(self) -> float:
@@ -210,6 +214,24 @@ class SingleProcessEngine:
         torch._foreach_zero_([p.grad for p in self.master.parameters() if p.grad is not None])
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=self.model is self.master)
+
+
+def bfloat16_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy that computes in bfloat16, and shares the frozen parameters that do so already.
+
+    What a model computes when it is made, e.g. the frequencies of rotary positions, stays as it is:
+    rounded, they would give other positions than the model has when it is loaded.
+    """
+    shared = {
+        id(one): one
+        for one in model.parameters()
+        if not (one.requires_grad or one.dtype == torch.float32)
+    }
+    copied = copy.deepcopy(model, shared)
+    for tensor in copied.state_dict(keep_vars=True).values():
+        if tensor.dtype == torch.float32:
+            tensor.data = tensor.data.bfloat16()
+    return copied
 
 
 def clip_factor(norm: torch.Tensor, most: float) -> torch.Tensor:
