@@ -31,7 +31,7 @@ from workflow.core.errors import RunFailed
 from workflow.core.files import discard_folder
 from workflow.distributed.world import World
 from workflow.models.batch import make_batch
-from workflow.models.loading import load_model
+from workflow.models.loading import load_model, save_settings
 from workflow.models.safetensors_writer import Files, Tensors, plan_files, write_tensors
 from workflow.runs.checkpoint import (
     CheckpointContents,
@@ -92,7 +92,14 @@ def run(tmp_path: Path) -> Path:
 
 
 def save(run: Path, step: int, engine: Any, tokenizer: Any, world: World | None = None) -> int:
-    written = CheckpointContents(engine, tokenizer, STATE, {"task": "seq2seq"})
+    written = CheckpointContents(
+        stem="model",
+        tensors=engine.tensors(),
+        optimizer_state=engine.optimizer_state(),
+        write_settings=partial(save_settings, engine.model, tokenizer),
+        state=STATE,
+        task={"task": "seq2seq"},
+    )
     return write_checkpoint(run, step, written, world or World())
 
 

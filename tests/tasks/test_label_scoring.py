@@ -42,7 +42,7 @@ from workflow.tasks.label_scoring import LabelScoring
 from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.prepare import Job
 from workflow.training.step import PlannedStep, add_gradients
-from workflow.tuning import TUNING_METHODS
+from workflow.tuning import FullTuning
 
 Lines = Callable[[Path], list[dict[str, Any]]]
 SENTENCE = "the man went to the house with a bird and said that it was not his word"
@@ -138,7 +138,7 @@ def test_the_gradient_is_the_naive_one_for_any_cut(
     engine = SingleProcessEngine(ready, spec, lambda model, batch: task.loss(model, batch, 0.0))
     splits = {"train": split}
     job = Job(
-        spec, task, TUNING_METHODS["full"], tokenizer, DecoderIds(0), None, {}, splits, tmp_path,
+        spec, task, FullTuning(), tokenizer, DecoderIds(0), None, {}, splits, tmp_path,
         tmp_path, tmp_path / "lock", strategy=None, request=spec,
         resolve_defaults=lambda request: request, resume_point=None,
     )  # fmt: skip

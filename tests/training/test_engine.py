@@ -28,7 +28,7 @@ from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.optim import make_optimizer
 from workflow.training.prepare import Job
 from workflow.training.step import PlannedStep, StepOutcome, add_gradients, finish_step
-from workflow.tuning import TUNING_METHODS
+from workflow.tuning import FullTuning
 
 RECORDS = [
     *addition_records(11),
@@ -57,7 +57,7 @@ def prepared(
     path.write_text(json.dumps({"train": records}))
     splits = prepare_splits(DataSource({"": path}, ["train"]), task, tokenizer, folder / "cache")
     return Job(
-        spec, task, TUNING_METHODS["full"], tokenizer, DecoderIds(0), None, {}, splits,
+        spec, task, FullTuning(), tokenizer, DecoderIds(0), None, {}, splits,
         folder, folder, folder / "lock", strategy=None, request=spec,
         resolve_defaults=lambda request: request, resume_point=None,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`python3 -m workflow`: submit, list, status, logs, cancel, report, compare, prefetch."""
+"""`python3 -m workflow`: submit, list, status, logs, cancel, report, compare, prefetch, merge."""
 
 import argparse
 import os
@@ -12,6 +12,7 @@ from workflow.cluster.overview import describe, inspect_run, run_names, run_tabl
 from workflow.cluster.registry import SCHEDULERS, state_of
 from workflow.core.console import show, show_error
 from workflow.core.errors import BadInput, Problem, WorkflowError
+from workflow.core.imports import importing
 from workflow.runs.mount import Mount, find_mount, find_run_folder
 from workflow.runs.status import is_run_folder
 
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     called = Path(sys.argv[0]).name
     parser = argparse.ArgumentParser(
         prog=called if called == "workflow" else "python3 -m workflow",
-        description="Submit and manage jobs, compare runs, download models.",
+        description="Submit and manage jobs, compare runs, download and merge models.",
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
@@ -83,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "prefetch", _prefetch, "download a model from the Hugging Face hub to mount/models"
     )
     prefetch.add_argument("model", help="name on the hub, e.g. google/flan-t5-xl", metavar="MODEL")
+    merge = add("merge", _merge, "write an adapter and its base as a plain model to mount/models")
+    merge.add_argument("adapter", help="its folder in mount/models", metavar="RUN/checkpoint-N")
+    merge.add_argument("name", help="of the new model in mount/models", metavar="NAME")
     return parser
 
 
@@ -146,6 +150,15 @@ def _prefetch(mount: Mount, command: argparse.Namespace) -> None:
 
     start_log()
     prefetch(command.model, mount)
+
+
+def _merge(mount: Mount, command: argparse.Namespace) -> None:
+    from workflow.core.console import start_log
+
+    start_log()
+    with importing():
+        from workflow.training.merge import merge
+    print(f"merged {command.adapter} into {merge(command.adapter, command.name, mount)}")
 
 
 def _newest(mount: Mount) -> str:

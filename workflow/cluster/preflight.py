@@ -12,14 +12,13 @@ from workflow.core.errors import BadInput, Problem
 from workflow.distributed.world import World
 from workflow.memory.machine import Machine, this_machine
 from workflow.memory.model_dims import checkpoint_bytes, sizes_of
-from workflow.models.hub import fetch_settings
 from workflow.runs.checkpoint import SETTINGS_BYTES
 from workflow.runs.mount import Mount, find_data, find_model, find_run_folder, run_name_of
 from workflow.runs.status import read_spec
 from workflow.tasks import TASKS
 from workflow.training.locate import problems_of_records
 from workflow.training.plan import describe_plans
-from workflow.training.prepare import Job, prepare
+from workflow.training.prepare import Job, prepare, sizes_of_job
 from workflow.training.resolve import check_not_held, resolve_run
 
 NOT_CHECKED = "memory not checked: "
@@ -66,7 +65,7 @@ def look_ahead(
     if machine.device_memory == float("inf"):
         word = "--gpu_memory" if machine.on_gpu else "--memory"
         return [f"{NOT_CHECKED}{word} is not set"]
-    return describe_plans(fetch_settings(job.model_source), job.spec, job.splits, machine)
+    return describe_plans(sizes_of_job(job), job.spec, job.splits, machine)
 
 
 def _prepared(request: JobRequest, submission: Submission, here: bool) -> Job:

@@ -11,6 +11,7 @@ from workflow.core.errors import Problem, shorten
 def contradictions(job: JobRequest) -> Iterator[Problem]:
     """Yield a problem for each contradiction among a job's flags."""
     yield from _of_training(job)
+    yield from _of_tuning(job)
     yield from _of_task(job)
     if job.writes_texts:
         yield from _of_decoding(job)
@@ -29,6 +30,40 @@ def _of_training(job: JobRequest) -> Iterator[Problem]:
         expected = "--zero_stage 3, the only stage that shards parameters"
         hint = "remove --zero_stage, or use --offload optimizer"
         yield Problem("--offload", found, expected, hint)
+
+
+_LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora")
+_USED_BY: dict[str, tuple[str, ...]] = {
+    "freeze": ("full",),
+    **dict.fromkeys(_LORA, ("lora",)),
+    "modules_to_save": ("lora", "ia3", "prompt", "prefix"),
+    "num_virtual_tokens": ("prompt", "prefix"),
+    "prompt_tuning_init_text": ("prompt",),
+    "load_in_8bit": ("lora", "ia3", "prompt", "prefix"),
+    "load_in_4bit": ("lora", "ia3", "prompt", "prefix"),
+}
+"""The tuning methods that use a flag; without --tuning it may be that of the model."""
+
+
+def _of_tuning(job: JobRequest) -> Iterator[Problem]:
+    for name, methods in _USED_BY.items():
+        value = getattr(job, name)
+        unused = job.tuning is not None and job.tuning not in methods
+        if unused and value != JOB_FLAGS[name].default:
+            found = f"{_shown(value)} with --tuning {job.tuning}, which ignores it"
+            yield Problem(f"--{name}", found, f"--tuning {' or '.join(methods)}", "remove it")
+    if job.load_in_8bit and job.load_in_4bit:
+        yield Problem("--load_in_8bit", "set with --load_in_4bit", "only one of them", "remove one")
+    if job.has_adapter and job.add_missing_tokens:
+        found = f"set with --tuning {job.tuning}, which trains no embeddings"
+        yield Problem("--add_missing_tokens", found, "--tuning full", "remove it")
+    if job.has_adapter and job.torch_compile:
+        found = f"set with --tuning {job.tuning}"
+        yield Problem("--torch_compile", found, "--tuning full", "remove it")
+
+
+def _shown(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value).lower()
 
 
 def _of_task(job: JobRequest) -> Iterator[Problem]:

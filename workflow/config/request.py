@@ -16,11 +16,13 @@ from workflow.config.field_types import (
     template,
     text,
     texts,
+    words,
 )
 from workflow.config.flags import flag
 from workflow.config.task_specs import BEST_METRICS, TASK_SPECS, shown_default
 from workflow.config.templates import NAMED, PLAIN
 
+TUNINGS = ("full", "lora", "ia3", "prefix", "prompt")
 GREEDY_BELOW = 0.01
 """Temperatures below this mean greedy decoding."""
 
@@ -40,6 +42,7 @@ _clf_data = partial(_data, only_for="clf")
 _run = partial(flag, RUN)
 _start = partial(_run, decides="start")
 _training = partial(flag, "training")
+_tuning = partial(flag, "what is trained")
 _processes = partial(flag, PROCESSES, decides="course")
 _optimizer = partial(flag, "optimizer")
 _evaluation = partial(flag, "evaluation")
@@ -174,6 +177,44 @@ class JobRequest:
         decides="course",
     )
 
+    tuning: str | None = _tuning(
+        choice(*TUNINGS),
+        "what is trained: full (all weights), or an adapter of the frozen model: lora, ia3, "
+        "prefix, prompt [full; that of the model, if it is an adapter]",
+        common=True,
+    )
+    freeze: tuple[str, ...] = _tuning(
+        words("parts of the model", "PART"),
+        "with full: parts that stay as they are: embeddings, encoder, decoder, body (all but the "
+        "head), bottom:N (embeddings and the N lowest layers), or a regular expression that is "
+        "found in parameter names",
+        (),
+    )
+    lora_r: int = _tuning(integer(1), "rank of LoRA's matrices", 8)
+    lora_alpha: int = _tuning(integer(1), "LoRA's scale is alpha / r", 16)
+    lora_dropout: float = _tuning(number(0, below=1), "dropout of LoRA's inputs", 0.05)
+    lora_target_modules: tuple[str, ...] = _tuning(
+        words("names of layers", "NAME"),
+        "layers that get LoRA, by the ends of their names, or all-linear [queries and values]",
+        (),
+    )
+    use_dora: bool = _tuning(boolean(), "DoRA: LoRA with trained magnitudes", False)
+    modules_to_save: tuple[str, ...] = _tuning(
+        words("names of modules", "NAME"),
+        "modules that an adapter also trains and saves, like a classifier's head",
+        (),
+    )
+    num_virtual_tokens: int = _tuning(integer(1), "virtual tokens of prompt or prefix", 20)
+    prompt_tuning_init_text: str | None = _tuning(
+        text(), "text whose embeddings prompt tuning starts from [words drawn by seed]"
+    )
+    load_in_8bit: bool = _tuning(
+        boolean(), "keep the adapter's frozen model in 8 bits (bitsandbytes)", False
+    )
+    load_in_4bit: bool = _tuning(
+        boolean(), "keep the adapter's frozen model in 4 bits (bitsandbytes' NF4)", False
+    )
+
     zero_stage: int | None = _processes(
         or_auto(integer(1, 3)),
         "ZeRO: shard 1 optimizer state, 2 gradients too, 3 parameters too; same result "
@@ -189,7 +230,9 @@ class JobRequest:
     )
 
     optim: str = _optimizer(
-        choice("adamw_torch", "adafactor"), "adamw_torch or adafactor", "adamw_torch"
+        choice("adamw_torch", "adafactor", "adamw_bnb_8bit"),
+        "adamw_torch, adafactor, or adamw_bnb_8bit (AdamW with moments in 8 bits; bitsandbytes)",
+        "adamw_torch",
     )
     learning_rate: float | None = _optimizer(
         number(0, above=True), "peak learning rate [1e-4; adafactor 1e-3]", common=True
@@ -274,6 +317,26 @@ class JobRequest:
     def writes_texts(self) -> bool:
         """Whether evaluations generate texts; otherwise they score."""
         return TASK_SPECS[self.task].output == "texts"
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter of a frozen model is trained or evaluated."""
+        return self.tuning not in (None, "full")
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of the adapter's frozen model, if it is quantized."""
+        return 8 if self.load_in_8bit else 4 if self.load_in_4bit else None
+
+    @property
+    def virtual_positions(self) -> int:
+        """Positions of virtual tokens before each source."""
+        return self.num_virtual_tokens if self.tuning in ("prompt", "prefix") else 0
+
+    @property
+    def virtual_ids(self) -> int:
+        """Ids of virtual tokens before each source: a prefix has positions, but no ids."""
+        return self.num_virtual_tokens if self.tuning == "prompt" else 0
 
     @property
     def batch_size(self) -> int:

@@ -93,21 +93,25 @@ class Ragged:
 
 @dataclass(frozen=True)
 class CutRows(Sequence[npt.NDArray[np.int32]]):
-    """Rows truncated to `longest` ids, read on access."""
+    """Rows truncated to `longest` ids, read on access, with `virtual` negative ids before each."""
 
     rows: Ragged
     longest: int
     side: str = "right"
+    virtual: int = 0
 
     def __len__(self) -> int:
         return len(self.rows.offsets) - 1
 
     def __getitem__(self, index: Any) -> Any:
-        return self.rows.row(index, self.longest, self.side)
+        row = self.rows.row(index, self.longest, self.side)
+        if not self.virtual:
+            return row
+        return np.concatenate([np.arange(-self.virtual, 0, dtype=np.int32), row])
 
     @property
     def lengths(self) -> Lengths:
-        return self.rows.lengths(self.longest)
+        return self.rows.lengths(self.longest) + self.virtual
 
 
 class TokenizedSplit:

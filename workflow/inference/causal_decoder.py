@@ -17,10 +17,12 @@ from workflow.models.batch import pad_rows
 from workflow.models.families import family_of
 from workflow.models.families.decoder_only import DecoderOnly
 from workflow.models.kernels.attention import CPU_ATTENTION
+from workflow.models.kernels.prefix import PREFIX_ATTENTION, with_prefix
 
 PREFILLED_AT_ONCE = 4096
 """Padded positions per batch of prompts."""
 
+_USUAL = ("sdpa", CPU_ATTENTION, PREFIX_ATTENTION)
 ATTENTION = "workflow_rows"
 """The name of `attention` in transformers."""
 
@@ -37,7 +39,7 @@ def can_decode_rows(model: PreTrainedModel, longest: int) -> bool:
     return (
         isinstance(family_of(config), DecoderOnly)
         and family_of(config).supports_packing(model)
-        and config._attn_implementation in ("sdpa", CPU_ATTENTION)
+        and config._attn_implementation in _USUAL
         and getattr(config, "attn_logit_softcapping", None) is None
         and kinds <= {"full_attention", "sliding_attention"}
         and (window is None or longest <= window)
@@ -48,7 +50,7 @@ def can_decode_rows(model: PreTrainedModel, longest: int) -> bool:
 def by_rows(model: PreTrainedModel) -> Iterator[None]:
     """Let a decoder-only model attend by `attention`."""
     usual = model.config._attn_implementation
-    if usual in ("sdpa", CPU_ATTENTION) and isinstance(family_of(model.config), DecoderOnly):
+    if usual in _USUAL and isinstance(family_of(model.config), DecoderOnly):
         model.set_attn_implementation(ATTENTION)
     try:
         yield
@@ -200,6 +202,7 @@ def attention(
     Heads that share keys are the queries of one product. Torch's fused attention takes two to three
     times as long for these on a CPU.
     """
+    key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
     if query.shape[2] > 1 or attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     rows, heads, _, width = query.shape

@@ -1,5 +1,6 @@
 """The sizes of a model, from its configuration alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,33 +21,50 @@ class Sizes(Dimensions):
     Attributes:
         parameters: elements of all tensors, tied ones counted once.
         largest_tensor: elements of the largest.
+        trained: elements that are trained.
     """
 
     parameters: int
     largest_tensor: int
+    trained: int
 
 
-def sizes_of(folder: Path, dropout_rate: float | None = None) -> Sizes:
+def sizes_of(
+    folder: Path,
+    dropout_rate: float | None = None,
+    apply_tuning: Callable[[PreTrainedModel], None] = lambda model: None,
+) -> Sizes:
     """The sizes of a folder's model; reads no weights.
 
     Args:
         dropout_rate: None for the model's own.
+        apply_tuning: freezes what is not trained, and adds adapters.
 
     Raises:
-        BadInput: if its settings are invalid.
+        BadInput: if its settings are invalid, or the tuning does not fit it.
     """
     try:
         with torch.device("meta"):
-            return sizes_of_model(build_model(folder, Adaptation(dropout_rate)))
+            model = build_model(folder, Adaptation(dropout_rate))
+            apply_tuning(model)
+            return sizes_of_model(model)
+    except BadInput:
+        raise
     except LOADING_ERRORS as error:
         raise BadInput([unusable(folder, error, "valid settings of a model")]) from error
 
 
 def sizes_of_model(model: PreTrainedModel) -> Sizes:
     """The sizes of a model, which may be on the meta device."""
-    counts = [tensor.numel() for tensor in saved_names(model).values()]
+    tensors = saved_names(model).values()
+    counts = [tensor.numel() for tensor in tensors]
     dimensions = family_of(model.config).dimensions(model.config)
-    return Sizes(**vars(dimensions), parameters=sum(counts), largest_tensor=max(counts))
+    return Sizes(
+        **vars(dimensions),
+        parameters=sum(counts),
+        largest_tensor=max(counts),
+        trained=sum(tensor.numel() for tensor in tensors if tensor.requires_grad),
+    )
 
 
 def checkpoint_bytes(sizes: Sizes) -> tuple[int, int]:

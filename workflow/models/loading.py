@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from workflow.models.state_dict import (
     load_state_dict,
     model_name,
     problems_of_misfits,
+    saved_names,
     weight_files,
     whole_shape,
 )
@@ -59,6 +60,7 @@ def load_model(
     adaptation: Adaptation = AS_IT_IS,
     dtype: torch.dtype = torch.float32,
     checkpoint: Path | None = None,
+    in_float32: Callable[[PreTrainedModel, str], bool] = lambda model, name: False,
 ) -> PreTrainedModel:
     """Load the model of a folder, with every tensor equal to the file's.
 
@@ -68,6 +70,7 @@ def load_model(
 
     Args:
         checkpoint: a folder of the same model, already adapted, to load the values from.
+        in_float32: which parameters, by the model and their names, are float32 whatever the dtype.
 
     Raises:
         BadInput: files are missing, damaged or do not fit the configuration.
@@ -77,6 +80,9 @@ def load_model(
     check_weight_files(values)
     try:
         model = build_model(folder, adaptation, dtype)
+        for name, tensor in saved_names(model).items() if dtype != torch.float32 else ():
+            if in_float32(model, name):
+                tensor.data = torch.empty_like(tensor, dtype=torch.float32)
         misfits = load_state_dict(
             model, file_tensors(values) if checkpoint else weights_of(model, values, adaptation)
         )

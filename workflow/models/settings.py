@@ -25,6 +25,7 @@ from workflow.models.tokenizers.vocabulary import needed_ids
 class ModelSettings:
     """The parts of a model that a job needs before the weights are loaded."""
 
+    folder: Path
     tokenizer: PreTrainedTokenizerBase
     config: PreTrainedConfig
     generation: GenerationConfig
@@ -37,15 +38,18 @@ class ModelSettings:
 
 
 def load_model_settings(
-    folder: Path, request: JobRequest, processes: int
+    folder: Path, request: JobRequest, processes: int, named: Path | None = None
 ) -> tuple[ModelSettings, JobRequest]:
     """The settings of a folder's model, and the job with its languages and lengths resolved.
+
+    Args:
+        named: the folder of the adapter that the job starts from, if any.
 
     Raises:
         BadInput: the job cannot use the model.
     """
     check_folder(folder)
-    request, contradicting = adopt_task(folder, request)
+    request, contradicting = adopt_task(named or folder, request)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder, needed_ids(tokenizer))
     problems = set_languages(
@@ -91,7 +95,7 @@ def load_model_settings(
         source_lang=getattr(tokenizer, "src_lang", None),
         target_lang=getattr(tokenizer, "tgt_lang", None) if request.writes_texts else None,
     )
-    return ModelSettings(tokenizer, config, generation, ids), request
+    return ModelSettings(folder, tokenizer, config, generation, ids), request
 
 
 def fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobRequest, list[Problem]]:
@@ -102,6 +106,7 @@ def fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobReque
     """
     family = family_of(config)
     read, written = family.max_positions(config)
+    read -= request.virtual_positions
     limit, other = "the model's maximum", ""
     if family.joins_texts and request.writes_texts and read < math.inf:
         target, default = request.max_target_length, JOB_FLAGS["max_target_length"].default

@@ -18,19 +18,29 @@ from workflow.core.errors import Problem
 from workflow.models.hub import shorten_names
 
 Named = tuple[str, torch.Tensor]
+ADAPTER_FILE = "adapter_config.json"
 _RENAMINGS: WeakKeyDictionary[PreTrainedModel, list[WeightRenaming]] = WeakKeyDictionary()
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, chosen as transformers does."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    """The weight files of a model's or adapter's folder, chosen as transformers does."""
+    if is_adapter(folder):
+        names = ["adapter_model.safetensors", "adapter_model.bin"]
+    else:
+        names = ["model.safetensors", "pytorch_model.bin"]
+    for name in names:
         if (folder / name).is_file():
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
             shards = set(json.loads(index.read_text())["weight_map"].values())
             return [folder / shard for shard in sorted(shards)]
-    raise FileNotFoundError("no model.safetensors or pytorch_model.bin, single or sharded")
+    raise FileNotFoundError(f"no {' or '.join(names)}, single or sharded")
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and not the model that it belongs to."""
+    return (folder / ADAPTER_FILE).is_file() and not any(folder.glob("model*.safetensors"))
 
 
 def file_tensors(folder: Path) -> Iterator[Named]:
@@ -68,9 +78,10 @@ def is_partitioned(parameter: Any) -> bool:
 
 
 def whole_shape(parameter: Any) -> torch.Size:
-    """The shape of a parameter, partitioned or not."""
-    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-    return shape
+    """The shape of a parameter, which may be partitioned or in 4 bits."""
+    quantized = getattr(parameter, "quant_state", None)
+    shape: torch.Size = getattr(quantized or parameter, "shape", parameter.shape)
+    return getattr(parameter, "ds_shape", shape)
 
 
 Misfits = dict[str, list[str]]
@@ -185,6 +196,19 @@ def saved_names(model: PreTrainedModel) -> dict[str, Any]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         first.setdefault(id(tensor), (name, tensor))
     return dict(first.values())
+
+
+def frozen_tensors(
+    model: PreTrainedModel, saved: Mapping[str, Any], named: Iterable[Named]
+) -> dict[str, torch.Tensor]:
+    """Those of some tensors in files that belong to frozen parameters, by the names in `saved`."""
+    by_name, found = model.state_dict(keep_vars=True), {}
+    frozen = {id(one): name for name, one in saved.items() if not one.requires_grad}
+    for given, tensor in named:
+        name = model_name(model, by_name, given)
+        if name is not None and id(by_name[name]) in frozen:
+            found[frozen[id(by_name[name])]] = tensor
+    return found
 
 
 def file_names(model: PreTrainedModel) -> dict[str, Any]:

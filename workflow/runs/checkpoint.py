@@ -6,13 +6,11 @@ checkpoint keeps, holds what resuming needs: the optimizer state by parameter, a
 
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import Any
 
 from workflow.core.checksums import has_checksums, write_checksums
 from workflow.core.console import log
@@ -25,7 +23,6 @@ from workflow.core.files import (
     remove_partials,
 )
 from workflow.distributed.world import World, shared
-from workflow.models.loading import save_settings
 from workflow.models.safetensors_writer import (
     SHARD_BYTES,
     Files,
@@ -34,6 +31,7 @@ from workflow.models.safetensors_writer import (
     write_index,
     write_tensors,
 )
+from workflow.models.state_dict import ADAPTER_FILE, is_adapter
 from workflow.models.task_file import TASK_FILE
 from workflow.runs.mount import CHECKPOINT_NAME
 
@@ -66,29 +64,23 @@ def what_resumes(run: Path) -> str:
     return f"resumes from checkpoint-{steps[-1]}" if steps else "starts over"
 
 
-class Trained(Protocol):
-    """The part of an engine that a checkpoint stores."""
-
-    model: PreTrainedModel
-
-    def tensors(self) -> Tensors:
-        """The float32 tensors, by name."""
-
-    def optimizer_state(self) -> Tensors:
-        """The optimizer state by parameter, e.g. NAME.exp_avg; available after a first step."""
-
-
 @dataclass(frozen=True)
 class CheckpointContents:
     """What a checkpoint holds.
 
     Attributes:
+        stem: of the weight files: "model", or that of adapters.
+        tensors: what the weight files hold.
+        optimizer_state: by parameter, e.g. NAME.exp_avg.
+        write_settings: writes what the weights need besides, to a folder.
         state: what resuming needs in addition to tensors, as JSON.
         task: how the model is to be used, as JSON.
     """
 
-    trained: Trained
-    tokenizer: PreTrainedTokenizerBase
+    stem: str
+    tensors: Tensors
+    optimizer_state: Tensors
+    write_settings: Callable[[Path], None]
     state: dict[str, Any]
     task: dict[str, Any]
 
@@ -102,8 +94,7 @@ def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: 
         RunFailed: on all processes, if any of them cannot write; earlier checkpoints stay.
     """
     folder = checkpoint_folder(run, step)
-    trained = contents.trained
-    tensors, optimizer_state = trained.tensors(), trained.optimizer_state()
+    tensors, optimizer_state = contents.tensors, contents.optimizer_state
     size = sum(tensor.bytes for tensor in (*tensors.values(), *optimizer_state.values()))
     partial = None
     try:
@@ -111,14 +102,14 @@ def write_checkpoint(run: Path, step: int, contents: CheckpointContents, world: 
         kept = partial / RESUME_FOLDER
         # Other tools expect small weights in one file; all other files keep every process busy.
         is_small = sum(tensor.bytes for tensor in tensors.values()) <= SHARD_BYTES
-        files = plan_files("model", tensors, 1 if is_small else world.size)
+        files = plan_files(contents.stem, tensors, 1 if is_small else world.size)
         weights = _write_together(partial, files, tensors, world)
         state_files = plan_files("optimizer", optimizer_state, world.size)
         of_state = _write_together(kept, state_files, optimizer_state, world)
 
         def finish() -> None:
-            write_index(partial, "model", files, tensors)
-            save_settings(trained.model, contents.tokenizer, partial)
+            write_index(partial, contents.stem, files, tensors)
+            contents.write_settings(partial)
             text = json.dumps(contents.task, indent=2, ensure_ascii=False) + "\n"
             (partial / TASK_FILE).write_text(text, encoding="utf-8")
             write_checksums(partial, weights)
@@ -204,8 +195,13 @@ def hold_for_reading(*folders: Path | str | None) -> Iterator[None]:
     with ExitStack() as stack:
         for folder in (folder for folder in folders if folder is not None):
             with suppress(OSError):  # a model of the hub
-                lock(stack.enter_context(open(Path(folder) / "config.json", "rb")), shared=True)
+                lock(stack.enter_context(open(_settings_of(Path(folder)), "rb")), shared=True)
         yield
+
+
+def _settings_of(folder: Path) -> Path:
+    """The file of a model or an adapter that readers lock."""
+    return folder / (ADAPTER_FILE if is_adapter(folder) else "config.json")
 
 
 @contextmanager
@@ -214,5 +210,5 @@ def _unread(folder: Path) -> Iterator[bool]:
     with ExitStack() as stack:
         unread = True
         with suppress(OSError):  # nothing to read there
-            unread = lock(stack.enter_context(open(folder / "config.json", "r+b")), wait=False)
+            unread = lock(stack.enter_context(open(_settings_of(folder), "r+b")), wait=False)
         yield unread

@@ -137,7 +137,7 @@ def find_model(mount: Mount, request: JobRequest) -> tuple[Path | str, list[Prob
     folder = Path(request.model).expanduser()
     if folder.is_dir():
         return folder, []
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", request.model) and not request.model.startswith("."):
+    if is_hub_name(request.model):
         return request.model, []
     flag = "model_init_path" if request.model_init_path is not None else "model_pretrain_name"
     problem = Problem(
@@ -147,6 +147,11 @@ def find_model(mount: Mount, request: JobRequest) -> tuple[Path | str, list[Prob
         "correct the path",
     )
     return request.model, [problem]
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name could be one of a model on the hub."""
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not name.startswith(".")
 
 
 def _find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:

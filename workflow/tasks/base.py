@@ -29,7 +29,7 @@ class Examples:
     def of(cls, split: TokenizedSplit, spec: JobSpec) -> "Examples":
         return cls(
             split,
-            CutRows(split.sources, spec.max_source_length, spec.truncation_side),
+            CutRows(split.sources, spec.max_source_length, spec.truncation_side, spec.virtual_ids),
             CutRows(split.targets, spec.max_target_length),
         )
 

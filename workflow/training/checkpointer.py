@@ -2,14 +2,20 @@
 
 import copy
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from workflow.config.job import JobSpec, written
 from workflow.core.console import log
 from workflow.distributed.world import World
 from workflow.models.families import family_of
+from workflow.models.loading import held_tensors
+from workflow.models.safetensors_writer import Tensors
+from workflow.models.state_dict import Named, file_tensors, frozen_tensors
 from workflow.models.task_file import task_content
 from workflow.runs.checkpoint import (
     CheckpointContents,
+    checkpoint_folder,
     find_checkpoints,
     rotate_checkpoints,
     write_checkpoint,
@@ -29,14 +35,20 @@ class Checkpointer:
     Until a save has been timed, `progress.longest_save` is an estimate, which is not saved.
     """
 
-    def __init__(self, context: RunContext, engine: Engine):
+    def __init__(self, context: RunContext, engine: Engine, weights: Callable[[], Iterator[Named]]):
+        """Save what an engine trains.
+
+        Args:
+            weights: what the run starts from, in full precision.
+        """
+        self._weights = weights
         self._job, self._run, self._world = context.job, context.folder, context.world
         self._progress = progress = context.progress
         self._engine = engine
         self._saved_at = time.monotonic()
         self._last_saved_step = progress.step  # where the run starts or resumes
-        weights = sum(tensor.bytes for tensor in engine.tensors().values())
-        expected = 3 * weights / SLOW_DISK  # with the optimizer state, not yet allocated
+        size = sum(tensor.bytes for tensor in engine.tensors().values())
+        expected = 3 * size / SLOW_DISK  # with the optimizer state, not yet allocated
         self._longest_save = progress.longest_save
         progress.longest_save = self._longest_save or expected
 
@@ -62,11 +74,7 @@ class Checkpointer:
         )
         self._world.on_rank_zero(self._run.sync_logs)
         with oom_context(self._job, self._world, f"saving step {progress.step}"):
-            family = family_of(self._engine.model.config).name
-            contents = CheckpointContents(
-                self._engine, self._job.tokenizer, state.as_json(),
-                task_content(self._job.spec, family),
-            )  # fmt: skip
+            contents = self._contents(state)
             size = write_checkpoint(self._run.path, progress.step, contents, self._world)
         self._last_saved_step = progress.step
         progress.best_step, progress.best_value = saved.best_step, saved.best_value
@@ -76,6 +84,29 @@ class Checkpointer:
         self._saved_at = time.monotonic()
         self._world.on_rank_zero(lambda: self._run.write_status("running", progress))
         log.info("saved checkpoint-%d (%.0f MB in %.2f s)", progress.step, size / 1e6, seconds)
+
+    def _contents(self, state: CheckpointState) -> CheckpointContents:
+        job, engine = self._job, self._engine
+        task = task_content(job.spec, family_of(engine.model.config).name)
+        return CheckpointContents(
+            stem=job.tuning.stem,
+            tensors={**engine.tensors(), **self._frozen_tensors()},
+            optimizer_state=engine.optimizer_state(),
+            write_settings=partial(
+                job.tuning.write_settings, engine.model, job.tokenizer, base=str(job.model_source)
+            ),
+            state=state.as_json(),
+            task=task | ({} if job.base is None else {"base": job.base}),
+        )
+
+    def _frozen_tensors(self) -> Tensors:
+        """What --freeze left as it was, from files: the model has it rounded to bfloat16."""
+        if not (self._job.spec.bf16 and self._job.spec.freeze):
+            return {}
+        model, path = self._engine.model, self._run.path
+        steps = self._world.on_rank_zero(lambda: find_checkpoints(path))
+        named = file_tensors(checkpoint_folder(path, steps[-1])) if steps else self._weights()
+        return held_tensors(frozen_tensors(model, self._job.tuning.saved(model), named))
 
     def _as_saved(self) -> Progress:
         """The progress to store in this step's checkpoint.

@@ -10,10 +10,11 @@ from workflow.data.reading import check_records
 from workflow.data.source import DataSource, HeldOut
 from workflow.metrics.user import load_user_metric
 from workflow.reporting.trackers.base import problems_of_trackers
-from workflow.runs.mount import Mount, find_data, find_model, find_run_folder, run_name_of
+from workflow.runs.mount import Mount, find_data, find_run_folder, run_name_of
 from workflow.runs.resume_state import ResumePoint, find_resume_point
 from workflow.runs.status import is_requeued, read_status
 from workflow.tasks.base import Task
+from workflow.training.adapters import find_model_and_adapter
 from workflow.training.plan import own_settings
 
 
@@ -23,11 +24,13 @@ class Located:
 
     Attributes:
         files: data files by split.
-        model: its folder, or its name on the hub.
+        model: its folder, or its name on the hub; of an adapter, those of its base.
+        adapter: the adapter's folder, if the job names one.
     """
 
     files: dict[str, Path]
     model: Path | str
+    adapter: Path | None
     run_path: Path
     resume_point: ResumePoint | None
 
@@ -45,16 +48,16 @@ def locate(request: JobRequest, mount: Mount, task: Task, problems: Sequence[Pro
         hint = "create it, or set --mount or $WORKFLOW_MOUNT"
         raise BadInput([*problems, Problem(str(mount.root), "does not exist", expected, hint)])
     run_path, of_run = find_run_folder(mount, run_name_of(request))
-    model, of_model = find_model(mount, request)
+    model, adapter, of_model = find_model_and_adapter(mount, request)
     resume_point, of_checkpoint = _find_resume_point(request, mount, run_path)
     files, of_data = find_data(mount, request.data_name) if request.data_name else ({}, [])
     problems += [
-        *of_run, *of_model, *_problems_of_model_in_run(model, run_path), *of_checkpoint,
+        *of_run, *of_model, *_problems_of_model_in_run(adapter or model, run_path), *of_checkpoint,
         *problems_of_trackers(request.report_to), *_problems_of_metric(request), *of_data,
     ]  # fmt: skip
     if problems:
         raise BadInput([*problems, *problems_of_records(files, task, request)])
-    return Located(files, model, run_path, resume_point)
+    return Located(files, model, adapter, run_path, resume_point)
 
 
 def _find_resume_point(

@@ -1,7 +1,7 @@
 """The training loop of a run: prepare, train, evaluate and save."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from workflow.config.request import JobRequest
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import Stopped
 from workflow.distributed.device import pick_device, set_determinism
+from workflow.models.state_dict import Named
 from workflow.reporting.trackers.base import Start, tracking
 from workflow.runs.checkpoint import hold_for_reading
 from workflow.runs.lock import RunLock
@@ -36,7 +37,7 @@ from workflow.training.resolve import (
     resolve_run,
 )
 from workflow.training.run_dir import RunFolder, recording_outcome
-from workflow.training.setup import load_together, make_engine
+from workflow.training.setup import identify_base, load_together, make_engine, weights_to_train
 from workflow.training.step import (
     PlannedStep,
     StepOutcome,
@@ -70,7 +71,8 @@ def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = N
     if disposition.done:
         log.info("this job is done already; its results are in %s", job.run_path)
         return job.run_path
-    with hold_for_reading(job.model_source, disposition.foreign_checkpoint(job)):
+    with hold_for_reading(job.model_source, job.adapter, disposition.foreign_checkpoint(job)):
+        job = identify_base(job, world)
         model = load_together(job, world, disposition.checkpoint)
         log_job(job, model, world)
         with RunLock(job.run_path) as lock:  # taken by `claim`
@@ -129,6 +131,7 @@ def _make_trainer(
 ) -> "Trainer":
     """A trainer at the step where the run starts or resumes, after the memory probe."""
     job, world, step = context.job, context.world, context.progress.step
+    weights = weights_to_train(job, model, disposition.checkpoint)
     with oom_context(job, world, "creating the optimizer"):
         engine = make_engine(job, model, world, disposition.checkpoint)
     if job.spec.torch_compile:
@@ -139,13 +142,13 @@ def _make_trainer(
     probe_memory(job, engine, step, world)  # allocates the optimizer state that is restored here:
     with oom_context(job, world, "restoring the optimizer state"):
         engine.restore(step, () if point is None else point.optimizer_state())
-    return Trainer(context, engine)
+    return Trainer(context, engine, weights)
 
 
 def evaluate_only(context: RunContext, model: PreTrainedModel) -> None:
     """Evaluate the loaded model; its step is that of its checkpoint's name, else 0."""
     job, world, progress = context.job, context.world, context.progress
-    progress.step = step_in_name(job.model_source)
+    progress.step = step_in_name(job.named_model)
     if job.strategy is None:  # no engine: its optimizer would take memory
         with oom_context(job, world, f"evaluation at step {progress.step}", evaluates=True):
             evaluate(context, model)
@@ -156,11 +159,12 @@ def evaluate_only(context: RunContext, model: PreTrainedModel) -> None:
 class Trainer:
     """Trains a run to its end; each process has one."""
 
-    def __init__(self, context: RunContext, engine: Engine):
+    def __init__(self, context: RunContext, engine: Engine, weights: Callable[[], Iterator[Named]]):
+        """Train by an engine, from some weights in full precision."""
         self._context = context
         self._engine = engine
         self._planner = StepPlanner.of(context.job, engine.model, context.world)
-        self._checkpointer = Checkpointer(context, engine)
+        self._checkpointer = Checkpointer(context, engine, weights)
         self._planned: PlannedStep | None = None
 
     def train(self) -> None:

@@ -157,7 +157,7 @@ def enlarged(batch: Batch, shape: Shape, config: PreTrainedConfig) -> Batch:
     different ids, so that they share none.
     """
     family, ids = family_of(config), batch.input_ids.flatten().numpy()
-    source, read = np.resize(ids, shape.source), np.resize(ids, shape.target - 1)
+    source, read = np.resize(ids, shape.source), np.resize(ids, shape.target - 1).clip(0)
     positions = family.max_positions(config)[0] if family.joins_texts else math.inf
     count = math.ceil((len(source) + len(read)) / positions) or 1
     parts = zip(np.array_split(source, count), np.array_split(read, count), strict=True)

@@ -26,6 +26,7 @@ from workflow.models.hub import first_line
 from workflow.models.settings import ModelSettings
 from workflow.models.tokenizers.vocabulary import count_ids
 from workflow.tasks.base import Examples, Task
+from workflow.tuning import TuningMethod
 
 SOURCE_IDS, TARGET_IDS = 12, 6
 """The ids of each text that are used."""
@@ -34,17 +35,21 @@ TOLERANCE = 1e-3
 
 
 def check_model(
-    folder: Path, settings: ModelSettings, task: Task, split: TokenizedSplit, spec: JobSpec
+    settings: ModelSettings, tuning: TuningMethod, task: Task, split: TokenizedSplit, spec: JobSpec
 ) -> None:
     """Raise BadInput if a model of this architecture cannot train or generate as the job needs."""
-    config = settings.config
+    config, folder = settings.config, settings.folder
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = small_copy(config, count_ids(settings.tokenizer))
             model.generation_config = copy.deepcopy(settings.generation)
             settings.decoder_ids.set_in(model)
+            if spec.has_adapter:  # parts to freeze may be missing
+                tuning.apply(model)
             defect = _find_defect(model, task, split, spec)
+    except BadInput:
+        raise
     except Exception as error:  # any error of transformers is a finding
         log.debug("a small copy of the model fails", exc_info=True)
         defect = f"fails: {type(error).__name__}: {first_line(error)}"

@@ -19,7 +19,7 @@ _OF_IMAGES = ("vision_tower", "multi_modal_projector")
 def make_optimizer(
     trainable: Iterable[tuple[str, torch.nn.Parameter]], spec: JobSpec
 ) -> torch.optim.Optimizer:
-    """AdamW, or Adafactor with a fixed learning rate.
+    """AdamW, also with moments in 8 bits, or Adafactor with a fixed learning rate.
 
     Norms and biases have no weight decay, nor have parts that read images: texts give them no
     gradient, but ZeRO would decay them.
@@ -29,9 +29,14 @@ def make_optimizer(
         undecayed = any(part in name for part in ("bias", *_OF_IMAGES))
         groups[len(whole_shape(parameter)) > 1 and not undecayed].append(parameter)
     parameters = [
-        {"params": groups[True], "weight_decay": spec.weight_decay},
-        {"params": groups[False], "weight_decay": 0.0},
+        {"params": of_group, "weight_decay": spec.weight_decay * decays}
+        for decays, of_group in groups.items()
+        if of_group  # DeepSpeed fails at an empty group
     ]
+    if spec.optim == "adamw_bnb_8bit":
+        from bitsandbytes.optim.adamw import AdamW8bit
+
+        return AdamW8bit(parameters, lr=spec.learning_rate)
     if spec.optim == "adafactor":
         return Adafactor(
             parameters, lr=spec.learning_rate, scale_parameter=False, relative_step=False

@@ -21,15 +21,17 @@ from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
 from workflow.memory.activations import Work
 from workflow.memory.machine import Machine, this_machine
-from workflow.memory.model_dims import sizes_of
+from workflow.memory.model_dims import Sizes, sizes_of
 from workflow.memory.render import render_plans
 from workflow.memory.search import PlanRequest, choose, plans
 from workflow.models.folders import check_folder
 from workflow.models.hub import fetch_settings
 from workflow.models.settings import fit_lengths
-from workflow.runs.mount import Mount, find_model
+from workflow.runs.mount import Mount
 from workflow.runs.resume_state import ComputedWith
+from workflow.training.adapters import adopt_adapter, find_model_and_adapter
 from workflow.training.compilation import problems_of_sharding
+from workflow.tuning import tuning_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class EarlierStart:
 
 
 def plan_job(
-    folder: Path,
+    sizes: Sizes,
     spec: JobSpec,
     data: Mapping[str, TokenizedSplit],
     machine: Machine,
@@ -58,8 +60,7 @@ def plan_job(
     Raises:
         BadInput: if nothing fits, or compiled layers cannot be sharded so.
     """
-    sizes, work = sizes_of(folder, spec.dropout_rate), _work_of(spec, data)
-    request = _request_of(spec)
+    work, request = _work_of(spec, data), _request_of(spec)
     plan, computed = None, earlier.computed
     if computed is not None and computed.processes == machine.processes:
         with suppress(BadInput):
@@ -72,10 +73,10 @@ def plan_job(
 
 
 def describe_plans(
-    folder: Path, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
+    sizes: Sizes, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
 ) -> list[str]:
     """The job's memory need on a machine under each setting, and what fits."""
-    sizes, work = sizes_of(folder, spec.dropout_rate), _work_of(spec, data)
+    work = _work_of(spec, data)
     return render_plans(sizes, machine, work, plans(sizes, machine, work, _request_of(spec)))
 
 
@@ -83,6 +84,7 @@ def _work_of(spec: JobSpec, data: Mapping[str, TokenizedSplit]) -> Work:
     """What a job with known records computes."""
     splits = data.values()
     source = max(int(split.sources.lengths(spec.max_source_length).max()) for split in splits)
+    source += spec.virtual_positions
     target = max(int(split.targets.lengths(spec.max_target_length).max()) for split in splits)
     return _work(spec, spec.bf16, source, max(1, target), len(data["eval"]))
 
@@ -112,20 +114,22 @@ def dry_run(
     problems = [*problems, *_contradictions(launch)]
     machine = _machine(launch, world)
     problems += problems_of_processes(request, machine.processes)
-    source, found = find_model(mount, request)
+    source, adapter, found = find_model_and_adapter(mount, request)
     problems += found
     problems += own_settings(request)[1]
     if problems:
         raise BadInput(problems)
+    request = adopt_adapter(adapter, request)
     folder = fetch_settings(source)
     check_folder(folder)
-    sizes = sizes_of(folder, request.dropout_rate)
+    sizes = sizes_of(folder, request.dropout_rate, tuning_of(request, adapter).apply)
     request, problems = fit_lengths(request, AutoConfig.from_pretrained(folder))
     if problems:
         raise BadInput(problems)
     bf16 = request.bf16 if request.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
     target = request.max_target_length if request.writes_texts else 1
-    work = _work(request, bf16, request.max_source_length, target, records=None)
+    source_length = request.max_source_length + request.virtual_positions
+    work = _work(request, bf16, source_length, target, records=None)
     return render_plans(sizes, machine, work, plans(sizes, machine, work, _request_of(request)))
 
 
@@ -139,14 +143,14 @@ def own_settings(request: JobRequest) -> tuple[dict[str, Any], list[Problem]]:
 
 def problems_of_processes(request: JobRequest, processes: int) -> list[Problem]:
     """The problems of running a job on this many processes."""
-    if request.optim != "adafactor" or request.no_train:
+    if request.optim == "adamw_torch" or request.no_train:
         return []
-    found = f"adafactor on {processes} processes"
+    found = f"{request.optim} on {processes} processes"
     if processes == 1:
         if not (request.zero_stage or request.deepspeed or request.offload not in (None, "none")):
             return []
-        found = "adafactor under DeepSpeed"
-    expected = "adamw_torch, as ZeRO flattens the matrices that Adafactor factors"
+        found = f"{request.optim} under DeepSpeed"
+    expected = "adamw_torch, as ZeRO flattens the matrices that others treat one by one"
     hint = "use --optim adamw_torch, or --num_processes 1 without DeepSpeed"
     return [Problem("--optim", found, expected, hint)]
 
@@ -173,7 +177,7 @@ def _work(request: JobRequest, bf16: bool, source: int, target: int, records: in
         trains=not request.no_train,
         gradient_checkpointing=request.gradient_checkpointing,
         generated=generated,
-        moments=0 if request.optim == "adafactor" else 8,
+        moments={"adafactor": 0, "adamw_bnb_8bit": 2}.get(request.optim, 8),
     )
 
 

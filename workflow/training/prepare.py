@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +22,7 @@ from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
 from workflow.memory.machine import Machine, this_machine
+from workflow.memory.model_dims import Sizes, sizes_of
 from workflow.models.families import DecoderIds, family_of
 from workflow.models.hub import fetch_settings
 from workflow.models.settings import ModelSettings, load_model_settings
@@ -31,13 +33,14 @@ from workflow.runs.resume_state import ResumePoint
 from workflow.runs.status import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.base import Task
+from workflow.training.adapters import adopt_adapter, name_of_base
 from workflow.training.compilation import problems_of_compiler
 from workflow.training.grow_vocabulary import audited, grow_until_nothing_is_missing
 from workflow.training.locate import Located, data_source, locate, problems_of_records
 from workflow.training.model_check import check_model
 from workflow.training.optim import check_schedule
 from workflow.training.plan import EarlierStart, plan_job, problems_of_processes
-from workflow.tuning import TUNING_METHODS, TuningMethod
+from workflow.tuning import TuningMethod, tuning_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class Job:
         decoder_ids: how the model's decoder starts.
         extension: tokens to add to the model's vocabulary.
         audit: of the data.
-        model_source: the model's folder, or its name on the hub.
+        model_source: the model's folder, or its name on the hub; of an adapter, that of its base.
+        adapter: the folder of the adapter that the job starts from, if any.
+        base: what task.json says of an adapter's base: its name, and its digest once known.
         run_path: the run's folder, which may not exist yet.
         claim_lock: a file to lock while the run's folder is created.
         strategy: how states are sharded; None for one process in plain torch.
@@ -78,6 +83,13 @@ class Job:
     resume_point: ResumePoint | None
     max_padded_tokens: int | None = None
     recomputes: bool = True
+    adapter: Path | None = None
+    base: dict[str, Any] | None = None
+
+    @property
+    def named_model(self) -> Path | str:
+        """The model that the user named: an adapter, or a whole model."""
+        return self.adapter or self.model_source
 
     @property
     def data_keys(self) -> dict[str, str]:
@@ -116,12 +128,14 @@ def prepare(
     if machine is None:
         problems += problems_of_compiler(request)
     located = locate(request, mount, task, problems)
+    request = adopt_adapter(located.adapter, request)
     folder = fetch_settings(located.model)
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
     try:
-        settings, request = load_model_settings(folder, request, world.size)
-        format = _text_format(settings, request)
+        named = located.adapter or folder
+        settings, request = load_model_settings(folder, request, world.size, named)
+        format = text_format(settings, request)
         ids = settings.decoder_ids.ended_by(format.end)
         settings = dataclasses.replace(settings, decoder_ids=ids)
         task = TASKS[request.task](request).bind_tokenizer(settings.tokenizer, format)
@@ -133,26 +147,31 @@ def prepare(
         resolve_defaults,
         run_name=run_name_of(request),
         train_count=len(data.splits["train"]) if "train" in data.splits else 0,
-        longest_target=_longest_target(data.splits, request, located.model),
+        longest_target=_longest_target(data.splits, request, located.adapter or located.model),
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
     spec = resolve(request)
     extension = _extension(settings, data.tokenizer)
     settings = dataclasses.replace(settings, tokenizer=data.tokenizer)
-    check_model(folder, settings, task, data.splits["eval"], spec)
+    small = tuning_of(spec, located.adapter)
+    check_model(settings, small, task, data.splits["eval"], spec)
     if not spec.no_train:
         check_schedule(spec)
     earlier = _earlier_start(located, request)
 
+    sizes = partial(_sizes_of, folder, spec, located.adapter)
+
     def plan() -> tuple[ShardingStrategy | None, int]:
         computing = machine or this_machine(world)
-        return plan_job(folder, spec, data.splits, computing, earlier)
+        return plan_job(sizes(), spec, data.splits, computing, earlier)
 
     strategy, positions = world.decided_by_rank_zero(plan)
     return Job(
         spec=spec.planned(positions),
         task=task,
-        tuning=TUNING_METHODS["full"],
+        tuning=tuning_of(spec, located.adapter),
+        adapter=located.adapter,
+        base=_base_entry(spec, name_of_base(located.model, mount)),
         tokenizer=data.tokenizer,
         decoder_ids=settings.decoder_ids,
         extension=extension,
@@ -170,7 +189,23 @@ def prepare(
     )
 
 
-def _text_format(settings: ModelSettings, request: JobRequest) -> TextFormat:
+def _base_entry(spec: JobSpec, name: str) -> dict[str, Any] | None:
+    if not spec.has_adapter:
+        return None
+    return {"name": name} | ({"bits": spec.bits} if spec.bits else {})
+
+
+def sizes_of_job(job: Job) -> Sizes:
+    """The sizes of a job's model, with what is trained."""
+    return _sizes_of(fetch_settings(job.model_source), job.spec, job.adapter)
+
+
+def _sizes_of(folder: Path, spec: JobSpec, adapter: Path | None) -> Sizes:
+    return sizes_of(folder, spec.dropout_rate, tuning_of(spec, adapter).apply)
+
+
+def text_format(settings: ModelSettings, request: JobRequest) -> TextFormat:
+    """How a job's texts become ids of the model."""
     assert request.template is not None
     family = family_of(settings.config)
     if family.joins_texts and family.generates:

@@ -173,10 +173,17 @@ def differing(job: Job, earlier: dict[str, Any], data: object) -> list[str]:
         request = dataclasses.replace(job.request, max_steps=steps, num_train_epochs=None)
         of_that_length = job.resolve_defaults(request)
     wanted = json.loads(json.dumps(written(of_that_length)))
-    names = [n for n, value in wanted.items() if earlier.get(n) != value and not _may_differ(n)]
+    before = {name: _default(name) for name in JOB_FLAGS} | {"tuning": "full"} | earlier
+    names = [n for n, value in wanted.items() if before.get(n) != value and not _may_differ(n)]
     lines = [f"{n} was {shorten(earlier.get(n))}, now {shorten(wanted[n])}" for n in names]
     of_data = any(name in JOB_FLAGS and JOB_FLAGS[name].group == DATA for name in names)
     return lines if of_data or data == job.data_keys else [*lines, "data or tokenizer differ"]
+
+
+def _default(name: str) -> Any:
+    """A flag's default as in JSON, for jobs of versions that did not have the flag."""
+    default = JOB_FLAGS[name].default
+    return list(default) if isinstance(default, tuple) else default
 
 
 def _may_differ(name: str) -> bool:

@@ -1,8 +1,10 @@
 """Load a prepared job's model, and create the engine that trains it."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -14,7 +16,7 @@ from workflow.distributed.device import pick_device
 from workflow.distributed.world import World
 from workflow.models.batch import Batch
 from workflow.models.families import family_of
-from workflow.models.hub import fetch_settings, fetch_weights, shorten_names
+from workflow.models.hub import fetch_settings, fetch_weights, shorten_names, unusable
 from workflow.models.kernels.cpu import tune_memory
 from workflow.models.loading import (
     Adaptation,
@@ -24,12 +26,34 @@ from workflow.models.loading import (
     weights_of,
 )
 from workflow.models.new_head import head_changes
-from workflow.models.state_dict import file_tensors
+from workflow.models.quantized import quantize
+from workflow.models.state_dict import Named, file_tensors, model_name
 from workflow.runs.checkpoint import RESUME_FOLDER
+from workflow.tasks.base import Examples
+from workflow.training.adapters import check_base, digest_of
 from workflow.training.engines.deepspeed import ShardedModel, ZeroEngine, partitioning
 from workflow.training.engines.single import Engine, SingleProcessEngine
 from workflow.training.oom import oom_context
 from workflow.training.prepare import Job
+from workflow.tuning.base import set_values
+
+SAMPLED = 4
+"""Records whose loss tells what quantizing the model changes."""
+
+
+def identify_base(job: Job, world: World) -> Job:
+    """The job with the digest of its adapter's base, if it has one.
+
+    Raises:
+        BadInput: on all processes, if the adapter was trained on another model.
+    """
+    if job.base is None:
+        return job
+    folder = world.together(lambda: fetch_weights(job.model_source))
+    digest = world.together(lambda: digest_of(folder, world))
+    if job.adapter is not None:
+        check_base(job.adapter, job.base["name"], digest)
+    return replace(job, base=job.base | {"digest": digest})
 
 
 def load_together(job: Job, world: World, checkpoint: Path | None) -> PreTrainedModel:
@@ -45,7 +69,7 @@ def load_together(job: Job, world: World, checkpoint: Path | None) -> PreTrained
             return ready_model(job, folder, checkpoint)
 
     model = world.together(load)
-    if checkpoint is None:
+    if checkpoint is None and job.adapter is None:
         _log_head(job.spec, *head_changes(model, folder))
     return model
 
@@ -68,9 +92,13 @@ def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:
 
     A run that resumes needs only the settings of its initial model.
     """
-    folder = fetch_settings(job.model_source) if checkpoint else fetch_weights(job.model_source)
-    values = checkpoint or folder
+    needs_base = checkpoint is None or job.spec.has_adapter
+    folder = fetch_weights(job.model_source) if needs_base else fetch_settings(job.model_source)
+    values = checkpoint or job.adapter or folder
     damage = find_damage(values, world.has_file)
+    if values != folder and job.spec.has_adapter:
+        damage += find_damage(folder, world.has_file)
+        check_weight_files(folder)
     if checkpoint:
         damage += find_damage(checkpoint / RESUME_FOLDER, world.has_file)
         older = "or start another run from an older checkpoint's weights with --model_init_name"
@@ -84,9 +112,9 @@ def _find_weights(job: Job, world: World, checkpoint: Path | None) -> Path:
 def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTrainedModel:
     """The job's model on its device, with an embedding for each of the tokenizer's tokens.
 
-    In float32 for training in plain torch, whose engine makes the bfloat16 copy. Under ZeRO-3 it
-    is partitioned, and not optimized for the task: a task may read weights without calling their
-    modules, which would not gather them.
+    What is trained is in float32 in plain torch, whose engine makes the bfloat16 copy. Under ZeRO-3
+    the model is partitioned, and not optimized for the task: a task may read weights without
+    calling their modules, which would not gather them.
     """
     device = pick_device()
     spec, strategy = job.spec, job.strategy
@@ -95,14 +123,77 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTr
     else:  # cuDNN's attention gives NaN for some masks on H100 (pytorch#196678)
         torch.backends.cuda.enable_cudnn_sdp(False)
     keeps_masters = strategy is None and not spec.no_train
-    dtype = torch.bfloat16 if spec.bf16 and not keeps_masters else torch.float32
+    all_masters = keeps_masters and not spec.has_adapter and not spec.freeze
+    dtype = torch.bfloat16 if spec.bf16 and not all_masters else torch.float32
     partitions = strategy if strategy is not None and strategy.stage == 3 else None
-    with partitioning(spec, partitions) if partitions else device:
-        model = load_model(folder, _adaptation(job), dtype, checkpoint)
+    tuning, adapted, bits = job.tuning, spec.has_adapter, spec.bits
+    in_float32 = tuning.trains if keeps_masters else lambda model, name: False
+    loads_on = torch.device("cpu") if bits else device
+    with partitioning(spec, partitions) if partitions else loads_on:
+        whole = None if adapted else checkpoint
+        model = load_model(folder, _adaptation(job), dtype, whole, in_float32)
+    heads = _trained_heads(job, model, folder) if adapted else {}
+    if bits:
+        _quantize(job, model, bits, device)
+    with device:
+        tuning.apply(model)
+        if adapted:
+            _fill_adapter(job, model, checkpoint or job.adapter, heads)
     if not partitions:
         job.task.optimize_for_task(model)
     _adapt(model, job, device)
-    return job.tuning.apply(model)
+    return model
+
+
+def _quantize(job: Job, model: PreTrainedModel, bits: int, device: torch.device) -> None:
+    """Quantize a model, and log what that changes: its loss on a few records."""
+    losses = [sample_loss(job, model)]
+    quantize(model, bits, device)
+    losses.append(sample_loss(job, model))
+    plain, quantized = losses
+    if plain is not None and quantized is not None:
+        log.info("loss of the frozen model on %d eval records: %.4f, in %d bits %.4f",
+                 SAMPLED, plain, bits, quantized)  # fmt: skip
+
+
+def sample_loss(job: Job, model: PreTrainedModel) -> float | None:
+    """The loss of a model without an adapter on a few eval records, if they have answers."""
+    split = job.splits["eval"]
+    rows = np.flatnonzero(split.answered)[:SAMPLED, None]
+    examples = Examples.of(split, replace(job.spec, tuning="full"))
+    if not len(rows):
+        return None
+    job.decoder_ids.set_in(model)
+    with torch.no_grad():
+        batch = job.task.collate(examples, tuple(rows), model.config).to(model.device)
+        return float(job.task.loss(model, batch, 0.0)) / max(1, len(batch.targets))
+
+
+def _trained_heads(job: Job, model: PreTrainedModel, folder: Path) -> dict[str, torch.Tensor]:
+    """The parameters of the base that an adapter trains a copy of, by their names in its files."""
+    by_name, found = model.state_dict(keep_vars=True), {}
+    for given, tensor in weights_of(model, folder, _adaptation(job)):
+        name = model_name(model, by_name, given)
+        if name is not None and job.tuning.trains(model, name):
+            found[job.tuning.name_in_file(name)] = tensor
+    return found
+
+
+def _fill_adapter(
+    job: Job, model: PreTrainedModel, source: Path | None, heads: dict[str, torch.Tensor]
+) -> None:
+    """Give an adapter, in float32, the values of a checkpoint, or else its first ones."""
+    for _, parameter in job.tuning.trainable(model):
+        parameter.data = parameter.data.float()
+    if source is None:
+        values = heads | job.tuning.initial(model, job.tokenizer, job.spec.seed)
+    else:
+        values = dict(file_tensors(source))
+    try:
+        set_values(job.tuning.saved(model), values)
+    except (KeyError, RuntimeError) as error:
+        where = source or Path(str(model.name_or_path))
+        raise BadInput([unusable(where, error, "an adapter of this model")]) from error
 
 
 def make_engine(
@@ -120,27 +211,36 @@ def make_engine(
 
     if strategy is None:
         return SingleProcessEngine(model, spec, loss, job.tuning)
-    folder = Path(str(model.name_or_path))
-    sharded = ShardedModel(
-        model,
-        strategy,
-        weights=lambda: (
-            file_tensors(checkpoint) if checkpoint else weights_of(model, folder, _adaptation(job))
-        ),
-        whole_copy=lambda: _whole_copy(job, folder),
-    )
+    weights = weights_to_train(job, model, checkpoint)
+    sharded = ShardedModel(model, strategy, weights, whole_copy=lambda: _whole_copy(job, model))
     return ZeroEngine(sharded, spec, loss, world, job.tuning)
+
+
+def weights_to_train(
+    job: Job, model: PreTrainedModel, checkpoint: Path | None
+) -> Callable[[], Iterator[Named]]:
+    """The full-precision values that a run starts from, by names in files.
+
+    An adapter's are in the model, as long as no engine has rounded them.
+    """
+    if job.spec.has_adapter:
+        held = {name: one.detach().clone() for name, one in job.tuning.saved(model).items()}
+        return lambda: iter(held.items())
+    if checkpoint:
+        return lambda: file_tensors(checkpoint)
+    return lambda: weights_of(model, Path(str(model.name_or_path)), _adaptation(job))
 
 
 def _adaptation(job: Job) -> Adaptation:
     return Adaptation(job.spec.dropout_rate, job.extension, job.spec.seed)
 
 
-def _whole_copy(job: Job, folder: Path) -> PreTrainedModel:
-    device = pick_device()
+def _whole_copy(job: Job, partitioned: PreTrainedModel) -> PreTrainedModel:
+    device, folder = pick_device(), Path(str(partitioned.name_or_path))
     dtype = torch.bfloat16 if job.spec.bf16 else torch.float32
     with device:
         model = build_model(folder, _adaptation(job), dtype)
+        job.tuning.apply(model)
     job.task.optimize_for_task(model)
     _adapt(model, job, device)
     model.eval()

@@ -32,11 +32,15 @@ def log_resume(job: Job, point: ResumePoint, step: int, world: World) -> None:
         )  # fmt: skip
 
 
+def parameters_of(model: PreTrainedModel) -> int:
+    return sum(whole_shape(parameter).numel() for parameter in model.parameters())
+
+
 def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
     """Log what is about to run, and what the user may not expect."""
     spec = job.spec
     counts = ", ".join(f"{name} {len(split):,}" for name, split in job.splits.items())
-    size = sum(whole_shape(parameter).numel() for parameter in model.parameters()) / 1e6
+    size = parameters_of(model) / 1e6
     precision = "bfloat16" if spec.bf16 else "float32"
     processes = f", {world.size} processes" if world.size > 1 else ""
     log.info(
@@ -60,6 +64,12 @@ def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
         log.info("source language %s%s", spec.source_lang, to)
     if spec.no_train:
         return
+    trained = sum(whole_shape(one).numel() for _, one in job.tuning.trainable(model))
+    if trained < parameters_of(model):
+        log.info(
+            "training %s of %s parameters (%.2g%%), --tuning %s", f"{trained:,}",
+            f"{parameters_of(model):,}", 100 * trained / parameters_of(model), spec.tuning,
+        )  # fmt: skip
     log.info(
         "%d steps of %d examples, %s, learning rate %g, %d warmup steps",
         spec.max_steps, spec.batch_size, spec.optim, spec.learning_rate, spec.warmup_steps,

@@ -1,20 +1,72 @@
 """The interface of tuning methods."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Values = Mapping[str, torch.Tensor]
+"""Float32 tensors by their names in a checkpoint's files."""
 
 
 class TuningMethod(Protocol):
-    """Chooses which parameters of a model are trained; the rest of training is the same for all."""
+    """Chooses which parameters of a model are trained; the rest of training is the same for all.
 
-    def apply(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model to train, in which frozen parameters need no gradient."""
+    Attributes:
+        stem: of the weight files in a checkpoint, which hold the complete model ("model"), or an
+            adapter in peft's format.
+    """
+
+    stem: str = "model"
+
+    def trains(self, model: PreTrainedModel, name: str) -> bool:
+        """Whether a parameter of the base model, before `apply`, is trained or copied to be."""
+
+    def apply(self, model: PreTrainedModel) -> None:
+        """Freeze what is not trained, and add the modules of an adapter, if any.
+
+        The model has its weights, unless it is on the meta device.
+
+        Raises:
+            BadInput: the method does not fit the model.
+        """
+
+    def initial(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
+    ) -> dict[str, torch.Tensor]:
+        """First values of what `apply` has added: they depend on the seed and names alone."""
+        return {}
+
+    def name_in_file(self, name: str) -> str:
+        """The name in a checkpoint's files of a trained parameter."""
+        return name
 
     def trainable(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """The parameters that the optimizer updates, by name, in the model's order."""
+        return ((name, one) for name, one in model.named_parameters() if one.requires_grad)
 
-    def saved(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    def saved(self, model: PreTrainedModel) -> dict[str, Any]:
         """The tensors that a checkpoint holds, by name in its files; one of each tied group."""
+
+    def write_settings(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, base: str
+    ) -> None:
+        """Write what a checkpoint needs besides its weights, to its folder.
+
+        Args:
+            base: the folder of the model that training started from, or its name on the hub.
+        """
+
+
+def set_values(saved: Mapping[str, Any], values: Values) -> None:
+    """Set the tensors of an adapter, which no process has partitioned yet.
+
+    Raises:
+        KeyError, RuntimeError: the values are those of another adapter.
+    """
+    if missing := saved.keys() ^ values.keys():
+        raise KeyError(f"tensors that only one of adapter and file has: {sorted(missing)[:3]}")
+    for name, value in values.items():
+        saved[name].data.copy_(value)

@@ -103,7 +103,7 @@ class DecoderOnly(GeneratingFamily):
 
     def shares_prefixes(self, config: PreTrainedConfig) -> bool:
         """With dropout, each example needs a prefix of its own."""
-        return _masked_by_us(config) and not has_dropout(config)
+        return attends_to_all(config) and not has_dropout(config)
 
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
@@ -116,7 +116,7 @@ class DecoderOnly(GeneratingFamily):
         positions = mask = None
         if batch.packed:
             positions = restarting_positions(segments)
-            mask = visible(segments) if _masked_by_us(model.config) else None
+            mask = visible(segments) if attends_to_all(model.config) else None
         with select_logits(model, batch.target_positions, words):
             logits: torch.Tensor = model(
                 input_ids=batch.input_ids,
@@ -146,7 +146,7 @@ class DecoderOnly(GeneratingFamily):
         return GenerationStart(inputs, output.logits[:, -1], skipped=longest)
 
 
-def _masked_by_us(config: PreTrainedConfig) -> bool:
+def attends_to_all(config: PreTrainedConfig) -> bool:
     """Whether all layers attend to all earlier tokens of an example."""
     kind, window = config.model_type, getattr(config, "sliding_window", None)
     return kind in PACKED and kind not in _OTHER_MASKS and window is None

@@ -51,8 +51,9 @@ class T5(EncoderDecoder):
         """Use folded cross-attention for one query per record; parameters and names stay."""
         if self.supports_packing(model):
             for block in model.get_decoder().block:
-                layer = block.layer[1]
-                layer.EncDecAttention = FoldedAttention(layer.EncDecAttention)
+                attention = block.layer[1].EncDecAttention
+                if {type(attention.k), type(attention.v)} == {torch.nn.Linear}:  # no adapters
+                    block.layer[1].EncDecAttention = FoldedAttention(attention)
 
 
 def _packed_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:

@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from workflow.models.kernels.cpu import masked, random_mask
+from workflow.models.kernels.prefix import PREFIX_ATTENTION, with_prefix
 
 CPU_ATTENTION = "workflow_cpu_rows"
 """The name of `attention` in transformers."""
@@ -32,6 +33,7 @@ def attention(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention of transformers: ours with dropout, or for short masked rows in bfloat16."""
+    key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
     dropout, scaling = options.get("dropout") or 0.0, options.get("scaling")
     short = query.dtype == torch.bfloat16 and key.shape[2] <= SHORT
     if not dropout and not (short and attention_mask is not None):
@@ -100,12 +102,12 @@ def _dropped(ctx: Any, weights: torch.Tensor, kept: torch.Tensor | None) -> torc
 def attention_of(config: PreTrainedConfig) -> str:
     """The attention that a model came with, by its name in transformers."""
     name = config._attn_implementation
-    return "sdpa" if name in (None, CPU_ATTENTION) else name
+    return "sdpa" if name in (None, CPU_ATTENTION, PREFIX_ATTENTION) else name
 
 
 def use_cpu_attention(model: PreTrainedModel) -> None:
     """Let a model that attends by torch's attention do so by `attention`."""
-    if model.config._attn_implementation == "sdpa":
+    if model.config._attn_implementation in ("sdpa", PREFIX_ATTENTION):
         model.set_attn_implementation(CPU_ATTENTION)
 
 

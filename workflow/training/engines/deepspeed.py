@@ -30,7 +30,7 @@ from workflow.models.state_dict import (
 )
 from workflow.training.engines.single import Figures, Loss
 from workflow.training.optim import go_to_step, make_optimizer, make_scheduler, zero_learning_rate
-from workflow.tuning import TUNING_METHODS, TuningMethod
+from workflow.tuning import FullTuning, TuningMethod
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter."""
@@ -118,12 +118,12 @@ class ZeroEngine:
         spec: JobSpec,
         loss: Loss,
         world: World,
-        tuning: TuningMethod = TUNING_METHODS["full"],
+        tuning: TuningMethod | None = None,
     ):
         deepspeed = import_deepspeed()
         self.model = model = sharded.model
         self._world = world
-        self._tuning = tuning
+        self._tuning = tuning = tuning or FullTuning()
         self._whole_copy = sharded.whole_copy
         if spec.gradient_checkpointing:
             model.activation_checkpointing_enable()
@@ -151,9 +151,11 @@ class ZeroEngine:
 
     def _set_masters(self, weights: Iterator[Named]) -> None:
         """Load the float32 masters in full precision: DeepSpeed copied them from bfloat16."""
-        by_name = self.model.state_dict(keep_vars=True)
+        by_name, saved = self.model.state_dict(keep_vars=True), self._tuning.saved(self.model)
         for name, tensor in weights:
-            parameter = by_name.get(model_name(self.model, by_name, name) or "")
+            parameter = saved.get(name)
+            if parameter is None:
+                parameter = by_name.get(model_name(self.model, by_name, name) or "")
             if parameter is not None and parameter.requires_grad:
                 _set_state(parameter, tensor)
 

@@ -14,11 +14,11 @@ from workflow.config.job import JobSpec
 from workflow.models.batch import Batch
 from workflow.models.loading import held_tensors
 from workflow.models.losses import ELEMENTS_ON_CPU
+from workflow.models.quantized import frozen_modules
 from workflow.models.safetensors_writer import Tensors
 from workflow.models.state_dict import Named
-from workflow.runs.checkpoint import Trained
 from workflow.training.optim import go_to_step, make_optimizer, make_scheduler, zero_learning_rate
-from workflow.tuning import TUNING_METHODS, TuningMethod
+from workflow.tuning import FullTuning, TuningMethod
 
 Loss = Callable[[PreTrainedModel, Batch], torch.Tensor]
 """The summed float32 loss of a batch."""
@@ -39,7 +39,7 @@ class Figures:
     gradient_norm: float
 
 
-class Engine(Trained, Protocol):
+class Engine(Protocol):
     """Computes gradients and updates, and provides the model for evaluation and saving.
 
     Attributes:
@@ -51,6 +51,12 @@ class Engine(Trained, Protocol):
     @property
     def learning_rate(self) -> float:
         """The rate of the next update."""
+
+    def tensors(self) -> Tensors:
+        """The float32 tensors that a checkpoint stores, by name."""
+
+    def optimizer_state(self) -> Tensors:
+        """The optimizer state by parameter, e.g. NAME.exp_avg; available after a first step."""
 
     def add_gradient(self, batch: Batch, weight: float, last: bool) -> torch.Tensor:
         """Add the gradient of `weight` × the batch's loss to the step's; return that loss.
@@ -106,10 +112,10 @@ class SingleProcessEngine:
         model: PreTrainedModel,
         spec: JobSpec,
         loss: Loss,
-        tuning: TuningMethod = TUNING_METHODS["full"],
+        tuning: TuningMethod | None = None,
     ):
         """Train a model that is on its device, whose trained parameters are float32."""
-        self._tuning = tuning
+        self._tuning = tuning = tuning or FullTuning()
         self.master = model
         self.model = bfloat16_copy(model) if spec.bf16 else model
         self._loss = loss
@@ -222,15 +228,13 @@ def bfloat16_copy(model: PreTrainedModel) -> PreTrainedModel:
     What a model computes when it is made, e.g. the frequencies of rotary positions, stays as it is:
     rounded, they would give other positions than the model has when it is loaded.
     """
-    shared = {
-        id(one): one
-        for one in model.parameters()
-        if not (one.requires_grad or one.dtype == torch.float32)
-    }
-    copied = copy.deepcopy(model, shared)
-    for tensor in copied.state_dict(keep_vars=True).values():
-        if tensor.dtype == torch.float32:
-            tensor.data = tensor.data.bfloat16()
+    copied = copy.deepcopy(model, {id(module): module for module in frozen_modules(model)})
+    for module in copied.modules():
+        computed = module._non_persistent_buffers_set
+        held = [one for name, one in module.named_buffers(recurse=False) if name not in computed]
+        for tensor in [*module.parameters(recurse=False), *held]:
+            if tensor.dtype == torch.float32:
+                tensor.data = tensor.data.bfloat16()
     return copied
 
 
