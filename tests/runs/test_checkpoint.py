@@ -227,7 +227,7 @@ def test_a_changed_file_of_a_checkpoint_is_found(saved: Path, tmp_path: Path) ->
 STAGES = [
     ("write_tensors", 1),
     ("write_tensors", 2),
-    ("save_settings", 1),
+    ("write_index", 1),
     ("write_checksums", 1),
     ("write_checksums", 2),
     ("finish_folder", 1),

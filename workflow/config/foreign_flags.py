@@ -12,11 +12,13 @@ _GROUPS = {
     "remove it; code in a model's folder is never run": "trust_remote_code",
     "set the environment variable HF_TOKEN": "token use_auth_token hub_token",
     "set the environment variable HF_HUB_OFFLINE=1": "local_files_only",
-    "remove it; all weights are trained (--dry_run shows the memory plan)":
-        "use_lora use_peft peft lora lora_r lora_rank lora_alpha lora_dropout lora_target_modules "
-        "use_adapter train_adapter freeze_encoder freeze_embeds",
-    "remove it; master weights are float32 (--dry_run shows the memory plan)":
-        "load_in_8bit load_in_4bit quantization use_qlora qlora quantization_config",
+    "use --tuning lora":
+        "use_lora use_peft peft lora use_adapter train_adapter adapter peft_type finetuning_type",
+    "use --lora_r": "lora_rank",
+    "use --lora_target_modules": "lora_target target_modules",
+    "use --freeze": "freeze_encoder freeze_embeds freeze_layers freeze_trainable_layers",
+    "use --load_in_4bit or --load_in_8bit with an adapter (--tuning)":
+        "quantization use_qlora qlora quantization_config quantization_bit",
     # data
     "use --data_name; one name stands for all splits":
         "train_file validation_file test_file eval_file train_data eval_data train_path data_path "

@@ -42,7 +42,7 @@ def _recognize(folder: Path) -> tuple[str, str] | None:
     """What a folder is instead of a model, and a hint; None for a model or an unknown folder."""
     weights = _has(folder, "model*.safetensors", "pytorch_model*.bin")
     if _has(folder, "adapter_config.json") and not weights:
-        hint = "merge it into its model with peft (merge_and_unload, then save_pretrained)"
+        hint = "merge that adapter first: python3 -m workflow merge"
         return f"an adapter of {_base_of_adapter(folder)}", hint
     if _has(folder, "model_index.json"):
         return "a diffusers pipeline", "choose another model"

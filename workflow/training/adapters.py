@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,20 @@ def adopt_adapter(adapter: Path | None, request: JobRequest) -> JobRequest:
     if problems:
         raise BadInput(problems)
     return dataclasses.replace(request, **adopted)
+
+
+def problems_of_packages(request: JobRequest) -> list[Problem]:
+    """The flags for which bitsandbytes is missing."""
+    flags = {"--load_in_8bit": request.load_in_8bit, "--load_in_4bit": request.load_in_4bit}
+    flags["--optim"] = request.optim == "adamw_bnb_8bit"
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        return []
+    hint = "install it with scripts/setup --extra bitsandbytes"
+    return [
+        Problem(flag, "set, without the package bitsandbytes", "bitsandbytes", hint)
+        for flag, is_set in flags.items()
+        if is_set
+    ]
 
 
 def digest_of(folder: Path, world: World) -> str:

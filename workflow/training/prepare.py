@@ -33,7 +33,7 @@ from workflow.runs.resume_state import ResumePoint
 from workflow.runs.status import SPEC_FILE, is_requeued, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.base import Task
-from workflow.training.adapters import adopt_adapter, name_of_base
+from workflow.training.adapters import adopt_adapter, name_of_base, problems_of_packages
 from workflow.training.compilation import problems_of_compiler
 from workflow.training.grow_vocabulary import audited, grow_until_nothing_is_missing
 from workflow.training.locate import Located, data_source, locate, problems_of_records
@@ -125,6 +125,7 @@ def prepare(
     world = world or World()
     task = TASKS[request.task](request)
     problems = [*problems, *problems_of_processes(request, world.size)]
+    problems += problems_of_packages(request)
     if machine is None:
         problems += problems_of_compiler(request)
     located = locate(request, mount, task, problems)
