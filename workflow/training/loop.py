@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from workflow.training.step import (
     add_gradients,
     finish_step,
 )
-from workflow.training.summary import log_audit, log_job, log_resume
+from workflow.training.summary import count_parameters, log_audit, log_job, log_resume
 
 
 def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = None) -> Path:
@@ -74,6 +75,7 @@ def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = N
     with hold_for_reading(job.model_source, job.adapter, disposition.foreign_checkpoint(job)):
         job = identify_base(job, world)
         model = load_together(job, world, disposition.checkpoint)
+        job = replace(job, parameters=count_parameters(job, model))
         log_job(job, model, world)
         with RunLock(job.run_path) as lock:  # taken by `claim`
             if world.on_rank_zero(lambda: claim(job, disposition, lock)):

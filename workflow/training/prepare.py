@@ -55,6 +55,7 @@ class Job:
         audit: of the data.
         model_source: the model's folder, or its name on the hub; of an adapter, that of its base.
         adapter: the folder of the adapter that the job starts from, if any.
+        parameters: of the model, all and those that are trained; known once it is loaded.
         base: what task.json says of an adapter's base: its name, and its digest once known.
         run_path: the run's folder, which may not exist yet.
         claim_lock: a file to lock while the run's folder is created.
@@ -85,6 +86,7 @@ class Job:
     recomputes: bool = True
     adapter: Path | None = None
     base: dict[str, Any] | None = None
+    parameters: tuple[int, int] | None = None
 
     @property
     def named_model(self) -> Path | str:

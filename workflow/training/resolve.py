@@ -246,7 +246,7 @@ def _make_folder(job: Job, disposition: RunDisposition) -> Path | None:
 def facts_of(job: Job, disposition: RunDisposition) -> RunFacts:
     """The contents of status.json except for progress."""
     restarts, bound = disposition.restarts, job.max_padded_tokens
-    return RunFacts(job.spec.max_steps, job.data_keys, restarts, bound)
+    return RunFacts(job.spec.max_steps, job.data_keys, restarts, bound, job.parameters)
 
 
 def forget_earlier_start(job: Job, disposition: RunDisposition) -> None:

@@ -64,12 +64,14 @@ class RunFacts:
         data: the key of each split's content.
         restarts: the number of earlier starts.
         max_padded_tokens: of a micro-batch, after an earlier start ran out of memory.
+        parameters: of the model, all and those that are trained.
     """
 
     max_steps: int | None = None
     data: Mapping[str, str] = field(default_factory=dict)
     restarts: int = 0
     max_padded_tokens: int | None = None
+    parameters: tuple[int, int] | None = None
 
     def status(self, state: str, progress: Progress, error: str | None = None) -> dict[str, Any]:
         """The contents of status.json; `state` is running, saved, done or failed."""
@@ -89,6 +91,8 @@ class RunFacts:
         }
         if self.max_padded_tokens is not None:
             status["micro_batch_tokens"] = self.max_padded_tokens
+        if self.parameters is not None:
+            status["parameters"], status["trained_parameters"] = self.parameters
         return status | ({"error": error} if error else {})
 
 

@@ -1,5 +1,8 @@
 """What a job logs before it runs: its data, how it is computed, what it resumes from."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from transformers import PreTrainedModel
 
 from workflow.core.console import log, log_parts
@@ -32,15 +35,22 @@ def log_resume(job: Job, point: ResumePoint, step: int, world: World) -> None:
         )  # fmt: skip
 
 
-def parameters_of(model: PreTrainedModel) -> int:
-    return sum(whole_shape(parameter).numel() for parameter in model.parameters())
+def count_parameters(job: Job, model: PreTrainedModel) -> tuple[int, int]:
+    """The parameters of a model, all and those that the job trains."""
+    trained = [] if job.spec.no_train else [one for _, one in job.tuning.trainable(model)]
+    return _elements(model.parameters()), _elements(trained)
+
+
+def _elements(parameters: Iterable[Any]) -> int:
+    return sum(whole_shape(one).numel() for one in parameters)
 
 
 def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
     """Log what is about to run, and what the user may not expect."""
     spec = job.spec
     counts = ", ".join(f"{name} {len(split):,}" for name, split in job.splits.items())
-    size = parameters_of(model) / 1e6
+    count, trained = job.parameters or count_parameters(job, model)
+    size = count / 1e6
     precision = "bfloat16" if spec.bf16 else "float32"
     processes = f", {world.size} processes" if world.size > 1 else ""
     log.info(
@@ -64,11 +74,11 @@ def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
         log.info("source language %s%s", spec.source_lang, to)
     if spec.no_train:
         return
-    trained = sum(whole_shape(one).numel() for _, one in job.tuning.trainable(model))
-    if trained < parameters_of(model):
+    if trained < count:
+        share = 100 * trained / count
         log.info(
-            "training %s of %s parameters (%.2g%%), --tuning %s", f"{trained:,}",
-            f"{parameters_of(model):,}", 100 * trained / parameters_of(model), spec.tuning,
+            "--tuning %s: %s of %s parameters trained (%.2g%%)", spec.tuning, f"{trained:,}",
+            f"{count:,}", share,
         )  # fmt: skip
     log.info(
         "%d steps of %d examples, %s, learning rate %g, %d warmup steps",

@@ -69,6 +69,15 @@ def best_of(name: str, evaluations: Sequence[PastEvaluation]) -> PastEvaluation 
     return best
 
 
+def _of_parameters(spec: dict[str, Any], status: dict[str, Any]) -> list[str]:
+    """How much of the model is trained, unless all of it is or none."""
+    count, trained = status.get("parameters"), status.get("trained_parameters")
+    if not count or not trained or count == trained:
+        return []
+    share = f"{trained:,} of {count:,} parameters ({100 * trained / count:.2g}%)"
+    return [f"Trains {share}: --tuning {spec.get('tuning')}."]
+
+
 def standing(status: dict[str, Any]) -> str:
     """The state of a run: status, step, time and host."""
     step, steps = status.get("step"), status.get("max_steps")
@@ -91,7 +100,7 @@ def sentences(
 
     These are the metric that selects the best checkpoint, and a metric of output quality.
     """
-    lines, step = [], status.get("step")
+    lines, step = _of_parameters(spec, status), status.get("step")
     if status.get("state") == "failed":
         lines.append(f"Failed at step {step}: {status.get('error')}")
     if status.get("state") == "saved":
