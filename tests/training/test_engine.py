@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import addition_records, make_t5, rows_of
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from workflow import make_job
 from workflow.config.job import JobSpec, resolve_defaults
@@ -250,6 +251,16 @@ def test_tied_weights_stay_tied_in_bf16(tmp_path: Path) -> None:
     engine = make_engine(make_t5(own_head=False), make_spec(bf16=True))
     assert engine.model.lm_head.weight is engine.model.shared.weight
     assert engine.model.shared.weight is not engine.master.shared.weight
+
+
+def test_rotary_positions_keep_their_frequencies_in_bf16() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=8, num_hidden_layers=1, **sizes)
+    model: Any = LlamaForCausalLM(config)
+    engine: Any = make_engine(model, make_spec(bf16=True))
+    assert engine.model.lm_head.weight.dtype == torch.bfloat16
+    expected = LlamaForCausalLM(config).model.rotary_emb.inv_freq
+    torch.testing.assert_close(engine.model.model.rotary_emb.inv_freq, expected, rtol=0, atol=0)
 
 
 def test_adafactor_has_a_fixed_rate_and_factored_state(job: Job) -> None:

@@ -68,10 +68,7 @@ def load_together(job: Job, world: World, checkpoint: Path | None) -> PreTrained
         with oom_context(job, world, "loading the model"):
             return ready_model(job, folder, checkpoint)
 
-    model = world.together(load)
-    if checkpoint is None and job.adapter is None:
-        _log_head(job.spec, *head_changes(model, folder))
-    return model
+    return world.together(load)
 
 
 def _log_head(spec: JobSpec, new: list[str], unused: list[str]) -> None:
@@ -132,6 +129,8 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTr
     with partitioning(spec, partitions) if partitions else loads_on:
         whole = None if adapted else checkpoint
         model = load_model(folder, _adaptation(job), dtype, whole, in_float32)
+    if checkpoint is None and job.adapter is None:
+        _log_head(spec, *head_changes(model, folder))
     heads = _trained_heads(job, model, folder) if adapted else {}
     if bits:
         _quantize(job, model, bits, device)

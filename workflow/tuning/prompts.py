@@ -46,15 +46,13 @@ class PromptTuning(Adapter):
         """
         prompted: Any = _reader(model).get_input_embeddings()
         count = prompted.prompt.num_embeddings
-        if self._request.prompt_tuning_init_text:
-            text = self._request.prompt_tuning_init_text
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        text = self._request.prompt_tuning_init_text
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        if ids:
             ids = (ids * math.ceil(count / len(ids)))[:count]
         else:
-            words = len(tokenizer) - len(set(tokenizer.all_special_ids))
-            ids = np.random.default_rng(seed).choice(words, count, replace=words < count).tolist()
-            known = [i for i in range(len(tokenizer)) if i not in {*tokenizer.all_special_ids}]
-            ids = [known[index] for index in ids]
+            words = sorted({*range(len(tokenizer))} - {*tokenizer.all_special_ids})
+            ids = np.random.default_rng(seed).choice(words, count).tolist()
         with gather_params_ctx([prompted.words.weight]):
             values = prompted.words.weight[ids].detach().float().cpu().clone()
         return {_EMBEDDINGS: values}
