@@ -38,6 +38,9 @@ _MORE_DROPOUT = (
     "seq_classif_dropout", "embedding_dropout", "mlp_dropout", "residual_dropout",
 )  # fmt: skip
 
+ADAPTER_DROPOUT = "adapter_dropout"
+"""Set while a model has an adapter with dropout."""
+
 
 def parts_of(config: PreTrainedConfig) -> list[PreTrainedConfig]:
     """A configuration and all configurations nested in it."""
@@ -54,7 +57,7 @@ def widen_vocabulary(config: PreTrainedConfig, tokens: int) -> None:
 
 def has_dropout(config: PreTrainedConfig) -> bool:
     """Whether anything is random in training."""
-    names = (*_DROPOUT, *_MORE_DROPOUT, "router_jitter_noise")
+    names = (*_DROPOUT, *_MORE_DROPOUT, "router_jitter_noise", ADAPTER_DROPOUT)
     return any(getattr(part, name, 0) for part in parts_of(config) for name in names)
 
 

@@ -17,6 +17,7 @@ from workflow.core.errors import BadInput, Problem, RunFailed
 from workflow.core.files import whole_folder
 from workflow.distributed.world import World
 from workflow.models.batch import Example
+from workflow.models.configuration import ADAPTER_DROPOUT
 from workflow.models.families import family_of
 from workflow.models.hub import fetch_weights, unusable
 from workflow.models.loading import load_model, save_model
@@ -120,6 +121,7 @@ def merge_modules(model: PreTrainedModel) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
+    vars(model.config).pop(ADAPTER_DROPOUT, None)
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             layer: Any = module

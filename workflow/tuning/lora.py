@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from workflow.core.errors import BadInput, Problem
+from workflow.models.configuration import ADAPTER_DROPOUT
 from workflow.tuning.adapter import Adapter
 
 _QUERIES = ("q", "q_proj", "q_lin", "query", "query_proj")
@@ -58,6 +59,7 @@ class Lora(Adapter):
         self._check_targets(model, config, targets)
         kinds = {type(module) for module in targets.values()}
         config.fan_in_fan_out = Conv1D in kinds
+        setattr(model.config, ADAPTER_DROPOUT, config.lora_dropout)
         peft.inject_adapter_in_model(config, model)
 
     def _check_targets(
