@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from conftest import BERT_TINY, GPT_TINY, T5_TINY, make_t5, write_hub_folder
 from peft import PeftModel
-from test_engine import make_spec, prepared
+from test_engine import prepared
 from tiny_models import (
     IDS,
     WITH_T5_TOKENIZER,
@@ -25,6 +25,8 @@ from tiny_models import (
 )
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from workflow import make_job
+from workflow.config.job import PlannedSpec, resolve_defaults
 from workflow.config.templates import PLAIN
 from workflow.data.text_format import ContinuedText, SeparateTexts
 from workflow.distributed.world import World
@@ -113,10 +115,20 @@ def _write_one_stack(kind: str, folder: Path) -> None:
     save_settings(model, load_tokenizer(GPT_TINY if family.generates else BERT_TINY), folder)
 
 
+def _spec(kind: str, **flags: Any) -> PlannedSpec:
+    values = {
+        "dropout_rate": 0.0, "train_batch_size": len(LENGTHS), "learning_rate": 1e-2,
+        "max_steps": 10, "warmup_steps": 0, "bf16": False, "max_grad_norm": 0,
+    }  # fmt: skip
+    task = "clf" if kind in ENCODERS else "seq2seq"
+    request = make_job(task, model_init_name="x", data_name="y", **(values | flags))
+    spec = resolve_defaults(request, "run", len(LENGTHS), 12, fast_bf16=True)
+    return spec.planned(64)
+
+
 def tuned_job(kind: str, method: str, folder: Path, **flags: Any) -> Job:
     """A job that trains a model of a type by a method of METHODS, or "full", on a few records."""
-    values = {"dropout_rate": 0.0, "train_batch_size": len(LENGTHS), "learning_rate": 1e-2}
-    spec = make_spec(**(values | METHODS.get(method, {}) | flags))
+    spec = _spec(kind, **(METHODS.get(method, {}) | flags))
     texts = [[" ".join(WORDS[:count]) for count in pair] for pair in LENGTHS]
     records: list[dict[str, Any]] = [{"prompt": a, "completion": b} for a, b in texts]
     task: Seq2Seq | LabelScoring

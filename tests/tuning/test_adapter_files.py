@@ -186,6 +186,22 @@ def test_tied_modules_are_not_trained_as_copies(tmp_path: Path) -> None:
             ready(job)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama-tied", "llama", "t5"])
+def test_the_output_layer_gets_no_lora(kind: str, tmp_path: Path) -> None:
+    """Merged, it would change the embeddings that it is tied to."""
+    with pytest.raises(BadInput, match="--lora_target_modules: the output layer"):
+        ready(tuned_job(kind, "lora", tmp_path, lora_target_modules=("lm_head",)))
+    job = tuned_job(kind, "lora", tmp_path, lora_target_modules=("all-linear",))
+    model = ready(job)
+    assert not any("lm_head" in name for name, _ in job.tuning.trainable(model))
+    assert sum(".lora_B." in name for name, _ in job.tuning.trainable(model)) >= 4
+    engine = train(job, stirred(model), steps=1)
+    checkpoint = save(job, engine, tmp_path / "run")
+    assert_close(
+        logits_of(job, engine.model), plain_logits(job, by_peft(checkpoint, base_folder(kind)))
+    )
+
+
 @pytest.mark.parametrize("method", ["lora", "ia3"])
 def test_a_named_module_is_trained_and_saved(method: str, tmp_path: Path) -> None:
     job = tuned_job("llama", method, tmp_path, modules_to_save=("lm_head",))

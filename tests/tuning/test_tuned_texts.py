@@ -56,6 +56,7 @@ def by_generate(model: Any, prompts: PromptBatch) -> GeneratedIds:
         return hf_generate(model, prompts, Decoding(max_new_tokens=NEW), ALONE)
 
 
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")  # of peft
 @pytest.mark.parametrize(("kind", "method"), CAUSAL + OTHERS)
 def test_greedy_texts_are_those_of_peft_for_each_prompt_alone(
     kind: str, method: str, tmp_path: Path
