@@ -32,16 +32,15 @@ class FullTuning(TuningMethod):
             for part in self._freeze
             if (hint := _hint(model, part))
         ]
-        first = saved_names(model)
-        for name, parameter in first.items():
-            if parameter.requires_grad and not self.trains(model, name):
-                parameter.requires_grad_(False)
-        if not problems and not any(True for _ in self.trainable(model)):
-            found = f"{' '.join(self._freeze)}, which freezes all parameters of this model"
-            hint = "freeze less; a head tied to the embeddings is frozen with them"
-            problems = [Problem("--freeze", found, "parameters left to train", hint)]
         if problems:
             raise BadInput(problems)
+        for name, parameter in saved_names(model).items():
+            if parameter.requires_grad and not self.trains(model, name):
+                parameter.requires_grad_(False)
+        if not any(True for _ in self.trainable(model)):
+            found = f"{' '.join(self._freeze)}, which freezes all parameters of this model"
+            hint = "freeze less; a head tied to the embeddings is frozen with them"
+            raise BadInput([Problem("--freeze", found, "parameters left to train", hint)])
 
     def saved(self, model: PreTrainedModel) -> dict[str, Any]:
         return file_names(model)
