@@ -143,6 +143,21 @@ def own_settings(request: JobRequest) -> tuple[dict[str, Any], list[Problem]]:
 
 def problems_of_processes(request: JobRequest, processes: int) -> list[Problem]:
     """The problems of running a job on this many processes."""
+    return [*_problems_of_optimizer(request, processes), *_problems_of_quantized(request)]
+
+
+def _problems_of_quantized(request: JobRequest) -> list[Problem]:
+    """ZeRO-3 would divide the weights of a quantized model, whose kernels need whole ones."""
+    settings = _request_of(request)
+    if not request.bits or not (settings.own_stage == 3 or settings.offload == "all"):
+        return []
+    flag = f"--load_in_{request.bits}bit"
+    expected = "ZeRO 1, ZeRO 2 or plain torch: bitsandbytes computes with whole weights"
+    hint = f"use --zero_stage 2 without --offload all, or remove {flag}"
+    return [Problem(flag, "set with ZeRO 3, which divides the weights", expected, hint)]
+
+
+def _problems_of_optimizer(request: JobRequest, processes: int) -> list[Problem]:
     if request.optim == "adamw_torch" or request.no_train:
         return []
     found = f"{request.optim} on {processes} processes"
@@ -160,7 +175,8 @@ def _request_of(request: JobRequest) -> PlanRequest:
     users, _ = own_settings(request)
     offload = offload_of(users)
     own = offload if offload != "none" else request.offload
-    return PlanRequest(request.zero_stage, own, request.micro_batch_tokens, users)
+    whole = request.bits is not None
+    return PlanRequest(request.zero_stage, own, request.micro_batch_tokens, users, whole)
 
 
 def _work(request: JobRequest, bf16: bool, source: int, target: int, records: int | None) -> Work:
