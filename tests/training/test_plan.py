@@ -90,10 +90,11 @@ def test_a_plan_follows_the_flags(empty_mount: Mount, capsys: pytest.CaptureFixt
     assert "host memory unlimited\n" in capsys.readouterr().out
 
 
-def test_a_quantized_model_is_not_divided(
-    empty_mount: Mount, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("flag", ["--load_in_4bit", "--use_dora"])
+def test_a_model_that_needs_whole_weights_is_not_divided(
+    empty_mount: Mount, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
-    words = [*FOUR_80GB, "--tuning", "lora", "--load_in_4bit"]
+    words = [*FOUR_80GB, "--tuning", "lora", flag]
     assert dry_run(empty_mount, *words) == 0
     printed = capsys.readouterr().out
     assert "ZeRO 2, offload optimizer" in printed
@@ -101,9 +102,9 @@ def test_a_quantized_model_is_not_divided(
     for setting in (["--zero_stage", "3"], ["--offload", "all"]):
         assert dry_run(empty_mount, *words, *setting) == 2
         assert capsys.readouterr().err == (
-            "--load_in_4bit: set with ZeRO 3, which divides the weights (expected ZeRO 1, ZeRO 2 "
-            "or plain torch: bitsandbytes computes with whole weights). Hint: use --zero_stage 2 "
-            "without --offload all, or remove --load_in_4bit.\n"
+            f"{flag}: set with ZeRO 3, which divides the weights (expected ZeRO 1, ZeRO 2 or plain "
+            "torch, whose weights are whole). Hint: use --zero_stage 2 without --offload all, or "
+            f"remove {flag}.\n"
         )
 
 
