@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import addition_records
 from slurm_cluster import SlurmCluster
-from slurm_site import WORLD, Site, assert_same_weights, make_site_mount, samples
+from slurm_site import WORLD, Site, assert_same_weights, make_site_mount, newest, samples
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -110,6 +110,22 @@ def test_a_preempted_job_resumes(site: Site, plain: Plain) -> None:
     assert re.search(r"stopped by SIGTERM at step \d+", site.log("preempted"))
     site.assert_done("preempted", restarts=1)
     assert_same_weights(site.run("preempted"), plain.run)
+
+
+def test_a_preempted_adapter_resumes(site: Site) -> None:
+    """LoRA under ZeRO-3, with one process on each of the nodes."""
+    flags = site.lasting(100) | {"num_processes": 1, "zero_stage": 3, "tuning": "lora"}
+    number = site.submit("adapter", *TWO_NODES, **flags)
+    site.wait_for_end("adapter", number)
+    site.assert_done("adapter", restarts=0)
+    assert (newest(site.run("adapter")) / "adapter_config.json").is_file()
+    number = site.submit("cut", *TWO_NODES, **flags)
+    site.wait_for_steps("cut")
+    site.cluster.queue("sleep 1", "--partition=high", "--nodes=2", "--exclusive")
+    site.wait_for_end("cut", number)
+    assert re.search(r"stopped by SIGTERM at step \d+", site.log("cut"))
+    site.assert_done("cut", restarts=1)
+    assert_same_weights(site.run("cut"), site.run("adapter"))
 
 
 def test_a_job_requeued_by_hand_resumes(site: Site, plain: Plain) -> None:

@@ -90,6 +90,24 @@ def test_a_plan_follows_the_flags(empty_mount: Mount, capsys: pytest.CaptureFixt
     assert "host memory unlimited\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flag", ["--load_in_4bit", "--use_dora"])
+def test_a_model_that_needs_whole_weights_is_not_divided(
+    empty_mount: Mount, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    words = [*FOUR_80GB, "--tuning", "lora", flag]
+    assert dry_run(empty_mount, *words) == 0
+    printed = capsys.readouterr().out
+    assert "ZeRO 2, offload optimizer" in printed
+    assert "ZeRO 3" not in printed
+    for setting in (["--zero_stage", "3"], ["--offload", "all"]):
+        assert dry_run(empty_mount, *words, *setting) == 2
+        assert capsys.readouterr().err == (
+            f"{flag}: set with ZeRO 3, which divides the weights (expected ZeRO 1, ZeRO 2 or plain "
+            "torch, whose weights are whole). Hint: use --zero_stage 2 without --offload all, or "
+            f"remove {flag}.\n"
+        )
+
+
 def test_a_plan_has_texts_that_the_model_can_read(
     empty_mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:

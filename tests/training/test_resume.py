@@ -44,7 +44,7 @@ def start(mount: Mount, name: str, stop_after: float = math.inf, **flags: Any) -
 def kept_in(run: Path, step: int) -> dict[str, torch.Tensor]:
     """The weights and optimizer state of a checkpoint."""
     folder = run / f"checkpoint-{step}"
-    files = [folder / "model.safetensors", *sorted(folder.glob("resume/optimizer*"))]
+    files = [*folder.glob("*model.safetensors"), *sorted(folder.glob("resume/optimizer*"))]
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 

@@ -24,12 +24,25 @@ an H100 computes in 38 ms for so many positions (estimated: 10 µs a kernel, 400
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """The user's settings: ZeRO stage, offload, positions of a micro-batch, DeepSpeed's keys."""
+    """What limits the settings of a job.
+
+    Attributes:
+        stage, offload, positions: those of ZeRO and of a micro-batch; None where the user has none.
+        users: the user's own DeepSpeed settings.
+        whole: whether weights must not be divided, as by ZeRO-3.
+    """
 
     stage: int | None = None
     offload: str | None = None
     positions: int | None = None
     users: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    whole: bool = False
+
+    @property
+    def own_stage(self) -> int | None:
+        """The stage that the user fixed by either."""
+        stage: int | None = self.users.get("zero_optimization", {}).get("stage", self.stage)
+        return stage
 
 
 @dataclass(frozen=True)
@@ -83,10 +96,10 @@ def _settings(
     A single process has nothing to shard, and a CPU nothing to offload: there, only what is
     requested explicitly is tried.
     """
-    stage = request.users.get("zero_optimization", {}).get("stage", request.stage)
+    stage = request.own_stage
     if not trains:
         whole = stage != 3
-        divided = stage == 3 or (stage is None and machine.processes > 1)
+        divided = stage == 3 or (stage is None and machine.processes > 1 and not request.whole)
         return [None] * whole + [ShardingStrategy(3, users=request.users)] * divided
     offloads = ["none", "optimizer", "all"] if machine.on_gpu else ["none"]
     found: list[ShardingStrategy | None] = []
@@ -97,7 +110,7 @@ def _settings(
         found += [
             ShardingStrategy(each, offload, users=request.users)
             for each in ((3,) if offload == "all" else (1, 2, 3))
-            if each == (stage or each)
+            if each == (stage or each) and not (each == 3 and request.whole)
         ]
     return found
 

@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -75,6 +76,17 @@ def own_part(parameter: Any, tensor: torch.Tensor) -> torch.Tensor:
 
 def is_partitioned(parameter: Any) -> bool:
     return hasattr(parameter, "ds_tensor")
+
+
+@contextmanager
+def gathered(parameter: Any) -> Iterator[None]:
+    """Gather a parameter to read it, if it is partitioned; all processes must call this."""
+    if not is_partitioned(parameter):
+        yield
+        return
+    parameter.all_gather()
+    yield
+    parameter.partition()
 
 
 def whole_shape(parameter: Any) -> torch.Size:

@@ -58,8 +58,10 @@ def plan_job(
     """The lightest sharding strategy that fits, and the positions of a micro-batch.
 
     Raises:
-        BadInput: if nothing fits, or compiled layers cannot be sharded so.
+        BadInput: if nothing fits, or the model cannot be sharded so.
     """
+    if problems := _problems_of_dividing(spec):  # of an adapter's own settings
+        raise BadInput(problems)
     work, request = _work_of(spec, data), _request_of(spec)
     plan, computed = None, earlier.computed
     if computed is not None and computed.processes == machine.processes:
@@ -124,6 +126,7 @@ def dry_run(
     check_folder(folder)
     sizes = sizes_of(folder, request.dropout_rate, tuning_of(request, adapter).apply)
     request, problems = fit_lengths(request, AutoConfig.from_pretrained(folder))
+    problems += _problems_of_dividing(request)
     if problems:
         raise BadInput(problems)
     bf16 = request.bf16 if request.bf16 is not None else launch.plan_gpus is not None or fast_bf16()
@@ -143,6 +146,24 @@ def own_settings(request: JobRequest) -> tuple[dict[str, Any], list[Problem]]:
 
 def problems_of_processes(request: JobRequest, processes: int) -> list[Problem]:
     """The problems of running a job on this many processes."""
+    return [*_problems_of_optimizer(request, processes), *_problems_of_dividing(request)]
+
+
+def _problems_of_dividing(request: JobRequest) -> list[Problem]:
+    """ZeRO-3 gathers a module's weights when it is called.
+
+    The kernels of quantized layers, and peft's DoRA, read them at other times.
+    """
+    settings = _request_of(request)
+    if not settings.whole or not (settings.own_stage == 3 or settings.offload == "all"):
+        return []
+    flag = f"--load_in_{request.bits}bit" if request.bits else "--use_dora"
+    expected = "ZeRO 1, ZeRO 2 or plain torch, whose weights are whole"
+    hint = f"use --zero_stage 2 without --offload all, or remove {flag}"
+    return [Problem(flag, "set with ZeRO 3, which divides the weights", expected, hint)]
+
+
+def _problems_of_optimizer(request: JobRequest, processes: int) -> list[Problem]:
     if request.optim == "adamw_torch" or request.no_train:
         return []
     found = f"{request.optim} on {processes} processes"
@@ -160,7 +181,8 @@ def _request_of(request: JobRequest) -> PlanRequest:
     users, _ = own_settings(request)
     offload = offload_of(users)
     own = offload if offload != "none" else request.offload
-    return PlanRequest(request.zero_stage, own, request.micro_batch_tokens, users)
+    whole = request.bits is not None or request.use_dora
+    return PlanRequest(request.zero_stage, own, request.micro_batch_tokens, users, whole)
 
 
 def _work(request: JobRequest, bf16: bool, source: int, target: int, records: int | None) -> Work:

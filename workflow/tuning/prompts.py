@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import peft
 import torch
-from peft.utils.integrations import gather_params_ctx
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.core.errors import BadInput, Problem
 from workflow.models.families import family_of
 from workflow.models.families.decoder_only import attends_to_all
 from workflow.models.kernels.prefix import PrefixAttention, can_attend_to_prefix
+from workflow.models.state_dict import gathered
 from workflow.tuning.adapter import Adapter, wrap_heads
 
 
@@ -53,7 +53,7 @@ class PromptTuning(Adapter):
         else:
             words = sorted({*range(len(tokenizer))} - {*tokenizer.all_special_ids})
             ids = np.random.default_rng(seed).choice(words, count).tolist()
-        with gather_params_ctx([prompted.words.weight]):
+        with gathered(prompted.words.weight):
             values = prompted.words.weight[ids].detach().float().cpu().clone()
         return {_EMBEDDINGS: values}
 
