@@ -19,7 +19,7 @@ from workflow.distributed.world import World
 from workflow.models.batch import Example
 from workflow.models.configuration import ADAPTER_DROPOUT
 from workflow.models.families import family_of
-from workflow.models.hub import fetch_weights, unusable
+from workflow.models.hub import fetch_weights
 from workflow.models.loading import load_model, save_model
 from workflow.models.quantized import quantize
 from workflow.models.settings import load_model_settings
@@ -108,10 +108,7 @@ def adapted(
     if bits is not None:
         quantize(model, bits, torch.device("cpu"))
     tuning.apply(model)
-    try:
-        set_values(tuning.saved(model), dict(file_tensors(adapter)))
-    except (KeyError, RuntimeError) as error:
-        raise BadInput([unusable(adapter, error, "an adapter of this model")]) from error
+    set_values(tuning.saved(model), dict(file_tensors(adapter)), adapter)
     model.eval()
     return model
 

@@ -16,7 +16,7 @@ from workflow.distributed.device import pick_device
 from workflow.distributed.world import World
 from workflow.models.batch import Batch
 from workflow.models.families import family_of
-from workflow.models.hub import fetch_settings, fetch_weights, shorten_names, unusable
+from workflow.models.hub import fetch_settings, fetch_weights, shorten_names
 from workflow.models.kernels.cpu import tune_memory
 from workflow.models.loading import (
     Adaptation,
@@ -188,11 +188,7 @@ def _fill_adapter(
         values = heads | job.tuning.initial(model, job.tokenizer, job.spec.seed)
     else:
         values = dict(file_tensors(source))
-    try:
-        set_values(job.tuning.saved(model), values)
-    except (KeyError, RuntimeError) as error:
-        where = source or Path(str(model.name_or_path))
-        raise BadInput([unusable(where, error, "an adapter of this model")]) from error
+    set_values(job.tuning.saved(model), values, source or job.spec.model)
 
 
 def make_engine(

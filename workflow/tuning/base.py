@@ -7,6 +7,9 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from workflow.core.errors import BadInput, Problem
+from workflow.models.hub import shorten_names
+
 Values = Mapping[str, torch.Tensor]
 """Float32 tensors by their names in a checkpoint's files."""
 
@@ -60,13 +63,16 @@ class TuningMethod(Protocol):
         """
 
 
-def set_values(saved: Mapping[str, Any], values: Values) -> None:
+def set_values(saved: Mapping[str, Any], values: Values, source: Path | str) -> None:
     """Set the tensors of an adapter, which no process has partitioned yet.
 
     Raises:
-        KeyError, RuntimeError: the values are those of another adapter.
+        BadInput: the values, of the folder `source`, are those of another adapter.
     """
-    if missing := saved.keys() ^ values.keys():
-        raise KeyError(f"tensors that only one of adapter and file has: {sorted(missing)[:3]}")
+    shapes = {name: one.shape for name, one in saved.items()}
+    other = [name for name, one in values.items() if shapes.pop(name, None) != one.shape]
+    if wrong := other + list(shapes):
+        found, hint = f"not fitting: {shorten_names(sorted(wrong))}", "use the adapter's own base"
+        raise BadInput([Problem(str(source), found, "the tensors of this adapter", hint)])
     for name, value in values.items():
         saved[name].data.copy_(value)
