@@ -8,11 +8,12 @@ from benchmarks.memory import memory, paper
 from benchmarks.models import decoder_only, encoder
 from benchmarks.reporting import report
 from benchmarks.runs import durability
-from benchmarks.training import exactness, growth, train, train_memory
+from benchmarks.training import adapters, exactness, growth, train, train_memory
 
 BENCHMARKS = {
     "train": train,
     "train_memory": train_memory,
+    "adapters": adapters,
     "exactness": exactness,
     "growth": growth,
     "generate": generate,

@@ -13,10 +13,11 @@ TRAINING: dict[str, Any] = {
 """Settings of a training whose steps are timed."""
 
 
-def check_packages() -> None:
-    """Exit with the remedy if the extra `bench` is not installed."""
-    if importlib.util.find_spec("accelerate") is None:
-        raise SystemExit("accelerate is not installed. Hint: run scripts/setup --extra bench")
+def check_packages(*names: str) -> None:
+    """Exit with the remedy if a package of the extra `bench` is missing: accelerate or these."""
+    for name in ("accelerate", *names):
+        if importlib.util.find_spec(name) is None:
+            raise SystemExit(f"{name} is not installed. Hint: run scripts/setup --extra bench")
 
 
 def has_cuda() -> bool:
@@ -26,7 +27,7 @@ def has_cuda() -> bool:
 
 
 def load_peer(folder: Path, head: str = "Seq2SeqLM", **settings: Any) -> tuple[Any, Any]:
-    """The model in float32 and the tokenizer of a folder; on the GPU where there is one.
+    """The model, in float32 if not set otherwise, and the tokenizer of a folder; on a GPU if any.
 
     Args:
         head: what transformers' class AutoModelFor… is named after.
@@ -36,7 +37,7 @@ def load_peer(folder: Path, head: str = "Seq2SeqLM", **settings: Any) -> tuple[A
     import transformers
 
     load = getattr(transformers, f"AutoModelFor{head}").from_pretrained
-    model = load(folder, dtype=torch.float32, **settings)
+    model = load(folder, **{"dtype": torch.float32} | settings)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     return model.cuda() if has_cuda() else model, tokenizer
 
@@ -98,3 +99,35 @@ def tokenized(tokenizer: Any, records: Sequence[Mapping[str, str]]) -> list[dict
         }
         for record in records
     ]
+
+
+def chat_example(tokenizer: Any, record: Mapping[str, str]) -> dict[str, list[int]]:
+    """Of a decoder-only model, with the loss on the completion only."""
+    prompt = chat_prompt(tokenizer, record)
+    answer = record["completion"] + tokenizer.eos_token
+    completion = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+
+
+def chat_prompt(tokenizer: Any, record: Mapping[str, str]) -> list[int]:
+    turns = [{"role": "user", "content": record["prompt"]}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def mean_token_loss(model: Any, tokenizer: Any, examples: Sequence[Any], batch: int) -> float:
+    """Of the labels of all examples, by plain calls."""
+    import torch
+
+    collate = make_collator(model, tokenizer)
+    model.eval()
+    loss, tokens = 0.0, 0
+    with torch.no_grad():
+        for start in range(0, len(examples), batch):
+            rows = collate(examples[start : start + batch])
+            inputs = {name: tensor.to(model.device) for name, tensor in rows.items()}
+            count = int((inputs["labels"] != -100).sum())
+            loss += float(model(**inputs).loss) * count
+            tokens += count
+    return loss / tokens

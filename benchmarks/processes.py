@@ -1,5 +1,7 @@
 """Commands in separate processes: runs, worlds of jobs, and their memory."""
 
+import ctypes
+import gc
 import json
 import math
 import os
@@ -125,8 +127,36 @@ def watch(running: Sequence[subprocess.Popen[Any]], limit: float = math.inf) -> 
 def _held(process: int) -> float:
     """Bytes of a process that no file backs; 0 where it has ended."""
     try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+        return _status_bytes(process, "RssAnon", "RssShmem")
     except OSError:
         return 0.0
-    return sum(1024.0 * int(text.split()[1]) for text in lines
-               if text.startswith(("RssAnon", "RssShmem")))  # fmt: skip
+
+
+def _status_bytes(process: int | str, *names: str) -> float:
+    lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+    return sum(1024.0 * int(text.split()[1]) for text in lines if text.startswith(names))
+
+
+class OwnMemory:
+    """The peak of this process's memory above what it held when this was made.
+
+    That of the GPU where there is one, else resident memory, whose peak Linux can reset (proc(5)).
+    """
+
+    def __init__(self) -> None:
+        import torch
+
+        self._gpu = torch.cuda if torch.cuda.is_available() else None
+        gc.collect()
+        if self._gpu is not None:
+            self._gpu.reset_peak_memory_stats()
+            self._before = float(self._gpu.memory_allocated())
+            return
+        ctypes.CDLL(None).malloc_trim(0)  # memory that is freed but kept would hide what is new
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self._before = _status_bytes("self", "VmRSS")
+
+    def more_gb(self) -> float:
+        gpu = self._gpu
+        held = float(gpu.max_memory_allocated()) if gpu else _status_bytes("self", "VmHWM")
+        return (held - self._before) / 1e9

@@ -25,10 +25,11 @@ Trials = dict[str, list[dict[str, Any]]]
 
 
 def add_trial_arguments(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
-    """How often to measure; `--trial` and `--folder` are for a benchmark's own processes."""
+    """How often to measure; what is hidden is for a benchmark's own processes."""
     parser.add_argument("--rounds", type=int, default=5, help="runs of each, in turn")
     parser.add_argument("--trial", choices=list(kinds), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--round", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def add_steps_argument(parser: argparse.ArgumentParser, steps: int) -> None:
@@ -77,6 +78,13 @@ def check_model(model: Path) -> None:
         raise SystemExit(f"{model} is missing. Hint: {hint}")
 
 
+def read_records(arguments: argparse.Namespace, data: str, split: str) -> list[dict[str, str]]:
+    """The records of a data file in a trial's mount."""
+    path = arguments.folder / "data" / f"{data}.json"
+    records: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))[split]
+    return records
+
+
 def measure(
     name: str,
     kinds: Sequence[str],
@@ -95,10 +103,11 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "data").mkdir()
         write(Path(folder))
-        for _ in range(arguments.rounds):
+        for number in range(arguments.rounds):
             rates.append(matrix_rates())
             for kind, found in trials.items():
-                found.append(_start_trial(name, kind, Path(folder), words))
+                in_round = [*words, "--round", str(number)]
+                found.append(_start_trial(name, kind, Path(folder), in_round))
                 figures = {n: v for n, v in found[-1].items() if isinstance(v, float)}
                 print(kind, figures, flush=True)
     return trials, {name: statistics.median(found[name] for found in rates) for name in rates[0]}

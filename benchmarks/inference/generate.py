@@ -73,7 +73,9 @@ def _train(mount: Path, steps: int) -> None:
 
 
 def _ours(arguments: argparse.Namespace) -> dict[str, Any]:
-    sampling = {"n_samples": SAMPLES, "temperature": 1.0} if arguments.trial == "samples" else {}
+    sampling: dict[str, Any] = {}
+    if arguments.trial == "samples":
+        sampling = {"n_samples": SAMPLES, "temperature": 1.0}
     run = run_ours("seq2seq", arguments, data_name=_data(arguments), no_train=True, **sampling)
     (evaluation,) = evaluations(run)
     texts = [g["full_generated"] for item in evaluation.predictions() for g in item["generations"]]

@@ -3,12 +3,20 @@
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ours import ONLY_STEPS, in_our_order, run_ours, seconds_of_steps
-from benchmarks.peer import TRAINING, check_packages, load_peer, make_trainer, time_training
+from benchmarks.peer import (
+    TRAINING,
+    chat_example,
+    chat_prompt,
+    check_packages,
+    load_peer,
+    make_trainer,
+    time_training,
+)
 from benchmarks.publish import machine, publish, ratios, spread
 from benchmarks.side_by_side import (
     WARM_UP,
@@ -19,6 +27,7 @@ from benchmarks.side_by_side import (
     check_model,
     link_model,
     measure,
+    read_records,
 )
 from benchmarks.synthetic import write_data
 from workflow.runs.predictions import evaluations, read_lines
@@ -77,7 +86,7 @@ def _train_ours(arguments: argparse.Namespace) -> dict[str, float]:
 
 def _train_peer(arguments: argparse.Namespace) -> dict[str, float]:
     model, tokenizer = load_peer(arguments.folder / "models" / "m", "CausalLM")
-    records = in_our_order(_records(arguments, "data", "train"), arguments.steps, BATCH)
+    records = in_our_order(read_records(arguments, "data", "train"), arguments.steps, BATCH)
     settings = TRAINING | {
         "output_dir": str(arguments.folder / "peer"),
         "per_device_train_batch_size": BATCH,
@@ -85,7 +94,7 @@ def _train_peer(arguments: argparse.Namespace) -> dict[str, float]:
         "train_sampling_strategy": "sequential",
         "logging_steps": 1,
     }
-    examples = [_example(tokenizer, record) for record in records]
+    examples = [chat_example(tokenizer, record) for record in records]
     trainer = make_trainer(model, tokenizer, settings, train_dataset=examples)
     seconds = time_training(trainer, WARM_UP)
     return _trained(arguments, seconds, trainer.state.log_history[0]["loss"])
@@ -94,27 +103,6 @@ def _train_peer(arguments: argparse.Namespace) -> dict[str, float]:
 def _trained(arguments: argparse.Namespace, seconds: float, first_loss: float) -> dict[str, float]:
     speed = BATCH * (arguments.steps - WARM_UP) / seconds
     return {"examples_per_second": speed, "first_loss": first_loss}
-
-
-def _example(tokenizer: Any, record: Mapping[str, str]) -> dict[str, list[int]]:
-    """With the loss on the completion only."""
-    prompt = _prompt(tokenizer, record)
-    answer = record["completion"] + tokenizer.eos_token
-    completion = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
-
-
-def _prompt(tokenizer: Any, record: Mapping[str, str]) -> list[int]:
-    turns = [{"role": "user", "content": record["prompt"]}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def _records(arguments: argparse.Namespace, data: str, split: str) -> list[dict[str, str]]:
-    path = arguments.folder / "data" / f"{data}.json"
-    records: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))[split]
-    return records
 
 
 def _answer_ours(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +118,7 @@ def _answer_ours(arguments: argparse.Namespace) -> dict[str, Any]:
 def _answer_as_usual(arguments: argparse.Namespace) -> dict[str, Any]:
     """Prompts in the order of the file; tokens are ready."""
     model, tokenizer = load_peer(arguments.folder / "models" / "m", "CausalLM")
-    rows = [_prompt(tokenizer, record) for record in _records(arguments, "asked", "eval")]
+    rows = [chat_prompt(tokenizer, record) for record in read_records(arguments, "asked", "eval")]
     answers: list[list[int]] = []
     began = time.perf_counter()
     for start in range(0, len(rows), BATCH):
