@@ -1,21 +1,27 @@
 """The plan of what adapters and frozen layers keep, against what autograd saves on a CPU."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+import test_layers_on_cpu as layers
 import torch
-from test_layers_on_cpu import ROWS, SOURCE, TARGET, make_model, saved_bytes
-from transformers import T5Config, T5ForConditionalGeneration
+from test_layers_on_cpu import ROWS, SOURCE, TARGET, saved_bytes
+from transformers import CONFIG_MAPPING
 
 from workflow.config.request import JobRequest
 from workflow.config.task_specs import TASK_SPECS
 from workflow.memory.activations import Work, activation_bytes
-from workflow.memory.estimate import predict
 from workflow.memory.model_dims import sizes_of_model
+from workflow.models.configuration import set_dropout
 from workflow.models.families import family_of
 from workflow.tuning import tuning_of
 
+LAYOUTS = layers.LAYOUTS | {
+    "t5": {
+        "d_model": 256, "num_heads": 4, "d_ff": 640, "num_layers": 4,
+        "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0,
+    },
+}  # fmt: skip
 KINDS = ["t5", "llama", "gpt2", "bert"]
 TUNINGS: dict[str, dict[str, Any]] = {
     "lora": {"tuning": "lora"},
@@ -25,7 +31,7 @@ TUNINGS: dict[str, dict[str, Any]] = {
     "ia3": {"tuning": "ia3"},
     "prompt": {"tuning": "prompt"},
     "prefix": {"tuning": "prefix"},
-    "bottom": {"freeze": ("bottom:4",)},
+    "bottom": {"freeze": ("bottom:2",)},
 }
 
 
@@ -35,16 +41,13 @@ def request_of(**flags: Any) -> JobRequest:
 
 def tuned(kind: str, bf16: bool, dropout: float = 0.0, **flags: Any) -> Any:
     """A model of eight layers in all, in the precision that computes."""
-    if kind == "t5":
-        config = T5Config(
-            d_model=256, num_heads=4, d_ff=640, num_layers=4, vocab_size=1024, d_kv=64,
-            feed_forward_proj="gated-gelu", dropout_rate=dropout, decoder_start_token_id=0,
-        )  # fmt: skip
-        model = T5ForConditionalGeneration(config)
-    else:
-        model = make_model(kind, dropout, bf16=False)
+    ids = {"vocab_size": 1024, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = CONFIG_MAPPING[kind](**{"num_hidden_layers": 8} | LAYOUTS[kind] | ids)
+    set_dropout(config, dropout)
+    family = family_of(config)
+    model = family.model_class(config)._from_config(config)
     tuning_of(request_of(**flags)).apply(model)
-    family_of(model.config).use_fast_modules(model)
+    family.use_fast_modules(model)
     return model.to(torch.bfloat16 if bf16 else torch.float32).train()
 
 

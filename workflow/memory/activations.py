@@ -72,10 +72,8 @@ def activation_bytes(sizes: Sizes, work: Work) -> dict[str, float]:
         if sizes.joins_texts:
             encoder_layer = decoder_layer = encoder_layer + decoder_layer
     encoder = max(0, sizes.encoder_layers - sizes.tuned.silent)
-    decoder = min(
-        sizes.decoder_layers, sizes.encoder_layers + sizes.decoder_layers - sizes.tuned.silent
-    )
-    layers = encoder * encoder_layer + max(0, decoder) * decoder_layer
+    reached = max(0, sizes.encoder_layers + sizes.decoder_layers - sizes.tuned.silent)
+    layers = encoder * encoder_layer + min(reached, sizes.decoder_layers) * decoder_layer
     if encoder and sizes.modules.trimmed and not (work.on_gpu or work.gradient_checkpointing):
         layers -= encoder_layer - source * computing * (sizes.width + 2 * sizes.keys)
     copies = 3 if sizes.modules.capped_logits else 1  # the output of tanh, and a gradient
@@ -93,7 +91,7 @@ def _layers_bytes(sizes: Sizes, work: Work) -> tuple[float, float]:
     if sizes.joins_texts:  # one stack reads both
         joined = (source + target) * _layer_bytes(sizes, work, work.length)
         return joined, joined
-    cross = computing * ((3 + inputs) * sizes.width + (1 + inputs) * sizes.inner)
+    cross = computing * (1 + inputs) * (2 * sizes.width + sizes.inner)
     decoder_layer = (
         target * (_layer_bytes(sizes, work, work.length) + cross)
         + source * computing * 2 * sizes.inner  # keys and values of the encoder's output

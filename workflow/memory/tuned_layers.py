@@ -58,16 +58,19 @@ def tuned_layers(model: PreTrainedModel, in_8_bits: Collection[str] = ()) -> Tun
 
 
 def _silent(model: PreTrainedModel, layers: list[str]) -> int:
-    """How many layers come before the first that something trained is in, or before."""
-    trained = [name for name, one in model.named_parameters() if one.requires_grad]
-    numbers = []
-    for name in trained:
-        number = next((i for i, one in enumerate(layers) if name.startswith(f"{one}.")), None)
+    """The number of layers before anything trained, in the order of the model's modules.
+
+    Trained embeddings, also of virtual tokens, are before all layers.
+    """
+    silent, before = len(layers), 0
+    for name, parameter in model.named_parameters():
+        within = [i for i, layer in enumerate(layers) if name.startswith(f"{layer}.")]
+        before = within[0] + 1 if within else before
         module = model.get_submodule(name.rpartition(".")[0])
-        if number is None and isinstance(module, torch.nn.Embedding):
-            return 0
-        numbers.append(len(layers) if number is None else number)
-    return min(numbers, default=0)
+        if parameter.requires_grad:
+            first = not within and isinstance(module, torch.nn.Embedding)
+            silent = min(silent, 0 if first else before - len(within))
+    return silent
 
 
 def _linear_layers(module: torch.nn.Module) -> Iterator[tuple[str, Any, int]]:
@@ -75,7 +78,7 @@ def _linear_layers(module: torch.nn.Module) -> Iterator[tuple[str, Any, int]]:
     for name, layer in module.named_modules():
         width = layer.nx if isinstance(layer, Conv1D) else getattr(layer, "in_features", None)
         if width and "base_layer" not in name and "lora_" not in name:
-            yield name, layer, int(width)  # type: ignore[arg-type]
+            yield name, layer, int(width)
 
 
 def _keeps_input(layer: Any) -> bool:
