@@ -6,10 +6,12 @@ measured; on a GPU counted from the tensors that autograd saves (tests/memory/te
 not measured.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from workflow.data.step_planner import LOGITS_AT_ONCE, POSITIONS_AT_ONCE
-from workflow.models.families import Dimensions
+from workflow.memory.model_dims import Sizes
+from workflow.memory.tuned_layers import TunedLayers
 from workflow.models.kernels.attention import SHORT
 
 
@@ -25,7 +27,7 @@ class Work:
         generated: positions (source + new tokens) of the largest generation batch, with keys and
             values for self-attention and cross-attention. (On a GPU, what is free then takes more:
             `workflow.inference.free_memory`.)
-        moments: bytes of optimizer state per parameter: 8 for AdamW, 0 for Adafactor's factors.
+        moments: bytes of optimizer state per trained element: 8 for AdamW, 0 for Adafactor.
     """
 
     bf16: bool
@@ -37,7 +39,7 @@ class Work:
     on_gpu: bool = True
     gradient_checkpointing: bool = False
     generated: int = POSITIONS_AT_ONCE
-    moments: int = 8
+    moments: float = 8
 
     @property
     def computing(self) -> int:
@@ -55,28 +57,24 @@ class Work:
         return max(1.0, self.positions / self.length)
 
 
-def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
+def activation_bytes(sizes: Sizes, work: Work) -> dict[str, float]:
     """Bytes by name that training on a micro-batch takes, without weights and gradients."""
     computing = work.computing
     source, target = work.rows * work.source_length, work.rows * work.target_length
-    cross = computing * (4 * sizes.width + 2 * sizes.inner)
-    encoder_layer = source * _layer_bytes(sizes, work, work.source_length)
-    decoder_layer = (
-        target * (_layer_bytes(sizes, work, work.length) + cross)
-        + source * computing * 2 * sizes.inner  # keys and values of the encoder's output
-    )
-    if sizes.joins_texts:  # one stack reads both
-        joined = (source + target) * _layer_bytes(sizes, work, work.length)
-        encoder_layer = decoder_layer = joined
-    one_more = max(encoder_layer, decoder_layer) / 2  # one layer's gradients
+    encoder_layer, decoder_layer = _layers_bytes(sizes, work)
+    whole = max(_layers_bytes(dataclasses.replace(sizes, tuned=TunedLayers()), work))
+    one_more = whole / 2  # one layer's gradients
     if work.gradient_checkpointing:
+        # the layer recomputed, and some of its gradients
+        one_more = max(encoder_layer, decoder_layer) + 0.35 * whole
         encoder_layer = source * computing * sizes.width
         decoder_layer = target * computing * sizes.width
         if sizes.joins_texts:
             encoder_layer = decoder_layer = encoder_layer + decoder_layer
-        one_more *= 2.7  # the layer recomputed, and some of its gradients
-    layers = sizes.encoder_layers * encoder_layer + sizes.decoder_layers * decoder_layer
-    if sizes.modules.trimmed and not (work.on_gpu or work.gradient_checkpointing):
+    encoder = max(0, sizes.encoder_layers - sizes.tuned.silent)
+    reached = max(0, sizes.encoder_layers + sizes.decoder_layers - sizes.tuned.silent)
+    layers = encoder * encoder_layer + min(reached, sizes.decoder_layers) * decoder_layer
+    if encoder and sizes.modules.trimmed and not (work.on_gpu or work.gradient_checkpointing):
         layers -= encoder_layer - source * computing * (sizes.width + 2 * sizes.keys)
     copies = 3 if sizes.modules.capped_logits else 1  # the output of tanh, and a gradient
     return {
@@ -86,41 +84,58 @@ def activation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
     }
 
 
-def _layer_bytes(sizes: Dimensions, work: Work, length: int) -> float:
+def _layers_bytes(sizes: Sizes, work: Work) -> tuple[float, float]:
+    """Bytes of a layer of the encoder, and of the decoder."""
+    computing, inputs = work.computing, sizes.tuned.inputs
+    source, target = work.rows * work.source_length, work.rows * work.target_length
+    if sizes.joins_texts:  # one stack reads both
+        joined = (source + target) * _layer_bytes(sizes, work, work.length)
+        return joined, joined
+    cross = computing * (1 + inputs) * (2 * sizes.width + sizes.inner)
+    decoder_layer = (
+        target * (_layer_bytes(sizes, work, work.length) + cross)
+        + source * computing * 2 * sizes.inner  # keys and values of the encoder's output
+    )
+    return source * _layer_bytes(sizes, work, work.source_length), decoder_layer
+
+
+def _layer_bytes(sizes: Sizes, work: Work, length: int) -> float:
     """Bytes per position in a layer (self-attention, feed-forward) on rows of this length."""
     attention = _attention_bytes(sizes, work) + length * _score_bytes(sizes, work)
-    return _norm_bytes(sizes, work) + attention + _feed_forward_bytes(sizes, work)
+    adapters = sizes.tuned.adapters * work.computing + sizes.tuned.masks
+    return _norm_bytes(sizes, work) + attention + _feed_forward_bytes(sizes, work) + adapters
 
 
-def _norm_bytes(sizes: Dimensions, work: Work) -> float:
+def _norm_bytes(sizes: Sizes, work: Work) -> float:
     """The norms' inputs, what the two blocks read, and masks of their dropped outputs.
 
-    transformers' RMS norms keep their input in float32 and what they multiply by the weights. A
-    dropout mask takes a byte per element.
+    transformers' RMS norms keep their input in float32 and, if they are trained (as linear layers
+    are), what they multiply by the weights. A dropout mask takes a byte per element.
     """
-    modules, computing = sizes.modules, work.computing
-    norm = 4 + computing if modules.rms_norms else computing
+    modules, computing, inputs = sizes.modules, work.computing, sizes.tuned.inputs
+    norm = 4 + computing * inputs if modules.rms_norms else computing
     masks = 2 if modules.dropout else 0
     heads = (sizes.inner + sizes.keys) * norm if modules.head_norms else 0
-    return sizes.width * (modules.norms * norm + 2 * computing + masks) + heads
+    return sizes.width * (modules.norms * norm + 2 * computing * inputs + masks) + heads
 
 
-def _feed_forward_bytes(sizes: Dimensions, work: Work) -> float:
+def _feed_forward_bytes(sizes: Sizes, work: Work) -> float:
     """What the activation reads, and what it writes, for the gated gates too and their product.
 
     Our own gates keep no output of the gelu on a CPU. T5 also has a dropout mask. Experts have
     inputs and outputs of their own.
     """
     modules, computing = sizes.modules, work.computing
-    kept = 4 if modules.gated else 1 if modules.relu else 2
+    kept = 3.0 if modules.gated else 0.0 if modules.relu else 1.0
     if modules.own and modules.gated and not work.on_gpu:
-        kept = 3
+        kept = 2.0
+    kept += 1 if modules.relu and not modules.gated else sizes.tuned.inputs
     mask = 1 if modules.own and modules.dropout else 0
     routed = 2 * sizes.width * computing if modules.experts > 1 else 0
     return modules.experts * (sizes.feed_forward * (kept * computing + mask) + routed)
 
 
-def _attention_bytes(sizes: Dimensions, work: Work) -> float:
+def _attention_bytes(sizes: Sizes, work: Work) -> float:
     """Queries, keys, values and output; torch's own repeats the keys and values of grouped heads.
 
     DeBERTa keeps the scores of each query with all relative positions, and the vectors of these for
@@ -128,13 +143,14 @@ def _attention_bytes(sizes: Dimensions, work: Work) -> float:
     """
     modules, computing = sizes.modules, work.computing
     if modules.own or _keeps_weights(sizes, work):
-        return 2 * (sizes.inner + sizes.keys) * computing
+        output = 1 if modules.own and work.on_gpu else sizes.tuned.inputs
+        return ((1 + output) * sizes.inner + 2 * sizes.keys) * computing
     return (
         4 * sizes.inner + modules.relative * (sizes.heads + sizes.inner / work.length)
     ) * computing
 
 
-def _score_bytes(sizes: Dimensions, work: Work) -> float:
+def _score_bytes(sizes: Sizes, work: Work) -> float:
     """Bytes per query and key in a layer.
 
     Our own attention keeps the probabilities and a byte of dropout mask, torch's a mask in compute
@@ -157,14 +173,14 @@ def _score_bytes(sizes: Dimensions, work: Work) -> float:
     return computing
 
 
-def _keeps_weights(sizes: Dimensions, work: Work) -> bool:
+def _keeps_weights(sizes: Sizes, work: Work) -> bool:
     """Whether our attention takes the place of torch's (`workflow.models.kernels.attention`)."""
     short = work.bf16 and work.length <= SHORT
     drops = sizes.modules.attention_dropout
     return sizes.modules.attention == "sdpa" and not work.on_gpu and (short or drops)
 
 
-def _bias_bytes(sizes: Dimensions, work: Work) -> float:
+def _bias_bytes(sizes: Sizes, work: Work) -> float:
     """Bytes of the position bias with the mask, on a GPU, one for all layers of a stack.
 
     In the backward pass also of its gradient, the sum so far and a layer's.
@@ -176,7 +192,7 @@ def _bias_bytes(sizes: Dimensions, work: Work) -> float:
     return work.rows * sizes.heads * numbers * work.computing
 
 
-def evaluation_bytes(sizes: Dimensions, work: Work) -> dict[str, float]:
+def evaluation_bytes(sizes: Sizes, work: Work) -> dict[str, float]:
     """Bytes that evaluation takes without weights: a batch's logits, or keys and values."""
     computing, generated = work.computing, work.generated
     logits = work.rows * work.target_length * sizes.vocabulary * computing

@@ -2,8 +2,9 @@
 
 The terms follow what deepspeed 0.19.8 allocates under the configuration of
 `workflow.distributed.strategy`, as read in its source and as measured on CPU processes
-(docs/operate/performance.md). P parameters, N processes, c bytes per number in compute precision, B
-elements of a bucket:
+(docs/operate/performance.md). P trained parameters, N processes, c bytes per number in compute
+precision, B elements of a bucket. What is frozen takes c per element and nothing else, or what it
+takes quantized; ZeRO 3 shards it, 1 and 2 do not.
 
 plain torch     float32: weights, gradients and two moments, 4 P each; in bf16 also a copy, 2 P.
 ZeRO 1, 2       (runtime/zero/stage_1_and_2.py) all weights c P, flat; float32 masters 4 P / N and
@@ -93,10 +94,11 @@ def predict(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need
 
 def _evaluation_alone(sizes: Sizes, work: Work, strategy: ShardingStrategy | None) -> Need:
     """The need of a process that only evaluates: all weights, or its share of them."""
-    whole = work.computing * sizes.parameters
+    whole = work.computing * sizes.trained + sizes.frozen_bytes(work.computing)
     evaluating = evaluation_bytes(sizes, work)
     if strategy is None:
-        return Need((Phase("evaluate", {"weights": whole} | evaluating),))
+        evaluate = Phase("evaluate", {"weights": whole} | evaluating)
+        return Need((*_loading(sizes, work), evaluate))
     live = work.computing * min(sizes.parameters, REUSE_ELEMENTS)
     gathered = {"evaluation's copy": whole} if strategy.gathers else {"gathered weights": live}
     share = {"weights": whole / work.processes}
@@ -104,25 +106,38 @@ def _evaluation_alone(sizes: Sizes, work: Work, strategy: ShardingStrategy | Non
 
 
 def _plain(sizes: Sizes, work: Work) -> Need:
-    count, computing = sizes.parameters, work.computing
+    count, computing = sizes.trained, work.computing
     copies = 2 * count if work.bf16 else 0
-    rest = {"weights": 4 * count + copies, "optimizer": work.moments * count}
-    gradients = {"gradients": 4 * count + computing * sizes.largest_tensor}
+    weights = 4 * count + copies + sizes.frozen_bytes(computing)
+    rest = {"weights": weights, "optimizer": work.moments * count}
+    gradients = {"gradients": 4 * count + computing * sizes.largest_trained}
     evaluating = evaluation_bytes(sizes, work)
     return Need((
+        *_loading(sizes, work),
         Phase("backward", rest | gradients | activation_bytes(sizes, work)),
         Phase("update", rest | {"gradients": 4 * count}),
         Phase("evaluate", rest | {"gradients": copies and 4 * count} | evaluating),
     ))  # fmt: skip
 
 
+def _loading(sizes: Sizes, work: Work) -> tuple[Phase, ...]:
+    """What a model to quantize takes before: it is loaded on the host in compute precision."""
+    if not sizes.quantized:
+        return ()
+    whole = {"weights": float(work.computing * sizes.parameters)}
+    if work.on_gpu:
+        return (Phase("load", {"weights": sizes.frozen_bytes(work.computing)}, whole),)
+    return (Phase("load", whole),)
+
+
 def _flat(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
     """ZeRO 1 and 2, except stage 1 in bf16 without offload."""
-    count, computing, offloads = sizes.parameters, work.computing, strategy.offload != "none"
+    count, computing, offloads = sizes.trained, work.computing, strategy.offload != "none"
     share, bucket = count / work.processes, _bucket(sizes, work, strategy)
-    largest = computing * sizes.largest_tensor
+    largest = computing * sizes.largest_trained
     activations = activation_bytes(sizes, work)
-    device: dict[str, float] = {"weights": computing * count}
+    weights = computing * count + sizes.frozen_bytes(computing)
+    device: dict[str, float] = {"weights": weights}
     states = {"masters": 4 * share, "optimizer": work.moments * share}
     host: dict[str, float] = {}
     if offloads:
@@ -133,7 +148,7 @@ def _flat(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
     else:
         device |= states
     if strategy.stage == 1:
-        held = 4 * count + (2 * sizes.largest_tensor if work.bf16 else 0)
+        held = 4 * count + (2 * sizes.largest_trained if work.bf16 else 0)
         during = {"gradients": held} | activations
         buckets = 4 * bucket if work.on_gpu else 0
         reduced = held + (4 * share if work.bf16 else 0)
@@ -154,7 +169,7 @@ def _flat(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
         reducing["reduction"] = buckets = (8 + second) * bucket
     updating = 4 * share if work.bf16 else 0.0 if offloads else 8 * share
     return Need((
-        Phase("initialize", {"weights": 2 * computing * count}),
+        Phase("initialize", {"weights": weights + computing * count}),
         Phase("backward", device | during | {"reduction": buckets}, host),
         Phase("reduce", device | reducing, host),
         Phase("update", device | {"gradients": updating}, host),
@@ -165,11 +180,11 @@ def _flat(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
 
 def _bfloat16_whole_gradients(sizes: Sizes, work: Work) -> Need:
     """ZeRO 1 in bf16 without offload: DeepSpeed's BF16_Optimizer."""
-    count = sizes.parameters
+    count = sizes.trained
     share = count / work.processes
     device = {
-        "weights": 2 * count, "masters": 4 * share, "optimizer": work.moments * share,
-        "gradients": 6 * count,
+        "weights": 2 * count + sizes.frozen_bytes(2), "masters": 4 * share,
+        "optimizer": work.moments * share, "gradients": 6 * count,
     }  # fmt: skip
     return Need((
         Phase("backward", device | activation_bytes(sizes, work)),
@@ -180,11 +195,14 @@ def _bfloat16_whole_gradients(sizes: Sizes, work: Work) -> Need:
 
 def _partitioned(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
     """ZeRO 3."""
-    count, computing = sizes.parameters, work.computing
+    count, computing = sizes.trained, work.computing
+    whole_weights = computing * count + sizes.frozen_bytes(computing)
     share, bucket = count / work.processes, _bucket(sizes, work, strategy)
-    largest = computing * sizes.largest_tensor
+    largest, largest_trained = (
+        computing * size for size in (sizes.largest_tensor, sizes.largest_trained)
+    )
     states = {"masters": 4 * share, "gradients": 4 * share, "optimizer": work.moments * share}
-    device: dict[str, float] = {"reduction": 4 * bucket, "weights": computing * share}
+    device: dict[str, float] = {"reduction": 4 * bucket, "weights": whole_weights / work.processes}
     host: dict[str, float] = {}
     if strategy.offload == "none":
         device |= states
@@ -193,17 +211,21 @@ def _partitioned(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
         left = 4 * (share % SUB_GROUP_ELEMENTS)
         host |= states | {"gradients": _pinned(work, 4 * share, *sub_groups, left)}
     if strategy.offload == "all":
-        freed = computing * share if work.on_gpu else 0.0  # each tensor's part, once flattened
+        freed = device["weights"] if work.on_gpu else 0.0  # each tensor's part, once flattened
         host["weights"] = _pinned(work, device.pop("weights")) + freed
     reuse = strategy.requested("stage3_max_reuse_distance", REUSE_ELEMENTS) / 2
     prefetch = strategy.requested("stage3_prefetch_bucket_size", PREFETCH_ELEMENTS)
-    live = {"gathered weights": computing * min(count, reuse + prefetch + sizes.largest_tensor)}
+    live = {
+        "gathered weights": min(
+            whole_weights, computing * (reuse + prefetch + sizes.largest_tensor)
+        )
+    }
     activations = activation_bytes(sizes, work)
     left = max(0.0, 1 - bucket / count)
     later = {name: left * size for name, size in activations.items()}
     flat = 4 * min(share, SUB_GROUP_ELEMENTS) if strategy.offload == "none" else 0.0
-    whole = {"evaluation's copy": computing * count} if strategy.gathers else live
-    gradients = {"gradients": 2 * largest}
+    whole = {"evaluation's copy": whole_weights} if strategy.gathers else live
+    gradients = {"gradients": 2 * largest_trained}
     reducing = {"reduction": 4 * bucket + (2 * bucket if work.bf16 else 0)}
     evaluating = evaluation_bytes(sizes, work)
     return Need((
@@ -217,7 +239,7 @@ def _partitioned(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> Need:
 def _bucket(sizes: Sizes, work: Work, strategy: ShardingStrategy) -> float:
     """Elements of a bucket: a GPU reserves all of it, a CPU only what is written."""
     requested = strategy.requested("reduce_bucket_size", BUCKET_ELEMENTS)
-    return requested if work.on_gpu else min(requested, sizes.parameters)
+    return requested if work.on_gpu else min(requested, sizes.trained)
 
 
 def _pinned(work: Work, *sizes: float) -> float:

@@ -124,7 +124,7 @@ def dry_run(
     request = adopt_adapter(adapter, request)
     folder = fetch_settings(source)
     check_folder(folder)
-    sizes = sizes_of(folder, request.dropout_rate, tuning_of(request, adapter).apply)
+    sizes = sizes_of(folder, request.dropout_rate, tuning_of(request, adapter).apply, request.bits)
     request, problems = fit_lengths(request, AutoConfig.from_pretrained(folder))
     problems += _problems_of_dividing(request)
     if problems:
@@ -199,7 +199,7 @@ def _work(request: JobRequest, bf16: bool, source: int, target: int, records: in
         trains=not request.no_train,
         gradient_checkpointing=request.gradient_checkpointing,
         generated=generated,
-        moments={"adafactor": 0, "adamw_bnb_8bit": 2}.get(request.optim, 8),
+        moments={"adafactor": 0, "adamw_bnb_8bit": 2 + 8 / 256}.get(request.optim, 8),
     )
 
 

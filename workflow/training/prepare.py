@@ -204,7 +204,7 @@ def sizes_of_job(job: Job) -> Sizes:
 
 
 def _sizes_of(folder: Path, spec: JobSpec, adapter: Path | None) -> Sizes:
-    return sizes_of(folder, spec.dropout_rate, tuning_of(spec, adapter).apply)
+    return sizes_of(folder, spec.dropout_rate, tuning_of(spec, adapter).apply, spec.bits)
 
 
 def text_format(settings: ModelSettings, request: JobRequest) -> TextFormat:
