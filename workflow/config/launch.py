@@ -5,7 +5,8 @@ from functools import partial
 
 from workflow.config.field_types import boolean, choice, integer, memory, or_auto, text
 from workflow.config.flags import flag
-from workflow.config.request import PROCESSES, RUN
+from workflow.config.inputs import RUN
+from workflow.config.request import PROCESSES
 
 _processes = partial(flag, PROCESSES)
 _run = partial(flag, RUN)

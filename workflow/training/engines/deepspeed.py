@@ -128,9 +128,8 @@ class ZeroEngine:
         if spec.gradient_checkpointing:
             model.activation_checkpointing_enable()
         self._gathers = sharded.strategy.gathers
-        optimizer = None
-        if not spec.no_train:
-            optimizer = make_optimizer(tuning.trainable(model), spec)
+        optimizer = None if spec.no_train else make_optimizer(tuning.trainable(model), spec)
+        if optimizer is not None:
             self._scheduler = make_scheduler(optimizer, spec)
         on_gpu = torch.cuda.is_available()
         largest = max(parameter.numel() for parameter in model.parameters())
@@ -153,19 +152,17 @@ class ZeroEngine:
         """Load the float32 masters in full precision: DeepSpeed copied them from bfloat16."""
         by_name, saved = self.model.state_dict(keep_vars=True), self._tuning.saved(self.model)
         for name, tensor in weights:
-            parameter = saved.get(name)
-            if parameter is None:
-                parameter = by_name.get(model_name(self.model, by_name, name) or "")
+            known = by_name.get(model_name(self.model, by_name, name) or "")
+            parameter = saved.get(name, known)
             if parameter is not None and parameter.requires_grad:
                 _set_state(parameter, tensor)
 
     def add_gradient(self, batch: Batch, weight: float, last: bool) -> torch.Tensor:
         self._engine.set_gradient_accumulation_boundary(last)
-        loss = self._engine(batch)
+        loss: torch.Tensor = self._engine(batch)
         # DeepSpeed averages over processes; we sum.
         self._engine.backward(loss * (weight * self._world.size))
-        detached: torch.Tensor = loss.detach()
-        return detached
+        return loss.detach()
 
     def update(self, losses: torch.Tensor) -> Figures:
         of_losses = losses.tolist()
@@ -259,7 +256,7 @@ class ZeroEngine:
 
 def _computed_buffers(model: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The buffers that no checkpoint holds, e.g. frequencies of rotary positions, and values."""
-    held = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    held = set(map(id, model.state_dict(keep_vars=True).values()))
     return [(one, one.data) for one in model.buffers() if id(one) not in held]
 
 
@@ -275,12 +272,9 @@ def _whole_tensor(tensor: Any) -> torch.Tensor:
     if _is_learned(tensor):
         master: torch.Tensor = safe_get_full_fp32_param(tensor)
         return master
-    if is_partitioned(tensor):
-        with GatheredParameters([tensor]):
-            found: torch.Tensor = tensor.detach().clone()
-    else:
-        found = tensor.detach()
-    return found
+    with GatheredParameters([tensor], enabled=is_partitioned(tensor)):
+        found: torch.Tensor = tensor.detach()
+        return found.clone() if is_partitioned(tensor) else found
 
 
 def _set_state(parameter: Any, value: torch.Tensor, kind: str | None = None) -> None:
