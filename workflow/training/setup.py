@@ -181,9 +181,13 @@ def _trained_heads(job: Job, model: PreTrainedModel, folder: Path) -> dict[str, 
 def _fill_adapter(
     job: Job, model: PreTrainedModel, source: Path | None, heads: dict[str, torch.Tensor]
 ) -> None:
-    """Give an adapter, in float32, the values of a checkpoint, or else its first ones."""
+    """Give an adapter the values of a checkpoint, or else its first ones.
+
+    To be trained it is in float32, else as it computes: heads take what the layers before give.
+    """
+    rounded = job.spec.bf16 and job.spec.no_train
     for _, parameter in job.tuning.trainable(model):
-        parameter.data = parameter.data.float()
+        parameter.data = parameter.data.to(torch.bfloat16 if rounded else torch.float32)
     if source is None:
         values = heads | job.tuning.initial(model, job.tokenizer, job.spec.seed)
     else:
@@ -207,6 +211,9 @@ def make_engine(
     if strategy is None:
         return SingleProcessEngine(model, spec, loss, job.tuning)
     weights = weights_to_train(job, model, checkpoint)
+    if spec.bf16:  # DeepSpeed does not convert what was added to a model that it has partitioned
+        for _, parameter in job.tuning.trainable(model):
+            parameter.data = parameter.data.bfloat16()
     sharded = ShardedModel(model, strategy, weights, whole_copy=lambda: _whole_copy(job, model))
     return ZeroEngine(sharded, spec, loss, world, job.tuning)
 
