@@ -23,3 +23,6 @@ with importing():
     from workflow.training.engines.deepspeed import import_deepspeed
 
     import_deepspeed()
+
+for name in ("workflow.tuning.lora", "workflow.tuning.prompts"):  # of which jobs import one later
+    import_module(name)

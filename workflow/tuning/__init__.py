@@ -3,11 +3,15 @@
 May import models, data, metrics and all rooms below them.
 """
 
+import logging
 from pathlib import Path
 
 from workflow.config.request import JobRequest
 from workflow.tuning.base import TuningMethod as TuningMethod
 from workflow.tuning.full import FullTuning as FullTuning
+
+# It warns of kernels for CPUs that it would download, once peft imports it.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def tuning_of(request: JobRequest, adapter: Path | None = None) -> TuningMethod:

@@ -1,6 +1,5 @@
 """What all adapters have in common: a frozen base, trained heads, and peft's files."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from workflow.core.errors import BadInput, Problem
 from workflow.models.families import family_of
 from workflow.models.hub import LOADING_ERRORS, unusable
 from workflow.tuning.base import TuningMethod
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 NAME = "default"
 """The adapter's name within peft's modules."""
