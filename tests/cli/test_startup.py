@@ -15,7 +15,10 @@ LATER = {"deepspeed", "sklearn", "sacrebleu", "rouge_score", "nltk", "pandas", "
 JOB = """
 import gc, json, sys
 from workflow.cli import run as cli
-from workflow.training import loop as train
+from workflow.core.imports import importing
+
+with importing():
+    from workflow.training import loop as train
 
 def step(*arguments):
     frozen = gc.isenabled() and gc.get_freeze_count() > 0

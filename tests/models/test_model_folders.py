@@ -13,7 +13,7 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
     "an adapter": (
         ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"],
         "an adapter of google/flan-t5-small",
-        "merge it into its model with peft (merge_and_unload, then save_pretrained)",
+        "merge that adapter first: python3 -m workflow merge",
     ),
     "diffusers": (
         ["model_index.json", "unet/config.json"],

@@ -93,7 +93,7 @@ for fault, (at_fault, *where) in ((name, how or (None,)) for name, how in FAULTS
         task=Task(), tokenizer=None, splits={"eval": Split()},
         spec=SimpleNamespace(
             task="clf", metric=None, max_source_length=9, max_target_length=9,
-            truncation_side="right",
+            truncation_side="right", virtual_ids=0,
         ),
     )
     with failing(*where) if rank == at_fault else patch.object(share, "AT_ONCE", 4):

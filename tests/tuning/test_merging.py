@@ -140,5 +140,5 @@ def test_an_adapter_of_other_shapes_is_refused(tmp_path: Path) -> None:
     save_file(dict(list(tensors.items())[1:]), path)
     (folder / "checksums.json").unlink(missing_ok=True)
     write_checksums(folder, {})
-    with pytest.raises(BadInput, match="an adapter of this model"):
+    with pytest.raises(BadInput, match="the tensors of this adapter"):
         merge("run/checkpoint-1", "merged", mount)

@@ -171,7 +171,9 @@ def _problems_of_optimizer(request: JobRequest, processes: int) -> list[Problem]
         if not (request.zero_stage or request.deepspeed or request.offload not in (None, "none")):
             return []
         found = f"{request.optim} under DeepSpeed"
-    expected = "adamw_torch, as ZeRO flattens the matrices that others treat one by one"
+    expected = "adamw_torch, as ZeRO flattens the matrices that Adafactor factors"
+    if request.optim != "adafactor":
+        expected = "adamw_torch, whose optimizer state ZeRO can shard"
     hint = "use --optim adamw_torch, or --num_processes 1 without DeepSpeed"
     return [Problem("--optim", found, expected, hint)]
 

@@ -28,7 +28,7 @@ from workflow.models.state_dict import (
     saved_names,
     whole_shape,
 )
-from workflow.training.engines.single import Figures, Loss
+from workflow.training.engines.single import Figures, Loss, rotary_frequencies
 from workflow.training.optim import go_to_step, make_optimizer, make_scheduler, zero_learning_rate
 from workflow.tuning import FullTuning, TuningMethod
 
@@ -134,7 +134,7 @@ class ZeroEngine:
         on_gpu = torch.cuda.is_available()
         largest = max(parameter.numel() for parameter in model.parameters())
         overlaps = sharded.strategy.overlaps(world.size, largest, on_gpu)
-        computed = _computed_buffers(model)
+        frequencies = [one.data for one in rotary_frequencies(model)]
         with redirect_stdout(io.StringIO()):  # its bfloat16 optimizer prints memory reports
             self._engine, self._zero, _, _ = deepspeed.initialize(
                 model=_LossModule(model, loss),
@@ -142,8 +142,8 @@ class ZeroEngine:
                 config=zero_configuration(spec, sharded.strategy, on_gpu, overlaps),
                 dist_init_required=False,
             )
-        for buffer, value in computed:  # which DeepSpeed has rounded to bfloat16
-            buffer.data = value
+        for rounded, exact in zip(rotary_frequencies(model), frequencies, strict=True):
+            rounded.data = exact
         if spec.bf16 and not spec.no_train:
             self._set_masters(sharded.weights())
         self._engine.train()
@@ -252,12 +252,6 @@ class ZeroEngine:
         if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
             self._zero._hp_optimizer_states_linked = False
             self._zero._lazy_init_hp_params_optimizer_state()
-
-
-def _computed_buffers(model: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The buffers that no checkpoint holds, e.g. frequencies of rotary positions, and values."""
-    held = set(map(id, model.state_dict(keep_vars=True).values()))
-    return [(one, one.data) for one in model.buffers() if id(one) not in held]
 
 
 def _is_learned(tensor: Any) -> bool:

@@ -223,19 +223,20 @@ class SingleProcessEngine:
 
 
 def bfloat16_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy that computes in bfloat16, and shares the frozen parameters that do so already.
-
-    What a model computes when it is made, e.g. the frequencies of rotary positions, stays as it is:
-    rounded, they would give other positions than the model has when it is loaded.
-    """
+    """A copy that computes in bfloat16, and shares the frozen parameters that do so already."""
     copied = copy.deepcopy(model, {id(module): module for module in frozen_modules(model)})
-    for module in copied.modules():
-        computed = module._non_persistent_buffers_set
-        held = [one for name, one in module.named_buffers(recurse=False) if name not in computed]
-        for tensor in [*module.parameters(recurse=False), *held]:
-            if tensor.dtype == torch.float32:
-                tensor.data = tensor.data.bfloat16()
+    copied.bfloat16()
+    for rounded, exact in zip(rotary_frequencies(copied), rotary_frequencies(model), strict=True):
+        rounded.data = exact.data.clone()
     return copied
+
+
+def rotary_frequencies(model: PreTrainedModel) -> list[torch.Tensor]:
+    """The frequencies of rotary positions, which are float32 in every model that is loaded.
+
+    Rounded, they would give other positions.
+    """
+    return [one for name, one in model.named_buffers() if name.endswith("inv_freq")]
 
 
 def recompute_layers(model: PreTrainedModel) -> None:
