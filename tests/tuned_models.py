@@ -4,13 +4,14 @@ Everything is done in this process: jobs on a few records, engines, and folders 
 """
 
 import dataclasses
-import json
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import pytest
 import torch
 from conftest import BERT_TINY, GPT_TINY, T5_TINY, make_t5, write_hub_folder
 from peft import PeftModel
@@ -67,11 +68,22 @@ ENCODERS = (
 SCALED = ("m2m_100",)
 """Types for which peft leaves out the factor of the embeddings, so that prompts are refused."""
 KINDS = (*ENCODER_DECODERS, *DECODERS, *ENCODERS)
-CASES = [
-    (kind, method) for kind in KINDS for method in METHODS
-    if (method != "prefix" or kind in DECODERS) and (method != "prompt" or kind not in SCALED)
-]  # fmt: skip
-"""All pairs of type and method that are allowed."""
+WITH_ALL = ("t5", "bart", "t5gemma", "gpt2", "llama", "bert", "deberta-v2")
+"""Types that every run of the tests tries with all methods; others with LoRA, or by test_slow."""
+
+
+def cases(*kinds: str, methods: Sequence[str] = tuple(METHODS)) -> list[Any]:
+    """All pairs of type and method that are allowed, as parameters."""
+    return [
+        pytest.param(kind, method, marks=() if kind in WITH_ALL or method == "lora" else SLOW)
+        for kind in kinds or KINDS
+        for method in methods
+        if (method != "prefix" or kind in DECODERS) and (method != "prompt" or kind not in SCALED)
+    ]
+
+
+SLOW = pytest.mark.slow
+CASES = cases()
 
 LENGTHS = ((4, 2), (1, 6), (9, 1), (2, 1), (2, 9), (7, 3), (5, 5))
 """Words of prompts and completions."""
@@ -283,8 +295,3 @@ def assert_close(found: list[torch.Tensor], wanted: list[torch.Tensor], most: fl
     largest = max(float(one.abs().max()) for one in wanted)
     for one, other in zip(found, wanted, strict=True):
         assert float((one - other).abs().max()) <= most * largest
-
-
-def settings_of(folder: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
-    return settings

@@ -10,7 +10,7 @@ import torch
 from conftest import write_data
 from safetensors.torch import load_file
 from tiny_models import add_one_stack
-from tuned_models import engine_of, ready, take_step, tuned_job
+from tuned_models import LENGTHS, engine_of, gradient_of, ready, take_step, tuned_job
 
 from workflow import make_job, run_job
 from workflow.core.errors import BadInput
@@ -55,13 +55,26 @@ def test_a_part_is_frozen_and_the_rest_learns(
     for step in (1, 2):
         take_step(job, engine, step)
     moved = {name for name, one in model.named_parameters() if not torch.equal(one, before[name])}
-    assert moved == before.keys() - frozen - UNREAD.get(kind, set())
+    assert moved == before.keys() - frozen
     states = {name.rpartition(".")[0] for name in engine.optimizer_state()}
     assert not states & frozen
     assert engine.tensors().keys() == dict(job.tuning.saved(model)).keys() >= moved
 
 
-UNREAD: dict[str, set[str]] = {}
+def test_frozen_layers_at_the_bottom_are_not_recomputed(tmp_path: Path) -> None:
+    """Nor does the backward pass go through them."""
+    job = tuned_job("t5", "full", tmp_path, freeze=("bottom:1",))
+    model = ready(job)
+    wanted = gradient_of(job, model)
+    calls: list[int] = []
+    for number, block in enumerate(model.encoder.block):
+        norm = block.layer[0].layer_norm
+        norm.register_forward_hook(lambda *_, number=number: calls.append(number))
+    found = gradient_of(job, model, gradient_checkpointing=True, micro_batch_tokens=1)
+    assert calls == [0, 1, 1] * len(LENGTHS)
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

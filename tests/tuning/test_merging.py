@@ -13,6 +13,7 @@ from tuned_models import (
     assert_close,
     base_folder,
     by_transformers,
+    cases,
     logits_of,
     plain_logits,
     ready,
@@ -51,8 +52,7 @@ def trained(kind: str, method: str, root: Path) -> tuple[Job, torch.nn.Module, M
     return job, engine.model, mount
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "ia3"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "method"), cases(*KINDS, methods=("lora", "dora", "ia3")))
 def test_the_merged_folder_has_the_adapter_s_logits(kind: str, method: str, tmp_path: Path) -> None:
     job, model, mount = trained(kind, method, tmp_path)
     wanted = logits_of(job, model)

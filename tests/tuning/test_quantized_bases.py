@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from conftest import make_t5
 from test_training_adapters import assert_equal
 from tuned_models import (
     assert_close,
     base_folder,
+    by_peft,
     engine_of,
     gradient_of,
     logits_of,
@@ -93,9 +95,31 @@ def test_an_evaluation_changes_no_gradient(kind: str, bits: int, tmp_path: Path)
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_the_layers_take_what_the_plan_counts(bits: int) -> None:
-    from conftest import make_t5
+def test_an_evaluation_changes_no_gradient_of_wider_layers(bits: int, tmp_path: Path) -> None:
+    """Narrow ones cannot be packed; through wide ones that are, gradients are zero."""
+    model: Any = make_t5(d_model=128, d_kv=32, d_ff=128, vocab_size=512)
+    quantize(model, bits, torch.device("cpu"))
+    tuned_job("t5", "lora", tmp_path).tuning.apply(model)
+    stirred(model)
 
+    def gradient() -> dict[str, torch.Tensor]:
+        model.train()
+        model.zero_grad()
+        logits = model(input_ids=ids, decoder_input_ids=ids).logits
+        logits.log_softmax(-1)[..., 3].sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    ids = torch.arange(5, 13)[None]
+    wanted = gradient()
+    assert all(float(one.norm()) > 0 for one in wanted.values())
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=ids, decoder_input_ids=ids)
+    assert_equal(gradient(), wanted, "after an evaluation")
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_layers_take_what_the_plan_counts(bits: int) -> None:
     model: Any = make_t5(d_model=256, d_kv=64, d_ff=512)
     counts = [layer.weight.numel() for _, layer in layers_to_quantize(model)]
     names = [name for name, _ in layers_to_quantize(model)]
@@ -116,8 +140,6 @@ def test_the_layers_take_what_the_plan_counts(bits: int) -> None:
 @pytest.mark.parametrize("bits", BITS)
 def test_the_adapter_s_file_is_one_of_the_plain_base(bits: int, tmp_path: Path) -> None:
     """Heads and adapters in full precision, under the same names as without quantization."""
-    from tuned_models import by_peft
-
     job = tuned_job("bert", "lora", tmp_path, **{f"load_in_{bits}bit": True})
     engine = engine_of(job, stirred(ready(job)))
     take_step(job, engine, 1)

@@ -75,7 +75,7 @@ def test_bf16_trains_float32_masters_and_shares_the_frozen(method: str, tmp_path
                 assert torch.equal(copies[name], master.bfloat16()), name
                 # An optimizer that only had bfloat16 would lose updates this small.
                 assert not torch.equal(master, master.bfloat16().float()) or master.numel() < 3
-            else:
+            elif ".original_module." not in name:  # peft's copy of a head, which nothing reads
                 assert master.data_ptr() == copies[name].data_ptr(), name
 
 

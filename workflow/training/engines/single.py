@@ -122,7 +122,7 @@ class SingleProcessEngine:
         if spec.bf16:
             self._accumulate_in_master()
         if spec.gradient_checkpointing:
-            self.model.activation_checkpointing_enable()
+            recompute_layers(self.model)
         self._optimizer = make_optimizer(tuning.trainable(self.master), spec)
         self._scheduler = make_scheduler(self._optimizer, spec)
         self._max_grad_norm = spec.max_grad_norm
@@ -236,6 +236,16 @@ def bfloat16_copy(model: PreTrainedModel) -> PreTrainedModel:
             if tensor.dtype == torch.float32:
                 tensor.data = tensor.data.bfloat16()
     return copied
+
+
+def recompute_layers(model: PreTrainedModel) -> None:
+    """Recompute layers in the backward pass, but not frozen ones below all that is trained.
+
+    transformers lets embeddings ask for a gradient, which only reentrant recomputation needs; the
+    backward pass would go through every layer.
+    """
+    model.activation_checkpointing_enable()
+    model.disable_input_require_grads()
 
 
 def clip_factor(norm: torch.Tensor, most: float) -> torch.Tensor:
