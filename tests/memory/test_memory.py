@@ -413,7 +413,7 @@ NOTHING_FITS = [
     ),
     (
         "xl", Machine(1, 1, 8e9, 8e9, on_gpu=False), PlanRequest(),
-        "memory: 6.9 GB per process for the model (expected at least 66.0 GB per process with "
+        "memory: 6.9 GB per process for the model (expected at least 69.8 GB per process with "
         "plain torch). Hint: use a smaller model, or a machine with more memory.",
     ),
 ]  # fmt: skip

@@ -116,7 +116,7 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTr
     device = pick_device()
     spec, strategy = job.spec, job.strategy
     if device.type == "cpu":
-        tune_memory(keeps=strategy is None)
+        tune_memory(keeps=strategy is None and not spec.bits)
     else:  # cuDNN's attention gives NaN for some masks on H100 (pytorch#196678)
         torch.backends.cuda.enable_cudnn_sdp(False)
     keeps_masters = strategy is None and not spec.no_train
@@ -134,6 +134,8 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTr
     heads = _trained_heads(job, model, folder) if adapted else {}
     if bits:
         _quantize(job, model, bits, device)
+        if device.type == "cpu":  # not earlier: the weights before leave holes between those after
+            tune_memory(keeps=strategy is None)
     with device:
         tuning.apply(model)
         if adapted:
