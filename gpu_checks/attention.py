@@ -76,7 +76,7 @@ def _trained(place: Place, precision: str) -> Iterator[dict[str, Result]]:
     from workflow.distributed.world import World
     from workflow.tasks.base import Examples
     from workflow.training.prepare import prepare
-    from workflow.training.setup import load_together, make_engine
+    from workflow.training.setup import load_together, make_engine, weights_in_files
 
     flags = place.flags(
         "attention", model_pretrain_name=str(place.folder / "models" / "heads"), max_steps=1,
@@ -84,7 +84,8 @@ def _trained(place: Place, precision: str) -> Iterator[dict[str, Result]]:
         max_target_length=max(LENGTHS),
     )  # fmt: skip
     job = prepare(make_job("seq2seq", **flags), find_mount(str(place.folder)))
-    engine = make_engine(job, load_together(job, World(), None), World())
+    job, model = load_together(job, World(), None)
+    engine = make_engine(job, model, World(), weights_in_files(job, model, None))
     examples = Examples.of(job.splits["train"], job.spec)
     for first in range(0, 4 * len(LENGTHS), 4):
         rows = (np.arange(first, first + 3), np.array([first + 3]))

@@ -43,7 +43,7 @@ from workflow.tasks.label_scoring import LabelScoring
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.prepare import Job
-from workflow.training.setup import make_engine, ready_model
+from workflow.training.setup import make_engine, ready_model, weights_in_files
 from workflow.training.step import (
     PlannedStep,
     StepOutcome,
@@ -183,7 +183,7 @@ def stirred(model: Any, seed: int = 0) -> Any:
 
 
 def engine_of(job: Job, model: Any) -> SingleProcessEngine:
-    engine = make_engine(job, model, World())
+    engine = make_engine(job, model, World(), weights_in_files(job, model, None))
     assert isinstance(engine, SingleProcessEngine)
     return engine
 

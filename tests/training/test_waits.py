@@ -21,7 +21,7 @@ from workflow.tasks.base import EvalContext, Examples
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.prepare import prepare
-from workflow.training.setup import load_together, make_engine
+from workflow.training.setup import load_together, make_engine, weights_in_files
 from workflow.training.step import PlannedStep, StepPlanner, add_gradients, finish_step
 
 FLAGS = {
@@ -40,8 +40,8 @@ def count_waits(root: Path, task: str, bf16: bool) -> None:
     for device in (torch.device("far:0"), pick_device()):
         workflow.training.setup.pick_device = lambda device=device: device
         with far:
-            model = load_together(job, world, None)
-            engine = make_engine(job, model, world)
+            job, model = load_together(job, world, None)
+            engine = make_engine(job, model, world, weights_in_files(job, model, None))
             planner = StepPlanner.of(job, model, world)
             for step in (1, 2):
                 planned = PlannedStep.of(job, planner.plan(step), step, model.config, rank=0)

@@ -28,7 +28,7 @@ from workflow.core.errors import BadInput
 from workflow.distributed.world import World
 from workflow.models.state_dict import ADAPTER_FILE
 from workflow.runs.mount import Mount
-from workflow.training.adapters import digest_of
+from workflow.training.adapters import digest_of, tensor_digests
 from workflow.training.merge import merge, merge_modules
 from workflow.training.prepare import Job
 
@@ -45,7 +45,7 @@ def trained(kind: str, method: str, root: Path) -> tuple[Job, torch.nn.Module, M
     base = mount.models / "base"
     shutil.copytree(base_folder(kind), base)
     job = tuned_job(kind, method, root / "data")
-    entry = {"name": "base", "digest": digest_of(base, World())}
+    entry = {"name": "base", "digest": digest_of([tensor_digests(base, World())])}
     job = dataclasses.replace(job, model_source=base, base=entry)
     engine = train(job, stirred(ready(job)), steps=1)
     save(job, engine, mount.models / "run")
@@ -112,13 +112,13 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
 def test_the_same_base_in_several_files_is_accepted(tmp_path: Path) -> None:
     _, _, mount = trained("gpt2", "lora", tmp_path)
     base = mount.models / "base"
-    before = digest_of(base, World())
+    before = digest_of([tensor_digests(base, World())])
     by_transformers(base).save_pretrained(tmp_path / "saved", max_shard_size="20KB")
     (base / "model.safetensors").unlink()
     for file in (tmp_path / "saved").glob("model*"):
         shutil.copy(file, base)
     assert len(list(base.glob("model*.safetensors"))) > 1
-    assert digest_of(base, World()) == before
+    assert digest_of([tensor_digests(base, World())]) == before
     assert merge("run/checkpoint-1", "merged", mount).is_dir()
 
 

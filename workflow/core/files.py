@@ -197,3 +197,12 @@ def put_aside(path: Path) -> Path:
     doomed = _partial_path(path)
     shutil.rmtree(doomed, ignore_errors=True)
     return path.rename(doomed)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

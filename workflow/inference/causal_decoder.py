@@ -16,13 +16,12 @@ from workflow.inference.rows import Moves, Shapes, send
 from workflow.models.batch import pad_rows
 from workflow.models.families import family_of
 from workflow.models.families.decoder_only import DecoderOnly
-from workflow.models.kernels.attention import CPU_ATTENTION
-from workflow.models.kernels.prefix import PREFIX_ATTENTION, with_prefix
+from workflow.models.kernels.attention import attention_of
+from workflow.models.kernels.prefix import with_prefix
 
 PREFILLED_AT_ONCE = 4096
 """Padded positions per batch of prompts."""
 
-_USUAL = ("sdpa", CPU_ATTENTION, PREFIX_ATTENTION)
 ATTENTION = "workflow_rows"
 """The name of `attention` in transformers."""
 
@@ -39,7 +38,7 @@ def can_decode_rows(model: PreTrainedModel, longest: int) -> bool:
     return (
         isinstance(family_of(config), DecoderOnly)
         and family_of(config).supports_packing(model)
-        and config._attn_implementation in _USUAL
+        and attention_of(config) == "sdpa"
         and getattr(config, "attn_logit_softcapping", None) is None
         and kinds <= {"full_attention", "sliding_attention"}
         and (window is None or longest <= window)
@@ -50,7 +49,7 @@ def can_decode_rows(model: PreTrainedModel, longest: int) -> bool:
 def by_rows(model: PreTrainedModel) -> Iterator[None]:
     """Let a decoder-only model attend by `attention`."""
     usual = model.config._attn_implementation
-    if usual in _USUAL and isinstance(family_of(model.config), DecoderOnly):
+    if attention_of(model.config) == "sdpa" and isinstance(family_of(model.config), DecoderOnly):
         model.set_attn_implementation(ATTENTION)
     try:
         yield

@@ -1,10 +1,9 @@
 """Recognize folders that are not a model, or a model in an unsupported format."""
 
-import json
-from contextlib import suppress
 from pathlib import Path
 
 from workflow.core.errors import BadInput, Problem
+from workflow.core.files import read_object
 
 _WHOLE = "copy the complete model folder"
 _OF_OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
@@ -71,7 +70,5 @@ def _has(folder: Path, *patterns: str) -> bool:
 
 
 def _base_of_adapter(folder: Path) -> str:
-    with suppress(OSError, ValueError):
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return settings.get("base_model_name_or_path") or "a model"
-    return "a model"
+    settings = read_object(folder / "adapter_config.json")
+    return settings.get("base_model_name_or_path") or "a model"

@@ -3,7 +3,7 @@
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from workflow.core.errors import Problem
 from workflow.models.hub import shorten_names
 
 Named = tuple[str, torch.Tensor]
+Weights = Callable[[], Iterable[Named]]
+"""Reads tensors from their files, in full precision and one at a time."""
 ADAPTER_FILE = "adapter_config.json"
 _RENAMINGS: WeakKeyDictionary[PreTrainedModel, list[WeightRenaming]] = WeakKeyDictionary()
 
@@ -79,14 +81,14 @@ def is_partitioned(parameter: Any) -> bool:
 
 
 @contextmanager
-def gathered(parameter: Any) -> Iterator[None]:
-    """Gather a parameter to read it, if it is partitioned; all processes must call this."""
+def gathered(parameter: Any, changed: bool = False) -> Iterator[None]:
+    """Gather a parameter, if it is partitioned, to read or change it; all processes call this."""
     if not is_partitioned(parameter):
         yield
         return
     parameter.all_gather()
     yield
-    parameter.partition()
+    parameter.partition(has_been_updated=changed)
 
 
 def whole_shape(parameter: Any) -> torch.Size:
@@ -193,12 +195,8 @@ def _is_computed(model: PreTrainedModel, name: str, target: Any) -> bool:
     if target.requires_grad:
         return False
     if isinstance(target, torch.nn.Parameter):
-        partitioned: Any = target if is_partitioned(target) else None
-        if partitioned is not None:
-            partitioned.all_gather()
-        model._init_weights(model.get_submodule(name.rpartition(".")[0]))
-        if partitioned is not None:
-            partitioned.partition(has_been_updated=True)
+        with gathered(target, changed=True):
+            model._init_weights(model.get_submodule(name.rpartition(".")[0]))
     return True
 
 

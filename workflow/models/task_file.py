@@ -1,7 +1,6 @@
 """task.json of a checkpoint: how the model was trained to be used."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from workflow.config.request import JobRequest
 from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log
 from workflow.core.errors import Problem, shorten
+from workflow.core.files import read_object
 
 TASK_FILE = "task.json"
 _MEANING = ("template", "label_words", "target_min", "target_max")
@@ -24,15 +24,22 @@ def task_content(spec: JobSpec, family: str) -> dict[str, Any]:
     return {"task": spec.task, "family": family} | {name: getattr(spec, name) for name in used}
 
 
+def read_task(folder: Path) -> dict[str, Any]:
+    """The content of a folder's task.json; empty if there is none."""
+    return read_object(folder / TASK_FILE)
+
+
+def base_in_task(folder: Path) -> dict[str, Any]:
+    """What the task.json of an adapter states of its base: name, digest, bits; empty if nothing."""
+    return read_task(folder).get("base") or {}
+
+
 def adopt_task(folder: Path, request: JobRequest) -> tuple[JobRequest, list[Problem]]:
     """A job with the flags of its model's task.json, where the job leaves them at their defaults.
 
     An evaluation with another value is a problem, a training with one is logged.
     """
-    try:
-        stored = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return request, []
+    stored = read_task(folder)
     if stored.get("task") != request.task:
         return request, []
     adopted: dict[str, Any] = {}

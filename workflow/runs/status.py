@@ -3,10 +3,11 @@
 Read by commands that must start fast: nothing here imports torch.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
+
+from workflow.core.files import read_object
 
 SPEC_FILE = "training_args.json"
 STATUS_FILE = "status.json"
@@ -37,15 +38,6 @@ def read_status(folder: Path) -> dict[str, Any]:
 def read_spec(folder: Path) -> dict[str, Any]:
     """The job in training_args.json; empty if it cannot be read."""
     return read_object(folder / SPEC_FILE)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if it cannot be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def is_requeued(status: dict[str, Any]) -> bool:

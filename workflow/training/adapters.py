@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from workflow.config.job import JOB_FLAGS
 from workflow.config.request import JobRequest
 from workflow.core.errors import BadInput, Problem
+from workflow.core.files import read_object
 from workflow.distributed.world import World
+from workflow.models.hub import LOADING_ERRORS, unusable
 from workflow.models.state_dict import ADAPTER_FILE, file_tensors, is_adapter
-from workflow.models.task_file import TASK_FILE
+from workflow.models.task_file import base_in_task
 from workflow.runs.mount import Mount, find_model, is_hub_name
 
 _METHODS = {
@@ -38,8 +41,8 @@ def find_base(adapter: Path, mount: Mount) -> tuple[Path | str, list[Problem]]:
 
     A name relative to mount/models, as in task.json, still holds where the mount has moved.
     """
-    stored, config = read_task(adapter), _read(adapter / ADAPTER_FILE)
-    name = (stored.get("base") or {}).get("name") or config.get("base_model_name_or_path")
+    config = read_object(adapter / ADAPTER_FILE)
+    name = base_in_task(adapter).get("name") or config.get("base_model_name_or_path")
     if not name:
         hint = "add base_model_name_or_path, the folder or hub name of the model it was trained on"
         where = str(adapter / ADAPTER_FILE)
@@ -85,7 +88,7 @@ def adopt_adapter(adapter: Path | None, request: JobRequest) -> JobRequest:
             hint = "name an adapter by --model_init_name, or remove --tuning"
             raise BadInput([Problem("--tuning", found, "an adapter to evaluate", hint)])
         return dataclasses.replace(request, tuning=request.tuning or "full")
-    config = _read(adapter / ADAPTER_FILE)
+    config = read_object(adapter / ADAPTER_FILE)
     kind = str(config.get("peft_type"))
     if kind not in _METHODS:
         found, hint = f"an adapter of type {kind}", "merge it into its model with peft"
@@ -127,19 +130,26 @@ def problems_of_packages(request: JobRequest) -> list[Problem]:
     ]
 
 
-def digest_of(folder: Path, world: World) -> str:
-    """A digest of a model's tensors, however they are spread over files; computed by all processes.
+def tensor_digests(folder: Path, world: World) -> dict[str, str]:
+    """The SHA-256 of this process's share of a model's tensors, with types and shapes, by name.
 
-    Returns:
-        The SHA-256 of the names, types, shapes and SHA-256 of all tensors, in order.
+    Raises:
+        BadInput: the files cannot be read.
     """
-    mine = {
-        name: _digest(tensor)
-        for number, (name, tensor) in enumerate(file_tensors(folder))
-        if world.has_file(number)
-    }
-    of_all = {name: one for part in world.gather(mine) for name, one in part.items()}
-    return hashlib.sha256(json.dumps(sorted(of_all.items())).encode()).hexdigest()
+    try:
+        return {
+            name: _digest(tensor)
+            for number, (name, tensor) in enumerate(file_tensors(folder))
+            if world.has_file(number)
+        }
+    except LOADING_ERRORS as error:
+        raise BadInput([unusable(folder, error, "readable weights")]) from error
+
+
+def digest_of(parts: Iterable[dict[str, str]]) -> str:
+    """A digest of all tensors of a model, however they are spread over files and processes."""
+    digests = sorted(one for part in parts for one in part.items())
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def _digest(tensor: torch.Tensor) -> str:
@@ -150,22 +160,9 @@ def _digest(tensor: torch.Tensor) -> str:
 
 def check_base(adapter: Path, base: Path | str, digest: str) -> None:
     """Raise BadInput if an adapter was trained on another model."""
-    expected = (read_task(adapter).get("base") or {}).get("digest")
+    expected = base_in_task(adapter).get("digest")
     if expected not in (None, digest):
         found = f"{base}, with the digest {digest[:12]}"
         wanted = f"the model that {adapter} was trained on, with the digest {expected[:12]}"
         hint = "restore that model; an adapter does not fit another one"
         raise BadInput([Problem("base model", found, wanted, hint)])
-
-
-def read_task(folder: Path) -> dict[str, Any]:
-    """The content of a folder's task.json; empty if there is none."""
-    return _read(folder / TASK_FILE)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

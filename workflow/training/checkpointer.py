@@ -2,7 +2,6 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 
 from workflow.config.job import JobSpec, written
@@ -11,7 +10,7 @@ from workflow.distributed.world import World
 from workflow.models.families import family_of
 from workflow.models.loading import held_tensors
 from workflow.models.safetensors_writer import Tensors
-from workflow.models.state_dict import Named, file_tensors, frozen_tensors
+from workflow.models.state_dict import Weights, file_tensors, frozen_tensors
 from workflow.models.task_file import task_content
 from workflow.runs.checkpoint import (
     CheckpointContents,
@@ -35,11 +34,11 @@ class Checkpointer:
     Until a save has been timed, `progress.longest_save` is an estimate, which is not saved.
     """
 
-    def __init__(self, context: RunContext, engine: Engine, weights: Callable[[], Iterator[Named]]):
+    def __init__(self, context: RunContext, engine: Engine, weights: Weights):
         """Save what an engine trains.
 
         Args:
-            weights: what the run starts from, in full precision.
+            weights: of the whole model that the run starts from, in full precision.
         """
         self._weights = weights
         self._job, self._run, self._world = context.job, context.folder, context.world

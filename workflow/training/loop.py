@@ -1,9 +1,8 @@
 """The training loop of a run: prepare, train, evaluate and save."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from workflow.config.request import JobRequest
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import Stopped
 from workflow.distributed.device import pick_device, set_determinism
-from workflow.models.state_dict import Named
+from workflow.models.state_dict import Weights
 from workflow.reporting.trackers.base import Start, tracking
 from workflow.runs.checkpoint import hold_for_reading
 from workflow.runs.lock import RunLock
@@ -38,7 +37,7 @@ from workflow.training.resolve import (
     resolve_run,
 )
 from workflow.training.run_dir import RunFolder, recording_outcome
-from workflow.training.setup import identify_base, load_together, make_engine, weights_to_train
+from workflow.training.setup import load_together, make_engine, weights_in_files
 from workflow.training.step import (
     PlannedStep,
     StepOutcome,
@@ -46,7 +45,7 @@ from workflow.training.step import (
     add_gradients,
     finish_step,
 )
-from workflow.training.summary import count_parameters, log_audit, log_job, log_resume
+from workflow.training.summary import log_audit, log_job, log_resume
 
 
 def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = None) -> Path:
@@ -73,9 +72,7 @@ def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = N
         log.info("this job is done already; its results are in %s", job.run_path)
         return job.run_path
     with hold_for_reading(job.model_source, job.adapter, disposition.foreign_checkpoint(job)):
-        job = identify_base(job, world)
-        model = load_together(job, world, disposition.checkpoint)
-        job = replace(job, parameters=count_parameters(job, model))
+        job, model = load_together(job, world, disposition.checkpoint)
         log_job(job, model, world)
         with RunLock(job.run_path) as lock:  # taken by `claim`
             if world.on_rank_zero(lambda: claim(job, disposition, lock)):
@@ -133,9 +130,9 @@ def _make_trainer(
 ) -> "Trainer":
     """A trainer at the step where the run starts or resumes, after the memory probe."""
     job, world, step = context.job, context.world, context.progress.step
-    weights = weights_to_train(job, model, disposition.checkpoint)
+    weights = weights_in_files(job, model, disposition.checkpoint)
     with oom_context(job, world, "creating the optimizer"):
-        engine = make_engine(job, model, world, disposition.checkpoint)
+        engine = make_engine(job, model, world, weights)
     if job.spec.torch_compile:
         compile_layers(engine.model, job.spec)
     point = disposition.resume_point
@@ -155,13 +152,14 @@ def evaluate_only(context: RunContext, model: PreTrainedModel) -> None:
         with oom_context(job, world, f"evaluation at step {progress.step}", evaluates=True):
             evaluate(context, model)
     else:
-        _evaluate_engine(context, make_engine(job, model, world))
+        weights = weights_in_files(job, model, None)
+        _evaluate_engine(context, make_engine(job, model, world, weights))
 
 
 class Trainer:
     """Trains a run to its end; each process has one."""
 
-    def __init__(self, context: RunContext, engine: Engine, weights: Callable[[], Iterator[Named]]):
+    def __init__(self, context: RunContext, engine: Engine, weights: Weights):
         """Train by an engine, from some weights in full precision."""
         self._context = context
         self._engine = engine

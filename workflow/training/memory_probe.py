@@ -154,7 +154,8 @@ def enlarged(batch: Batch, shape: Shape, config: PreTrainedConfig) -> Batch:
     """A batch of this shape without padding, filled with the repeated ids of another.
 
     A row that is longer than the model has positions holds several examples, which begin with
-    different ids, so that they share none.
+    different ids, so that they share none. The ids of virtual tokens, which are negative, are no
+    target.
     """
     family, ids = family_of(config), batch.input_ids.flatten().numpy()
     source, read = np.resize(ids, shape.source), np.resize(ids, shape.target - 1).clip(0)

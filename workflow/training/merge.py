@@ -24,14 +24,14 @@ from workflow.models.loading import load_model, save_model
 from workflow.models.quantized import quantize
 from workflow.models.settings import load_model_settings
 from workflow.models.state_dict import file_tensors
-from workflow.models.task_file import TASK_FILE
+from workflow.models.task_file import TASK_FILE, read_task
 from workflow.runs.mount import Mount, find_run_folder
 from workflow.training.adapters import (
     adopt_adapter,
     check_base,
     digest_of,
     find_model_and_adapter,
-    read_task,
+    tensor_digests,
 )
 from workflow.training.prepare import text_format
 from workflow.tuning import tuning_of
@@ -68,7 +68,7 @@ def merge(name: str, target: str, mount: Mount) -> Path:
     folder = fetch_weights(base)
     if damage := find_damage(adapter) + find_damage(folder):
         raise BadInput(damage)
-    check_base(adapter, base, digest_of(folder, World()))
+    check_base(adapter, base, digest_of([tensor_digests(folder, World())]))
     with whole_folder(path) as partial_folder:
         _write(request, adapter, folder, partial_folder)
     return path
@@ -83,7 +83,8 @@ def _write(request: JobRequest, adapter: Path, base: Path, folder: Path) -> None
     expected = sample_logits(model)
     merge_modules(model)
     save_model(model, settings.tokenizer, folder)
-    task = {key: one for key, one in read_task(adapter).items() if key != "base"}
+    task = read_task(adapter)
+    trained_on = task.pop("base", None) or {}
     (folder / TASK_FILE).write_text(json.dumps(task, indent=2) + "\n", encoding="utf-8")
     write_checksums(folder, {})
     difference = _difference(sample_logits(load_model(folder)), expected)
@@ -91,7 +92,7 @@ def _write(request: JobRequest, adapter: Path, base: Path, folder: Path) -> None
         message = f"the merged model's logits differ from the adapter's by {difference:.1e}"
         raise RunFailed(f"{message} of the largest; nothing was written")
     log.info("logits of adapter and merged model differ by %.1e of the largest", difference)
-    if bits := (read_task(adapter).get("base") or {}).get("bits"):
+    if bits := trained_on.get("bits"):
         changed = _difference(sample_logits(adapted(request, adapter, base, bits)), expected)
         log.warning(
             "the adapter was trained on its base in %d bits, and is merged into the base in full "
@@ -131,7 +132,7 @@ def merge_modules(model: PreTrainedModel) -> None:
 def sample_logits(model: PreTrainedModel) -> torch.Tensor:
     """Logits of a few texts drawn at random."""
     family, generator = family_of(model.config), np.random.default_rng(0)
-    draw = partial(generator.integers, 3, family_of(model.config).vocabulary_size(model.config))
+    draw = partial(generator.integers, 3, family.vocabulary_size(model.config))
     rows = [[Example(draw(12), draw(6))] for _ in range(4)]
     with torch.no_grad():
         batch = family.collate(model.config, rows, torch.empty(0))

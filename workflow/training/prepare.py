@@ -1,7 +1,6 @@
 """Turn a request into all that a run needs; all problems are reported before the run starts."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from workflow.models.tokenizers.vocabulary import count_ids
 from workflow.models.vocab_extension import VocabExtension
 from workflow.runs.mount import Mount, run_name_of
 from workflow.runs.resume_state import ResumePoint
-from workflow.runs.status import SPEC_FILE, is_requeued, read_status
+from workflow.runs.status import is_requeued, read_spec, read_status
 from workflow.tasks import TASKS
 from workflow.tasks.base import Task
 from workflow.training.adapters import adopt_adapter, name_of_base, problems_of_packages
@@ -136,8 +135,7 @@ def prepare(
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
     try:
-        named = located.adapter or folder
-        settings, request = load_model_settings(folder, request, world.size, named)
+        settings, request = load_model_settings(folder, request, world.size, located.adapter)
         format = text_format(settings, request)
         ids = settings.decoder_ids.ended_by(format.end)
         settings = dataclasses.replace(settings, decoder_ids=ids)
@@ -156,17 +154,16 @@ def prepare(
     spec = resolve(request)
     extension = _extension(settings, data.tokenizer)
     settings = dataclasses.replace(settings, tokenizer=data.tokenizer)
-    small = tuning_of(spec, located.adapter)
-    check_model(settings, small, task, data.splits["eval"], spec)
+    for_check = tuning_of(spec, located.adapter)  # of its own: methods keep the sizes of a model
+    check_model(settings, for_check, task, data.splits["eval"], spec)
     if not spec.no_train:
         check_schedule(spec)
     earlier = _earlier_start(located, request)
 
-    sizes = partial(_sizes_of, folder, spec, located.adapter)
-
     def plan() -> tuple[ShardingStrategy | None, int]:
         computing = machine or this_machine(world)
-        return plan_job(sizes(), spec, data.splits, computing, earlier)
+        sizes = _sizes_of(folder, spec, located.adapter)
+        return plan_job(sizes, spec, data.splits, computing, earlier)
 
     strategy, positions = world.decided_by_rank_zero(plan)
     return Job(
@@ -280,8 +277,7 @@ def _longest_target(
     )
     if not request.no_train:
         return longest
-    try:
-        run = json.loads((Path(source).parent / SPEC_FILE).read_text(encoding="utf-8"))
-        return max(longest, int(run["max_new_tokens"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return longest if data["eval"].answered.all() else request.max_target_length
+    limit = read_spec(Path(source).parent).get("max_new_tokens")
+    if isinstance(limit, int):
+        return max(longest, limit)
+    return longest if data["eval"].answered.all() else request.max_target_length

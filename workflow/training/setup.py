@@ -1,8 +1,9 @@
 """Load a prepared job's model, and create the engine that trains it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +28,10 @@ from workflow.models.loading import (
 )
 from workflow.models.new_head import head_changes
 from workflow.models.quantized import quantize
-from workflow.models.state_dict import Named, file_tensors, model_name
+from workflow.models.state_dict import Weights, file_tensors, model_name, whole_shape
 from workflow.runs.checkpoint import RESUME_FOLDER
 from workflow.tasks.base import Examples
-from workflow.training.adapters import check_base, digest_of
+from workflow.training.adapters import check_base, digest_of, tensor_digests
 from workflow.training.engines.deepspeed import ShardedModel, ZeroEngine, partitioning
 from workflow.training.engines.single import Engine, SingleProcessEngine
 from workflow.training.oom import oom_context
@@ -41,34 +42,30 @@ SAMPLED = 4
 """Records whose loss tells what quantizing the model changes."""
 
 
-def identify_base(job: Job, world: World) -> Job:
-    """The job with the digest of its adapter's base, if it has one.
-
-    Raises:
-        BadInput: on all processes, if the adapter was trained on another model.
-    """
-    if job.base is None:
-        return job
-    folder = world.together(lambda: fetch_weights(job.model_source))
-    digest = world.together(lambda: digest_of(folder, world))
-    if job.adapter is not None:
-        check_base(job.adapter, job.base["name"], digest)
-    return replace(job, base=job.base | {"digest": digest})
-
-
-def load_together(job: Job, world: World, checkpoint: Path | None) -> PreTrainedModel:
+def load_together(job: Job, world: World, checkpoint: Path | None) -> tuple[Job, PreTrainedModel]:
     """The job's model, with the weights of the checkpoint that it resumes from, if any.
 
+    Returns:
+        The job, with what is known of its model now: parameters, and the digest of a base.
+
     Raises:
-        BadInput: on all processes, if any of them cannot load it.
+        BadInput: on all processes, if any of them cannot load it, or an adapter was trained on
+            another base.
     """
     folder = world.together(lambda: _find_weights(job, world, checkpoint))
+    if job.base is not None:
+        hashed = world.together(lambda: tensor_digests(folder, world))
+        digest = digest_of(world.gather(hashed))
+        if adapter := checkpoint or job.adapter:
+            check_base(adapter, job.base["name"], digest)
+        job = replace(job, base=job.base | {"digest": digest})
 
     def load() -> PreTrainedModel:
         with oom_context(job, world, "loading the model"):
             return ready_model(job, folder, checkpoint)
 
-    return world.together(load)
+    model = world.together(load)
+    return replace(job, parameters=count_parameters(job, model)), model
 
 
 def _log_head(spec: JobSpec, new: list[str], unused: list[str]) -> None:
@@ -148,16 +145,15 @@ def ready_model(job: Job, folder: Path, checkpoint: Path | None = None) -> PreTr
 
 def _quantize(job: Job, model: PreTrainedModel, bits: int, device: torch.device) -> None:
     """Quantize a model, and log what that changes: its loss on a few records."""
-    losses = [sample_loss(job, model)]
+    plain = _sample_loss(job, model)
     quantize(model, bits, device)
-    losses.append(sample_loss(job, model))
-    plain, quantized = losses
+    quantized = _sample_loss(job, model)
     if plain is not None and quantized is not None:
         log.info("loss of the frozen model on %d eval records: %.4f, in %d bits %.4f",
                  SAMPLED, plain, bits, quantized)  # fmt: skip
 
 
-def sample_loss(job: Job, model: PreTrainedModel) -> float | None:
+def _sample_loss(job: Job, model: PreTrainedModel) -> float | None:
     """The loss of a model without an adapter on a few eval records, if they have answers."""
     split = job.splits["eval"]
     rows = np.flatnonzero(split.answered)[:SAMPLED, None]
@@ -197,13 +193,12 @@ def _fill_adapter(
     set_values(job.tuning.saved(model), values, source or job.spec.model)
 
 
-def make_engine(
-    job: Job, model: PreTrainedModel, world: World, checkpoint: Path | None = None
-) -> Engine:
+def make_engine(job: Job, model: PreTrainedModel, world: World, weights: Weights) -> Engine:
     """The engine that trains the job's model: plain torch, or ZeRO if the job has a strategy.
 
     Args:
-        checkpoint: the source of the weights, if not the job's model.
+        weights: of the whole model in full precision, for ZeRO's masters. Those of an adapter are
+            in the model, until it is rounded here.
     """
     spec, strategy = job.spec, job.strategy
 
@@ -212,7 +207,9 @@ def make_engine(
 
     if strategy is None:
         return SingleProcessEngine(model, spec, loss, job.tuning)
-    weights = weights_to_train(job, model, checkpoint)
+    if spec.has_adapter:
+        held = {name: one.detach().clone() for name, one in job.tuning.saved(model).items()}
+        weights = held.items
     if spec.bf16:  # DeepSpeed does not convert what was added to a model that it has partitioned
         for _, parameter in job.tuning.trainable(model):
             parameter.data = parameter.data.bfloat16()
@@ -220,16 +217,8 @@ def make_engine(
     return ZeroEngine(sharded, spec, loss, world, job.tuning)
 
 
-def weights_to_train(
-    job: Job, model: PreTrainedModel, checkpoint: Path | None
-) -> Callable[[], Iterator[Named]]:
-    """The full-precision values that a run starts from, by names in files.
-
-    An adapter's are in the model, as long as no engine has rounded them.
-    """
-    if job.spec.has_adapter:
-        held = {name: one.detach().clone() for name, one in job.tuning.saved(model).items()}
-        return lambda: iter(held.items())
+def weights_in_files(job: Job, model: PreTrainedModel, checkpoint: Path | None) -> Weights:
+    """The weights of a whole model that a run starts from, by names in files."""
     if checkpoint:
         return lambda: file_tensors(checkpoint)
     return lambda: weights_of(model, Path(str(model.name_or_path)), _adaptation(job))
@@ -259,3 +248,13 @@ def _adapt(model: PreTrainedModel, job: Job, device: torch.device) -> None:
         family.use_fast_modules(model)
     else:
         family.use_fused_modules(model)
+
+
+def count_parameters(job: Job, model: PreTrainedModel) -> tuple[int, int]:
+    """The parameters of a model, all and those that the job trains."""
+    trained = [] if job.spec.no_train else [one for _, one in job.tuning.trainable(model)]
+    return _elements(model.parameters()), _elements(trained)
+
+
+def _elements(parameters: Iterable[Any]) -> int:
+    return sum(whole_shape(one).numel() for one in parameters)

@@ -1,8 +1,5 @@
 """What a job logs before it runs: its data, how it is computed, what it resumes from."""
 
-from collections.abc import Iterable
-from typing import Any
-
 from transformers import PreTrainedModel
 
 from workflow.core.console import log, log_parts
@@ -10,7 +7,6 @@ from workflow.data.audit import render
 from workflow.distributed.device import pick_device
 from workflow.distributed.world import World
 from workflow.models.generation_settings import describe_settings
-from workflow.models.state_dict import whole_shape
 from workflow.runs.resume_state import ResumePoint
 from workflow.training.checkpointer import computed_now
 from workflow.training.prepare import Job
@@ -35,21 +31,12 @@ def log_resume(job: Job, point: ResumePoint, step: int, world: World) -> None:
         )  # fmt: skip
 
 
-def count_parameters(job: Job, model: PreTrainedModel) -> tuple[int, int]:
-    """The parameters of a model, all and those that the job trains."""
-    trained = [] if job.spec.no_train else [one for _, one in job.tuning.trainable(model)]
-    return _elements(model.parameters()), _elements(trained)
-
-
-def _elements(parameters: Iterable[Any]) -> int:
-    return sum(whole_shape(one).numel() for one in parameters)
-
-
 def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
     """Log what is about to run, and what the user may not expect."""
     spec = job.spec
     counts = ", ".join(f"{name} {len(split):,}" for name, split in job.splits.items())
-    count, trained = job.parameters or count_parameters(job, model)
+    assert job.parameters is not None
+    count, trained = job.parameters
     size = count / 1e6
     precision = "bfloat16" if spec.bf16 else "float32"
     processes = f", {world.size} processes" if world.size > 1 else ""

@@ -4,7 +4,9 @@ May import models, data, metrics and all rooms below them.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from workflow.config.request import JobRequest
 from workflow.tuning.base import TuningMethod as TuningMethod
@@ -25,6 +27,7 @@ def tuning_of(request: JobRequest, adapter: Path | None = None) -> TuningMethod:
     from workflow.tuning.lora import Ia3, Lora
     from workflow.tuning.prompts import PrefixTuning, PromptTuning
 
+    methods: dict[str, Callable[[JobRequest, Any], TuningMethod]]
     methods = {"lora": Lora, "ia3": Ia3, "prefix": PrefixTuning, "prompt": PromptTuning}
     method = methods[request.tuning]
     return method(request, None if adapter is None else read_config(adapter))

@@ -1,5 +1,6 @@
 """What all adapters have in common: a frozen base, trained heads, and peft's files."""
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,13 @@ class Adapter(TuningMethod):
         model.requires_grad_(False)
         self._add(model, self._config)
 
+    @abstractmethod
     def _new_config(self, model: PreTrainedModel) -> Any:
         """The configuration of the adapter for a model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _add(self, model: PreTrainedModel, config: Any) -> None:
         """Add the adapter's modules to a frozen model."""
-        raise NotImplementedError
 
     def _modules_to_save(self, model: PreTrainedModel) -> list[str]:
         """The names of modules that are trained and saved whole."""

@@ -27,8 +27,9 @@ class FullTuning(TuningMethod):
         return not any(_is_part(model, part, name) for part in self._freeze)
 
     def apply(self, model: PreTrainedModel) -> None:
+        names = [name for name, _ in model.named_parameters()]
         problems = [
-            Problem("--freeze", part, f"{_PARTS}, e.g. {shorten_names(_example(model))}", hint)
+            Problem("--freeze", part, f"{_PARTS}, e.g. {shorten_names(names)}", hint)
             for part in self._freeze
             if (hint := _hint(model, part))
         ]
@@ -85,7 +86,8 @@ def _is_head(model: PreTrainedModel, name: str) -> bool:
 def _is_embedding(model: PreTrainedModel, name: str) -> bool:
     """Whether a parameter belongs to the embeddings of words, positions and types, or their norm.
 
-    That is what comes before the layers of a stack, with their position bias.
+    That is what comes before the layers of a stack. (T5 has its relative position bias, also an
+    embedding, in its first layer.)
     """
     if _layer_number(model, name) is not None or _is_head(model, name):
         return False
@@ -104,10 +106,6 @@ def _layer_number(model: PreTrainedModel, name: str) -> int | None:
 
 def _prefix_of(model: PreTrainedModel, module: Any) -> str:
     return next(f"{name}." for name, one in model.named_modules() if one is module)
-
-
-def _example(model: PreTrainedModel) -> list[str]:
-    return [name for name, _ in model.named_parameters()]
 
 
 def _hint(model: PreTrainedModel, part: str) -> str | None:

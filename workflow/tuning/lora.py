@@ -21,26 +21,34 @@ _VALUES = ("v", "v_proj", "v_lin", "value", "value_proj")
 _JOINED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj")
 """Names of layers that compute queries, keys and values at once."""
 _OUTPUTS = (
-    "wo",
-    "fc2",
-    "down_proj",
-    "mlp.c_proj",
-    "dense_4h_to_h",
-    "lin2",
-    "output.dense",
-    "mlp.Wo",
-)
+    "wo", "fc2", "down_proj", "mlp.c_proj", "dense_4h_to_h", "lin2", "output.dense", "mlp.Wo",
+)  # fmt: skip
 """Names of the last layer of feed-forward blocks."""
 
 
-class Lora(Adapter):
+class _InLayers(Adapter):
+    """Adapters whose modules take the place of linear layers."""
+
+    prefix = "base_model.model."
+
+    def _add(self, model: PreTrainedModel, config: Any) -> None:
+        targets = _targets(model, config.target_modules)
+        self._check(model, config, targets)
+        config.fan_in_fan_out = Conv1D in {type(module) for module in targets.values()}
+        peft.inject_adapter_in_model(config, model)
+
+    def _check(
+        self, model: PreTrainedModel, config: Any, targets: dict[str, torch.nn.Module]
+    ) -> None:
+        """Raise BadInput for layers that cannot be replaced."""
+
+
+class Lora(_InLayers):
     """W x + (alpha / r) B A dropout(x), with trained A and B (Hu et al. 2021, arXiv:2106.09685).
 
     By default on queries and values, as there. With --use_dora also a trained magnitude of each
     output (Liu et al. 2024, arXiv:2402.09353).
     """
-
-    prefix = "base_model.model."
 
     def _new_config(self, model: PreTrainedModel) -> Any:
         request = self._request
@@ -55,14 +63,10 @@ class Lora(Adapter):
         )
 
     def _add(self, model: PreTrainedModel, config: Any) -> None:
-        targets = _targets(model, config.target_modules)
-        self._check_targets(model, config, targets)
-        kinds = {type(module) for module in targets.values()}
-        config.fan_in_fan_out = Conv1D in kinds
         setattr(model.config, ADAPTER_DROPOUT, config.lora_dropout)
-        peft.inject_adapter_in_model(config, model)
+        super()._add(model, config)
 
-    def _check_targets(
+    def _check(
         self, model: PreTrainedModel, config: Any, targets: dict[str, torch.nn.Module]
     ) -> None:
         where, problems = "--lora_target_modules", []
@@ -103,13 +107,11 @@ class Lora(Adapter):
         return values
 
 
-class Ia3(Adapter):
+class Ia3(_InLayers):
     """Trained factors of keys, values and feed-forward inputs.
 
     Liu et al. 2022, arXiv:2205.05638, with the layers that peft chooses.
     """
-
-    prefix = "base_model.model."
 
     def _new_config(self, model: PreTrainedModel) -> Any:
         outputs = _present(model, _OUTPUTS)
@@ -117,11 +119,6 @@ class Ia3(Adapter):
             target_modules=[*_present(model, (*_KEYS, *_VALUES, *_JOINED)), *outputs],
             feedforward_modules=outputs,
         )
-
-    def _add(self, model: PreTrainedModel, config: Any) -> None:
-        targets = _targets(model, config.target_modules)
-        config.fan_in_fan_out = Conv1D in {type(module) for module in targets.values()}
-        peft.inject_adapter_in_model(config, model)
 
     def initial(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int

@@ -16,7 +16,17 @@ from workflow.models.state_dict import gathered
 from workflow.tuning.adapter import Adapter, wrap_heads
 
 
-class PromptTuning(Adapter):
+class _VirtualTokens(Adapter):
+    """Adapters whose virtual tokens have a name of their own in files."""
+
+    def saved(self, model: PreTrainedModel) -> dict[str, Any]:
+        prompted: Any = model
+        embedding = prompted.prompt_encoder.embedding.weight
+        trained = super().saved(model).items()
+        return {_EMBEDDINGS: embedding} | {n: one for n, one in trained if one is not embedding}
+
+
+class PromptTuning(_VirtualTokens):
     """Trained embeddings of virtual tokens (Lester et al. 2021, arXiv:2104.08691).
 
     Batches have negative ids for them; encoder-decoders read them in the encoder.
@@ -33,9 +43,6 @@ class PromptTuning(Adapter):
         model.prompt_encoder = encoder
         _reader(model).set_input_embeddings(PromptedEmbedding(words, encoder.embedding))
         wrap_heads(model, config.modules_to_save)
-
-    def saved(self, model: PreTrainedModel) -> dict[str, Any]:
-        return _saved(self, super().saved(model), model)
 
     def initial(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
@@ -58,7 +65,7 @@ class PromptTuning(Adapter):
         return {_EMBEDDINGS: values}
 
 
-class PrefixTuning(Adapter):
+class PrefixTuning(_VirtualTokens):
     """Trained keys and values of virtual tokens in every layer.
 
     Li and Liang 2021, arXiv:2101.00190.
@@ -81,9 +88,6 @@ class PrefixTuning(Adapter):
         encoder: Any = peft.PrefixEncoder(config)
         model.prompt_encoder = encoder
         PrefixAttention(encoder.embedding, heads).use_in(model)
-
-    def saved(self, model: PreTrainedModel) -> dict[str, Any]:
-        return _saved(self, super().saved(model), model)
 
     def initial(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
@@ -115,13 +119,6 @@ class PromptedEmbedding(torch.nn.Module):
 
 _EMBEDDINGS = "prompt_embeddings"
 """The name of the virtual tokens in peft's files."""
-
-
-def _saved(method: Adapter, trained: dict[str, Any], model: Any) -> dict[str, Any]:
-    """The trained tensors, of which virtual tokens have another name in files."""
-    embedding = model.prompt_encoder.embedding.weight
-    others = {name: one for name, one in trained.items() if one is not embedding}
-    return {_EMBEDDINGS: embedding} | others
 
 
 def _reader(model: PreTrainedModel) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from workflow.config.task_specs import task_of
 from workflow.core.console import log
-from workflow.core.files import whole_file
+from workflow.core.files import read_object, whole_file
 from workflow.reporting.outputs import Outputs, outputs_of
 from workflow.reporting.report import job, summary
 from workflow.reporting.report.blocks import Block, Page, Section, Table, Text
@@ -19,7 +19,6 @@ from workflow.runs.status import (
     REPORT,
     STARTS,
     TRAIN_LOG,
-    read_object,
     read_spec,
     read_status,
 )

@@ -22,13 +22,14 @@ from workflow.models.batch import Batch
 from workflow.models.safetensors_writer import Tensors, Whole
 from workflow.models.state_dict import (
     Named,
+    Weights,
     is_partitioned,
     model_name,
     own_part,
     saved_names,
     whole_shape,
 )
-from workflow.training.engines.single import Figures, Loss, rotary_frequencies
+from workflow.training.engines.single import Figures, Loss, recompute_layers, rotary_frequencies
 from workflow.training.optim import go_to_step, make_optimizer, make_scheduler, zero_learning_rate
 from workflow.tuning import FullTuning, TuningMethod
 
@@ -101,7 +102,7 @@ class ShardedModel:
 
     model: PreTrainedModel
     strategy: ShardingStrategy
-    weights: Callable[[], Iterator[Named]]
+    weights: Weights
     whole_copy: Callable[[], PreTrainedModel]
 
 
@@ -126,7 +127,7 @@ class ZeroEngine:
         self._tuning = tuning = tuning or FullTuning()
         self._whole_copy = sharded.whole_copy
         if spec.gradient_checkpointing:
-            model.activation_checkpointing_enable()
+            recompute_layers(model)
         self._gathers = sharded.strategy.gathers
         optimizer = None if spec.no_train else make_optimizer(tuning.trainable(model), spec)
         if optimizer is not None:
@@ -148,7 +149,7 @@ class ZeroEngine:
             self._set_masters(sharded.weights())
         self._engine.train()
 
-    def _set_masters(self, weights: Iterator[Named]) -> None:
+    def _set_masters(self, weights: Iterable[Named]) -> None:
         """Load the float32 masters in full precision: DeepSpeed copied them from bfloat16."""
         by_name, saved = self.model.state_dict(keep_vars=True), self._tuning.saved(self.model)
         for name, tensor in weights:
