@@ -74,7 +74,6 @@ def _trained(place: Place, precision: str) -> Iterator[dict[str, Result]]:
 
     from workflow import find_mount, make_job
     from workflow.distributed.world import World
-    from workflow.tasks.base import Examples
     from workflow.training.prepare import prepare
     from workflow.training.setup import load_together, make_engine, weights_in_files
 
@@ -86,7 +85,7 @@ def _trained(place: Place, precision: str) -> Iterator[dict[str, Result]]:
     job = prepare(make_job("seq2seq", **flags), find_mount(str(place.folder)))
     job, model = load_together(job, World(), None)
     engine = make_engine(job, model, World(), weights_in_files(job, model, None))
-    examples = Examples.of(job.splits["train"], job.spec)
+    examples = job.train_examples
     for first in range(0, 4 * len(LENGTHS), 4):
         rows = (np.arange(first, first + 3), np.array([first + 3]))
         batch = job.task.collate(examples, rows, engine.model.config)

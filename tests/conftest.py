@@ -20,7 +20,7 @@ from workflow.distributed.world import World
 from workflow.inference.eval_shard import EvalShard
 from workflow.models.batch import Example
 from workflow.runs.mount import Mount
-from workflow.tasks.base import EvalContext, Examples, Prediction, Task
+from workflow.tasks.base import EvalContext, Prediction, Task
 from workflow.training.evaluate import compute_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,7 @@ class Evaluation:
 
 def evaluate_alone(task: Task, model: Any, tokenizer: Any, split: Any, spec: Any) -> Evaluation:
     predictions: list[Prediction] = []
-    context = EvalContext(model, tokenizer, Examples.of(split, spec), ALONE)
+    context = EvalContext(model, tokenizer, task.examples(split, spec, trains=False), ALONE)
     metrics = compute_metrics(task, context, spec, predictions.append)
     assert metrics is not None
     return Evaluation(

@@ -38,7 +38,6 @@ from workflow.models.safetensors_writer import plan_files, write_tensors
 from workflow.models.state_dict import file_names
 from workflow.models.task_file import task_content
 from workflow.runs.checkpoint import CheckpointContents, checkpoint_folder, write_checkpoint
-from workflow.tasks.base import Examples
 from workflow.tasks.label_scoring import LabelScoring
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.training.engines.single import SingleProcessEngine
@@ -234,7 +233,7 @@ def save(job: Job, engine: SingleProcessEngine, run: Path, step: int = 1) -> Pat
 
 def logits_of(job: Job, model: Any, indexes: Any = ALL) -> list[torch.Tensor]:
     """Our logits of each record, all in one batch."""
-    examples, family = Examples.of(job.splits["train"], job.spec), family_of(model.config)
+    examples, family = job.train_examples, family_of(model.config)
     model.eval()
     with torch.no_grad():
         rows = tuple(torch.tensor([index]).numpy() for index in indexes)

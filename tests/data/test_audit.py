@@ -75,7 +75,7 @@ class Numbers:
     """A task whose targets are numbers."""
 
     encoding = "numbers"
-    schema = Schema("input", "target", lambda value: None, (0.0, 1.0))
+    schema = Schema(("input",), "target", lambda value: None, (0.0, 1.0))
 
     def encode(
         self, tokenizer: Any, records: Sequence[Record]

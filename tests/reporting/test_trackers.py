@@ -24,7 +24,7 @@ from workflow.core.console import log
 from workflow.reporting.trackers import base as trackers
 from workflow.reporting.trackers.base import SAMPLES, Shielded, Start, Trackers
 from workflow.runs.mount import Mount
-from workflow.tasks import TASKS
+from workflow.tasks import task_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:html5lib:DeprecationWarning")  # TensorBoard's
 Numbers = dict[str, dict[int, float]]
@@ -458,15 +458,15 @@ def test_a_missing_tracker_is_reported_with_all_problems(
 
 def test_the_columns_of_samples() -> None:
     clf = make_job("clf", model_init_name="m", data_name="d")
-    assert TASKS["clf"](clf).sample({"input": "a", "target": True, "id": 1}, 0.75) == {
+    assert task_for(clf, {}).sample({"input": "a", "target": True, "id": 1}, 0.75) == {
         "input": "a", "target": True, "score": 0.75,
     }  # fmt: skip
-    assert TASKS["clf"](clf).sample({"input": "a"}, None) == {
+    assert task_for(clf, {}).sample({"input": "a"}, None) == {
         "input": "a", "target": None, "score": None,
     }  # fmt: skip
     seq2seq = make_job("seq2seq", model_init_name="m", data_name="d")
     many = [str(n) for n in range(20)]
-    shown = TASKS["seq2seq"](seq2seq).sample({"prompt": "a"}, many)
+    shown = task_for(seq2seq, {}).sample({"prompt": "a"}, many)
     assert list(shown.items())[:4] == [
         ("prompt", "a"), ("completion", None), ("prediction", "0"), ("prediction 2", "1"),
     ]  # fmt: skip

@@ -37,7 +37,7 @@ from workflow.metrics.names import is_better
 from workflow.models.families import DecoderIds, family_of
 from workflow.models.loading import load_model
 from workflow.runs.mount import Mount
-from workflow.tasks.base import Examples
+from workflow.tasks.base import one_for_each
 from workflow.tasks.label_scoring import LabelScoring
 from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.prepare import Job
@@ -193,7 +193,7 @@ def test_a_long_input_keeps_head_and_tail(tokenizer: Any, tmp_path: Path) -> Non
         spec = make_spec(max_source_length=11, truncation_side=side)
         task = LabelScoring.of(spec).bind_tokenizer(tokenizer, SeparateTexts(0, spec.template))
         split = make_split(tmp_path, task, tokenizer, [{"input": text, "target": 1}])
-        batch = task.collate(Examples.of(split, spec), (np.array([0]),), make_t5().config)
+        batch = task.collate(one_for_each(split, spec), (np.array([0]),), make_t5().config)
         found[side] = batch.input_ids[0].tolist()
     assert found == {
         "middle": ids[:5] + ids[-6:], "right": [*ids[:10], ids[-1]], "left": ids[-11:],

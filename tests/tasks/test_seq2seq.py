@@ -24,7 +24,7 @@ from workflow.inference.decoding import GeneratedIds, PromptBatch
 from workflow.models.loading import load_model
 from workflow.runs.predictions import prediction_files
 from workflow.tasks import seq2seq_evaluation
-from workflow.tasks.base import Examples
+from workflow.tasks.base import one_for_each
 from workflow.tasks.seq2seq import Seq2Seq
 
 RECORDS = [
@@ -74,7 +74,7 @@ def test_the_loss_is_the_naive_one(
     split = make_split(tmp_path, tokenizer, RECORDS)
     task, spec = Seq2Seq(), make_spec()
     everything = np.arange(len(split))
-    rows, examples = tuple(everything[:, None]), Examples.of(split, spec)
+    rows, examples = tuple(everything[:, None]), one_for_each(split, spec)
     loss = task.loss(model, task.collate(examples, rows, model.config), smoothing)
     sources = padded(tokenizer, [r["prompt"] for r in RECORDS])
     labels = padded(tokenizer, [r["completion"] for r in RECORDS])["input_ids"]
@@ -208,7 +208,7 @@ def test_a_vocabulary_without_yes_and_no_gives_null_and_one_warning(
 
 def test_long_records_are_cut_and_keep_their_end(tokenizer: Any, tmp_path: Path) -> None:
     split = make_split(tmp_path, tokenizer, RECORDS)
-    examples = Examples.of(split, make_spec(max_source_length=4, max_target_length=5))
+    examples = one_for_each(split, make_spec(max_source_length=4, max_target_length=5))
     batch = Seq2Seq().collate(examples, (np.array([14]), np.array([0])), make_t5().config)
     assert batch.input_ids.shape == (2, 4)
     assert batch.decoder_input_ids.shape == (2, 5)

@@ -92,6 +92,10 @@ def assert_same_run(run: Path, plain: Path, read_lines: Lines, rel: float = 2e-6
         assert [[g["full_generated"] for g in item["generations"]] for item in found] == [
             [g["full_generated"] for g in item["generations"]] for item in expected
         ]
+    elif "pred_probs" in expected[0]:
+        for item, other in zip(found, expected, strict=True):
+            assert item["pred_label"] == other["pred_label"]
+            assert item["pred_probs"] == pytest.approx(other["pred_probs"], rel=1e-5)
     else:
         scores = [item["pred_score"] for item in found]
         assert scores == pytest.approx([item["pred_score"] for item in expected], rel=1e-5)

@@ -17,7 +17,7 @@ from workflow.distributed.world import World
 from workflow.inference.eval_shard import EvalShard
 from workflow.models.batch import pack, unpack
 from workflow.runs.mount import Mount
-from workflow.tasks.base import EvalContext, Examples
+from workflow.tasks.base import EvalContext
 from workflow.tasks.seq2seq import Seq2Seq
 from workflow.training.engines.single import SingleProcessEngine
 from workflow.training.prepare import prepare
@@ -51,7 +51,7 @@ def count_waits(root: Path, task: str, bf16: bool) -> None:
                 outcome = finish_step(job, engine, planned, losses, world)
             finished = far.counted()
             with engine.evaluating() as (model, _):
-                examples = Examples.of(job.splits["eval"], job.spec)
+                examples = job.examples["eval"]
                 context = EvalContext(model, job.tokenizer, examples, EvalShard(world))
                 evaluation = job.task.evaluation(context, job.spec)
                 if task == "clf":

@@ -94,9 +94,7 @@ def take_probe(job: Job, engine: Any) -> None:
     """Allocate the optimizer state, as training does before it restores that."""
     import numpy as np
 
-    from workflow.tasks.base import Examples
-
-    examples = Examples.of(job.splits["train"], job.spec)
+    examples = job.train_examples
     batch = job.task.collate(examples, (np.array([0]),), engine.model.config)
     engine.probe(batch, batch)
 

@@ -27,7 +27,6 @@ from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
 from workflow.inference.decoding_loop import generate_rows, own_decoder
 from workflow.inference.hf_generate import hf_generate
 from workflow.inference.t5_decoder import T5Decoder
-from workflow.tasks.base import Examples
 from workflow.training.prepare import Job
 
 NEW = 8
@@ -38,7 +37,7 @@ OTHERS = [
 
 
 def prompts_of(job: Job) -> PromptBatch:
-    examples = Examples.of(job.splits["train"], job.spec)
+    examples = job.train_examples
     return PromptBatch([examples.sources[index].tolist() for index in ALL], ALL, [7, 11])
 
 

@@ -29,7 +29,6 @@ from workflow.distributed.world import World
 from workflow.models.loading import load_model
 from workflow.runs.mount import Mount
 from workflow.runs.status import read_status
-from workflow.tasks.base import Examples
 from workflow.training import loop
 from workflow.training.context import Invocation
 from workflow.training.prepare import prepare
@@ -133,7 +132,7 @@ def by_peft(mount: Mount, run: Path, flags: dict[str, Any]) -> tuple[float, list
     kind: Any = kinds.get(flags["model_init_name"], AutoModelForCausalLM)
     base = kind.from_pretrained(mount.models / flags["model_init_name"])
     model: Any = PeftModel.from_pretrained(base, run / "checkpoint-4").eval()
-    examples = Examples.of(job.splits["eval"], job.spec)
+    examples = job.examples["eval"]
     virtual = job.spec.virtual_ids
     losses, logits = [], []
     for index in range(len(examples.sources)):

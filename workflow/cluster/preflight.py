@@ -15,7 +15,6 @@ from workflow.memory.model_dims import checkpoint_bytes, sizes_of
 from workflow.runs.checkpoint import SETTINGS_BYTES
 from workflow.runs.mount import Mount, find_data, find_model, find_run_folder, run_name_of
 from workflow.runs.status import read_spec
-from workflow.tasks import TASKS
 from workflow.training.locate import problems_of_records
 from workflow.training.plan import describe_plans
 from workflow.training.prepare import Job, prepare, sizes_of_job
@@ -65,7 +64,7 @@ def look_ahead(
     if machine.device_memory == float("inf"):
         word = "--gpu_memory" if machine.on_gpu else "--memory"
         return [f"{NOT_CHECKED}{word} is not set"]
-    return describe_plans(sizes_of_job(job), job.spec, job.splits, machine)
+    return describe_plans(sizes_of_job(job), job.spec, job.examples, machine)
 
 
 def _prepared(request: JobRequest, submission: Submission, here: bool) -> Job:
@@ -113,7 +112,7 @@ def _problems_of_run(request: JobRequest, mount: Mount) -> list[Problem]:
 
 def _problems_of_data(request: JobRequest, mount: Mount) -> list[Problem]:
     files, problems = find_data(mount, request.data_name) if request.data_name else ({}, [])
-    return problems + problems_of_records(files, TASKS[request.task](request), request)
+    return problems + problems_of_records(files, request)
 
 
 def _problem_of_hub_model(name: str) -> Problem:

@@ -65,18 +65,29 @@ def texts() -> FieldType:
     return FieldType("text, or a JSON list of texts", convert, "TEXT")
 
 
-def several(count: int) -> FieldType:
-    """`count` different texts."""
+def several(least: int, most: int) -> FieldType:
+    """From `least` to `most` different texts."""
 
     def convert(value: object) -> tuple[str, ...]:
         found = _texts(value)
-        _require(len(found) == len(set(found)) == count and all(one.strip() for one in found))
+        _require(least <= len(found) == len(set(found)) <= most)
+        _require(all(one.strip() for one in found))
         "".join(found).encode()  # lone surrogates cannot be written
         return found
 
-    return FieldType(
-        f"{count} different non-empty texts", convert, " ".join(["WORD"] * count), words=count
-    )
+    return FieldType(f"at least {least} different non-empty texts", convert, "WORD", words=0)
+
+
+def shares(count: int) -> FieldType:
+    """`count` numbers above 0 with the sum 1."""
+
+    def convert(value: object) -> tuple[float, ...]:
+        _require(isinstance(value, list | tuple))
+        found = tuple(number(0, above=True).convert(one) for one in value)  # type: ignore[attr-defined]
+        _require(len(found) == count and math.isclose(sum(found), 1, abs_tol=1e-6))
+        return found
+
+    return FieldType(f"{count} numbers above 0 with the sum 1", convert, "X", words=count)
 
 
 def template(place: str, named: Mapping[str, str]) -> FieldType:

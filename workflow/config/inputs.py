@@ -3,7 +3,16 @@
 from dataclasses import MISSING, dataclass
 from functools import partial
 
-from workflow.config.field_types import boolean, choice, integer, number, several, template, text
+from workflow.config.field_types import (
+    boolean,
+    choice,
+    integer,
+    number,
+    several,
+    shares,
+    template,
+    text,
+)
 from workflow.config.flags import flag
 from workflow.config.task_specs import shown_default
 from workflow.config.templates import NAMED, PLAIN
@@ -61,10 +70,30 @@ class JobInputs:
         common=True,
     )
     label_words: tuple[str, ...] = _clf_data(
-        several(2),
-        "words for --target_min and --target_max, one token each [no yes]",
+        several(2, 1000),
+        "words for --target_min and --target_max, or one for each class; one token each "
+        "[no yes; the names of the classes, of pairs A B C]",
         ("no", "yes"),
         common=True,
+    )
+    classes: tuple[str, ...] = _clf_data(
+        several(2, 1000),
+        "names of the classes, in the order of their logits [the sorted labels of train]",
+        (),
+    )
+    pair_shares: tuple[float, ...] = _clf_data(
+        shares(3),
+        "of --max_source_length, for the prompt, the first answer and the second of pairs that "
+        "are truncated [0.4 0.3 0.3]",
+        (0.4, 0.3, 0.3),
+    )
+    both_orders: bool = _clf_data(
+        boolean(), "train on pairs in both orders, not in one that is drawn", False
+    )
+    class_weight: str | None = _clf_data(
+        text("balanced|FILE"),
+        "weights of the classes in the loss: balanced (inverse to their frequency), or a JSON file "
+        "that maps classes to weights [1 each]",
     )
     target_min: float = _clf_data(number(), "target that means the first label word", 0.0)
     target_max: float = _clf_data(number(), "target that means the second label word", 1.0)

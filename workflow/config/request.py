@@ -68,9 +68,8 @@ class JobRequest(JobInputs):
     )
     label_smoothing_factor: float = _training(
         number(0, below=1),
-        "probability spread evenly over the vocabulary in targets",
+        "probability spread evenly over the vocabulary (clf: the classes) in targets",
         0.0,
-        only_for="seq2seq",
     )
     bf16: bool | None = _training(
         or_auto(boolean()),

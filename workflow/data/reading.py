@@ -2,8 +2,10 @@
 
 import codecs
 import io
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,34 @@ def check_records(
     if problems := check.problems():
         raise BadInput(problems)
     return check.names
+
+
+def first_record(source: DataSource) -> Record:
+    """The first record that a job reads; empty if there is none, which `check_records` reports."""
+    with suppress(BadInput, OSError, RecursionError, ValueError):
+        for key in source.keys_read:
+            path = source.files.get(key)
+            if path is None or diagnose.unfit_file(path):
+                continue
+            with open(path, "rb") as file:
+                for found in _first_values(key, path, file, source):
+                    if isinstance(found, dict):
+                        return found
+    return {}
+
+
+def _first_values(
+    key: str, path: Path, file: io.BufferedReader, source: DataSource
+) -> Iterator[Any]:
+    """The first value of a file of JSON Lines, or of each wanted split of a JSON file."""
+    if key != "":
+        yield from (value for _, value in islice(_read_lines(path, file, None), 1))
+        return
+    wanted = {*source.splits_read, *OTHER_NAMES}
+    for name, value in JsonStream(file).members():
+        if isinstance(value, Iterator):
+            yield from (islice(value, 1) if name in wanted else ())
+            deque(value, maxlen=0)
 
 
 def read_list(path: Path) -> Iterator[Any]:
@@ -114,7 +144,7 @@ class _Check:
         tallies = [self._of_records.get(name) for name in self.names.values()]
         problems = self._of_files + [one for tally in tallies if tally for one in tally.problems()]
         if "train" in self.names and "train" in self._of_records and not self._learned:
-            key = self._schema.answer_key
+            key = str(self._schema.answer_key)
             found, expected = f"an empty {key} in every record", f"at least one non-empty {key}"
             where, hint = self._source.whole("train"), f"write the {key}s"
             problems.append(Problem(where, found, expected, hint))

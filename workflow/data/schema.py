@@ -18,22 +18,36 @@ NO_ANSWER = "write it, or remove the record (with --no_train: remove the key)"
 
 @dataclass(frozen=True)
 class Schema:
-    """The keys of a task's records: an input text and its answer, i.e. completion or target.
+    """The keys of a task's records: texts and their answer, i.e. completion, target or label.
 
-    `check_answer` returns (found, expected, hint) for an invalid answer, else None; an empty
-    `found` means the name of its type. An answer is a text or, with an `answer_range` (min, max),
-    a number in that range. A `template` wraps the input text.
+    Attributes:
+        source_keys: of the texts.
+        answer_key: of the answer; None if the keys of the texts say it.
+        check_answer: returns (found, expected, hint) for an invalid answer, else None; an empty
+            `found` means the name of its type.
+        answer_range: (min, max) of answers that are numbers.
+        template: of the input text.
+        texts_of, label_of: where answers are labels, the texts of a valid record (an input, or a
+            prompt with answers a and b), and its label; None if it has none.
     """
 
-    source_key: str
-    answer_key: str
+    source_keys: tuple[str, ...]
+    answer_key: str | None
     check_answer: Callable[[object], tuple[str, str, str] | None]
     answer_range: tuple[float, float] | None = None
     template: str = "{input}"
+    texts_of: Callable[[Record], tuple[str, ...]] | None = None
+    label_of: Callable[[Record], Mapping[str, float] | None] = lambda record: None
+
+    def text(self, record: Record) -> str:
+        """The texts of a record."""
+        if self.texts_of is not None:
+            return "\n\n".join(self.texts_of(record))
+        return "\n\n".join(record[key] for key in self.source_keys)
 
     def read(self, record: Record) -> str:
-        """The input text of a record, in its template."""
-        return self.template.replace("{input}", record[self.source_key])
+        """The texts of a record, in their template."""
+        return self.template.replace("{input}", self.text(record))
 
     def is_blank(self, record: object) -> bool:
         """Whether the answer of a record is an empty or blank text."""
@@ -41,12 +55,18 @@ class Schema:
         return isinstance(answer, str) and not answer.strip()
 
     @property
+    def writes_text(self) -> bool:
+        """Whether answers are texts."""
+        return self.answer_range is None and self.texts_of is None
+
+    @property
     def answer_kind(self) -> str:
-        return "a number" if self.answer_range else "text"
+        return "text" if self.writes_text else "a number" if self.answer_range else "a class"
 
     @property
     def example(self) -> str:
-        return f'{{"{self.source_key}": …, "{self.answer_key}": …}}'
+        keys = [*self.source_keys, *([self.answer_key] if self.answer_key else [])]
+        return "{" + ", ".join(f'"{key}": …' for key in keys) + "}"
 
 
 # --- JSON ----------------------------------------------------------------------------------------
@@ -96,16 +116,17 @@ def check_record(record: object, place: str, schema: Schema, answers_needed: boo
     problems: list[Problem] = []
     if isinstance(record, DuplicateKeys):
         problems.append(duplicate_keys(place, record))
-    if schema.source_key not in record:
-        problems.append(_missing_source(place, schema, record))
-    elif not isinstance(record[schema.source_key], str):
-        found = name_type(record[schema.source_key])
-        where = f"{place}.{schema.source_key}"
-        absent = record[schema.source_key] is None
-        hint = "write it, or remove the record" if absent else "write it as a string"
-        problems.append(Problem(where, found, "text", hint))
+    for key in schema.source_keys:
+        if key not in record:
+            problems.append(_missing_source(place, key, schema, record))
+        elif not isinstance(record[key], str):
+            found, absent = name_type(record[key]), record[key] is None
+            hint = "write it, or remove the record" if absent else "write it as a string"
+            problems.append(Problem(f"{place}.{key}", found, "text", hint))
     reported = False
-    if schema.answer_key in record:
+    if schema.answer_key is None:
+        pass
+    elif schema.answer_key in record:
         wrong = schema.check_answer(record[schema.answer_key])
         if wrong is not None:
             found, expected, hint = wrong
@@ -167,15 +188,15 @@ def _near_key(key: str, record: Mapping[str, Any]) -> str | None:
     return lower[near[0]] if near else None
 
 
-def _missing_source(place: str, schema: Schema, record: Mapping[str, Any]) -> Problem:
-    missing = missing_key(place, schema.source_key, record, "text")
+def _missing_source(place: str, key: str, schema: Schema, record: Mapping[str, Any]) -> Problem:
+    missing = missing_key(place, key, record, "text")
     for task in TASK_SPECS.values():
-        if task.source_key in record and task.source_key != schema.source_key:
+        if task.source_key in record and task.source_key not in schema.source_keys:
             return replace(missing, hint=f"use {task.name}.py, which reads this data")
     texts = [key for key, value in record.items() if isinstance(value, str)]
     if missing.hint != "add it" or len(texts) != 1 or texts == [schema.answer_key]:
         return missing
-    return replace(missing, hint=f'rename {shorten(texts[0], 30)} to "{schema.source_key}"')
+    return replace(missing, hint=f'rename {shorten(texts[0], 30)} to "{key}"')
 
 
 def missing_key(place: str, key: str, record: Mapping[str, Any], meaning: str) -> Problem:

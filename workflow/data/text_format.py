@@ -42,6 +42,12 @@ class TextFormat(Protocol):
     ) -> list[list[int]]:
         """The ids that the model writes for these completions, with the end token."""
 
+    def parts(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts within a source, without special tokens."""
+
+    def around(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of what surrounds such texts, with a source's special tokens at both ends."""
+
     def word_ids(self, tokenizer: Any, word: str, prompt: str = "a") -> list[int]:
         """The ids of a word as the first that the model writes for a prompt."""
 
@@ -84,6 +90,15 @@ class SeparateTexts:
         self, tokenizer: Any, prompts: Sequence[str], completions: Sequence[str]
     ) -> list[list[int]]:
         return target_ids(tokenizer, completions, self.start)
+
+    def parts(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+        return _ids(tokenizer, texts)
+
+    def around(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+        empty, one = source_ids(tokenizer, ["", "a"])
+        before, _ = frame_of(empty, one)
+        first, *others, last = _ids(tokenizer, texts)
+        return [[*empty[:before], *first], *others, [*last, *empty[before:]]]
 
     def word_ids(self, tokenizer: Any, word: str, prompt: str = "a") -> list[int]:
         return _ids(tokenizer, [word])[0]
@@ -146,6 +161,13 @@ class ContinuedText:
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         return [[*row, self.end] for row in continuation_ids(tokenizer, texts)]
+
+    def parts(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+        return continuation_ids(tokenizer, texts)
+
+    def around(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+        (first,) = _ids(tokenizer, texts[:1])
+        return [[*self._before(tokenizer), *first], *continuation_ids(tokenizer, texts[1:])]
 
     def word_ids(self, tokenizer: Any, word: str, prompt: str = "a") -> list[int]:
         rendered = render(tokenizer, self.template, prompt)

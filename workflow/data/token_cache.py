@@ -91,6 +91,21 @@ class Ragged:
         return int((np.diff(self.offsets) > longest).sum())
 
 
+class Rows(Protocol):
+    """The rows of examples, read on access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Any: ...
+
+    @property
+    def lengths(self) -> Lengths:
+        """Of all rows."""
+
+    def lengths_of(self, indexes: Indexes) -> Lengths:
+        """Of some rows, without those of all."""
+
+
 @dataclass(frozen=True)
 class CutRows(Sequence[npt.NDArray[np.int32]]):
     """Rows truncated to `longest` ids, read on access, with `virtual` negative ids before each."""
@@ -112,6 +127,9 @@ class CutRows(Sequence[npt.NDArray[np.int32]]):
     @property
     def lengths(self) -> Lengths:
         return self.rows.lengths(self.longest) + self.virtual
+
+    def lengths_of(self, indexes: Indexes) -> Lengths:
+        return self.rows.lengths(self.longest, indexes) + self.virtual
 
 
 class TokenizedSplit:

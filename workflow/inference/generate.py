@@ -11,7 +11,7 @@ from workflow.core.console import inform_once, progress_bar, warn_once
 from workflow.data.step_planner import LOGITS_AT_ONCE, POSITIONS_AT_ONCE, batches_by_positions
 from workflow.data.text_format import Texts
 from workflow.data.text_ids import decode_texts
-from workflow.data.token_cache import CutRows
+from workflow.data.token_cache import Rows
 from workflow.distributed.device import any_kernels
 from workflow.inference.causal_decoder import by_rows
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
@@ -50,7 +50,7 @@ class Generation:
 def generate(
     model: PreTrainedModel,
     texts: Texts,
-    sources: CutRows,
+    sources: Rows,
     decoding: Decoding,
     shard: EvalShard,
 ) -> Iterator[tuple[int, list[Generation]]]:

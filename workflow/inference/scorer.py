@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from workflow.core.console import progress_bar
 from workflow.data.example_lengths import Indexes
 from workflow.data.step_planner import batches_by_positions
-from workflow.data.token_cache import CutRows
+from workflow.data.token_cache import Rows
 from workflow.inference.eval_shard import EvalShard
 from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
@@ -64,7 +64,7 @@ class Scoring:
 
 
 def score_labels(
-    model: PreTrainedModel, sources: CutRows, scoring: Scoring, shard: EvalShard
+    model: PreTrainedModel, sources: Rows, scoring: Scoring, shard: EvalShard
 ) -> Iterator[tuple[int, list[float]]]:
     """The float32 logits of the label words for each row of source ids in this process's share.
 

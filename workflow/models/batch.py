@@ -22,6 +22,8 @@ class Example:
     read: Any = ()
 
 
+SECOND = 1 << 30
+"""Added to the ids of an encoder's second text, which has the token type 1."""
 SHARED = -1
 """The segment of ids that all examples of a row begin with."""
 

@@ -45,11 +45,13 @@ class Adaptation:
         dropout_rate: None for the model's own.
         extension: additional tokens of the model.
         seed: of a classification head, if the folder has none.
+        classes: the names of a classification head's outputs; () for two without names.
     """
 
     dropout_rate: float | None = None
     extension: VocabExtension | None = None
     seed: int = 0
+    classes: tuple[str, ...] = ()
 
 
 AS_IT_IS = Adaptation()
@@ -120,6 +122,7 @@ def build_model(
         set_dropout(config, adaptation.dropout_rate)
     if adaptation.extension is not None:
         widen_vocabulary(config, adaptation.extension.new_tokens)
+    family_of(config).set_classes(config, adaptation.classes)
     model_class: Any = family_of(config).model_class(config)
     with no_init_weights():
         model: PreTrainedModel = model_class._from_config(config, dtype=dtype)

@@ -12,9 +12,12 @@ from workflow.core.errors import Problem, shorten
 from workflow.core.files import read_object
 
 TASK_FILE = "task.json"
-_MEANING = ("template", "label_words", "target_min", "target_max")
+_MEANING = ("template", "label_words", "classes", "target_min", "target_max")
 """Flags that decide what the model reads, and what its answers mean."""
-_LIMITS = ("max_source_length", "max_target_length", "max_new_tokens", "truncation_side", "stop")
+_LIMITS = (
+    "max_source_length", "max_target_length", "max_new_tokens", "truncation_side", "stop",
+    "pair_shares",
+)  # fmt: skip
 """Flags that only cut texts."""
 
 

@@ -3,14 +3,20 @@
 May import inference, memory, runs and all rooms below them.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 from workflow.config.request import JobRequest
+from workflow.data.shapes import shape_of
 from workflow.tasks.base import Task
+from workflow.tasks.classification import Classification
 from workflow.tasks.label_scoring import LabelScoring
 from workflow.tasks.seq2seq import Seq2Seq
 
-TASKS: dict[str, Callable[[JobRequest], Task]] = {
-    "seq2seq": lambda spec: Seq2Seq(),
-    "clf": LabelScoring.of,
-}
+
+def task_for(request: JobRequest, record: Mapping[str, Any]) -> Task:
+    """The task of a job on records that have the keys of this one."""
+    if request.task == "seq2seq":
+        return Seq2Seq()
+    shape = shape_of(record, request.classes)
+    return LabelScoring.of(request) if shape is None else Classification.of(request, shape)

@@ -12,26 +12,37 @@ from workflow.config.request import JobRequest
 from workflow.data.schema import Record
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import TextFormat
-from workflow.data.token_cache import CutRows, Encoder, TokenizedSplit
+from workflow.data.token_cache import CutRows, Encoder, Rows, TokenizedSplit
 from workflow.inference.eval_shard import EvalShard
 from workflow.models.batch import Batch
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The records of a split, and their ids, truncated to a job's lengths."""
+    """The examples that a split's records are for a job, with their ids.
+
+    Attributes:
+        sources: truncated to the job's lengths.
+        targets: of length 0 for an example without an answer.
+    """
 
     split: TokenizedSplit
-    sources: CutRows
-    targets: CutRows
+    sources: Rows
+    targets: Rows
 
-    @classmethod
-    def of(cls, split: TokenizedSplit, spec: JobSpec) -> "Examples":
-        return cls(
-            split,
-            CutRows(split.sources, spec.max_source_length, spec.truncation_side, spec.virtual_ids),
-            CutRows(split.targets, spec.max_target_length),
-        )
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def cut_sources(split: TokenizedSplit, spec: JobRequest) -> CutRows:
+    """The sources of a split, one for each record."""
+    side, virtual = spec.truncation_side, spec.virtual_ids
+    return CutRows(split.sources, spec.max_source_length, side, virtual)
+
+
+def one_for_each(split: TokenizedSplit, spec: JobRequest) -> Examples:
+    """An example for each record."""
+    return Examples(split, cut_sources(split, spec), CutRows(split.targets, spec.max_target_length))
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,15 @@ class Task(Encoder, Protocol):
 
     Attributes:
         format: how texts become ids; set by `bind_tokenizer`.
+        classes: the names of a classifier's outputs, if they have names.
+        framing: ids around the parts of a source, which are not stored and never truncated.
     """
+
+    classes: tuple[str, ...] = ()
+
+    @property
+    def framing(self) -> int:
+        return 0
 
     @property
     def format(self) -> TextFormat: ...
@@ -99,13 +118,23 @@ class Task(Encoder, Protocol):
             format: how the model reads and writes texts.
         """
 
+    def bind_data(self, splits: Mapping[str, TokenizedSplit], request: JobRequest) -> Self:
+        """The task with what it learns from the records; raises BadInput if they do not fit."""
+        return self
+
+    def examples(self, split: TokenizedSplit, spec: JobRequest, trains: bool) -> Examples:
+        """The examples of a split, to train on or to evaluate."""
+        return one_for_each(split, spec)
+
     def optimize_for_task(self, model: PreTrainedModel) -> None:
         """Make the model faster for this task, with the same results."""
+        return
 
     def check(
         self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
     ) -> None:
         """Raise BadInput if the metric for the best checkpoint is undefined on these records."""
+        return
 
     def describe(self, spec: JobSpec) -> str:
         """What an evaluation does, in one line."""

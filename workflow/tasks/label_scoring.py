@@ -16,17 +16,17 @@ from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
 from workflow.config.templates import CHAT, PLAIN
 from workflow.core.console import log
-from workflow.core.errors import BadInput, Problem, shorten
+from workflow.core.errors import shorten
 from workflow.data.schema import NO_ANSWER, Record, Schema
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import SeparateTexts, TextFormat
-from workflow.data.text_ids import Frame, ids_ending_in_whitespace
-from workflow.data.token_cache import TokenizedSplit
+from workflow.data.text_ids import Frame
 from workflow.inference.scorer import LabelIds, Scoring, label_probabilities, score_labels
 from workflow.metrics.scores import in_range, score_metrics
 from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
-from workflow.tasks.base import EvalContext, Examples, Prediction
+from workflow.tasks.base import EvalContext, Examples, Prediction, Task
+from workflow.tasks.label_words import label_ids, smoothed, soft_cross_entropy
 from workflow.tasks.sameness import Sameness
 
 Floats = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ SCORED_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
-class LabelScoring:
+class LabelScoring(Task):
     """The task of clf.py.
 
     Internally a target is a number in [0, 1]: 0 is `target_min`, 1 is `target_max`. It is stored
@@ -74,7 +74,7 @@ class LabelScoring:
     @property
     def schema(self) -> Schema:
         text = PLAIN if self.template == CHAT else self.template
-        return Schema("input", "target", self._check_target, self._range, text)
+        return Schema(("input",), "target", self._check_target, self._range, text)
 
     def _check_target(self, value: object) -> tuple[str, str, str] | None:
         booleans = self._range == (0, 1)  # in another range, true could mean 1 or its end
@@ -99,18 +99,13 @@ class LabelScoring:
     def bind_tokenizer(
         self, tokenizer: PreTrainedTokenizerBase, format: TextFormat
     ) -> "LabelScoring":
-        label_ids = LabelIds((0, 1))
+        ids = LabelIds((0, 1))
         if format.writes:
-            label_ids = _label_ids(tokenizer, self.label_words, format)
-        return dataclasses.replace(self, label_ids=label_ids, format=format)
+            ids = label_ids(tokenizer, self.label_words, format)
+        return dataclasses.replace(self, label_ids=ids, format=format)
 
     def optimize_for_task(self, model: PreTrainedModel) -> None:
         family_of(model.config).optimize_for_scoring(model)
-
-    def check(
-        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
-    ) -> None:
-        pass
 
     def describe(self, spec: JobSpec) -> str:
         if not self.format.writes:
@@ -151,9 +146,9 @@ class LabelScoring:
         return family_of(config).collate(config, read, labels)
 
     def loss(self, model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:
-        """The cross-entropy of the soft targets: their KL divergence up to a constant."""
-        logits = self.label_ids.logits(model, batch.to(model.device))
-        return _soft_cross_entropy(logits, batch.targets).sum()
+        batch = batch.to(model.device)
+        targets = smoothed(_of_both(batch.targets), label_smoothing)
+        return soft_cross_entropy(self.label_ids.logits(model, batch), targets).sum()
 
     def evaluation(self, context: EvalContext, spec: PlannedSpec) -> "LabelEvaluation":
         return LabelEvaluation(self, context, spec)
@@ -211,53 +206,16 @@ class LabelEvaluation:
         if not measured.any():
             return {"loss": None}
         scores, targets = scores[measured], self._targets[measured]
-        losses = _soft_cross_entropy(
-            torch.from_numpy(self._logits[measured]), torch.from_numpy(targets.astype(np.float32))
-        )
+        of_both = _of_both(torch.from_numpy(targets.astype(np.float32)))
+        losses = soft_cross_entropy(torch.from_numpy(self._logits[measured]), of_both)
         metrics = {"loss": float(losses.mean()), **score_metrics(scores, targets, self._seed)}
         return in_range(metrics, self._task.target_min, self._task.target_max)
 
 
-def _label_ids(
-    tokenizer: PreTrainedTokenizerBase, words: Sequence[str], format: TextFormat
-) -> LabelIds:
-    """The ids of the words; raises BadInput unless they are two different tokens."""
-    pieces = [format.word_ids(tokenizer, word) for word in words]
-    if problems := _problems_of_words(tokenizer, words, pieces):
-        raise BadInput(problems)
-    spaced = [format.word_ids(tokenizer, word, "a\n") for word in words]
-    plain_ids, spaced_ids = (tuple(ids[0] for ids in form if ids) for form in (pieces, spaced))
-    if plain_ids == spaced_ids or _problems_of_words(tokenizer, words, spaced):
-        return LabelIds(plain_ids)
-    return LabelIds(plain_ids, spaced_ids, ids_ending_in_whitespace(tokenizer))
-
-
-def _problems_of_words(
-    tokenizer: PreTrainedTokenizerBase, words: Sequence[str], pieces: Sequence[list[int]]
-) -> list[Problem]:
-    """Why these ids of words cannot be scored."""
-    problems = []
-    for word, ids in zip(words, pieces, strict=True):
-        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-            counted = f"{len(ids)} tokens" if len(ids) != 1 else "an unknown token"
-            shown = " ".join(tokenizer.convert_ids_to_tokens(ids)) or "none"
-            found = f"{counted} in this vocabulary: {shown}"
-            expected = "a word that is a single known token"
-            hint = "choose two other words, or a model whose vocabulary has them"
-            problems.append(Problem(f"--label_words {word}", found, expected, hint))
-    if not problems and pieces[0] == pieces[1]:
-        found = f"the same token for both: {tokenizer.convert_ids_to_tokens(pieces[0][0])}"
-        where = f"--label_words {' '.join(words)}"
-        hint = "choose two other words"
-        problems.append(Problem(where, found, "two different tokens", hint))
-    return problems
+def _of_both(targets: torch.Tensor) -> torch.Tensor:
+    """Targets in [0, 1] (examples,) as probabilities of no and yes (examples, 2)."""
+    return torch.stack([1 - targets, targets], dim=1)
 
 
 def _bits(value: float) -> int:
     return int(np.float32(value).view(np.int32))
-
-
-def _soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The cross-entropy of each target (examples,) under logits (examples, 2) of no and yes."""
-    logs = logits.float().log_softmax(-1)
-    return -(targets * logs[:, 1] + (1 - targets) * logs[:, 0])

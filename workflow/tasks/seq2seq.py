@@ -23,7 +23,7 @@ from workflow.metrics.text import can_measure
 from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
 from workflow.models.losses import summed_cross_entropy
-from workflow.tasks.base import EvalContext, Examples
+from workflow.tasks.base import EvalContext, Examples, Task
 from workflow.tasks.seq2seq_evaluation import Seq2SeqEvaluation, references_of
 
 
@@ -39,7 +39,7 @@ SAMPLES_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Seq2Seq:
+class Seq2Seq(Task):
     """The task of seq2seq.py.
 
     Attributes:
@@ -48,7 +48,7 @@ class Seq2Seq:
 
     format: TextFormat = SeparateTexts(None)
 
-    schema = Schema("prompt", "completion", _check_completion)
+    schema = Schema(("prompt",), "completion", _check_completion)
 
     @property
     def encoding(self) -> str:
@@ -57,9 +57,6 @@ class Seq2Seq:
 
     def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, format: TextFormat) -> "Seq2Seq":
         return Seq2Seq(format)
-
-    def optimize_for_task(self, model: PreTrainedModel) -> None:
-        pass
 
     def describe(self, spec: JobSpec) -> str:
         decoding = f"greedy decoding (temperature below {GREEDY_BELOW})"

@@ -173,7 +173,7 @@ def _token_metrics(
     """Mean token loss and token accuracy over all target tokens without padding."""
     model, examples, shard = context.model, context.examples, context.shard
     family = family_of(model.config)
-    answered = np.flatnonzero(examples.split.answered)
+    answered = np.flatnonzero(examples.targets.lengths)
     if len(answered) == 0:
         return None, None
     sources, targets = examples.sources.lengths[answered], examples.targets.lengths[answered]

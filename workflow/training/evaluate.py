@@ -19,7 +19,7 @@ from workflow.reporting.eval_table import metrics_table
 from workflow.reporting.report.summary import NO_METRICS
 from workflow.reporting.trackers.base import SAMPLES
 from workflow.runs.predictions import prediction_files
-from workflow.tasks.base import EvalContext, Examples, Prediction, Task
+from workflow.tasks.base import EvalContext, Prediction, Task
 from workflow.training.context import RunContext
 from workflow.training.run_dir import PredictionFiles
 
@@ -39,7 +39,7 @@ def evaluate(context: RunContext, model: PreTrainedModel, lockstep: bool = False
     """
     job, world, folder = context.job, context.world, context.folder
     shard = EvalShard(world, lockstep, context.stop, folder.path)
-    examples = Examples.of(job.splits["eval"], job.spec)
+    examples = job.examples["eval"]
     untrained = context.progress.step == 0 and not job.spec.no_train
     evaluated = EvalContext(model, job.tokenizer, examples, shard, untrained)
     with folder.items(prediction_files(vars(job.spec), context.progress.step)) as items:
@@ -64,7 +64,7 @@ def compute_metrics(
         for prediction in evaluation.judge(indexes, results):
             on_prediction(prediction)
 
-    computed = context.shard.collect(evaluation.results, len(context.examples.split), judge)
+    computed = context.shard.collect(evaluation.results, len(context.examples), judge)
     if not context.shard.world.is_rank_zero:
         return None
     metrics = evaluation.metrics()

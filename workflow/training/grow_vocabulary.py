@@ -20,7 +20,7 @@ from workflow.data.token_cache import TokenizedSplit
 from workflow.models.tokenizers.vocabulary import can_grow, grow_tokenizer
 from workflow.tasks.base import Task
 
-AUDIT_FORMAT = 7
+AUDIT_FORMAT = 8
 ROUNDS = 4
 """Maximum number of extensions: each may reveal more missing characters."""
 Splits = dict[str, TokenizedSplit]
@@ -30,13 +30,15 @@ def audited(
     data: Splits, task: Task, tokenizer: PreTrainedTokenizerBase, request: JobRequest, cache: Path
 ) -> AuditReport:
     """The audit of these splits, cached by their tokens and the maximum lengths."""
-    lengths = request.max_source_length, request.max_target_length, request.truncation_side
+    # Stored pairs have two separators in place of what surrounds their parts.
+    longest = request.max_source_length - max(0, task.framing - 2)
+    lengths = longest, request.max_target_length, request.truncation_side
     key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])
     path = cache / "audits" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
         report: AuditReport = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        limits = {"prompts": request.max_source_length, "completions": request.max_target_length}
+        limits = {"prompts": longest, "completions": request.max_target_length}
         damage = Damage(tokenizer, task.format.writes)
         report = audit_splits(data, task.schema, damage, limits, request.truncation_side)
         report["can_grow"] = can_grow(tokenizer)

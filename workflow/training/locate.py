@@ -6,13 +6,14 @@ from pathlib import Path
 
 from workflow.config.request import JobRequest
 from workflow.core.errors import BadInput, Problem
-from workflow.data.reading import check_records
+from workflow.data.reading import check_records, first_record
 from workflow.data.source import DataSource, HeldOut
 from workflow.metrics.user import load_user_metric
 from workflow.reporting.trackers.base import problems_of_trackers
 from workflow.runs.mount import Mount, find_data, find_run_folder, run_name_of
 from workflow.runs.resume_state import ResumePoint, find_resume_point
 from workflow.runs.status import is_requeued, read_status
+from workflow.tasks import task_for
 from workflow.tasks.base import Task
 from workflow.training.adapters import find_model_and_adapter
 from workflow.training.plan import own_settings
@@ -35,7 +36,7 @@ class Located:
     resume_point: ResumePoint | None
 
 
-def locate(request: JobRequest, mount: Mount, task: Task, problems: Sequence[Problem]) -> Located:
+def locate(request: JobRequest, mount: Mount, problems: Sequence[Problem]) -> Located:
     """Find the data's files, the model, the run's folder and what it may resume from.
 
     Raises:
@@ -56,7 +57,7 @@ def locate(request: JobRequest, mount: Mount, task: Task, problems: Sequence[Pro
         *problems_of_trackers(request.report_to), *_problems_of_metric(request), *of_data,
     ]  # fmt: skip
     if problems:
-        raise BadInput([*problems, *problems_of_records(files, task, request)])
+        raise BadInput([*problems, *problems_of_records(files, request)])
     return Located(files, model, adapter, run_path, resume_point)
 
 
@@ -95,11 +96,16 @@ def data_source(files: dict[str, Path], request: JobRequest) -> DataSource:
     return DataSource(files, ["train", "eval"], held_out=held_out)
 
 
-def problems_of_records(files: dict[str, Path], task: Task, request: JobRequest) -> list[Problem]:
+def task_of_records(files: dict[str, Path], request: JobRequest) -> Task:
+    """The task of a job on the records in these files."""
+    return task_for(request, first_record(data_source(files, request)))
+
+
+def problems_of_records(files: dict[str, Path], request: JobRequest) -> list[Problem]:
     """The problems of the records in these files, if any."""
     try:
         if files:
-            check_records(data_source(files, request), task.schema)
+            check_records(data_source(files, request), task_of_records(files, request).schema)
     except BadInput as error:
         return error.problems
     return []

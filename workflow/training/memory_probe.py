@@ -17,7 +17,6 @@ from workflow.memory.activations import Work, activation_bytes
 from workflow.memory.model_dims import sizes_of_model
 from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
-from workflow.tasks.base import Examples
 from workflow.training.engines.single import Engine
 from workflow.training.oom import Shape, oom_context
 from workflow.training.prepare import Job
@@ -52,9 +51,8 @@ def probe_memory(job: Job, engine: Engine, done: int, world: World) -> None:
     shape = largest_of(planner, engine.model, steps)
     lengths = planner.lengths
     shortest = int(np.argmin(lengths.sources + lengths.targets))  # it is computed twice
-    examples = Examples.of(job.splits["train"], job.spec)
     config = engine.model.config
-    first = job.task.collate(examples, (np.array([shortest]),), config)
+    first = job.task.collate(job.train_examples, (np.array([shortest]),), config)
     largest = enlarged(first, shape, config)
     shape = Shape.of(largest)
     with oom_context(job, world, f"memory probe before step {done + 1}", shape):
@@ -166,5 +164,5 @@ def enlarged(batch: Batch, shape: Shape, config: PreTrainedConfig) -> Batch:
     for number, example in enumerate(row if row[1:] else ()):
         example.source[0] = number
     filled = family.collate(config, [row] * shape.rows, batch.targets)
-    labels = np.resize(batch.targets.numpy(), len(filled.target_positions))
-    return replace(filled, targets=torch.from_numpy(labels))
+    repeated = torch.arange(len(filled.target_positions)) % len(batch.targets)
+    return replace(filled, targets=batch.targets[repeated])

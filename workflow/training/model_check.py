@@ -25,7 +25,7 @@ from workflow.models.families import family_of
 from workflow.models.hub import first_line
 from workflow.models.settings import ModelSettings
 from workflow.models.tokenizers.vocabulary import count_ids
-from workflow.tasks.base import Examples, Task
+from workflow.tasks.base import Task
 from workflow.tuning import TuningMethod
 
 SOURCE_IDS, TARGET_IDS = 12, 6
@@ -42,7 +42,9 @@ def check_model(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = small_copy(config, count_ids(settings.tokenizer))
+            tokens, window = count_ids(settings.tokenizer), SOURCE_IDS + task.framing
+            family_of(config).set_classes(config, task.classes)
+            model = small_copy(config, tokens, window)
             model.generation_config = copy.deepcopy(settings.generation)
             settings.decoder_ids.set_in(model)
             if spec.has_adapter:  # parts to freeze may be missing
@@ -65,9 +67,9 @@ def _unfit(folder: Path, config: PreTrainedConfig, defect: str) -> Problem:
     return Problem(str(folder / "config.json"), found, expected, hint)
 
 
-def small_copy(config: PreTrainedConfig, tokens: int) -> PreTrainedModel:
+def small_copy(config: PreTrainedConfig, tokens: int, window: int = SOURCE_IDS) -> PreTrainedModel:
     """A small model of the same architecture with random weights and `tokens` embeddings."""
-    config = small_configuration(config, window=SOURCE_IDS)
+    config = small_configuration(config, window)
     widen_vocabulary(config, tokens)
     model_class: Any = family_of(config).model_class(config)
     model: PreTrainedModel = model_class._from_config(config, dtype=torch.float32)
@@ -79,9 +81,10 @@ def _find_defect(
     model: PreTrainedModel, task: Task, split: TokenizedSplit, spec: JobSpec
 ) -> str | None:
     """What is wrong with a model's losses and texts of two records; None if nothing is."""
-    spec = dataclasses.replace(spec, max_source_length=SOURCE_IDS, max_target_length=TARGET_IDS)
-    examples = Examples.of(split, spec)
-    answered = np.flatnonzero(split.answered)
+    longest = SOURCE_IDS + task.framing
+    spec = dataclasses.replace(spec, max_source_length=longest, max_target_length=TARGET_IDS)
+    examples = task.examples(split, spec, trains=False)
+    answered = np.flatnonzero(examples.targets.lengths)
     lengths = examples.sources.lengths[answered]
     pair = answered[np.argsort(lengths, kind="stable")[[0, -1]]] if len(answered) > 1 else answered
 
@@ -96,7 +99,7 @@ def _find_defect(
         if not abs(float(together.detach()) - alone) <= TOLERANCE * abs(alone):  # or NaN
             return "gives a record different losses in a batch and alone"
     if spec.writes_texts:
-        indexes = range(min(2, len(split)))
+        indexes = range(min(2, len(examples)))
         prompts = PromptBatch([examples.sources[index] for index in indexes], indexes)
         few = Decoding(
             max_new_tokens=2,

@@ -97,10 +97,9 @@ def halved_bound(job: Job) -> int | None:
     """
     spec = job.spec
     longest = max(
-        int((split.sources.lengths(spec.max_source_length)
-             + split.targets.lengths(spec.max_target_length)).max())
-        for split in job.splits.values()
-    )  # fmt: skip
+        int((examples.sources.lengths + examples.targets.lengths).max())
+        for examples in job.examples.values()
+    )
     least = max(longest, FEWEST if job.request.micro_batch_tokens is None else 1)
     half = max(least, spec.micro_batch_tokens // 2)
     return half if half < spec.micro_batch_tokens else None

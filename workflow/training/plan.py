@@ -15,7 +15,6 @@ from workflow.config.launch import LaunchOptions
 from workflow.config.request import JobRequest
 from workflow.core.errors import BadInput, Problem
 from workflow.data.step_planner import POSITIONS_AT_ONCE
-from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
@@ -29,6 +28,7 @@ from workflow.models.hub import fetch_settings
 from workflow.models.settings import fit_lengths
 from workflow.runs.mount import Mount
 from workflow.runs.resume_state import ComputedWith
+from workflow.tasks.base import Examples
 from workflow.training.adapters import adopt_adapter, find_model_and_adapter
 from workflow.training.compilation import problems_of_sharding
 from workflow.tuning import tuning_of
@@ -51,7 +51,7 @@ class EarlierStart:
 def plan_job(
     sizes: Sizes,
     spec: JobSpec,
-    data: Mapping[str, TokenizedSplit],
+    data: Mapping[str, Examples],
     machine: Machine,
     earlier: EarlierStart,
 ) -> tuple[ShardingStrategy | None, int]:
@@ -75,19 +75,18 @@ def plan_job(
 
 
 def describe_plans(
-    sizes: Sizes, spec: JobSpec, data: Mapping[str, TokenizedSplit], machine: Machine
+    sizes: Sizes, spec: JobSpec, data: Mapping[str, Examples], machine: Machine
 ) -> list[str]:
     """The job's memory need on a machine under each setting, and what fits."""
     work = _work_of(spec, data)
     return render_plans(sizes, machine, work, plans(sizes, machine, work, _request_of(spec)))
 
 
-def _work_of(spec: JobSpec, data: Mapping[str, TokenizedSplit]) -> Work:
+def _work_of(spec: JobSpec, data: Mapping[str, Examples]) -> Work:
     """What a job with known records computes."""
-    splits = data.values()
-    source = max(int(split.sources.lengths(spec.max_source_length).max()) for split in splits)
-    source += spec.virtual_positions
-    target = max(int(split.targets.lengths(spec.max_target_length).max()) for split in splits)
+    source = max(int(examples.sources.lengths.max()) for examples in data.values())
+    source += spec.virtual_positions - spec.virtual_ids
+    target = max(int(examples.targets.lengths.max()) for examples in data.values())
     return _work(spec, spec.bf16, source, max(1, target), len(data["eval"]))
 
 

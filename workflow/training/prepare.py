@@ -1,10 +1,10 @@
 """Turn a request into all that a run needs; all problems are reported before the run starts."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,17 @@ from workflow.models.vocab_extension import VocabExtension
 from workflow.runs.mount import Mount, run_name_of
 from workflow.runs.resume_state import ResumePoint
 from workflow.runs.status import is_requeued, read_spec, read_status
-from workflow.tasks import TASKS
-from workflow.tasks.base import Task
+from workflow.tasks.base import Examples, Task
 from workflow.training.adapters import adopt_adapter, name_of_base, problems_of_packages
 from workflow.training.compilation import problems_of_compiler
 from workflow.training.grow_vocabulary import audited, grow_until_nothing_is_missing
-from workflow.training.locate import Located, data_source, locate, problems_of_records
+from workflow.training.locate import (
+    Located,
+    data_source,
+    locate,
+    problems_of_records,
+    task_of_records,
+)
 from workflow.training.model_check import check_model
 from workflow.training.optim import check_schedule
 from workflow.training.plan import EarlierStart, plan_job, problems_of_processes
@@ -92,6 +97,15 @@ class Job:
         """The model that the user named: an adapter, or a whole model."""
         return self.adapter or self.model_source
 
+    @cached_property
+    def examples(self) -> dict[str, Examples]:
+        """The examples of each split."""
+        return _examples(self.task, self.splits, self.spec)
+
+    @property
+    def train_examples(self) -> Examples:
+        return self.examples["train"]
+
     @property
     def data_keys(self) -> dict[str, str]:
         return {name: split.key for name, split in self.splits.items()}
@@ -99,8 +113,9 @@ class Job:
 
 @dataclass(frozen=True)
 class _Data:
-    """The tokenized records, their tokenizer and their audit."""
+    """The task, bound to its tokenized records, their tokenizer and their audit."""
 
+    task: Task
     splits: dict[str, TokenizedSplit]
     tokenizer: PreTrainedTokenizerBase
     audit: AuditReport
@@ -124,12 +139,11 @@ def prepare(
         BadInput: with all problems of flags, names and data together.
     """
     world = world or World()
-    task = TASKS[request.task](request)
     problems = [*problems, *problems_of_processes(request, world.size)]
     problems += problems_of_packages(request)
     if machine is None:
         problems += problems_of_compiler(request)
-    located = locate(request, mount, task, problems)
+    located = locate(request, mount, problems)
     request = adopt_adapter(located.adapter, request)
     folder = fetch_settings(located.model)
     if damage := find_damage(folder, weights=False):
@@ -139,15 +153,17 @@ def prepare(
         format = text_format(settings, request)
         ids = settings.decoder_ids.ended_by(format.end)
         settings = dataclasses.replace(settings, decoder_ids=ids)
-        task = TASKS[request.task](request).bind_tokenizer(settings.tokenizer, format)
+        task = task_of_records(located.files, request).bind_tokenizer(settings.tokenizer, format)
     except BadInput as error:
-        of_records = problems_of_records(located.files, task, request)
+        of_records = problems_of_records(located.files, request)
         raise BadInput([*error.problems, *of_records]) from error
     data = _prepare_data(located.files, request, task, settings.tokenizer, mount.cache)
+    task = data.task
+    request = dataclasses.replace(request, classes=task.classes)
     resolve = partial(
         resolve_defaults,
         run_name=run_name_of(request),
-        train_count=len(data.splits["train"]) if "train" in data.splits else 0,
+        train_count=_count(data, request),
         longest_target=_longest_target(data.splits, request, located.adapter or located.model),
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
@@ -163,7 +179,8 @@ def prepare(
     def plan() -> tuple[ShardingStrategy | None, int]:
         computing = machine or this_machine(world)
         sizes = _sizes_of(folder, spec, located.adapter)
-        return plan_job(sizes, spec, data.splits, computing, earlier)
+        examples = _examples(task, data.splits, spec)
+        return plan_job(sizes, spec, examples, computing, earlier)
 
     strategy, positions = world.decided_by_rank_zero(plan)
     return Job(
@@ -224,6 +241,7 @@ def _prepare_data(
     source = data_source(files, request)
     tokenize = partial(prepare_splits, source, task, cache=cache / "tokens")
     splits = tokenize(tokenizer)
+    task = task.bind_data(splits, request)
     log_eval_records(source, splits)
     if not request.no_train:
         task.check(tokenizer, splits["eval"], request)
@@ -232,10 +250,24 @@ def _prepare_data(
             tokenizer, splits, tokenize,
             lambda grown, data: audited(data, task, grown, request, cache),
         )  # fmt: skip
-        return _Data(splits, tokenizer, audit)
+        return _Data(task, splits, tokenizer, audit)
     audit = audited(splits, task, tokenizer, request, cache)
     audit["can_grow"] &= not request.no_train
-    return _Data(splits, tokenizer, audit)
+    return _Data(task, splits, tokenizer, audit)
+
+
+def _examples(
+    task: Task, splits: Mapping[str, TokenizedSplit], spec: JobSpec
+) -> dict[str, Examples]:
+    return {
+        name: task.examples(split, spec, trains=name == "train") for name, split in splits.items()
+    }
+
+
+def _count(data: _Data, request: JobRequest) -> int:
+    """The examples that an epoch trains on."""
+    train = data.splits.get("train")
+    return 0 if train is None else len(data.task.examples(train, request, trains=True))
 
 
 def _extension(

@@ -30,7 +30,6 @@ from workflow.models.new_head import head_changes
 from workflow.models.quantized import quantize
 from workflow.models.state_dict import Weights, file_tensors, model_name, whole_shape
 from workflow.runs.checkpoint import RESUME_FOLDER
-from workflow.tasks.base import Examples
 from workflow.training.adapters import check_base, digest_of, tensor_digests
 from workflow.training.engines.deepspeed import ShardedModel, ZeroEngine, partitioning
 from workflow.training.engines.single import Engine, SingleProcessEngine
@@ -155,9 +154,9 @@ def _quantize(job: Job, model: PreTrainedModel, bits: int, device: torch.device)
 
 def _sample_loss(job: Job, model: PreTrainedModel) -> float | None:
     """The loss of a model without an adapter on a few eval records, if they have answers."""
-    split = job.splits["eval"]
-    rows = np.flatnonzero(split.answered)[:SAMPLED, None]
-    examples = Examples.of(split, replace(job.spec, tuning="full"))
+    spec = replace(job.spec, tuning="full")
+    examples = job.task.examples(job.splits["eval"], spec, trains=False)
+    rows = np.flatnonzero(examples.targets.lengths)[:SAMPLED, None]
     if not len(rows):
         return None
     job.decoder_ids.set_in(model)
@@ -225,7 +224,7 @@ def weights_in_files(job: Job, model: PreTrainedModel, checkpoint: Path | None) 
 
 
 def _adaptation(job: Job) -> Adaptation:
-    return Adaptation(job.spec.dropout_rate, job.extension, job.spec.seed)
+    return Adaptation(job.spec.dropout_rate, job.extension, job.spec.seed, job.task.classes)
 
 
 def _whole_copy(job: Job, partitioned: PreTrainedModel) -> PreTrainedModel:

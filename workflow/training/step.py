@@ -17,7 +17,6 @@ from workflow.data.step_planner import MicroBatch, StepPlan, plan_step
 from workflow.distributed.world import World, shared
 from workflow.models.batch import Batch, shared_prefix
 from workflow.models.families import family_of
-from workflow.tasks.base import Examples
 from workflow.training.engines.single import Engine
 from workflow.training.oom import Shape, oom_context
 from workflow.training.prepare import Job
@@ -49,22 +48,18 @@ class StepPlanner:
     @cached_property
     def lengths(self) -> ExampleLengths:
         """Of the train records' sources and targets, after truncation."""
-        examples = self._examples
+        examples = self.job.train_examples
         return ExampleLengths(examples.sources.lengths, examples.targets.lengths)
-
-    @cached_property
-    def _examples(self) -> Examples:
-        return Examples.of(self.job.splits["train"], self.job.spec)
 
     def examples(self, step: int) -> Indexes:
         spec = self.job.spec
-        return step_examples(step, spec.batch_size, len(self.job.splits["train"]), spec.seed)
+        return step_examples(step, spec.batch_size, len(self.job.train_examples), spec.seed)
 
     def plan(self, step: int) -> StepPlan:
         examples = self.examples(step)
         lengths = self.lengths.of(examples)
         if self.joins:
-            sources = (self._examples.sources[index] for index in examples)
+            sources = (self.job.train_examples.sources[index] for index in examples)
             lengths = lengths.joined(shared_prefix(sources) if self.shares else 0)
         bound = self.job.spec.micro_batch_tokens
         return plan_step(examples, lengths, bound, self.packs, self.world_size)
@@ -89,9 +84,8 @@ class PlannedStep:
 
     @classmethod
     def of(cls, job: Job, plan: StepPlan, step: int, config: PreTrainedConfig, rank: int) -> Self:
-        split, rows = job.splits["train"], plan.of_rank(rank)
-        examples = Examples.of(split, job.spec)
-        targets = split.targets.lengths(job.spec.max_target_length, plan.examples)
+        examples, rows = job.train_examples, plan.of_rank(rank)
+        targets = examples.targets.lengths_of(plan.examples)
         batches = (job.task.collate(examples, of_one or plan.filler, config) for of_one in rows)
         return cls(step, plan, rows, chain([next(batches)], batches), int(targets.sum()))
 

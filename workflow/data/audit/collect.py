@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from workflow.core.console import progress_bar
+from workflow.data.audit.classes import ClassAudit
 from workflow.data.audit.parts import EXAMPLES, PARTS, AuditReport, Finding, PartAudit
 from workflow.data.audit.round_trip import Damage, common_start, excerpt
+from workflow.data.pair_rows import PART_END
 from workflow.data.schema import Schema
 from workflow.data.token_cache import Ragged, TokenizedSplit
 
@@ -89,6 +91,7 @@ class SplitAudit:
         self._empty = {part: Finding() for part in PARTS}
         self._prefix: str | None = None
         self._values = array("d")
+        self._classes = ClassAudit()
         self.prompts: Keys = np.zeros(len(split), np.uint64)
         self.pairs: Keys = np.zeros(len(split), np.uint64)
 
@@ -99,10 +102,19 @@ class SplitAudit:
         prompts, completions = [], []
         for i in range(start, end):
             record = self.split.record(i)
-            prompt = record[self._schema.source_key]
+            place, prompt, ids = f"{self.name}[{i}]", self._schema.text(record), sources.row(i)
             answer = [record[key] for key in (self._schema.answer_key,) if key in record]
-            prompts.append((f"{self.name}[{i}]", self._schema.read(record), sources.row(i)))
-            if answer and self._schema.answer_range:
+            read = [self._schema.read(record)]
+            if self._schema.texts_of and len(texts := self._schema.texts_of(record)) > 1:
+                read = list(texts)
+            parts = np.split(ids, np.flatnonzero(ids == PART_END))
+            for text, part in zip(read, parts, strict=True):
+                prompts.append((place, text, part[part != PART_END]))
+            if self._schema.texts_of:
+                label = self._schema.label_of(record)
+                self._classes.add(place, self._schema.texts_of(record), label)
+                answer = [] if label is None else [dict(label)]
+            elif answer and self._schema.answer_range:
                 answer = [float(answer[0])]  # 1, 1.0 and true are the same target
                 self._values.append(answer[0])
             elif answer:
@@ -122,7 +134,7 @@ class SplitAudit:
 
     def report(self, limits: Mapping[str, int]) -> AuditReport:
         ids = {"prompts": self.split.sources, "completions": _NO_IDS}
-        if not self._schema.answer_range:
+        if self._schema.writes_text:
             ids["completions"] = self.split.targets
         report: AuditReport = {"records": len(self.split)}
         for part, audit in self._parts.items():
@@ -134,10 +146,11 @@ class SplitAudit:
             "contradictions": self._contradictions(),
             "common_prefix": self._common_prefix(),
             "targets": self._targets(),
+            "classes": self._classes.report(),
         }
 
     def example(self, index: int) -> str:
-        return f"{self.name}[{index}] {excerpt(self.split.record(index)[self._schema.source_key])}"
+        return f"{self.name}[{index}] {excerpt(self._schema.text(self.split.record(index)))}"
 
     def _duplicates(self) -> AuditReport:
         """Records with the prompt and target of an earlier record."""

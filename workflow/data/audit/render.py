@@ -1,7 +1,7 @@
 """The audit's findings as text: a table, then warnings with remedies, the worst first."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.text import Text
@@ -52,12 +52,16 @@ _RULES = (
 
 _CUT = {"right": "end", "left": "start", "middle": "middle"}
 RARE = 0.05
-"""Share of the rarer half of the targets below which they count as imbalanced."""
+"""Share below which a half of the targets counts as rare; of classes, two over their number."""
+LENGTH_BIAS, FEWEST_DECIDED = 0.6, 50
+"""Share of pairs that prefer the longer answer, of at least so many, that is worth a warning."""
+CLASSES_SHOWN = 8
 
 
 def warnings_of(report: AuditReport) -> list[AuditWarning]:
     """The warnings, the worst first."""
     warnings, hints = _overlap_warnings(report), _hints(report)
+    warnings += _of_one_split(report["splits"])
     for name, split in report["splits"].items():
         for severity, path, phrase, remedy in _RULES:
             part, _, kind = path.rpartition(".")
@@ -68,11 +72,55 @@ def warnings_of(report: AuditReport) -> list[AuditWarning]:
                 example = finding["examples"][0]
                 warnings.append(AuditWarning(severity, text, example, remedy.format(**hints)))
         warnings += _target_warnings(name, split["targets"])
+        warnings += _class_warnings(name, split.get("classes"))
         if split["common_prefix"]:
             tokens, prefix = split["common_prefix"]["tokens"], split["common_prefix"]["text"]
             text = f"{name}: all prompts share a prefix: {shorten(prefix, 40)} ({tokens} tokens)"
             warnings.append(AuditWarning(2, text, "", "remove it if the model does not need it"))
     return sorted(warnings, key=lambda warning: -warning.severity)
+
+
+def _class_warnings(name: str, classes: AuditReport | None) -> list[AuditWarning]:
+    """Warn of rare classes, and of what pairs repeat or give away."""
+    if classes is None:
+        return []
+    warnings, counts = [], classes["counts"]
+    total = sum(counts.values())
+    fewest = 2 * RARE * total / len(counts)
+    if rare := [one for one, count in counts.items() if count < fewest]:
+        text = f"{name}: rare class{'es' * (len(rare) > 1)}: {_few(rare)}"
+        remedy = "prefer macro_f1 to accuracy, or set --class_weight balanced"
+        warnings.append(AuditWarning(2, text, "", remedy))
+    if count := classes["swapped"]["count"]:
+        text = f"{name}: {count:,} record{_s(count)} with the answers of an earlier one swapped"
+        example = classes["swapped"]["examples"][0]
+        warnings.append(AuditWarning(3, text, example, "remove them, unless intended"))
+    longer = classes["longer_preferred"]
+    if longer is not None and classes["decided"] >= FEWEST_DECIDED and longer >= LENGTH_BIAS:
+        text = f"{name}: the longer answer is the better one in {longer:.0%} of decided pairs"
+        warnings.append(AuditWarning(2, text, "", "a judge can learn length alone"))
+    return warnings
+
+
+def _of_one_split(splits: AuditReport) -> list[AuditWarning]:
+    """Warn of classes that only train has, or only eval."""
+    if not all((splits.get(name) or {}).get("classes") for name in ("train", "eval")):
+        return []
+    train, evaluated = (splits[name]["classes"]["counts"] for name in ("train", "eval"))
+    warnings = []
+    for severity, only, other, names in (
+        (9, "eval", "train", [one for one in evaluated if one not in train]),
+        (2, "train", "eval", [one for one in train if one not in evaluated]),
+    ):
+        if names:
+            text = f"{only}: class{'es' * (len(names) > 1)} that {other} lacks: {_few(names)}"
+            warnings.append(AuditWarning(severity, text, "", f"add such records to {other}"))
+    return warnings
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(shorten(name, 30)[1:-1] for name in names[:CLASSES_SHOWN])
+    return shown + ", …" * (len(names) > CLASSES_SHOWN)
 
 
 def _s(count: int) -> str:
@@ -158,7 +206,8 @@ def figures(report: AuditReport) -> list[Part]:
                       part["cut"]["count"], _count_lost(part)]  # fmt: skip
             rows.append([name, part["name"], *(f"{count:,}" for count in counts)])
     balances = [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
-    return [table(rows, left=2), *balances, *_added_tokens(report)]
+    classes = [_classes(n, s["classes"]) for n, s in report["splits"].items() if s.get("classes")]
+    return [table(rows, left=2), *balances, *classes, *_added_tokens(report)]
 
 
 def _count_lost(part: AuditReport) -> int:
@@ -186,6 +235,19 @@ def _balance(name: str, targets: AuditReport) -> str:
     histogram = " ".join(f"{share:.0%}" for share in targets["tenths"])
     halves = f"{targets['no']:,} closer to no, {targets['yes']:,} closer to yes"
     return f"{name} targets: {halves}; mean {targets['mean']:.3g}; 10-bin histogram {histogram}"
+
+
+def _classes(name: str, classes: AuditReport) -> str:
+    """The classes of a split on one line, and whether pairs prefer the longer answer."""
+    counts = classes["counts"]
+    total = sum(counts.values())
+    named = list(counts.items())[:CLASSES_SHOWN]
+    shown = ", ".join(f"{one} {count:,} ({count / total:.0%})" for one, count in named)
+    shown += f" and {len(counts) - len(named):,} more" if len(counts) > len(named) else ""
+    soft = f"; {classes['soft']:,} soft labels" if classes["soft"] else ""
+    longer = classes["longer_preferred"]
+    bias = "" if longer is None else f"; the longer answer is the better one in {longer:.0%}"
+    return f"{name} classes: {shown}{soft}{bias}"
 
 
 def _line(warning: AuditWarning) -> str:

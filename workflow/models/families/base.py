@@ -217,6 +217,10 @@ class ModelFamily(Protocol):
     def collate(self, config: PreTrainedConfig, rows: Rows, targets: torch.Tensor) -> Batch:
         """The batch of rows of examples, whose labels are `targets`."""
 
+    def set_classes(self, config: PreTrainedConfig, classes: Sequence[str]) -> None:
+        """Give a head of the configuration an output for each class; () for two unnamed ones."""
+        return
+
     def is_head(self, model: PreTrainedModel, name: str) -> bool:
         """Whether a tensor belongs to a head that is new where a checkpoint does not have it."""
         return False

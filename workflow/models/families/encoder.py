@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from workflow.models.batch import Batch, Rows, in_one_segment, make_joined_batch
+from workflow.models.batch import SECOND, Batch, Rows, in_one_segment, make_joined_batch
 from workflow.models.families.base import (
     DecoderIds,
     Dimensions,
@@ -39,13 +39,12 @@ _FROM_PADDING = (
 
 
 class Encoder(ModelFamily):
-    """The family of encoders, which score: a head of two outputs reads the first token."""
+    """The family of encoders, which score: a head with an output per class reads one token."""
 
     name = "encoder"
     joins_texts = True
 
     def model_class(self, config: PreTrainedConfig) -> type[PreTrainedModel]:
-        config.num_labels = 2
         return class_in(AutoModelForSequenceClassification._model_mapping, config)
 
     def dimensions(self, config: PreTrainedConfig) -> Dimensions:
@@ -59,7 +58,7 @@ class Encoder(ModelFamily):
             keys=width,
             feed_forward=first_of(config, "intermediate_size", "hidden_dim", default=4 * width),
             joins_texts=self.joins_texts,
-            vocabulary=2,
+            vocabulary=int(config.num_labels or 2),
             modules=_modules_of(config, self.model_class(config)),
         )
 
@@ -79,6 +78,12 @@ class Encoder(ModelFamily):
     def collate(self, config: PreTrainedConfig, rows: Rows, targets: torch.Tensor) -> Batch:
         return make_joined_batch(rows, targets, config.pad_token_id, first=True)
 
+    def set_classes(self, config: PreTrainedConfig, classes: Sequence[str]) -> None:
+        config.num_labels = len(classes or (0, 1))
+        if classes:
+            config.id2label = dict(enumerate(classes))
+            config.label2id = {name: index for index, name in enumerate(classes)}
+
     def is_head(self, model: PreTrainedModel, name: str) -> bool:
         """Whether a tensor is outside of the encoder, or in the pooler behind it."""
         body = {model.base_model_prefix, *dict(model.base_model.named_children())}
@@ -91,18 +96,21 @@ class Encoder(ModelFamily):
     def target_logits(
         self, model: PreTrainedModel, batch: Batch, words: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """The head's two logits of each example in float32; `words` do not matter."""
+        """The head's logits of each example in float32; `words` do not matter."""
         segments = batch.source_segments
+        is_second = batch.input_ids >= SECOND
+        inputs = {"input_ids": torch.where(is_second, batch.input_ids - SECOND, batch.input_ids)}
+        if getattr(model.config, "type_vocab_size", 0) > 1:
+            inputs["token_type_ids"] = is_second.long()
         if not self.supports_packing(model):
-            mask = (segments > 0).long()
-            unpacked: torch.Tensor = model(input_ids=batch.input_ids, attention_mask=mask).logits
+            unpacked: torch.Tensor = model(**inputs, attention_mask=(segments > 0).long()).logits
             return unpacked.float()
         positions = restarting_positions(segments)
         if model.config.model_type in _FROM_PADDING:
             positions = positions + model.config.pad_token_id + 1
         with _first_tokens(model, batch):
             logits: torch.Tensor = model(
-                input_ids=batch.input_ids,
+                **inputs,
                 attention_mask=in_one_segment(segments, segments),
                 position_ids=positions,
             ).logits

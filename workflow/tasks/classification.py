@@ -1,0 +1,200 @@
+"""Tell classes apart: of a text, or which of two answers to a prompt is better."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from workflow.config.job import JobSpec, PlannedSpec
+from workflow.config.request import JobRequest
+from workflow.config.task_specs import CLASSES
+from workflow.config.templates import CHAT, PLAIN
+from workflow.core.errors import BadInput, Problem
+from workflow.data.pair_rows import Orders, PairFrame, PairRows
+from workflow.data.pair_text import pair_frame, pair_ids
+from workflow.data.schema import Record, Schema
+from workflow.data.shapes import Shape
+from workflow.data.step_planner import MicroBatch
+from workflow.data.text_format import SeparateTexts, TextFormat
+from workflow.data.text_ids import Frame
+from workflow.data.token_cache import TokenizedSplit
+from workflow.inference.scorer import LabelIds
+from workflow.models.batch import SECOND, Batch, Example
+from workflow.models.families import family_of
+from workflow.tasks.base import EvalContext, Examples, Task, cut_sources
+from workflow.tasks.class_evaluation import ClassEvaluation
+from workflow.tasks.class_targets import ClassTargets, class_weights, encoded, find_classes
+from workflow.tasks.label_words import label_ids, smoothed, soft_cross_entropy
+
+_WORDS_OF_PAIRS = {"a": "A", "b": "B", "tie": "C"}
+"""Words for the classes of pairs: single tokens in most vocabularies."""
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """The task of clf.py for records with classes.
+
+    A stored target is the record's label as text (`encoded`), so that token ids do not depend on
+    the classes, which the train records name.
+
+    Attributes:
+        request: the job.
+        shape: of the records.
+        format: how texts become ids; set by `bind_tokenizer`.
+        tokenizer: the model's; set by `bind_tokenizer`.
+        classes: in the order of logits; set by `bind_data`, like the following.
+        label_ids: the ids of their words, or of the outputs of a model's own head.
+        frame: what surrounds the parts of a pair.
+        weights: of the classes in the loss; None for equal ones.
+    """
+
+    request: JobRequest
+    shape: Shape
+    format: TextFormat = SeparateTexts(None)
+    tokenizer: Any = None
+    classes: tuple[str, ...] = ()
+    label_ids: LabelIds = LabelIds(())
+    frame: PairFrame | None = None
+    weights: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, request: JobRequest, shape: str) -> "Classification":
+        return cls(request, Shape(shape, request.seed, request.classes))
+
+    @property
+    def encoding(self) -> str:
+        drawn = [self.request.seed] if self.shape.name == "chosen" else []
+        kind = ["pair" if self.shape.is_pair else "label", self.format.writes, *drawn]
+        template = "" if self.shape.is_pair else self.request.template
+        return json.dumps(["classes", *kind, template, *self.format.key[1:]])
+
+    @property
+    def schema(self) -> Schema:
+        template = PLAIN if self.request.template == CHAT else self.request.template
+        return Schema(
+            self.shape.keys, self.shape.answer_key, self.shape.check_label,
+            template=template or PLAIN, texts_of=self.shape.texts, label_of=self.shape.label,
+        )  # fmt: skip
+
+    @property
+    def framing(self) -> int:
+        return 0 if self.frame is None else len(self.frame)
+
+    def bind_tokenizer(
+        self, tokenizer: PreTrainedTokenizerBase, format: TextFormat
+    ) -> "Classification":
+        return dataclasses.replace(self, tokenizer=tokenizer, format=format)
+
+    def bind_data(
+        self, splits: Mapping[str, TokenizedSplit], request: JobRequest
+    ) -> "Classification":
+        classes = find_classes(splits, request, self.shape.is_pair)
+        ids, words = LabelIds(tuple(range(len(classes)))), self._words(classes)
+        if self.format.writes:
+            if len(words) != len(classes):
+                found = f"{len(words)} words for {len(classes)} classes: {', '.join(classes)}"
+                hint = "give a word for each class, in this order"
+                raise BadInput([Problem("--label_words", found, "a word for each class", hint)])
+            ids = label_ids(self.tokenizer, words, self.format)
+        frame = None
+        if self.shape.is_pair:
+            of_classes = dict(zip(classes, words, strict=False))
+            frame = pair_frame(self.tokenizer, self.format, of_classes, SECOND)
+            least = len(frame) + 3
+            if request.max_source_length < least:
+                found, hint = str(request.max_source_length), "increase it"
+                expected = f"at least {least}: {least - 3} tokens surround prompt and answers"
+                raise BadInput([Problem("--max_source_length", found, expected, hint)])
+        weights = None
+        if request.class_weight is not None and "train" in splits:
+            weights = class_weights(request.class_weight, splits["train"], classes)
+        return dataclasses.replace(
+            self, classes=classes, label_ids=ids, frame=frame, weights=weights
+        )
+
+    def _words(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """The words of the classes: those of the job, or else the names themselves."""
+        if self.request.label_words != ("no", "yes"):
+            return self.request.label_words
+        named = _WORDS_OF_PAIRS if self.shape.is_pair else {}
+        return tuple(named.get(name, name) for name in classes)
+
+    def examples(self, split: TokenizedSplit, spec: JobRequest, trains: bool) -> Examples:
+        """Of pairs, in training, each once in a drawn order or in both; in evaluation in both."""
+        count = len(split)
+        if self.frame is None:
+            orders = Orders(np.arange(count), np.zeros(count, np.bool_))
+            return Examples(
+                split, cut_sources(split, spec), ClassTargets(split.targets, self.classes, orders)
+            )
+        if trains and not spec.both_orders:
+            orders = Orders.drawn(count, spec.seed)
+        else:
+            orders = Orders.both(count)
+        begin, before_one, before_other, end = self.frame.ids
+        virtual = [*range(-spec.virtual_ids, 0)]
+        frame = dataclasses.replace(
+            self.frame, ids=([*virtual, *begin], before_one, before_other, end)
+        )
+        longest = spec.max_source_length + spec.virtual_ids
+        sources = PairRows(split.sources, frame, longest, spec.pair_shares, orders)
+        return Examples(split, sources, ClassTargets(split.targets, self.classes, orders))
+
+    def optimize_for_task(self, model: PreTrainedModel) -> None:
+        family_of(model.config).optimize_for_scoring(model)
+
+    def check(
+        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
+    ) -> None:
+        if request.metric_for_best_model not in CLASSES.best_metrics:
+            expected = f"for records with classes one of {', '.join(CLASSES.best_metrics)}"
+            found = request.metric_for_best_model
+            problem = Problem("--metric_for_best_model", found, expected, "choose one of them")
+            raise BadInput([problem])
+
+    def describe(self, spec: JobSpec) -> str:
+        of_what = {
+            "label": "a text",
+            "pair": "the better of two answers",
+            "chosen": "the better of two answers, on sides drawn by seed",
+        }[self.shape.name]
+        by = "the classification head"
+        if self.format.writes:
+            by = f"the words {', '.join(self._words(self.classes))} as the first output token"
+        return f"classes of {of_what}: {', '.join(self.classes)}, by {by}"
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        texts = [self.shape.texts(record) for record in records]
+        labels = [encoded(self.shape.label(record)) for record in records]
+        if self.shape.is_pair:
+            return pair_ids(tokenizer, self.format, texts), labels
+        return self.format.sources(tokenizer, [text for (text,) in texts]), labels
+
+    def frames(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Frame]:
+        return self.format.frames(tokenizer) | {"target": (0, 0)}
+
+    def collate(self, examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
+        targets = [examples.targets[index] for row in rows for index in row]
+        read = [[Example(examples.sources[index]) for index in row] for row in rows]
+        return family_of(config).collate(config, read, torch.from_numpy(np.stack(targets)))
+
+    def loss(self, model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:
+        batch = batch.to(model.device)
+        targets = smoothed(batch.targets, label_smoothing)
+        if self.weights is not None:
+            targets = targets * targets.new_tensor(self.weights)
+        return soft_cross_entropy(self.label_ids.logits(model, batch), targets).sum()
+
+    def evaluation(self, context: EvalContext, spec: PlannedSpec) -> ClassEvaluation:
+        return ClassEvaluation(self.shape, self.classes, self.label_ids, context, spec)
+
+    def sample(self, record: Record, prediction: Any) -> Mapping[str, Any]:
+        texts = {key: record[key] for key in self.shape.keys}
+        return texts | {"label": record.get("label"), "predicted": prediction}
