@@ -7,11 +7,15 @@ import sys
 
 import golden_files
 import pytest
-from bad_inputs import CASES, BadInput
+from bad_classes import BAD_CLASSES
+from bad_inputs import CASES as BAD_CASES
+from bad_inputs import BadInput
 from conftest import ROOT, addition_records, write_data
 
 from workflow.cli.run import main
 from workflow.runs.mount import Mount
+
+CASES = [*BAD_CASES, *BAD_CLASSES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

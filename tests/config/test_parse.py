@@ -30,6 +30,10 @@ DEFAULTS = {
     "truncation_side": "right",
     "template": None,
     "label_words": ("no", "yes"),
+    "classes": None,
+    "pair_shares": (0.4, 0.3, 0.3),
+    "both_orders": False,
+    "class_weight": None,
     "target_min": 0.0,
     "target_max": 1.0,
     "source_lang": None,
@@ -167,11 +171,12 @@ def test_flags_of_one_task_are_refused_in_the_other() -> None:
     """Every one of them; those of decoding are as long a list as the group in the help."""
     only = {name: flag.only_for for name, flag in JOB_FLAGS.items() if flag.only_for}
     assert [name for name, task in only.items() if task == "clf"] == [
-        "label_words", "target_min", "target_max"
+        "label_words", "classes", "pair_shares", "both_orders", "class_weight",
+        "target_min", "target_max",
     ]  # fmt: skip
     decoding = {name for name, flag in JOB_FLAGS.items() if flag.group == "decoding"}
     of_texts = {name for name, task in only.items() if task == "seq2seq"}
-    assert of_texts - decoding == {"max_target_length", "target_lang", "label_smoothing_factor"}
+    assert of_texts - decoding == {"max_target_length", "target_lang"}
     assert decoding - of_texts == set()
 
 

@@ -35,12 +35,12 @@ def of_topics(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def judged(count: int, seed: int) -> list[dict[str, Any]]:
-    """The better answer is the one that repeats a word of the prompt."""
-    draw, every = random.Random(seed), [word for words in WORDS.values() for word in words]
-    records = []
+    """The better answer agrees."""
+    draw, records = random.Random(seed), []
     for _ in range(count):
-        good, bad = draw.sample(every, 2)
-        records.append({"prompt": f"say {good}", "chosen": f"{good} yes", "rejected": f"{bad} yes"})
+        number, other = draw.sample(range(1000), 2)
+        better, worse = f"that is true {other}", f"that was not {other}"
+        records.append({"prompt": f"say {number}", "chosen": better, "rejected": worse})
     return records
 
 

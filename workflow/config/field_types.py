@@ -75,7 +75,7 @@ def several(least: int, most: int) -> FieldType:
         "".join(found).encode()  # lone surrogates cannot be written
         return found
 
-    return FieldType(f"at least {least} different non-empty texts", convert, "WORD", words=0)
+    return FieldType(f"at least {least} different non-empty texts", convert, "WORD WORD …", words=0)
 
 
 def shares(count: int) -> FieldType:
@@ -87,7 +87,9 @@ def shares(count: int) -> FieldType:
         _require(len(found) == count and math.isclose(sum(found), 1, abs_tol=1e-6))
         return found
 
-    return FieldType(f"{count} numbers above 0 with the sum 1", convert, "X", words=count)
+    return FieldType(
+        f"{count} numbers above 0 with the sum 1", convert, " ".join("X" * count), words=count
+    )
 
 
 def template(place: str, named: Mapping[str, str]) -> FieldType:

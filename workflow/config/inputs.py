@@ -76,10 +76,9 @@ class JobInputs:
         ("no", "yes"),
         common=True,
     )
-    classes: tuple[str, ...] = _clf_data(
+    classes: tuple[str, ...] | None = _clf_data(
         several(2, 1000),
         "names of the classes, in the order of their logits [the sorted labels of train]",
-        (),
     )
     pair_shares: tuple[float, ...] = _clf_data(
         shares(3),

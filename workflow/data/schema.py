@@ -29,6 +29,7 @@ class Schema:
         template: of the input text.
         texts_of, label_of: where answers are labels, the texts of a valid record (an input, or a
             prompt with answers a and b), and its label; None if it has none.
+        of_other_shape: the keys of a record that is not like the others; None if it is.
     """
 
     source_keys: tuple[str, ...]
@@ -38,6 +39,7 @@ class Schema:
     template: str = "{input}"
     texts_of: Callable[[Record], tuple[str, ...]] | None = None
     label_of: Callable[[Record], Mapping[str, float] | None] = lambda record: None
+    of_other_shape: Callable[[Record], str | None] = lambda record: None
 
     def text(self, record: Record) -> str:
         """The texts of a record."""
@@ -113,6 +115,9 @@ def check_record(record: object, place: str, schema: Schema, answers_needed: boo
     """The problems of a record at `place`."""
     if not isinstance(record, dict):
         return [Problem(place, name_type(record), schema.example, "write an object")]
+    if other := schema.of_other_shape(record):
+        expected, hint = f"{schema.example}, as in the first record", "keep one kind in a file"
+        return [Problem(place, f"a record with {other}", expected, hint)]
     problems: list[Problem] = []
     if isinstance(record, DuplicateKeys):
         problems.append(duplicate_keys(place, record))
@@ -189,7 +194,8 @@ def _near_key(key: str, record: Mapping[str, Any]) -> str | None:
 
 
 def _missing_source(place: str, key: str, schema: Schema, record: Mapping[str, Any]) -> Problem:
-    missing = missing_key(place, key, record, "text")
+    unknown = {name: one for name, one in record.items() if name not in schema.source_keys}
+    missing = missing_key(place, key, unknown, "text")
     for task in TASK_SPECS.values():
         if task.source_key in record and task.source_key not in schema.source_keys:
             return replace(missing, hint=f"use {task.name}.py, which reads this data")

@@ -1,9 +1,10 @@
 """Records with classes: a label of a text, or of which of two answers to a prompt is better."""
 
+import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +86,9 @@ class Shape:
             if not value.strip():
                 return "an empty class name", expected, "write it, or remove the record"
             if names and value not in names:
-                hint = "correct it" if self.is_pair else "correct it, or add it to --classes"
+                alike = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.6)
+                hint = f'write "{alike[0]}"' if alike else "correct it"
+                hint += "" if self.is_pair or alike else ", or add it to --classes"
                 return f"the class {shorten(value)}", expected, hint
             return None
         if not isinstance(value, dict):
@@ -94,8 +97,9 @@ class Shape:
             return "", expected, NO_ANSWER if value is None else hint
         if unknown := [name for name in value if not name.strip() or (names and name not in names)]:
             return f"the class {shorten(unknown[0])}", expected, "correct it"
-        if not all(_is_probability(share) for share in value.values()):
-            return "a map with other values", expected, "write a number from 0 to 1 for each class"
+        if wrong := [name for name, share in value.items() if not _is_probability(share)]:
+            found = f"{shorten(value[wrong[0]])} for the class {shorten(wrong[0])}"
+            return found, "a probability from 0 to 1 for each class", "correct it"
         if abs(sum(value.values()) - 1) > _TOLERANCE:
             found = f"probabilities with the sum {sum(value.values()):g}"
             return found, "probabilities with the sum 1", "scale them, or add the missing class"
@@ -111,14 +115,19 @@ def _is_probability(value: object) -> bool:
     return math.isfinite(value) and 0 <= value <= 1
 
 
-def shape_of(record: Mapping[str, Any], classes: Sequence[str]) -> str | None:
-    """The shape of records with classes, by the keys of one; None for a record with a target.
-
-    Args:
-        classes: of the job, if known: then a record without an answer has a class.
-    """
+def shape_of(record: Mapping[str, Any]) -> str | None:
+    """The shape of a record by its keys: "target" or that of a `Shape`; None if they do not say."""
+    if "input" in record and record.keys() & {"target", "label"}:
+        return "target" if "target" in record else "label"
     if record.keys() & {"response_a", "response_b"}:
         return "pair"
-    if record.keys() & {"chosen", "rejected"}:
-        return "chosen"
-    return "label" if "label" in record or (classes and "target" not in record) else None
+    return "chosen" if record.keys() & {"chosen", "rejected"} else None
+
+
+def of_other_shape(shape: str, record: Mapping[str, Any]) -> str | None:
+    """The keys of a record whose shape is another one, as an example."""
+    found = shape_of(record)
+    if found in (None, shape):
+        return None
+    keys = ("input", "target") if found == "target" else (*_KEYS[str(found)], "label")
+    return ", ".join(f'"{key}"' for key in keys if key in record)

@@ -18,5 +18,5 @@ def task_for(request: JobRequest, record: Mapping[str, Any]) -> Task:
     """The task of a job on records that have the keys of this one."""
     if request.task == "seq2seq":
         return Seq2Seq()
-    shape = shape_of(record, request.classes)
-    return LabelScoring.of(request) if shape is None else Classification.of(request, shape)
+    shape = shape_of(record) or ("label" if request.classes else "target")
+    return LabelScoring.of(request) if shape == "target" else Classification.of(request, shape)

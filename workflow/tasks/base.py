@@ -99,10 +99,15 @@ class Task(Encoder, Protocol):
     Attributes:
         format: how texts become ids; set by `bind_tokenizer`.
         classes: the names of a classifier's outputs, if they have names.
+        unused: flags that records of this kind have no use for.
         framing: ids around the parts of a source, which are not stored and never truncated.
     """
 
     classes: tuple[str, ...] = ()
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def framing(self) -> int:

@@ -59,8 +59,8 @@ def find_classes(
         for split in ("train", "eval")
         if split in splits
     }
-    known = " ".join(request.classes)
-    if request.classes:
+    if request.classes is not None:
+        known = " ".join(request.classes)
         problems = [
             Problem(
                 f"{split}: label", f"the class {shorten(name)}", f"one of --classes {known}",
@@ -79,8 +79,9 @@ def find_classes(
     classes = (*train, *sorted(names["eval"] - {*train}))
     if len(classes) < 2:
         found = f"only the class {classes[0]}" if classes else "no labels"
+        where = f"{' and '.join(names)}: label"
         hint = "add records of other classes, or name all classes by --classes"
-        raise BadInput([Problem("label", found, "at least two classes", hint)])
+        raise BadInput([Problem(where, found, "at least two classes", hint)])
     return classes
 
 
@@ -98,6 +99,9 @@ def class_weights(asked: str, split: TokenizedSplit, classes: Sequence[str]) -> 
         balanced = found.sum() / (len(classes) * np.maximum(found, 1e-9))
         return tuple(np.where(found > 0, balanced, 1.0).tolist())
     given = read_object(Path(asked))
+    if not given:
+        expected, hint = "balanced, or a JSON file that maps classes to weights", "check the path"
+        raise BadInput([Problem("--class_weight", f"{asked}, unreadable", expected, hint)])
     wrong = [name for name in classes if not _is_weight(given.get(name))]
     if wrong or given.keys() - {*classes}:
         missing = wrong or sorted(given.keys() - {*classes})

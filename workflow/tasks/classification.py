@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from workflow.core.errors import BadInput, Problem
 from workflow.data.pair_rows import Orders, PairFrame, PairRows
 from workflow.data.pair_text import pair_frame, pair_ids
 from workflow.data.schema import Record, Schema
-from workflow.data.shapes import Shape
+from workflow.data.shapes import Shape, of_other_shape
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import SeparateTexts, TextFormat
 from workflow.data.text_ids import Frame
@@ -64,7 +65,17 @@ class Classification(Task):
 
     @classmethod
     def of(cls, request: JobRequest, shape: str) -> "Classification":
-        return cls(request, Shape(shape, request.seed, request.classes))
+        return cls(request, Shape(shape, request.seed, request.classes or ()))
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        of_shape = "truncation_side" if self.shape.is_pair else "pair_shares"
+        return (
+            "target_min",
+            "target_max",
+            of_shape,
+            *([] if self.shape.is_pair else ["both_orders"]),
+        )
 
     @property
     def encoding(self) -> str:
@@ -79,6 +90,7 @@ class Classification(Task):
         return Schema(
             self.shape.keys, self.shape.answer_key, self.shape.check_label,
             template=template or PLAIN, texts_of=self.shape.texts, label_of=self.shape.label,
+            of_other_shape=partial(of_other_shape, self.shape.name),
         )  # fmt: skip
 
     @property

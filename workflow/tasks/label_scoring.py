@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from workflow.config.templates import CHAT, PLAIN
 from workflow.core.console import log
 from workflow.core.errors import shorten
 from workflow.data.schema import NO_ANSWER, Record, Schema
+from workflow.data.shapes import of_other_shape
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import SeparateTexts, TextFormat
 from workflow.data.text_ids import Frame
@@ -30,9 +32,7 @@ from workflow.tasks.label_words import label_ids, smoothed, soft_cross_entropy
 from workflow.tasks.sameness import Sameness
 
 Floats = npt.NDArray[np.float64]
-MORE_CLASSES = (
-    "clf.py is for two classes; for more, use seq2seq.py with the class name as completion"
-)
+MORE_CLASSES = 'for classes, write their names under the key "label" in place of "target"'
 SCORED_AT_ONCE = 2
 """Positions of a scoring batch over those of a micro-batch: no activations are kept."""
 
@@ -57,6 +57,10 @@ class LabelScoring(Task):
     label_ids: LabelIds = LabelIds(())
     format: TextFormat = SeparateTexts(None)
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        return "classes", "pair_shares", "both_orders", "class_weight"
+
     @classmethod
     def of(cls, request: JobRequest) -> "LabelScoring":
         assert request.template is not None
@@ -74,7 +78,10 @@ class LabelScoring(Task):
     @property
     def schema(self) -> Schema:
         text = PLAIN if self.template == CHAT else self.template
-        return Schema(("input",), "target", self._check_target, self._range, text)
+        other = partial(of_other_shape, "target")
+        return Schema(
+            ("input",), "target", self._check_target, self._range, text, of_other_shape=other
+        )
 
     def _check_target(self, value: object) -> tuple[str, str, str] | None:
         booleans = self._range == (0, 1)  # in another range, true could mean 1 or its end

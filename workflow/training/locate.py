@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workflow.config.job import JOB_FLAGS
 from workflow.config.request import JobRequest
+from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import BadInput, Problem
 from workflow.data.reading import check_records, first_record
 from workflow.data.source import DataSource, HeldOut
@@ -52,6 +54,7 @@ def locate(request: JobRequest, mount: Mount, problems: Sequence[Problem]) -> Lo
     model, adapter, of_model = find_model_and_adapter(mount, request)
     resume_point, of_checkpoint = _find_resume_point(request, mount, run_path)
     files, of_data = find_data(mount, request.data_name) if request.data_name else ({}, [])
+    problems += _problems_of_unused(task_of_records(files, request), request) if files else []
     problems += [
         *of_run, *of_model, *_problems_of_model_in_run(adapter or model, run_path), *of_checkpoint,
         *problems_of_trackers(request.report_to), *_problems_of_metric(request), *of_data,
@@ -78,6 +81,19 @@ def _problems_of_model_in_run(model: Path | str, run_path: Path) -> list[Problem
     hint = "choose another --training_run_name"
     inside = "the run that contains the initial model"
     return [Problem(where, inside, "another run", hint)]
+
+
+def _problems_of_unused(task: Task, request: JobRequest) -> list[Problem]:
+    """The flags that the job's records have no use for."""
+    defaults = TASK_SPECS[request.task].defaults
+    return [
+        Problem(
+            f"--{name}", f"set for records like {task.schema.example}",
+            "records that it applies to", "remove it",
+        )
+        for name in task.unused
+        if getattr(request, name) != defaults.get(name, JOB_FLAGS[name].default)
+    ]  # fmt: skip
 
 
 def _problems_of_metric(request: JobRequest) -> list[Problem]:

@@ -159,7 +159,7 @@ def prepare(
         raise BadInput([*error.problems, *of_records]) from error
     data = _prepare_data(located.files, request, task, settings.tokenizer, mount.cache)
     task = data.task
-    request = dataclasses.replace(request, classes=task.classes)
+    request = dataclasses.replace(request, classes=task.classes or None)
     resolve = partial(
         resolve_defaults,
         run_name=run_name_of(request),
