@@ -62,9 +62,8 @@ def _statistics(scores: Floats, targets: Floats) -> Floats:
     eps = np.finfo(np.float64).eps
     clipped = np.clip(scores, eps, 1 - eps)
     squared = (scores - targets) ** 2
-    bins = np.digitize(scores, np.arange(1, ECE_BINS) / ECE_BINS, right=True)
     gaps = np.zeros((len(scores), ECE_BINS))
-    gaps[np.arange(len(scores)), bins] = scores - targets
+    gaps[np.arange(len(scores)), ece_bins(scores)] = scores - targets
     statistics = [
         yes == chosen,
         yes & chosen,
@@ -94,8 +93,8 @@ def _of_block(ranked: Ranked, counts: Counts) -> dict[str, Floats]:
     rows = min(LEVELS_AT_ONCE, NUMBERS_AT_ONCE // len(counts))
     sums = weighted_sums(counts, ranked.statistics(rows))
     right, hits, yes, chosen, brier, log_loss, squared, *gaps = sums.T
-    no = _positive(records - yes)
-    yes = _positive(yes)
+    no = positive(records - yes)
+    yes = positive(yes)
     # One resample at a time fits in the CPU cache.
     pairs, precisions = np.array([_ranking(ranked, row) for row in counts]).T
     return {
@@ -111,7 +110,12 @@ def _of_block(ranked: Ranked, counts: Counts) -> dict[str, Floats]:
     }
 
 
-def _positive(numbers: Floats) -> Floats:
+def ece_bins(scores: Floats) -> Indexes:
+    """The bin of each score, 0..14: (0, 1/15], (1/15, 2/15] and so on; 0 is in the first."""
+    return np.digitize(scores, np.arange(1, ECE_BINS) / ECE_BINS, right=True)
+
+
+def positive(numbers: Floats) -> Floats:
     """The numbers with NaN for 0, so that dividing by them does not warn."""
     return np.where(numbers > 0, numbers, np.nan)
 
