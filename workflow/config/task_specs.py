@@ -1,7 +1,7 @@
 """The tasks as data: name, record keys, outputs, metrics and defaults."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from workflow.config.templates import PLAIN
@@ -14,7 +14,7 @@ class TaskSpec:
     Attributes:
         name: the task of a job, and its entry script without `.py`.
         source_key, answer_key: keys of a data record.
-        output: what an evaluation writes for each record: "texts" or "scores".
+        output: what an evaluation writes for each record: a text, a score, or a class.
         shown_metrics: metrics in the log and in tables, in this order.
         best_metrics: choices of --metric_for_best_model.
         defaults: of flags whose default depends on the task.
@@ -23,7 +23,7 @@ class TaskSpec:
     name: str
     source_key: str
     answer_key: str
-    output: Literal["texts", "scores"]
+    output: Literal["texts", "scores", "classes"]
     shown_metrics: tuple[str, ...]
     best_metrics: tuple[str, ...]
     defaults: Mapping[str, Any]
@@ -57,12 +57,33 @@ TASK_SPECS: dict[str, TaskSpec] = {
         defaults={"train_batch_size": 32, "truncation_side": "middle", "template": PLAIN},
     ),
 }  # fmt: skip
-BEST_METRICS = tuple(dict.fromkeys(name for t in TASK_SPECS.values() for name in t.best_metrics))
+CLASSES = replace(
+    TASK_SPECS["clf"],
+    answer_key="label",
+    output="classes",
+    shown_metrics=(
+        "loss", "accuracy", "majority_accuracy", "macro_f1", "log_loss", "swap_consistency",
+        "first_place_share",
+    ),
+    best_metrics=("loss", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier", "ece"),
+)  # fmt: skip
+"""clf with several classes, which only its data tell."""
+
+
+def best_metrics(*tasks: str) -> tuple[str, ...]:
+    """Choices of --metric_for_best_model of tasks, with several classes or without."""
+    specs = [task for task in (*TASK_SPECS.values(), CLASSES) if task.name in tasks]
+    return tuple(dict.fromkeys(name for task in specs for name in task.best_metrics))
+
+
+BEST_METRICS = best_metrics(*TASK_SPECS)
 """Choices of all tasks."""
 
 
 def task_of(spec: Mapping[str, Any]) -> TaskSpec:
     """The task of a training_args.json; seq2seq if it names none."""
+    if spec.get("task") == CLASSES.name and spec.get("classes"):
+        return CLASSES
     return TASK_SPECS.get(str(spec.get("task")), TASK_SPECS["seq2seq"])
 
 
