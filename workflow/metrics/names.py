@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "brier", "log_loss", "ece", "rmse", "mae"})
+CHANCE = {n: f"frequencies_{n}" for n in ("log_loss", "brier")} | {"accuracy": "majority_accuracy"}
+"""Metrics of classes, with those of chance on the same records."""
+NO_BEST = frozenset({*CHANCE.values(), "first_place_share"})
+"""Metrics without a best value: of chance, or a bias."""
 
 
 def interval_of(metrics: Mapping[str, Any], name: str) -> tuple[float, float] | None:
@@ -33,7 +37,7 @@ def perplexity(loss: float | None) -> float | None:
 
 def is_better(metric: str, value: float | None, best: float | None) -> bool:
     """Whether `value` beats `best` in `metric`; None is never better, anything beats None."""
-    if value is None or math.isnan(value):
+    if value is None or math.isnan(value) or metric in NO_BEST:
         return False
     if best is None:
         return True
