@@ -65,3 +65,25 @@ def scored(text: str, target: float | None, score: float | None) -> dict[str, An
     record: dict[str, Any] = {"input": text} | ({} if target is None else {"target": target})
     logits = None if score is None else [0.0, 1.0]
     return {"orig_d": record, "pred_score": score, "logits": logits}
+
+
+def classified(
+    record: dict[str, Any],
+    names: Sequence[str],
+    given: Sequence[float] | None,
+    swapped: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """An item of clf with several classes, from the probabilities of each order of a pair."""
+    if given is None:
+        return {"orig_d": record, "pred_label": None, "pred_probs": None, "logits": None}
+    orders = [given] if swapped is None else [given, swapped]
+    shares = [sum(values) / len(orders) for values in zip(*orders, strict=True)]
+    labels = [names[list(values).index(max(values))] for values in (shares, *orders)]
+    item = {
+        "orig_d": record, "pred_label": labels[0],
+        "pred_probs": dict(zip(names, shares, strict=True)), "logits": list(given),
+    }  # fmt: skip
+    if swapped is not None:
+        item |= {"pred_label_as_given": labels[1], "pred_label_swapped": labels[2],
+                 "logits_swapped": list(swapped)}  # fmt: skip
+    return item

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from workflow.config.job import JOB_FLAGS
 from workflow.config.request import GREEDY_BELOW, JobRequest
-from workflow.config.task_specs import TASK_SPECS
+from workflow.config.task_specs import best_metrics
 from workflow.core.errors import Problem, shorten
 
 
@@ -73,7 +73,7 @@ def _of_task(job: JobRequest) -> Iterator[Problem]:
         if flag.only_for not in (None, job.task) and value != flag.default:
             found = f"a flag of {flag.only_for}.py"
             yield Problem(f"--{name}", found, f"flags of {job.task}.py", "remove it")
-    best = TASK_SPECS[job.task].best_metrics
+    best = best_metrics(job.task)
     if job.metric_for_best_model not in best:
         found, expected = job.metric_for_best_model, f"one of {', '.join(best)}"
         yield Problem("--metric_for_best_model", found, expected, "choose one of them")

@@ -18,7 +18,7 @@ from workflow.config.field_types import (
 )
 from workflow.config.flags import flag
 from workflow.config.inputs import JobInputs
-from workflow.config.task_specs import BEST_METRICS, TASK_SPECS, shown_default
+from workflow.config.task_specs import BEST_METRICS, TASK_SPECS, best_metrics, shown_default
 
 TUNINGS = ("full", "lora", "ia3", "prefix", "prompt")
 GREEDY_BELOW = 0.01
@@ -29,7 +29,7 @@ SCHEDULES = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
     "inverse_sqrt", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
 )  # fmt: skip
-_BEST = {name: ", ".join(task.best_metrics) for name, task in TASK_SPECS.items()}
+_BEST = {name: ", ".join(best_metrics(name)) for name in TASK_SPECS}
 
 PROCESSES = "processes and memory"
 """A group of flags in the help."""

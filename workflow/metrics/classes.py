@@ -22,8 +22,6 @@ from workflow.metrics.bootstrap import (
 from workflow.metrics.ranking import ECE_BINS, NUMBERS_AT_ONCE, ece_bins, positive
 
 _EPS = np.finfo(np.float64).eps
-_ROUNDING = 1e-3
-"""By how much the sum of a record's probabilities may differ from 1."""
 
 
 def class_metrics(
@@ -31,28 +29,24 @@ def class_metrics(
 ) -> dict[str, Any]:
     """All metrics of probabilities against targets; {} without records, None for undefined metrics.
 
-    See the module's docstring for soft targets. With "<name>_ci95", [low, high], as in `scores`:
+    With "<name>_ci95", [low, high], as in `scores`:
 
     - accuracy, 0..1; balanced_accuracy, 0..1: mean recall of the classes that have records, as in
       scikit-learn; macro_f1, 0..1: mean f1 of all `names`, in which a class without records and
       predictions counts 0 (scikit-learn's with labels=names and zero_division=0).
     - log_loss, in nats, 0..36.05: of probabilities clipped to [eps, 1 - eps]; brier, 0..2: squared
       errors summed over classes (Brier 1950), for two classes twice that of `scores`.
-    - ece, 0..1: expected calibration error of the predicted class (Guo et al. 2017), the sum over
-      15 bins of share × |mean probability - mean correctness|. That of `scores` bins the
-      probability of yes instead, so for two classes they differ.
+    - ece, 0..1: expected calibration error (Guo et al. 2017) of the predicted class in 15 bins;
+      that of `scores` bins the probability of yes, so for two classes they differ.
 
     Without an interval:
 
-    - precision/NAME, recall/NAME and f1/NAME, 0..1: undefined if there are no predictions of the
-      class, no records of it, or neither.
+    - precision/NAME, recall/NAME, f1/NAME: undefined without predictions, records, or both.
     - what chance gives on these records: majority_accuracy, of always predicting the most frequent
       class; frequencies_log_loss and frequencies_brier, of always predicting the frequencies.
 
     Args:
         probabilities, targets: (records, classes), 0..1; each row sums to 1.
-        names: of the classes.
-        seed: of the resamples.
 
     Raises:
         ValueError: probabilities or targets are not as described.
@@ -105,9 +99,7 @@ def pair_metrics(
       orders that prefer one; 0.5 is unbiased. None if there are none.
 
     Args:
-        as_given, swapped: (records, classes), with a or b shown first. In both, the column of a is
-            about the record's own answer a.
-        names: of the classes, with "a" and "b".
+        as_given, swapped: (records, classes), with a or b shown first; in both, a is the record's.
     """
     if not len(as_given):
         return {}
@@ -122,16 +114,13 @@ def pair_metrics(
 def _sums(counts: Counts, probabilities: Floats, targets: Floats, names: Sequence[str]) -> Floats:
     """Sums of the records' statistics for each row of counts, (resamples, statistics)."""
     for rows in (probabilities, targets):
-        if rows.shape != (len(targets), len(names)) or not np.all(rows >= 0):
-            raise ValueError("probabilities must be at least 0, one of each record for each class")
-        if not np.all(np.abs(rows.sum(axis=1) - 1) <= _ROUNDING):
-            raise ValueError("the probabilities of a record must sum to 1")
+        fit = rows.shape == (len(targets), len(names)) and np.all(rows >= 0)
+        if not fit or not np.allclose(rows.sum(axis=1), 1, atol=1e-3):
+            raise ValueError("not probabilities of each record for each class")
     at_once = 1 + NUMBERS_AT_ONCE // max(len(counts), 3 * len(names) + 2 + ECE_BINS)
-    starts = range(0, len(targets), at_once)
-    parts = (slice(start, start + at_once) for start in starts)
-    return weighted_sums(
-        counts, (_statistics(probabilities[part], targets[part]) for part in parts)
-    )
+    parts = (slice(i, i + at_once) for i in range(0, len(targets), at_once))
+    blocks = (_statistics(probabilities[part], targets[part]) for part in parts)
+    return weighted_sums(counts, blocks)
 
 
 def _statistics(probabilities: Floats, targets: Floats) -> Floats:

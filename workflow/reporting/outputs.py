@@ -1,14 +1,13 @@
-"""Predictions of a record, texts or scores: how each is read, scored and listed."""
+"""Predictions of a record, i.e. texts, scores or classes: how each is read, scored and listed."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from workflow.config.task_specs import task_of
 from workflow.metrics.references import reference_of
 from workflow.metrics.rouge import word_f1
+from workflow.reporting.record import Choice, Record, number_of, pair_text, text_of
 from workflow.reporting.report.blocks import Block, Charts, Item, Prediction, Text
 from workflow.runs.predictions import PastEvaluation
 
@@ -16,35 +15,10 @@ MOST_SAMPLES = 8
 """Distinct samples listed for a record."""
 MOSTLY_WRONG = 0.05
 """Up to this exact_match, rougeL is more informative."""
-MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError)
-"""The exceptions that reading a malformed record raises."""
-
-Output = str | float
-"""A text, or a score in the target range."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A record of a prediction file; missing values are None.
-
-    Attributes:
-        place: 0-based index in the data file.
-        expected: completion or target.
-        reference: the text or target that outputs are compared with.
-        outputs: one text for each sample, or a single score.
-        logits: of no and yes, for the first generated token.
-    """
-
-    place: int
-    prompt: str
-    expected: Any
-    reference: Any
-    outputs: tuple[Any, ...]
-    logits: Sequence[float] | None
 
 
 class Texts:
-    """Reads and scores the texts of a run's evaluations; `Scores` has the same interface.
+    """Reads and scores the texts of a run's evaluations; `Scores` and `Classes` are alike.
 
     Attributes:
         title: of the report's section.
@@ -73,11 +47,11 @@ class Texts:
     def read(self, place: int, item: dict[str, Any]) -> Record:
         """A record of a prediction file; raises one of `MALFORMED` if it is malformed."""
         expected, reference = item["demonstration"], reference_of(item, self._stops)
-        texts = tuple(_text(one["lm_postprocess"]) for one in item["generations"])
+        texts = tuple(text_of(one["lm_postprocess"]) for one in item["generations"])
         logits = item["generations"][0].get("scores")
         if expected is not None:
-            _text(expected)
-        return Record(place, _text(item["prompt"]), expected, reference, texts, logits)
+            text_of(expected)
+        return Record(place, text_of(item["prompt"]), expected, reference, texts, logits)
 
     def usual_metrics(self, exact_match: float) -> list[str]:
         """The metrics of quality, the most informative first; `exact_match`: the highest, 0..1."""
@@ -158,8 +132,8 @@ class Scores:
 
     def read(self, place: int, item: dict[str, Any]) -> Record:
         record = item["orig_d"]
-        target, score = _number(record.get("target")), _number(item["pred_score"])
-        return Record(place, _text(record["input"]), target, target, (score,), item.get("logits"))
+        target, score = number_of(record.get("target")), number_of(item["pred_score"])
+        return Record(place, text_of(record["input"]), target, target, (score,), item.get("logits"))
 
     def usual_metrics(self, exact_match: float) -> list[str]:
         return ["auc", "spearman", "rmse"]
@@ -203,12 +177,93 @@ class Scores:
         return blocks + ([Charts(charts)] if charts else [])
 
 
-Outputs = Texts | Scores
+class Classes:
+    """Reads and compares classes; `names` are the job's, in the order of its logits."""
+
+    title = "Classes"
+    needed = "labels and predictions"
+    won_by = (
+        "probability of the label (of a map: the share in common) higher by more than 0.01, or "
+        "about equal and the only right class"
+    )
+    margin = 0.01
+    changed = "the predicted class differs from that of step"
+    verdicts: ClassVar = {
+        "wrong": "the predicted class is not the label (of a map: its most likely class)",
+        "right": "the predicted class is the label",
+        "inconsistent": "the two orders of the pair have different predicted classes",
+    }
+    of_tokens: tuple[str, ...] = ()
+
+    def __init__(self, spec: Mapping[str, Any]):
+        self.task = task_of(spec)
+        self.names = tuple(map(str, spec["classes"]))
+
+    def read(self, place: int, item: dict[str, Any]) -> Record:
+        record, shares = item["orig_d"], item["pred_probs"]
+        label = record.get("label", "a" if "chosen" in record else None)
+        if label is not None:
+            label = self._choice(label if isinstance(label, dict) else {label: 1.0})
+        output = None if shares is None else self._choice(shares, item["pred_label"])
+        keys = ("pred_label_as_given", "pred_label_swapped")
+        orders = tuple(text_of(item[key]) for key in keys if item.get(key) is not None)
+        return Record(place, pair_text(record), label, label, (output,), None, orders)
+
+    def _choice(self, shares: Mapping[str, Any], label: str | None = None) -> Choice:
+        """A class, by default the most likely, with the probabilities in `shares`."""
+        found = tuple(number_of(shares.get(name)) or 0.0 for name in self.names)
+        if not shares.keys() <= set(self.names) or min(found) < 0 or abs(sum(found) - 1) > 1e-3:
+            raise ValueError("not probabilities of the classes")
+        chosen = self.names.index(label) if label else found.index(max(found))
+        return Choice(self.names[chosen], found, self.names)
+
+    def usual_metrics(self, exact_match: float) -> list[str]:
+        return ["accuracy", "macro_f1", "log_loss"]
+
+    def quality(self, output: Any, reference: Any) -> float:
+        """The probability of the label; of a map, what both distributions have in common."""
+        return float(sum(map(min, output.probabilities, reference.probabilities)))
+
+    def is_right(self, output: Any, reference: Any) -> bool:
+        return bool(output.label == reference.label)
+
+    def item(self, record: Record, before: Record | None, step: int | None) -> Item:
+        output, label = record.outputs[0], record.expected
+        former = None if before is None else before.outputs[0]
+        expected = None if label is None else str(label)
+        if output is None:
+            facts = ["logits not finite"]
+            return Item(record.place, record.prompt, expected, (), facts, [None, None])
+        predictions = [Prediction("prediction", str(output), None, False)]
+        quality = None if label is None else self.quality(output, label)
+        tags = [] if label is None else ["right" if self.is_right(output, label) else "wrong"]
+        if former is not None and former.label != output.label:
+            tags.append("changed")
+            predictions.append(Prediction(f"step {step}", str(former), None, False))
+        facts = ["a first: {}, b first: {}".format(*record.orders)] if record.orders else []
+        tags += ["inconsistent"] * (len(set(record.orders)) > 1)
+        numbers = [quality, max(output.probabilities)]
+        return Item(record.place, record.prompt, expected, predictions, facts, numbers, tags)
+
+    def order(
+        self, items: Sequence[Item], is_judged: bool, has_before: bool
+    ) -> tuple[Sequence[str], str]:
+        numbers = ["probability of the label", "probability of the prediction"]
+        return numbers, f"{numbers[not is_judged]}, lowest first"
+
+    def charts(self, evaluation: PastEvaluation) -> list[Block]:
+        from workflow.reporting.report import scores  # lazy: imports this module
+
+        return scores.class_blocks(evaluation, self)
+
+
+Outputs = Texts | Scores | Classes
 
 
 def outputs_of(spec: Mapping[str, Any]) -> Outputs:
     """The reader for a run with this training_args.json."""
-    return Texts(spec) if task_of(spec).output == "texts" else Scores(spec)
+    kinds: dict[str, type[Outputs]] = {"texts": Texts, "scores": Scores, "classes": Classes}
+    return kinds[task_of(spec).output](spec)
 
 
 def target_range(spec: Mapping[str, Any]) -> tuple[float, float]:
@@ -220,17 +275,3 @@ def _logits(record: Record) -> list[str]:
         return []
     no, yes = record.logits
     return [f"logits: no {no:.2f}, yes {yes:.2f}"]
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("not a text")
-    return value
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None; raises ValueError for others."""
-    number = None if value is None else float(value)
-    if number is not None and not math.isfinite(number):
-        raise ValueError("not finite")
-    return number

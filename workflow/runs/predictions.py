@@ -52,7 +52,7 @@ def spread(evals: Sequence[PastEvaluation], most: int) -> list[PastEvaluation]:
 
 def prediction_files(spec: dict[str, Any], step: int) -> tuple[str, ...]:
     """The names of an evaluation's prediction files, of equal content, for a job as in JSON."""
-    if task_of(spec).output == "scores":
+    if task_of(spec).output != "texts":
         return f"checkpoint-{step}-preds.json", "preds.json"
     temperature, samples = spec.get("temperature", 0.0), spec.get("n_samples", 1)
     return (f"temperature={temperature:.2f}_n={samples}_step={step}.json",)

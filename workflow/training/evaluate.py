@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from workflow.config.job import PlannedSpec
-from workflow.config.task_specs import TASK_SPECS
+from workflow.config.task_specs import task_of
 from workflow.core.console import log_parts, on_terminal
 from workflow.core.tables import Part
 from workflow.data.schema import Record
@@ -115,7 +115,8 @@ def _record(
 def _shown(context: RunContext, metrics: dict[str, Any], own: list[str]) -> list[Part]:
     """The log of an evaluation: a table on a terminal, one line elsewhere."""
     spec, step = context.job.spec, context.progress.step
-    names = TASK_SPECS[spec.task].shown_metrics
+    task = task_of(vars(spec))
+    names = task.shown_metrics
     if on_terminal():
         earlier, now = context.folder.metrics_before(step), {"step": step, **metrics}
         table = metrics_table(earlier, now, names, spec.max_steps, own)
@@ -124,7 +125,7 @@ def _shown(context: RunContext, metrics: dict[str, Any], own: list[str]) -> list
     shown = [
         f"{name} {metrics[name]:.4g}" for name in (*names, *own) if metrics.get(name) is not None
     ]
-    values = "  ".join(shown) or f"no {TASK_SPECS[spec.task].answer_key}s; metrics skipped"
+    values = "  ".join(shown) or f"no {task.answer_key}s; metrics skipped"
     return [f"step {step}: {values}"]
 
 

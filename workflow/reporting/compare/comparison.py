@@ -12,6 +12,7 @@ from workflow.reporting.compare.selectors import Named
 from workflow.reporting.compare.verdict import sentence
 from workflow.reporting.outputs import Outputs
 from workflow.reporting.report.blocks import Chart
+from workflow.reporting.report.summary import OF_A_CLASS
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def compare_named(named: Sequence[Named]) -> Comparison:
     pairs = pair(named)
     metrics = measure(named, pairs)
     names = dict.fromkeys(["loss", *(metric.name for metric in metrics)])
+    names = {name: None for name in names if not OF_A_CLASS.match(name)}
     return Comparison(
         named, pairs, metrics, main_metric(metrics, named), differing_fields(named),
         curves(named, names),

@@ -2,11 +2,13 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from workflow.core.console import progress_bar
 from workflow.metrics.bootstrap import Floats, interval
+from workflow.metrics.classes import class_points, resampled_class_metrics
 from workflow.metrics.correlations import resampled_correlations
 from workflow.metrics.names import is_number
 from workflow.metrics.scores import in_range, resampled_score_metrics, score_points, to_unit
@@ -110,7 +112,18 @@ def _of_scores(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list
     return measured
 
 
-_MEASURED_BY = {"texts": _of_texts, "scores": _of_scores}
+def _of_classes(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
+    names: list[str] = named[0].spec["classes"]
+    choices: list[Sequence[Any]] = [(p.expected, *p.predictions) for p in _ordered(pairs)]
+    rows = np.array([[one.probabilities for one in row] for row in choices], np.float64)
+    targets, *found = rows.swapaxes(0, 1)
+    return [
+        (class_points(p, targets, names), resampled_class_metrics(p, targets, names, seed))
+        for p in found
+    ]
+
+
+_MEASURED_BY = {"texts": _of_texts, "scores": _of_scores, "classes": _of_classes}
 
 
 def _metric(name: str, measured: Sequence[Measured], records: int) -> Metric:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from workflow.core.errors import BadInput, Problem
 from workflow.reporting.compare.selectors import Named
-from workflow.reporting.outputs import MALFORMED, Output, Record
+from workflow.reporting.record import MALFORMED, Output, Record
 
 WIN, LOSS, TIE = "win", "loss", "tie"
 PLURALS = {WIN: "wins", LOSS: "losses", TIE: "ties"}
@@ -18,7 +18,7 @@ Records = dict[bytes, Record]
 
 
 def as_text(output: Output) -> str:
-    return output if isinstance(output, str) else f"{output:.4g}"
+    return f"{output:.4g}" if isinstance(output, float) else str(output)
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,12 @@ class Pair:
     Attributes:
         key: identifies the record, independent of the rest of the data.
         place: 0-based index in the first evaluation's data.
-        expected: completion or target.
+        expected: completion, target or label.
         predictions: one for each evaluation.
-        references: the text or target that each prediction is compared with.
-        scores: quality of each prediction, 0..1: `word_f1`, or 1 - |score - target|.
-        right: whether each prediction is an exact match; all false for scores.
+        references: the text, target or label that each prediction is compared with.
+        scores: quality of each prediction, 0..1: `word_f1`, 1 - |score - target|, or
+            the probability of the label.
+        right: whether each prediction is an exact match or the right class; all false for scores.
         margin: differences of `scores` up to this are ties.
     """
 
@@ -55,7 +56,7 @@ class Pair:
         return self.scores[index] - self.scores[0]
 
     def result(self, index: int) -> str:
-        """Win, loss or tie against the base; an exact match breaks ties of word F1."""
+        """Win, loss or tie against the base; an exact match or the right class breaks ties."""
         gain = self.gain(index)
         if abs(gain) <= self.margin:
             gain = self.right[index] - self.right[0]

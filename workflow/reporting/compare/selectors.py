@@ -146,7 +146,7 @@ def _no_such_step(word: str, run: str, which: str, of_run: Sequence[PastEvaluati
 
 
 def _incomparable(named: Sequence[Named]) -> list[Problem]:
-    """Duplicate evaluations, and those of another task or target range than the base."""
+    """Duplicate evaluations, and those of another task, target range or classes than the base."""
     base, problems, seen = named[0], [], set()
     for other in named:
         place = other.folder.resolve(), other.step  # a folder may be a link to another
@@ -156,9 +156,15 @@ def _incomparable(named: Sequence[Named]) -> list[Problem]:
         seen.add(place)
         tasks = [task_of(evaluation.spec) for evaluation in (other, base)]
         ranges = [target_range(evaluation.spec) for evaluation in (other, base)]
-        if tasks[0] != tasks[1]:
+        classes = [", ".join(evaluation.spec.get("classes") or ()) for evaluation in (other, base)]
+        if tasks[0].name != tasks[1].name:
             found, expected = f"task {tasks[0].name}", tasks[1].name
             hint = "compare runs of one task"
+        elif classes[0] != classes[1]:
+            found, expected = (
+                f"classes {shorten(names)}" if names else "scores" for names in classes
+            )
+            hint = "compare runs with the same classes in the same order"
         elif ranges[0] != ranges[1]:
             found, expected = ("targets {:g} to {:g}".format(*ends) for ends in ranges)
             hint = "compare runs with the same --target_min and --target_max"

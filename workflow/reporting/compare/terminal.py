@@ -14,8 +14,9 @@ from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
 from workflow.reporting.compare.metrics import RECORDS_NEEDED
 from workflow.reporting.compare.pairing import LOSS, PLURALS, WIN, as_text
 from workflow.reporting.compare.verdict import has_width, judged
-from workflow.reporting.outputs import Output
+from workflow.reporting.record import Output
 from workflow.reporting.report.blocks import Chart
+from workflow.reporting.report.summary import OF_A_CLASS
 
 SHOWN = 3
 """Example records of wins and of losses."""
@@ -97,6 +98,7 @@ def legend(found: Comparison) -> str:
 
 def _metrics(found: Comparison, index: int) -> Iterator[Part]:
     rows = [[Text(_cell(cell)) for cell in row] for row in metric_rows(found, [index])]
+    rows = [row for row in rows if not OF_A_CLASS.match(row[0].plain)]
     for row in rows:
         row[-1].highlight_words(["better"], "green")
         row[-1].highlight_words(["worse"], "red")
@@ -135,8 +137,9 @@ def _common_prefix(found: Comparison) -> int:
 
 
 def _text(output: Output) -> str:
-    """A text on one line, shortened, or a score."""
-    return shorten(" ".join(output.split()), TEXT) if isinstance(output, str) else as_text(output)
+    """An output on one line; a text is quoted."""
+    line = " ".join(as_text(output).split())
+    return shorten(line, TEXT) if isinstance(output, str) else _cell(line)
 
 
 def _fields(found: Comparison) -> Iterator[Part]:

@@ -8,7 +8,7 @@ from workflow.reporting.compare.metrics import RECORDS_NEEDED, Interval, Metric
 
 _SHARES = frozenset({
     "exact_match", "normalized_exact_match", "rouge1", "rouge2", "rougeL", "rougeLsum",
-    "rougeL_unicode", "accuracy",
+    "rougeL_unicode", "accuracy", "macro_f1",
     "balanced_accuracy", "f1", "auc", "average_precision", "brier", "ece",
 })  # fmt: skip
 """Metrics from 0 to 1, reported in percentage points."""

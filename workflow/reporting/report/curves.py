@@ -6,7 +6,7 @@ from typing import Any
 from workflow.config.task_specs import TaskSpec
 from workflow.metrics.names import interval_of, is_number
 from workflow.reporting.report.blocks import Chart, Charts, Point, Series
-from workflow.reporting.report.summary import OF_SAMPLES, metric_names
+from workflow.reporting.report.summary import OF_A_CLASS, OF_SAMPLES, metric_names
 from workflow.runs.predictions import PastEvaluation, spread
 
 MOST_POINTS = 400
@@ -19,9 +19,11 @@ _TOGETHER = (
     ("exact match", ("exact_match", "normalized_exact_match")),
     ("ROUGE", ("rougeL", "rougeL_unicode", "rouge1", "rouge2", "rougeLsum")),
     ("BLEU and chrF", ("bleu", "chrf")),
-    ("accuracy", ("accuracy", "balanced_accuracy", "f1")),
+    ("accuracy", ("accuracy", "majority_accuracy", "balanced_accuracy", "f1", "macro_f1")),
     ("ranking", ("auc", "average_precision")),
-    ("calibration", ("brier", "ece")),
+    ("log_loss", ("log_loss", "frequencies_log_loss")),
+    ("calibration", ("brier", "frequencies_brier", "ece")),
+    ("pairs", ("swap_consistency", "first_place_share")),
     ("error", ("rmse", "mae")),
     ("correlation", ("spearman", "pearson")),
     ("predictions", ("empty", "at_limit", "distinct_samples")),
@@ -87,7 +89,8 @@ def _metrics_together(task: TaskSpec, evals: Sequence[PastEvaluation]) -> dict[s
     for name in metric_names(task, evals):
         series = metric_series(lines, name, name)
         of_samples = OF_SAMPLES.sub("", name)
-        title = titles.get(of_samples, of_samples)
+        of_class = OF_A_CLASS.match(name)
+        title = of_class[1] if of_class else titles.get(of_samples, of_samples)
         title += " over samples" if name != of_samples else ""
         found.setdefault(title, []).append(series)
     return found

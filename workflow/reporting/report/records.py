@@ -40,7 +40,8 @@ def record_list(outputs: Outputs, last: PastEvaluation, before: PastEvaluation |
     has_before = before is not None and before.items.exists()
     numbers, begin = outputs.order(items, judged > 0, has_before)
     tags = {"changed": f"{outputs.changed} {step}"} if has_before else {}
-    tags |= outputs.verdicts if judged else {}
+    occurring = {tag for item in items for tag in item.tags}
+    tags |= {tag: what for tag, what in outputs.verdicts.items() if tag in occurring}
     note = f"Step {last.step}: {count:,} records"
     if judged < count:
         note += f", {judged:,} with a {outputs.task.answer_key}"

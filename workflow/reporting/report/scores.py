@@ -1,6 +1,7 @@
-"""Charts of clf's scores and targets: by class, by threshold, and calibration."""
+"""Charts of clf: scores by class and threshold, calibration, and classes in a confusion matrix."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from workflow.metrics.bootstrap import Floats
-from workflow.metrics.ranking import ECE_BINS, Bools
+from workflow.metrics.ranking import ECE_BINS, Bools, ece_bins
 from workflow.metrics.scores import to_unit
-from workflow.reporting.outputs import Scores
-from workflow.reporting.report.blocks import Chart, Point, Series
+from workflow.reporting.outputs import Classes, Scores
+from workflow.reporting.record import MOST_CLASSES
+from workflow.reporting.report.blocks import Block, Chart, Charts, Point, Series, Table, Text
 from workflow.runs.predictions import PastEvaluation
 
 HISTOGRAM_BINS = 20
+MOST_ROWS = 20
+"""Classes of a confusion matrix: the most frequent ones."""
 CURVE_POINTS = 300
 
 
@@ -116,9 +120,11 @@ def _precision_recall(found: ScoreArrays) -> Chart:
     return Chart("precision-recall curve", "recall", series, (0, 1), (0, 1))
 
 
-def _reliability(found: ScoreArrays) -> Chart:
+def _reliability(
+    found: ScoreArrays, target: str = "mean target", score: str = "mean score"
+) -> Chart:
     """Mean target by mean score in ece's bins (Guo et al. 2017, arXiv:1706.04599)."""
-    bins = np.digitize(found.scores, np.arange(1, ECE_BINS) / ECE_BINS, right=True)
+    bins = ece_bins(found.scores)
     points, shares, (low, high) = [], [], found.ends
     for place in np.unique(bins):
         here = bins == place
@@ -126,7 +132,7 @@ def _reliability(found: ScoreArrays) -> Chart:
         points.append((at, float(found.in_range(found.targets[here].mean()))))
         shares.append((at, float(found.in_range(here.mean()))))
     series = [
-        Series("mean target", points, "dots"),
+        Series(target, points, "dots"),
         Series("fraction of records", shares, "faint"),
         _guide((low, low), (high, high)),
     ]
@@ -134,7 +140,47 @@ def _reliability(found: ScoreArrays) -> Chart:
         f"{ECE_BINS} bins, without empty ones. Dashed: perfect calibration. Faint: fraction of "
         "records in a bin, relative to the height of the chart."
     )
-    return Chart("reliability diagram", "mean score", series, found.ends, found.ends, note=note)
+    return Chart("reliability diagram", score, series, found.ends, found.ends, note=note)
+
+
+def class_blocks(evaluation: PastEvaluation, outputs: Classes) -> list[Block]:
+    """Of the records with a label and a prediction; empty without any."""
+    pairs = []
+    for place, item in enumerate(evaluation.predictions()):
+        record = outputs.read(place, item)
+        if record.outputs[0] is not None and record.expected is not None:
+            pairs.append((record.outputs[0].probabilities, record.expected.probabilities))
+    if not pairs:
+        return []
+    probabilities, targets = np.array(pairs, np.float64).swapaxes(0, 1)
+    labels, chosen = targets.argmax(axis=1), probabilities.argmax(axis=1)
+    counts = np.zeros((len(outputs.names), len(outputs.names)), np.int64)
+    np.add.at(counts, (labels, chosen), 1)
+    right = targets[np.arange(len(targets)), chosen]
+    found = ScoreArrays(probabilities.max(axis=1), right, (0.0, 1.0))
+    chart = _reliability(found, "accuracy", "probability of the predicted class")
+    return [*_confusion(outputs.names, counts), Charts([chart])]
+
+
+def _confusion(names: Sequence[str], counts: npt.NDArray[Any]) -> list[Block]:
+    """The frequencies of the labels with the majority baseline, and the confusion matrix.
+
+    Args:
+        counts: of records by label and predicted class, (classes, classes).
+    """
+    of_labels, records = counts.sum(axis=1), counts.sum()
+    ranked = np.argsort(-of_labels, kind="stable")
+    some = ", ".join(f"{names[i]} {of_labels[i] / records:.1%}" for i in ranked[:MOST_CLASSES])
+    some += f" and {len(names) - MOST_CLASSES} more" * (len(names) > MOST_CLASSES)
+    majority = f"{names[ranked[0]]}: accuracy {of_labels[ranked[0]] / records:.4g}"
+    told = f"Labels of {records:,} records: {some}. Majority class {majority}."
+    shown, rows = np.sort(ranked[:MOST_ROWS]), []
+    for i in shown:
+        cells = [f"{n:,}\n{n / of_labels[i]:.1%}" if n else "0" for n in counts[i, shown]]
+        rows.append([names[i], *cells, f"{of_labels[i]:,}"])
+    note = "Confusion matrix: records by label (row) and predicted class (column)."
+    note += f" The {MOST_ROWS} most frequent of {len(names):,} labels." * (len(shown) < len(names))
+    return [Text([told]), Table(["label", *(names[i] for i in shown), "records"], rows, note)]
 
 
 def _guide(start: Point, end: Point) -> Series:

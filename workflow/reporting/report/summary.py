@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workflow.config.task_specs import BEST_METRICS, TaskSpec, task_of
-from workflow.metrics.names import LOWER_IS_BETTER, interval_of, is_better, is_number
+from workflow.metrics.names import CHANCE, LOWER_IS_BETTER, interval_of, is_better, is_number
 from workflow.reporting.outputs import outputs_of
 from workflow.reporting.report.blocks import Table
 from workflow.runs.predictions import PastEvaluation, spread
@@ -15,9 +15,12 @@ MOST_COLUMNS = 12
 """Evaluations shown in a table."""
 OF_SAMPLES = re.compile("_(best|mean)_of_n$")
 """The suffix of metrics over several samples."""
+OF_A_CLASS = re.compile("(precision|recall|f1)/")
+"""The beginning of metrics of one class."""
 _OTHERS = frozenset({
     "mean_length", "at_limit", "empty", "distinct_samples", "best_threshold",
     "best_threshold_accuracy", "eval_seconds", "generate_seconds", "score_seconds",
+    "swap_consistency", "first_place_share", *CHANCE.values(),
 })  # fmt: skip
 NO_METRICS = frozenset({"step", "time"})
 """Keys of metrics.jsonl that are no metrics."""
@@ -138,7 +141,7 @@ def summary(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list
     first, last = evaluations[0], evaluations[-1]
     task, main = task_of(spec), spec.get("metric_for_best_model")
     own = own_metrics(spec, evaluations)
-    wanted = {*task.shown_metrics, main, *own}
+    wanted = {*task.shown_metrics, main, *own} - {*CHANCE.values()}
     if (spec.get("target_min"), spec.get("target_max")) != (0, 1):
         wanted |= {"rmse", "mae"}
     names = [name for name in metric_names(task, evaluations) if name in wanted]
@@ -149,6 +152,10 @@ def summary(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list
         rows.append([_headed(name), cell(first.metrics, name), at_best, cell(last.metrics, name)])
     if first is last:
         head, rows = head[:2], [row[:2] for row in rows]
+    chance = [last.metrics.get(CHANCE.get(name, "")) for name in names]
+    if any(is_number(value) for value in chance):
+        head.append("chance")
+        rows = [[*row, readable(value)] for row, value in zip(rows, chance, strict=True)]
     strong = frozenset(i for i, name in enumerate(names) if name == main)
     return [Table(head, rows, _notes(names, last), strong)] if rows else []
 
@@ -159,7 +166,8 @@ def own_metrics(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> 
         return []
     known = {*BEST_METRICS, *_OTHERS}
     names = metric_names(task_of(spec), evaluations)
-    return [name for name in names if name not in known and not OF_SAMPLES.search(name)]
+    names = [name for name in names if not OF_SAMPLES.search(name) and not OF_A_CLASS.match(name)]
+    return [name for name in names if name not in known]
 
 
 def _headed(name: str) -> str:
@@ -171,6 +179,8 @@ def _notes(names: Sequence[str], evaluation: PastEvaluation) -> str:
     intervals = any(_interval(evaluation.metrics, name) for name in names)
     notes = ["↓: lower is better."] * lower
     notes += ["Below each value: 95% bootstrap confidence interval over eval records."] * intervals
+    if any(CHANCE.get(name) in evaluation.metrics for name in names):
+        notes.append("Chance: always the most frequent class, or the class frequencies.")
     return " ".join(notes)
 
 

@@ -1,0 +1,73 @@
+"""A record of a prediction file, and the kinds of outputs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError)
+"""The exceptions that reading a malformed record raises."""
+
+MOST_CLASSES = 5
+"""Classes listed for an output: the most likely ones."""
+
+
+class Choice(NamedTuple):
+    """A predicted or expected class, with the probabilities of all classes by `names`."""
+
+    label: str
+    probabilities: tuple[float, ...]
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shares = sorted(zip(self.probabilities, self.names, strict=True), key=lambda one: -one[0])
+        listed = [f"{name} {share:.2f}" for share, name in shares[:MOST_CLASSES] if share]
+        return ", ".join(listed) if len(listed) > 1 else self.label
+
+
+Output = str | float | Choice
+"""A text, a score in the target range, or a class."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record of a prediction file; missing values are None.
+
+    Attributes:
+        place: 0-based index in the data file.
+        expected: completion, target or label.
+        reference: the text, target or label that outputs are compared with.
+        outputs: one text for each sample, or a single score or class.
+        logits: of no and yes, for the first generated token.
+        orders: the classes of a pair with a and with b shown first.
+    """
+
+    place: int
+    prompt: str
+    expected: Any
+    reference: Any
+    outputs: tuple[Any, ...]
+    logits: Sequence[float] | None
+    orders: tuple[str, ...] = ()
+
+
+def text_of(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
+
+
+def pair_text(record: Mapping[str, Any]) -> str:
+    """The text of a record of classes; of a pair, the prompt and both answers."""
+    if "input" in record:
+        return text_of(record["input"])
+    a, b = ("chosen", "rejected") if "chosen" in record else ("response_a", "response_b")
+    return "{}\n\n[a] {}\n\n[b] {}".format(*(text_of(record[key]) for key in ("prompt", a, b)))
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number, or None; raises ValueError for others."""
+    number = None if value is None else float(value)
+    if number is not None and not math.isfinite(number):
+        raise ValueError("not finite")
+    return number
