@@ -115,6 +115,12 @@ class Classification(Task):
             ids = label_ids(self.tokenizer, words, self.format)
         frame = None
         if self.shape.is_pair:
+            if not self.format.writes and self.format.template != PLAIN:
+                found, hint = (
+                    "a template for an encoder, which reads pairs as they are",
+                    "remove it",
+                )
+                raise BadInput([Problem("--template", found, "no template", hint)])
             of_classes = dict(zip(classes, words, strict=False))
             frame = pair_frame(self.tokenizer, self.format, of_classes, SECOND)
             least = len(frame) + 3
