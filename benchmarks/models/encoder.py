@@ -1,4 +1,7 @@
-"""Training and scoring of an encoder against Trainer and CrossEncoder; about 20 minutes."""
+"""Training and scoring of an encoder against Trainer and CrossEncoder; about 20 minutes.
+
+On texts with targets, or on pairs of answers, which are scored in both orders.
+"""
 
 import argparse
 import importlib.util
@@ -43,7 +46,10 @@ KINDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trial_arguments(parser, list(KINDS))
-    content = "inputs and targets from 0 to 1; targets of records without one alternate"
+    content = (
+        "inputs and targets from 0 to 1 (those of records without one alternate), or pairs of "
+        "answers with labels (scripts/make_pairs.py)"
+    )
     add_model_arguments(parser, content, "minilm-l6")
     add_steps_argument(parser, 30)
     parser.set_defaults(run=run)
@@ -67,14 +73,37 @@ def run(arguments: argparse.Namespace) -> None:
     kinds = [kind for kind in KINDS if installed or kind != "cross"]
     words = ["--steps", str(arguments.steps)]
     trials, rates = measure("encoder", kinds, arguments, write, words)
-    publish("benchmarks encoder", _report(trials, rates, arguments))
+    are_pairs = "response_a" in json.loads(arguments.data.read_text(encoding="utf-8"))["eval"][0]
+    command = "benchmarks encoder --data PAIRS" if are_pairs else "benchmarks encoder"
+    publish(command, _report(trials, rates, arguments))
 
 
 def _labelled(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if "response_a" in records[0]:
+        return [dict(record) for record in records]
     return [
         {"input": r.get("input") or r["prompt"], "target": round(r.get("target", index % 2))}
         for index, r in enumerate(records)
     ]
+
+
+def _texts(record: Mapping[str, Any], separator: str, swapped: bool = False) -> tuple[str, str]:
+    """The two texts of a record, as the peers read them: an input, or a prompt and two answers."""
+    if "input" in record:
+        return record["input"], ""
+    answers = record["response_a"], record["response_b"]
+    return record["prompt"], f" {separator} ".join(answers[::-1] if swapped else answers)
+
+
+def _class(record: Mapping[str, Any], swapped: bool = False) -> int:
+    if "input" in record:
+        return int(record["target"])
+    return "abt".index(record["label"][0]) ^ (swapped and record["label"] != "tie")
+
+
+def _orders(record: Mapping[str, Any]) -> tuple[bool, ...]:
+    """Whether the answers are swapped, for each time that a record is scored."""
+    return (False,) if "input" in record else (False, True)
 
 
 def _ours(arguments: argparse.Namespace) -> dict[str, float]:
@@ -94,29 +123,31 @@ def _trainer(arguments: argparse.Namespace) -> dict[str, float]:
     from transformers import DataCollatorWithPadding
 
     folder = arguments.folder / "models" / "m"
-    model, tokenizer = load_peer(folder, "SequenceClassification", num_labels=2)
-    train, evaluated = (
-        [
-            {**tokenizer(record["input"], truncation=True), "labels": record["target"]}
-            for record in records
-        ]
-        for records in _splits(arguments)
-    )
+    train, evaluated = _splits(arguments)
+    count = len({_class(record, one) for record in train for one in _orders(record)})
+    model, tokenizer = load_peer(folder, "SequenceClassification", num_labels=count)
+
+    def example(record: Mapping[str, Any], swapped: bool = False) -> dict[str, Any]:
+        first, second = _texts(record, tokenizer.sep_token, swapped)
+        texts = (first, second) if second else (first,)
+        return {**tokenizer(*texts, truncation=True), "labels": _class(record, swapped)}
+
+    shown = [example(record, one) for record in evaluated for one in _orders(record)]
     trainer = make_trainer(
         model,
         tokenizer,
         _settings(arguments),
-        train_dataset=train,
+        train_dataset=[example(record) for record in train],
         data_collator=DataCollatorWithPadding(tokenizer),
     )
     seconds = time_training(trainer, WARM_UP)
     began = time.perf_counter()
-    logits = trainer.predict(evaluated).predictions
+    logits = trainer.predict(shown).predictions
     return _found(arguments, seconds, time.perf_counter() - began, logits)
 
 
 def _cross_encoder(arguments: argparse.Namespace) -> dict[str, float]:
-    """With an empty second text."""
+    """A text alone has an empty second one."""
     from datasets import Dataset
     from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder import (
@@ -126,12 +157,14 @@ def _cross_encoder(arguments: argparse.Namespace) -> dict[str, float]:
     from sentence_transformers.cross_encoder.losses import CrossEntropyLoss
 
     folder, device = arguments.folder / "models" / "m", "cuda" if has_cuda() else "cpu"
-    model = CrossEncoder(str(folder), num_labels=2, device=device)
     train, evaluated = _splits(arguments)
+    count = len({_class(record, one) for record in train for one in _orders(record)})
+    model = CrossEncoder(str(folder), num_labels=count, device=device)
+    texts = [_texts(record, model.tokenizer.sep_token) for record in train]
     columns = {
-        "sentence1": [record["input"] for record in train],
-        "sentence2": [""] * len(train),
-        "label": [record["target"] for record in train],
+        "sentence1": [first for first, _ in texts],
+        "sentence2": [second for _, second in texts],
+        "label": [_class(record) for record in train],
     }
     trainer = CrossEncoderTrainer(
         model=model,
@@ -140,7 +173,8 @@ def _cross_encoder(arguments: argparse.Namespace) -> dict[str, float]:
         loss=CrossEntropyLoss(model),
     )
     seconds = time_training(trainer, WARM_UP)
-    pairs = [(record["input"], "") for record in evaluated]
+    separator = model.tokenizer.sep_token
+    pairs = [_texts(record, separator, one) for record in evaluated for one in _orders(record)]
     began = time.perf_counter()
     logits = model.predict(pairs, batch_size=BATCH, show_progress_bar=False)
     return _found(arguments, seconds, time.perf_counter() - began, logits)
@@ -176,12 +210,14 @@ def _speed(arguments: argparse.Namespace, seconds: float) -> float:
 def _found(
     arguments: argparse.Namespace, trained: float, scored: float, logits: Any
 ) -> dict[str, float]:
-    targets = [record["target"] for record in _records(arguments)["eval"]]
-    right = sum(int(a) == b for a, b in zip(logits.argmax(-1), targets, strict=True))
+    """What a peer's trial found; its accuracy is that of both orders, ours of their mean."""
+    records = _records(arguments)["eval"]
+    classes = [_class(record, one) for record in records for one in _orders(record)]
+    right = sum(int(a) == b for a, b in zip(logits.argmax(-1), classes, strict=True))
     return {
         "examples_per_second": _speed(arguments, trained),
-        "records_per_second": len(targets) / scored,
-        "accuracy": right / len(targets),
+        "records_per_second": len(records) / scored,
+        "accuracy": right / len(classes),
     }
 
 
