@@ -8,14 +8,13 @@ import numpy.typing as npt
 import torch
 
 from workflow.config.job import PlannedSpec
-from workflow.core.console import log
 from workflow.data.shapes import SWAPPED, Shape
 from workflow.inference.scorer import LabelIds, Scoring, label_probabilities, score_labels
 from workflow.metrics.classes import class_metrics, pair_metrics
 from workflow.tasks.base import EvalContext, Prediction
 from workflow.tasks.label_scoring import SCORED_AT_ONCE
 from workflow.tasks.label_words import soft_cross_entropy
-from workflow.tasks.sameness import Sameness
+from workflow.tasks.sameness import Sameness, warn_of_non_finite
 
 Floats = npt.NDArray[np.float64]
 
@@ -105,11 +104,7 @@ class ClassEvaluation:
         everything = self._probabilities(slice(None))
         probabilities = everything.mean(axis=1)
         finite = np.isfinite(probabilities).all(axis=1)
-        if not finite.all():
-            log.warning(
-                "%d of %d records have non-finite scores and are excluded from the metrics",
-                (~finite).sum(), len(finite),
-            )  # fmt: skip
+        warn_of_non_finite(finite)
         if self._sameness:
             self._sameness.warn()
         orders = {}

@@ -16,7 +16,6 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
 from workflow.config.templates import CHAT, PLAIN
-from workflow.core.console import log
 from workflow.core.errors import shorten
 from workflow.data.schema import NO_ANSWER, Record, Schema
 from workflow.data.shapes import of_other_shape
@@ -29,7 +28,7 @@ from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
 from workflow.tasks.base import EvalContext, Examples, Prediction, Task
 from workflow.tasks.label_words import label_ids, smoothed, soft_cross_entropy
-from workflow.tasks.sameness import Sameness
+from workflow.tasks.sameness import Sameness, warn_of_non_finite
 
 Floats = npt.NDArray[np.float64]
 MORE_CLASSES = 'for classes, write their names under the key "label" in place of "target"'
@@ -200,11 +199,7 @@ class LabelEvaluation:
         """The metrics of records with a target; errors are in the user's range."""
         scores = label_probabilities(self._logits)[:, 1]
         answered, finite = ~np.isnan(self._targets), np.isfinite(scores)
-        if not finite.all():
-            log.warning(
-                "%d of %d records have non-finite scores and are excluded from the metrics",
-                (~finite).sum(), len(finite),
-            )  # fmt: skip
+        warn_of_non_finite(finite)
         if self._sameness:
             self._sameness.warn()
         if not answered.any():

@@ -1,12 +1,24 @@
-"""A warning where a model predicts the same for all records, whatever their text."""
+"""Warnings of predictions that say nothing: the same for all records, or not finite."""
 
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from workflow.core.console import log
 from workflow.core.errors import shorten
 
 EQUAL_SCORES = 1e-6
 """Scores that differ less are equal: rounding depends on the batch."""
+
+
+def warn_of_non_finite(finite: npt.NDArray[np.bool_]) -> None:
+    """Warn of records whose scores are not finite numbers, if any."""
+    if not finite.all():
+        log.warning(
+            "%d of %d records have non-finite scores and are excluded from the metrics",
+            (~finite).sum(), len(finite),
+        )  # fmt: skip
 
 
 class Sameness:
