@@ -54,7 +54,8 @@ def judged(text: str, label: Any, given: list[float], swapped: list[float]) -> d
         record = {"prompt": text, "chosen": "good", "rejected": "bad"}
     else:
         record = {"prompt": text, "response_a": "one", "response_b": "two", "label": label}
-    return classified(record, NAMES, given, swapped)
+    item = classified(record, NAMES, given, swapped)
+    return item | ({"chosen_as": "a"} if label is None else {})
 
 
 def drawn(records: int = 60, seed: int = 0, skill: float = 0.4) -> list[dict[str, Any]]:

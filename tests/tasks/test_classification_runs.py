@@ -89,10 +89,11 @@ def test_a_judge_learns_which_answer_is_better_on_either_side(
     assert 0.4 < last["majority_accuracy"] < 0.7  # the sides are drawn
     other = run(bert, **flags | {"seed": 1, "max_steps": 1}, training_run_name="s")
     sides = [
-        [item["pred_label_as_given"] for item in json.loads((one / "preds.json").read_text())]
+        [item["chosen_as"] for item in json.loads((one / "preds.json").read_text())]
         for one in (path, other)
     ]
-    assert len(sides[0]) == len(sides[1]) == 40
+    assert sides[0] == sides[1]  # so that the runs can be compared
+    assert {*sides[0]} == {"a", "b"}
 
 
 def test_an_epoch_has_each_pair_once_or_in_both_orders(bert: Mount) -> None:

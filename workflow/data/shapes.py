@@ -34,12 +34,10 @@ class Shape:
     Attributes:
         name: "label": a text and its class; "pair": two answers, and which is better; "chosen":
             the better and the worse answer.
-        seed: of the sides on which the answers of "chosen" are.
         classes: those that labels may name; () for any.
     """
 
     name: str
-    seed: int = 0
     classes: tuple[str, ...] = ()
 
     @property
@@ -71,10 +69,10 @@ class Shape:
         return {name: share / total for name, share in label.items() if share}
 
     def _chosen_is_b(self, texts: tuple[str, ...]) -> bool:
-        """Drawn from the seed and the record's texts."""
+        """Drawn from the record's texts alone, so that runs of other seeds can be compared."""
         if self.name != "chosen":
             return False
-        content = json.dumps([self.seed, *texts]).encode()
+        content = json.dumps(texts).encode()
         return bool(hashlib.blake2b(content, digest_size=1).digest()[0] & 1)
 
     def check_label(self, value: object) -> tuple[str, str, str] | None:

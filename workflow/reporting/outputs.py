@@ -201,13 +201,13 @@ class Classes:
 
     def read(self, place: int, item: dict[str, Any]) -> Record:
         record, shares = item["orig_d"], item["pred_probs"]
-        label = record.get("label", "a" if "chosen" in record else None)
+        label = item.get("chosen_as", record.get("label"))
         if label is not None:
             label = self._choice(label if isinstance(label, dict) else {label: 1.0})
         output = None if shares is None else self._choice(shares, item["pred_label"])
         keys = ("pred_label_as_given", "pred_label_swapped")
         orders = tuple(text_of(item[key]) for key in keys if item.get(key) is not None)
-        return Record(place, pair_text(record), label, label, (output,), None, orders)
+        return Record(place, pair_text(item), label, label, (output,), None, orders)
 
     def _choice(self, shares: Mapping[str, Any], label: str | None = None) -> Choice:
         """A class, by default the most likely, with the probabilities in `shares`."""

@@ -57,11 +57,13 @@ def text_of(value: object) -> str:
     return value
 
 
-def pair_text(record: Mapping[str, Any]) -> str:
-    """The text of a record of classes; of a pair, the prompt and both answers."""
+def pair_text(item: Mapping[str, Any]) -> str:
+    """The text of an item's record; of a pair, the prompt and both answers."""
+    record, chosen_as = item["orig_d"], item.get("chosen_as")
     if "input" in record:
         return text_of(record["input"])
-    a, b = ("chosen", "rejected") if "chosen" in record else ("response_a", "response_b")
+    a, b = ("response_a", "response_b") if chosen_as is None else ("chosen", "rejected")
+    a, b = (b, a) if chosen_as == "b" else (a, b)
     return "{}\n\n[a] {}\n\n[b] {}".format(*(text_of(record[key]) for key in ("prompt", a, b)))
 
 

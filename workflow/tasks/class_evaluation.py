@@ -84,6 +84,8 @@ class ClassEvaluation:
             "pred_probs": dict(zip(self._classes, mean.tolist(), strict=True)),
             "logits": logits[0],
         }
+        if self._shape.name == "chosen":
+            item["chosen_as"] = next(iter(self._shape.label(record) or ()))
         if self._orders == 2:
             item |= {
                 "logits_swapped": logits[1],

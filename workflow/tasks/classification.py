@@ -65,7 +65,7 @@ class Classification(Task):
 
     @classmethod
     def of(cls, request: JobRequest, shape: str) -> "Classification":
-        return cls(request, Shape(shape, request.seed, request.classes or ()))
+        return cls(request, Shape(shape, request.classes or ()))
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -79,8 +79,7 @@ class Classification(Task):
 
     @property
     def encoding(self) -> str:
-        drawn = [self.request.seed] if self.shape.name == "chosen" else []
-        kind = ["pair" if self.shape.is_pair else "label", self.format.writes, *drawn]
+        kind = [self.shape.name, self.format.writes]
         template = "" if self.shape.is_pair else self.request.template
         return json.dumps(["classes", *kind, template, *self.format.key[1:]])
 
@@ -179,7 +178,7 @@ class Classification(Task):
         of_what = {
             "label": "a text",
             "pair": "the better of two answers",
-            "chosen": "the better of two answers, on sides drawn by seed",
+            "chosen": "the better of two answers, on drawn sides",
         }[self.shape.name]
         by = "the classification head"
         if self.format.writes:
