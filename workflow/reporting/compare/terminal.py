@@ -96,7 +96,7 @@ def legend(found: Comparison) -> str:
 
 
 def _metrics(found: Comparison, index: int) -> Iterator[Part]:
-    rows = [[Text(_cell(cell)) for cell in row] for row in metric_rows(found, [index])]
+    rows = [[Text(as_cell(cell)) for cell in row] for row in metric_rows(found, [index])]
     for row in rows:
         row[-1].highlight_words(["better"], "green")
         row[-1].highlight_words(["worse"], "red")
@@ -145,10 +145,10 @@ def _fields(found: Comparison) -> Iterator[Part]:
         yield "no config differences"
     elif rows:
         yield "config differences"
-        yield table([[_cell(cell) for cell in row] for row in rows], indent=2)
+        yield table([[as_cell(cell) for cell in row] for row in rows], indent=2)
 
 
-def _cell(text: str) -> str:
+def as_cell(text: str) -> str:
     """A text of a run's file, shortened; escaped if it is not printable."""
     if not text.isprintable():
         return shorten(text, TEXT)
