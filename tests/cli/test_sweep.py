@@ -20,7 +20,7 @@ from workflow.runs.mount import Mount
 from workflow.runs.status import read_spec, read_status
 
 JOB = {
-    "task": "seq2seq", "model_init_name": "small", "data_name": "sums", "max_steps": 2,
+    "task": "seq2seq", "model_init_name": "small", "data": "sums", "max_steps": 2,
     "train_batch_size": 4, "max_new_tokens": 2, "bf16": "false", "eval_on_start": False,
 }  # fmt: skip
 SHELL = [sys.executable, "-m", "workflow", "sweep"]
@@ -60,7 +60,8 @@ def test_a_job_for_each_combination_and_seed(mount: Mount, config: Callable[...,
     path = config(freeze=["encoder"], seed=5, cluster=cluster)
     grid = ("--grid", "learning_rate=1e-3,3e-3", "--grid", "freeze=none,bottom:1", "--seeds", "2")
     jobs = planned(mount, "--config", path, *grid)
-    base = JOB | {"cluster": cluster}
+    base = {key: value for key, value in JOB.items() if key != "data"}
+    base |= {"data_name": "sums", "cluster": cluster}
     assert jobs == {
         f"tune/learning_rate={rate},freeze={name},seed={seed}": base
         | ({} if freeze is None else {"freeze": freeze})

@@ -72,7 +72,10 @@ def test_a_task_at_its_time_limit_is_requeued_alone(site: Site) -> None:
     short, long = (f"timed/max_steps={steps},seed=0" for steps in (4, 300))
     of_short, of_long = numbers(site, short, long)
     site.wait_for_end(short, of_short)
-    site.cluster.wait_for_state(of_long, "COMPLETED", 2 * WORLD)
+    site.cluster.wait_for(
+        lambda: read_status(site.run(long)).get("state") == "done", 2 * WORLD, "not done"
+    )
+    site.wait_for_end(long, of_long)
     restarts = read_status(site.run(long))["restarts"]
     assert restarts > 0
     site.assert_done(short, restarts=0)

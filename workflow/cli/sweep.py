@@ -18,7 +18,7 @@ from workflow.cluster.registry import SCHEDULERS, state_of
 from workflow.cluster.resources import Submission
 from workflow.config.flags import read_json_object
 from workflow.config.job import JOB_FLAGS
-from workflow.config.parse import CLUSTER_PART, make_job
+from workflow.config.parse import ALIASES, CLUSTER_PART, make_job
 from workflow.config.task_specs import TASK_SPECS
 from workflow.core.console import log, show, start_log
 from workflow.core.errors import BadInput, Problem, RunFailed, Stopped, shorten
@@ -27,7 +27,7 @@ from workflow.reporting.compare.seeds import by_seed
 from workflow.runs.mount import Mount, find_data, find_run_folder
 from workflow.runs.status import read_status
 
-LONGEST = 40
+_LONGEST = 40
 """Characters of a value in a folder's name."""
 _STOPPED = (Stopped.exit_status, 130, 143, -signal.SIGINT, -signal.SIGTERM)
 """Exit statuses of a run that was asked to stop."""
@@ -66,10 +66,12 @@ def sweep(mount: Mount, command: argparse.Namespace) -> None:
 def _read(mount: Mount, command: argparse.Namespace) -> tuple[str, dict[str, dict[str, Any]]]:
     """The sweep's name, and the content of each job file by the name of its run."""
     path = Path(command.config)
-    in_file, problems = read_json_object(path)
+    parsed, problems = read_json_object(path)
+    in_file = {ALIASES.get(flag, flag): value for flag, value in parsed.items()}
     axes: dict[str, dict[str, Any]] = {}
     for word in command.grid:
-        flag, _, text = word.partition("=")
+        written, _, text = word.partition("=")
+        flag = ALIASES.get(written, written)
         if flag in axes or (flag == "seed" and command.seeds):
             found = "given twice" if flag in axes else "given with --seeds"
             hint = "remove one of them"
@@ -110,7 +112,7 @@ def _values(where: str, text: str) -> tuple[dict[str, Any], list[Problem]]:
     problems = []
     for value in values:
         word = value if isinstance(value, str) else json.dumps(value)
-        word = re.sub(r"[^a-zA-Z0-9_.,=+-]+", "-", word)[:LONGEST]  # shells need not quote it
+        word = re.sub(r"[^a-zA-Z0-9_.,=+-]+", "-", word)[:_LONGEST]  # shells need not quote it
         if value == "" or word in found:
             what = f"two values with the folder name {word}" if value else "an empty value"
             expected, hint = "FLAG=VALUE,VALUE or FLAG=[JSON, JSON]", "write different values"
