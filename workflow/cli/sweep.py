@@ -65,22 +65,11 @@ def sweep(mount: Mount, command: argparse.Namespace) -> None:
 
 def _read(mount: Mount, command: argparse.Namespace) -> tuple[str, dict[str, dict[str, Any]]]:
     """The sweep's name, and the content of each job file by the name of its run."""
-    path = Path(command.config)
+    path, words = Path(command.config), command.then
     parsed, problems = read_json_object(path)
     in_file = {ALIASES.get(flag, flag): value for flag, value in parsed.items()}
-    axes: dict[str, dict[str, Any]] = {}
-    for word in command.grid:
-        written, _, text = word.partition("=")
-        flag = ALIASES.get(written, written)
-        if flag in axes or (flag == "seed" and command.seeds):
-            found = "given twice" if flag in axes else "given with --seeds"
-            hint = "remove one of them"
-            problems.append(Problem(f"--grid {flag}", found, "each flag once", hint))
-        if flag in JOB_FLAGS and JOB_FLAGS[flag].may_differ_on_resume:
-            found, hint = "does not change results", "set it in the job file, or remove it"
-            problems.append(Problem(f"--grid {flag}", found, "a flag that changes results", hint))
-        axes[flag], more = _values(f"--grid {flag}", text)
-        problems += more
+    axes, of_grid = _axes(command.grid, command.seeds, in_file)
+    problems += of_grid
     if in_file and str(in_file.get("task")) not in TASK_SPECS:
         found = shorten(in_file["task"]) if "task" in in_file else "missing"
         hint = 'add "task": "clf" or "task": "seq2seq"'
@@ -88,19 +77,40 @@ def _read(mount: Mount, command: argparse.Namespace) -> tuple[str, dict[str, dic
     if not mount.root.is_dir():
         hint = "create it, or set --mount or $WORKFLOW_MOUNT"
         problems.append(Problem(str(mount.root), "does not exist", "a mount", hint))
-    if command.then and (command.then[0] != "submit" or not {*command.then[1:2]} & {*SCHEDULERS}):
-        found, expected = shorten(" ".join(command.then)), f"submit {'|'.join(SCHEDULERS)} [flags]"
+    if words and (words[0] != "submit" or not {*words[1:2]} & {*SCHEDULERS}):
+        found, expected = shorten(" ".join(words)), f"submit {'|'.join(SCHEDULERS)} [flags]"
         problems.append(Problem("--", found, expected, "correct the words after the --"))
     name = command.name or str(in_file.get("training_run_name") or path.stem)
     if "/" in name:
         problems.append(Problem("--name", shorten(name), "a name without /", "add --name NAME"))
-    first = int(in_file["seed"]) if str(in_file.get("seed")).isdecimal() else 0
-    seeds = range(first, first + (command.seeds or 1))
-    jobs, of_jobs = _jobs(in_file, {"seed": {str(n): n for n in seeds}} | axes, name)
+    jobs, of_jobs = _jobs(in_file, axes, name)
     _, of_name = find_run_folder(mount, max(jobs, key=len))
     if problems := [*problems, *of_name, *of_jobs]:
         raise BadInput(list(dict.fromkeys(problems)))
     return name, jobs
+
+
+def _axes(
+    words: Sequence[str], seeds: int | None, in_file: dict[str, Any]
+) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """The values of each flag, by their parts of folder names; those of the seed come last."""
+    axes: dict[str, dict[str, Any]] = {}
+    problems = []
+    for word in words:
+        written, _, text = word.partition("=")
+        flag, where = ALIASES.get(written, written), f"--grid {written}"
+        if flag in axes or (flag == "seed" and seeds):
+            found = "given twice" if flag in axes else "given with --seeds"
+            problems.append(Problem(where, found, "each flag once", "remove one of them"))
+        if flag in JOB_FLAGS and JOB_FLAGS[flag].may_differ_on_resume:
+            found, hint = "does not change results", "set it in the job file, or remove it"
+            problems.append(Problem(where, found, "a flag that changes results", hint))
+        axes[flag], more = _values(where, text)
+        problems += more
+    first = int(in_file["seed"]) if str(in_file.get("seed")).isdecimal() else 0
+    usual = {str(seed): seed for seed in range(first, first + (seeds or 1))}
+    of_seed = axes.pop("seed", usual)
+    return axes | {"seed": of_seed}, problems
 
 
 def _values(where: str, text: str) -> tuple[dict[str, Any], list[Problem]]:
@@ -127,10 +137,9 @@ def _jobs(
     """A job file for each combination of values, by the name of its run, and all problems."""
     jobs: dict[str, dict[str, Any]] = {}
     problems: list[Problem] = []
-    ordered = [flag for flag in axes if flag != "seed"] + ["seed"]
-    for cell in itertools.product(*(axes[flag].items() for flag in ordered)):
-        chosen = {flag: value for flag, (_, value) in zip(ordered, cell, strict=True)}
-        run = f"{name}/" + ",".join(f"{f}={w}" for f, (w, _) in zip(ordered, cell, strict=True))
+    for cell in itertools.product(*(values.items() for values in axes.values())):
+        chosen = {flag: value for flag, (_, value) in zip(axes, cell, strict=True)}
+        run = f"{name}/" + ",".join(f"{f}={w}" for f, (w, _) in zip(axes, cell, strict=True))
         given = {flag: value for flag, value in chosen.items() if value not in (None, "none")}
         rest = {flag: value for flag, value in in_file.items() if flag not in chosen}
         jobs[run] = rest | given | {"training_run_name": run}
