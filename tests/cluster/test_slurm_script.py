@@ -13,7 +13,7 @@ from workflow.cluster.local import background
 from workflow.cluster.resources import Cluster, Submission
 from workflow.cluster.scheduler import JobState
 from workflow.cluster.slurm.client import read_account, read_job
-from workflow.cluster.slurm.script import problems_of_words, script
+from workflow.cluster.slurm.script import array_script, problems_of_words, script
 from workflow.core.errors import Problem
 from workflow.runs.mount import Mount
 
@@ -86,6 +86,33 @@ def test_scripts_are_sound_shell(name: str) -> None:
     assert complaints(rendered(name)) == ""
 
 
+def test_the_script_of_an_array() -> None:
+    """It becomes the script of the run, and Slurm signals it in time for the slowest save."""
+    runs = [submission(run_name=f"s/a={n},seed=0", margin=90 + n) for n in (0, 1)]
+    text = array_script(runs, "s", 4)
+    assert complaints(text) == ""
+    assert text == (
+        "#!/bin/bash\n"
+        "# Written by `python3 -m workflow sweep` for sbatch.\n"
+        "#SBATCH --job-name=s\n"
+        "#SBATCH --output=/shared/mount/models/.jobs/s/log\n"
+        "#SBATCH --nodes=1\n"
+        "#SBATCH --ntasks-per-node=1\n"
+        "#SBATCH --requeue\n"
+        "#SBATCH --open-mode=append\n"
+        "#SBATCH --signal=B:USR1@91\n"
+        "#SBATCH --array=0-1%4\n"
+        "\n"
+        "case $SLURM_ARRAY_TASK_ID in\n"
+        "0) folder=/shared/mount/models/.jobs/s/a=0,seed=0 ;;\n"
+        "1) folder=/shared/mount/models/.jobs/s/a=1,seed=0 ;;\n"
+        "esac\n"
+        'exec >>"$folder/log" 2>&1\n'
+        'exec /bin/bash "$folder/submitted"\n'
+    )
+    assert "#SBATCH --array=0-1\n" in array_script(runs, "s", None)
+
+
 def test_the_local_script() -> None:
     cluster = Cluster(setup=("ulimit -n 4096",), envs={"A": "b c"})
     text = background.script(submission(processes=2, cluster=cluster))
@@ -147,7 +174,7 @@ def test_options_that_the_script_sets_itself() -> None:
         "--slurm 'requeue': the script sets --requeue itself (expected another option). Hint: "
         "remove it, and limit the script's own requeues with --max_restarts.",
         "--slurm 'array': the script sets --array itself (expected another option). Hint: remove "
-        "it, and submit a job per seed, each with its own --training_run_name.",
+        "it; `python3 -m workflow sweep` submits arrays.",
         "--slurm 'p': not a long option (expected a long option of sbatch, e.g. partition). Hint: "
         "correct the name.",
         "--slurm 'Partition': not a long option (expected a long option of sbatch, e.g. "

@@ -43,6 +43,7 @@ DEFAULTS = {
     "max_target_length": 512,
     "training_run_name": None,
     "no_train": False,
+    "smoke": False,
     "audit": False,
     "overwrite_output_dir": False,
     "resume_from_checkpoint": None,
@@ -310,7 +311,7 @@ def test_help_fits_a_terminal(
         shown = capsys.readouterr().out
         assert raised.value.code == 0
         assert max(map(len, shown.splitlines())) <= min(columns, 100)
-        assert (asked_for == "--help_all") or shown.count("\n  --") == 13 + (task == "seq2seq")
+        assert (asked_for == "--help_all") or shown.count("\n  --") == 14 + (task == "seq2seq")
 
 
 def test_help_explains_every_flag_in_groups(capsys: pytest.CaptureFixture[str]) -> None:

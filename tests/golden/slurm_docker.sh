@@ -49,6 +49,8 @@ cd '/home/u/my files' || exit 1
 run='/shared/mount/models/0216 explain'
 folder='/shared/mount/models/.jobs/0216 explain'
 restarts=${SLURM_RESTART_COUNT:-0}
+# One task of an array may have the number of the whole array.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}
 
 # Requeue the job if Slurm reports it as running: a cancelled job must stay cancelled.
 requeue() {
@@ -57,8 +59,8 @@ requeue() {
     return
   fi
   for _ in 1 2 3; do
-    case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) in
-      RUNNING | SIGNALING | PREEMPTED) scontrol requeue "$SLURM_JOB_ID" && exit 0 ;;
+    case $(squeue --noheader --jobs="$job" --format=%T) in
+      RUNNING | SIGNALING | PREEMPTED) scontrol requeue "$job" && exit 0 ;;
       ?*) return ;;
     esac
     sleep 5
@@ -145,7 +147,7 @@ esac
 if [ -n "$stopping" ]; then
   requeue
 elif [ "$status" -ne 0 ] &&
-  scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; then
+  scontrol --oneliner show job "$job" | grep -q ' PreemptTime=[0-9]'; then
   requeue # preempted before the run started
 fi
 if [ "$state" = saved ]; then

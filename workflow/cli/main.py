@@ -1,4 +1,4 @@
-"""`python3 -m workflow`: submit, list, status, logs, cancel, report, compare, prefetch, merge."""
+"""`python3 -m workflow`: jobs on clusters, sweeps, runs, comparisons, models."""
 
 import argparse
 import os
@@ -63,6 +63,18 @@ def _parser() -> argparse.ArgumentParser:
     usage = "python3 -m workflow submit slurm|kubernetes|local [flags] -- seq2seq.py|clf.py [flags]"
     flags = "`python3 -m workflow submit slurm -h` lists the flags."
     verbs.add_parser("submit", help=submit, description=submit, usage=usage, epilog=flags)
+    sweep = add("sweep", _sweep, "run a job with every combination of some values, and with seeds")
+    sweep.add_argument("--config", required=True, help='job file with "task"', metavar="FILE")
+    grid = "values of a flag, or a JSON list of them; none: not given; repeat it for more flags"
+    sweep.add_argument("--grid", action="append", default=[], help=grid, metavar="FLAG=VALUE,VALUE")
+    seeds = "runs of each combination, from the job's own seed on [1]"
+    sweep.add_argument("--seeds", type=count, help=seeds, metavar="N")
+    name = "folder of the runs in mount/models [training_run_name, or FILE's name]"
+    sweep.add_argument("--name", help=name, metavar="NAME")
+    at_once = "Slurm: tasks of the array that may run at the same time [all]"
+    sweep.add_argument("--at_once", type=count, help=at_once, metavar="N")
+    then = "submit the jobs, to Slurm as an array, instead of running them here one by one"
+    sweep.add_argument("then", nargs="*", help=then, metavar="-- submit slurm [flags]")
     add("list", _list, "list all runs and jobs")
     status = add("status", _status, "show a run's state, progress and end of log")
     logs = add("logs", _logs, "print a job's log")
@@ -78,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
         "first and last evaluations"
     )
     compare.add_argument("runs", nargs="+", help=named, metavar="RUN")
+    by_seed = (
+        "means and standard deviations over runs that differ only in seed, of their last "
+        "evaluations or RUN@best; RUN may also be a folder of runs or a pattern like 'NAME/*'"
+    )
+    compare.add_argument("--by_seed", action="store_true", help=by_seed)
     compare.add_argument("--html", help="also write a page with all records", metavar="FILE")
     compare.add_argument("--json", help="also write JSON; - prints only JSON", metavar="FILE")
     prefetch = add(
@@ -88,6 +105,18 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("adapter", help="its folder in mount/models", metavar="RUN/checkpoint-N")
     merge.add_argument("name", help="of the new model in mount/models", metavar="NAME")
     return parser
+
+
+def count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _sweep(mount: Mount, command: argparse.Namespace) -> None:
+    from workflow.cli.sweep import sweep
+
+    sweep(mount, command)
 
 
 def _list(mount: Mount, command: argparse.Namespace) -> None:
@@ -140,7 +169,14 @@ def _report(mount: Mount, command: argparse.Namespace) -> None:
 
 def _compare(mount: Mount, command: argparse.Namespace) -> int:
     from workflow.reporting.compare import compare
+    from workflow.reporting.compare.seeds import by_seed
 
+    if command.by_seed and (command.html or command.json):
+        found, hint = "set with --html or --json", "remove one of them"
+        raise BadInput([Problem("--by_seed", found, "a table in the terminal", hint)])
+    if command.by_seed:
+        show(by_seed(mount, command.runs))
+        return 0
     return compare(mount, command.runs, command.html, command.json)
 
 

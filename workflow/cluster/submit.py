@@ -14,6 +14,7 @@ from workflow.cluster.parse import PROJECT, SubmitRequest, read_words
 from workflow.cluster.registry import SCHEDULERS, state_of
 from workflow.cluster.resources import Submission
 from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
+from workflow.cluster.slurm.script import array_script
 from workflow.config.parse import as_arguments
 from workflow.config.request import JobRequest
 from workflow.core.console import start_log
@@ -29,8 +30,15 @@ UNSEEN_SECONDS = 600
 NOT_SEEN = "model and data not checked; no mount on this machine. Hint: set --mount after the --"
 
 
-def submit(request: SubmitRequest, report: Callable[[str], None]) -> None:
+def submit(
+    request: SubmitRequest,
+    report: Callable[[str], None],
+    checked: list[tuple[Submission, str]] | None = None,
+) -> None:
     """Check a job and queue it, or print it with --dry_run.
+
+    Args:
+        checked: collects the job and its text, for `submit_array`, instead of queueing it.
 
     Raises:
         BadInput: with all problems of the job; nothing is queued then.
@@ -62,6 +70,9 @@ def submit(request: SubmitRequest, report: Callable[[str], None]) -> None:
         if request.prints_only:
             print(text, end="")
             return
+        if checked is not None:
+            checked.append((submission, text))
+            return
         with locked(mount.jobs / ".lock"):  # the second of two submissions sees the first
             if problems := _problems_of_queue(submission):
                 raise BadInput(problems)
@@ -70,6 +81,25 @@ def submit(request: SubmitRequest, report: Callable[[str], None]) -> None:
     words = [record.run_name, *([] if usual else ["--mount", str(mount.root)])]
     command = f"python3 -m workflow status {shlex.join(words)}"
     report(f"submitted as {record.title}; `{command}` shows its state")
+
+
+def submit_array(
+    jobs: Sequence[tuple[Submission, str]], name: str, at_once: int | None
+) -> JobRecord:
+    """Queue checked jobs as one Slurm array; each task is the job of its run."""
+    runs = [submission for submission, _ in jobs]
+    with locked(runs[0].mount.jobs / ".lock"):
+        if problems := [problem for run in runs for problem in _problems_of_queue(run)]:
+            raise BadInput(problems)
+        for run, text in jobs:
+            run.job_folder.mkdir(parents=True, exist_ok=True)
+            (run.job_folder / TEXT).write_text(text, encoding="utf-8")
+        array = SCHEDULERS["slurm"].queue(array_script(runs, name, at_once), runs[0])
+        for index, run in enumerate(runs):
+            task = f"{array.identity}_{index}"
+            record = dataclasses.replace(array, run_name=run.run_name, identity=task)
+            write_record(run.job_folder, record)
+    return array
 
 
 def _mount(request: SubmitRequest) -> tuple[Mount, bool]:

@@ -113,6 +113,12 @@ class JobInputs:
         common=True,
     )
     no_train: bool = _run(boolean(), "only evaluate, on the eval records", False, common=True)
+    smoke: bool = _run(
+        boolean(),
+        "try all of the job in seconds, on a few records and steps, in a folder RUN_smoke",
+        False,
+        common=True,
+    )
     audit: bool = _start(boolean(), "only audit the data", False)
     overwrite_output_dir: bool = _start(
         boolean(), "remove an existing run of this name first", False

@@ -12,6 +12,7 @@ from workflow.config.flags import Flag, FlagSet, flags_of, read_json_object
 from workflow.config.job import JOB_FLAGS
 from workflow.config.launch import LaunchOptions
 from workflow.config.request import JobRequest
+from workflow.config.smoke import reduced
 from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import BadInput, Problem
 
@@ -121,4 +122,4 @@ def _checked(
     if not typed.keys() & set(_MODELS):
         typed["model_init_name"] = NO_MODEL
     request = JobRequest(task=task, **{**TASK_SPECS[task].defaults, **typed})
-    return request, [*problems, *contradictions(request)]
+    return reduced(request), [*problems, *contradictions(request)]

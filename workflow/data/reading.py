@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -114,7 +115,7 @@ class _Check:
         self._splits = source.splits_read
         self._of_files = source.conflicts
         self._of_records: dict[str, Tally] = {}
-        self._learned = False
+        self._learned = source.most < math.inf  # whether some answer is, or may be, not empty
         self.names: dict[str, str] = {}
 
     def read(self, key: str) -> None:
@@ -174,7 +175,7 @@ class _Check:
                 first: list[Any] = []
                 for index, item in enumerate(value):
                     first = first or [item]
-                    if key in wanted:
+                    if key in wanted and index < self._source.most:
                         yield key, index, item
                 members.append((key, first))
             stream.end()
@@ -195,6 +196,8 @@ class _Check:
         split = self._splits[0] if is_only else key
         broken = Tally(str(path))
         for number, value in _read_lines(path, file, split if is_only else None):
+            if number > self._source.most:
+                break
             problems = [value] if isinstance(value, Problem) else []
             broken.add(f"{path}: line {number}", problems)
             if not problems:

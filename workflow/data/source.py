@@ -1,5 +1,6 @@
 """The files of a data set, and the records that a job reads from them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +37,14 @@ class DataSource:
             one JSON Lines file per split.
         answers_needed: False if records may lack their answer.
         held_out: how eval is held out from train; None if it has records of its own.
+        most: records to read of each split, the first ones.
     """
 
     files: Mapping[str, Path]
     splits: Sequence[str]
     answers_needed: bool = True
     held_out: HeldOut | None = None
+    most: float = math.inf
 
     @property
     def splits_read(self) -> Sequence[str]:

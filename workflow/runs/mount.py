@@ -178,11 +178,10 @@ def _find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
 
 def run_name_of(request: JobRequest) -> str:
     """The name of the job's run: by default MODEL_DATA_SEED, or MODEL_DATA_eval with --no_train."""
-    if request.training_run_name:
-        return request.training_run_name
     last = "eval" if request.no_train else str(request.seed)
     data = request.data_name.removesuffix(".json")
-    return "_".join(_flat(part) for part in (request.model, data, last))
+    usual = "_".join(_flat(part) for part in (request.model, data, last))
+    return (request.training_run_name or usual) + "_smoke" * request.smoke
 
 
 def _flat(name: str) -> str:

@@ -1,11 +1,13 @@
 """Find what a job names: data, model, run folder, checkpoint to resume from."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from workflow.config.job import JOB_FLAGS
 from workflow.config.request import JobRequest
+from workflow.config.smoke import RECORDS
 from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import BadInput, Problem
 from workflow.data.reading import check_records, first_record
@@ -106,10 +108,11 @@ def _problems_of_metric(request: JobRequest) -> list[Problem]:
 
 
 def data_source(files: dict[str, Path], request: JobRequest) -> DataSource:
+    most = RECORDS if request.smoke else math.inf
     if request.no_train:  # excludes --eval_fraction
-        return DataSource(files, ["eval"], answers_needed=False)
+        return DataSource(files, ["eval"], answers_needed=False, most=most)
     held_out = HeldOut(request.eval_fraction, request.seed) if request.eval_fraction else None
-    return DataSource(files, ["train", "eval"], held_out=held_out)
+    return DataSource(files, ["train", "eval"], held_out=held_out, most=most)
 
 
 def task_of_records(files: dict[str, Path], request: JobRequest) -> Task:

@@ -83,7 +83,8 @@ def run_job(request: JobRequest, mount: Mount, invocation: Invocation | None = N
                         _make_trainer(context, model, disposition).train()
             else:
                 log.info("another process has just finished this job")
-    log.info("results are in %s; see %s", job.run_path, REPORT)
+    what = "smoke test passed: its results" if job.spec.smoke else "results"
+    log.info("%s are in %s; see %s", what, job.run_path, REPORT)
     return job.run_path
 
 

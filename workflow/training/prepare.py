@@ -1,7 +1,7 @@
 """Turn a request into all that a run needs; all problems are reported before the run starts."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,7 +16,7 @@ from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import AuditReport
 from workflow.data.text_format import ContinuedText, SeparateTexts, TextFormat
-from workflow.data.token_cache import TokenizedSplit, log_eval_records, prepare_splits
+from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
@@ -33,10 +33,8 @@ from workflow.runs.status import is_requeued, read_spec, read_status
 from workflow.tasks.base import Examples, Task
 from workflow.training.adapters import adopt_adapter, name_of_base, problems_of_packages
 from workflow.training.compilation import problems_of_compiler
-from workflow.training.grow_vocabulary import audited, grow_until_nothing_is_missing
 from workflow.training.locate import (
     Located,
-    data_source,
     locate,
     problems_of_records,
     task_of_records,
@@ -44,6 +42,7 @@ from workflow.training.locate import (
 from workflow.training.model_check import check_model
 from workflow.training.optim import check_schedule
 from workflow.training.plan import EarlierStart, plan_job, problems_of_processes
+from workflow.training.prepare_data import count_examples, examples_of, prepare_data
 from workflow.tuning import TuningMethod, tuning_of
 
 
@@ -100,7 +99,7 @@ class Job:
     @cached_property
     def examples(self) -> dict[str, Examples]:
         """The examples of each split."""
-        return _examples(self.task, self.splits, self.spec)
+        return examples_of(self.task, self.splits, self.spec)
 
     @property
     def train_examples(self) -> Examples:
@@ -109,16 +108,6 @@ class Job:
     @property
     def data_keys(self) -> dict[str, str]:
         return {name: split.key for name, split in self.splits.items()}
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The task, bound to its tokenized records, their tokenizer and their audit."""
-
-    task: Task
-    splits: dict[str, TokenizedSplit]
-    tokenizer: PreTrainedTokenizerBase
-    audit: AuditReport
 
 
 def prepare(
@@ -157,13 +146,13 @@ def prepare(
     except BadInput as error:
         of_records = problems_of_records(located.files, request)
         raise BadInput([*error.problems, *of_records]) from error
-    data = _prepare_data(located.files, request, task, settings.tokenizer, mount.cache)
+    data = prepare_data(located.files, request, task, settings.tokenizer, mount.cache)
     task = data.task
     request = dataclasses.replace(request, classes=task.classes or None)
     resolve = partial(
         resolve_defaults,
         run_name=run_name_of(request),
-        train_count=_count(data, request),
+        train_count=count_examples(data, request),
         longest_target=_longest_target(data.splits, request, located.adapter or located.model),
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
@@ -179,7 +168,7 @@ def prepare(
     def plan() -> tuple[ShardingStrategy | None, int]:
         computing = machine or this_machine(world)
         sizes = _sizes_of(folder, spec, located.adapter)
-        examples = _examples(task, data.splits, spec)
+        examples = examples_of(task, data.splits, spec)
         return plan_job(sizes, spec, examples, computing, earlier)
 
     strategy, positions = world.decided_by_rank_zero(plan)
@@ -228,46 +217,6 @@ def text_format(settings: ModelSettings, request: JobRequest) -> TextFormat:
     if family.joins_texts and family.generates:
         return ContinuedText.of(settings.tokenizer, request.template)
     return SeparateTexts(settings.decoder_ids.start, request.template)
-
-
-def _prepare_data(
-    files: dict[str, Path],
-    request: JobRequest,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    cache: Path,
-) -> _Data:
-    """Read, check, tokenize and audit the records; extend the tokenizer if requested."""
-    source = data_source(files, request)
-    tokenize = partial(prepare_splits, source, task, cache=cache / "tokens")
-    splits = tokenize(tokenizer)
-    task = task.bind_data(splits, request)
-    log_eval_records(source, splits)
-    if not request.no_train:
-        task.check(tokenizer, splits["eval"], request)
-    if request.add_missing_tokens and not request.no_train:
-        tokenizer, splits, audit = grow_until_nothing_is_missing(
-            tokenizer, splits, tokenize,
-            lambda grown, data: audited(data, task, grown, request, cache),
-        )  # fmt: skip
-        return _Data(task, splits, tokenizer, audit)
-    audit = audited(splits, task, tokenizer, request, cache)
-    audit["can_grow"] &= not request.no_train
-    return _Data(task, splits, tokenizer, audit)
-
-
-def _examples(
-    task: Task, splits: Mapping[str, TokenizedSplit], spec: JobSpec
-) -> dict[str, Examples]:
-    return {
-        name: task.examples(split, spec, trains=name == "train") for name, split in splits.items()
-    }
-
-
-def _count(data: _Data, request: JobRequest) -> int:
-    """The examples that an epoch trains on."""
-    train = data.splits.get("train")
-    return 0 if train is None else len(data.task.examples(train, request, trains=True))
 
 
 def _extension(

@@ -70,6 +70,9 @@ def resolve_run(job: Job) -> RunDisposition:
         found = "exists, but is not a run folder"
         raise _not_free(folder, found, "an unused name", "choose another --training_run_name")
     check_not_held(folder)
+    if job.spec.smoke and not read_spec(folder).get("smoke"):
+        hint = "rename it, or choose another --training_run_name"
+        raise _not_free(folder, "a run, not a smoke test", "an earlier smoke test", hint)
     status = read_status(folder)
     if job.spec.overwrite_output_dir and not is_requeued(status):
         return _new_run(job)

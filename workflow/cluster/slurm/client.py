@@ -63,7 +63,8 @@ class Slurm(Scheduler):
         shown = _call("scontrol", "--oneliner", "show", "job", record.identity)
         if shown.returncode == 0 and "JobState=" in shown.stdout:
             return read_job(shown.stdout)
-        if "Invalid job id" not in shown.stderr:
+        # The latter for a task that was cancelled before its array reached it.
+        if "Invalid job id" not in shown.stderr and "not found" not in shown.stdout:
             return JobState("unknown", _reason(shown.stderr))
         kept = _call("sacct", "--parsable2", "--noheader", "--allocations",
                      f"--jobs={record.identity}", "--format=State,ExitCode,NodeList")  # fmt: skip

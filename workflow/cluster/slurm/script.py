@@ -1,11 +1,13 @@
 """The batch script of a Slurm job, and the #SBATCH options that it reserves."""
 
+import dataclasses
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from workflow.cluster.containers import DOCKER, RUN_ON_GPUS, Runtime, run_inside
-from workflow.cluster.job_record import LOG
+from workflow.cluster.job_record import LOG, TEXT
 from workflow.cluster.resources import Cluster, Submission, problems_of
 from workflow.core.errors import Problem, shorten
 from workflow.distributed.rendezvous import FIRST_PORT, PORTS
@@ -32,7 +34,7 @@ _RESERVED = {
     "requeue": _OWN_REQUEUE,
     "no-requeue": "use --max_restarts 0",
     "signal": "remove it; the script sets the signal on which the run saves",
-    "array": "remove it, and submit a job per seed, each with its own --training_run_name",
+    "array": "remove it; `python3 -m workflow sweep` submits arrays",
     "chdir": "remove it; the job runs in the folder that it is submitted from",
     "export": "use --envs",
     "test-only": "use --dry_run",
@@ -71,6 +73,8 @@ cd {where} || exit 1
 run={run}
 folder={folder}
 restarts=${{SLURM_RESTART_COUNT:-0}}
+# One task of an array may have the number of the whole array.
+job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_}}${{SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}}
 
 # Requeue the job if Slurm reports it as running: a cancelled job must stay cancelled.
 requeue() {{
@@ -79,8 +83,8 @@ requeue() {{
     return
   fi
   for _ in 1 2 3; do
-    case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) in
-      RUNNING | SIGNALING | PREEMPTED) scontrol requeue "$SLURM_JOB_ID" && exit 0 ;;
+    case $(squeue --noheader --jobs="$job" --format=%T) in
+      RUNNING | SIGNALING | PREEMPTED) scontrol requeue "$job" && exit 0 ;;
       ?*) return ;;
     esac
     sleep 5
@@ -121,7 +125,7 @@ esac
 if [ -n "$stopping" ]; then
   requeue
 elif [ "$status" -ne 0 ] &&
-  scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; then
+  scontrol --oneliner show job "$job" | grep -q ' PreemptTime=[0-9]'; then
   requeue # preempted before the run started
 fi
 if [ "$state" = saved ]; then
@@ -160,6 +164,19 @@ def script(submission: Submission, runtime: Runtime | None) -> str:
     )
     head = "#!/bin/bash\n# Written by `python3 -m workflow submit slurm` for sbatch.\n"
     return head + "".join(_directives(submission)) + "\n" + body
+
+
+def array_script(runs: Sequence[Submission], name: str, at_once: int | None) -> str:
+    """The batch script of an array, whose tasks run the scripts in their runs' job folders."""
+    margin = max(run.margin for run in runs)
+    options = _directives(dataclasses.replace(runs[0], run_name=name, margin=margin))
+    limit = "" if at_once is None else f"%{at_once}"
+    options.append(_directive("array", f"0-{len(runs) - 1}{limit}"))
+    head = "#!/bin/bash\n# Written by `python3 -m workflow sweep` for sbatch.\n"
+    folders = [shlex.quote(str(run.job_folder)) for run in runs]
+    cases = "".join(f"{index}) folder={folder} ;;\n" for index, folder in enumerate(folders))
+    run = f'exec >>"$folder/{LOG}" 2>&1\nexec /bin/bash "$folder/{TEXT}"\n'
+    return f"{head}{''.join(options)}\ncase $SLURM_ARRAY_TASK_ID in\n{cases}esac\n{run}"
 
 
 def _directives(submission: Submission) -> list[str]:

@@ -58,7 +58,7 @@ def find_named(mount: Mount, words: Sequence[str]) -> list[Named]:
             named += _find(mount, word, len(words) == 1)
         except BadInput as error:
             problems += error.problems
-    problems = problems or _incomparable(named)
+    problems = problems or incomparable(named)
     if problems:
         raise BadInput(problems)
     runs, labels = Counter(one.run for one in named), Counter(one.label for one in named)
@@ -79,7 +79,7 @@ def _find(mount: Mount, word: str, alone: bool) -> list[Named]:
     if _is_run(mount, word) or not run:
         run, which = word, ""
     if not _is_run(mount, run):
-        raise BadInput([_no_such_run(mount, run)])
+        raise BadInput([no_such_run(mount, run)])
     run = str(Path(run))  # ./RUN/ is RUN
     folder = mount.models / run
     spec, evals = read_spec(folder), evaluations(folder)
@@ -89,7 +89,7 @@ def _find(mount: Mount, word: str, alone: bool) -> list[Named]:
     if alone and len(evals) < 2:
         found = f"one evaluation, at step {evals[0].step}" if evals else "no evaluations"
         raise BadInput([Problem(f"run {run}", found, "two to compare", "name a second run")])
-    chosen = _choose(evals, which, str(spec.get("metric_for_best_model", "loss")))
+    chosen = choose(evals, which, str(spec.get("metric_for_best_model", "loss")))
     if not chosen:
         raise BadInput([_no_such_step(word, run, which, evals)])
     named = [Named(run, run, folder, spec, one) for one in ([evals[0]] if alone else []) + chosen]
@@ -104,7 +104,7 @@ def _is_run(mount: Mount, name: str) -> bool:
         return False
 
 
-def _no_such_run(mount: Mount, name: str) -> Problem:
+def no_such_run(mount: Mount, name: str) -> Problem:
     where = f"run {shorten(name)}"
     with suppress(OSError, ValueError):  # a name that no folder can have
         _, problems = find_run_folder(mount, name)
@@ -123,7 +123,7 @@ def _printable(word: str) -> str:
     return word if word.isprintable() else shorten(word)
 
 
-def _choose(of_run: Sequence[PastEvaluation], which: str, metric: str) -> list[PastEvaluation]:
+def choose(of_run: Sequence[PastEvaluation], which: str, metric: str) -> list[PastEvaluation]:
     """The evaluation that `which` selects, or an empty list."""
     if which in ("", "last"):
         return list(of_run[-1:])
@@ -145,7 +145,7 @@ def _no_such_step(word: str, run: str, which: str, of_run: Sequence[PastEvaluati
     return Problem(_printable(word), found, expected, "name one of these after the @")
 
 
-def _incomparable(named: Sequence[Named]) -> list[Problem]:
+def incomparable(named: Sequence[Named]) -> list[Problem]:
     """Duplicate evaluations, and those of another task, target range or classes than the base."""
     base, problems, seen = named[0], [], set()
     for other in named:

@@ -97,7 +97,7 @@ def legend(found: Comparison) -> str:
 
 
 def _metrics(found: Comparison, index: int) -> Iterator[Part]:
-    rows = [[Text(_cell(cell)) for cell in row] for row in metric_rows(found, [index])]
+    rows = [[Text(as_cell(cell)) for cell in row] for row in metric_rows(found, [index])]
     rows = [row for row in rows if not OF_A_CLASS.match(row[0].plain)]
     for row in rows:
         row[-1].highlight_words(["better"], "green")
@@ -139,7 +139,7 @@ def _common_prefix(found: Comparison) -> int:
 def _text(output: Output) -> str:
     """An output on one line; a text is quoted."""
     line = " ".join(as_text(output).split())
-    return shorten(line, TEXT) if isinstance(output, str) else _cell(line)
+    return shorten(line, TEXT) if isinstance(output, str) else as_cell(line)
 
 
 def _fields(found: Comparison) -> Iterator[Part]:
@@ -148,10 +148,10 @@ def _fields(found: Comparison) -> Iterator[Part]:
         yield "no config differences"
     elif rows:
         yield "config differences"
-        yield table([[_cell(cell) for cell in row] for row in rows], indent=2)
+        yield table([[as_cell(cell) for cell in row] for row in rows], indent=2)
 
 
-def _cell(text: str) -> str:
+def as_cell(text: str) -> str:
     """A text of a run's file, shortened; escaped if it is not printable."""
     if not text.isprintable():
         return shorten(text, TEXT)
