@@ -21,7 +21,7 @@ from torch.distributed import FileStore
 from workflow.core import files
 from workflow.inference import result_spool as found
 from workflow.inference import eval_shard as share
-from workflow.tasks.base import Prediction
+from workflow.tasks.base import Prediction, one_for_each
 from workflow.training.evaluate import evaluate
 from workflow.training.context import RunContext
 from workflow.runs.train_state import Progress
@@ -89,13 +89,12 @@ for fault, (at_fault, *where) in ((name, how or (None,)) for name, how in FAULTS
     stop, lock = Stop(), SimpleNamespace(loss=None, taken_by=None)
     run = RunFolder(folder / fault, RunFacts(), lock, world.is_rank_zero)
     stop.defer(run.path, world, lock)
-    job = SimpleNamespace(
-        task=Task(), tokenizer=None, splits={"eval": Split()},
-        spec=SimpleNamespace(
-            task="clf", metric=None, max_source_length=9, max_target_length=9,
-            truncation_side="right", virtual_ids=0,
-        ),
+    spec = SimpleNamespace(
+        task="clf", metric=None, max_source_length=9, max_target_length=9,
+        truncation_side="right", virtual_ids=0,
     )
+    examples = {"eval": one_for_each(Split(), spec)}
+    job = SimpleNamespace(task=Task(), tokenizer=None, examples=examples, spec=spec)
     with failing(*where) if rank == at_fault else patch.object(share, "AT_ONCE", 4):
         try:
             told[fault] = evaluate(RunContext(job, world, stop, run, Progress(3)), None)["loss"]

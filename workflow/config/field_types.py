@@ -173,11 +173,12 @@ def mapping() -> FieldType:
     return FieldType("a JSON object", convert, "JSON")
 
 
-def words(expected: str, metavar: str) -> FieldType:
+def words(expected: str, metavar: str, may_be_none: bool = False) -> FieldType:
     """Any number of texts; in a job file it may be none."""
 
     def convert(value: object) -> tuple[str, ...]:
         found = _texts(value)
+        _require(len(found) > 0 or may_be_none)
         return tuple(text().convert(one) for one in found)
 
     return FieldType(expected, convert, metavar, words=0)

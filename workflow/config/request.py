@@ -101,7 +101,7 @@ class JobRequest(JobInputs):
         common=True,
     )
     freeze: tuple[str, ...] = _tuning(
-        words("parts of the model", "PART"),
+        words("parts of the model", "PART", may_be_none=True),
         "with full: parts that stay as they are: embeddings, encoder, decoder, body (all but the "
         "head), bottom:N (embeddings and the N lowest layers), or a regular expression that is "
         "found in parameter names",
@@ -111,13 +111,13 @@ class JobRequest(JobInputs):
     lora_alpha: int = _tuning(integer(1), "LoRA's scale is alpha / r", 16)
     lora_dropout: float = _tuning(number(0, below=1), "dropout of LoRA's inputs", 0.05)
     lora_target_modules: tuple[str, ...] = _tuning(
-        words("names of layers", "NAME"),
+        words("names of layers", "NAME", may_be_none=True),
         "layers that get LoRA, by the ends of their names, or all-linear [queries and values]",
         (),
     )
     use_dora: bool = _tuning(boolean(), "DoRA: LoRA with trained magnitudes", False)
     modules_to_save: tuple[str, ...] = _tuning(
-        words("names of modules", "NAME"),
+        words("names of modules", "NAME", may_be_none=True),
         "modules that an adapter also trains and saves, like a classifier's head",
         (),
     )
