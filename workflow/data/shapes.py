@@ -115,11 +115,13 @@ def _is_probability(value: object) -> bool:
 
 def shape_of(record: Mapping[str, Any]) -> str | None:
     """The shape of a record by its keys: "target" or that of a `Shape`; None if they do not say."""
-    if "input" in record and record.keys() & {"target", "label"}:
-        return "target" if "target" in record else "label"
+    if {"input", "target"} <= record.keys():
+        return "target"
     if record.keys() & {"response_a", "response_b"}:
         return "pair"
-    return "chosen" if record.keys() & {"chosen", "rejected"} else None
+    if record.keys() & {"chosen", "rejected"}:
+        return "chosen"
+    return "label" if {"input", "label"} <= record.keys() else None
 
 
 def of_other_shape(shape: str, record: Mapping[str, Any]) -> str | None:

@@ -52,6 +52,6 @@ def _head_of(model: PreTrainedModel, head: Any, words: Sequence[int]) -> Iterato
 
 
 @lru_cache(maxsize=8)
-def on_device(words: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Token ids on a device; copied once, since a copy waits until the device's work is done."""
-    return torch.tensor(words).to(device)
+def on_device(numbers: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Token ids or weights on a device, copied once: a copy waits until its work is done."""
+    return torch.tensor(numbers).to(device)

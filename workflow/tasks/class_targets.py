@@ -18,7 +18,8 @@ from workflow.data.pair_rows import Orders
 from workflow.data.shapes import SWAPPED, Label
 from workflow.data.token_cache import Ragged, TokenizedSplit
 
-Floats = npt.NDArray[np.float64]
+_KNOWN = 4096
+"""Labels that are kept decoded: most files have few different ones."""
 
 
 def encoded(label: Label | None) -> list[int]:
@@ -133,6 +134,8 @@ class ClassTargets(Sequence[npt.NDArray[np.float32]]):
         row = self.rows.row(int(self.orders.records[index])).tobytes()
         swapped = bool(self.orders.swapped[index])
         if (row, swapped) not in self._known:
+            if len(self._known) == _KNOWN:
+                self._known.clear()
             label = decoded(row)
             names = [SWAPPED.get(name, name) if swapped else name for name in self.classes]
             values = [label.get(name, 0.0) for name in names]
@@ -145,5 +148,4 @@ class ClassTargets(Sequence[npt.NDArray[np.float32]]):
 
     def lengths_of(self, indexes: Indexes) -> Lengths:
         """1 for an example with a label, else 0."""
-        labeled = self.rows.lengths(1)
-        return labeled[self.orders.records[indexes]]
+        return self.rows.lengths(1, self.orders.records[indexes])

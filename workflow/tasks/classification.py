@@ -27,6 +27,7 @@ from workflow.data.token_cache import TokenizedSplit
 from workflow.inference.scorer import LabelIds
 from workflow.models.batch import SECOND, Batch, Example
 from workflow.models.families import family_of
+from workflow.models.lm_head import on_device
 from workflow.tasks.base import EvalContext, Examples, Task, cut_sources
 from workflow.tasks.class_evaluation import ClassEvaluation
 from workflow.tasks.class_targets import ClassTargets, class_weights, encoded, find_classes
@@ -69,13 +70,8 @@ class Classification(Task):
 
     @property
     def unused(self) -> tuple[str, ...]:
-        of_shape = "truncation_side" if self.shape.is_pair else "pair_shares"
-        return (
-            "target_min",
-            "target_max",
-            of_shape,
-            *([] if self.shape.is_pair else ["both_orders"]),
-        )
+        of_shape = ["truncation_side"] if self.shape.is_pair else ["pair_shares", "both_orders"]
+        return "target_min", "target_max", *of_shape
 
     @property
     def encoding(self) -> str:
@@ -112,27 +108,32 @@ class Classification(Task):
                 hint = "give a word for each class, in this order"
                 raise BadInput([Problem("--label_words", found, "a word for each class", hint)])
             ids = label_ids(self.tokenizer, words, self.format)
-        frame = None
-        if self.shape.is_pair:
-            if not self.format.writes and self.format.template != PLAIN:
-                found, hint = (
-                    "a template for an encoder, which reads pairs as they are",
-                    "remove it",
-                )
-                raise BadInput([Problem("--template", found, "no template", hint)])
-            of_classes = dict(zip(classes, words, strict=False))
-            frame = pair_frame(self.tokenizer, self.format, of_classes, SECOND)
-            least = len(frame) + 3
-            if request.max_source_length < least:
-                found, hint = str(request.max_source_length), "increase it"
-                expected = f"at least {least}: {least - 3} tokens surround prompt and answers"
-                raise BadInput([Problem("--max_source_length", found, expected, hint)])
+        frame = self._frame(classes, words, request) if self.shape.is_pair else None
         weights = None
         if request.class_weight is not None and "train" in splits:
             weights = class_weights(request.class_weight, splits["train"], classes)
         return dataclasses.replace(
             self, classes=classes, label_ids=ids, frame=frame, weights=weights
         )
+
+    def _frame(
+        self, classes: Sequence[str], words: Sequence[str], request: JobRequest
+    ) -> PairFrame:
+        """What surrounds pairs; raises BadInput if there is no room, or a template is not used."""
+        frame = pair_frame(
+            self.tokenizer, self.format, dict(zip(classes, words, strict=False)), SECOND
+        )
+        problems = []
+        if not self.format.writes and self.format.template != PLAIN:
+            found = "a template for an encoder, which reads pairs as they are"
+            problems.append(Problem("--template", found, "no template", "remove it"))
+        if request.max_source_length < len(frame) + 3:
+            expected = f"at least {len(frame) + 3}: {len(frame)} tokens surround prompt and answers"
+            found = str(request.max_source_length)
+            problems.append(Problem("--max_source_length", found, expected, "increase it"))
+        if problems:
+            raise BadInput(problems)
+        return frame
 
     def _words(self, classes: Sequence[str]) -> tuple[str, ...]:
         """The words of the classes: those of the job, or else the names themselves."""
@@ -206,7 +207,7 @@ class Classification(Task):
         batch = batch.to(model.device)
         targets = smoothed(batch.targets, label_smoothing)
         if self.weights is not None:
-            targets = targets * targets.new_tensor(self.weights)
+            targets = targets * on_device(self.weights, targets.device)
         return soft_cross_entropy(self.label_ids.logits(model, batch), targets).sum()
 
     def evaluation(self, context: EvalContext, spec: PlannedSpec) -> ClassEvaluation:
