@@ -178,7 +178,9 @@ def test_real_runs(
         assert ("1 of 2 runs are done" in capfd.readouterr().err) == (changed.name != "sums.json")
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "by", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_stopped_sweep_continues(
     mount: Mount, config: Callable[..., str], by: signal.Signals
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_bias_of_the_head_grows_too(tmp_path: Path) -> None:
     assert model(input_ids=ids, decoder_input_ids=ids).logits.shape == (1, 30, 1030)
 
 
+@pytest.mark.slow
 def test_completions_with_missing_characters_are_learned_exactly(tmp_path: Path) -> None:
     """Newlines, braces, tabs and non-Latin letters reach an exact match of 0.95."""
     mount = Mount(tmp_path)

@@ -107,7 +107,7 @@ def test_an_epoch_has_each_pair_once_or_in_both_orders(bert: Mount) -> None:
 def test_any_world_gives_the_run_of_one_process_and_resumes(
     mount: Mount, read_lines: Lines
 ) -> None:
-    """Two processes under each stage; stopped and resumed bit for bit."""
+    """Two processes under each stage; a judge stopped and resumed bit for bit."""
     add_one_stack(mount)
     write_data(mount, "pairs", pairs(23), pairs(7))
     write_data(mount, "texts", texts(23), texts(7))
@@ -119,17 +119,14 @@ def test_any_world_gives_the_run_of_one_process_and_resumes(
         return job("clf", f"{model}-{name}", **given)
 
     run_world(mount, 1, [job_of(model, data, "plain") for model, data, _ in cases])
-    jobs = []
-    for model, data, stage in cases:
-        longer = FLAGS | {"zero_stage": stage}
-        cut = job_of(model, data, "cut", **longer)
-        jobs += [job_of(model, data, "two", zero_stage=stage)]
-        jobs += [job_of(model, data, "whole", **longer), cut | {"stop_after": 6}, cut]
+    jobs = [job_of(model, data, "two", zero_stage=stage) for model, data, stage in cases]
+    longer = FLAGS | {"zero_stage": 3}
+    cut = job_of("bert", "pairs", "cut", **longer)
+    jobs += [job_of("bert", "pairs", "whole", **longer), cut | {"stop_after": 6}, cut]
     run_world(mount, 2, jobs)
     for model, _, _ in cases:
-        paths = {
-            name: mount.models / f"{model}-{name}" for name in ("plain", "two", "whole", "cut")
-        }
-        assert_same_run(paths["two"], paths["plain"], read_lines, rel=1e-5)
-        assert read_status(paths["cut"])["restarts"] == 1
-        assert_identical(paths["cut"], paths["whole"], read_lines)
+        two, plain = (mount.models / f"{model}-{name}" for name in ("two", "plain"))
+        assert_same_run(two, plain, read_lines, rel=1e-5)
+    whole, resumed = (mount.models / f"bert-{name}" for name in ("whole", "cut"))
+    assert read_status(resumed)["restarts"] == 1
+    assert_identical(resumed, whole, read_lines)

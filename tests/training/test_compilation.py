@@ -90,6 +90,7 @@ def test_compiled_gradients_are_those_of_the_layers() -> None:
     assert compiled() == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_only")
 def test_each_kind_of_layer_is_compiled_once_for_all_sizes() -> None:
     plain = make_t5(num_layers=3)

@@ -85,7 +85,7 @@ def start_all(mount: Mount, flags: dict[str, Any], processes: int) -> list[Fork]
     ("model", "processes"),
     [
         ("gpt", 1),
-        ("bert", 2),
+        pytest.param("bert", 2, marks=pytest.mark.slow),
         pytest.param("gpt", 2, marks=pytest.mark.slow),
         pytest.param("bert", 1, marks=pytest.mark.slow),
     ],

@@ -117,7 +117,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Mount:
     [
         (1, [(3, "none")]),
         (2, [(1, "none"), (2, "none"), (3, "none"), (1, "optimizer"), (3, "all")]),
-        (3, [(3, "none")]),
+        pytest.param(3, [(3, "none")], marks=pytest.mark.slow),
         (4, [(2, "none")]),
     ],
 )

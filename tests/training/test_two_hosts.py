@@ -101,7 +101,7 @@ def by_srun(hosts: Hosts, words: Words) -> list[Started]:
     ]
 
 
-@pytest.mark.parametrize("start", [by_torchrun, by_srun])
+@pytest.mark.parametrize("start", [pytest.param(by_torchrun, marks=pytest.mark.slow), by_srun])
 def test_two_hosts_train_as_one_process_does(
     mount: Mount, hosts: Hosts, read_lines: Lines, start: Callable[[Hosts, Words], list[Started]]
 ) -> None:
@@ -125,7 +125,11 @@ def test_two_hosts_train_as_one_process_does(
     ("words", "variables"),
     [
         ((NODE, FIRST, "19417", "--nnodes=2", JOBS), {"SLURM_NODEID": 1}),
-        ((SEQ2SEQ, *FLAGS), STEP | {"SLURM_PROCID": 1, "SLURM_NODEID": 1}),
+        pytest.param(
+            (SEQ2SEQ, *FLAGS),
+            STEP | {"SLURM_PROCID": 1, "SLURM_NODEID": 1},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_host_that_cannot_reach_the_first_says_so(
