@@ -69,6 +69,11 @@ class JobInputs:
         MISSING,
         common=True,
     )
+    train_on: str = _seq2seq_data(
+        choice("last_turn", "all_turns"),
+        "of chats: learn the last message of the assistant, or all of them",
+        "last_turn",
+    )
     label_words: tuple[str, ...] = _clf_data(
         several(2, 1000),
         "words for --target_min and --target_max, or one for each class; one token each "

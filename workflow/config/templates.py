@@ -12,4 +12,16 @@ request.
 
 ### Response:"""
 """Stanford Alpaca's prompt without an input (github.com/tatsu-lab/stanford_alpaca)."""
+ALPACA_WITH_INPUT = """\
+Below is an instruction that describes a task, paired with an input that provides further context. \
+Write a response that appropriately completes the request.
+
+### Instruction:
+{instruction}
+
+### Input:
+{input}
+
+### Response:"""
+"""The same with an input."""
 NAMED = {CHAT: CHAT, "plain": PLAIN, "alpaca": ALPACA}

@@ -106,15 +106,20 @@ class PairRows(Sequence[npt.NDArray[np.int32]]):
 
 def part_lengths(rows: Ragged) -> npt.NDArray[np.int64]:
     """The lengths of prompt, answer a and answer b of each pair, (pairs, 3)."""
-    found = [
-        np.flatnonzero(rows.values[start : start + _READ_AT_ONCE] == PART_END) + start
-        for start in range(0, int(rows.offsets[-1]), _READ_AT_ONCE)
-    ]
-    ends = np.concatenate(found).reshape(-1, 2)
+    ends = separators_of(rows).reshape(-1, 2)
     begins, stops = rows.offsets[:-1], rows.offsets[1:]
     return np.stack(
         [ends[:, 0] - begins, ends[:, 1] - ends[:, 0] - 1, stops - ends[:, 1] - 1], axis=1
     )
+
+
+def separators_of(rows: Ragged) -> npt.NDArray[np.int64]:
+    """Where PART_END is among the ids of all rows."""
+    found = [
+        np.flatnonzero(rows.values[start : start + _READ_AT_ONCE] == PART_END) + start
+        for start in range(0, int(rows.offsets[-1]), _READ_AT_ONCE)
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *found])
 
 
 def cut_lengths(

@@ -11,6 +11,8 @@ from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import Problem, shorten
 
 Record = dict[str, Any]
+Wrong = tuple[str, str, str, str]
+"""Something wrong in a record: the key, what was found there, what was expected, a hint."""
 DEEPEST = 100
 NO_ANSWER = "write it, or remove the record (with --no_train: remove the key)"
 """Hint for an answer that is null."""
@@ -29,6 +31,10 @@ class Schema:
         template: of the input text.
         texts_of, label_of: where answers are labels, the texts of a valid record (an input, or a
             prompt with answers a and b), and its label; None if it has none.
+        text_of: the text of a valid record, if it is not that under its keys.
+        read_of: the part of it that a model certainly reads as it is, if that is not all.
+        answer_of: the answer of a record, if it is not that under its key; None if it has none.
+        check: what else is wrong with a record; whether an answer is needed.
         of_other_shape: the keys of a record that is not like the others; None if it is.
     """
 
@@ -40,21 +46,36 @@ class Schema:
     texts_of: Callable[[Record], tuple[str, ...]] | None = None
     label_of: Callable[[Record], Mapping[str, float] | None] = lambda record: None
     of_other_shape: Callable[[Record], str | None] = lambda record: None
+    text_of: Callable[[Record], str] | None = None
+    read_of: Callable[[Record], str] | None = None
+    answer_of: Callable[[Record], object] | None = None
+    check: Callable[[Record, bool], list[Wrong]] = lambda record, answer_needed: []
 
     def text(self, record: Record) -> str:
         """The texts of a record."""
+        if self.text_of is not None:
+            return self.text_of(record)
         if self.texts_of is not None:
             return "\n\n".join(self.texts_of(record))
         return "\n\n".join(record[key] for key in self.source_keys)
 
     def read(self, record: Record) -> str:
         """The texts of a record, in their template."""
+        if self.read_of is not None:
+            return self.read_of(record)
         return self.template.replace("{input}", self.text(record))
+
+    def answers(self, record: Record) -> list[Any]:
+        """The answer of a valid record, if it has one."""
+        if self.answer_of is not None:
+            return [one for one in [self.answer_of(record)] if one is not None]
+        return [record[key] for key in (self.answer_key,) if key in record]
 
     def is_blank(self, record: object) -> bool:
         """Whether the answer of a record is an empty or blank text."""
-        answer = record.get(self.answer_key) if isinstance(record, dict) else None
-        return isinstance(answer, str) and not answer.strip()
+        if not isinstance(record, dict) or self.check(record, False):
+            return False
+        return any(isinstance(one, str) and not one.strip() for one in self.answers(record))
 
     @property
     def writes_text(self) -> bool:
@@ -140,6 +161,8 @@ def check_record(record: object, place: str, schema: Schema, answers_needed: boo
             reported = True
     elif answers_needed or _near_key(schema.answer_key, record):
         problems.append(missing_key(place, schema.answer_key, record, schema.answer_kind))
+    for key, found, expected, hint in schema.check(record, answers_needed):
+        problems.append(Problem(f"{place}.{key}", found, expected, hint))
     others = {key: value for key, value in record.items() if key != schema.answer_key}
     _check_values(place, others if reported else record, problems, depth=0)
     return problems

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from workflow.config.templates import ALPACA, CHAT, PLAIN
+from jinja2 import TemplateError
+
+from workflow.config.templates import ALPACA, ALPACA_WITH_INPUT, CHAT, PLAIN
+from workflow.core.errors import BadInput, Problem, shorten
+from workflow.data.prompts import Chat, Instruction, Prompt
 from workflow.data.text_ids import Frame, frame_of, source_ids, target_ids
 
 _ANCHORS = ("\n", "a", ":", ".")
@@ -34,11 +38,11 @@ class TextFormat(Protocol):
     def key(self) -> list[Any]:
         """What determines the ids besides tokenizer and template."""
 
-    def sources(self, tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    def sources(self, tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The ids of prompts, as the model reads them."""
 
     def targets(
-        self, tokenizer: Any, prompts: Sequence[str], completions: Sequence[str]
+        self, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
     ) -> list[list[int]]:
         """The ids that the model writes for these completions, with the end token."""
 
@@ -83,11 +87,11 @@ class SeparateTexts:
     def key(self) -> list[Any]:
         return [self.start]
 
-    def sources(self, tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    def sources(self, tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
         return source_ids(tokenizer, [render(tokenizer, self.template, one) for one in prompts])
 
     def targets(
-        self, tokenizer: Any, prompts: Sequence[str], completions: Sequence[str]
+        self, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
     ) -> list[list[int]]:
         return target_ids(tokenizer, completions, self.start)
 
@@ -140,7 +144,7 @@ class ContinuedText:
     def key(self) -> list[Any]:
         return ["continued", self.spaces, self.end]
 
-    def sources(self, tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    def sources(self, tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
         texts = [render(tokenizer, self.template, prompt) for prompt in prompts]
         before = self._before(tokenizer)
         rows = _ids(tokenizer, texts)
@@ -154,7 +158,7 @@ class ContinuedText:
         return [i for i in with_special[:1] if i == tokenizer.bos_token_id]
 
     def targets(
-        self, tokenizer: Any, prompts: Sequence[str], completions: Sequence[str]
+        self, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
     ) -> list[list[int]]:
         texts = [
             self.joined(render(tokenizer, self.template, prompt), completion)
@@ -182,12 +186,29 @@ class ContinuedText:
         return {"source": frame_of(*self.sources(tokenizer, ["", "a"])), "target": (0, 1)}
 
 
-def render(tokenizer: Any, template: str, prompt: str) -> str:
-    """A prompt in a template: "chat" for the tokenizer's chat template, or a text with {input}."""
+def render(tokenizer: Any, template: str, prompt: Prompt) -> str:
+    """A prompt in a template: "chat" for the tokenizer's chat template, or a text with {input}.
+
+    Raises:
+        BadInput: the chat template refuses the messages.
+    """
+    if template == ALPACA and isinstance(prompt, Instruction) and prompt.input:
+        halves = ALPACA_WITH_INPUT.partition("{instruction}")
+        return halves[0] + prompt.text + halves[2].replace("{input}", prompt.input)
     if template != CHAT:
-        return template.replace("{input}", prompt)
-    messages = [{"role": "user", "content": prompt}]
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return template.replace("{input}", str(prompt))
+    messages = [{"role": "user", "content": str(prompt)}]
+    if isinstance(prompt, Chat):
+        messages = list(prompt.messages)
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError as error:
+        roles = ", ".join(one["role"] for one in messages)
+        found = f"{shorten(str(prompt), 40)} with the roles {roles}: {error}"
+        expected, hint = "a chat that the model's template takes", "correct the roles"
+        raise BadInput([Problem("messages", found, expected, hint)]) from None
     return text
 
 

@@ -54,6 +54,18 @@ class Encoder(Protocol):
         """The special tokens around each "source" and "target", which truncation keeps."""
 
 
+def cut_row(
+    row: npt.NDArray[np.int32], longest: int, side: str, frame: Frame
+) -> npt.NDArray[np.int32]:
+    """A row truncated to `longest` ids at its `side`, without the frame at its ends."""
+    if len(row) <= longest:
+        return row
+    first, last = frame
+    most = longest - last
+    head = {"right": most, "left": first, "middle": max(first, min(longest // 2, most))}[side]
+    return np.concatenate([row[:head], row[len(row) - (longest - head) :]])
+
+
 @dataclass(frozen=True)
 class Ragged:
     """Rows of different lengths in one flat array; row i is values[offsets[i]:offsets[i + 1]].
@@ -72,12 +84,7 @@ class Ragged:
     ) -> npt.NDArray[np.int32]:
         """Row `index`, truncated to `longest` ids at its `side`: right, left or middle."""
         row = self.values[self.offsets[index] : self.offsets[index + 1]]
-        if len(row) <= longest:
-            return row
-        first, last = self.frame
-        most = longest - last
-        head = {"right": most, "left": first, "middle": max(first, min(longest // 2, most))}[side]
-        return np.concatenate([row[:head], row[len(row) - (longest - head) :]])
+        return cut_row(row, longest, side, self.frame)
 
     def lengths(self, longest: int, rows: Indexes | None = None) -> Lengths:
         """Lengths of all rows or of `rows`, after truncation to `longest`."""

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 from workflow.config.job import JOB_FLAGS
 from workflow.config.request import JobRequest
-from workflow.config.templates import CHAT, PLAIN
+from workflow.config.templates import ALPACA, CHAT, PLAIN
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
 from workflow.models.families import ONE_PROCESS, DecoderIds, family_of
@@ -38,12 +38,17 @@ class ModelSettings:
 
 
 def load_model_settings(
-    folder: Path, request: JobRequest, processes: int, named: Path | None = None
+    folder: Path,
+    request: JobRequest,
+    processes: int,
+    named: Path | None = None,
+    instructs: bool = False,
 ) -> tuple[ModelSettings, JobRequest]:
     """The settings of a folder's model, and the job with its languages and lengths resolved.
 
     Args:
         named: the folder of the adapter that the job starts from, if any.
+        instructs: whether the records are instructions, which have another template by default.
 
     Raises:
         BadInput: the job cannot use the model.
@@ -62,7 +67,8 @@ def load_model_settings(
         hint = "use it with clf.py, or choose an encoder-decoder or a decoder-only model"
         problems.append(Problem(str(folder / "config.json"), found, "a model that generates", hint))
     continues = family.joins_texts and family.generates
-    template = request.template or (CHAT if continues and tokenizer.chat_template else PLAIN)
+    usual = ALPACA if instructs else CHAT if tokenizer.chat_template else PLAIN
+    template = request.template or (usual if continues else PLAIN)
     request = dataclasses.replace(request, template=template)
     if template == CHAT and not tokenizer.chat_template:
         found, hint = (

@@ -17,6 +17,6 @@ from workflow.tasks.seq2seq import Seq2Seq
 def task_for(request: JobRequest, record: Mapping[str, Any]) -> Task:
     """The task of a job on records that have the keys of this one."""
     if request.task == "seq2seq":
-        return Seq2Seq()
+        return Seq2Seq.of(request, dict(record))
     shape = shape_of(record) or ("label" if request.classes else "target")
     return LabelScoring.of(request) if shape == "target" else Classification.of(request, shape)

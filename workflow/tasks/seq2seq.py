@@ -1,5 +1,6 @@
 """Generate completions: trained on tokens, evaluated on generated texts."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +13,21 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import GREEDY_BELOW, JobRequest
-from workflow.config.templates import PLAIN
+from workflow.config.templates import CHAT, PLAIN
 from workflow.core.errors import BadInput, Problem
+from workflow.data.pair_rows import PART_END
+from workflow.data.prompts import Prompt, TextShape, text_shape_of
 from workflow.data.schema import NO_ANSWER, Record, Schema
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import SeparateTexts, TextFormat
 from workflow.data.text_ids import Frame
 from workflow.data.token_cache import TokenizedSplit
+from workflow.data.turn_rows import TurnRows
 from workflow.metrics.text import can_measure
 from workflow.models.batch import Batch, Example
 from workflow.models.families import family_of
 from workflow.models.losses import summed_cross_entropy
-from workflow.tasks.base import EvalContext, Examples, Task
+from workflow.tasks.base import EvalContext, Examples, Task, one_for_each
 from workflow.tasks.seq2seq_evaluation import Seq2SeqEvaluation, references_of
 
 
@@ -32,6 +36,11 @@ def _check_completion(value: object) -> tuple[str, str, str] | None:
         return None
     hint = "write one text" if isinstance(value, list) else "write the completion in quotes"
     return "", "text", NO_ANSWER if value is None else hint
+
+
+def _joined(rows: Sequence[list[int]]) -> list[int]:
+    """The ids of turns, with PART_END between them."""
+    return [i for row in rows for i in (*row, PART_END)][:-1]
 
 
 SAMPLES_SHOWN = 8
@@ -43,20 +52,61 @@ class Seq2Seq(Task):
     """The task of seq2seq.py.
 
     Attributes:
+        shape: of the records.
+        all_turns: whether each message of the assistant in a chat is learned, not only the last.
         format: how texts become ids; set by `bind_tokenizer`.
     """
 
+    shape: TextShape = TextShape("completion")
+    all_turns: bool = False
     format: TextFormat = SeparateTexts(None)
 
-    schema = Schema(("prompt",), "completion", _check_completion)
+    @classmethod
+    def of(cls, request: JobRequest, record: Record) -> "Seq2Seq":
+        """The task of a job on records like this one."""
+        all_turns = request.train_on == "all_turns" and not request.no_train
+        return cls(TextShape(text_shape_of(record)), all_turns)
+
+    @property
+    def schema(self) -> Schema:
+        shape = self.shape
+        if shape.name == "completion":
+            return Schema(shape.keys, shape.answer_key, _check_completion)
+        return Schema(
+            shape.keys, shape.answer_key, _check_completion, check=shape.check,
+            text_of=lambda record: str(shape.prompt(record)), read_of=shape.read,
+            answer_of=shape.completion if shape.name == "chat" else None,
+        )  # fmt: skip
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        return () if self.shape.name == "chat" else ("train_on",)
 
     @property
     def encoding(self) -> str:
         template = self.format.template
-        return json.dumps(["seq2seq", *self.format.key, *([template] if template != PLAIN else [])])
+        beside = [] if self.shape.name == "completion" else [self.shape.name, self.all_turns]
+        template_used = [template] if template != PLAIN else []
+        return json.dumps(["seq2seq", *self.format.key, *template_used, *beside])
 
     def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, format: TextFormat) -> "Seq2Seq":
-        return Seq2Seq(format)
+        if self.shape.name == "chat" and format.template != CHAT:
+            found = "a template without roles for records with messages"
+            hint = "add --template chat, or use a model with a chat template"
+            raise BadInput([Problem("--template", found, "the model's chat template", hint)])
+        return dataclasses.replace(self, format=format)
+
+    def examples(self, split: TokenizedSplit, spec: JobRequest, trains: bool) -> Examples:
+        """An example for each record, or in training for each turn of a chat."""
+        if not self.all_turns:
+            return one_for_each(split, spec)
+        cut = {"side": spec.truncation_side, "virtual": spec.virtual_ids}
+        last = not trains
+        return Examples(
+            split,
+            TurnRows.of(split.sources, spec.max_source_length, last, **cut),
+            TurnRows.of(split.targets, spec.max_target_length, last),
+        )
 
     def describe(self, spec: JobSpec) -> str:
         decoding = f"greedy decoding (temperature below {GREEDY_BELOW})"
@@ -70,7 +120,7 @@ class Seq2Seq(Task):
     def check(
         self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
     ) -> None:
-        references = references_of(tokenizer, split, request.stop)
+        references = references_of(tokenizer, split, request.stop, self.shape)
         metric = request.metric_for_best_model
         tokenize = references.bleu_tokenizer if metric == "bleu" else ""
         if can_measure(metric, references, tokenize):
@@ -91,14 +141,22 @@ class Seq2Seq(Task):
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        prompts = [record["prompt"] for record in records]
-        completions = [record.get("completion", "") for record in records]
-        texts = [text if text.strip() else "" for text in completions]
+        if self.all_turns:
+            turns = [self.shape.turns(record) for record in records]
+            several = [self._encode(tokenizer, *zip(*of_one, strict=True)) for of_one in turns]
+            return [_joined(sources) for sources, _ in several], [_joined(t) for _, t in several]
+        prompts = [self.shape.prompt(record) for record in records]
+        return self._encode(tokenizer, prompts, [self.shape.completion(one) for one in records])
+
+    def _encode(
+        self, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str | None]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        texts = [text if text and text.strip() else "" for text in completions]
         targets = self.format.targets(tokenizer, prompts, texts)
         # An empty completion is trained as an end token; a row without ids has no completion.
         return self.format.sources(tokenizer, prompts), [
-            ids if "completion" in record else []
-            for ids, record in zip(targets, records, strict=True)
+            [] if completion is None else ids
+            for ids, completion in zip(targets, completions, strict=True)
         ]
 
     def frames(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Frame]:
@@ -121,10 +179,13 @@ class Seq2Seq(Task):
 
     def evaluation(self, context: EvalContext, spec: PlannedSpec) -> Seq2SeqEvaluation:
         collate = partial(self.collate, context.examples, config=context.model.config)
-        return Seq2SeqEvaluation(context, spec, collate, self.format)
+        return Seq2SeqEvaluation(context, spec, collate, self.format, self.shape)
 
     def sample(self, record: Record, prediction: Sequence[str]) -> Mapping[str, Any]:
-        shown = {"prompt": record["prompt"], "completion": record.get("completion")}
+        shown = {
+            "prompt": str(self.shape.prompt(record)),
+            "completion": self.shape.completion(record),
+        }
         return shown | {
             f"prediction {number}" if number > 1 else "prediction": text
             for number, text in enumerate(prediction[:SAMPLES_SHOWN], start=1)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from workflow.config.job import PlannedSpec
 from workflow.core.console import inform_once, log, progress_bar, warn_once
 from workflow.data.example_lengths import Indexes, Lengths
+from workflow.data.prompts import TextShape
 from workflow.data.schema import Record
 from workflow.data.step_planner import MicroBatch, batches_by_positions
 from workflow.data.text_format import TextFormat, Texts
@@ -37,17 +38,23 @@ class References:
     """The references of a split's records; iterates over those of all records."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, stops: Sequence[str]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        split: TokenizedSplit,
+        stops: Sequence[str],
+        shape: TextShape,
     ):
+        self._shape = shape
         self._without_special = special_remover(tokenizer)
         self._split, self._stops = split, stops
         self._places = np.flatnonzero(split.answered)
 
     def of(self, record: Record) -> str | None:
         """The reference of a record; None if it has no completion."""
-        if "completion" not in record:
+        completion = self._shape.completion(record)
+        if completion is None:
             return None
-        return processed(self._without_special(record["completion"]), self._stops)
+        return processed(self._without_special(completion), self._stops)
 
     def __iter__(self) -> Iterator[str]:
         return self._at(self._places)
@@ -66,10 +73,13 @@ class References:
 
 @lru_cache(maxsize=1)
 def references_of(
-    tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, stops: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerBase,
+    split: TokenizedSplit,
+    stops: tuple[str, ...],
+    shape: TextShape,
 ) -> References:
     """The references of a split, the same in all evaluations of a run."""
-    return References(tokenizer, split, stops)
+    return References(tokenizer, split, stops, shape)
 
 
 class Seq2SeqEvaluation:
@@ -78,12 +88,17 @@ class Seq2SeqEvaluation:
     timing = "generate_seconds"
 
     def __init__(
-        self, context: EvalContext, spec: PlannedSpec, collate: Collate, format: TextFormat
+        self,
+        context: EvalContext,
+        spec: PlannedSpec,
+        collate: Collate,
+        format: TextFormat,
+        shape: TextShape,
     ):
         """Compute the token metrics; completions are generated lazily, as `results` is consumed."""
         self._loss, self._accuracy = _token_metrics(context, spec, collate)
-        self._split, self._seed = context.examples.split, spec.seed
-        self._references = references_of(context.tokenizer, self._split, spec.stop)
+        self._shape, self._split, self._seed = shape, context.examples.split, spec.seed
+        self._references = references_of(context.tokenizer, self._split, spec.stop, shape)
         self._records, self._compared, self._lost = 0, 0, 0
         self._sameness = None if context.untrained else Sameness()
         self._first = {"mean_length": 0, "at_limit": 0, "empty": 0}
@@ -112,11 +127,12 @@ class Seq2SeqEvaluation:
             self._lost += not first.finite
             self._records += 1
             if self._sameness:
-                self._sameness.add(record["prompt"], reference, first.text)
+                self._sameness.add(str(self._shape.prompt(record)), reference, first.text)
             self._first["mean_length"] += first.tokens
             self._first["at_limit"] += first.at_limit
             self._first["empty"] += not first.text
-            yield Prediction(record, texts, item_of(record, reference, generations))
+            item = item_of(record, self._shape, reference, generations)
+            yield Prediction(record, texts, item)
 
     def metrics(self) -> dict[str, Any]:
         self._log_caveats()
@@ -150,19 +166,20 @@ class Seq2SeqEvaluation:
 
 
 def item_of(
-    record: Record, reference: str | None, generations: Sequence[Generation]
+    record: Record, shape: TextShape, reference: str | None, generations: Sequence[Generation]
 ) -> dict[str, Any]:
     """A record's item in the prediction files, with the reference if the completion differs."""
+    completion = shape.completion(record)
     item = {
-        "prompt": record["prompt"],
+        "prompt": str(shape.prompt(record)),
         "generations": [
             {"lm_postprocess": one.text, "full_generated": one.full_text, "scores": one.scores}
             for one in generations
         ],
-        "demonstration": record.get("completion"),
+        "demonstration": completion,
         "orig_d": record,
     }
-    if reference is not None and reference != record["completion"].strip():
+    if reference is not None and reference != str(completion).strip():
         item["reference"] = reference
     return item
 

@@ -10,6 +10,7 @@ from workflow.config.request import JobRequest
 from workflow.config.smoke import RECORDS
 from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import BadInput, Problem
+from workflow.data.prompts import text_shape_of
 from workflow.data.reading import check_records, first_record
 from workflow.data.source import DataSource, HeldOut
 from workflow.metrics.user import load_user_metric
@@ -113,6 +114,12 @@ def data_source(files: dict[str, Path], request: JobRequest) -> DataSource:
         return DataSource(files, ["eval"], answers_needed=False, most=most)
     held_out = HeldOut(request.eval_fraction, request.seed) if request.eval_fraction else None
     return DataSource(files, ["train", "eval"], held_out=held_out, most=most)
+
+
+def instructs(files: dict[str, Path], request: JobRequest) -> bool:
+    """Whether the records are instructions."""
+    record = first_record(data_source(files, request))
+    return request.writes_texts and text_shape_of(record) == "instruction"
 
 
 def task_of_records(files: dict[str, Path], request: JobRequest) -> Task:

@@ -35,6 +35,7 @@ from workflow.training.adapters import adopt_adapter, name_of_base, problems_of_
 from workflow.training.compilation import problems_of_compiler
 from workflow.training.locate import (
     Located,
+    instructs,
     locate,
     problems_of_records,
     task_of_records,
@@ -138,7 +139,9 @@ def prepare(
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
     try:
-        settings, request = load_model_settings(folder, request, world.size, located.adapter)
+        settings, request = load_model_settings(
+            folder, request, world.size, located.adapter, instructs(located.files, request)
+        )
         format = text_format(settings, request)
         ids = settings.decoder_ids.ended_by(format.end)
         settings = dataclasses.replace(settings, decoder_ids=ids)

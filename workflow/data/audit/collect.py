@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,14 @@ import numpy.typing as npt
 from workflow.core.console import progress_bar
 from workflow.data.audit.classes import ClassAudit
 from workflow.data.audit.parts import EXAMPLES, PARTS, AuditReport, Finding, PartAudit
-from workflow.data.audit.round_trip import Damage, common_start, excerpt
+from workflow.data.audit.round_trip import Damage, Row, common_start, excerpt
 from workflow.data.pair_rows import PART_END
 from workflow.data.schema import Schema
 from workflow.data.token_cache import Ragged, TokenizedSplit
 
 Keys = npt.NDArray[np.uint64]
+Text = tuple[str, str, Row]
+"""The place of a text, the text and its ids."""
 _NO_IDS = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
 CHUNK = 1024
 """Records decoded together."""
@@ -99,17 +101,16 @@ class SplitAudit:
         """Add the next CHUNK records from `start` on; returns their number."""
         end = min(start + CHUNK, len(self.split))
         sources, targets = self.split.sources, self.split.targets
-        prompts, completions = [], []
+        prompts: list[Text] = []
+        completions: list[Text] = []
         for i in range(start, end):
             record = self.split.record(i)
             place, prompt, ids = f"{self.name}[{i}]", self._schema.text(record), sources.row(i)
-            answer = [record[key] for key in (self._schema.answer_key,) if key in record]
+            answer = self._schema.answers(record)
             read = [self._schema.read(record)]
             if self._schema.texts_of and len(texts := self._schema.texts_of(record)) > 1:
                 read = list(texts)
-            parts = np.split(ids, np.flatnonzero(ids == PART_END))
-            for text, part in zip(read, parts, strict=True):
-                prompts.append((place, text, part[part != PART_END]))
+            prompts += _parts(place, read, ids)
             if self._schema.texts_of:
                 label = self._schema.label_of(record)
                 self._classes.add(place, self._schema.texts_of(record), label)
@@ -119,7 +120,7 @@ class SplitAudit:
                 self._values.append(answer[0])
             elif answer:
                 text = "" if self._schema.is_blank(record) else answer[0]
-                completions.append((f"{self.name}[{i}]", text, targets.row(i)))
+                completions += _parts(place, [text], targets.row(i))
             self.prompts[i], self.pairs[i] = _digest([prompt]), _digest([prompt, *answer])
             if not prompt.strip():
                 self._empty["prompts"].add(f"{self.name}[{i}]")
@@ -192,6 +193,12 @@ class SplitAudit:
             return None
         ids = self._damage.tokenizer(text, add_special_tokens=False)["input_ids"]
         return {"text": text, "tokens": len(ids)}
+
+
+def _parts(place: str, texts: Sequence[str], ids: Row) -> list[Text]:
+    """Texts with their ids, of which there are those of other texts before."""
+    parts = np.split(ids, np.flatnonzero(ids == PART_END))[-len(texts) :]
+    return [(place, text, part[part != PART_END]) for text, part in zip(texts, parts, strict=True)]
 
 
 def _are_in(keys: Keys, known: Keys) -> npt.NDArray[np.bool_]:
