@@ -10,12 +10,13 @@ import pytest
 from bad_classes import BAD_CLASSES
 from bad_inputs import CASES as BAD_CASES
 from bad_inputs import BadInput
+from bad_prompts import BAD_PROMPTS
 from conftest import ROOT, addition_records, write_data
 
 from workflow.cli.run import main
 from workflow.runs.mount import Mount
 
-CASES = [*BAD_CASES, *BAD_CLASSES]
+CASES = [*BAD_CASES, *BAD_CLASSES, *BAD_PROMPTS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

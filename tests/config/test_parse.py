@@ -29,6 +29,7 @@ DEFAULTS = {
     "eval_fraction": None,
     "truncation_side": "right",
     "template": None,
+    "train_on": "last_turn",
     "label_words": ("no", "yes"),
     "classes": None,
     "pair_shares": (0.4, 0.3, 0.3),
@@ -177,7 +178,7 @@ def test_flags_of_one_task_are_refused_in_the_other() -> None:
     ]  # fmt: skip
     decoding = {name for name, flag in JOB_FLAGS.items() if flag.group == "decoding"}
     of_texts = {name for name, task in only.items() if task == "seq2seq"}
-    assert of_texts - decoding == {"max_target_length", "target_lang"}
+    assert of_texts - decoding == {"max_target_length", "target_lang", "train_on"}
     assert decoding - of_texts == set()
 
 

@@ -48,6 +48,22 @@ class TextShape:
     def answer_key(self) -> str | None:
         return {"completion": "completion", "instruction": "output"}.get(self.name)
 
+    @property
+    def example(self) -> str:
+        """What a record looks like."""
+        return {
+            "completion": '{"prompt": …, "completion": …}',
+            "instruction": '{"instruction": …, "input": …, "output": …}',
+            "chat": '{"messages": [{"role": "user", "content": …}, …]}',
+        }[self.name]
+
+    def other(self, record: Record) -> str | None:
+        """The example of a record that has the keys of another shape; None for one of this."""
+        found = TextShape(text_shape_of(record))
+        has_own = any(key in record for key in (*self.keys, "messages" * (self.name == "chat")))
+        known = found.name != "completion" or "prompt" in record
+        return found.example if found != self and known and not has_own else None
+
     def prompt(self, record: Record) -> Prompt:
         """The prompt of a valid record."""
         if self.name == "completion":
@@ -93,6 +109,8 @@ class TextShape:
 
 def text_shape_of(record: Record) -> str:
     """The shape of a record to complete, by its keys."""
+    if "prompt" in record:
+        return "completion"
     if "messages" in record:
         return "chat"
     return "instruction" if "instruction" in record else "completion"
@@ -127,7 +145,8 @@ def _wrong_in_chat(messages: object, answer_needed: bool) -> list[Wrong]:
         return wrong
     roles = [message["role"] for message in messages]
     if not roles or (roles[-1] == "assistant" and len(roles) == 1):
-        found, hint = f"{len(roles)} messages", "add the message that is answered"
+        found = "an answer alone" if roles else "an empty list"
+        hint = "add the message that is answered"
         return [("messages", found, "a message of the user and its answer", hint)]
     if roles[-1] != "assistant" and answer_needed:
         found, hint = f"{roles[-1]} in the last message", "add the answer, or remove the record"

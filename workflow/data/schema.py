@@ -36,6 +36,7 @@ class Schema:
         answer_of: the answer of a record, if it is not that under its key; None if it has none.
         check: what else is wrong with a record; whether an answer is needed.
         of_other_shape: the keys of a record that is not like the others; None if it is.
+        shown: an example of a record, if its keys alone are none.
     """
 
     source_keys: tuple[str, ...]
@@ -50,6 +51,7 @@ class Schema:
     read_of: Callable[[Record], str] | None = None
     answer_of: Callable[[Record], object] | None = None
     check: Callable[[Record, bool], list[Wrong]] = lambda record, answer_needed: []
+    shown: str | None = None
 
     def text(self, record: Record) -> str:
         """The texts of a record."""
@@ -88,6 +90,8 @@ class Schema:
 
     @property
     def example(self) -> str:
+        if self.shown is not None:
+            return self.shown
         keys = [*self.source_keys, *([self.answer_key] if self.answer_key else [])]
         return "{" + ", ".join(f'"{key}": …' for key in keys) + "}"
 

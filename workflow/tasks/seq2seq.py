@@ -71,11 +71,14 @@ class Seq2Seq(Task):
     def schema(self) -> Schema:
         shape = self.shape
         if shape.name == "completion":
-            return Schema(shape.keys, shape.answer_key, _check_completion)
+            return Schema(
+                shape.keys, shape.answer_key, _check_completion, of_other_shape=shape.other
+            )
         return Schema(
             shape.keys, shape.answer_key, _check_completion, check=shape.check,
             text_of=lambda record: str(shape.prompt(record)), read_of=shape.read,
             answer_of=shape.completion if shape.name == "chat" else None,
+            of_other_shape=shape.other, shown=shape.example,
         )  # fmt: skip
 
     @property
@@ -92,7 +95,8 @@ class Seq2Seq(Task):
     def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, format: TextFormat) -> "Seq2Seq":
         if self.shape.name == "chat" and format.template != CHAT:
             found = "a template without roles for records with messages"
-            hint = "add --template chat, or use a model with a chat template"
+            hint = "use a model with a chat template, e.g. an instruct model"
+            hint = "add --template chat" if tokenizer.chat_template else hint
             raise BadInput([Problem("--template", found, "the model's chat template", hint)])
         return dataclasses.replace(self, format=format)
 
