@@ -102,9 +102,9 @@ class _Import:
             if not all(_is(raw.value, *pair) for pair in self._command.where):
                 self._skipped += 1
                 return
-            self._plan = self._plan or make_plan(
-                raw.value, dict(self._command.map), self._command.template
-            )
+            if self._plan is None:
+                flags = dict(self._command.map), self._command.template
+                self._plan = make_plan(raw.value, path, *flags)
             record = self._plan.convert(raw.value)
         except Unfit as error:
             self._reasons[str(error)] += 1

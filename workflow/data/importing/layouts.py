@@ -160,7 +160,7 @@ def _wrong(shape: str, answer: object) -> tuple[str, str, str] | None:
     return ("", "", "") if isinstance(answer, str) == (shape == "target") else None
 
 
-def make_plan(record: Record, maps: Mapping[str, str], template: str | None) -> Plan:
+def make_plan(record: Record, where: object, maps: Mapping[str, str], template: str | None) -> Plan:
     """How records like this one are converted, which is logged.
 
     Raises:
@@ -183,7 +183,7 @@ def make_plan(record: Record, maps: Mapping[str, str], template: str | None) -> 
         a, b, *_ = [*record, "FIELD", "FIELD"]
         found = f"the keys {', '.join(map(shorten, list(record)[:12])) or 'none'}"
         hint = f"name the fields, for example --map prompt={a} --map completion={b}"
-        raise problem("the first record", found, "the keys of a known layout, or --map", hint)
+        raise problem(where, found, "the keys of a known layout, or --map", hint)
     for key, source in {**maps, **({"template": template} if template else {})}.items():
         log.info("%s: from %s", key, shorten(source))
     if unused := [name for name in record if name not in used]:

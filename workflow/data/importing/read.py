@@ -83,8 +83,8 @@ def _text(path: Path, known: str) -> tuple[str, str]:
 def _of_text(path: Path, text: str, encoding: str) -> Iterator[Raw]:
     lines = io.StringIO(text, newline="")
     head = next(filter(str.strip, lines), "").strip()
-    is_lines = head.endswith("}") and next(lines, "").startswith("{")
-    if is_lines or any(end in LINES_SUFFIXES for end in path.suffixes):
+    two = head.endswith("}") and next(filter(str.strip, lines), "").startswith("{")
+    if two or any(end in LINES_SUFFIXES for end in path.suffixes):
         log.info("%s: JSON Lines in %s", path, encoding)
         yield from (_line(*pair) for pair in enumerate(text.split("\n"), 1) if pair[1].strip())
     elif head[:1] in ("{", "[", ""):
@@ -136,7 +136,7 @@ def _of_json(path: Path, data: Any) -> Iterator[Raw]:
         log.info("%s: splits %s; not read: %s", path, ", ".join(splits), others)
         return
     columns = [[*part.values()] if isinstance(part, dict) else part for part in data.values()]
-    if len({len(part) if isinstance(part, list) else -1 for part in columns} | {-1}) != 2:
+    if len({len(part) if isinstance(part, list) else str(part) for part in columns}) != 1:
         found = f"an object with the keys {', '.join(map(shorten, [*data][:8]))}"
         expected = "a list, an object of splits, or of columns of equal length"
         raise problem(path, found, expected, 'name the list of records "train"')
