@@ -174,7 +174,7 @@ def test_every_kind_of_json_has_the_same_records(imported: Import) -> None:
     assert imported(json.dumps(raw), name="a.jsonl") == {"train": [expected]}
 
 
-def test_fields_and_templates(imported: Import, caplog: pytest.LogCaptureFixture) -> None:
+def test_fields_and_templates(imported: Import, capsys: pytest.CaptureFixture[str]) -> None:
     raw = {"q": "2?", "of": {"list": ["4", "5"]}, "id": 7, "a.b": "dots", "kind": "sum"}
     text = json.dumps([raw, raw | {"id": None}])
     words = ["--map", "prompt=q", "--map", "completion=of.list.1", "--map", "id=id"]
@@ -221,11 +221,11 @@ def test_csv(imported: Import, mount: Mount, delimiter: str, end: str) -> None:
     assert dropped(mount) == [("line 6", "a ragged row"), ("line 7", "an empty prompt")]
 
 
-def test_windows_1252(imported: Import, caplog: pytest.LogCaptureFixture) -> None:
+def test_windows_1252(imported: Import, capsys: pytest.CaptureFixture[str]) -> None:
     text = "question,answer\nplain,a\ncafé “so”,b\n"
     found = imported(text.encode("cp1252"))
     assert found["train"][1] == {"prompt": "café “so”", "completion": "b"}
-    assert "line 3 is not UTF-8; reading the file as Windows-1252: 'café “so”,b'" in caplog.text
+    assert "line 3 is not UTF-8; reading the file as Windows-1252: 'café “so”,b'" in capsys.readouterr().err
 
 
 # --- splits --------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def test_splits_of_files_and_keys(mount: Mount, tmp_path: Path, imported: Import
 
 
 def test_dropped_records_are_listed(
-    imported: Import, mount: Mount, caplog: pytest.LogCaptureFixture
+    imported: Import, mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = {"question": "2?", "answer": "4"}
     values: list[tuple[object, str]] = [
@@ -283,18 +283,18 @@ def test_dropped_records_are_listed(
     expected = [(f"line {number}", reason) for number, reason in enumerate(reasons, start=2)]
     expected += [("line 10", "duplicate keys"), ("line 11", "prompt: NaN")]
     assert dropped(mount) == expected
-    assert "1 × an empty completion" in caplog.text
+    assert "1 × an empty completion" in capsys.readouterr().err
     imported(json.dumps([good]), name="a.json")
     assert not dropped(mount)  # those of an earlier import are gone
 
 
-def test_where(imported: Import, mount: Mount, caplog: pytest.LogCaptureFixture) -> None:
+def test_where(imported: Import, mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
     raw = [{"text": str(i), "label": i % 3, "of": {"good": i < 5}} for i in range(9)]
     found = imported(
         json.dumps(raw), "--where", "label=1", "--where", "of.good=true", name="a.json"
     )
     assert [one["input"] for one in found["train"]] == ["1", "4"]
-    assert "7 × not --where" in caplog.text and not dropped(mount)
+    assert "7 × not --where" in capsys.readouterr().err and not dropped(mount)
 
 
 VALUES = st.one_of(st.none(), st.integers(), st.text(max_size=5), st.lists(st.text(max_size=2)))
