@@ -225,7 +225,10 @@ def test_windows_1252(imported: Import, capsys: pytest.CaptureFixture[str]) -> N
     text = "question,answer\nplain,a\ncafé “so”,b\n"
     found = imported(text.encode("cp1252"))
     assert found["train"][1] == {"prompt": "café “so”", "completion": "b"}
-    assert "line 3 is not UTF-8; reading the file as Windows-1252: 'café “so”,b'" in capsys.readouterr().err
+    assert (
+        "line 3 is not UTF-8; reading the file as Windows-1252: 'café “so”,b'"
+        in capsys.readouterr().err
+    )
 
 
 # --- splits --------------------------------------------------------------------------------------
@@ -294,7 +297,7 @@ def test_where(imported: Import, mount: Mount, capsys: pytest.CaptureFixture[str
         json.dumps(raw), "--where", "label=1", "--where", "of.good=true", name="a.json"
     )
     assert [one["input"] for one in found["train"]] == ["1", "4"]
-    assert "7 × not --where" in capsys.readouterr().err and not dropped(mount)
+    assert "7 × excluded by --where" in capsys.readouterr().err and not dropped(mount)
 
 
 VALUES = st.one_of(st.none(), st.integers(), st.text(max_size=5), st.lists(st.text(max_size=2)))
@@ -342,7 +345,7 @@ def test_all_problems_at_once(
     ]
 
 
-@pytest.mark.parametrize("name", ["../new", "/new", ".new", "a/../../new", "a\nb"])
+@pytest.mark.parametrize("name", ["../new", "/new", ".new", ".", "a/../../new", "a\nb"])
 def test_names_outside_of_the_data(
     mount: Mount, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -466,8 +469,8 @@ def test_the_real_command(tmp_path: Path) -> None:
         "layout: questions (question, answer)",
         "not imported: 'id'; --map id=id imports one",
         "wrote 1 train records to mount/data/sums.json",
-        "not imported: 1 × an empty completion",
-        "listed 1 dropped records in mount/data/sums.dropped.jsonl",
+        "dropped 1 × an empty completion; the dropped records are listed in "
+        "mount/data/sums.dropped.jsonl",
         "no eval records; --split 0.1 here, or --eval_fraction 0.1 in the job, holds some out",
     ]
     assert result.returncode == 0

@@ -25,7 +25,7 @@ def import_data(mount: Mount, command: argparse.Namespace) -> None:
         BadInput: with all problems; nothing is written.
     """
     start_log()
-    name = command.name.removesuffix(".json")
+    name = str(Path(command.name)).removesuffix(".json")
     files, problems = _find_files(command.files)
     if problems := problems + _wrong_name(mount, name, command.overwrite):
         raise BadInput(problems)
@@ -40,11 +40,11 @@ def import_data(mount: Mount, command: argparse.Namespace) -> None:
         raise BadInput(problems)
     path, beside = mount.data / f"{name}.json", mount.data / f"{name}.dropped.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {split: part for split, part in job.splits.items() if part})
     beside.unlink(missing_ok=True)  # of an earlier import
     if job.dropped:
         with whole_file(beside) as partial:
             partial.write_text("".join(job.dropped))
-    write_json(path, job.splits)
     job.report(path, beside)
 
 
@@ -70,7 +70,7 @@ def _find_files(names: list[str]) -> tuple[dict[Path, str], list[Problem]]:
 
 def _wrong_name(mount: Mount, name: str, overwrite: bool) -> list[Problem]:
     path = mount.data / f"{name}.json"
-    hidden = any(part.startswith(".") for part in Path(name).parts) or not name
+    hidden = any(part.startswith(".") for part in (name, *Path(name).parts))
     if hidden or not name.isprintable() or mount.data.resolve() not in path.resolve().parents:
         found, hint = "outside of mount/data, hidden or not printable", "choose another name"
         return [Problem(f"NAME {shorten(name)}", found, f"a name in {mount.data}", hint)]
@@ -131,23 +131,24 @@ class _Import:
         if share is not None and not ("held out" in splits and splits["train"]):
             found = f"no record in {'train' if 'held out' in splits else 'eval'}"
             return [Problem("--split", found, "records in both", "set another share or seed")]
-        for name in [*names, *(["held out"] if share else [])]:
+        for name in names or splits.keys() & {"held out"}:
             splits["eval"] = splits.pop(name)
             log.info("eval: %s", name)
         return []
 
     def _counts(self) -> str:
         counts = [f"{count:,} × {reason}" for reason, count in self._reasons.most_common()]
-        return ", ".join(counts + [f"{self._skipped:,} × not --where"] * bool(self._command.where))
+        return ", ".join(
+            counts + [f"{self._skipped:,} × excluded by --where"] * bool(self._command.where)
+        )
 
     def report(self, path: Path, beside: Path) -> None:
         """Log what was written, and what was not."""
         counts = " and ".join(f"{len(part):,} {name}" for name, part in self.splits.items() if part)
         log.info("wrote %s records to %s", counts, path)
         if self.dropped or self._skipped:
-            log.warning("not imported: %s", self._counts())
-        if self.dropped:
-            log.info("listed %d dropped records in %s", len(self.dropped), beside)
+            listed = f"; the dropped records are listed in {beside}" if self.dropped else ""
+            log.warning("dropped %s%s", self._counts(), listed)
         if "eval" not in self.splits:
             hint = "--split 0.1 here, or --eval_fraction 0.1 in the job, holds some out"
             log.info("no eval records; %s", hint)

@@ -39,7 +39,7 @@ def find(record: Record, source: Source) -> Any:
     if "{" in source:
         return FIELD.sub(lambda field: _text(record, field[1]), source)
     value: Any = record
-    for name in [source] if source in record else source.split("."):
+    for name in [source] if isinstance(record, dict) and source in record else source.split("."):
         if isinstance(value, list):
             value = value[int(name)] if name.isdecimal() and int(name) < len(value) else None
         else:
@@ -56,10 +56,12 @@ def _text(record: Record, path: str) -> str:
 
 
 def _chat(key: str, role: str, text: str) -> Sources:
-    def turns(record: Record) -> list[tuple[str, str]]:
+    def taken(record: Record) -> list[tuple[str, str]]:
         """The messages up to the last one of the assistant."""
-        found = [(_text(turn, role), _text(turn, text)) for turn in find(record, key)]
-        found = [(_ROLES.get(name, name), said) for name, said in found]
+        found = []
+        for index in range(len(turns) if isinstance(turns := find(record, key), list) else 0):
+            name = _text(record, f"{key}.{index}.{role}")
+            found.append((_ROLES.get(name, name), _text(record, f"{key}.{index}.{text}")))
         while found and found[-1][0] != "assistant":
             found.pop()
         if len(found) < 2:
@@ -67,10 +69,10 @@ def _chat(key: str, role: str, text: str) -> Sources:
         return found
 
     def prompt(record: Record) -> str:
-        before = turns(record)[:-1]
+        before = taken(record)[:-1]
         return "\n".join(f"{name}: {said}" if before[1:] else said for name, said in before)
 
-    return {"prompt": prompt, "completion": lambda record: turns(record)[-1][1]}
+    return {"prompt": prompt, "completion": lambda record: taken(record)[-1][1]}
 
 
 def _side(key: str) -> Source:
@@ -157,7 +159,7 @@ class Plan(NamedTuple):
 def _wrong(shape: str, answer: object) -> tuple[str, str, str] | None:
     if shape in ("pair", "label"):
         return Shape(shape).check_label(answer)
-    return ("", "", "") if isinstance(answer, str) == (shape == "target") else None
+    return None if isinstance(answer, int | float if shape == "target" else str) else ("", "", "")
 
 
 def make_plan(record: Record, where: object, maps: Mapping[str, str], template: str | None) -> Plan:

@@ -14,7 +14,7 @@ from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import read_object
 from workflow.data.file_kinds import LINES_SUFFIXES, kind_of
-from workflow.data.schema import decoder
+from workflow.data.schema import DuplicateKeys, decoder, duplicate_keys
 from workflow.data.split_names import OTHER_NAMES
 
 SPLITS = ("train", "eval", *OTHER_NAMES)
@@ -128,6 +128,8 @@ def _of_json(path: Path, data: Any) -> Iterator[Raw]:
     if isinstance(data, list):
         yield from (Raw(f"[{index}]", value) for index, value in enumerate(data))
         return
+    if isinstance(data, DuplicateKeys):
+        raise BadInput([duplicate_keys(str(path), data)])
     splits = {name: part for name, part in data.items() if name in SPLITS and type(part) is list}
     for name, part in splits.items():
         yield from (Raw(f"{name}[{i}]", value, split=name) for i, value in enumerate(part))
