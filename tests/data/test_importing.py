@@ -126,12 +126,12 @@ def read_as_a_job(mount: Mount, name: str = "new") -> dict[str, list[Record]]:
     kind = "seq2seq" if "completion" in first else "clf"
     task = task_for(make_job(kind, model_init_name="any", data_name=name), first)
     found: dict[str, list[Record]] = {}
-    splits = [split for split in ("train", "eval") if written.get(split)]
+    splits = [split for split in ("train", "eval") if split in written]
     check_records(
         DataSource(files, splits), task.schema,
         lambda name, record: found.setdefault(name, []).append(record),
     )  # fmt: skip
-    assert found == {name: part for name, part in written.items() if part}
+    assert found == written
     return found
 
 
@@ -334,14 +334,17 @@ def test_all_problems_at_once(
     (tmp_path / "other.csv").write_text("question,answer\na,b\n")
     (mount.data / "old.jsonl").touch()
     files = [tmp_path / name for name in ("no.csv", "empty", "train.csv", "other.csv")]
-    assert refused(capsys, mount, *files, name="old") == [
+    words = ["--map=prompt=a", "--map=prompt=b", files[3]]
+    assert refused(capsys, mount, *words, *files, name="old") == [
         "{at}/no.csv: does not exist (expected a data file). Hint: correct the path.",
         "{at}/empty: a folder without .arrow files (expected a data file). Hint: correct the path.",
-        "no.csv and empty and other.csv: no split in the name (expected one, as in the others). "
+        "other.csv and no.csv and empty: no split in the name (expected one, as in the others). "
         "Hint: rename them, for example to train.csv and eval.csv.",
+        "{at}/other.csv: given twice (expected each once). Hint: remove one of them.",
+        "--map prompt: given twice (expected each once). Hint: remove one of them.",
         "NAME old: {at}/mount/data/old.jsonl exists (expected a new name). "
         "Hint: choose another name.",
-        "(4 problems in all)",
+        "(6 problems in all)",
     ]
 
 

@@ -4,14 +4,17 @@ import argparse
 import hashlib
 import json
 import re
+import shutil
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from workflow.core.console import log, start_log
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.core.files import whole_file, write_json
-from workflow.data.importing.layouts import Plan, Unfit, find, make_plan
+from workflow.core.files import json_item, whole_file
+from workflow.data.importing.layouts import Plan, Unfit, make_plan, text_at
 from workflow.data.importing.read import SPLITS, Raw, read
 from workflow.data.schema import DuplicateKeys, Record
 from workflow.data.split_names import eval_names
@@ -27,25 +30,23 @@ def import_data(mount: Mount, command: argparse.Namespace) -> None:
     start_log()
     name = str(Path(command.name)).removesuffix(".json")
     files, problems = _find_files(command.files)
+    given = Counter([*command.files, *(f"--map {key}" for key, _ in command.map)])
+    for twice in (word for word, count in given.items() if count > 1):
+        problems.append(Problem(twice, "given twice", "each once", "remove one of them"))
     if problems := problems + _wrong_name(mount, name, command.overwrite):
-        raise BadInput(problems)
-    job = _Import(command)
-    for path, split in files.items():
-        try:
-            for raw in read(path):
-                job.add(path, raw, raw.split or split or "train")
-        except BadInput as error:
-            problems += error.problems
-    if problems := problems or job.problems():
         raise BadInput(problems)
     path, beside = mount.data / f"{name}.json", mount.data / f"{name}.dropped.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {split: part for split, part in job.splits.items() if part})
-    beside.unlink(missing_ok=True)  # of an earlier import
-    if job.dropped:
-        with whole_file(beside) as partial:
-            partial.write_text("".join(job.dropped))
-    job.report(path, beside)
+    with _Import(command, path.parent) as job:
+        for file, split in files.items():
+            try:
+                for raw in read(file):
+                    job.add(file, raw, raw.split or split or "train")
+            except BadInput as error:
+                problems += error.problems
+        if problems := problems or job.problems():
+            raise BadInput(problems)
+        job.write(path, beside)
 
 
 def _find_files(names: list[str]) -> tuple[dict[Path, str], list[Problem]]:
@@ -81,26 +82,29 @@ def _wrong_name(mount: Mount, name: str, overwrite: bool) -> list[Problem]:
     return []
 
 
-class _Import:
-    """The records of an import, by split, and lines about those that are dropped."""
+class _Import(ExitStack):
+    """The records of an import, by split, in temporary files, and those that are dropped."""
 
-    def __init__(self, command: argparse.Namespace):
-        self._command = command
+    def __init__(self, command: argparse.Namespace, folder: Path):
+        super().__init__()
+        self._command, self._folder = command, folder
         self._plan: Plan | None = None
+        self._parts: dict[str, IO[str]] = {}
+        self._counts: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
-        self._skipped = 0
-        self.splits: dict[str, list[Record]] = {"train": []}
-        self.dropped: list[str] = []
 
     def add(self, path: Path, raw: Raw, split: str) -> None:
         """Convert a record, or note why it is dropped."""
         try:
-            if raw.reason or not isinstance(raw.value, dict):
-                raise Unfit(raw.reason or "not an object")
-            if isinstance(raw.value, DuplicateKeys):
-                raise Unfit("duplicate keys")
+            if (
+                raw.reason
+                or not isinstance(raw.value, dict)
+                or isinstance(raw.value, DuplicateKeys)
+            ):
+                is_object = isinstance(raw.value, dict)
+                raise Unfit(raw.reason or ("duplicate keys" if is_object else "not an object"))
             if not all(_is(raw.value, *pair) for pair in self._command.where):
-                self._skipped += 1
+                self._reasons["excluded by --where"] += 1
                 return
             if self._plan is None:
                 flags = dict(self._command.map), self._command.template
@@ -110,52 +114,78 @@ class _Import:
             self._reasons[str(error)] += 1
             about = {"file": str(path), "place": raw.place, "reason": str(error)}
             line = json.dumps(about | {"record": raw.value}, default=lambda value: value.text)
-            self.dropped.append(line + "\n")
+            self._put("dropped", line + "\n")
             return
         if self._command.split is not None and split == "train":
             seeded = json.dumps([self._command.seed, record], sort_keys=True).encode()
             drawn = int.from_bytes(hashlib.blake2b(seeded, digest_size=8).digest()) / 2**64
             split = "held out" if drawn < self._command.split else split
-        self.splits.setdefault(split, []).append(record)
+        self._put(split, ("," if self._counts[split] else "[") + json_item(record))
+
+    def _put(self, part: str, text: str) -> None:
+        if part not in self._parts:
+            file = TemporaryFile("w+", encoding="utf-8", dir=self._folder)  # noqa: SIM115
+            self._parts[part] = self.enter_context(file)
+        self._parts[part].write(text)
+        self._counts[part] += 1
+
+    def _splits(self) -> dict[str, str]:
+        """The names of the splits to write, train first, and of their parts."""
+        parts = [part for part in self._parts if part != "dropped"]
+        evals = eval_names(parts) or [part for part in parts if part == "held out"]
+        return {
+            "eval" if part in evals else part: part for part in sorted(parts, key="train".__ne__)
+        }
 
     def problems(self) -> list[Problem]:
-        """What is wrong with the records as a whole; the split for evaluations becomes "eval"."""
-        splits, share = self.splits, self._command.split
-        names = eval_names(splits)
-        if not any(splits.values()):
-            found, hint = f"no record to import: {self._counts()}", "correct the flags or the files"
+        """What is wrong with the records as a whole."""
+        names, share = eval_names(self._parts), self._command.split
+        if not self._splits():
+            found, hint = (
+                f"no record to import: {self._dropped()}",
+                "correct the flags or the files",
+            )
             return [Problem("import", found, "at least one record", hint)]
-        if len(names) > 1 or (names and share is not None):
+        if len(names) > 1 or (names and share):
             found = f"{' and '.join(names)}, " + ("with --split" if share else "both for eval")
             return [Problem("splits", found, "one for eval", "remove one of them, or rename it")]
-        if share is not None and not ("held out" in splits and splits["train"]):
-            found = f"no record in {'train' if 'held out' in splits else 'eval'}"
+        if share and (missing := {"train", "eval"} - self._splits().keys()):
+            found = f"no record in {missing.pop()}"
             return [Problem("--split", found, "records in both", "set another share or seed")]
-        for name in names or splits.keys() & {"held out"}:
-            splits["eval"] = splits.pop(name)
-            log.info("eval: %s", name)
         return []
 
-    def _counts(self) -> str:
-        counts = [f"{count:,} × {reason}" for reason, count in self._reasons.most_common()]
-        return ", ".join(
-            counts + [f"{self._skipped:,} × excluded by --where"] * bool(self._command.where)
-        )
+    def _dropped(self) -> str:
+        return ", ".join(f"{count:,} × {why}" for why, count in self._reasons.most_common())
 
-    def report(self, path: Path, beside: Path) -> None:
-        """Log what was written, and what was not."""
-        counts = " and ".join(f"{len(part):,} {name}" for name, part in self.splits.items() if part)
-        log.info("wrote %s records to %s", counts, path)
-        if self.dropped or self._skipped:
-            listed = f"; the dropped records are listed in {beside}" if self.dropped else ""
-            log.warning("dropped %s%s", self._counts(), listed)
-        if "eval" not in self.splits:
+    def write(self, path: Path, beside: Path) -> None:
+        """Write the data file and the list of what was dropped, and log the counts."""
+        splits = self._splits()
+        with whole_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
+            for name, part in splits.items():
+                file.write(("{" if name == next(iter(splits)) else ",") + f'\n"{name}": ')
+                self._parts[part].seek(0)
+                shutil.copyfileobj(self._parts[part], file)
+                file.write("\n]")
+            file.write("\n}\n")
+        beside.unlink(missing_ok=True)  # of an earlier import
+        if "dropped" in self._parts:
+            self._parts["dropped"].seek(0)
+            with whole_file(beside) as partial, open(partial, "w", encoding="utf-8") as file:
+                shutil.copyfileobj(self._parts["dropped"], file)
+        names = [f"{self._counts[part]:,} {name}" for name, part in splits.items()]
+        log.info("wrote %s records to %s", " and ".join(names), path)
+        for name, part in splits.items():
+            if name != part:
+                log.info("%s: %s", name, part)
+        if self._reasons:
+            listed = f"; the dropped records are listed in {beside}" * ("dropped" in self._parts)
+            log.warning("dropped %s%s", self._dropped(), listed)
+        if "eval" not in splits:
             hint = "--split 0.1 here, or --eval_fraction 0.1 in the job, holds some out"
             log.info("no eval records; %s", hint)
 
 
 def _is(record: Record, field: str, wanted: str) -> bool:
     with suppress(Unfit):
-        value = find(record, field)
-        return wanted == (value if isinstance(value, str) else json.dumps(value, default=str))
+        return text_at(record, field) == wanted
     return False

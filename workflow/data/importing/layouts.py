@@ -37,7 +37,7 @@ def find(record: Record, source: Source) -> Any:
     if callable(source):
         return source(record)
     if "{" in source:
-        return FIELD.sub(lambda field: _text(record, field[1]), source)
+        return FIELD.sub(lambda field: text_at(record, field[1]), source)
     value: Any = record
     for name in [source] if isinstance(record, dict) and source in record else source.split("."):
         if isinstance(value, list):
@@ -49,10 +49,11 @@ def find(record: Record, source: Source) -> Any:
     return value
 
 
-def _text(record: Record, path: str) -> str:
+def text_at(record: Record, path: str) -> str:
+    """The text of a value that is a string, a number or a boolean."""
     if not isinstance(value := find(record, path), str | int | float):
         raise Unfit(f"{path} is not a string")
-    return str(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _chat(key: str, role: str, text: str) -> Sources:
@@ -60,8 +61,8 @@ def _chat(key: str, role: str, text: str) -> Sources:
         """The messages up to the last one of the assistant."""
         found = []
         for index in range(len(turns) if isinstance(turns := find(record, key), list) else 0):
-            name = _text(record, f"{key}.{index}.{role}")
-            found.append((_ROLES.get(name, name), _text(record, f"{key}.{index}.{text}")))
+            name = text_at(record, f"{key}.{index}.{role}")
+            found.append((_ROLES.get(name, name), text_at(record, f"{key}.{index}.{text}")))
         while found and found[-1][0] != "assistant":
             found.pop()
         if len(found) < 2:
@@ -86,7 +87,11 @@ def _side(key: str) -> Source:
 
 
 def _winner(record: Record) -> str:
-    won = [name for key, name in _WINNERS.items() if _text(record, key) in ("1", "1.0", "True")]
+    won = [
+        name
+        for key, name in _WINNERS.items()
+        if text_at(record, key) in ("1", "1.0", "true", "True")
+    ]
     if len(won) != 1:
         raise Unfit("not one winner")
     return won[0]
@@ -99,8 +104,8 @@ def _layouts(first: Record) -> Iterator[tuple[str, str, Sources, str]]:
     yield "Chatbot Arena", keys, {**arena, "label": _winner}, note
     if str(first.get("prompt")).endswith(_MARK):
         marked: Sources = {
-            "prompt": lambda record: _text(record, "prompt").removesuffix(_MARK),
-            "completion": lambda record: _STOP.sub("", _text(record, "completion")).lstrip(" "),
+            "prompt": lambda record: text_at(record, "prompt").removesuffix(_MARK),
+            "completion": lambda record: _STOP.sub("", text_at(record, "completion")).lstrip(" "),
         }
         note = r"without the separator \n\n###\n\n, the space before and the stop (\n, END, ###)"
         yield "OpenAI completions", "prompt completion", marked, note

@@ -48,7 +48,7 @@ def read(path: Path) -> Iterator[Raw]:
             expected = "CSV, JSON, JSON Lines or Parquet, also in gzip or zstd"
             raise problem(path, known, expected, hint)
         is_binary = path.suffix == ".arrow" or known == "a Parquet file"
-        yield from _of_arrow(path) if is_binary else _of_text(path, *_text(path, known))
+        yield from _of_arrow(path) if is_binary else _of_text(path)
     except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error) as error:
         raise problem(path, str(error), "an intact file", "write it again") from None
 
@@ -61,40 +61,46 @@ def _package(name: str, path: Path) -> Any:
         raise problem(path, f"needs {name}, which is missing", "the package", hint) from None
 
 
-def _text(path: Path, known: str) -> tuple[str, str]:
-    """The text of a file, and its encoding."""
-    content = path.read_bytes()
-    if known == "a gzip file":
-        content = gzip.decompress(content)
-    elif known == "a zstd file":
-        content = _package("zstandard", path).open(path, "rb").read()
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16"), "UTF-16"
-    try:
-        return content.decode("utf-8-sig"), "UTF-8"
-    except UnicodeDecodeError as error:
-        before, text = content[: error.start].decode(), content.decode("cp1252")
-        number, line = before.count("\n") + 1, text[before.rfind("\n") + 1 :].split("\n")[0]
-        log.warning("%s: line %d is not UTF-8; reading the file as Windows-1252: %s",
-                    path, number, shorten(line.strip()))  # fmt: skip
-        return text, "Windows-1252"
+def _open(path: Path) -> Any:
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic == b"\x28\xb5\x2f\xfd":
+        return io.BufferedReader(_package("zstandard", path).open(path, "rb"))
+    return gzip.open(path) if magic[:2] == b"\x1f\x8b" else open(path, "rb")
 
 
-def _of_text(path: Path, text: str, encoding: str) -> Iterator[Raw]:
-    lines = io.StringIO(text, newline="")
-    head = next(filter(str.strip, lines), "").strip()
-    two = head.endswith("}") and next(filter(str.strip, lines), "").startswith("{")
-    if two or any(end in LINES_SUFFIXES for end in path.suffixes):
-        log.info("%s: JSON Lines in %s", path, encoding)
-        yield from (_line(*pair) for pair in enumerate(text.split("\n"), 1) if pair[1].strip())
-    elif head[:1] in ("{", "[", ""):
-        log.info("%s: JSON in %s", path, encoding)
-        yield from _of_json(path, decoder.decode(text))
-    else:
-        delimiter = max(_DELIMITERS, key=lambda one: len(next(csv.reader([head], delimiter=one))))
-        log.info("%s: CSV in %s, divided by %s", path, encoding, _DELIMITERS[delimiter])
-        lines.seek(0)
-        yield from _of_rows(path, csv.reader(lines, delimiter=delimiter, strict=True))
+def _encoding(path: Path) -> str:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                return "UTF-16"
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                message = "%s: line %d is not UTF-8; reading the file as Windows-1252: %s"
+                log.warning(message, path, number, shorten(line.decode("cp1252").strip()))
+                return "Windows-1252"
+    return "UTF-8-sig"
+
+
+def _of_text(path: Path) -> Iterator[Raw]:
+    encoding = _encoding(path)
+    with io.TextIOWrapper(_open(path), encoding, newline="") as file:
+        head, second = (next(filter(str.strip, file), "").strip() for _ in range(2))
+    delimiter = max(_DELIMITERS, key=lambda one: len(next(csv.reader([head], delimiter=one), "")))
+    kind, facts = "JSON", encoding.removesuffix("-sig")
+    if second[:1] == "{" and head[-1:] == "}" or {*path.suffixes} & {*LINES_SUFFIXES}:
+        kind = "JSON Lines"
+    elif head[:1] not in ("{", "[", ""):
+        kind, facts = "CSV", f"{facts}, divided by {_DELIMITERS[delimiter]}"
+    log.info("%s: %s in %s", path, kind, facts)
+    with io.TextIOWrapper(_open(path), encoding, newline="") as file:
+        if kind == "JSON":
+            yield from _of_json(path, decoder.decode(file.read()))
+        elif kind == "CSV":
+            yield from _of_rows(path, csv.reader(file, delimiter=delimiter, strict=True))
+        else:
+            yield from (_line(number, line) for number, line in enumerate(file, 1) if line.strip())
 
 
 def _line(number: int, line: str) -> Raw:
