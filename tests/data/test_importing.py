@@ -471,7 +471,7 @@ def test_the_real_command(tmp_path: Path) -> None:
         "pairs.tsv: CSV in UTF-8, divided by tabs",
         "layout: questions (question, answer)",
         "not imported: 'id'; --map id=id imports one",
-        "wrote 1 train records to mount/data/sums.json",
+        "wrote records to mount/data/sums.json: 1 train",
         "dropped 1 × an empty completion; the dropped records are listed in "
         "mount/data/sums.dropped.jsonl",
         "no eval records; --split 0.1 here, or --eval_fraction 0.1 in the job, holds some out",

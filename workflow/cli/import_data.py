@@ -13,7 +13,7 @@ from typing import IO
 
 from workflow.core.console import log, start_log
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.core.files import json_item, whole_file
+from workflow.core.files import whole_file
 from workflow.data.importing.layouts import Plan, Unfit, make_plan, text_at
 from workflow.data.importing.read import SPLITS, Raw, read
 from workflow.data.schema import DuplicateKeys, Record
@@ -120,7 +120,8 @@ class _Import(ExitStack):
             seeded = json.dumps([self._command.seed, record], sort_keys=True).encode()
             drawn = int.from_bytes(hashlib.blake2b(seeded, digest_size=8).digest()) / 2**64
             split = "held out" if drawn < self._command.split else split
-        self._put(split, ("," if self._counts[split] else "[") + json_item(record))
+        text = json.dumps(record, ensure_ascii=False)
+        self._put(split, "," * (self._counts[split] > 0) + f"\n{text}")
 
     def _put(self, part: str, text: str) -> None:
         if part not in self._parts:
@@ -129,13 +130,15 @@ class _Import(ExitStack):
         self._parts[part].write(text)
         self._counts[part] += 1
 
+    def _copy(self, part: str, file: IO[str]) -> None:
+        self._parts[part].seek(0)
+        shutil.copyfileobj(self._parts[part], file)
+
     def _splits(self) -> dict[str, str]:
-        """The names of the splits to write, train first, and of their parts."""
+        """The names of the splits to write, and of their parts."""
         parts = [part for part in self._parts if part != "dropped"]
         evals = eval_names(parts) or [part for part in parts if part == "held out"]
-        return {
-            "eval" if part in evals else part: part for part in sorted(parts, key="train".__ne__)
-        }
+        return {"eval" if part in evals else part: part for part in parts}
 
     def problems(self) -> list[Problem]:
         """What is wrong with the records as a whole."""
@@ -161,22 +164,20 @@ class _Import(ExitStack):
         """Write the data file and the list of what was dropped, and log the counts."""
         splits = self._splits()
         with whole_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
-            for name, part in splits.items():
-                file.write(("{" if name == next(iter(splits)) else ",") + f'\n"{name}": ')
-                self._parts[part].seek(0)
-                shutil.copyfileobj(self._parts[part], file)
+            for number, (name, part) in enumerate(splits.items()):
+                file.write(f'{",{"[number == 0]}\n"{name}": [')
+                self._copy(part, file)
                 file.write("\n]")
             file.write("\n}\n")
         beside.unlink(missing_ok=True)  # of an earlier import
         if "dropped" in self._parts:
-            self._parts["dropped"].seek(0)
             with whole_file(beside) as partial, open(partial, "w", encoding="utf-8") as file:
-                shutil.copyfileobj(self._parts["dropped"], file)
-        names = [f"{self._counts[part]:,} {name}" for name, part in splits.items()]
-        log.info("wrote %s records to %s", " and ".join(names), path)
-        for name, part in splits.items():
-            if name != part:
-                log.info("%s: %s", name, part)
+                self._copy("dropped", file)
+        counts = [
+            f"{self._counts[part]:,} {name}" + f" ({part})" * (name != part)
+            for name, part in splits.items()
+        ]
+        log.info("wrote records to %s: %s", path, ", ".join(counts))
         if self._reasons:
             listed = f"; the dropped records are listed in {beside}" * ("dropped" in self._parts)
             log.warning("dropped %s%s", self._dropped(), listed)

@@ -89,7 +89,7 @@ def _of_text(path: Path) -> Iterator[Raw]:
         head, second = (next(filter(str.strip, file), "").strip() for _ in range(2))
     delimiter = max(_DELIMITERS, key=lambda one: len(next(csv.reader([head], delimiter=one), "")))
     kind, facts = "JSON", encoding.removesuffix("-sig")
-    if second[:1] == "{" and head[-1:] == "}" or {*path.suffixes} & {*LINES_SUFFIXES}:
+    if (second[:1] == "{" and head[-1:] == "}") or {*path.suffixes} & {*LINES_SUFFIXES}:
         kind = "JSON Lines"
     elif head[:1] not in ("{", "[", ""):
         kind, facts = "CSV", f"{facts}, divided by {_DELIMITERS[delimiter]}"
