@@ -291,6 +291,38 @@ def test_dropped_records_are_listed(
     assert not dropped(mount)  # those of an earlier import are gone
 
 
+def test_chats_that_do_not_fit(imported: Import, mount: Mount) -> None:
+    user, system = ({"role": name, "content": "Hi"} for name in ("user", "system"))
+    fits = {"messages": CHAT}
+    values: list[tuple[object, str]] = [
+        (5, "no message of the assistant after another"),
+        ([], "no message of the assistant after another"),
+        ([user, system], "no message of the assistant after another"),
+        ([user | {"role": "assistant"}, user], "no message of the assistant after another"),
+        ([1], "no messages.0.role"),
+        ([user, {"role": "assistant", "content": None}], "no messages.1.content"),
+        ([user | {"content": [{"type": "text"}]}], "messages.0.content is not a string"),
+    ]
+    imported(json.dumps([fits, *({"messages": value} for value, _ in values)]), name="a.json")
+    assert dropped(mount) == [(f"[{i}]", reason) for i, (_, reason) in enumerate(values, start=1)]
+
+
+def test_a_failed_import_keeps_the_old_file(
+    imported: Import, mount: Mount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported("question,answer\n1,2\n,3\n")
+    before = {path: path.read_bytes() for path in mount.data.iterdir()}
+    assert len(before) == 2
+    file = tmp_path / "b.csv"
+    file.write_text('question,answer\n4,5\n"6,7\n')
+    assert refused(capsys, mount, file) == [
+        "NAME new: {at}/mount/data/new.json exists (expected a new name). "
+        "Hint: choose another name, or add --overwrite."
+    ]
+    assert "unexpected end of data" in refused(capsys, mount, "--overwrite", file)[0]
+    assert {path: path.read_bytes() for path in mount.data.iterdir()} == before
+
+
 def test_where(imported: Import, mount: Mount, capsys: pytest.CaptureFixture[str]) -> None:
     raw = [{"text": str(i), "label": i % 3, "of": {"good": i < 5}} for i in range(9)]
     found = imported(
