@@ -36,7 +36,7 @@ def shown(text: str, mount: Mount) -> str:
     [
         "seq2seq.py -h", "seq2seq.py --help_all", "clf.py -h", "clf.py --help_all",
         "workflow -h", "workflow submit -h", "workflow submit slurm -h",
-        "workflow compare -h", "workflow sweep -h",
+        "workflow compare -h", "workflow sweep -h", "workflow import -h",
         "workflow list -h",
     ],
 )  # fmt: skip

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     called = Path(sys.argv[0]).name
     parser = argparse.ArgumentParser(
         prog=called if called == "workflow" else "python3 -m workflow",
-        description="Submit and manage jobs, compare runs, download and merge models.",
+        description="Submit and manage jobs, compare runs, import data, download and merge models.",
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
@@ -104,6 +104,22 @@ def _parser() -> argparse.ArgumentParser:
     merge = add("merge", _merge, "write an adapter and its base as a plain model to mount/models")
     merge.add_argument("adapter", help="its folder in mount/models", metavar="RUN/checkpoint-N")
     merge.add_argument("name", help="of the new model in mount/models", metavar="NAME")
+    files = add("import", _import, "turn CSV, JSON or Parquet files into a data file")
+    files.add_argument("files", nargs="+", help="several are one after another", metavar="FILE")
+    files.add_argument("name", help="of the file to write, mount/data/NAME.json", metavar="NAME")
+    key = "a key of the new records, and the path of its value; repeat it for more keys"
+    files.add_argument(
+        "--map", action="append", default=[], type=pair, help=key, metavar="KEY=PATH"
+    )
+    files.add_argument("--template", help='text of prompts or inputs, e.g. "Question: {question}"')
+    where = "import only records with this value; repeat it for more fields"
+    values = "FIELD=VALUE"
+    files.add_argument(
+        "--where", action="append", default=[], type=pair, help=where, metavar=values
+    )
+    files.add_argument("--split", type=share, help="share of train held out as eval [none]")
+    files.add_argument("--seed", type=int, default=0, help="decides what --split holds out [0]")
+    files.add_argument("--overwrite", action="store_true", help="replace mount/data/NAME.json")
     return parser
 
 
@@ -117,6 +133,25 @@ def _sweep(mount: Mount, command: argparse.Namespace) -> None:
     from workflow.cli.sweep import sweep
 
     sweep(mount, command)
+
+
+def share(text: str) -> float:
+    if not 0 < (number := float(text)) < 1:
+        raise ValueError
+    return number
+
+
+def pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise ValueError
+    return name, value
+
+
+def _import(mount: Mount, command: argparse.Namespace) -> None:
+    from workflow.cli.import_data import import_data
+
+    import_data(mount, command)
 
 
 def _list(mount: Mount, command: argparse.Namespace) -> None:
