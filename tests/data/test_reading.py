@@ -20,7 +20,7 @@ from workflow.data.source import DataSource
 from workflow.data.split_names import find_splits
 from workflow.tasks.seq2seq import Seq2Seq
 
-SCHEMA = Seq2Seq.schema
+SCHEMA = Seq2Seq().schema
 SPLITS = ["train", "eval"]
 WINDOWS = [1, 2, 3, 7, 64, 1 << 20]
 RECORD = {"prompt": "a", "completion": "b"}

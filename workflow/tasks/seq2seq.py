@@ -52,20 +52,20 @@ class Seq2Seq(Task):
     """The task of seq2seq.py.
 
     Attributes:
+        format: how texts become ids; set by `bind_tokenizer`.
         shape: of the records.
         all_turns: whether each message of the assistant in a chat is learned, not only the last.
-        format: how texts become ids; set by `bind_tokenizer`.
     """
 
+    format: TextFormat = SeparateTexts(None)
     shape: TextShape = TextShape("completion")
     all_turns: bool = False
-    format: TextFormat = SeparateTexts(None)
 
     @classmethod
     def of(cls, request: JobRequest, record: Record) -> "Seq2Seq":
         """The task of a job on records like this one."""
         all_turns = request.train_on == "all_turns" and not request.no_train
-        return cls(TextShape(text_shape_of(record)), all_turns)
+        return cls(shape=TextShape(text_shape_of(record)), all_turns=all_turns)
 
     @property
     def schema(self) -> Schema:
