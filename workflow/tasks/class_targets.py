@@ -104,13 +104,14 @@ def class_weights(asked: str, split: TokenizedSplit, classes: Sequence[str]) -> 
         expected, hint = "balanced, or a JSON file that maps classes to weights", "check the path"
         raise BadInput([Problem("--class_weight", f"{asked}, unreadable", expected, hint)])
     wrong = [name for name in classes if not _is_weight(given.get(name))]
-    if wrong or given.keys() - {*classes}:
-        missing = wrong or sorted(given.keys() - {*classes})
-        found_text = f"{asked} without a weight for {', '.join(wrong)}"
-        if not wrong:
-            found_text = f"{asked} with unknown classes: {', '.join(missing)}"
+    unknown = sorted(given.keys() - {*classes})
+    if wrong or unknown:
+        problem = f"with unknown classes: {', '.join(unknown)}"
+        problem = f"without a weight for {', '.join(wrong)}" if wrong else problem
         expected = f"balanced, or a JSON file with a number above 0 for {', '.join(classes)}"
-        raise BadInput([Problem("--class_weight", found_text, expected, "correct the file")])
+        raise BadInput(
+            [Problem("--class_weight", f"{asked} {problem}", expected, "correct the file")]
+        )
     return tuple(float(given[name]) for name in classes)
 
 

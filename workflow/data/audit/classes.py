@@ -1,11 +1,9 @@
 """Audit of records with classes: how often each occurs, and what pairs of answers give away."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 
-from workflow.data.audit.parts import AuditReport, Finding
+from workflow.data.audit.parts import AuditReport, Finding, digest
 
 
 class ClassAudit:
@@ -33,9 +31,9 @@ class ClassAudit:
         prompt, a, b = texts
         if label is not None and len(a) != len(b):
             self._longer[name, "a" if len(a) > len(b) else "b"] += 1
-        if _digest(prompt, b, a) in self._digests and a != b:
+        if digest([prompt, b, a]) in self._digests and a != b:
             self._swapped.add(place)
-        self._digests.add(_digest(prompt, a, b))
+        self._digests.add(digest([prompt, a, b]))
 
     def report(self) -> AuditReport | None:
         """Counts by class, in the order of names; None without labels."""
@@ -51,8 +49,3 @@ class ClassAudit:
             "longer_preferred": preferred / decided if decided else None,
             "decided": decided,
         }
-
-
-def _digest(*texts: str) -> int:
-    content = json.dumps(texts).encode()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())

@@ -1,18 +1,15 @@
 """Collect the audit's findings: lengths, damage, duplicates, contradictions, train/eval overlap."""
 
-import hashlib
-import json
 import re
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from workflow.core.console import progress_bar
 from workflow.data.audit.classes import ClassAudit
-from workflow.data.audit.parts import EXAMPLES, PARTS, AuditReport, Finding, PartAudit
+from workflow.data.audit.parts import EXAMPLES, PARTS, AuditReport, Finding, PartAudit, digest
 from workflow.data.audit.round_trip import Damage, Row, common_start, excerpt
 from workflow.data.pair_rows import PART_END
 from workflow.data.schema import Schema
@@ -107,13 +104,12 @@ class SplitAudit:
             record = self.split.record(i)
             place, prompt, ids = f"{self.name}[{i}]", self._schema.text(record), sources.row(i)
             answer = self._schema.answers(record)
-            read = [self._schema.read(record)]
-            if self._schema.texts_of and len(texts := self._schema.texts_of(record)) > 1:
-                read = list(texts)
+            texts = self._schema.texts_of(record) if self._schema.texts_of else ()
+            read = list(texts) if len(texts) > 1 else [self._schema.read(record)]
             prompts += _parts(place, read, ids)
-            if self._schema.texts_of:
+            if texts:
                 label = self._schema.label_of(record)
-                self._classes.add(place, self._schema.texts_of(record), label)
+                self._classes.add(place, texts, label)
                 answer = [] if label is None else [dict(label)]
             elif answer and self._schema.answer_range:
                 answer = [float(answer[0])]  # 1, 1.0 and true are the same target
@@ -121,7 +117,7 @@ class SplitAudit:
             elif answer:
                 text = "" if self._schema.is_blank(record) else answer[0]
                 completions += _parts(place, [text], targets.row(i))
-            self.prompts[i], self.pairs[i] = _digest([prompt]), _digest([prompt, *answer])
+            self.prompts[i], self.pairs[i] = digest([prompt]), digest([prompt, *answer])
             if not prompt.strip():
                 self._empty["prompts"].add(f"{self.name}[{i}]")
             if self._schema.is_blank(record):
@@ -206,12 +202,6 @@ def _are_in(keys: Keys, known: Keys) -> npt.NDArray[np.bool_]:
     known = np.sort(known)
     begin, end = np.searchsorted(known, keys, "left"), np.searchsorted(known, keys, "right")
     return begin < end
-
-
-def _digest(values: list[Any]) -> int:
-    """A 64-bit digest of JSON values."""
-    content = json.dumps(values, sort_keys=True).encode()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
 def _overlap(train: SplitAudit, evaluation: SplitAudit) -> AuditReport:

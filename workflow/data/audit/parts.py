@@ -1,5 +1,7 @@
 """Audit of a split's prompts or completions: token lengths, and texts that do not round-trip."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,12 @@ AuditReport = dict[str, Any]
 PARTS = ("prompts", "completions")
 EXAMPLES = 3
 _NONE: Mapping[str, int] = {}
+
+
+def digest(values: list[Any]) -> int:
+    """A 64-bit digest of JSON values."""
+    content = json.dumps(values, sort_keys=True).encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
 def _by_count(counts: Mapping[str, int]) -> dict[str, int]:

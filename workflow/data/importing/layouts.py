@@ -131,10 +131,17 @@ def _layouts(first: Record) -> Iterator[tuple[str, str, Sources, str]]:
 
 
 class Plan(NamedTuple):
-    """Where each value of a record is found, and the keys that no record may lack."""
+    """Where each value of a record is found, the keys that no record may lack, and their check."""
 
     sources: Sources
     keys: tuple[str, ...]
+    schema: Schema
+
+    @classmethod
+    def of(cls, sources: Sources, keys: tuple[str, ...]) -> "Plan":
+        *texts, last = keys
+        schema = Schema(tuple(texts), last, lambda value: _wrong(SHAPES[keys], value))
+        return cls(sources, keys, schema)
 
     def convert(self, record: Record) -> Record:
         """Make a record.
@@ -146,14 +153,13 @@ class Plan(NamedTuple):
         for key, source in self.sources.items():
             with suppress(*() if key in self.keys else (Unfit,)):
                 made[key] = find(record, source)
-        *texts, last = self.keys
+        last = self.keys[-1]
         if last == "label" and isinstance(made[last], int):
             made[last] = json.dumps(made[last])
         if last == "target" and isinstance(made[last], str):
             with suppress(ValueError):
                 made[last] = float(made[last])
-        schema = Schema(tuple(texts), last, lambda value: _wrong(SHAPES[self.keys], value))
-        for wrong in check_record(made, "", schema, True):
+        for wrong in check_record(made, "", self.schema, True):
             raise Unfit(f"{wrong.where[1:]}: " + re.split(r" (?=\W|\d)", wrong.found)[0])
         for key in {"prompt", "completion", "input"} & {*self.keys}:
             if not made[key].strip():
@@ -196,7 +202,7 @@ def make_plan(record: Record, where: object, maps: Mapping[str, str], template: 
     if unused := [name for name in record if name not in used]:
         log.info("not imported: %s; --map %s=%s imports one",
                  ", ".join(map(shorten, unused)), unused[0], unused[0])  # fmt: skip
-    return Plan(sources, keys)
+    return Plan.of(sources, keys)
 
 
 def _keys_of(sources: Sources) -> tuple[str, ...]:
