@@ -10,8 +10,8 @@ from workflow.config.request import JobRequest
 from workflow.config.smoke import RECORDS
 from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import BadInput, Problem
-from workflow.data.prompts import text_shape_of
 from workflow.data.reading import check_records, first_record
+from workflow.data.schema import Record
 from workflow.data.source import DataSource, HeldOut
 from workflow.metrics.user import load_user_metric
 from workflow.reporting.trackers.base import problems_of_trackers
@@ -32,9 +32,11 @@ class Located:
         files: data files by split.
         model: its folder, or its name on the hub; of an adapter, those of its base.
         adapter: the adapter's folder, if the job names one.
+        first: the first record, whose keys say what kind the records are.
     """
 
     files: dict[str, Path]
+    first: Record
     model: Path | str
     adapter: Path | None
     run_path: Path
@@ -57,14 +59,15 @@ def locate(request: JobRequest, mount: Mount, problems: Sequence[Problem]) -> Lo
     model, adapter, of_model = find_model_and_adapter(mount, request)
     resume_point, of_checkpoint = _find_resume_point(request, mount, run_path)
     files, of_data = find_data(mount, request.data_name) if request.data_name else ({}, [])
-    problems += _problems_of_unused(task_of_records(files, request), request) if files else []
+    first = first_record(data_source(files, request)) if files else {}
+    problems += _problems_of_unused(task_for(request, first), request) if files else []
     problems += [
         *of_run, *of_model, *_problems_of_model_in_run(adapter or model, run_path), *of_checkpoint,
         *problems_of_trackers(request.report_to), *_problems_of_metric(request), *of_data,
     ]  # fmt: skip
     if problems:
         raise BadInput([*problems, *problems_of_records(files, request)])
-    return Located(files, model, adapter, run_path, resume_point)
+    return Located(files, first, model, adapter, run_path, resume_point)
 
 
 def _find_resume_point(
@@ -116,22 +119,12 @@ def data_source(files: dict[str, Path], request: JobRequest) -> DataSource:
     return DataSource(files, ["train", "eval"], held_out=held_out, most=most)
 
 
-def instructs(files: dict[str, Path], request: JobRequest) -> bool:
-    """Whether the records are instructions."""
-    record = first_record(data_source(files, request))
-    return request.writes_texts and text_shape_of(record) == "instruction"
-
-
-def task_of_records(files: dict[str, Path], request: JobRequest) -> Task:
-    """The task of a job on the records in these files."""
-    return task_for(request, first_record(data_source(files, request)))
-
-
 def problems_of_records(files: dict[str, Path], request: JobRequest) -> list[Problem]:
     """The problems of the records in these files, if any."""
+    source = data_source(files, request)
     try:
         if files:
-            check_records(data_source(files, request), task_of_records(files, request).schema)
+            check_records(source, task_for(request, first_record(source)).schema)
     except BadInput as error:
         return error.problems
     return []

@@ -15,6 +15,7 @@ from workflow.config.request import JobRequest
 from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import AuditReport
+from workflow.data.prompts import text_shape_of
 from workflow.data.text_format import ContinuedText, SeparateTexts, TextFormat
 from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.device import fast_bf16
@@ -30,15 +31,14 @@ from workflow.models.vocab_extension import VocabExtension
 from workflow.runs.mount import Mount, run_name_of
 from workflow.runs.resume_state import ResumePoint
 from workflow.runs.status import is_requeued, read_spec, read_status
+from workflow.tasks import task_for
 from workflow.tasks.base import Examples, Task
 from workflow.training.adapters import adopt_adapter, name_of_base, problems_of_packages
 from workflow.training.compilation import problems_of_compiler
 from workflow.training.locate import (
     Located,
-    instructs,
     locate,
     problems_of_records,
-    task_of_records,
 )
 from workflow.training.model_check import check_model
 from workflow.training.optim import check_schedule
@@ -138,14 +138,15 @@ def prepare(
     folder = fetch_settings(located.model)
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
+    instructs = request.writes_texts and text_shape_of(located.first) == "instruction"
     try:
         settings, request = load_model_settings(
-            folder, request, world.size, located.adapter, instructs(located.files, request)
+            folder, request, world.size, located.adapter, instructs
         )
         format = text_format(settings, request)
         ids = settings.decoder_ids.ended_by(format.end)
         settings = dataclasses.replace(settings, decoder_ids=ids)
-        task = task_of_records(located.files, request).bind_tokenizer(settings.tokenizer, format)
+        task = task_for(request, located.first).bind_tokenizer(settings.tokenizer, format)
     except BadInput as error:
         of_records = problems_of_records(located.files, request)
         raise BadInput([*error.problems, *of_records]) from error
