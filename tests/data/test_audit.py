@@ -23,7 +23,8 @@ from workflow.data.audit import (
     warnings_of,
 )
 from workflow.data.audit.round_trip import Damage
-from workflow.data.schema import Record, Schema
+from workflow.data.records import Record
+from workflow.data.shapes.targets import Targets
 from workflow.data.source import DataSource
 from workflow.data.text_ids import Frame
 from workflow.data.token_cache import Encoder, prepare_splits
@@ -75,7 +76,7 @@ class Numbers:
     """A task whose targets are numbers."""
 
     encoding = "numbers"
-    schema = Schema(("input",), "target", lambda value: None, (0.0, 1.0))
+    shape = Targets()
 
     def encode(
         self, tokenizer: Any, records: Sequence[Record]
@@ -107,7 +108,7 @@ def audit(
         DataSource({"": path}, list(data), False), task, tokenizer, folder / "cache"
     )
     limits = {"prompts": 30, "completions": 30}
-    report = json.dumps(audit_splits(splits, task.schema, Damage(tokenizer), limits))
+    report = json.dumps(audit_splits(splits, task.shape, Damage(tokenizer), limits))
     as_written: AuditReport = json.loads(report)
     return as_written
 

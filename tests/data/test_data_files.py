@@ -44,7 +44,7 @@ def message_for(path: Path, splits: list[str] = SPLITS) -> str:
     files, problems = find_data(Mount(path.parent / "mount"), str(path))
     if not problems:
         with pytest.raises(BadInput) as caught:
-            check_records(DataSource(files, splits), Seq2Seq().schema)
+            check_records(DataSource(files, splits), Seq2Seq().shape)
         problems = caught.value.problems
     return "\n".join(map(str, problems)).replace(str(path.parent), "{folder}")
 
@@ -293,7 +293,7 @@ def test_a_name_with_a_file_of_another_format(tmp_path: Path) -> None:
 def of_holding_out(path: Path) -> list[Problem]:
     """The problems of a JSON file with held-out records."""
     with pytest.raises(BadInput) as caught:
-        check_records(DataSource({"": path}, SPLITS, held_out=HeldOut(0.2, 0)), Seq2Seq().schema)
+        check_records(DataSource({"": path}, SPLITS, held_out=HeldOut(0.2, 0)), Seq2Seq().shape)
     return caught.value.problems
 
 
@@ -307,7 +307,7 @@ def prompts_of(files: Mapping[str, Path]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     names = check_records(
         DataSource(files, SPLITS),
-        Seq2Seq().schema,
+        Seq2Seq().shape,
         lambda name, record: found.setdefault(name, []).append(record["prompt"]),
     )
     return {split: found[name] for split, name in names.items()}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from workflow import make_job
 from workflow.cli.main import main
 from workflow.data.reading import check_records
-from workflow.data.schema import Record
+from workflow.data.records import Record
 from workflow.data.source import DataSource
 from workflow.runs.mount import Mount, find_data
 from workflow.tasks import task_for
@@ -128,7 +128,7 @@ def read_as_a_job(mount: Mount, name: str = "new") -> dict[str, list[Record]]:
     found: dict[str, list[Record]] = {}
     splits = [split for split in ("train", "eval") if split in written]
     check_records(
-        DataSource(files, splits), task.schema,
+        DataSource(files, splits), task.shape,
         lambda name, record: found.setdefault(name, []).append(record),
     )  # fmt: skip
     assert found == written

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from workflow import make_job
 from workflow.config.templates import ALPACA, CHAT
 from workflow.core.errors import BadInput
-from workflow.data.prompts import Chat, Instruction, TextShape
+from workflow.data.shapes.texts import Chat, Chats, Instruction
 from workflow.data.text_format import render
 from workflow.training.prepare import Job, prepare
 
@@ -124,9 +124,9 @@ def test_every_message_of_the_assistant_is_learned_where_asked_for(tmp_path: Pat
 
 
 def test_answers_that_are_missing_have_no_target(tmp_path: Path) -> None:
-    shape = TextShape("chat")
+    shape = Chats()
     record = {"messages": CHATS[1]["messages"][:-1]}
-    assert shape.completion(record) is None
+    assert shape.answer(record) is None
     assert str(shape.prompt(record)).endswith("user: and one")
     assert isinstance(shape.prompt(record), Chat)
     with pytest.raises(BadInput, match="a last message of the assistant"):

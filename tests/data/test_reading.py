@@ -15,12 +15,13 @@ import workflow.data.tally
 from workflow.core.errors import BadInput, Problem
 from workflow.data.diagnose import unfit_file, unfit_json
 from workflow.data.reading import check_records
-from workflow.data.schema import Record, check_record, decoder, make_object, name_type
+from workflow.data.records import Record, decoder, make_object, name_type
+from workflow.data.schema import check_record
+from workflow.data.shapes.texts import Completions
 from workflow.data.source import DataSource
 from workflow.data.split_names import find_splits
-from workflow.tasks.seq2seq import Seq2Seq
 
-SCHEMA = Seq2Seq().schema
+SHAPE = Completions()
 SPLITS = ["train", "eval"]
 WINDOWS = [1, 2, 3, 7, 64, 1 << 20]
 RECORD = {"prompt": "a", "completion": "b"}
@@ -40,7 +41,7 @@ def read(files: Mapping[str, Path], splits: list[str] = SPLITS) -> dict[str, lis
     found: dict[str, list[Record]] = {}
     names = check_records(
         DataSource(files, splits),
-        SCHEMA,
+        SHAPE,
         lambda name, record: found.setdefault(name, []).append(record),
     )
     return {split: found[name] for split, name in names.items()}
@@ -127,18 +128,18 @@ def test_random_data_in_random_layouts(write: Write, monkeypatch: pytest.MonkeyP
 def problems_of_whole(files: Mapping[str, Path]) -> list[Problem]:
     """The problems of a JSON file, with all of it in memory."""
     path, source = files[""], DataSource(files, SPLITS)
-    if problem := unfit_file(path) or unfit_json(path, SPLITS, SCHEMA):
+    if problem := unfit_file(path) or unfit_json(path, SPLITS, SHAPE):
         return [problem]
     data = decoder.decode(path.read_text("utf-8-sig"))
     outline = {key: value[:1] if isinstance(value, list) else name_type(value)
                for key, value in data.items()}  # fmt: skip
     if type(data) is not dict:
         outline = make_object([*outline.items(), *((key, outline[key]) for key in data.duplicates)])
-    names, problems = find_splits(path, outline, SPLITS, SCHEMA)
+    names, problems = find_splits(path, outline, SPLITS, SHAPE)
     for name in names.values():
         records = data.get(name)
         for index, record in enumerate(records if isinstance(records, list) else ()):
-            problems += check_record(record, source.place(name, index), SCHEMA, True)
+            problems += check_record(record, source.place(name, index), SHAPE, True)
     return problems
 
 
@@ -173,7 +174,7 @@ def lines_of_problems(content: bytes) -> set[int]:
     bad = set()
     for number, line in enumerate(lines, start=1):
         try:
-            if check_record(decoder.decode(line.decode()), "", SCHEMA, True):
+            if check_record(decoder.decode(line.decode()), "", SHAPE, True):
                 bad.add(number)
         except ValueError:
             bad.add(number)
@@ -209,7 +210,7 @@ def test_every_damaged_json_line_is_reported(
         else:
             kept = content.decode("utf-8-sig").rstrip().split("\n")
             records = [json.loads(line) for line in kept]
-            if all(map(SCHEMA.is_blank, records)):
+            if all(map(SHAPE.is_blank, records)):
                 assert "an empty completion in every record" in str(problems_of(files)[0])
             else:
                 assert read(files)["train"] == records

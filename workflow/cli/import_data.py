@@ -16,7 +16,7 @@ from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import whole_file
 from workflow.data.importing.layouts import Plan, Unfit, make_plan, text_at
 from workflow.data.importing.read import SPLITS, Raw, read
-from workflow.data.schema import DuplicateKeys, Record
+from workflow.data.records import DuplicateKeys, Record
 from workflow.data.split_names import eval_names
 from workflow.runs.mount import Mount
 

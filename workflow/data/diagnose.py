@@ -8,7 +8,9 @@ from pathlib import Path
 
 from workflow.core.errors import Problem
 from workflow.data.file_kinds import kind_of
-from workflow.data.schema import Schema, decoder, name_type, too_deep
+from workflow.data.records import decoder, name_type
+from workflow.data.schema import too_deep
+from workflow.data.shapes.base import Shape
 from workflow.data.split_names import HOLD_OUT
 
 _BY_PYTHON = "Python syntax, e.g. single quotes or None"
@@ -42,7 +44,7 @@ def empty_file(path: Path) -> Problem:
     return Problem(str(path), "an empty file", "records", "add records")
 
 
-def unfit_json(path: Path, splits: Sequence[str], schema: Schema) -> Problem | None:
+def unfit_json(path: Path, splits: Sequence[str], shape: Shape) -> Problem | None:
     """The problem of a file that is not a JSON object, or None; reads all of it into memory."""
     content = path.read_bytes()
     if not content.strip():
@@ -53,7 +55,7 @@ def unfit_json(path: Path, splits: Sequence[str], schema: Schema) -> Problem | N
         return unfit_text(error, path)
     if isinstance(data, dict):
         return None
-    expected = f'{{"train": [{schema.example}, …], "eval": […]}}'
+    expected = f'{{"train": [{shape.example}, …], "eval": […]}}'
     under = " and ".join(f'"{split}"' for split in splits)
     keys = f"key{'s' * (len(splits) > 1)} {under}"
     hint = f"move the list to the {keys}" if isinstance(data, list) else "write an object"
@@ -72,13 +74,13 @@ def no_second_split(path: Path) -> Problem:
     return Problem(str(path), "a single JSON Lines file", "train and eval records", hint)
 
 
-def no_lines_of(split: str, splits: Sequence[str], beside: Path, schema: Schema) -> Problem:
+def no_lines_of(split: str, splits: Sequence[str], beside: Path, shape: Shape) -> Problem:
     """The problem of a missing split file; `beside` is another file of the same data set."""
     hint = "add the file"
     if beside.name == "train.jsonl":
         otherwise = HOLD_OUT if "train" in splits else "rename train.jsonl to eval.jsonl"
         hint = f"{hint}, or {otherwise}"
-    expected = f"{split}.jsonl with {schema.example} per line"
+    expected = f"{split}.jsonl with {shape.example} per line"
     return Problem(str(beside.parent), f"no {split}.jsonl", expected, hint)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from workflow.data.schema import decoder
+from workflow.data.records import decoder
 
 WINDOW = 1 << 20
 """Bytes of a JSON file read at once."""

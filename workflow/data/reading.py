@@ -14,7 +14,9 @@ from workflow.core.console import progress_bar
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.data import diagnose
 from workflow.data.json_stream import JsonStream, NotWellFormed
-from workflow.data.schema import Record, Schema, check_record, decoder, make_object, name_type
+from workflow.data.records import Record, decoder, make_object, name_type
+from workflow.data.schema import check_record
+from workflow.data.shapes.base import Shape
 from workflow.data.source import DataSource
 from workflow.data.split_names import (
     LINES,
@@ -33,7 +35,7 @@ Value = tuple[str, int, Any]
 
 
 def check_records(
-    source: DataSource, schema: Schema, take: Take = lambda name, record: None
+    source: DataSource, shape: Shape, take: Take = lambda name, record: None
 ) -> dict[str, str]:
     """Read and check all records that a job needs.
 
@@ -48,7 +50,7 @@ def check_records(
     Raises:
         BadInput: all problems of all splits.
     """
-    check = _Check(source, schema, take)
+    check = _Check(source, shape, take)
     for key in source.keys_read:
         check.read(key)
     if problems := check.problems():
@@ -110,8 +112,8 @@ class _Check:
         names: the name in the files of each split that could be read.
     """
 
-    def __init__(self, source: DataSource, schema: Schema, take: Take):
-        self._source, self._schema, self._take = source, schema, take
+    def __init__(self, source: DataSource, shape: Shape, take: Take):
+        self._source, self._shape, self._take = source, shape, take
         self._splits = source.splits_read
         self._of_files = source.conflicts
         self._of_records: dict[str, Tally] = {}
@@ -124,7 +126,7 @@ class _Check:
             path = self._source.files.get(key)
             if path is None:
                 beside = next(iter(self._source.files.values()))
-                raise BadInput([diagnose.no_lines_of(key, self._splits, beside, self._schema)])
+                raise BadInput([diagnose.no_lines_of(key, self._splits, beside, self._shape)])
             if problem := diagnose.unfit_file(path):
                 raise BadInput([problem])
             with (
@@ -145,7 +147,7 @@ class _Check:
         tallies = [self._of_records.get(name) for name in self.names.values()]
         problems = self._of_files + [one for tally in tallies if tally for one in tally.problems()]
         if "train" in self.names and "train" in self._of_records and not self._learned:
-            key = str(self._schema.answer_key)
+            key = str(self._shape.answer_key)
             found, expected = f"an empty {key} in every record", f"at least one non-empty {key}"
             where, hint = self._source.whole("train"), f"write the {key}s"
             problems.append(Problem(where, found, expected, hint))
@@ -154,11 +156,11 @@ class _Check:
     def _add(self, name: str, index: int, value: Any) -> None:
         """Check a record, and pass it on if it is valid."""
         place = self._source.place(name, index)
-        problems = check_record(value, place, self._schema, self._source.answers_needed)
+        problems = check_record(value, place, self._shape, self._source.answers_needed)
         if name not in self._of_records:
             self._of_records[name] = Tally(self._source.whole(name))
         self._of_records[name].add(place, problems)
-        self._learned |= name == "train" and not self._schema.is_blank(value)
+        self._learned |= name == "train" and not self._shape.is_blank(value)
         if not problems:
             self._take(name, value)
 
@@ -180,10 +182,10 @@ class _Check:
                 members.append((key, first))
             stream.end()
         except (RecursionError, ValueError):
-            problem = diagnose.unfit_json(path, self._splits, self._schema)
+            problem = diagnose.unfit_json(path, self._splits, self._shape)
             raise BadInput([problem or diagnose.changed_meanwhile(path)]) from None
         outline = make_object(members)
-        self.names, problems = find_splits(path, outline, self._splits, self._schema)
+        self.names, problems = find_splits(path, outline, self._splits, self._shape)
         self._of_files += problems
         if self._source.held_out and (names := eval_names(filled(outline))):
             self._of_files += self._source.second_eval(names[0])

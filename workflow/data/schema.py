@@ -1,173 +1,52 @@
-"""Decode records from JSON and check them; each problem names its place."""
+"""Check records; each problem names its place."""
 
 import difflib
-import json
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import Problem, shorten
+from workflow.data.records import DuplicateKeys, NotFinite, name_type
+from workflow.data.shapes import keys_of_other_shape
+from workflow.data.shapes.base import Shape
 
-Record = dict[str, Any]
-Wrong = tuple[str, str, str, str]
-"""Something wrong in a record: the key, what was found there, what was expected, a hint."""
 DEEPEST = 100
-NO_ANSWER = "write it, or remove the record (with --no_train: remove the key)"
-"""Hint for an answer that is null."""
 
 
-@dataclass(frozen=True)
-class Schema:
-    """The keys of a task's records: texts and their answer, i.e. completion, target or label.
-
-    Attributes:
-        source_keys: of the texts.
-        answer_key: of the answer; None if the keys of the texts say it.
-        check_answer: returns (found, expected, hint) for an invalid answer, else None; an empty
-            `found` means the name of its type.
-        answer_range: (min, max) of answers that are numbers.
-        template: of the input text.
-        texts_of, label_of: where answers are labels, the texts of a valid record (an input, or a
-            prompt with answers a and b), and its label; None if it has none.
-        text_of: the text of a valid record, if it is not that under its keys.
-        read_of: the part of it that a model certainly reads as it is, if that is not all.
-        answer_of: the answer of a record, if it is not that under its key; None if it has none.
-        check: what else is wrong with a record; whether an answer is needed.
-        of_other_shape: the keys of a record that is not like the others; None if it is.
-        shown: an example of a record, if its keys alone are none.
-    """
-
-    source_keys: tuple[str, ...]
-    answer_key: str | None
-    check_answer: Callable[[object], tuple[str, str, str] | None]
-    answer_range: tuple[float, float] | None = None
-    template: str = "{input}"
-    texts_of: Callable[[Record], tuple[str, ...]] | None = None
-    label_of: Callable[[Record], Mapping[str, float] | None] = lambda record: None
-    of_other_shape: Callable[[Record], str | None] = lambda record: None
-    text_of: Callable[[Record], str] | None = None
-    read_of: Callable[[Record], str] | None = None
-    answer_of: Callable[[Record], object] | None = None
-    check: Callable[[Record, bool], list[Wrong]] = lambda record, answer_needed: []
-    shown: str | None = None
-
-    def text(self, record: Record) -> str:
-        """The texts of a record."""
-        if self.text_of is not None:
-            return self.text_of(record)
-        if self.texts_of is not None:
-            return "\n\n".join(self.texts_of(record))
-        return "\n\n".join(record[key] for key in self.source_keys)
-
-    def read(self, record: Record) -> str:
-        """The texts of a record, in their template."""
-        if self.read_of is not None:
-            return self.read_of(record)
-        return self.template.replace("{input}", self.text(record))
-
-    def answers(self, record: Record) -> list[Any]:
-        """The answer of a valid record, if it has one."""
-        if self.answer_of is not None:
-            return [one for one in [self.answer_of(record)] if one is not None]
-        return [record[key] for key in (self.answer_key,) if key in record]
-
-    def is_blank(self, record: object) -> bool:
-        """Whether the answer of a record is an empty or blank text."""
-        if not isinstance(record, dict) or self.check(record, False):
-            return False
-        return any(isinstance(one, str) and not one.strip() for one in self.answers(record))
-
-    @property
-    def writes_text(self) -> bool:
-        """Whether answers are texts."""
-        return self.answer_range is None and self.texts_of is None
-
-    @property
-    def answer_kind(self) -> str:
-        return "text" if self.writes_text else "a number" if self.answer_range else "a class"
-
-    @property
-    def example(self) -> str:
-        if self.shown is not None:
-            return self.shown
-        keys = [*self.source_keys, *([self.answer_key] if self.answer_key else [])]
-        return "{" + ", ".join(f'"{key}": …' for key in keys) + "}"
-
-
-# --- JSON ----------------------------------------------------------------------------------------
-
-
-class DuplicateKeys(dict[str, Any]):
-    """An object with duplicate keys, named in `duplicates`."""
-
-    duplicates: list[str]
-
-
-class NotFinite:
-    """A NaN or an infinity."""
-
-    def __init__(self, text: str):
-        self.text = text
-
-
-def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of keys and values; `DuplicateKeys` if a key occurs more than once."""
-    made = dict(pairs)
-    if len(made) == len(pairs):
-        return made
-    keys = [key for key, _ in pairs]
-    marked = DuplicateKeys(made)
-    marked.duplicates = sorted({key for key in keys if keys.count(key) > 1})
-    return marked
-
-
-def _float(text: str) -> float | NotFinite:
-    value = float(text)
-    return value if math.isfinite(value) else NotFinite(text)
-
-
-decoder = json.JSONDecoder(
-    object_pairs_hook=make_object, parse_float=_float, parse_constant=NotFinite
-)
-
-
-# --- records -------------------------------------------------------------------------------------
-
-
-def check_record(record: object, place: str, schema: Schema, answers_needed: bool) -> list[Problem]:
+def check_record(record: object, place: str, shape: Shape, answers_needed: bool) -> list[Problem]:
     """The problems of a record at `place`."""
     if not isinstance(record, dict):
-        return [Problem(place, name_type(record), schema.example, "write an object")]
-    if other := schema.of_other_shape(record):
-        expected, hint = f"{schema.example}, as in the first record", "keep one kind in a file"
-        return [Problem(place, f"a record with {other}", expected, hint)]
+        return [Problem(place, name_type(record), shape.example, "write an object")]
+    if keys := keys_of_other_shape(shape, record):
+        found = "a record with " + ", ".join(f'"{key}"' for key in keys)
+        expected, hint = f"{shape.example}, as in the first record", "keep one kind in a file"
+        return [Problem(place, found, expected, hint)]
     problems: list[Problem] = []
     if isinstance(record, DuplicateKeys):
         problems.append(duplicate_keys(place, record))
-    for key in schema.source_keys:
+    for key in shape.source_keys:
         if key not in record:
-            problems.append(_missing_source(place, key, schema, record))
+            problems.append(_missing_source(place, key, shape, record))
         elif not isinstance(record[key], str):
             found, absent = name_type(record[key]), record[key] is None
             hint = "write it, or remove the record" if absent else "write it as a string"
             problems.append(Problem(f"{place}.{key}", found, "text", hint))
     reported = False
-    if schema.answer_key is None:
+    if shape.answer_key is None:
         pass
-    elif schema.answer_key in record:
-        wrong = schema.check_answer(record[schema.answer_key])
+    elif shape.answer_key in record:
+        wrong = shape.check_answer(record[shape.answer_key])
         if wrong is not None:
             found, expected, hint = wrong
-            found = found or name_type(record[schema.answer_key])
-            problems.append(Problem(f"{place}.{schema.answer_key}", found, expected, hint))
+            found = found or name_type(record[shape.answer_key])
+            problems.append(Problem(f"{place}.{shape.answer_key}", found, expected, hint))
             reported = True
-    elif answers_needed or _near_key(schema.answer_key, record):
-        problems.append(missing_key(place, schema.answer_key, record, schema.answer_kind))
-    for key, found, expected, hint in schema.check(record, answers_needed):
+    elif answers_needed or _near_key(shape.answer_key, record):
+        problems.append(missing_key(place, shape.answer_key, record, shape.answer_kind))
+    for key, found, expected, hint in shape.check(record, answers_needed):
         problems.append(Problem(f"{place}.{key}", found, expected, hint))
-    others = {key: value for key, value in record.items() if key != schema.answer_key}
+    others = {key: value for key, value in record.items() if key != shape.answer_key}
     _check_values(place, others if reported else record, problems, depth=0)
     return problems
 
@@ -220,14 +99,14 @@ def _near_key(key: str, record: Mapping[str, Any]) -> str | None:
     return lower[near[0]] if near else None
 
 
-def _missing_source(place: str, key: str, schema: Schema, record: Mapping[str, Any]) -> Problem:
-    unknown = {name: one for name, one in record.items() if name not in schema.source_keys}
+def _missing_source(place: str, key: str, shape: Shape, record: Mapping[str, Any]) -> Problem:
+    unknown = {name: one for name, one in record.items() if name not in shape.source_keys}
     missing = missing_key(place, key, unknown, "text")
     for task in TASK_SPECS.values():
-        if task.source_key in record and task.source_key not in schema.source_keys:
+        if task.source_key in record and task.source_key not in shape.source_keys:
             return replace(missing, hint=f"use {task.name}.py, which reads this data")
     texts = [key for key, value in record.items() if isinstance(value, str)]
-    if missing.hint != "add it" or len(texts) != 1 or texts == [schema.answer_key]:
+    if missing.hint != "add it" or len(texts) != 1 or texts == [shape.answer_key]:
         return missing
     return replace(missing, hint=f'rename {shorten(texts[0], 30)} to "{key}"')
 
@@ -239,12 +118,3 @@ def missing_key(place: str, key: str, record: Mapping[str, Any], meaning: str) -
     if near is not None:
         return Problem(place, f'the key "{near}"', f'the key "{key}"', f'rename it to "{key}"')
     return Problem(place, f'no key "{key}"{only}', f'"{key}": {meaning}', "add it")
-
-
-def name_type(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    if value is None:
-        return "null"
-    if isinstance(value, NotFinite):
-        return value.text
-    return names.get(type(value), f"the number {shorten(value)}")

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from workflow.core.errors import Problem, shorten
-from workflow.data.schema import DuplicateKeys, Schema, duplicate_keys, missing_key
+from workflow.data.records import DuplicateKeys
+from workflow.data.schema import duplicate_keys, missing_key
+from workflow.data.shapes.base import Shape
 
 Outline = Mapping[str, list[object] | str]
 """The keys of a JSON file, each with the first item of its list, or the name of its type."""
@@ -68,7 +70,7 @@ def _is_near(name: str) -> bool:
 
 
 def find_splits(
-    path: Path, outline: Outline, splits: Sequence[str], schema: Schema
+    path: Path, outline: Outline, splits: Sequence[str], shape: Shape
 ) -> tuple[dict[str, str], list[Problem]]:
     """The key of each split in a JSON file, and the problems of splits that cannot be read."""
     names = {split: eval_key(outline) if split == "eval" else split for split in splits}
@@ -79,7 +81,7 @@ def find_splits(
         if split == "eval" and (misnamed := misnamed_eval(path, outline)):
             problems += misnamed
         elif records is None:
-            problems.append(_missing_split(path, split, outline, schema, holds_out))
+            problems.append(_missing_split(path, split, outline, shape, holds_out))
         elif isinstance(records, str):
             problems.append(Problem(f"{path}: {name}", records, "a list", "make it a list"))
         elif not records:
@@ -106,9 +108,9 @@ def misnamed_eval(path: Path, outline: Outline) -> list[Problem]:
 
 
 def _missing_split(
-    path: Path, split: str, outline: Outline, schema: Schema, holds_out: bool
+    path: Path, split: str, outline: Outline, shape: Shape, holds_out: bool
 ) -> Problem:
-    missing = missing_key(str(path), split, outline, f"a list of {schema.example}")
+    missing = missing_key(str(path), split, outline, f"a list of {shape.example}")
     if split != "eval" or missing.hint != "add it" or not isinstance(outline.get("train"), list):
         return missing
     hint = 'add it, or rename "train" to "eval"'

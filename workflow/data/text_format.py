@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 
 from workflow.config.templates import ALPACA, ALPACA_WITH_INPUT, CHAT, PLAIN
 from workflow.core.errors import BadInput, Problem, shorten
-from workflow.data.prompts import Chat, Instruction, Prompt
+from workflow.data.shapes.texts import Chat, Instruction, Prompt
 from workflow.data.text_ids import Frame, frame_of, source_ids, target_ids
 
 _ANCHORS = ("\n", "a", ":", ".")

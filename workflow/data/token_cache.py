@@ -25,7 +25,8 @@ from workflow.data.diagnose import changed_meanwhile
 from workflow.data.example_lengths import Indexes, Lengths
 from workflow.data.file_array import FileArray
 from workflow.data.reading import check_records
-from workflow.data.schema import Record, Schema
+from workflow.data.records import Record
+from workflow.data.shapes.base import Shape
 from workflow.data.source import DataSource
 from workflow.data.text_ids import Frame, fingerprint
 from workflow.data.token_writer import NAME_FILE, SplitWriter
@@ -38,11 +39,11 @@ class Encoder(Protocol):
 
     @property
     def encoding(self) -> str:
-        """A key that differs if `encode` or `schema` differ."""
+        """A key that differs if `encode` or `shape` differ."""
 
     @property
-    def schema(self) -> Schema:
-        """The keys and values of the task's records."""
+    def shape(self) -> Shape:
+        """What the records look like."""
 
     def encode(
         self, tokenizer: Any, records: Sequence[Record]
@@ -268,7 +269,7 @@ def _tokenize(
             kept[name].write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             counts[name] += 1
 
-        names = check_records(source, task.schema, keep)
+        names = check_records(source, task.shape, keep)
         for path, known in digests.items():
             if path and _file_digest(path, source) != known:
                 raise BadInput([changed_meanwhile(path)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from workflow.core.files import whole_folder, write_json
-from workflow.data.schema import Record
+from workflow.data.records import Record
 from workflow.data.text_ids import Frame
 
 CHUNK = 4096

@@ -3,20 +3,25 @@
 May import inference, memory, runs and all rooms below them.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from workflow.config.request import JobRequest
+from workflow.data.records import Record
 from workflow.data.shapes import shape_of
+from workflow.data.shapes.classes import ClassShape, Labels
+from workflow.data.shapes.texts import Completions, TextShape
 from workflow.tasks.base import Task
 from workflow.tasks.classification import Classification
 from workflow.tasks.label_scoring import LabelScoring
 from workflow.tasks.seq2seq import Seq2Seq
 
 
-def task_for(request: JobRequest, record: Mapping[str, Any]) -> Task:
+def task_for(request: JobRequest, record: Record) -> Task:
     """The task of a job on records that have the keys of this one."""
+    shape = shape_of(request.task, record)
     if request.task == "seq2seq":
-        return Seq2Seq.of(request, dict(record))
-    shape = shape_of(record) or ("label" if request.classes else "target")
-    return LabelScoring.of(request) if shape == "target" else Classification.of(request, shape)
+        of_texts = shape if shape is not None and issubclass(shape, TextShape) else Completions
+        return Seq2Seq.of(request, of_texts())
+    if shape is None and request.classes:
+        shape = Labels
+    if shape is not None and issubclass(shape, ClassShape):
+        return Classification.of(request, shape)
+    return LabelScoring.of(request)

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
-from workflow.data.schema import Record
+from workflow.data.records import Record
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import TextFormat
 from workflow.data.token_cache import CutRows, Encoder, Rows, TokenizedSplit

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from workflow.config.job import PlannedSpec
-from workflow.data.shapes import SWAPPED, Shape
+from workflow.data.shapes.classes import SWAPPED, ClassShape
 from workflow.inference.scorer import LabelIds, Scoring, label_probabilities, score_labels
 from workflow.metrics.classes import class_metrics, pair_metrics
 from workflow.tasks.base import EvalContext, Prediction
@@ -29,7 +29,7 @@ class ClassEvaluation:
 
     def __init__(
         self,
-        shape: Shape,
+        shape: ClassShape,
         classes: tuple[str, ...],
         label_ids: LabelIds,
         context: EvalContext,
@@ -44,7 +44,7 @@ class ClassEvaluation:
         self._logits = np.zeros((count, self._orders, len(classes)), np.float32)
         # Columns of a swapped pair's logits, so that a and b are the record's own answers.
         self._swapped = (
-            [classes.index(SWAPPED.get(name, name)) for name in classes] if (shape.is_pair) else []
+            [classes.index(SWAPPED.get(name, name)) for name in classes] if shape.is_pair else []
         )
         self._sameness = None if context.untrained else Sameness()
         max_positions = SCORED_AT_ONCE * spec.micro_batch_tokens
@@ -85,7 +85,7 @@ class ClassEvaluation:
             "logits": logits[0],
         }
         if self._shape.name == "chosen":
-            item["chosen_as"] = next(iter(self._shape.label(record) or ()))
+            item["chosen_as"] = next(iter(self._shape.answer(record) or ()))
         if self._orders == 2:
             item |= {
                 "logits_swapped": logits[1],
@@ -93,7 +93,7 @@ class ClassEvaluation:
                 "pred_label_swapped": self._named(of_orders[1]),
             }
         if self._sameness:
-            answer = self._shape.label(record)
+            answer = self._shape.answer(record)
             text = "\n".join(self._shape.texts(record))
             self._sameness.add(text, answer and max(answer, key=answer.__getitem__), label)
         return Prediction(record, label, item)

@@ -15,7 +15,7 @@ from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import read_object
 from workflow.data.example_lengths import Indexes, Lengths
 from workflow.data.pair_rows import Orders
-from workflow.data.shapes import SWAPPED, Label
+from workflow.data.shapes.classes import SWAPPED, Label
 from workflow.data.token_cache import Ragged, TokenizedSplit
 
 _KNOWN = 4096

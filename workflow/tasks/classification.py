@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from workflow.config.templates import CHAT, PLAIN
 from workflow.core.errors import BadInput, Problem
 from workflow.data.pair_rows import Orders, PairFrame, PairRows
 from workflow.data.pair_text import pair_frame, pair_ids
-from workflow.data.schema import Record, Schema
-from workflow.data.shapes import Shape, of_other_shape
+from workflow.data.records import Record
+from workflow.data.shapes.classes import ClassShape, Labels
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import SeparateTexts, TextFormat
 from workflow.data.text_ids import Frame
@@ -56,7 +55,7 @@ class Classification(Task):
     """
 
     request: JobRequest
-    shape: Shape
+    shape: ClassShape = Labels()
     format: TextFormat = SeparateTexts(None)
     tokenizer: Any = None
     classes: tuple[str, ...] = ()
@@ -65,8 +64,12 @@ class Classification(Task):
     weights: tuple[float, ...] | None = None
 
     @classmethod
-    def of(cls, request: JobRequest, shape: str) -> "Classification":
-        return cls(request, Shape(shape, request.classes or ()))
+    def of(cls, request: JobRequest, shape: type[ClassShape]) -> "Classification":
+        """The task of a job on records of this shape."""
+        if not issubclass(shape, Labels):
+            return cls(request, shape())
+        template = PLAIN if request.template == CHAT else request.template
+        return cls(request, shape(request.classes or (), template or PLAIN))
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -78,15 +81,6 @@ class Classification(Task):
         kind = [self.shape.name, self.format.writes]
         template = "" if self.shape.is_pair else self.request.template
         return json.dumps(["classes", *kind, template, *self.format.key[1:]])
-
-    @property
-    def schema(self) -> Schema:
-        template = PLAIN if self.request.template == CHAT else self.request.template
-        return Schema(
-            self.shape.keys, self.shape.answer_key, self.shape.check_label,
-            template=template or PLAIN, texts_of=self.shape.texts, label_of=self.shape.label,
-            of_other_shape=partial(of_other_shape, self.shape.name),
-        )  # fmt: skip
 
     @property
     def framing(self) -> int:
@@ -190,7 +184,7 @@ class Classification(Task):
         self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
         texts = [self.shape.texts(record) for record in records]
-        labels = [encoded(self.shape.label(record)) for record in records]
+        labels = [encoded(self.shape.answer(record)) for record in records]
         if self.shape.is_pair:
             return pair_ids(tokenizer, self.format, texts), labels
         return self.format.sources(tokenizer, [text for (text,) in texts]), labels
@@ -214,5 +208,5 @@ class Classification(Task):
         return ClassEvaluation(self.shape, self.classes, self.label_ids, context, spec)
 
     def sample(self, record: Record, prediction: Any) -> Mapping[str, Any]:
-        texts = {key: record[key] for key in self.shape.keys}
+        texts = {key: record[key] for key in self.shape.source_keys}
         return texts | {"label": record.get("label"), "predicted": prediction}

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
 from workflow.config.templates import CHAT, PLAIN
-from workflow.core.errors import shorten
-from workflow.data.schema import NO_ANSWER, Record, Schema
-from workflow.data.shapes import of_other_shape
+from workflow.data.records import Record
+from workflow.data.shapes.targets import Targets
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import SeparateTexts, TextFormat
 from workflow.data.text_ids import Frame
@@ -31,7 +29,6 @@ from workflow.tasks.label_words import label_ids, smoothed, soft_cross_entropy
 from workflow.tasks.sameness import Sameness, warn_of_non_finite
 
 Floats = npt.NDArray[np.float64]
-MORE_CLASSES = 'for classes, write their names under the key "label" in place of "target"'
 SCORED_AT_ONCE = 2
 """Positions of a scoring batch over those of a micro-batch: no activations are kept."""
 
@@ -71,36 +68,9 @@ class LabelScoring(Task):
         return json.dumps(["clf", self.template, self.target_min, self.target_max, *of_format])
 
     @property
-    def _range(self) -> tuple[float, float]:
-        return self.target_min, self.target_max
-
-    @property
-    def schema(self) -> Schema:
-        text = PLAIN if self.template == CHAT else self.template
-        other = partial(of_other_shape, "target")
-        return Schema(
-            ("input",), "target", self._check_target, self._range, text, of_other_shape=other
-        )
-
-    def _check_target(self, value: object) -> tuple[str, str, str] | None:
-        booleans = self._range == (0, 1)  # in another range, true could mean 1 or its end
-        number = isinstance(value, int | float) and (booleans or not isinstance(value, bool))
-        if number and self.target_min <= value <= self.target_max:  # type: ignore[operator]
-            return None
-        expected = f"a number from {self.target_min:g} to {self.target_max:g}"
-        expected += ", true or false" if booleans else ""
-        hint = "correct it"
-        if isinstance(value, int) and booleans:
-            hint = f"{MORE_CLASSES}; for grades, set --target_min and --target_max"
-        elif number:
-            hint = "correct it, or set --target_min and --target_max to the range of all targets"
-        elif value is None:
-            hint = NO_ANSWER
-        elif isinstance(value, str):
-            hint = f"write a number, without quotes; {MORE_CLASSES}"
-        elif isinstance(value, list):
-            hint = MORE_CLASSES
-        return shorten(value) if isinstance(value, str) else "", expected, hint
+    def shape(self) -> Targets:
+        template = PLAIN if self.template == CHAT else self.template
+        return Targets(self.target_min, self.target_max, template)
 
     def bind_tokenizer(
         self, tokenizer: PreTrainedTokenizerBase, format: TextFormat

@@ -16,8 +16,8 @@ from workflow.config.request import GREEDY_BELOW, JobRequest
 from workflow.config.templates import CHAT, PLAIN
 from workflow.core.errors import BadInput, Problem
 from workflow.data.pair_rows import PART_END
-from workflow.data.prompts import Prompt, TextShape, text_shape_of
-from workflow.data.schema import NO_ANSWER, Record, Schema
+from workflow.data.records import Record
+from workflow.data.shapes.texts import Chats, Completions, Prompt, TextShape
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import SeparateTexts, TextFormat
 from workflow.data.text_ids import Frame
@@ -29,13 +29,6 @@ from workflow.models.families import family_of
 from workflow.models.losses import summed_cross_entropy
 from workflow.tasks.base import EvalContext, Examples, Task, one_for_each
 from workflow.tasks.seq2seq_evaluation import Seq2SeqEvaluation, references_of
-
-
-def _check_completion(value: object) -> tuple[str, str, str] | None:
-    if isinstance(value, str):
-        return None
-    hint = "write one text" if isinstance(value, list) else "write the completion in quotes"
-    return "", "text", NO_ANSWER if value is None else hint
 
 
 def _joined(rows: Sequence[list[int]]) -> list[int]:
@@ -58,32 +51,18 @@ class Seq2Seq(Task):
     """
 
     format: TextFormat = SeparateTexts(None)
-    shape: TextShape = TextShape("completion")
+    shape: TextShape = Completions()
     all_turns: bool = False
 
     @classmethod
-    def of(cls, request: JobRequest, record: Record) -> "Seq2Seq":
-        """The task of a job on records like this one."""
+    def of(cls, request: JobRequest, shape: TextShape) -> "Seq2Seq":
+        """The task of a job on records of this shape."""
         all_turns = request.train_on == "all_turns" and not request.no_train
-        return cls(shape=TextShape(text_shape_of(record)), all_turns=all_turns)
-
-    @property
-    def schema(self) -> Schema:
-        shape = self.shape
-        if shape.name == "completion":
-            return Schema(
-                shape.keys, shape.answer_key, _check_completion, of_other_shape=shape.other
-            )
-        return Schema(
-            shape.keys, shape.answer_key, _check_completion, check=shape.check,
-            text_of=lambda record: str(shape.prompt(record)), read_of=shape.read,
-            answer_of=shape.completion if shape.name == "chat" else None,
-            of_other_shape=shape.other, shown=shape.example,
-        )  # fmt: skip
+        return cls(shape=shape, all_turns=all_turns)
 
     @property
     def unused(self) -> tuple[str, ...]:
-        return () if self.shape.name == "chat" else ("train_on",)
+        return () if isinstance(self.shape, Chats) else ("train_on",)
 
     @property
     def encoding(self) -> str:
@@ -93,7 +72,7 @@ class Seq2Seq(Task):
         return json.dumps(["seq2seq", *self.format.key, *template_used, *beside])
 
     def bind_tokenizer(self, tokenizer: PreTrainedTokenizerBase, format: TextFormat) -> "Seq2Seq":
-        if self.shape.name == "chat" and format.template != CHAT:
+        if isinstance(self.shape, Chats) and format.template != CHAT:
             found = "a template without roles for records with messages"
             hint = "use a model with a chat template, e.g. an instruct model"
             hint = "add --template chat" if tokenizer.chat_template else hint
@@ -146,11 +125,12 @@ class Seq2Seq(Task):
         self, tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]
     ) -> tuple[list[list[int]], list[list[int]]]:
         if self.all_turns:
+            assert isinstance(self.shape, Chats)
             turns = [self.shape.turns(record) for record in records]
             several = [self._encode(tokenizer, *zip(*of_one, strict=True)) for of_one in turns]
             return [_joined(sources) for sources, _ in several], [_joined(t) for _, t in several]
         prompts = [self.shape.prompt(record) for record in records]
-        return self._encode(tokenizer, prompts, [self.shape.completion(one) for one in records])
+        return self._encode(tokenizer, prompts, [self.shape.answer(one) for one in records])
 
     def _encode(
         self, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str | None]
@@ -188,7 +168,7 @@ class Seq2Seq(Task):
     def sample(self, record: Record, prediction: Sequence[str]) -> Mapping[str, Any]:
         shown = {
             "prompt": str(self.shape.prompt(record)),
-            "completion": self.shape.completion(record),
+            "completion": self.shape.answer(record),
         }
         return shown | {
             f"prediction {number}" if number > 1 else "prediction": text

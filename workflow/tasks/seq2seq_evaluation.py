@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from workflow.config.job import PlannedSpec
 from workflow.core.console import inform_once, log, progress_bar, warn_once
 from workflow.data.example_lengths import Indexes, Lengths
-from workflow.data.prompts import TextShape
-from workflow.data.schema import Record
+from workflow.data.records import Record
+from workflow.data.shapes.texts import TextShape
 from workflow.data.step_planner import MicroBatch, batches_by_positions
 from workflow.data.text_format import TextFormat, Texts
 from workflow.data.text_ids import special_remover
@@ -51,7 +51,7 @@ class References:
 
     def of(self, record: Record) -> str | None:
         """The reference of a record; None if it has no completion."""
-        completion = self._shape.completion(record)
+        completion = self._shape.answer(record)
         if completion is None:
             return None
         return processed(self._without_special(completion), self._stops)
@@ -169,7 +169,7 @@ def item_of(
     record: Record, shape: TextShape, reference: str | None, generations: Sequence[Generation]
 ) -> dict[str, Any]:
     """A record's item in the prediction files, with the reference if the completion differs."""
-    completion = shape.completion(record)
+    completion = shape.answer(record)
     item = {
         "prompt": str(shape.prompt(record)),
         "generations": [

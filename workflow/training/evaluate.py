@@ -12,7 +12,7 @@ from workflow.config.job import PlannedSpec
 from workflow.config.task_specs import task_of
 from workflow.core.console import log_parts, on_terminal
 from workflow.core.tables import Part
-from workflow.data.schema import Record
+from workflow.data.records import Record
 from workflow.inference.eval_shard import EvalShard
 from workflow.metrics.user import apply_user_metric, load_user_metric
 from workflow.reporting.eval_table import metrics_table

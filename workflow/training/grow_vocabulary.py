@@ -40,7 +40,7 @@ def audited(
     except (OSError, ValueError):
         limits = {"prompts": longest, "completions": request.max_target_length}
         damage = Damage(tokenizer, task.format.writes)
-        report = audit_splits(data, task.schema, damage, limits, request.truncation_side)
+        report = audit_splits(data, task.shape, damage, limits, request.truncation_side)
         report["can_grow"] = can_grow(tokenizer)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)

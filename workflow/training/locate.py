@@ -11,7 +11,7 @@ from workflow.config.smoke import RECORDS
 from workflow.config.task_specs import TASK_SPECS
 from workflow.core.errors import BadInput, Problem
 from workflow.data.reading import check_records, first_record
-from workflow.data.schema import Record
+from workflow.data.records import Record
 from workflow.data.source import DataSource, HeldOut
 from workflow.metrics.user import load_user_metric
 from workflow.reporting.trackers.base import problems_of_trackers
@@ -94,7 +94,7 @@ def _problems_of_unused(task: Task, request: JobRequest) -> list[Problem]:
     defaults = TASK_SPECS[request.task].defaults
     return [
         Problem(
-            f"--{name}", f"set for records like {task.schema.example}",
+            f"--{name}", f"set for records like {task.shape.example}",
             "records that it applies to", "remove it",
         )
         for name in task.unused
@@ -124,7 +124,7 @@ def problems_of_records(files: dict[str, Path], request: JobRequest) -> list[Pro
     source = data_source(files, request)
     try:
         if files:
-            check_records(source, task_for(request, first_record(source)).schema)
+            check_records(source, task_for(request, first_record(source)).shape)
     except BadInput as error:
         return error.problems
     return []

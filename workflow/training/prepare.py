@@ -15,7 +15,8 @@ from workflow.config.request import JobRequest
 from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import AuditReport
-from workflow.data.prompts import text_shape_of
+from workflow.data.shapes import shape_of
+from workflow.data.shapes.texts import Instructions
 from workflow.data.text_format import ContinuedText, SeparateTexts, TextFormat
 from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.device import fast_bf16
@@ -138,7 +139,7 @@ def prepare(
     folder = fetch_settings(located.model)
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
-    instructs = request.writes_texts and text_shape_of(located.first) == "instruction"
+    instructs = shape_of(request.task, located.first) is Instructions
     try:
         settings, request = load_model_settings(
             folder, request, world.size, located.adapter, instructs

@@ -12,7 +12,8 @@ from workflow.data.audit.classes import ClassAudit
 from workflow.data.audit.parts import EXAMPLES, PARTS, AuditReport, Finding, PartAudit, digest
 from workflow.data.audit.round_trip import Damage, Row, common_start, excerpt
 from workflow.data.pair_rows import PART_END
-from workflow.data.schema import Schema
+from workflow.data.shapes.base import Shape
+from workflow.data.shapes.targets import Targets
 from workflow.data.token_cache import Ragged, TokenizedSplit
 
 Keys = npt.NDArray[np.uint64]
@@ -27,7 +28,7 @@ SHORTEST_PREFIX = 10
 
 def audit_splits(
     splits: Mapping[str, TokenizedSplit],
-    schema: Schema,
+    shape: Shape,
     damage: Damage,
     limits: Mapping[str, int],
     truncation_side: str = "right",
@@ -46,7 +47,7 @@ def audit_splits(
     audits = {}
     with progress_bar(sum(map(len, splits.values())), "audit") as bar:
         for name, split in splits.items():
-            audits[name] = SplitAudit(name, split, schema, damage)
+            audits[name] = SplitAudit(name, split, shape, damage)
             for start in range(0, len(split), CHUNK):
                 bar.update(audits[name].add_chunk(start))
     report: AuditReport = {
@@ -84,8 +85,8 @@ class SplitAudit:
             million records have a collision with a probability of 1 in 40 million.
     """
 
-    def __init__(self, name: str, split: TokenizedSplit, schema: Schema, damage: Damage):
-        self.name, self.split, self._schema, self._damage = name, split, schema, damage
+    def __init__(self, name: str, split: TokenizedSplit, shape: Shape, damage: Damage):
+        self.name, self.split, self._shape, self._damage = name, split, shape, damage
         self._parts = {part: PartAudit(damage) for part in PARTS}
         self._empty = {part: Finding() for part in PARTS}
         self._prefix: str | None = None
@@ -102,25 +103,21 @@ class SplitAudit:
         completions: list[Text] = []
         for i in range(start, end):
             record = self.split.record(i)
-            place, prompt, ids = f"{self.name}[{i}]", self._schema.text(record), sources.row(i)
-            answer = self._schema.answers(record)
-            texts = self._schema.texts_of(record) if self._schema.texts_of else ()
-            read = list(texts) if len(texts) > 1 else [self._schema.read(record)]
-            prompts += _parts(place, read, ids)
-            if texts:
-                label = self._schema.label_of(record)
-                self._classes.add(place, texts, label)
-                answer = [] if label is None else [dict(label)]
-            elif answer and self._schema.answer_range:
-                answer = [float(answer[0])]  # 1, 1.0 and true are the same target
-                self._values.append(answer[0])
-            elif answer:
-                text = "" if self._schema.is_blank(record) else answer[0]
+            place, prompt, ids = f"{self.name}[{i}]", self._shape.text(record), sources.row(i)
+            prompts += _parts(place, self._shape.reads(record), ids)
+            answer = self._shape.answer(record)
+            if self._shape.answer_kind == "a class":
+                self._classes.add(place, self._shape.texts(record), answer)
+            elif answer is not None and self._shape.answer_kind == "a number":
+                self._values.append(answer)
+            elif answer is not None:
+                text = "" if self._shape.is_blank(record) else answer
                 completions += _parts(place, [text], targets.row(i))
-            self.prompts[i], self.pairs[i] = digest([prompt]), digest([prompt, *answer])
+            self.prompts[i] = digest([prompt])
+            self.pairs[i] = digest([prompt, *([] if answer is None else [answer])])
             if not prompt.strip():
                 self._empty["prompts"].add(f"{self.name}[{i}]")
-            if self._schema.is_blank(record):
+            if self._shape.is_blank(record):
                 self._empty["completions"].add(f"{self.name}[{i}]", excerpt(prompt))
             if self._prefix is None or not prompt.startswith(self._prefix):
                 self._prefix = common_start(prompt, self._prefix or prompt)
@@ -131,7 +128,7 @@ class SplitAudit:
 
     def report(self, limits: Mapping[str, int]) -> AuditReport:
         ids = {"prompts": self.split.sources, "completions": _NO_IDS}
-        if self._schema.writes_text:
+        if self._shape.answer_kind == "text":
             ids["completions"] = self.split.targets
         report: AuditReport = {"records": len(self.split)}
         for part, audit in self._parts.items():
@@ -147,7 +144,7 @@ class SplitAudit:
         }
 
     def example(self, index: int) -> str:
-        return f"{self.name}[{index}] {excerpt(self._schema.text(self.split.record(index)))}"
+        return f"{self.name}[{index}] {excerpt(self._shape.text(self.split.record(index)))}"
 
     def _duplicates(self) -> AuditReport:
         """Records with the prompt and target of an earlier record."""
@@ -168,9 +165,9 @@ class SplitAudit:
 
     def _targets(self) -> AuditReport | None:
         """Histograms of numeric targets: shares of 10 bins, counts of both halves, and the mean."""
-        if not self._values or self._schema.answer_range is None:
+        if not self._values or not isinstance(self._shape, Targets):
             return None
-        least, greatest = self._schema.answer_range
+        least, greatest = self._shape.least, self._shape.greatest
         values = np.array(self._values)
         tenths = np.histogram(values, bins=10, range=(least, greatest))[0]
         yes = int((values >= (least + greatest) / 2).sum())

@@ -1,6 +1,7 @@
 """Raw records of known layouts, or with named fields, to records of a data file."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -9,15 +10,16 @@ from typing import Any, NamedTuple
 from workflow.core.console import log
 from workflow.core.errors import shorten
 from workflow.data.importing.read import problem
-from workflow.data.schema import Record, Schema, check_record
-from workflow.data.shapes import Shape
+from workflow.data.records import Record
+from workflow.data.schema import check_record
+from workflow.data.shapes.base import Shape
+from workflow.data.shapes.classes import Labels, Pairs, Preferences
+from workflow.data.shapes.targets import Targets
+from workflow.data.shapes.texts import Completions
 
-SHAPES = {
-    ("prompt", "response_a", "response_b", "label"): "pair",
-    ("prompt", "chosen", "rejected"): "chosen",
-    ("prompt", "completion"): "completion",
-    ("input", "label"): "label",
-    ("input", "target"): "target",
+SHAPES: dict[tuple[str, ...], Shape] = {
+    shape.keys: shape
+    for shape in (Pairs(), Preferences(), Completions(), Labels(), Targets(-math.inf, math.inf))
 }
 _MARK, _STOP = "\n\n###\n\n", re.compile(r"(\n| END|\s*###)$")
 _ROLES = {"human": "user", "gpt": "assistant"}
@@ -135,13 +137,11 @@ class Plan(NamedTuple):
 
     sources: Sources
     keys: tuple[str, ...]
-    schema: Schema
+    shape: Shape
 
     @classmethod
     def of(cls, sources: Sources, keys: tuple[str, ...]) -> "Plan":
-        *texts, last = keys
-        schema = Schema(tuple(texts), last, lambda value: _wrong(SHAPES[keys], value))
-        return cls(sources, keys, schema)
+        return cls(sources, keys, SHAPES[keys])
 
     def convert(self, record: Record) -> Record:
         """Make a record.
@@ -156,21 +156,15 @@ class Plan(NamedTuple):
         last = self.keys[-1]
         if last == "label" and isinstance(made[last], int):
             made[last] = json.dumps(made[last])
-        if last == "target" and isinstance(made[last], str):
+        if last == "target" and isinstance(made[last], str | bool):
             with suppress(ValueError):
                 made[last] = float(made[last])
-        for wrong in check_record(made, "", self.schema, True):
+        for wrong in check_record(made, "", self.shape, True):
             raise Unfit(f"{wrong.where[1:]}: " + re.split(r" (?=\W|\d)", wrong.found)[0])
         for key in {"prompt", "completion", "input"} & {*self.keys}:
             if not made[key].strip():
                 raise Unfit(f"an empty {key}")
         return made
-
-
-def _wrong(shape: str, answer: object) -> tuple[str, str, str] | None:
-    if shape in ("pair", "label"):
-        return Shape(shape).check_label(answer)
-    return None if isinstance(answer, int | float if shape == "target" else str) else ("", "", "")
 
 
 def make_plan(record: Record, where: object, maps: Mapping[str, str], template: str | None) -> Plan:

@@ -14,7 +14,8 @@ from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import read_object
 from workflow.data.file_kinds import LINES_SUFFIXES, kind_of
-from workflow.data.schema import DuplicateKeys, decoder, duplicate_keys
+from workflow.data.records import DuplicateKeys, decoder
+from workflow.data.schema import duplicate_keys
 from workflow.data.split_names import OTHER_NAMES
 
 SPLITS = ("train", "eval", *OTHER_NAMES)

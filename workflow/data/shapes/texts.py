@@ -1,11 +1,11 @@
 """Records to complete: a prompt with its completion, an instruction, or a chat."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from workflow.core.errors import shorten
-from workflow.data.schema import Record, Wrong, name_type
+from workflow.data.records import Record, Wrong, name_type
+from workflow.data.shapes.base import Shape
 
 ROLES = ("system", "user", "assistant")
 
@@ -33,63 +33,73 @@ Prompt = str | Instruction | Chat
 """What a template makes a text of; as a string, what is shown of it."""
 
 
-@dataclass(frozen=True)
-class TextShape:
-    """What records to complete look like: "completion", "instruction" or "chat"."""
-
-    name: str
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys of texts that each record has."""
-        return {"completion": ("prompt",), "instruction": ("instruction",)}.get(self.name, ())
-
-    @property
-    def answer_key(self) -> str | None:
-        return {"completion": "completion", "instruction": "output"}.get(self.name)
-
-    @property
-    def example(self) -> str:
-        """What a record looks like."""
-        return {
-            "completion": '{"prompt": …, "completion": …}',
-            "instruction": '{"instruction": …, "input": …, "output": …}',
-            "chat": '{"messages": [{"role": "user", "content": …}, …]}',
-        }[self.name]
-
-    def other(self, record: Record) -> str | None:
-        """The example of a record that has the keys of another shape; None for one of this."""
-        found = TextShape(text_shape_of(record))
-        has_own = any(key in record for key in (*self.keys, "messages" * (self.name == "chat")))
-        known = found.name != "completion" or "prompt" in record
-        return found.example if found != self and known and not has_own else None
+class TextShape(Shape):
+    """The shape of records with a prompt to complete."""
 
     def prompt(self, record: Record) -> Prompt:
         """The prompt of a valid record."""
-        if self.name == "completion":
-            text: str = record["prompt"]
-            return text
-        if self.name == "instruction":
-            return Instruction(record["instruction"], record.get("input") or "")
+        return self.text(record)
+
+
+class Completions(TextShape):
+    """A prompt and its completion."""
+
+    name, source_keys, answer_key = "completion", ("prompt",), "completion"
+    marks = ("prompt",)
+
+
+class Instructions(TextShape):
+    """An instruction, the input that it is about, which may be missing, and the output."""
+
+    name, source_keys, answer_key = "instruction", ("instruction",), "output"
+    marks = ("instruction",)
+
+    @property
+    def example(self) -> str:
+        return '{"instruction": …, "input": …, "output": …}'
+
+    def prompt(self, record: Record) -> Instruction:
+        return Instruction(record["instruction"], record.get("input") or "")
+
+    def text(self, record: Record) -> str:
+        return str(self.prompt(record))
+
+    def reads(self, record: Record) -> tuple[str, ...]:
+        return (self.prompt(record).text,)
+
+    def check(self, record: Record, answer_needed: bool) -> list[Wrong]:
+        beside = record.get("input")
+        if beside is None or isinstance(beside, str):
+            return []
+        return [("input", name_type(beside), "text", "write it as a string, or remove the key")]
+
+
+class Chats(TextShape):
+    """Messages of several roles; the last one of the assistant is the completion."""
+
+    name, source_keys, answer_key = "chat", (), None
+    marks = ("messages",)
+
+    @property
+    def example(self) -> str:
+        return '{"messages": [{"role": "user", "content": …}, …]}'
+
+    def prompt(self, record: Record) -> Chat:
         messages = record["messages"]
         return _chat(messages[:-1] if _is_answered(messages) else messages)
 
-    def read(self, record: Record) -> str:
-        """The part of a prompt that is in every template's text as it is."""
-        prompt = self.prompt(record)
-        if isinstance(prompt, Chat):
-            return prompt.messages[-1]["content"]
-        return prompt.text if isinstance(prompt, Instruction) else prompt
+    def text(self, record: Record) -> str:
+        return str(self.prompt(record))
 
-    def completion(self, record: Record) -> str | None:
-        """The completion of a valid record; None if it has none."""
-        if self.name == "chat":
-            messages = record["messages"]
-            return str(messages[-1]["content"]) if _is_answered(messages) else None
-        return record.get(str(self.answer_key))
+    def reads(self, record: Record) -> tuple[str, ...]:
+        return (self.prompt(record).messages[-1]["content"],)
 
-    def turns(self, record: Record) -> list[tuple[Prompt, str]]:
-        """Each message of the assistant in a chat, with those before it."""
+    def answer(self, record: Record) -> str | None:
+        messages = record["messages"]
+        return str(messages[-1]["content"]) if _is_answered(messages) else None
+
+    def turns(self, record: Record) -> list[tuple[Chat, str]]:
+        """Each message of the assistant, with those before it."""
         messages = record["messages"]
         return [
             (_chat(messages[:number]), one["content"])
@@ -98,22 +108,7 @@ class TextShape:
         ]
 
     def check(self, record: Record, answer_needed: bool) -> list[Wrong]:
-        """What is wrong with a record besides the texts under its keys."""
-        if self.name == "chat":
-            return _wrong_in_chat(record.get("messages"), answer_needed)
-        beside = record.get("input") if self.name == "instruction" else None
-        if beside is None or isinstance(beside, str):
-            return []
-        return [("input", name_type(beside), "text", "write it as a string, or remove the key")]
-
-
-def text_shape_of(record: Record) -> str:
-    """The shape of a record to complete, by its keys."""
-    if "prompt" in record:
-        return "completion"
-    if "messages" in record:
-        return "chat"
-    return "instruction" if "instruction" in record else "completion"
+        return _wrong_in_chat(record.get("messages"), answer_needed)
 
 
 def _chat(messages: Sequence[dict[str, Any]]) -> Chat:
