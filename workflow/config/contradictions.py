@@ -22,6 +22,9 @@ def _of_training(job: JobRequest) -> Iterator[Problem]:
     if job.max_steps is not None and job.num_train_epochs is not None:
         found = f"{job.max_steps} with --num_train_epochs {job.num_train_epochs:g}"
         yield Problem("--max_steps", found, "only one of them", "remove one")
+    if job.no_train and job.init == "random":
+        hint = "remove --init, or --no_train"
+        yield Problem("--init", "random with --no_train", "weights to evaluate", hint)
     if job.no_train and job.eval_fraction is not None:
         found = f"{job.eval_fraction:g} with --no_train, which evaluates all eval records"
         yield Problem("--eval_fraction", found, "no value", "remove it")

@@ -42,6 +42,12 @@ class JobInputs:
     model_pretrain_name: str | None = _model(
         text("MODEL"), "name on the Hugging Face hub, or a local folder", common=True
     )
+    init: str = _model(
+        choice("pretrained", "random"),
+        "pretrained: the model's weights; random: new ones drawn from --seed, of which the model's "
+        "folder needs only config.json and the tokenizer",
+        "pretrained",
+    )
     dropout_rate: float | None = _model(number(0, below=1), "dropout in training [the model's own]")
 
     data_name: str = _data(
@@ -52,7 +58,9 @@ class JobInputs:
         "share of train records to hold out for evaluation, for data without eval records",
     )
     max_source_length: int = _data(
-        integer(2), "longest prompt in tokens; longer ones are truncated", 1024
+        integer(2),
+        "longest prompt in tokens; longer ones are truncated (plain text is cut to pieces)",
+        1024,
     )
     max_target_length: int = _seq2seq_data(
         integer(2), "longest completion in tokens; longer ones are truncated", 512
@@ -73,6 +81,15 @@ class JobInputs:
         choice("last_turn", "all_turns"),
         "of chats: learn the last message of the assistant, or all of them",
         "last_turn",
+    )
+    block_packing: bool | None = _seq2seq_data(
+        boolean(),
+        "of plain text: a batch counts blocks of --max_source_length tokens, which documents fill "
+        "one behind the other, without attention across; false: it counts pieces of documents "
+        "[true]",
+    )
+    document_separator: str | None = _seq2seq_data(
+        text(), "what ends a document in a .txt file [blank lines]"
     )
     label_words: tuple[str, ...] = _clf_data(
         several(2, 1000),

@@ -236,6 +236,11 @@ class JobRequest(JobInputs):
         return TASK_SPECS[self.task].output == "texts"
 
     @property
+    def learns_text(self) -> bool:
+        """Whether the records are plain text, which has no prompts."""
+        return self.block_packing is not None
+
+    @property
     def has_adapter(self) -> bool:
         """Whether an adapter of a frozen model is trained or evaluated."""
         return self.tuning not in (None, "full")

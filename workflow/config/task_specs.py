@@ -70,9 +70,22 @@ CLASSES = replace(
 """clf with several classes, which only its data tell."""
 
 
+TEXT = replace(
+    TASK_SPECS["seq2seq"],
+    answer_key="text",
+    shown_metrics=("loss", "perplexity", "byte_perplexity", "token_accuracy"),
+    best_metrics=("loss", "perplexity", "byte_perplexity", "token_accuracy"),
+)
+"""seq2seq on plain text, which only its data tell."""
+OPENING = 32
+"""Tokens of a text that an evaluation continues."""
+CONTINUED = 64
+"""Most tokens of a continuation, unless --max_new_tokens says otherwise."""
+
+
 def best_metrics(*tasks: str) -> tuple[str, ...]:
-    """Choices of --metric_for_best_model of tasks, with several classes or without."""
-    specs = [task for task in (*TASK_SPECS.values(), CLASSES) if task.name in tasks]
+    """Choices of --metric_for_best_model of tasks, whatever their records."""
+    specs = [task for task in (*TASK_SPECS.values(), TEXT, CLASSES) if task.name in tasks]
     return tuple(dict.fromkeys(name for task in specs for name in task.best_metrics))
 
 
@@ -84,6 +97,8 @@ def task_of(spec: Mapping[str, Any]) -> TaskSpec:
     """The task of a training_args.json; seq2seq if it names none."""
     if spec.get("task") == CLASSES.name and spec.get("classes"):
         return CLASSES
+    if spec.get("task") == TEXT.name and spec.get("block_packing") is not None:
+        return TEXT
     return TASK_SPECS.get(str(spec.get("task")), TASK_SPECS["seq2seq"])
 
 

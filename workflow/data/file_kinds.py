@@ -6,6 +6,8 @@ from contextlib import suppress
 from json import JSONDecoder
 from pathlib import Path
 
+from workflow.data.split_names import TEXT_SUFFIX
+
 LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
 Kind = tuple[str, str]
 """A file's format and a hint; {name} is the file name, {stem} its part before the first dot."""
@@ -53,7 +55,9 @@ def kind_of(path: Path) -> Kind | None:
             head = file.read(HEAD)
     except OSError:
         return None
-    kind = _binary(path, head) or _of_text(path, head)
+    kind = _binary(path, head)
+    if path.suffix != TEXT_SUFFIX:
+        kind = kind or _of_text(path, head)
     stem = path.name.partition(".")[0]
     return kind and (kind[0], kind[1].replace("{name}", path.name).replace("{stem}", stem))
 

@@ -21,12 +21,14 @@ from workflow.data.source import DataSource
 from workflow.data.split_names import (
     LINES,
     OTHER_NAMES,
+    TEXT_SUFFIX,
     eval_names,
     filled,
     find_splits,
     misnamed_eval,
 )
 from workflow.data.tally import Tally
+from workflow.data.text_file import read_documents
 
 Take = Callable[[str, Record], object]
 """Called with the name of a split in the files, and a record."""
@@ -77,7 +79,8 @@ def _first_values(
 ) -> Iterator[Any]:
     """The first value of a file of JSON Lines, or of each wanted split of a JSON file."""
     if key != "":
-        yield from (value for _, value in islice(_read_lines(path, file, None), 1))
+        values = _values(path, file, None, source.separator)
+        yield from (value for _, value in islice(values, 1))
         return
     wanted = {*source.splits_read, *OTHER_NAMES}
     for name, value in JsonStream(file).members():
@@ -197,7 +200,8 @@ class _Check:
         is_only = key == LINES
         split = self._splits[0] if is_only else key
         broken = Tally(str(path))
-        for number, value in _read_lines(path, file, split if is_only else None):
+        values = _values(path, file, split if is_only else None, self._source.separator)
+        for number, value in values:
             if number > self._source.most:
                 break
             problems = [value] if isinstance(value, Problem) else []
@@ -208,6 +212,16 @@ class _Check:
             self._of_files.append(diagnose.no_second_split(path))
         self._of_files += broken.problems()
         self.names[split] = split
+
+
+def _values(
+    path: Path, file: io.BufferedReader, key: str | None, separator: str | None
+) -> Iterator[tuple[int, object]]:
+    """The numbered documents of a text file, or lines of another file, as `_read_lines`."""
+    if path.suffix != TEXT_SUFFIX:
+        return _read_lines(path, file, key)
+    documents = read_documents(path, file, separator)
+    return enumerate(({"text": document} for document in documents), start=1)
 
 
 def _read_lines(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workflow.core.errors import BadInput, Problem
-from workflow.data.split_names import LINES
+from workflow.data.split_names import LINES, TEXT_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,12 @@ class DataSource:
     """The files of a data set, and the splits that a job uses.
 
     Attributes:
-        files: {"": one JSON file of all splits}, {LINES: one JSON Lines file of a single split}, or
-            one JSON Lines file per split.
+        files: {"": one JSON file of all splits}, {LINES: one file of JSON Lines, or of text, of a
+            single split}, or one such file per split.
         answers_needed: False if records may lack their answer.
         held_out: how eval is held out from train; None if it has records of its own.
         most: records to read of each split, the first ones.
+        separator: of documents in text files; None for blank lines.
     """
 
     files: Mapping[str, Path]
@@ -45,6 +46,7 @@ class DataSource:
     answers_needed: bool = True
     held_out: HeldOut | None = None
     most: float = math.inf
+    separator: str | None = None
 
     @property
     def splits_read(self) -> Sequence[str]:
@@ -76,7 +78,9 @@ class DataSource:
         """The place of a record for messages; `name` is that of its split in the files."""
         if "" in self.files:
             return f"{self.whole(name)}[{index}]"
-        line = f"{self.path(name)}: line {index + 1}"
+        path = self.path(name)
+        unit = "document" if path and path.suffix == TEXT_SUFFIX else "line"
+        line = f"{path}: {unit} {index + 1}"
         return line if LINES in self.files else f"{line}: {name}[{index}]"
 
     def whole(self, name: str) -> str:

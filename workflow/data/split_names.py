@@ -15,8 +15,10 @@ Outline = Mapping[str, list[object] | str]
 """The keys of a JSON file, each with the first item of its list, or the name of its type."""
 HOLD_OUT = "--eval_fraction 0.1"
 
+TEXT_SUFFIX = ".txt"
+"""Of plain text files, which hold documents."""
 LINES = "lines"
-"""The key of a single JSON Lines file; "" is the key of a JSON file of all splits."""
+"""The key of a single file of JSON Lines or of text; "" is the key of a JSON file of all splits."""
 VALIDATION_NAMES = ("validation", "valid", "dev", "val")
 OTHER_NAMES = (*VALIDATION_NAMES, "test")
 """Names that are read as eval if there is no eval."""

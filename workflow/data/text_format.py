@@ -46,8 +46,8 @@ class TextFormat(Protocol):
     ) -> list[list[int]]:
         """The ids that the model writes for these completions, with the end token."""
 
-    def parts(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts within a source, without special tokens."""
+    def parts(self, tokenizer: Any, texts: Sequence[str], begins: bool = False) -> list[list[int]]:
+        """The ids of texts that follow another one, or begin a text, without special tokens."""
 
     def around(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         """The ids of what surrounds such texts, with a source's special tokens at both ends."""
@@ -95,7 +95,7 @@ class SeparateTexts:
     ) -> list[list[int]]:
         return target_ids(tokenizer, completions, self.start)
 
-    def parts(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    def parts(self, tokenizer: Any, texts: Sequence[str], begins: bool = False) -> list[list[int]]:
         return _ids(tokenizer, texts)
 
     def around(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -150,6 +150,10 @@ class ContinuedText:
         rows = _ids(tokenizer, texts)
         return [before + row or [self.end] for row in rows]
 
+    def before_text(self, tokenizer: Any) -> tuple[int, ...]:
+        """The id that the first token of a text follows."""
+        return tuple(self._before(tokenizer) or [self.end])
+
     def _before(self, tokenizer: Any) -> list[int]:
         """The ids that the tokenizer puts before every text; a chat template has its own."""
         if self.template == CHAT:
@@ -166,8 +170,8 @@ class ContinuedText:
         ]
         return [[*row, self.end] for row in continuation_ids(tokenizer, texts)]
 
-    def parts(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-        return continuation_ids(tokenizer, texts)
+    def parts(self, tokenizer: Any, texts: Sequence[str], begins: bool = False) -> list[list[int]]:
+        return _ids(tokenizer, texts) if begins else continuation_ids(tokenizer, texts)
 
     def around(self, tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         (first,) = _ids(tokenizer, texts[:1])

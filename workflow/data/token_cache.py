@@ -188,8 +188,9 @@ def prepare_splits(
     held_out, of_tokenizer = source.held_out, fingerprint(tokenizer)
     paths = {split: source.path("train" if held_out else split) for split in source.splits}
     digests = {path: _file_digest(path, source) for path in paths.values()}
-    drawn = [held_out.fraction, held_out.seed] if held_out else []
+    drawn: list[object] = [held_out.fraction, held_out.seed] if held_out else []
     drawn += [source.most] if source.most < math.inf else []
+    drawn += [source.separator] if source.separator else []
     folders = {}
     for split, path in paths.items():
         key = json.dumps([CACHE_FORMAT, task.encoding, of_tokenizer, split, digests[path], *drawn])

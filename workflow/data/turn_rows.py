@@ -47,6 +47,11 @@ class TurnRows(Sequence[npt.NDArray[np.int32]]):
         return np.concatenate([np.arange(-self.virtual, 0, dtype=np.int32), row])
 
     @property
+    def records(self) -> Indexes:
+        """The record of each turn."""
+        return np.searchsorted(self.rows.offsets, self.bounds[:, 0], "right") - 1
+
+    @property
     def lengths(self) -> Lengths:
         return self.lengths_of(np.arange(len(self)))
 

@@ -52,6 +52,15 @@ class Decoding:
             batch_size=spec.eval_batch_size,
         )
 
+    def __str__(self) -> str:
+        how = f"greedy decoding (temperature below {GREEDY_BELOW})"
+        if self.num_beams > 1:
+            how = f"beam search with {self.num_beams} beams"
+        if not self.greedy:
+            samples = f"{self.n_samples} sample{'s' * (self.n_samples > 1)} per prompt"
+            how = f"{samples} at temperature {self.temperature:g}"
+        return f"at most {self.max_new_tokens} tokens, {how}"
+
     @property
     def greedy(self) -> bool:
         """Whether decoding does not sample: greedy decoding or beam search."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,15 @@ class Generation:
     tokens: int
     at_limit: bool
     finite: bool
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """The completion in a prediction file."""
+        return {
+            "lm_postprocess": self.text,
+            "full_generated": self.full_text,
+            "scores": self.scores,
+        }
 
 
 def generate(

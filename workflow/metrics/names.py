@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "brier", "log_loss", "ece", "rmse", "mae"})
+LOWER_IS_BETTER = frozenset(
+    {"loss", "perplexity", "byte_perplexity", "brier", "log_loss", "ece", "rmse", "mae"}
+)
 CHANCE = {n: f"frequencies_{n}" for n in ("log_loss", "brier")} | {"accuracy": "majority_accuracy"}
 """Metrics of classes, with those of chance on the same records."""
 NO_BEST = frozenset({*CHANCE.values(), "first_place_share"})

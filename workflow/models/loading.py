@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,9 +108,15 @@ def check_weight_files(folder: Path) -> None:
 
 
 def build_model(
-    folder: Path, adaptation: Adaptation = AS_IT_IS, dtype: torch.dtype = torch.float32
+    folder: Path,
+    adaptation: Adaptation = AS_IT_IS,
+    dtype: torch.dtype = torch.float32,
+    draws: bool = False,
 ) -> PreTrainedModel:
-    """Create the modules of a folder's model, with uninitialized parameters.
+    """Create the modules of a folder's model.
+
+    Args:
+        draws: whether transformers draws the parameters; else they have no values.
 
     transformers 5 ties every T5's head to its embedding here, and unties it later if the values
     differ, which does not work for partitioned parameters. An untied head is created here instead.
@@ -124,7 +131,7 @@ def build_model(
         widen_vocabulary(config, adaptation.extension.new_tokens)
     family_of(config).set_classes(config, adaptation.classes)
     model_class: Any = family_of(config).model_class(config)
-    with no_init_weights():
+    with nullcontext() if draws else no_init_weights():
         model: PreTrainedModel = model_class._from_config(config, dtype=dtype)
         model.tie_weights()
         tied: Any = getattr(model, "lm_head", None)

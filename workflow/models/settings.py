@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 from workflow.config.job import JOB_FLAGS
 from workflow.config.request import JobRequest
+from workflow.config.task_specs import CONTINUED, OPENING
 from workflow.config.templates import ALPACA, CHAT, PLAIN
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem
@@ -68,6 +69,7 @@ def load_model_settings(
         problems.append(Problem(str(folder / "config.json"), found, "a model that generates", hint))
     continues = family.joins_texts and family.generates
     usual = ALPACA if instructs else CHAT if tokenizer.chat_template else PLAIN
+    usual = PLAIN if request.learns_text else usual
     template = request.template or (usual if continues else PLAIN)
     request = dataclasses.replace(request, template=template)
     if template == CHAT and not tokenizer.chat_template:
@@ -114,7 +116,11 @@ def fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobReque
     read, written = family.max_positions(config)
     read -= request.virtual_positions
     limit, other = "the model's maximum", ""
-    if family.joins_texts and request.writes_texts and read < math.inf:
+    if request.learns_text:
+        room = max(1, int(min(read, 1 << 30)) - OPENING - 1)
+        tokens = request.max_new_tokens or min(CONTINUED, room)
+        request, written = dataclasses.replace(request, max_new_tokens=tokens), min(written, room)
+    elif family.joins_texts and request.writes_texts and read < math.inf:
         target, default = request.max_target_length, JOB_FLAGS["max_target_length"].default
         written = min(target, read // 2) if target == default else min(target, read - 1)
         written = max(written, min(request.max_new_tokens or 0, read - 1))
@@ -122,6 +128,8 @@ def fit_lengths(request: JobRequest, config: PreTrainedConfig) -> tuple[JobReque
         limit = f"as prompt and completion share the model's {read + written} positions"
         other = f", or reduce --max_target_length, which is {written}"
     bounds = {"max_source_length": read, "max_target_length": written, "max_new_tokens": written}
+    if request.learns_text and family.joins_texts:
+        del bounds["max_target_length"]  # which plain text does not have there
     problems = []
     fitting: dict[str, Any] = {}
     for name, positions in bounds.items():

@@ -10,9 +10,10 @@ from workflow.config.parse import NO_MODEL
 from workflow.config.request import JobRequest
 from workflow.core.errors import Problem, shorten
 from workflow.data.file_kinds import is_json_lines, kind_of
-from workflow.data.split_names import LINES, OTHER_NAMES, eval_name, eval_names
+from workflow.data.split_names import LINES, OTHER_NAMES, TEXT_SUFFIX, eval_name, eval_names
 
 CONTAINER_MOUNT = Path("/model_mount")
+DATA_SUFFIXES = (".json", ".jsonl", TEXT_SUFFIX)
 CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9]\d*)", re.ASCII)
 
 
@@ -55,17 +56,18 @@ def find_mount(named: str | None) -> Mount:
 
 
 def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
-    """The file of each split: mount/data/NAME.json or .jsonl, mount/data/NAME/, or NAME as a path.
+    """The file of each split: mount/data/NAME.json, .jsonl or .txt, mount/data/NAME/, or a path.
 
     Returns:
-        {"": file} for one JSON file with all splits, {LINES: file} for JSON Lines, else
+        {"": file} for one JSON file with all splits, {LINES: file} for JSON Lines or text, else
         {"train": file, "eval": file} with those that exist.
     """
     as_path = Path(os.path.expanduser(name))  # noqa: PTH111 (leaves ~nobody as it is)
-    in_mount = [mount.data / f"{name}.json", mount.data / f"{name}.jsonl", mount.data / name]
+    in_mount = [mount.data / f"{name}{suffix}" for suffix in (*DATA_SUFFIXES, "")]
     for path in [*in_mount, as_path]:
         if os.path.isfile(path):  # noqa: PTH113 (False, not an error, for a name that is too long)
-            return {LINES if is_json_lines(path) else "": path}, []
+            in_lines = path.suffix == TEXT_SUFFIX or is_json_lines(path)
+            return {LINES if in_lines else "": path}, []
         if os.path.isdir(path):  # noqa: PTH112
             return _split_files(path)
     beside = sorted(mount.data.iterdir()) if mount.data.is_dir() else []
@@ -73,8 +75,8 @@ def find_data(mount: Mount, name: str) -> tuple[dict[str, Path], list[Problem]]:
         hint = _what_is(others[0], str(others[0]))
         hint = hint or f"write its path to use {others[0]}"
     else:
-        known = [path.name.removesuffix(".json").removesuffix(".jsonl") for path in beside
-                 if path.suffix in (".json", ".jsonl") or path.is_dir()]  # fmt: skip
+        known = [path.stem if path.suffix in DATA_SUFFIXES else path.name for path in beside
+                 if path.suffix in DATA_SUFFIXES or path.is_dir()]  # fmt: skip
         hint = nearest(name, known, f"add {Path(name).name}.json to {mount.data}")
     tried = ", ".join(str(path) for path in [*in_mount, as_path])
     return {}, [Problem(f"--data_name {name}", "does not exist", f"one of {tried}", hint)]
@@ -87,9 +89,11 @@ def _what_is(path: Path, name: str) -> str | None:
 
 
 def _split_files(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
-    stems = {path.stem for path in folder.glob("*.jsonl") if path.is_file()}
+    lines = {path.stem for path in folder.glob("*.jsonl") if path.is_file()}
+    texts = {path.stem for path in folder.glob(f"*{TEXT_SUFFIX}") if path.is_file()}
+    stems, suffix = (lines, ".jsonl") if lines else (texts, TEXT_SUFFIX)
     stem_of = {"train": "train", "eval": eval_name(stems)}
-    files = {split: folder / f"{stem}.jsonl" for split, stem in stem_of.items() if stem in stems}
+    files = {split: folder / f"{stem}{suffix}" for split, stem in stem_of.items() if stem in stems}
     where = str(folder)
     if "eval" not in files and len(both := eval_names(stems)) > 1:
         found = f"no eval.jsonl, but {' and '.join(f'{stem}.jsonl' for stem in both)}"

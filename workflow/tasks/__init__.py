@@ -7,10 +7,11 @@ from workflow.config.request import JobRequest
 from workflow.data.records import Record
 from workflow.data.shapes import shape_of
 from workflow.data.shapes.classes import ClassShape, Labels
-from workflow.data.shapes.texts import Completions, TextShape
+from workflow.data.shapes.texts import Completions, Documents, TextShape
 from workflow.tasks.base import Task
 from workflow.tasks.classification import Classification
 from workflow.tasks.label_scoring import LabelScoring
+from workflow.tasks.language_modeling import LanguageModeling
 from workflow.tasks.seq2seq import Seq2Seq
 
 
@@ -18,6 +19,8 @@ def task_for(request: JobRequest, record: Record) -> Task:
     """The task of a job on records that have the keys of this one."""
     shape = shape_of(request.task, record)
     if request.task == "seq2seq":
+        if shape is Documents:
+            return LanguageModeling()
         of_texts = shape if shape is not None and issubclass(shape, TextShape) else Completions
         return Seq2Seq.of(request, of_texts())
     if shape is None and request.classes:

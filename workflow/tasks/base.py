@@ -1,14 +1,18 @@
 """The interface of tasks to training and evaluation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
+from workflow.config.task_specs import TaskSpec
+from workflow.core.errors import BadInput, Problem
+from workflow.data.example_lengths import Indexes
 from workflow.data.records import Record
 from workflow.data.step_planner import MicroBatch
 from workflow.data.text_format import TextFormat
@@ -24,14 +28,40 @@ class Examples:
     Attributes:
         sources: truncated to the job's lengths.
         targets: of length 0 for an example without an answer.
+        records: the record of each example; None if each record is one.
+        blocks: block i has the examples blocks[i] to blocks[i + 1], which a step draws together;
+            None if it draws each by itself.
+        at_step: the examples of a step, if what they read is drawn in each.
     """
 
     split: TokenizedSplit
     sources: Rows
     targets: Rows
+    records: Indexes | None = None
+    blocks: Indexes | None = None
+    at_step: "Callable[[int], Examples] | None" = None
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    @property
+    def drawn(self) -> int:
+        """The number of examples, or of blocks of them, of which a step draws some."""
+        return len(self) if self.blocks is None else len(self.blocks) - 1
+
+    def of_drawn(self, chosen: Indexes) -> Indexes:
+        """The examples that are drawn with these examples, or blocks of examples."""
+        if self.blocks is None:
+            return chosen
+        return np.concatenate([np.arange(*self.blocks[one : one + 2]) for one in chosen])
+
+    def in_step(self, step: int) -> "Examples":
+        """The examples as a step of training reads them."""
+        return self if self.at_step is None else self.at_step(step)
+
+    def records_of(self, examples: Indexes) -> Indexes:
+        """The records of some examples."""
+        return examples if self.records is None else self.records[examples]
 
 
 def cut_sources(split: TokenizedSplit, spec: JobRequest) -> CutRows:
@@ -43,6 +73,15 @@ def cut_sources(split: TokenizedSplit, spec: JobRequest) -> CutRows:
 def one_for_each(split: TokenizedSplit, spec: JobRequest) -> Examples:
     """An example for each record."""
     return Examples(split, cut_sources(split, spec), CutRows(split.targets, spec.max_target_length))
+
+
+def check_metric(request: JobRequest, known: TaskSpec, records: str) -> None:
+    """Raise BadInput if such records have no metric of the name for the best checkpoint."""
+    name = request.metric_for_best_model
+    if name not in known.best_metrics:
+        expected = f"for {records} one of {', '.join(known.best_metrics)}"
+        problem = Problem("--metric_for_best_model", name, expected, "choose one of them")
+        raise BadInput([problem])
 
 
 @dataclass(frozen=True)
@@ -79,11 +118,13 @@ class Evaluation(Protocol):
 
     Attributes:
         timing: the name of the metric for the seconds that the results took.
+        count: the number of results of all processes.
         results: the index and JSON-serializable result of each record of this process's share, in
             any order.
     """
 
     timing: str
+    count: int
     results: Iterator[tuple[int, Any]]
 
     def judge(self, indexes: range, results: Iterator[Any]) -> Iterator[Prediction]:
@@ -130,6 +171,12 @@ class Task(Encoder, Protocol):
     def examples(self, split: TokenizedSplit, spec: JobRequest, trains: bool) -> Examples:
         """The examples of a split, to train on or to evaluate."""
         return one_for_each(split, spec)
+
+    def limits(self, request: JobRequest) -> Mapping[str, int | None]:
+        """The most stored ids of a record that are not cut off, None for any number."""
+        # Stored pairs have two separators in place of what surrounds their parts.
+        longest = request.max_source_length - max(0, self.framing - 2)
+        return {"prompts": longest, "completions": request.max_target_length}
 
     def optimize_for_task(self, model: PreTrainedModel) -> None:
         """Make the model faster for this task, with the same results."""

@@ -40,7 +40,7 @@ class ClassEvaluation:
         self._seed = spec.seed
         self._orders = 2 if shape.is_pair else 1
         # Of each record and order, as the record has its answers.
-        count = len(context.examples.split)
+        self.count, count = len(context.examples), len(context.examples.split)
         self._logits = np.zeros((count, self._orders, len(classes)), np.float32)
         # Columns of a swapped pair's logits, so that a and b are the record's own answers.
         self._swapped = (

@@ -27,7 +27,7 @@ from workflow.inference.scorer import LabelIds
 from workflow.models.batch import SECOND, Batch, Example
 from workflow.models.families import family_of
 from workflow.models.lm_head import on_device
-from workflow.tasks.base import EvalContext, Examples, Task, cut_sources
+from workflow.tasks.base import EvalContext, Examples, Task, check_metric, cut_sources
 from workflow.tasks.class_evaluation import ClassEvaluation
 from workflow.tasks.class_targets import ClassTargets, class_weights, encoded, find_classes
 from workflow.tasks.label_words import label_ids, smoothed, soft_cross_entropy
@@ -155,7 +155,8 @@ class Classification(Task):
         )
         longest = spec.max_source_length + spec.virtual_ids
         sources = PairRows(split.sources, frame, longest, spec.pair_shares, orders)
-        return Examples(split, sources, ClassTargets(split.targets, self.classes, orders))
+        targets = ClassTargets(split.targets, self.classes, orders)
+        return Examples(split, sources, targets, records=orders.records)
 
     def optimize_for_task(self, model: PreTrainedModel) -> None:
         family_of(model.config).optimize_for_scoring(model)
@@ -163,11 +164,7 @@ class Classification(Task):
     def check(
         self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
     ) -> None:
-        if request.metric_for_best_model not in CLASSES.best_metrics:
-            expected = f"for records with classes one of {', '.join(CLASSES.best_metrics)}"
-            found = request.metric_for_best_model
-            problem = Problem("--metric_for_best_model", found, expected, "choose one of them")
-            raise BadInput([problem])
+        check_metric(request, CLASSES, "records with classes")
 
     def describe(self, spec: JobSpec) -> str:
         of_what = {

@@ -142,7 +142,8 @@ class LabelEvaluation:
         """Rows are scored lazily, as `results` is consumed."""
         self._task, self._split, self._seed = task, context.examples.split, spec.seed
         # The logits of no and yes, and the targets in [0, 1], NaN for records without one.
-        self._logits = np.zeros((len(self._split), 2), np.float32)
+        self.count = len(self._split)
+        self._logits = np.zeros((self.count, 2), np.float32)
         self._targets = np.full(len(self._split), np.nan)
         self._sameness = None if context.untrained else Sameness()
         max_positions = SCORED_AT_ONCE * spec.micro_batch_tokens

@@ -4,15 +4,14 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.config.job import JobSpec, PlannedSpec
-from workflow.config.request import GREEDY_BELOW, JobRequest
+from workflow.config.request import JobRequest
+from workflow.config.task_specs import TASK_SPECS
 from workflow.config.templates import CHAT, PLAIN
 from workflow.core.errors import BadInput, Problem
 from workflow.data.pair_rows import PART_END
@@ -23,12 +22,12 @@ from workflow.data.text_format import SeparateTexts, TextFormat
 from workflow.data.text_ids import Frame
 from workflow.data.token_cache import TokenizedSplit
 from workflow.data.turn_rows import TurnRows
+from workflow.inference.decoding import Decoding
 from workflow.metrics.text import can_measure
-from workflow.models.batch import Batch, Example
-from workflow.models.families import family_of
-from workflow.models.losses import summed_cross_entropy
-from workflow.tasks.base import EvalContext, Examples, Task, one_for_each
+from workflow.models.batch import Batch
+from workflow.tasks.base import EvalContext, Examples, Task, check_metric, one_for_each
 from workflow.tasks.seq2seq_evaluation import Seq2SeqEvaluation, references_of
+from workflow.tasks.target_tokens import collate_tokens, loss_of_tokens
 
 
 def _joined(rows: Sequence[list[int]]) -> list[int]:
@@ -62,7 +61,8 @@ class Seq2Seq(Task):
 
     @property
     def unused(self) -> tuple[str, ...]:
-        return () if isinstance(self.shape, Chats) else ("train_on",)
+        of_texts = ("block_packing", "document_separator")
+        return of_texts if isinstance(self.shape, Chats) else ("train_on", *of_texts)
 
     @property
     def encoding(self) -> str:
@@ -85,24 +85,17 @@ class Seq2Seq(Task):
             return one_for_each(split, spec)
         cut = {"side": spec.truncation_side, "virtual": spec.virtual_ids}
         last = not trains
-        return Examples(
-            split,
-            TurnRows.of(split.sources, spec.max_source_length, last, **cut),
-            TurnRows.of(split.targets, spec.max_target_length, last),
-        )
+        sources = TurnRows.of(split.sources, spec.max_source_length, last, **cut)
+        targets = TurnRows.of(split.targets, spec.max_target_length, last)
+        return Examples(split, sources, targets, records=sources.records)
 
     def describe(self, spec: JobSpec) -> str:
-        decoding = f"greedy decoding (temperature below {GREEDY_BELOW})"
-        if spec.num_beams > 1:
-            decoding = f"beam search with {spec.num_beams} beams"
-        if not spec.greedy:
-            samples = f"{spec.n_samples} sample{'s' * (spec.n_samples > 1)} per prompt"
-            decoding = f"{samples} at temperature {spec.temperature:g}"
-        return f"generation: at most {spec.max_new_tokens} tokens, {decoding}"
+        return f"generation: {Decoding.of(spec)}"
 
     def check(
         self, tokenizer: PreTrainedTokenizerBase, split: TokenizedSplit, request: JobRequest
     ) -> None:
+        check_metric(request, TASK_SPECS["seq2seq"], "records with completions")
         references = references_of(tokenizer, split, request.stop, self.shape)
         metric = request.metric_for_best_model
         tokenize = references.bleu_tokenizer if metric == "bleu" else ""
@@ -147,23 +140,13 @@ class Seq2Seq(Task):
         return self.format.frames(tokenizer)
 
     def collate(self, examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
-        targets = [[examples.targets[index] for index in row] for row in rows]
-        labels = np.concatenate([ids for row in targets for ids in row]).astype(np.int64)
-        # The label of a position is what the model reads at the next.
-        read = [
-            [Example(examples.sources[index], ids[:-1]) for index, ids in zip(*row, strict=True)]
-            for row in zip(rows, targets, strict=True)
-        ]
-        return family_of(config).collate(config, read, torch.from_numpy(labels))
+        return collate_tokens(examples, rows, config)
 
     def loss(self, model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:
-        batch = batch.to(model.device)
-        logits = family_of(model.config).target_logits(model, batch)
-        return summed_cross_entropy(logits, batch.targets, label_smoothing)
+        return loss_of_tokens(model, batch, label_smoothing)
 
     def evaluation(self, context: EvalContext, spec: PlannedSpec) -> Seq2SeqEvaluation:
-        collate = partial(self.collate, context.examples, config=context.model.config)
-        return Seq2SeqEvaluation(context, spec, collate, self.format, self.shape)
+        return Seq2SeqEvaluation(context, spec, self.format, self.shape)
 
     def sample(self, record: Record, prediction: Sequence[str]) -> Mapping[str, Any]:
         shown = {

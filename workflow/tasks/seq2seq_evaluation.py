@@ -1,37 +1,28 @@
 """Evaluation of completions: token metrics, and metrics of generated texts."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from workflow.config.job import PlannedSpec
-from workflow.core.console import inform_once, log, progress_bar, warn_once
-from workflow.data.example_lengths import Indexes, Lengths
+from workflow.core.console import inform_once, log, warn_once
+from workflow.data.example_lengths import Indexes
 from workflow.data.records import Record
 from workflow.data.shapes.texts import TextShape
-from workflow.data.step_planner import MicroBatch, batches_by_positions
 from workflow.data.text_format import TextFormat, Texts
 from workflow.data.text_ids import special_remover
 from workflow.data.token_cache import TokenizedSplit
 from workflow.inference.decoding import Decoding
 from workflow.inference.generate import Generation, generate
-from workflow.inference.sampling import argmax
-from workflow.metrics.names import perplexity
 from workflow.metrics.references import processed
 from workflow.metrics.scripts import bleu_tokenizer, inspected
 from workflow.metrics.text import TextMetrics
-from workflow.models.batch import Batch
-from workflow.models.families import family_of
-from workflow.models.losses import summed_cross_entropy
 from workflow.tasks.base import EvalContext, Prediction
 from workflow.tasks.sameness import Sameness
-
-Collate = Callable[[MicroBatch], Batch]
+from workflow.tasks.target_tokens import token_metrics
 
 
 class References:
@@ -91,14 +82,14 @@ class Seq2SeqEvaluation:
         self,
         context: EvalContext,
         spec: PlannedSpec,
-        collate: Collate,
         format: TextFormat,
         shape: TextShape,
     ):
         """Compute the token metrics; completions are generated lazily, as `results` is consumed."""
-        self._loss, self._accuracy = _token_metrics(context, spec, collate)
+        self._tokens = token_metrics(context, spec)
         self._shape, self._split, self._seed = shape, context.examples.split, spec.seed
         self._references = references_of(context.tokenizer, self._split, spec.stop, shape)
+        self.count = len(self._split)
         self._records, self._compared, self._lost = 0, 0, 0
         self._sameness = None if context.untrained else Sameness()
         self._first = {"mean_length": 0, "at_limit": 0, "empty": 0}
@@ -140,12 +131,7 @@ class Seq2SeqEvaluation:
             name: total / self._records if self._records else None
             for name, total in self._first.items()
         }
-        of_tokens = {
-            "loss": self._loss,
-            "perplexity": perplexity(self._loss),
-            "token_accuracy": self._accuracy,
-        }
-        return of_tokens | self._texts.result() | means
+        return self._tokens.named() | self._texts.result() | means
 
     def _log_caveats(self) -> None:
         """Log caveats of the metrics; those that hold for every evaluation only once."""
@@ -172,69 +158,10 @@ def item_of(
     completion = shape.answer(record)
     item = {
         "prompt": str(shape.prompt(record)),
-        "generations": [
-            {"lm_postprocess": one.text, "full_generated": one.full_text, "scores": one.scores}
-            for one in generations
-        ],
+        "generations": [one.item for one in generations],
         "demonstration": completion,
         "orig_d": record,
     }
     if reference is not None and reference != str(completion).strip():
         item["reference"] = reference
     return item
-
-
-def _token_metrics(
-    context: EvalContext, spec: PlannedSpec, collate: Collate
-) -> tuple[float | None, float | None]:
-    """Mean token loss and token accuracy over all target tokens without padding."""
-    model, examples, shard = context.model, context.examples, context.shard
-    family = family_of(model.config)
-    answered = np.flatnonzero(examples.targets.lengths)
-    if len(answered) == 0:
-        return None, None
-    sources, targets = examples.sources.lengths[answered], examples.targets.lengths[answered]
-    batches = batches_by_positions(
-        sources, targets, spec.micro_batch_tokens, spec.eval_batch_size, shard.world.size
-    )
-    costs = [int(targets[batch].sum()) for batch in batches]
-
-    def collate_answered(chosen: Indexes) -> Batch:
-        return collate(tuple(answered[chosen][:, None]))
-
-    def launch(batch: Batch) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-        batch = batch.to(model.device)
-        logits = family.target_logits(model, batch)
-        figures = [
-            summed_cross_entropy(logits, batch.targets),
-            (argmax(logits) == batch.targets).sum(),
-        ]
-        return batch, logits, torch.stack([figure.double() for figure in figures])
-
-    losses, right, tokens, lost = 0.0, 0, 0, 0
-    with progress_bar(len(answered), "eval loss") as bar, torch.no_grad():
-        for chosen, counts, (batch, logits, figures) in shard.computed(
-            batches, costs, collate_answered, launch
-        ):
-            if counts:
-                loss, right_here = figures.tolist()
-                losses += loss
-                lost += 0 if math.isfinite(loss) else _count_lost(logits, batch, targets[chosen])
-                right += int(right_here)
-                tokens += len(batch.targets)
-            bar.update(len(chosen) * shard.world.size)
-    all_losses, all_right, all_tokens, all_lost = shard.total([losses, right, tokens, lost])
-    loss = all_losses / all_tokens
-    if all_lost and shard.world.is_rank_zero:
-        log.warning(
-            "%d of %d records have a non-finite loss; loss is null",
-            all_lost, len(answered),
-        )  # fmt: skip
-    return (loss if math.isfinite(loss) else None), all_right / all_tokens
-
-
-def _count_lost(logits: torch.Tensor, batch: Batch, lengths: Lengths) -> int:
-    """The number of a batch's records, with targets of these lengths, whose loss is not finite."""
-    of_each = lengths.tolist()
-    rows = zip(logits.split(of_each), batch.targets.split(of_each), strict=True)
-    return sum(not math.isfinite(summed_cross_entropy(*row)) for row in rows)

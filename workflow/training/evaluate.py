@@ -64,7 +64,7 @@ def compute_metrics(
         for prediction in evaluation.judge(indexes, results):
             on_prediction(prediction)
 
-    computed = context.shard.collect(evaluation.results, len(context.examples), judge)
+    computed = context.shard.collect(evaluation.results, evaluation.count, judge)
     if not context.shard.world.is_rank_zero:
         return None
     metrics = evaluation.metrics()

@@ -30,15 +30,13 @@ def audited(
     data: Splits, task: Task, tokenizer: PreTrainedTokenizerBase, request: JobRequest, cache: Path
 ) -> AuditReport:
     """The audit of these splits, cached by their tokens and the maximum lengths."""
-    # Stored pairs have two separators in place of what surrounds their parts.
-    longest = request.max_source_length - max(0, task.framing - 2)
-    lengths = longest, request.max_target_length, request.truncation_side
-    key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], lengths])
+    limits = task.limits(request)
+    cut = *limits.values(), request.truncation_side
+    key = json.dumps([AUDIT_FORMAT, [split.key for split in data.values()], cut])
     path = cache / "audits" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
         report: AuditReport = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        limits = {"prompts": longest, "completions": request.max_target_length}
         damage = Damage(tokenizer, task.format.writes)
         report = audit_splits(data, task.shape, damage, limits, request.truncation_side)
         report["can_grow"] = can_grow(tokenizer)

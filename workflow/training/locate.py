@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workflow.config.job import JOB_FLAGS
 from workflow.config.request import JobRequest
@@ -113,10 +114,11 @@ def _problems_of_metric(request: JobRequest) -> list[Problem]:
 
 def data_source(files: dict[str, Path], request: JobRequest) -> DataSource:
     most = RECORDS if request.smoke else math.inf
+    limits: dict[str, Any] = {"most": most, "separator": request.document_separator}
     if request.no_train:  # excludes --eval_fraction
-        return DataSource(files, ["eval"], answers_needed=False, most=most)
+        return DataSource(files, ["eval"], answers_needed=False, **limits)
     held_out = HeldOut(request.eval_fraction, request.seed) if request.eval_fraction else None
-    return DataSource(files, ["train", "eval"], held_out=held_out, most=most)
+    return DataSource(files, ["train", "eval"], held_out=held_out, **limits)
 
 
 def problems_of_records(files: dict[str, Path], request: JobRequest) -> list[Problem]:

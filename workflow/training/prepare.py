@@ -16,7 +16,7 @@ from workflow.core.checksums import find_damage
 from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import AuditReport
 from workflow.data.shapes import shape_of
-from workflow.data.shapes.texts import Instructions
+from workflow.data.shapes.texts import Documents, Instructions
 from workflow.data.text_format import ContinuedText, SeparateTexts, TextFormat
 from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.device import fast_bf16
@@ -139,10 +139,12 @@ def prepare(
     folder = fetch_settings(located.model)
     if damage := find_damage(folder, weights=False):
         raise BadInput(damage)
-    instructs = shape_of(request.task, located.first) is Instructions
+    shape = shape_of(request.task, located.first)
+    if shape is Documents and request.block_packing is None:
+        request = dataclasses.replace(request, block_packing=True)
     try:
         settings, request = load_model_settings(
-            folder, request, world.size, located.adapter, instructs
+            folder, request, world.size, located.adapter, instructs=shape is Instructions
         )
         format = text_format(settings, request)
         ids = settings.decoder_ids.ended_by(format.end)

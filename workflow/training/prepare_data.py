@@ -61,6 +61,6 @@ def examples_of(
 
 
 def count_examples(data: Data, request: JobRequest) -> int:
-    """The examples that an epoch trains on."""
+    """The examples, or blocks of them, that an epoch draws."""
     train = data.splits.get("train")
-    return 0 if train is None else len(data.task.examples(train, request, trains=True))
+    return 0 if train is None else data.task.examples(train, request, trains=True).drawn

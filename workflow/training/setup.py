@@ -28,6 +28,7 @@ from workflow.models.loading import (
 )
 from workflow.models.new_head import head_changes
 from workflow.models.quantized import quantize
+from workflow.models.random_weights import random_folder
 from workflow.models.state_dict import Weights, file_tensors, model_name, whole_shape
 from workflow.runs.checkpoint import RESUME_FOLDER
 from workflow.training.adapters import check_base, digest_of, tensor_digests
@@ -51,6 +52,8 @@ def load_together(job: Job, world: World, checkpoint: Path | None) -> tuple[Job,
         BadInput: on all processes, if any of them cannot load it, or an adapter was trained on
             another base.
     """
+    if job.spec.init == "random" and checkpoint is None:
+        job = replace(job, model_source=world.on_rank_zero(lambda: _drawn_weights(job)))
     folder = world.together(lambda: _find_weights(job, world, checkpoint))
     if job.base is not None:
         hashed = world.together(lambda: tensor_digests(folder, world))
@@ -65,6 +68,13 @@ def load_together(job: Job, world: World, checkpoint: Path | None) -> tuple[Job,
 
     model = world.together(load)
     return replace(job, parameters=count_parameters(job, model)), model
+
+
+def _drawn_weights(job: Job) -> Path:
+    """A folder with new weights for the job's model."""
+    log.info("drawing new weights from seed %d", job.spec.seed)
+    cache = job.claim_lock.parent / "random"
+    return random_folder(job.model_source, job.tokenizer, job.spec.seed, cache)
 
 
 def _log_head(spec: JobSpec, new: list[str], unused: list[str]) -> None:

@@ -53,7 +53,8 @@ class StepPlanner:
 
     def examples(self, step: int) -> Indexes:
         spec = self.job.spec
-        return step_examples(step, spec.batch_size, len(self.job.train_examples), spec.seed)
+        examples = self.job.train_examples
+        return examples.of_drawn(step_examples(step, spec.batch_size, examples.drawn, spec.seed))
 
     def plan(self, step: int) -> StepPlan:
         examples = self.examples(step)
@@ -84,7 +85,7 @@ class PlannedStep:
 
     @classmethod
     def of(cls, job: Job, plan: StepPlan, step: int, config: PreTrainedConfig, rank: int) -> Self:
-        examples, rows = job.train_examples, plan.of_rank(rank)
+        examples, rows = job.train_examples.in_step(step), plan.of_rank(rank)
         targets = examples.targets.lengths_of(plan.examples)
         batches = (job.task.collate(examples, of_one or plan.filler, config) for of_one in rows)
         return cls(step, plan, rows, chain([next(batches)], batches), int(targets.sum()))
@@ -136,15 +137,18 @@ def finish_step(
         bad = [rows for rows, loss in zip(planned.micro_batches, figures.losses, strict=True)
                if not np.isfinite(loss)]  # fmt: skip
         of_all = [rows for of_rank in world.gather(bad) for rows in of_rank]
-        raise _non_finite_error(step, "loss", of_all)
+        raise _non_finite_error(job, step, "loss", of_all)
     if not np.isfinite(figures.gradient_norm):
         of_all = [rows for ranks in planned.plan.micro_steps for rows in ranks]
-        raise _non_finite_error(step, "gradient norm", of_all)
+        raise _non_finite_error(job, step, "gradient norm", of_all)
     return StepOutcome(figures.loss, planned.loss_denominator, figures.gradient_norm, learning_rate)
 
 
-def _non_finite_error(step: int, what: str, micro_batches: Sequence[MicroBatch]) -> RunFailed:
-    records = np.sort(np.concatenate([row for rows in micro_batches for row in rows]))
+def _non_finite_error(
+    job: Job, step: int, what: str, micro_batches: Sequence[MicroBatch]
+) -> RunFailed:
+    examples = np.concatenate([row for rows in micro_batches for row in rows])
+    records = np.unique(job.train_examples.records_of(examples))
     named = ", ".join(f"train[{i}]" for i in records[:20])
     more = f" and {len(records) - 20} more" if len(records) > 20 else ""
     message = (

@@ -30,13 +30,13 @@ def audit_splits(
     splits: Mapping[str, TokenizedSplit],
     shape: Shape,
     damage: Damage,
-    limits: Mapping[str, int],
+    limits: Mapping[str, int | None],
     truncation_side: str = "right",
 ) -> AuditReport:
     """Audit every record once, keeping 16 bytes of each.
 
     Args:
-        limits: maximum length of "prompts" and "completions", in tokens.
+        limits: maximum length of "prompts" and "completions", in tokens; None for any length.
 
     Returns:
         A JSON object: for each split its findings, with those of its prompts and of its completions
@@ -115,18 +115,18 @@ class SplitAudit:
                 completions += _parts(place, [text], targets.row(i))
             self.prompts[i] = digest([prompt])
             self.pairs[i] = digest([prompt, *([] if answer is None else [answer])])
-            if not prompt.strip():
+            if not prompt.strip() and self._shape.reads(record):
                 self._empty["prompts"].add(f"{self.name}[{i}]")
             if self._shape.is_blank(record):
                 self._empty["completions"].add(f"{self.name}[{i}]", excerpt(prompt))
             if self._prefix is None or not prompt.startswith(self._prefix):
                 self._prefix = common_start(prompt, self._prefix or prompt)
-        self._parts["prompts"].add(prompts)
-        if completions:
-            self._parts["completions"].add(completions)
+        for part, texts in (("prompts", prompts), ("completions", completions)):
+            if texts:
+                self._parts[part].add(texts)
         return end - start
 
-    def report(self, limits: Mapping[str, int]) -> AuditReport:
+    def report(self, limits: Mapping[str, int | None]) -> AuditReport:
         ids = {"prompts": self.split.sources, "completions": _NO_IDS}
         if self._shape.answer_kind == "text":
             ids["completions"] = self.split.targets
@@ -190,6 +190,8 @@ class SplitAudit:
 
 def _parts(place: str, texts: Sequence[str], ids: Row) -> list[Text]:
     """Texts with their ids, of which there are those of other texts before."""
+    if not texts:
+        return []
     parts = np.split(ids, np.flatnonzero(ids == PART_END))[-len(texts) :]
     return [(place, text, part[part != PART_END]) for text, part in zip(texts, parts, strict=True)]
 

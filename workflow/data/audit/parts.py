@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,8 +77,9 @@ class PartAudit:
             if not text.isascii():
                 self._reserved.update(find_reserved(text))
 
-    def report(self, name: str, ids: Ragged, longest: int) -> AuditReport:
+    def report(self, name: str, ids: Ragged, longest: int | None) -> AuditReport:
         lengths = np.diff(ids.offsets)
+        longest = sys.maxsize if longest is None else longest
         cut = Finding(ids.count_cut(longest))
         for i in np.flatnonzero(lengths > longest)[:EXAMPLES]:
             cut.examples.append(f"{name}[{i}] {lengths[i]:,} tokens")

@@ -4,10 +4,10 @@ from workflow.data.records import Record
 from workflow.data.shapes.base import Shape
 from workflow.data.shapes.classes import Labels, Pairs, Preferences
 from workflow.data.shapes.targets import Targets
-from workflow.data.shapes.texts import Chats, Completions, Instructions
+from workflow.data.shapes.texts import Chats, Completions, Documents, Instructions
 
 SHAPES: dict[str, tuple[type[Shape], ...]] = {
-    "seq2seq": (Completions, Chats, Instructions),
+    "seq2seq": (Completions, Chats, Instructions, Documents),
     "clf": (Targets, Pairs, Preferences, Labels),
 }
 """The shapes that a task reads; the first that fits a record is its own."""

@@ -111,6 +111,19 @@ class Chats(TextShape):
         return _wrong_in_chat(record.get("messages"), answer_needed)
 
 
+class Documents(Shape):
+    """A text to learn as it is."""
+
+    name, source_keys, answer_key = "text", ("text",), None
+    marks = ("text",)
+
+    def reads(self, record: Record) -> tuple[str, ...]:
+        return ()
+
+    def answer(self, record: Record) -> str:
+        return str(record["text"])
+
+
 def _chat(messages: Sequence[dict[str, Any]]) -> Chat:
     return Chat(tuple({"role": one["role"], "content": one["content"]} for one in messages))
 
