@@ -24,12 +24,15 @@ DEFAULTS = {
     "model_init_name": None,
     "model_init_path": None,
     "model_pretrain_name": None,
+    "init": "pretrained",
     "dropout_rate": None,
     "data_name": None,
     "eval_fraction": None,
     "truncation_side": "right",
     "template": None,
     "train_on": "last_turn",
+    "block_packing": None,
+    "document_separator": None,
     "label_words": ("no", "yes"),
     "classes": None,
     "pair_shares": (0.4, 0.3, 0.3),
@@ -178,7 +181,8 @@ def test_flags_of_one_task_are_refused_in_the_other() -> None:
     ]  # fmt: skip
     decoding = {name for name, flag in JOB_FLAGS.items() if flag.group == "decoding"}
     of_texts = {name for name, task in only.items() if task == "seq2seq"}
-    assert of_texts - decoding == {"max_target_length", "target_lang", "train_on"}
+    of_documents = {"block_packing", "document_separator"}
+    assert of_texts - decoding == {"max_target_length", "target_lang", "train_on"} | of_documents
     assert decoding - of_texts == set()
 
 

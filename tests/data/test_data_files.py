@@ -282,7 +282,8 @@ def test_a_name_with_a_file_of_another_format(tmp_path: Path) -> None:
     (mount.data / "mine.json.gz").write_bytes(b"\x1f\x8b\x08")
     (mount.data / "old.json.bak").write_text(ROW)
     start = f"--data_name {{0}}: does not exist (expected one of {mount.data}/{{0}}.json, " \
-            f"{mount.data}/{{0}}.jsonl, {mount.data}/{{0}}, {{0}}). Hint: "  # fmt: skip
+            f"{mount.data}/{{0}}.jsonl, {mount.data}/{{0}}.txt, {mount.data}/{{0}}, {{0}}). " \
+            "Hint: "  # fmt: skip
     assert [str(find_data(mount, name)[1][0]) for name in ("mine", "old")] == [
         start.format("mine")
         + f"{mount.data}/mine.json.gz is a gzip file: unpack it: gunzip mine.json.gz.",

@@ -11,7 +11,7 @@ from workflow.data.file_kinds import kind_of
 from workflow.data.records import decoder, name_type
 from workflow.data.schema import too_deep
 from workflow.data.shapes.base import Shape
-from workflow.data.split_names import HOLD_OUT
+from workflow.data.split_names import HOLD_OUT, TEXT_SUFFIX
 
 _BY_PYTHON = "Python syntax, e.g. single quotes or None"
 _PYTHON = r"'|[ubr]+'|(None|True|False|nan|inf|array|set|datetime)\b|\("
@@ -37,7 +37,8 @@ def unfit_file(path: Path) -> Problem | None:
         reason = (error.strerror or str(error)).lower()
         return Problem(str(path), reason, "a readable file", "check the path and its permissions")
     kind = kind_of(path)
-    return kind and Problem(str(path), kind[0], "JSON or JSON Lines in UTF-8", kind[1])
+    expected = "text" if path.suffix == TEXT_SUFFIX else "JSON or JSON Lines"
+    return kind and Problem(str(path), kind[0], f"{expected} in UTF-8", kind[1])
 
 
 def empty_file(path: Path) -> Problem:
@@ -69,19 +70,22 @@ def changed_meanwhile(path: Path) -> Problem:
 
 
 def no_second_split(path: Path) -> Problem:
-    """The problem of a single JSON Lines file if a job needs several splits."""
-    hint = f"add {HOLD_OUT}, or use a folder with train.jsonl and eval.jsonl"
-    return Problem(str(path), "a single JSON Lines file", "train and eval records", hint)
+    """The problem of a single file of JSON Lines or text if a job needs several splits."""
+    is_text = path.suffix == TEXT_SUFFIX
+    suffix, kind = (TEXT_SUFFIX, "text") if is_text else (".jsonl", "JSON Lines")
+    hint = f"add {HOLD_OUT}, or use a folder with train{suffix} and eval{suffix}"
+    return Problem(str(path), f"a single {kind} file", "train and eval records", hint)
 
 
 def no_lines_of(split: str, splits: Sequence[str], beside: Path, shape: Shape) -> Problem:
     """The problem of a missing split file; `beside` is another file of the same data set."""
-    hint = "add the file"
-    if beside.name == "train.jsonl":
-        otherwise = HOLD_OUT if "train" in splits else "rename train.jsonl to eval.jsonl"
+    hint, suffix = "add the file", beside.suffix
+    if beside.stem == "train":
+        otherwise = HOLD_OUT if "train" in splits else f"rename {beside.name} to eval{suffix}"
         hint = f"{hint}, or {otherwise}"
-    expected = f"{split}.jsonl with {shape.example} per line"
-    return Problem(str(beside.parent), f"no {split}.jsonl", expected, hint)
+    content = "documents" if suffix == TEXT_SUFFIX else f"{shape.example} per line"
+    expected = f"{split}{suffix} with {content}"
+    return Problem(str(beside.parent), f"no {split}{suffix}", expected, hint)
 
 
 def one_list(path: Path, key: str | None) -> Problem:

@@ -65,6 +65,8 @@ def first_record(source: DataSource) -> Record:
     with suppress(BadInput, OSError, RecursionError, ValueError):
         for key in source.keys_read:
             path = source.files.get(key)
+            if path is not None and path.suffix == TEXT_SUFFIX:
+                return {"text": ""}
             if path is None or diagnose.unfit_file(path):
                 continue
             with open(path, "rb") as file:
@@ -79,8 +81,7 @@ def _first_values(
 ) -> Iterator[Any]:
     """The first value of a file of JSON Lines, or of each wanted split of a JSON file."""
     if key != "":
-        values = _values(path, file, None, source.separator)
-        yield from (value for _, value in islice(values, 1))
+        yield from (value for _, value in islice(_read_lines(path, file, None), 1))
         return
     wanted = {*source.splits_read, *OTHER_NAMES}
     for name, value in JsonStream(file).members():
@@ -150,7 +151,7 @@ class _Check:
         tallies = [self._of_records.get(name) for name in self.names.values()]
         problems = self._of_files + [one for tally in tallies if tally for one in tally.problems()]
         if "train" in self.names and "train" in self._of_records and not self._learned:
-            key = str(self._shape.answer_key)
+            key = self._shape.answer_key or "text"
             found, expected = f"an empty {key} in every record", f"at least one non-empty {key}"
             where, hint = self._source.whole("train"), f"write the {key}s"
             problems.append(Problem(where, found, expected, hint))

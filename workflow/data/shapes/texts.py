@@ -120,8 +120,8 @@ class Documents(Shape):
     def reads(self, record: Record) -> tuple[str, ...]:
         return ()
 
-    def answer(self, record: Record) -> str:
-        return str(record["text"])
+    def answer(self, record: Record) -> Any:
+        return record.get("text")
 
 
 def _chat(messages: Sequence[dict[str, Any]]) -> Chat:
