@@ -152,3 +152,19 @@ def test_a_chat_is_trained_on_and_evaluated(tmp_path: Path, train_on: str) -> No
     assert [item["orig_d"] for item in items] == CHATS
     assert [item["demonstration"] for item in items] == ["general", "three", "g"]
     assert items[0]["prompt"] == "user: hello there"
+
+
+def test_a_real_chat_template_masks_all_but_the_answers(tmp_path: Path, smollm2: Path) -> None:
+    """Read and learned text of each turn are the template's own, byte for byte."""
+    job = job_of(tmp_path, smollm2, CHATS, train_on="all_turns", bf16=False)
+    found = iter(rows(job))
+    for record in CHATS:
+        messages = record["messages"]
+        for number, message in enumerate(messages):
+            if message["role"] == "assistant":
+                source, target = map(job.tokenizer.decode, next(found))
+                whole = job.tokenizer.apply_chat_template(messages[: number + 1], tokenize=False)
+                assert source + target == whole.removesuffix("\n")
+                assert source.endswith("<|im_start|>assistant\n")
+                assert target == f"{message['content']}<|im_end|>"
+    assert next(found, None) is None
