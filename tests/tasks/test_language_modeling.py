@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from workflow import make_job, run_job
+from workflow.cli.run import main
 from workflow.core.errors import BadInput
 from workflow.data.example_order import step_examples
 from workflow.runs.mount import Mount
@@ -112,6 +113,8 @@ def test_losses_from_new_weights_are_those_of_a_plain_loop(
     (path,) = folder.glob("temperature=0.00_n=1_step=8.json")
     items = json.loads(path.read_text())
     assert [item["orig_d"] for item in items] == documents(6, 1)
+    again = ["--config", str(folder / "training_args.json"), "--mount", str(texts.root)]
+    assert main("seq2seq", "", again) == 0  # the same job: done
 
 
 def test_a_batch_counts_blocks_that_documents_fill(texts: Mount) -> None:

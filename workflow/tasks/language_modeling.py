@@ -13,7 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from workflow.config.job import JobSpec, PlannedSpec
 from workflow.config.request import JobRequest
 from workflow.config.task_specs import OPENING, TEXT
-from workflow.core.errors import BadInput, Problem
+from workflow.config.templates import PLAIN
+from workflow.core.errors import BadInput, Problem, shorten
 from workflow.data.documents import NextTokens, Openings, Pieces
 from workflow.data.records import Record
 from workflow.data.shapes.texts import Documents
@@ -48,7 +49,7 @@ class LanguageModeling(Task):
     before: tuple[int, ...] = ()
     sentinels: tuple[int, ...] = ()
     end: int = 0
-    unused = ("template", "train_on", "truncation_side")
+    unused = ("train_on", "truncation_side")
 
     @property
     def encoding(self) -> str:
@@ -57,6 +58,9 @@ class LanguageModeling(Task):
     def bind_tokenizer(
         self, tokenizer: PreTrainedTokenizerBase, format: TextFormat
     ) -> "LanguageModeling":
+        if format.template != PLAIN:
+            found = f"{shorten(format.template)} for plain text, which has no prompts"
+            raise BadInput([Problem("--template", found, "no template", "remove it")])
         bound = dataclasses.replace(self, format=format, end=tokenizer.eos_token_id)
         if isinstance(format, ContinuedText):
             return dataclasses.replace(bound, before=format.before_text(tokenizer))
