@@ -3,6 +3,7 @@
 import argparse
 
 from benchmarks.cli import startup
+from benchmarks.data import prepare
 from benchmarks.inference import generate, score
 from benchmarks.memory import memory, paper
 from benchmarks.models import decoder_only, encoder
@@ -11,6 +12,7 @@ from benchmarks.runs import durability
 from benchmarks.training import adapters, exactness, growth, train, train_memory
 
 BENCHMARKS = {
+    "prepare": prepare,
     "train": train,
     "train_memory": train_memory,
     "adapters": adapters,

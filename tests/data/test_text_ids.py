@@ -11,8 +11,17 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from vocabularies import KINDS, LINES
 
-from workflow.data.text_ids import fingerprint, frame_of, source_ids, target_ids
+from workflow.data.text_ids import (
+    decode_texts,
+    encode_texts,
+    fingerprint,
+    frame_of,
+    many_words_kept,
+    source_ids,
+    target_ids,
+)
 from workflow.data.token_cache import Ragged
 from workflow.models.hub import load_tokenizer
 from workflow.models.languages import set_languages
@@ -93,3 +102,64 @@ def test_whatever_changes_the_ids_changes_the_fingerprint(tmp_path: Path) -> Non
             kinds.append(fingerprint(tokenizer))
     assert len(set(kinds)) == len(kinds)
     assert fingerprint(load_tokenizer(T5_TINY)) == kinds[0]
+
+
+TEXTS = [
+    *LINES, "", " ", "a", "two  spaces\tand\nlines\r\n", "</s> it <pad> <extra_id_0>",
+    "\u00e9 e\u0301 \ufb01 \U0001f642", "word " * 3000,
+]  # fmt: skip
+
+
+def check_ids_and_texts(tokenizer: Any) -> None:
+    """That ids and texts are those which transformers' own methods give."""
+    for special in (True, False):
+        for kind in ("text", "text_target"):
+            expected = tokenizer(**{kind: TEXTS}, add_special_tokens=special)["input_ids"]
+            as_targets = kind == "text_target"
+            assert encode_texts(tokenizer, TEXTS, special, as_targets) == expected
+            with many_words_kept(tokenizer):
+                assert encode_texts(tokenizer, TEXTS, special, as_targets) == expected
+            assert tokenizer(TEXTS[-2])["input_ids"] == encode_texts(tokenizer, TEXTS[-2:-1])[0]
+            arrays = [np.array(row, np.int32) for row in expected]
+            for skipped in (True, False):
+                texts = tokenizer.batch_decode(
+                    expected, skip_special_tokens=skipped, clean_up_tokenization_spaces=False
+                )
+                assert decode_texts(tokenizer, arrays, skipped) == texts
+    assert encode_texts(tokenizer, []) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_and_texts_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    check_ids_and_texts(KINDS[kind](tmp_path / kind))
+
+
+@pytest.mark.parametrize("kind", ["mbart50", "mbart25", "nllb", "m2m100"])
+def test_targets_are_in_their_own_language(kind: str, tmp_path: Path) -> None:
+    make_multilingual(kind, tmp_path / kind)
+    codes = ["eng_Latn", "fra_Latn"] if kind == "nllb" else ["en_XX", "fr_XX"]
+    codes = ["en", "fr"] if kind == "m2m100" else codes
+    tokenizer = load_tokenizer(tmp_path / kind)
+    assert set_languages(tokenizer, *codes, target_needed=True) == []
+    assert encode_texts(tokenizer, ["a"]) != encode_texts(tokenizer, ["a"], as_targets=True)
+    check_ids_and_texts(tokenizer)
+
+
+def test_settings_for_other_uses_do_not_cut_or_pad(tokenizer: Any) -> None:
+    expected = [tokenizer(text)["input_ids"] for text in TEXTS]
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=8)
+    assert encode_texts(tokenizer, TEXTS) == expected
+
+
+def test_a_class_with_methods_of_its_own_is_called(tmp_path: Path) -> None:
+    class Reversing(PreTrainedTokenizerFast):
+        def _encode_plus(self, text: Any, **others: Any) -> Any:
+            return super()._encode_plus([one[::-1] for one in text], **others)
+
+        def _decode(self, token_ids: Any, **others: Any) -> Any:
+            return super()._decode(token_ids, **others)[::-1]
+
+    words = Reversing(tokenizer_object=make_words().backend_tokenizer)
+    assert encode_texts(words, ["on sey"], special=False) == [[4, 5]]
+    assert decode_texts(words, [np.array([4, 5])], skip_special_tokens=True) == ["on sey"]

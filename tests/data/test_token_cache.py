@@ -138,6 +138,35 @@ def test_memory_does_not_grow_with_the_records(
     assert peaks[20_000] < 3_000_000
 
 
+def test_long_records_are_tokenized_one_by_one(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks are bounded in bytes and in records, and give the same cache."""
+    lengths = [5, 5, 400, 5, 100, 100, 5, 5, 5, 5]
+    records = [{"prompt": "add one: 1 " * count, "completion": "2"} for count in lengths]
+    whole = prepare(tmp_path, tokenizer, records)["train"]
+    expected = contents(tmp_path / "cache" / whole.key)
+    shutil.rmtree(tmp_path / "cache")
+    chunks: list[int] = []
+    encode = Seq2Seq.encode
+
+    def noted(task: Seq2Seq, tokenizer: Any, records: Any) -> Any:
+        chunks.append(len(records))
+        return encode(task, tokenizer, records)
+
+    monkeypatch.setattr(Seq2Seq, "encode", noted)
+    monkeypatch.setattr(workflow.data.token_writer, "CHUNK", 3)
+    monkeypatch.setattr(workflow.data.token_writer, "CHUNK_BYTES", 2_500)
+    again = prepare(tmp_path, tokenizer, records)["train"]
+    assert contents(tmp_path / "cache" / again.key) == expected
+    assert chunks == [2, 1, 3, 3, 1, 3]  # the last are those of eval
+    assert [stop - start for start, stop in again.chunks()] == chunks[:-1]
+    bounds = list(again.chunks())
+    assert [one for start, stop in bounds for one in again.records(start, stop)] == records
+    rows = [row.tolist() for start, stop in bounds for row in again.sources.rows(start, stop)]
+    assert rows == [again.sources.row(i).tolist() for i in range(len(records))]
+
+
 def test_a_cache_truncated_while_in_use_is_reported(tmp_path: Path, tokenizer: Any) -> None:
     split = prepare(tmp_path, tokenizer)["train"]
     (tmp_path / "cache" / split.key / "records.jsonl").write_bytes(b"{}")

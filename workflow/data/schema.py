@@ -12,6 +12,7 @@ from workflow.data.shapes import keys_of_other_shape
 from workflow.data.shapes.base import Shape
 
 DEEPEST = 100
+_NUMBERS = (int, float)
 
 
 def check_record(record: object, place: str, shape: Shape, answers_needed: bool) -> list[Problem]:
@@ -46,8 +47,9 @@ def check_record(record: object, place: str, shape: Shape, answers_needed: bool)
         problems.append(missing_key(place, shape.answer_key, record, shape.answer_kind))
     for key, found, expected, hint in shape.check(record, answers_needed):
         problems.append(Problem(f"{place}.{key}", found, expected, hint))
-    others = {key: value for key, value in record.items() if key != shape.answer_key}
-    _check_values(place, others if reported else record, problems, depth=0)
+    if reported:
+        record = {key: value for key, value in record.items() if key != shape.answer_key}
+    _check_values(place, record, problems, depth=0)
     return problems
 
 
@@ -55,9 +57,18 @@ def _check_values(
     place: str, record: Mapping[str, Any], problems: list[Problem], depth: int
 ) -> None:
     for key, value in record.items():
+        if depth <= DEEPEST and key.isascii() and _is_plain(value):
+            continue
         if not key.isascii():
             _check_value(f"{place}: key {shorten(key)}", key, problems, depth)
         _check_value(f"{place}.{shorten(key)[1:-1]}", value, problems, depth)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value has no problem and holds no others; most are like that."""
+    if isinstance(value, str):
+        return value.isascii() and "\0" not in value
+    return value is None or isinstance(value, _NUMBERS)
 
 
 def _check_value(place: str, value: object, problems: list[Problem], depth: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from workflow.core.checksums import digest
 from workflow.core.errors import BadInput, Problem
 from workflow.data.split_names import LINES, TEXT_SUFFIX
 
@@ -73,6 +74,15 @@ class DataSource:
 
     def path(self, split: str) -> Path | None:
         return self.files.get(split) or self.files.get("") or self.files.get(LINES)
+
+    def digest(self, path: Path | None) -> str:
+        """A digest of a file's content; "none" if unreadable, which `check_records` reports."""
+        try:
+            if path and self.most < math.inf:  # a few records: read no more of the file
+                return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
+            return digest(path) if path else "none"
+        except OSError:
+            return "none"
 
     def place(self, name: str, index: int) -> str:
         """The place of a record for messages; `name` is that of its split in the files."""

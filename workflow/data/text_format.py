@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from workflow.config.templates import ALPACA, ALPACA_WITH_INPUT, CHAT, PLAIN
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.data.shapes.texts import Chat, Instruction, Prompt
-from workflow.data.text_ids import Frame, frame_of, source_ids, target_ids
+from workflow.data.text_ids import Frame, encode_texts, frame_of, source_ids, target_ids
 
 _ANCHORS = ("\n", "a", ":", ".")
 _MARK = "workflow's answer"
@@ -164,10 +164,12 @@ class ContinuedText:
     def targets(
         self, tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
     ) -> list[list[int]]:
-        texts = [
-            self.joined(render(tokenizer, self.template, prompt), completion)
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        texts = completions
+        if self.spaces:  # depends on the prompt's end
+            texts = [
+                self.joined(render(tokenizer, self.template, prompt), completion)
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ]
         return [[*row, self.end] for row in continuation_ids(tokenizer, texts)]
 
     def parts(self, tokenizer: Any, texts: Sequence[str], begins: bool = False) -> list[list[int]]:
@@ -225,6 +227,8 @@ def continuation_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     found: dict[int, list[int]] = {i: [] for i, text in enumerate(texts) if not text}
     for anchor in _ANCHORS:
         left = [i for i in range(len(texts)) if i not in found]
+        if not left:
+            break
         (before,) = _ids(tokenizer, [anchor])
         for i, row in zip(left, _ids(tokenizer, [anchor + texts[i] for i in left]), strict=True):
             if row[: len(before)] == before:
@@ -243,9 +247,5 @@ def _chat_end(tokenizer: Any) -> int:
 
 
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(
-        list(texts), add_special_tokens=False, return_attention_mask=False
-    )["input_ids"]
-    return ids
+    """The ids of texts, without special tokens."""
+    return encode_texts(tokenizer, texts, special=False)

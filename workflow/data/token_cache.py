@@ -5,11 +5,11 @@ import json
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import compress
+from itertools import compress, pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Protocol
@@ -17,7 +17,6 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from workflow.core.checksums import digest
 from workflow.core.console import log, progress_bar
 from workflow.core.errors import BadInput
 from workflow.core.files import discard_folder, remove_partials
@@ -28,8 +27,14 @@ from workflow.data.reading import check_records
 from workflow.data.records import Record
 from workflow.data.shapes.base import Shape
 from workflow.data.source import DataSource
-from workflow.data.text_ids import Frame, fingerprint
-from workflow.data.token_writer import NAME_FILE, SplitWriter
+from workflow.data.text_ids import Frame, fingerprint, many_words_kept
+from workflow.data.token_writer import (
+    NAME_FILE,
+    SplitWriter,
+    as_line,
+    chunk_bounds,
+    parse_lines,
+)
 
 CACHE_FORMAT = 2
 
@@ -86,6 +91,13 @@ class Ragged:
         """Row `index`, truncated to `longest` ids at its `side`: right, left or middle."""
         row = self.values[self.offsets[index] : self.offsets[index + 1]]
         return cut_row(row, longest, side, self.frame)
+
+    def rows(self, start: int, end: int) -> list[npt.NDArray[np.int32]]:
+        """Rows `start` to `end`, read at once."""
+        first = self.offsets[start]
+        values = self.values[first : self.offsets[end]]
+        bounds = (self.offsets[start : end + 1] - first).tolist()
+        return [values[begin:stop] for begin, stop in pairwise(bounds)]
 
     def lengths(self, longest: int, rows: Indexes | None = None) -> Lengths:
         """Lengths of all rows or of `rows`, after truncation to `longest`."""
@@ -163,9 +175,16 @@ class TokenizedSplit:
 
     def record(self, index: int) -> Record:
         """Record `index` of the data file, unchanged."""
-        start, end = self._record_offsets[index], self._record_offsets[index + 1]
-        record: Record = json.loads(self._records[start:end].tobytes())
-        return record
+        return self.records(index, index + 1)[0]
+
+    def records(self, start: int, end: int) -> list[Record]:
+        """Records `start` to `end`, read at once."""
+        bounds = self._record_offsets[start], self._record_offsets[end]
+        return parse_lines(self._records[slice(*bounds)].tobytes())
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """The first record and the end of parts that are small enough to hold in memory."""
+        return chunk_bounds(self._record_offsets)
 
     @cached_property
     def answered(self) -> npt.NDArray[np.bool_]:
@@ -187,7 +206,7 @@ def prepare_splits(
     remove_partials(cache)
     held_out, of_tokenizer = source.held_out, fingerprint(tokenizer)
     paths = {split: source.path("train" if held_out else split) for split in source.splits}
-    digests = {path: _file_digest(path, source) for path in paths.values()}
+    digests = {path: source.digest(path) for path in paths.values()}
     drawn: list[object] = [held_out.fraction, held_out.seed] if held_out else []
     drawn += [source.most] if source.most < math.inf else []
     drawn += [source.separator] if source.separator else []
@@ -214,16 +233,6 @@ def log_eval_records(source: DataSource, splits: Mapping[str, TokenizedSplit]) -
     name = source.files["eval"].stem if "eval" in source.files else splits["eval"].name
     if name != "eval":
         log.info("using %s as the eval split", name)
-
-
-def _file_digest(path: Path | None, source: DataSource) -> str:
-    """A digest of the file's content; "none" if unreadable, which `check_records` reports."""
-    try:
-        if path and source.most < math.inf:  # a few records: read no more of the file
-            return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
-        return digest(path) if path else "none"
-    except OSError:
-        return "none"
 
 
 def _open_cached(folder: Path) -> TokenizedSplit | None:
@@ -260,6 +269,7 @@ def _tokenize(
     tokenizing. Nothing is written if any split has a problem or a file no longer has its digest.
     """
     with ExitStack() as stack:
+        stack.enter_context(many_words_kept(tokenizer))
         cache = next(iter(folders.values())).parent
         kept: defaultdict[str, IO[bytes]] = defaultdict(
             lambda: stack.enter_context(TemporaryFile(dir=cache))
@@ -267,12 +277,12 @@ def _tokenize(
         counts: Counter[str] = Counter()
 
         def keep(name: str, record: Record) -> None:
-            kept[name].write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            kept[name].write(as_line(record))
             counts[name] += 1
 
         names = check_records(source, task.shape, keep)
         for path, known in digests.items():
-            if path and _file_digest(path, source) != known:
+            if path and source.digest(path) != known:
                 raise BadInput([changed_meanwhile(path)])
         writer = SplitWriter(partial(task.encode, tokenizer), task.frames(tokenizer))
         for split, folder in folders.items():

@@ -2,23 +2,31 @@
 
 import json
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from workflow.core.files import whole_folder, write_json
+from workflow.core.threads import made_ahead
 from workflow.data.records import Record
 from workflow.data.text_ids import Frame
 
-CHUNK = 4096
-"""Records tokenized together."""
+CHUNK = 1024
+"""Most records tokenized together."""
+CHUNK_BYTES = 1 << 22
+"""Most bytes of records tokenized together, unless a single one has more: the tokenizer takes about
+30 bytes of memory for each of them, and 80 more of the texts that it is at."""
 FILES = {"source": "source.ids", "target": "target.ids", "records": "records.jsonl"}
 """The files of a cached split; NAME.offsets holds the start and end of each row."""
 NAME_FILE = "name.txt"
+
+Encoded = tuple[list[list[int]], list[list[int]]]
+"""Rows of sources and of targets."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class SplitWriter:
         frames: the number of special tokens around each "source" and "target".
     """
 
-    encode: Callable[[Sequence[Record]], tuple[list[list[int]], list[list[int]]]]
+    encode: Callable[[Sequence[Record]], Encoded]
     frames: Mapping[str, Frame]
 
     def write(
@@ -50,8 +58,7 @@ class SplitWriter:
                     part: stack.enter_context(open(partial / file, "wb"))
                     for part, file in FILES.items()
                 }
-                while chunk := list(islice(lines, CHUNK)):
-                    sources, targets = self.encode([json.loads(line) for line in chunk])
+                for chunk, (sources, targets) in made_ahead(self._encode, chunks_of(lines)):
                     files["source"].write(_ids(sources))
                     files["target"].write(_ids(targets))
                     files["records"].write(b"".join(chunk))
@@ -69,6 +76,47 @@ class SplitWriter:
             (partial / NAME_FILE).write_text(name)
             sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
             write_json(partial / "sizes.json", sizes)
+
+    def _encode(self, lines: Sequence[bytes]) -> Encoded:
+        return self.encode(parse_lines(b"".join(lines)))
+
+
+_as_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes one each time
+
+
+def as_line(record: Record) -> bytes:
+    """A record as a line of JSON."""
+    return _as_json(record).encode() + b"\n"
+
+
+def parse_lines(lines: bytes) -> list[Record]:
+    """The records in lines made by `as_line`; all at once takes half the time."""
+    records: list[Record] = json.loads(b"[" + lines.rstrip().replace(b"\n", b",") + b"]")
+    return records
+
+
+def chunks_of(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Lines in chunks of at most CHUNK lines and CHUNK_BYTES bytes, or of a single longer line."""
+    chunk: list[bytes] = []
+    size = 0
+    for line in lines:
+        if chunk and (len(chunk) == CHUNK or size + len(line) > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(line)
+        size += len(line)
+    if chunk:
+        yield chunk
+
+
+def chunk_bounds(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """The first line and the end of such chunks, of lines that begin and end at these offsets."""
+    start, end = 0, len(offsets) - 1
+    while start < end:
+        stop = int(np.searchsorted(offsets, offsets[start] + CHUNK_BYTES, "right")) - 1
+        stop = min(max(stop, start + 1), start + CHUNK)
+        yield start, stop
+        start = stop
 
 
 def _ids(rows: list[list[int]]) -> bytes:

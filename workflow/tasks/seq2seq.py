@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -30,9 +31,10 @@ from workflow.tasks.seq2seq_evaluation import Seq2SeqEvaluation, references_of
 from workflow.tasks.target_tokens import collate_tokens, loss_of_tokens
 
 
-def _joined(rows: Sequence[list[int]]) -> list[int]:
-    """The ids of turns, with PART_END between them."""
-    return [i for row in rows for i in (*row, PART_END)][:-1]
+def _joined(rows: Iterable[list[int]], counts: Iterable[int]) -> list[list[int]]:
+    """The ids of each record's turns, of which there are so many, with PART_END between them."""
+    left = iter(rows)
+    return [[i for row in islice(left, count) for i in (*row, PART_END)][:-1] for count in counts]
 
 
 SAMPLES_SHOWN = 8
@@ -120,8 +122,9 @@ class Seq2Seq(Task):
         if self.all_turns:
             assert isinstance(self.shape, Chats)
             turns = [self.shape.turns(record) for record in records]
-            several = [self._encode(tokenizer, *zip(*of_one, strict=True)) for of_one in turns]
-            return [_joined(sources) for sources, _ in several], [_joined(t) for _, t in several]
+            sources, targets = self._encode(tokenizer, *zip(*chain(*turns), strict=True))
+            counts = list(map(len, turns))
+            return _joined(sources, counts), _joined(targets, counts)
         prompts = [self.shape.prompt(record) for record in records]
         return self._encode(tokenizer, prompts, [self.shape.answer(one) for one in records])
 

@@ -2,26 +2,27 @@
 
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from workflow.core.console import progress_bar
+from workflow.core.threads import made_ahead
 from workflow.data.audit.classes import ClassAudit
-from workflow.data.audit.parts import EXAMPLES, PARTS, AuditReport, Finding, PartAudit, digest
+from workflow.data.audit.parts import EXAMPLES, PARTS, AuditReport, Finding, PartAudit, Text, digest
 from workflow.data.audit.round_trip import Damage, Row, common_start, excerpt
 from workflow.data.pair_rows import PART_END
 from workflow.data.shapes.base import Shape
 from workflow.data.shapes.targets import Targets
 from workflow.data.token_cache import Ragged, TokenizedSplit
 
-Keys = npt.NDArray[np.uint64]
-Text = tuple[str, str, Row]
-"""The place of a text, the text and its ids."""
+Keys = npt.NDArray[np.int64]
+Texts = Mapping[str, list[Text]]
+"""The texts of each part."""
 _NO_IDS = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
-CHUNK = 1024
-"""Records decoded together."""
 SHORTEST_PREFIX = 10
 """Shortest common prefix of all prompts that is reported, in characters."""
 
@@ -48,8 +49,8 @@ def audit_splits(
     with progress_bar(sum(map(len, splits.values())), "audit") as bar:
         for name, split in splits.items():
             audits[name] = SplitAudit(name, split, shape, damage)
-            for start in range(0, len(split), CHUNK):
-                bar.update(audits[name].add_chunk(start))
+            for texts, decoded in made_ahead(partial(_decode, damage), audits[name].read(bar)):
+                audits[name].add_texts(texts, decoded)
     report: AuditReport = {
         "limits": dict(limits),
         "truncation_side": truncation_side,
@@ -81,8 +82,9 @@ class SplitAudit:
     """The audit of one split, chunk by chunk.
 
     Attributes:
-        prompts, pairs: a 64-bit digest of each record's prompt, and of its prompt and target. A
-            million records have a collision with a probability of 1 in 40 million.
+        prompts, pairs: a 64-bit hash of each record's prompt, and of its prompt and target, by this
+            process's secret key. A million records have a collision with a probability of 1 in 40
+            million.
     """
 
     def __init__(self, name: str, split: TokenizedSplit, shape: Shape, damage: Damage):
@@ -92,39 +94,47 @@ class SplitAudit:
         self._prefix: str | None = None
         self._values = array("d")
         self._classes = ClassAudit()
-        self.prompts: Keys = np.zeros(len(split), np.uint64)
-        self.pairs: Keys = np.zeros(len(split), np.uint64)
+        self.prompts: Keys = np.zeros(len(split), np.int64)
+        self.pairs: Keys = np.zeros(len(split), np.int64)
 
-    def add_chunk(self, start: int) -> int:
-        """Add the next CHUNK records from `start` on; returns their number."""
-        end = min(start + CHUNK, len(self.split))
-        sources, targets = self.split.sources, self.split.targets
+    def read(self, bar: Any) -> Iterator[Texts]:
+        """Add all records, except what becomes of their texts, which are returned in chunks."""
+        for start, end in self.split.chunks():
+            yield self._read_chunk(start, end)
+            bar.update(end - start)
+
+    def _read_chunk(self, start: int, end: int) -> Texts:
         prompts: list[Text] = []
         completions: list[Text] = []
-        for i in range(start, end):
-            record = self.split.record(i)
-            place, prompt, ids = f"{self.name}[{i}]", self._shape.text(record), sources.row(i)
-            prompts += _parts(place, self._shape.reads(record), ids)
-            answer = self._shape.answer(record)
-            if self._shape.answer_kind == "a class":
+        rows = self.split.sources.rows(start, end), self.split.targets.rows(start, end)
+        several = any(PART_END in np.concatenate(ids) for ids in rows)  # finding them takes long
+        records = self.split.records(start, end)
+        for i, record, ids, of_target in zip(range(start, end), records, *rows, strict=True):
+            place, prompt = f"{self.name}[{i}]", self._shape.text(record)
+            answer, blank = self._shape.answer(record), self._shape.is_blank(record)
+            prompts += _parts(place, self._shape.reads(record), ids, several)
+            of_class = self._shape.answer_kind == "a class"
+            if of_class:
                 self._classes.add(place, self._shape.texts(record), answer)
             elif answer is not None and self._shape.answer_kind == "a number":
                 self._values.append(answer)
             elif answer is not None:
-                text = "" if self._shape.is_blank(record) else answer
-                completions += _parts(place, [text], targets.row(i))
-            self.prompts[i] = digest([prompt])
-            self.pairs[i] = digest([prompt, *([] if answer is None else [answer])])
+                completions += _parts(place, ("" if blank else answer,), of_target, several)
+            self.prompts[i] = hash(prompt)
+            self.pairs[i] = hash((prompt, digest([answer]) if of_class else answer))
             if not prompt.strip() and self._shape.reads(record):
-                self._empty["prompts"].add(f"{self.name}[{i}]")
-            if self._shape.is_blank(record):
-                self._empty["completions"].add(f"{self.name}[{i}]", excerpt(prompt))
+                self._empty["prompts"].add(place)
+            if blank:
+                self._empty["completions"].add(place, partial(excerpt, prompt))
             if self._prefix is None or not prompt.startswith(self._prefix):
                 self._prefix = common_start(prompt, self._prefix or prompt)
-        for part, texts in (("prompts", prompts), ("completions", completions)):
-            if texts:
-                self._parts[part].add(texts)
-        return end - start
+        return {"prompts": prompts, "completions": completions}
+
+    def add_texts(self, texts: Texts, decoded: Mapping[str, Sequence[str]]) -> None:
+        """Add texts of each part, and what their ids are decoded to."""
+        for part, of_part in texts.items():
+            if of_part:
+                self._parts[part].add(of_part, decoded[part])
 
     def report(self, limits: Mapping[str, int | None]) -> AuditReport:
         ids = {"prompts": self.split.sources, "completions": _NO_IDS}
@@ -188,8 +198,14 @@ class SplitAudit:
         return {"text": text, "tokens": len(ids)}
 
 
-def _parts(place: str, texts: Sequence[str], ids: Row) -> list[Text]:
-    """Texts with their ids, of which there are those of other texts before."""
+def _decode(damage: Damage, texts: Texts) -> dict[str, list[str]]:
+    return {part: damage.decode([ids for _, _, ids in one]) for part, one in texts.items()}
+
+
+def _parts(place: str, texts: Sequence[str], ids: Row, several: bool) -> list[Text]:
+    """Texts with their ids, of which there are those of other texts before, if `several`."""
+    if not several:
+        return [(place, text, ids) for text in texts]
     if not texts:
         return []
     parts = np.split(ids, np.flatnonzero(ids == PART_END))[-len(texts) :]

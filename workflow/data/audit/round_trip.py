@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import takewhile
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class Damage:
                 upper case nor spaces, which word pieces do not keep.
         """
         self.tokenizer, self._writes = tokenizer, writes
+        self._in_use = RLock()  # of the tokenizer, whose settings change where it is called
         self._special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or "(?!)")
         self._before = self._after = self._added = ""
         self._tried: dict[str, tuple[str, str]] = {}
@@ -55,8 +57,9 @@ class Damage:
             self._added = " "  # some tokenizers decode every text with a leading space
 
     def decode(self, rows: Sequence[Row]) -> list[str]:
-        """Decode rows of token ids."""
-        texts = decode_texts(self.tokenizer, rows, skip_special_tokens=True)
+        """Decode rows of token ids; another thread may do so while this one compares."""
+        with self._in_use:
+            texts = decode_texts(self.tokenizer, rows, skip_special_tokens=True)
         return [text.removeprefix(self._added) for text in texts]
 
     def find(self, text: str, decoded: str) -> dict[str, Counter[str]]:
@@ -82,9 +85,9 @@ class Damage:
 
     def _find_at_ends(self, text: str) -> Counter[str]:
         """Whitespace that is lost at either end of a text."""
-        if not self._writes:
-            return Counter()
         inner = text.strip()
+        if not self._writes or inner == text:
+            return Counter()
         before, after = text.split(inner, 1) if inner else (text, "")
         kept = Counter(self._try(before, begins=True)[1]) + Counter(self._try(after, ends=True)[1])
         return Counter(before + after) - kept
@@ -131,7 +134,8 @@ class Damage:
         before, after = "" if begins else self._before, "" if ends else self._after
         text = before + unit + after
         if text not in self._tried:
-            ids = np.array(self.tokenizer(text)["input_ids"], np.int32)
+            with self._in_use:
+                ids = np.array(self.tokenizer(text)["input_ids"], np.int32)
             decoded = self.decode([ids])[0]
             middle = decoded.removeprefix(before).removesuffix(after)
             # A newline that becomes a space is lost; a space of another width is not.
