@@ -215,6 +215,6 @@ def _of_arrow(path: Path) -> Iterator[Raw]:
 
             batches = parquet.ParquetFile(file).iter_batches()
         for index, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-            if names and type(row["label"]) is int and row["label"] >= 0:
-                row["label"] = names[row["label"]]
+            if names and type(row["label"]) is int:  # -1 for none
+                row["label"] = dict(enumerate(names)).get(row["label"])
             yield Raw(f"[{index}]", decoder.decode(json.dumps(row, default=str)))
