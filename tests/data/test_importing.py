@@ -91,6 +91,7 @@ LAYOUTS: dict[str, tuple[Record, Record]] = {
     "text, label": ({"text": "Buy!", "label": 1}, {"input": "Buy!", "label": "1"}),
     "input, label": ({"input": "Buy!", "label": "spam"}, {"input": "Buy!", "label": "spam"}),
     "input, target": ({"input": "So?", "target": "0.5"}, {"input": "So?", "target": 0.5}),
+    "text": ({"text": " As it is.\n", "url": "x"}, {"text": " As it is.\n"}),
     "pairs": (
         {"prompt": "2?", "response_a": "4", "response_b": "", "label": "a"},
         {"prompt": "2?", "response_a": "4", "response_b": "", "label": "a"},

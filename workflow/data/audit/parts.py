@@ -22,9 +22,10 @@ _NONE: Mapping[str, int] = {}
 
 
 def digest(values: list[Any]) -> int:
-    """A 64-bit digest of JSON values."""
-    content = json.dumps(values, sort_keys=True).encode()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+    """A 64-bit digest of JSON values; texts hold no NUL."""
+    are_texts = all(type(value) is str for value in values)
+    content = "\0".join(values) if are_texts else json.dumps(values, sort_keys=True)
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest())
 
 
 def _by_count(counts: Mapping[str, int]) -> dict[str, int]:
@@ -47,6 +48,20 @@ class Finding:
 
     def report(self) -> AuditReport:
         return {"count": self.count, "examples": self.examples}
+
+
+@dataclass(frozen=True)
+class AuditWarning:
+    """A problem of the data; the higher the severity, the worse. The example may be empty."""
+
+    severity: int
+    text: str
+    example: str
+    remedy: str
+
+    def __str__(self) -> str:
+        example = f", e.g. {self.example}" if self.example else ""
+        return f"{self.text}{example}. Hint: {self.remedy}"
 
 
 class PartAudit:

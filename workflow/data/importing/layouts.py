@@ -15,21 +15,13 @@ from workflow.data.schema import check_record
 from workflow.data.shapes.base import Shape
 from workflow.data.shapes.classes import Labels, Pairs, Preferences
 from workflow.data.shapes.targets import Targets
-from workflow.data.shapes.texts import Chats, Completions, Instructions
-
-
-class Texts(Shape):
-    """A text alone."""
-
-    name, source_keys, answer_key = "text", (), "text"
-    marks = ("text",)
-
+from workflow.data.shapes.texts import Chats, Completions, Documents, Instructions
 
 SHAPES: dict[tuple[str, ...], Shape] = {
     shape.keys or shape.marks: shape
     for shape in (
         Pairs(), Preferences(), Completions(), Instructions(), Chats(), Labels(),
-        Targets(-math.inf, math.inf), Texts(),
+        Targets(-math.inf, math.inf), Documents(),
     )
 }  # fmt: skip
 """The keys that a record of each shape has, the answer last."""
@@ -136,7 +128,7 @@ def _layouts(first: Record) -> Iterator[tuple[str, str, Sources, str]]:
     yield "OpenAI chat", "messages", {"messages": _messages}, note
     yield "ShareGPT", "conversations", {"messages": _conversation}, note
     makes: Sources = {"prompt": "{context}\n\n{question}", "completion": _first_answer}
-    note = "the first of several answers; an empty one if there is none"
+    note = "the first of several answers, or an empty one"
     yield "SQuAD", "context question answers", makes, note
     yield "SAMSum", "dialogue summary", {"prompt": "dialogue", "completion": "summary"}, ""
     if isinstance(pair := first.get("translation"), dict) and len(pair) == 2:

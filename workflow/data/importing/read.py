@@ -69,7 +69,7 @@ def _package(name: str, path: Path) -> Any:
 
 
 def _check_zstd(path: Path) -> None:
-    """Check that a file ends where its data does, which zstandard's reader does not tell."""
+    """Check that a file is not cut off; zstandard's reader ignores that."""
     package = _package("zstandard", path)
     frame, left = package.ZstdDecompressor().decompressobj(), b""
     with open(path, "rb") as file:
