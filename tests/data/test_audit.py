@@ -56,6 +56,7 @@ train  prompts           12              4          32          32          1   
 train  completions       12              2          32          32          1                9
 eval   prompts            3              4           5           5          0                0
 eval   completions        3              2           2           2          0                0
+shape of the records: completion
 train: 1 completion with lost characters (newline ×2, tab ×1, extra space ×1, { ×1, } ×1, ~ ×1), e.g. train[0] 'if {\n\tgo  on\n} ~'. Hint: add --add_missing_tokens
 eval: 1 record also in train (train/eval overlap, inflates metrics), e.g. train[2] = eval[0] 'same'. Hint: remove them from train or eval
 eval: 2 prompts also in train (train/eval overlap, any target), e.g. train[1] = eval[0] 'same'. Hint: remove them from train or eval
@@ -192,7 +193,7 @@ def test_clean_data_gives_no_warning(tmp_path: Path, tokenizer: Any) -> None:
     }
     report = audit(tmp_path, tokenizer, data)
     assert warnings_of(report) == []
-    assert len(as_lines(render(report))) == 5
+    assert len(as_lines(render(report))) == 6
 
 
 def test_one_record_without_an_answer(tmp_path: Path, tokenizer: Any) -> None:
@@ -202,7 +203,7 @@ def test_one_record_without_an_answer(tmp_path: Path, tokenizer: Any) -> None:
     assert split["common_prefix"] is None
     assert split["prompts"]["tokens"]["min"] == split["prompts"]["tokens"]["max"]
     assert warnings_of(report) == []
-    assert len(as_lines(render(report))) == 2  # no row for completions
+    assert len(as_lines(render(report))) == 3  # no row for completions
 
 
 def test_a_common_prefix_ends_with_a_whole_word(tmp_path: Path, tokenizer: Any) -> None:

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from workflow import make_job
 from workflow.cli.main import main
+from workflow.core.errors import BadInput
+from workflow.data.importing.read import read
 from workflow.data.reading import check_records
 from workflow.data.records import Record
 from workflow.data.source import DataSource
@@ -30,25 +32,32 @@ CHAT = [
     {"role": "assistant", "content": "4"},
     {"role": "user", "content": "Thanks"},
 ]
-SHARED = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
+SHARED = [
+    {"from": role, "value": turn["content"]}
+    for role, turn in zip(
+        ("system", "human", "gpt", "human", "chatgpt", "human"), CHAT, strict=True
+    )
+]
 ARENA = {"id": 7, "model_a": "x", "model_b": "y", "winner_model_a": 0}
 ARENA |= {"winner_model_b": 1, "winner_tie": 0}
 LAYOUTS: dict[str, tuple[Record, Record]] = {
     "Alpaca": (
+        {"instruction": "Add.", "input": "2 + 2", "output": "4", "label": "easy"},
         {"instruction": "Add.", "input": "2 + 2", "output": "4"},
-        {"prompt": "Add.\n\n2 + 2", "completion": "4"},
     ),
-    "Alpaca without input": (
+    "Alpaca, an empty input": (
         {"instruction": "Name a prime.", "input": "", "output": "7"},
-        {"prompt": "Name a prime.", "completion": "7"},
+        {"instruction": "Name a prime.", "input": "", "output": "7"},
     ),
-    "ShareGPT": ({"id": "a", "conversations": SHARED}, {"prompt": "Hello", "completion": "Hi"}),
-    "OpenAI chat": (
-        {"messages": CHAT},
-        {
-            "prompt": "system: Be short.\nuser: Hello\nassistant: Hi\nuser: 2 + 2?",
-            "completion": "4",
-        },
+    "Alpaca, no input": (
+        {"instruction": "Name a prime.", "input": None, "output": "7"},
+        {"instruction": "Name a prime.", "output": "7"},
+    ),
+    "ShareGPT": ({"id": "a", "conversations": SHARED}, {"messages": CHAT[:-1]}),
+    "OpenAI chat": ({"messages": CHAT}, {"messages": CHAT[:-1]}),
+    "OpenAI chat, keys of messages": (
+        {"messages": [CHAT[1] | {"name": "Ada"}, CHAT[2] | {"weight": 1}], "tools": []},
+        {"messages": [CHAT[1] | {"name": "Ada"}, CHAT[2] | {"weight": 1}]},
     ),
     "OpenAI completions": (
         {"prompt": "Is it so?\n\n###\n\n", "completion": " yes END"},
@@ -82,9 +91,14 @@ LAYOUTS: dict[str, tuple[Record, Record]] = {
     "text, label": ({"text": "Buy!", "label": 1}, {"input": "Buy!", "label": "1"}),
     "input, label": ({"input": "Buy!", "label": "spam"}, {"input": "Buy!", "label": "spam"}),
     "input, target": ({"input": "So?", "target": "0.5"}, {"input": "So?", "target": 0.5}),
+    "text": ({"text": " As it is.\n", "url": "x"}, {"text": " As it is.\n"}),
     "pairs": (
         {"prompt": "2?", "response_a": "4", "response_b": "", "label": "a"},
         {"prompt": "2?", "response_a": "4", "response_b": "", "label": "a"},
+    ),
+    "prompts": (
+        {"prompt": " 2?\n", "completion": "\n\n 4", "id": 7},
+        {"prompt": " 2?\n", "completion": "\n\n 4"},
     ),
     "question, answer": (
         {"question": "2?", "answer": "4"},
@@ -123,7 +137,7 @@ def read_as_a_job(mount: Mount, name: str = "new") -> dict[str, list[Record]]:
     assert not problems
     written = json.loads(files[""].read_text())
     first = next(part[0] for part in written.values() if part)
-    kind = "seq2seq" if "completion" in first else "clf"
+    kind = "seq2seq" if first.keys() & {"completion", "output", "messages", "text"} else "clf"
     task = task_for(make_job(kind, model_init_name="any", data_name=name), first)
     found: dict[str, list[Record]] = {}
     splits = [split for split in ("train", "eval") if split in written]
@@ -192,9 +206,52 @@ def test_fields_and_templates(imported: Import, capsys: pytest.CaptureFixture[st
     made = {"prompt": "Q: 2?", "completion": "4", "source": "book"}
     words = ["--template", "Q: {question}", "--map", "source=source"]
     assert imported(text, *words, name="a.json") == {"train": [made]}
+    raw, made = LAYOUTS["Alpaca"]
+    words = ["--template", "{instruction} {input} =", "--map", "completion=output"]
+    assert imported(json.dumps([raw]), *words, name="a.json") == {
+        "train": [{"prompt": "Add. 2 + 2 =", "completion": "4"}]
+    }
+    raw = {"task": "Add.", "turns": made, "chat": CHAT[1:3], "body": "2 + 2"}
+    words = ["--map", "instruction=task", "--map", "output=turns.output"]
+    made = {"instruction": "Add.", "output": "4"}
+    assert imported(json.dumps([raw]), *words, name="a.json") == {"train": [made]}
+    assert imported(json.dumps([raw]), "--map", "messages=chat", name="a.json") == {
+        "train": [{"messages": CHAT[1:3]}]
+    }
     assert imported('[{"text": "a", "label": "b"}]', "--template", "Is it {text}?") == {
         "train": [{"input": "Is it a?", "label": "b"}]
     }
+
+
+def test_json_is_read_as_a_stream(tmp_path: Path) -> None:
+    """The first record is there before the file is read to its end, where it is damaged."""
+    raw, _ = LAYOUTS["question, answer"]
+    end = "x" * (3 << 20)
+    for text, place in (
+        (f"[{json.dumps(raw)}, ", "[0]"),
+        (f'{{"dev": [{json.dumps(raw)}, ', "dev[0]"),
+    ):
+        (tmp_path / "a.json").write_text(f'{text}"{end}", 5 5]')
+        found = read(tmp_path / "a.json")
+        assert (first := next(found)).place == place and first.value == raw
+        with pytest.raises(BadInput, match="Expecting ',' delimiter: line 1"):
+            list(found)
+
+
+def test_json_in_other_encodings(imported: Import, capsys: pytest.CaptureFixture[str]) -> None:
+    text = json.dumps([{"question": "Käse?", "answer": "ja"}] * 3, ensure_ascii=False, indent=1)
+    made = {"prompt": "Käse?", "completion": "ja"}
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "cp1252"):
+        assert imported(text.encode(encoding), name="a.json") == {"train": [made] * 3}
+    assert 'line 3 is not UTF-8; reading the file as Windows-1252: \'"question"' in (
+        capsys.readouterr().err
+    )
+    rows = b"question,answer\n1," + b"2" * (1 << 20) + b"\n3,caf" + "é".encode()
+    assert imported(rows)["train"][1] == {"prompt": "3", "completion": "café"}
+    assert imported(rows[:-1])["train"][1] == {"prompt": "3", "completion": "cafÃ"}
+    assert "line 3 is not UTF-8; reading the file as Windows-1252: '3,cafÃ'" in (
+        capsys.readouterr().err
+    )
 
 
 # --- CSV -----------------------------------------------------------------------------------------
@@ -273,7 +330,8 @@ def test_dropped_records_are_listed(
     values: list[tuple[object, str]] = [
         (good | {"answer": 4}, "completion: the number"),
         ({"question": "2?"}, "no answer"),
-        (good | {"answer": " "}, "an empty completion"),
+        (good | {"answer": None}, "no answer"),
+        (good | {"question": " "}, "an empty prompt"),
         (good | {"question": "a\0b"}, "prompt: a NUL byte"),
         (good | {"question": "\ud800"}, "prompt: the lone surrogate"),
         (["2?", "4"], "not an object"),
@@ -284,27 +342,55 @@ def test_dropped_records_are_listed(
     assert len(imported("\n".join(lines), name="a.jsonl")["train"]) == 2
     reasons = [*(reason for _, reason in values), "invalid JSON"]
     expected = [(f"line {number}", reason) for number, reason in enumerate(reasons, start=2)]
-    expected += [("line 10", "duplicate keys"), ("line 11", "prompt: NaN")]
+    expected += [("line 11", "duplicate keys"), ("line 12", "prompt: NaN")]
     assert dropped(mount) == expected
-    assert "1 × an empty completion" in capsys.readouterr().err
+    assert "2 × no answer" in capsys.readouterr().err
     imported(json.dumps([good]), name="a.json")
     assert not dropped(mount)  # those of an earlier import are gone
 
 
-def test_chats_that_do_not_fit(imported: Import, mount: Mount) -> None:
-    user, system = ({"role": name, "content": "Hi"} for name in ("user", "system"))
-    fits = {"messages": CHAT}
+def test_chats_that_do_not_fit(
+    imported: Import, mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user, system, said = ({"role": r, "content": "Hi"} for r in ("user", "system", "assistant"))
     values: list[tuple[object, str]] = [
-        (5, "no message of the assistant after another"),
-        ([], "no message of the assistant after another"),
-        ([user, system], "no message of the assistant after another"),
-        ([user | {"role": "assistant"}, user], "no message of the assistant after another"),
-        ([1], "no messages.0.role"),
-        ([user, {"role": "assistant", "content": None}], "no messages.1.content"),
-        ([user | {"content": [{"type": "text"}]}], "messages.0.content is not a string"),
+        (5, "messages: the number"),
+        ([], "messages: an empty list"),
+        ([user, system], "messages: system in the last message"),
+        ([said, user], "messages: an answer alone"),
+        ([1, said], "messages[0]: the number"),
+        ([user, said | {"content": None}], "messages[1].content: null"),
+        ([user, said, user, said | {"content": None}], "messages[3].content: null"),
+        ([user | {"content": [{"type": "text"}]}, said], "messages[0].content: a list"),
+        ([user, user | {"role": "tool"}, said], "messages[1].role: 'tool'"),
     ]
-    imported(json.dumps([fits, *({"messages": value} for value, _ in values)]), name="a.json")
+    lists = [CHAT, *(value for value, _ in values)]
+    imported(json.dumps([{"messages": value} for value in lists]), name="a.json")
     assert dropped(mount) == [(f"[{i}]", reason) for i, (_, reason) in enumerate(values, start=1)]
+    assert "2 × messages[…].content: null" in capsys.readouterr().err
+    turns = [SHARED[1], {"from": "gpt", "value": None}]
+    lists = [SHARED, turns, [*SHARED, *turns], [*SHARED, {"from": "gpt"}], SHARED[:2], "Hi"]
+    imported(json.dumps([{"conversations": value} for value in lists]), name="a.json")
+    assert dropped(mount) == [
+        ("[1]", "no conversations.1.value"),
+        ("[2]", "no conversations.7.value"),
+        ("[3]", "no conversations.6.value"),
+        ("[4]", "messages: user in the last message"),
+        ("[5]", "messages: an empty list"),
+    ]
+    assert "3 × no conversations.….value" in capsys.readouterr().err
+
+
+def test_empty_completions_stay(imported: Import, mount: Mount) -> None:
+    rows = "question,answer\nWho?,\nWhen?,now\n"
+    assert imported(rows)["train"][0] == {"prompt": "Who?", "completion": ""}
+    raw, made = LAYOUTS["Alpaca"]
+    found = imported(json.dumps([raw, raw | {"output": ""}]), name="a.json")
+    assert found == {"train": [made, made | {"output": ""}]}
+    raw, made = LAYOUTS["SQuAD"]  # and version 2.0, where a question may have no answer
+    found = imported(json.dumps([raw, raw | {"answers": {"text": []}}]), name="a.json")
+    assert found == {"train": [made, made | {"completion": ""}]}
+    assert not dropped(mount)
 
 
 def test_a_failed_import_keeps_the_old_file(
@@ -407,6 +493,35 @@ BAD: dict[str, tuple[bytes, list[str], str]] = {
         "import: no record to import: 2 × no b (expected at least one record). "
         "Hint: correct the flags or the files.",
     ),
+    "a template of a chat": (
+        json.dumps([{"messages": CHAT}]).encode(), ["--template", "{messages.0.content}"],
+        "--template: a prompt beside messages (expected the prompt of a completion). "
+        "Hint: add --map completion=PATH.",
+    ),
+    "columns of different lengths": (
+        b'{"question": ["a", "b"], "answer": ["c"]}', [],
+        "{file}: an object with the keys 'question', 'answer' (expected a list, an object of "
+        'splits, or of columns of equal length). Hint: name the list of records "train".',
+    ),
+    "a record alone": (
+        b'{"question": "ab", "answer": "cd"}', [],
+        "{file}: an object with the keys 'question', 'answer' (expected a list, an object of "
+        'splits, or of columns of equal length). Hint: name the list of records "train".',
+    ),
+    "two lists of one name": (
+        b'{"train": [{"prompt": "a", "completion": "b"}], "train": []}', [],
+        "{file}: the duplicate key 'train' (expected unique keys). Hint: keep one of them.",
+    ),
+    "a cut JSON file": (
+        b'[{"prompt": "a", "completion": "b"},', [],
+        "{file}: Expecting value: line 1 column 37 (char 36) (expected an intact file). "
+        "Hint: write it again.",
+    ),
+    "more after the end": (
+        b'{"train": [{"prompt": "a", "completion": "b"}]}\n[]', [],
+        "{file}: Extra data: line 2 column 1 (char 48) (expected an intact file). "
+        "Hint: write it again.",
+    ),
     "an empty file": (
         b"", [], "{file}: Expecting value: line 1 column 1 (char 0) (expected an intact file). "
         "Hint: write it again.",
@@ -493,7 +608,7 @@ def test_a_bad_flag(mount: Mount, capsys: pytest.CaptureFixture[str], flag: str)
 
 
 def test_the_real_command(tmp_path: Path) -> None:
-    (tmp_path / "pairs.tsv").write_text("question\tanswer\tid\n2 + 2?\t4\t1\n3 + 2?\t\t2\n")
+    (tmp_path / "pairs.tsv").write_text("question\tanswer\tid\n2 + 2?\t4\t1\n\t5\t2\n")
     command = [sys.executable, "-m", "workflow", "import", "pairs.tsv", "sums", "--mount", "mount"]
     result = subprocess.run(
         command, cwd=tmp_path, text=True, capture_output=True, check=False,
@@ -504,7 +619,7 @@ def test_the_real_command(tmp_path: Path) -> None:
         "layout: questions (question, answer)",
         "not imported: 'id'; --map id=id imports one",
         "wrote records to mount/data/sums.json: 1 train",
-        "dropped 1 × an empty completion; the dropped records are listed in "
+        "dropped 1 × an empty prompt; the dropped records are listed in "
         "mount/data/sums.dropped.jsonl",
         "no eval records; --split 0.1 here, or --eval_fraction 0.1 in the job, holds some out",
     ]
@@ -514,6 +629,6 @@ def test_the_real_command(tmp_path: Path) -> None:
     }
     (line,) = (tmp_path / "mount/data/sums.dropped.jsonl").read_text().splitlines()
     assert json.loads(line) == {
-        "file": "pairs.tsv", "place": "line 3", "reason": "an empty completion",
-        "record": {"question": "3 + 2?", "answer": "", "id": "2"},
+        "file": "pairs.tsv", "place": "line 3", "reason": "an empty prompt",
+        "record": {"question": "", "answer": "5", "id": "2"},
     }  # fmt: skip

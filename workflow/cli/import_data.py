@@ -111,7 +111,7 @@ class _Import(ExitStack):
                 self._plan = make_plan(raw.value, path, *flags)
             record = self._plan.convert(raw.value)
         except Unfit as error:
-            self._reasons[str(error)] += 1
+            self._reasons[re.sub(r"(?<=[.[])\d+(?=[.\]])", "…", str(error))] += 1
             about = {"file": str(path), "place": raw.place, "reason": str(error)}
             line = json.dumps(about | {"record": raw.value}, default=lambda value: value.text)
             self._put("dropped", line + "\n")

@@ -21,9 +21,9 @@ class NotWellFormed(ValueError):
 class JsonStream:
     """The values of a JSON file, decoded one at a time from a moving window on its text."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO, encoding: str = "utf-8-sig"):
         self._file = file
-        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._decode = codecs.getincrementaldecoder(encoding)().decode
         self._text, self._at = "", 0
 
     def members(self) -> Iterator[tuple[str, Any]]:

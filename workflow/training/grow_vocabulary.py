@@ -20,7 +20,7 @@ from workflow.data.token_cache import TokenizedSplit
 from workflow.models.tokenizers.vocabulary import can_grow, grow_tokenizer
 from workflow.tasks.base import Task
 
-AUDIT_FORMAT = 8
+AUDIT_FORMAT = 9
 ROUNDS = 4
 """Maximum number of extensions: each may reveal more missing characters."""
 Splits = dict[str, TokenizedSplit]

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from workflow.core.console import progress_bar
 from workflow.core.threads import made_ahead
 from workflow.data.audit.classes import ClassAudit
+from workflow.data.audit.habits import HabitAudit, Marks, find_habits
+from workflow.data.audit.near import NearPrompts, loose_digest
 from workflow.data.audit.parts import EXAMPLES, PARTS, AuditReport, Finding, PartAudit, Text, digest
 from workflow.data.audit.round_trip import Damage, Row, common_start, excerpt
 from workflow.data.pair_rows import PART_END
@@ -19,7 +21,7 @@ from workflow.data.shapes.base import Shape
 from workflow.data.shapes.targets import Targets
 from workflow.data.token_cache import Ragged, TokenizedSplit
 
-Keys = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.int64 | np.uint64]
 Texts = Mapping[str, list[Text]]
 """The texts of each part."""
 _NO_IDS = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
@@ -34,7 +36,7 @@ def audit_splits(
     limits: Mapping[str, int | None],
     truncation_side: str = "right",
 ) -> AuditReport:
-    """Audit every record once, keeping 16 bytes of each.
+    """Audit every record once, keeping 24 bytes of each.
 
     Args:
         limits: maximum length of "prompts" and "completions", in tokens; None for any length.
@@ -46,18 +48,24 @@ def audit_splits(
         including the end-of-text token.
     """
     audits = {}
+    both = [splits[name] for name in ("train", "eval") if name in splits]
+    rows = [split.targets if shape.name == "text" else split.sources for split in both]
+    near = NearPrompts(*rows) if len(rows) == 2 else None
+    marks = find_habits(next(iter(splits.values())), shape)
     with progress_bar(sum(map(len, splits.values())), "audit") as bar:
         for name, split in splits.items():
-            audits[name] = SplitAudit(name, split, shape, damage)
-            for texts, decoded in made_ahead(partial(_decode, damage), audits[name].read(bar)):
-                audits[name].add_texts(texts, decoded)
+            audit = audits[name] = SplitAudit(name, split, shape, damage, marks)
+            watched = near if name == "train" else None
+            for texts, decoded in made_ahead(partial(_decode, damage), audit.read(bar, watched)):
+                audit.add_texts(texts, decoded)
     report: AuditReport = {
+        "shape": shape.name,
         "limits": dict(limits),
         "truncation_side": truncation_side,
         "splits": {name: audit.report(limits) for name, audit in audits.items()},
     }
-    if {"train", "eval"} <= audits.keys():
-        report |= _overlap(audits["train"], audits["eval"])
+    if near:
+        report |= _overlap(audits["train"], audits["eval"], near)
     return report
 
 
@@ -82,25 +90,35 @@ class SplitAudit:
     """The audit of one split, chunk by chunk.
 
     Attributes:
-        prompts, pairs: a 64-bit hash of each record's prompt, and of its prompt and target, by this
-            process's secret key. A million records have a collision with a probability of 1 in 40
-            million.
+        prompts, loose, pairs: a 64-bit hash of each record's prompt, of its words, and of prompt
+            and target; the first and the last by this process's secret key. A million records have
+            a collision with a probability of 1 in 40 million.
     """
 
-    def __init__(self, name: str, split: TokenizedSplit, shape: Shape, damage: Damage):
+    def __init__(
+        self, name: str, split: TokenizedSplit, shape: Shape, damage: Damage, marks: Marks
+    ):
         self.name, self.split, self._shape, self._damage = name, split, shape, damage
         self._parts = {part: PartAudit(damage) for part in PARTS}
         self._empty = {part: Finding() for part in PARTS}
         self._prefix: str | None = None
         self._values = array("d")
         self._classes = ClassAudit()
+        self._habits = HabitAudit(marks)
         self.prompts: Keys = np.zeros(len(split), np.int64)
         self.pairs: Keys = np.zeros(len(split), np.int64)
+        self.loose: Keys = np.zeros(len(split), np.uint64)
 
-    def read(self, bar: Any) -> Iterator[Texts]:
-        """Add all records, except what becomes of their texts, which are returned in chunks."""
+    def read(self, bar: Any, near: NearPrompts | None) -> Iterator[Texts]:
+        """Add all records, except what becomes of their texts, which are returned in chunks.
+
+        Args:
+            near: compares the prompts with those of eval.
+        """
         for start, end in self.split.chunks():
             yield self._read_chunk(start, end)
+            if near is not None:
+                near.add(start, end)
             bar.update(end - start)
 
     def _read_chunk(self, start: int, end: int) -> Texts:
@@ -120,7 +138,8 @@ class SplitAudit:
                 self._values.append(answer)
             elif answer is not None:
                 completions += _parts(place, ("" if blank else answer,), of_target, several)
-            self.prompts[i] = hash(prompt)
+            self._habits.add(place, prompt, answer)
+            self.prompts[i], self.loose[i] = hash(prompt), loose_digest(prompt)
             self.pairs[i] = hash((prompt, digest([answer]) if of_class else answer))
             if not prompt.strip() and self._shape.reads(record):
                 self._empty["prompts"].add(place)
@@ -151,6 +170,7 @@ class SplitAudit:
             "common_prefix": self._common_prefix(),
             "targets": self._targets(),
             "classes": self._classes.report(),
+            "habits": self._habits.report(),
         }
 
     def example(self, index: int) -> str:
@@ -219,17 +239,23 @@ def _are_in(keys: Keys, known: Keys) -> npt.NDArray[np.bool_]:
     return begin < end
 
 
-def _overlap(train: SplitAudit, evaluation: SplitAudit) -> AuditReport:
-    """Train/eval overlap: eval records, and eval prompts with any target, also in train."""
+def _overlap(train: SplitAudit, evaluation: SplitAudit, near: NearPrompts) -> AuditReport:
+    """Train/eval overlap: eval records, eval prompts with any target, and near ones in train."""
+    known = _are_in(evaluation.prompts, train.prompts)
+    alike = _are_in(evaluation.loose, train.loose)
+    alike[list(near.found)] = True
     report = {}
-    for name, ours, theirs in (
-        ("eval_records_in_train", evaluation.pairs, train.pairs),
-        ("eval_prompts_in_train", evaluation.prompts, train.prompts),
+    for name, is_in, ours, theirs in (
+        ("records_in", _are_in(evaluation.pairs, train.pairs), evaluation.pairs, train.pairs),
+        ("prompts_in", known, evaluation.prompts, train.prompts),
+        ("prompts_near", alike & ~known, evaluation.loose, train.loose),
     ):
-        rows = np.flatnonzero(_are_in(ours, theirs))
-        examples = [
-            f"train[{np.flatnonzero(theirs == ours[i])[0]}] = {evaluation.example(i)}"
-            for i in rows[:EXAMPLES]
-        ]
-        report[name] = Finding(len(rows), examples).report()
+        rows, examples = np.flatnonzero(is_in), []
+        for i in rows[:EXAMPLES]:
+            same = np.flatnonzero(theirs == ours[i])
+            other = same[0] if len(same) else near.found[i]
+            examples.append(
+                f"train[{other}] {'=~'[name == 'prompts_near']} {evaluation.example(i)}"
+            )
+        report[f"eval_{name}_train"] = Finding(len(rows), examples).report()
     return report

@@ -58,6 +58,20 @@ class Finding:
         return {"count": self.count, "examples": self.examples}
 
 
+@dataclass(frozen=True)
+class AuditWarning:
+    """A problem of the data; the higher the severity, the worse. The example may be empty."""
+
+    severity: int
+    text: str
+    example: str
+    remedy: str
+
+    def __str__(self) -> str:
+        example = f", e.g. {self.example}" if self.example else ""
+        return f"{self.text}{example}. Hint: {self.remedy}"
+
+
 class PartAudit:
     """Findings in the prompts of a split, or in its completions."""
 

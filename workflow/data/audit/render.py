@@ -2,30 +2,18 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rich.text import Text
 
 from workflow.core.errors import shorten
 from workflow.core.tables import Part, table
-from workflow.data.audit.parts import PARTS, AuditReport
+from workflow.data.audit.habits import habit_warnings
+from workflow.data.audit.near import NEAR, WINDOW
+from workflow.data.audit.parts import PARTS, AuditReport, AuditWarning
 
 CHARACTERS_SHOWN = 8
 LONGEST_LINE = 200
-
-
-@dataclass(frozen=True)
-class AuditWarning:
-    """A problem of the data; the higher the severity, the worse. The example may be empty."""
-
-    severity: int
-    text: str
-    example: str
-    remedy: str
-
-    def __str__(self) -> str:
-        example = f", e.g. {self.example}" if self.example else ""
-        return f"{self.text}{example}. Hint: {self.remedy}"
 
 
 _CHECK = "check whether this matters"
@@ -61,7 +49,7 @@ CLASSES_SHOWN = 8
 def warnings_of(report: AuditReport) -> list[AuditWarning]:
     """The warnings, the worst first."""
     warnings, hints = _overlap_warnings(report), _hints(report)
-    warnings += _of_one_split(report["splits"])
+    warnings += _of_one_split(report["splits"]) + habit_warnings(report["splits"])
     for name, split in report["splits"].items():
         for severity, path, phrase, remedy in _RULES:
             part, _, kind = path.rpartition(".")
@@ -146,6 +134,13 @@ def _overlap_warnings(report: AuditReport) -> list[AuditWarning]:
     if (count := prompts["count"]) > records["count"]:
         text = f"eval: {count:,} prompt{_s(count)} also in train (train/eval overlap, any target)"
         warnings.append(AuditWarning(9, text, prompts["examples"][0], remedy))
+    near = report.get("eval_prompts_near_train")  # not in an older audit.json
+    if near and (count := near["count"]):
+        text = f"eval: {count:,} record{_s(count)} nearly in train (the same words, or"
+        text += f" {NEAR:.0%} of the {WINDOW}-token windows)"
+        warnings.append(
+            AuditWarning(8, text, near["examples"][0], "check whether one gives away another")
+        )
     return warnings
 
 
@@ -207,7 +202,8 @@ def figures(report: AuditReport) -> list[Part]:
             rows.append([name, part["name"], *(f"{count:,}" for count in counts)])
     balances = [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
     classes = [_classes(n, s["classes"]) for n, s in report["splits"].items() if s.get("classes")]
-    return [table(rows, left=2), *balances, *classes, *_added_tokens(report)]
+    shape = [f"shape of the records: {report['shape']}"] if "shape" in report else []
+    return [table(rows, left=2), *shape, *balances, *classes, *_added_tokens(report)]
 
 
 def _count_lost(part: AuditReport) -> int:

@@ -15,14 +15,18 @@ from workflow.data.schema import check_record
 from workflow.data.shapes.base import Shape
 from workflow.data.shapes.classes import Labels, Pairs, Preferences
 from workflow.data.shapes.targets import Targets
-from workflow.data.shapes.texts import Completions
+from workflow.data.shapes.texts import Chats, Completions, Documents, Instructions
 
 SHAPES: dict[tuple[str, ...], Shape] = {
-    shape.keys: shape
-    for shape in (Pairs(), Preferences(), Completions(), Labels(), Targets(-math.inf, math.inf))
-}
+    shape.keys or shape.marks: shape
+    for shape in (
+        Pairs(), Preferences(), Completions(), Instructions(), Chats(), Labels(),
+        Targets(-math.inf, math.inf), Documents(),
+    )
+}  # fmt: skip
+"""The keys that a record of each shape has, the answer last."""
 _MARK, _STOP = "\n\n###\n\n", re.compile(r"(\n| END|\s*###)$")
-_ROLES = {"human": "user", "gpt": "assistant"}
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
 _WINNERS = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}
 FIELD = re.compile(r"\{([^\s{}]+)\}")
 Source = str | Callable[[Record], Any]
@@ -58,24 +62,23 @@ def text_at(record: Record, path: str) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _chat(key: str, role: str, text: str) -> Sources:
-    def taken(record: Record) -> list[tuple[str, str]]:
-        """The messages up to the last one of the assistant."""
-        found = []
-        for index in range(len(turns) if isinstance(turns := find(record, key), list) else 0):
-            name = text_at(record, f"{key}.{index}.{role}")
-            found.append((_ROLES.get(name, name), text_at(record, f"{key}.{index}.{text}")))
-        while found and found[-1][0] != "assistant":
-            found.pop()
-        if len(found) < 2:
-            raise Unfit("no message of the assistant after another")
-        return found
+def _messages(record: Record) -> Any:
+    """The messages of a chat up to the last one of the assistant, if there is one."""
+    said = find(record, "messages")
+    if not isinstance(said, list):
+        return said
+    roles = [one.get("role") if isinstance(one, dict) else None for one in said]
+    end = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else None
+    return said[:end]
 
-    def prompt(record: Record) -> str:
-        before = taken(record)[:-1]
-        return "\n".join(f"{name}: {said}" if before[1:] else said for name, said in before)
 
-    return {"prompt": prompt, "completion": lambda record: taken(record)[-1][1]}
+def _conversation(record: Record) -> Any:
+    turns = find(record, "conversations")
+    said = []
+    for index in range(len(turns) if type(turns) is list else 0):
+        role, text = (text_at(record, f"conversations.{index}.{key}") for key in ("from", "value"))
+        said.append({"role": _ROLES.get(role, role), "content": text})
+    return _messages({"messages": said})
 
 
 def _side(key: str) -> Source:
@@ -86,6 +89,11 @@ def _side(key: str) -> Source:
         return "\n\n".join(str(turn or "") for turn in value) if type(value) is list else value
 
     return text
+
+
+def _first_answer(record: Record) -> Any:
+    found = find(record, "answers.text")
+    return (found or [""])[0] if isinstance(found, list) else found
 
 
 def _winner(record: Record) -> str:
@@ -111,18 +119,17 @@ def _layouts(first: Record) -> Iterator[tuple[str, str, Sources, str]]:
         }
         note = r"without the separator \n\n###\n\n, the space before and the stop (\n, END, ###)"
         yield "OpenAI completions", "prompt completion", marked, note
+    alpaca = "instruction [input] output"
+    yield "Alpaca", alpaca, {key: key for key in ("instruction", "input", "output")}, ""
     for shape in SHAPES:
-        yield "a data file's", " ".join(shape), {key: key for key in shape}, ""
-    note = "the last message of the assistant is the completion, those before it are the prompt, "
-    note += 'as lines "user: …" if several; those after it are not imported'
-    yield "OpenAI chat", "messages", _chat("messages", "role", "content"), note
-    yield "ShareGPT", "conversations", _chat("conversations", "from", "value"), note
-    alpaca, plain = "{instruction}\n\n{input}", "{instruction}"
-    prompt: Source = lambda record: find(record, alpaca if record.get("input") else plain)  # noqa: E731
-    makes: Sources = {"prompt": prompt, "completion": "output"}
-    yield "Alpaca", "instruction [input] output", makes, ""
-    makes = {"prompt": "{context}\n\n{question}", "completion": "answers.text.0"}
-    yield "SQuAD", "context question answers", makes, "the first of several answers"
+        if shape not in (("messages",), ("text",)):
+            yield "a data file's", " ".join(shape), {key: key for key in shape}, ""
+    note = "messages after the last one of the assistant are not imported"
+    yield "OpenAI chat", "messages", {"messages": _messages}, note
+    yield "ShareGPT", "conversations", {"messages": _conversation}, note
+    makes: Sources = {"prompt": "{context}\n\n{question}", "completion": _first_answer}
+    note = "the first of several answers, or an empty one"
+    yield "SQuAD", "context question answers", makes, note
     yield "SAMSum", "dialogue summary", {"prompt": "dialogue", "completion": "summary"}, ""
     if isinstance(pair := first.get("translation"), dict) and len(pair) == 2:
         a, b = pair
@@ -130,6 +137,7 @@ def _layouts(first: Record) -> Iterator[tuple[str, str, Sources, str]]:
         yield "translation", "translation", makes, f"from {a} to {b}"
     yield "classes", "text label", {"input": "text", "label": "label"}, ""
     yield "questions", "question answer", {"prompt": "question", "completion": "answer"}, ""
+    yield "texts", "text", {"text": "text"}, ""
 
 
 class Plan(NamedTuple):
@@ -161,7 +169,7 @@ class Plan(NamedTuple):
                 made[last] = float(made[last])
         for wrong in check_record(made, "", self.shape, True):
             raise Unfit(f"{wrong.where[1:]}: " + re.split(r" (?=\W|\d)", wrong.found)[0])
-        for key in {"prompt", "completion", "input"} & {*self.keys}:
+        for key in {"prompt", "instruction", "input", "text"} & {*self.keys}:
             if not made[key].strip():
                 raise Unfit(f"an empty {key}")
         return made
@@ -179,7 +187,7 @@ def make_plan(record: Record, where: object, maps: Mapping[str, str], template: 
     used = {part for path in paths for part in (path, path.split(".")[0])}
     for name, words, makes, note in () if _keys_of(sources) else _layouts(record):
         if {word for word in words.split() if word[0] != "["} <= record.keys():
-            if template and "input" in makes:
+            if template and makes.keys() & {"label", "target"} and "input" in makes:
                 sources["input"] = sources.pop("prompt", template)
             sources = {**makes, **sources}
             used |= {word.strip("[]") for word in words.split()}
@@ -191,6 +199,10 @@ def make_plan(record: Record, where: object, maps: Mapping[str, str], template: 
         found = f"the keys {', '.join(map(shorten, list(record)[:12])) or 'none'}"
         hint = f"name the fields, for example --map prompt={a} --map completion={b}"
         raise problem(where, found, "the keys of a known layout, or --map", hint)
+    if "prompt" in sources.keys() - {*keys}:
+        found, hint = f"a prompt beside {', '.join(keys)}", "add --map completion=PATH"
+        where = "--template" if template else "--map prompt"
+        raise problem(where, found, "the prompt of a completion", hint)
     for key, source in {**maps, **({"template": template} if template else {})}.items():
         log.info("%s: from %s", key, shorten(source))
     if unused := [name for name in record if name not in used]:

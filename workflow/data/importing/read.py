@@ -1,20 +1,24 @@
 """Files of other formats to raw records, each with its place."""
 
+import codecs
 import csv
 import gzip
 import io
 import json
 import sys
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from workflow.core.console import log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import read_object
-from workflow.data.file_kinds import LINES_SUFFIXES, kind_of
-from workflow.data.records import DuplicateKeys, decoder
+from workflow.data.file_kinds import LINES_SUFFIXES, LONGEST_LINE, kind_of
+from workflow.data.json_stream import WINDOW, JsonStream, NotWellFormed
+from workflow.data.records import DuplicateKeys, decoder, make_object
 from workflow.data.schema import duplicate_keys
 from workflow.data.split_names import OTHER_NAMES
 
@@ -48,6 +52,8 @@ def read(path: Path) -> Iterator[Raw]:
         if known and (not known.startswith(_READ) or known[-2:] in ("LE", "BE")):
             expected = "CSV, JSON, JSON Lines or Parquet, also in gzip or zstd"
             raise problem(path, known, expected, hint)
+        if known == "a zstd file":
+            _check_zstd(path)
         is_binary = path.suffix == ".arrow" or known == "a Parquet file"
         yield from _of_arrow(path) if is_binary else _of_text(path)
     except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error) as error:
@@ -62,6 +68,20 @@ def _package(name: str, path: Path) -> Any:
         raise problem(path, f"needs {name}, which is missing", "the package", hint) from None
 
 
+def _check_zstd(path: Path) -> None:
+    """Check that a file is not cut off; zstandard's reader ignores that."""
+    package = _package("zstandard", path)
+    frame, left = package.ZstdDecompressor().decompressobj(), b""
+    with open(path, "rb") as file:
+        while content := left or file.read(1 << 16):
+            if frame.eof:
+                frame = package.ZstdDecompressor().decompressobj()
+            frame.decompress(content)
+            left = frame.unused_data if frame.eof else b""
+    if not frame.eof:
+        raise EOFError("Compressed file ended before the end of its last frame")
+
+
 def _open(path: Path) -> Any:
     with open(path, "rb") as file:
         magic = file.read(4)
@@ -71,35 +91,43 @@ def _open(path: Path) -> Any:
 
 
 def _encoding(path: Path) -> str:
+    decode = codecs.getincrementaldecoder("UTF-8")().decode
     with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                return "UTF-16"
+        number, before, line = 1, b"", file.readline(WINDOW)
+        if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return "UTF-16"
+        while True:
             try:
-                line.decode()
+                decode(line, final=not line)
             except UnicodeDecodeError:
                 message = "%s: line %d is not UTF-8; reading the file as Windows-1252: %s"
-                log.warning(message, path, number, shorten(line.decode("cp1252").strip()))
+                shown = (line or before).decode("cp1252")
+                log.warning(message, path, number, shorten(shown.strip()))
                 return "Windows-1252"
-    return "UTF-8-sig"
+            if not line:
+                return "UTF-8-sig"
+            number += line.endswith(b"\n")
+            before, line = line, file.readline(WINDOW)
 
 
 def _of_text(path: Path) -> Iterator[Raw]:
     encoding = _encoding(path)
     with io.TextIOWrapper(_open(path), encoding, newline="") as file:
-        head, second = (next(filter(str.strip, file), "").strip() for _ in range(2))
-    delimiter = max(_DELIMITERS, key=lambda one: len(next(csv.reader([head], delimiter=one), "")))
+        lines = filter(str.strip, iter(partial(file.readline, LONGEST_LINE), ""))
+        head, second = next(lines, "").strip(), next(lines, "").strip()
     kind, facts = "JSON", encoding.removesuffix("-sig")
     if (second[:1] == "{" and head[-1:] == "}") or {*path.suffixes} & {*LINES_SUFFIXES}:
         kind = "JSON Lines"
     elif head[:1] not in ("{", "[", ""):
-        kind, facts = "CSV", f"{facts}, divided by {_DELIMITERS[delimiter]}"
+        comma = max(_DELIMITERS, key=lambda one: len(next(csv.reader([head], delimiter=one), "")))
+        kind, facts = "CSV", f"{facts}, divided by {_DELIMITERS[comma]}"
     log.info("%s: %s in %s", path, kind, facts)
+    if kind == "JSON":
+        yield from _of_json(path, encoding, is_list=head[:1] == "[")
+        return
     with io.TextIOWrapper(_open(path), encoding, newline="") as file:
-        if kind == "JSON":
-            yield from _of_json(path, decoder.decode(file.read()))
-        elif kind == "CSV":
-            yield from _of_rows(path, csv.reader(file, delimiter=delimiter, strict=True))
+        if kind == "CSV":
+            yield from _of_rows(path, csv.reader(file, delimiter=comma, strict=True))
         else:
             yield from (_line(number, line) for number, line in enumerate(file, 1) if line.strip())
 
@@ -130,26 +158,46 @@ def _of_rows(path: Path, reader: Any) -> Iterator[Raw]:
         raise problem(f"{path}: {place}", str(error), "a row of CSV", hint) from None
 
 
-def _of_json(path: Path, data: Any) -> Iterator[Raw]:
+def _of_json(path: Path, encoding: str, is_list: bool) -> Iterator[Raw]:
     """The records of a list, an object of splits, or one of columns (lists, or pandas' objects)."""
-    if isinstance(data, list):
-        yield from (Raw(f"[{index}]", value) for index, value in enumerate(data))
-        return
+    try:
+        with _open(path) as file:
+            stream = JsonStream(file, encoding)
+            if is_list:
+                yield from (Raw(f"[{index}]", value) for index, value in enumerate(stream.items()))
+            else:
+                yield from _of_object(path, stream)
+            stream.end()
+    except NotWellFormed:
+        with _open(path) as file:
+            decoder.decode(file.read().decode(encoding))  # its error says where
+        raise
+
+
+def _of_object(path: Path, stream: JsonStream) -> Iterator[Raw]:
+    members: list[tuple[str, Any]] = []
+    splits: list[str] = []
+    for name, part in stream.members():
+        if isinstance(part, Iterator) and name in SPLITS:
+            splits.append(name)
+            yield from (Raw(f"{name}[{i}]", value, split=name) for i, value in enumerate(part))
+        column = [*part.values()] if isinstance(part, dict) else part
+        if isinstance(part, Iterator):  # a column, if there are no splits
+            column = deque(part, maxlen=0 if splits else None)
+        members.append((name, column))
+    data = make_object(members)
     if isinstance(data, DuplicateKeys):
         raise BadInput([duplicate_keys(str(path), data)])
-    splits = {name: part for name, part in data.items() if name in SPLITS and type(part) is list}
-    for name, part in splits.items():
-        yield from (Raw(f"{name}[{i}]", value, split=name) for i, value in enumerate(part))
     if splits:
         others = ", ".join(shorten(name) for name in data if name not in splits) or "nothing"
         log.info("%s: splits %s; not read: %s", path, ", ".join(splits), others)
         return
-    columns = [[*part.values()] if isinstance(part, dict) else part for part in data.values()]
-    if len({len(part) if isinstance(part, list) else str(part) for part in columns}) != 1:
+    sizes = {len(part) if isinstance(part, list | deque) else None for part in data.values()}
+    if len(sizes) != 1 or None in sizes:
         found = f"an object with the keys {', '.join(map(shorten, [*data][:8]))}"
         expected = "a list, an object of splits, or of columns of equal length"
         raise problem(path, found, expected, 'name the list of records "train"')
-    for index, row in enumerate(zip(*columns, strict=True)):
+    for index, row in enumerate(zip(*data.values(), strict=True)):
         yield Raw(f"[{index}]", dict(zip(data, row, strict=True)))
 
 
@@ -167,6 +215,6 @@ def _of_arrow(path: Path) -> Iterator[Raw]:
 
             batches = parquet.ParquetFile(file).iter_batches()
         for index, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-            if names and type(row["label"]) is int and row["label"] >= 0:
-                row["label"] = names[row["label"]]
+            if names and type(row["label"]) is int:  # -1 for none
+                row["label"] = dict(enumerate(names)).get(row["label"])
             yield Raw(f"[{index}]", decoder.decode(json.dumps(row, default=str)))
