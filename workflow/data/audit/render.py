@@ -56,6 +56,7 @@ def warnings_of(report: AuditReport) -> list[AuditWarning]:
             finding = (split[part] if part else split).get(kind)  # not in an older audit.json
             if finding and finding["count"]:
                 what = phrase.format(s=_s(finding["count"]), cut=_CUT[report["truncation_side"]])
+                what = _of_shape(report, what)
                 text = f"{name}: {finding['count']:,} {what}{_details(finding)}"
                 example = finding["examples"][0]
                 warnings.append(AuditWarning(severity, text, example, remedy.format(**hints)))
@@ -63,9 +64,17 @@ def warnings_of(report: AuditReport) -> list[AuditWarning]:
         warnings += _class_warnings(name, split.get("classes"))
         if split["common_prefix"]:
             tokens, prefix = split["common_prefix"]["tokens"], split["common_prefix"]["text"]
-            text = f"{name}: all prompts share a prefix: {shorten(prefix, 40)} ({tokens} tokens)"
+            what = _of_shape(report, "prompts")
+            text = f"{name}: all {what} share a prefix: {shorten(prefix, 40)} ({tokens} tokens)"
             warnings.append(AuditWarning(2, text, "", "remove it if the model does not need it"))
     return sorted(warnings, key=lambda warning: -warning.severity)
+
+
+def _of_shape(report: AuditReport, words: str) -> str:
+    """The words for prompts and completions, which plain text does not have."""
+    if report.get("shape") != "text":
+        return words
+    return words.replace("prompt", "text").replace("completion", "text")
 
 
 def _class_warnings(name: str, classes: AuditReport | None) -> list[AuditWarning]:
@@ -199,7 +208,7 @@ def figures(report: AuditReport) -> list[Part]:
         for part in (split[key] | {"name": key} for key in PARTS if split[key]["tokens"]):
             counts = [split["records"], *(part["tokens"][key] for key in lengths),
                       part["cut"]["count"], _count_lost(part)]  # fmt: skip
-            rows.append([name, part["name"], *(f"{count:,}" for count in counts)])
+            rows.append([name, _of_shape(report, part["name"]), *(f"{count:,}" for count in counts)])
     balances = [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
     classes = [_classes(n, s["classes"]) for n, s in report["splits"].items() if s.get("classes")]
     shape = [f"shape of the records: {report['shape']}"] if "shape" in report else []
