@@ -53,6 +53,11 @@ def _start(text: str) -> str:
     return text[: len(text) - len(text.lstrip())]
 
 
+def _starts(text: str, blanks: str) -> bool:
+    """Whether a text starts with these blanks and no others."""
+    return text.startswith(blanks) and not text[len(blanks) : len(blanks) + 1].isspace()
+
+
 def _ending(texts: Sequence[str]) -> str:
     """The mark that most texts end with; empty if there is none."""
     ending, left = "", list(texts)
@@ -79,17 +84,17 @@ class HabitAudit:
         self._lacking = {kind: Finding() for kind in marks}
 
     def add(self, place: str, prompt: str, completion: str | None) -> None:
-        """Add a record; blank texts have no habits."""
+        """Add a record; blank texts lack nothing."""
         for kind, mark in self._marks.items():
             text = prompt if kind == "prompt_ends" else completion
-            if not text or text.isspace():
-                continue
             at_start = kind == "completion_starts"
-            if _start(text) == mark if at_start else text.endswith(mark):
+            if text is None:
+                continue
+            if _starts(text, mark) if at_start else text.endswith(mark):
                 self._having[kind] += 1
-            else:
-                shown = text[:20] if at_start else text[-20:]
-                self._lacking[kind].add(place, partial(shorten, shown, 40))
+            elif text and not text.isspace():
+                show = partial(shorten, text[:20] if at_start else text[-20:], 40)
+                self._lacking[kind].add(place, show)
 
     def report(self) -> AuditReport:
         return {
