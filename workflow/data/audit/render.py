@@ -208,7 +208,9 @@ def figures(report: AuditReport) -> list[Part]:
         for part in (split[key] | {"name": key} for key in PARTS if split[key]["tokens"]):
             counts = [split["records"], *(part["tokens"][key] for key in lengths),
                       part["cut"]["count"], _count_lost(part)]  # fmt: skip
-            rows.append([name, _of_shape(report, part["name"]), *(f"{count:,}" for count in counts)])
+            rows.append(
+                [name, _of_shape(report, part["name"]), *(f"{count:,}" for count in counts)]
+            )
     balances = [_balance(n, s["targets"]) for n, s in report["splits"].items() if s["targets"]]
     classes = [_classes(n, s["classes"]) for n, s in report["splits"].items() if s.get("classes")]
     shape = [f"shape of the records: {report['shape']}"] if "shape" in report else []
