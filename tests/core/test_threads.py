@@ -30,6 +30,19 @@ def test_the_next_is_made_while_one_is_used() -> None:
     assert list(made_ahead(make, [])) == []
 
 
+def test_several_threads_keep_the_order() -> None:
+    second = threading.Event()
+
+    def make(number: int) -> int:
+        if number == 0:
+            assert second.wait(timeout=30)
+        if number == 1:
+            second.set()
+        return -number
+
+    assert list(made_ahead(make, range(9), threads=2)) == [(i, -i) for i in range(9)]
+
+
 def test_an_error_is_raised_in_its_turn() -> None:
     def make(number: int) -> float:
         return 1 / number

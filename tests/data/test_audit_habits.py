@@ -14,7 +14,7 @@ from transformers import ByT5Tokenizer
 from workflow.core.tables import as_lines
 from workflow.data.audit import figures, render, warnings_of
 from workflow.data.audit.habits import LONGEST, _ending
-from workflow.data.audit.near import FEWEST, NEAR, WINDOW, NearPrompts, loose_digest
+from workflow.data.audit.near import FEWEST, NEAR, WINDOW, NearPrompts, loose_hash
 from workflow.data.records import Record
 from workflow.data.shapes.texts import Instructions
 from workflow.data.token_cache import Ragged
@@ -216,9 +216,9 @@ def test_a_template_is_not_near(tmp_path: Path, tokenizer: Any) -> None:
 
 def test_words_decide_not_their_form() -> None:
     same = ("Is it: 'so'?", "is it so", " IS (it) — so…\n", "is\u00a0it\tSo")
-    assert len({loose_digest(text) for text in same}) == 1
+    assert len({loose_hash(text) for text in same}) == 1
     others = ("2 + 3", "2 - 3", "23", "2 3", "2.3", "?", "!", "")
-    assert len({loose_digest(text) for text in others}) == len(others) - 1  # 2.3 is 2 3
+    assert len({loose_hash(text) for text in others}) == len(others) - 1  # 2.3 is 2 3
 
 
 def ragged(rows: list[list[int]]) -> Ragged:

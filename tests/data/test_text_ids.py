@@ -18,6 +18,7 @@ from workflow.data.text_ids import (
     encode_texts,
     fingerprint,
     frame_of,
+    keeps_its_settings,
     many_words_kept,
     source_ids,
     target_ids,
@@ -131,7 +132,9 @@ def check_ids_and_texts(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_and_texts_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
-    check_ids_and_texts(KINDS[kind](tmp_path / kind))
+    tokenizer = KINDS[kind](tmp_path / kind)
+    check_ids_and_texts(tokenizer)
+    assert keeps_its_settings(tokenizer) == (kind not in ("mbart50", "nllb"))
 
 
 @pytest.mark.parametrize("kind", ["mbart50", "mbart25", "nllb", "m2m100"])

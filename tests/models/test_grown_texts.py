@@ -65,9 +65,11 @@ texts = st.lists(st.lists(characters, max_size=12).map("".join), min_size=1, max
 
 def report_on(tokenizer: Any, some: Sequence[str]) -> AuditReport:
     """The audit's report on plain texts."""
-    part = PartAudit(Damage(tokenizer))
+    damage = Damage(tokenizer)
+    part = PartAudit(damage)
     rows = [np.array(tokenizer(text)["input_ids"], np.int32) for text in some]
-    part.add([(str(i), text, ids) for i, (text, ids) in enumerate(zip(some, rows, strict=True))])
+    texts = [(str(i), text, ids) for i, (text, ids) in enumerate(zip(some, rows, strict=True))]
+    part.add(texts, damage.decode(rows))
     return {"splits": {"train": dict.fromkeys(PARTS, part.report("train", NONE, 100))}}
 
 

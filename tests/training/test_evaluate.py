@@ -54,7 +54,7 @@ FAULTS = {
 }
 
 class Evaluation:
-    timing = "seconds"
+    timing, count = "seconds", 25
 
     def __init__(self, shard):
         batches = shard.of([[i] for i in range(25)], [1] * 25)

@@ -72,6 +72,11 @@ def many_words_kept(tokenizer: Any) -> Iterator[None]:
         resize(10_000)
 
 
+def keeps_its_settings(tokenizer: Any) -> bool:
+    """Whether a tokenizer that has been called can be called by several threads at once."""
+    return _calls_backend(tokenizer) and not hasattr(tokenizer, "_switch_to_target_mode")
+
+
 def _calls_backend(tokenizer: Any) -> bool:
     """Whether calling this tokenizer, and decoding, is what its backend does."""
     from transformers import TokenizersBackend

@@ -27,7 +27,7 @@ from workflow.data.reading import check_records
 from workflow.data.records import Record
 from workflow.data.shapes.base import Shape
 from workflow.data.source import DataSource
-from workflow.data.text_ids import Frame, fingerprint, many_words_kept
+from workflow.data.text_ids import Frame, fingerprint, keeps_its_settings, many_words_kept
 from workflow.data.token_writer import (
     NAME_FILE,
     SplitWriter,
@@ -284,7 +284,8 @@ def _tokenize(
         for path, known in digests.items():
             if path and source.digest(path) != known:
                 raise BadInput([changed_meanwhile(path)])
-        writer = SplitWriter(partial(task.encode, tokenizer), task.frames(tokenizer))
+        encode, threads = partial(task.encode, tokenizer), 1 + keeps_its_settings(tokenizer)
+        writer = SplitWriter(encode, task.frames(tokenizer), threads)
         for split, folder in folders.items():
             if folder.is_dir():
                 continue

@@ -36,10 +36,12 @@ class SplitWriter:
     Attributes:
         encode: converts records to the token ids of their sources and targets.
         frames: the number of special tokens around each "source" and "target".
+        threads: that call `encode`. Each call uses all cores, except while Python makes its lists.
     """
 
     encode: Callable[[Sequence[Record]], Encoded]
     frames: Mapping[str, Frame]
+    threads: int = 1
 
     def write(
         self, folder: Path, name: str, lines: Iterator[bytes], advance: Callable[[int], object]
@@ -58,7 +60,9 @@ class SplitWriter:
                     part: stack.enter_context(open(partial / file, "wb"))
                     for part, file in FILES.items()
                 }
-                for chunk, (sources, targets) in made_ahead(self._encode, chunks_of(lines)):
+                for chunk, (sources, targets) in made_ahead(
+                    self._encode, chunks_of(lines), self.threads
+                ):
                     files["source"].write(_ids(sources))
                     files["target"].write(_ids(targets))
                     files["records"].write(b"".join(chunk))

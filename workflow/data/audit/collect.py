@@ -13,7 +13,7 @@ from workflow.core.console import progress_bar
 from workflow.core.threads import made_ahead
 from workflow.data.audit.classes import ClassAudit
 from workflow.data.audit.habits import HabitAudit, Marks, find_habits
-from workflow.data.audit.near import NearPrompts, loose_digest
+from workflow.data.audit.near import NearPrompts, loose_hash
 from workflow.data.audit.parts import EXAMPLES, PARTS, AuditReport, Finding, PartAudit, Text, digest
 from workflow.data.audit.round_trip import Damage, Row, common_start, excerpt
 from workflow.data.pair_rows import PART_END
@@ -21,7 +21,7 @@ from workflow.data.shapes.base import Shape
 from workflow.data.shapes.targets import Targets
 from workflow.data.token_cache import Ragged, TokenizedSplit
 
-Keys = npt.NDArray[np.int64 | np.uint64]
+Keys = npt.NDArray[np.int64]
 Texts = Mapping[str, list[Text]]
 """The texts of each part."""
 _NO_IDS = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
@@ -91,8 +91,8 @@ class SplitAudit:
 
     Attributes:
         prompts, loose, pairs: a 64-bit hash of each record's prompt, of its words, and of prompt
-            and target; the first and the last by this process's secret key. A million records have
-            a collision with a probability of 1 in 40 million.
+            and target, by this process's secret key. A million records have a collision with a
+            probability of 1 in 40 million.
     """
 
     def __init__(
@@ -105,9 +105,7 @@ class SplitAudit:
         self._values = array("d")
         self._classes = ClassAudit()
         self._habits = HabitAudit(marks)
-        self.prompts: Keys = np.zeros(len(split), np.int64)
-        self.pairs: Keys = np.zeros(len(split), np.int64)
-        self.loose: Keys = np.zeros(len(split), np.uint64)
+        self.prompts, self.loose, self.pairs = np.zeros((3, len(split)), np.int64)
 
     def read(self, bar: Any, near: NearPrompts | None) -> Iterator[Texts]:
         """Add all records, except what becomes of their texts, which are returned in chunks.
@@ -139,7 +137,7 @@ class SplitAudit:
             elif answer is not None:
                 completions += _parts(place, ("" if blank else answer,), of_target, several)
             self._habits.add(place, prompt, answer)
-            self.prompts[i], self.loose[i] = hash(prompt), loose_digest(prompt)
+            self.prompts[i], self.loose[i] = hash(prompt), loose_hash(prompt)
             self.pairs[i] = hash((prompt, digest([answer]) if of_class else answer))
             if not prompt.strip() and self._shape.reads(record):
                 self._empty["prompts"].add(place)
@@ -254,8 +252,7 @@ def _overlap(train: SplitAudit, evaluation: SplitAudit, near: NearPrompts) -> Au
         for i in rows[:EXAMPLES]:
             same = np.flatnonzero(theirs == ours[i])
             other = same[0] if len(same) else near.found[i]
-            examples.append(
-                f"train[{other}] {'=~'[name == 'prompts_near']} {evaluation.example(i)}"
-            )
+            sign = "~" if name == "prompts_near" else "="
+            examples.append(f"train[{other}] {sign} {evaluation.example(i)}")
         report[f"eval_{name}_train"] = Finding(len(rows), examples).report()
     return report

@@ -101,8 +101,9 @@ class HabitAudit:
 def habit_warnings(splits: AuditReport) -> list[AuditWarning]:
     """Warn of the texts that lack what most of the first split have."""
     warnings: list[AuditWarning] = []
-    first = next(iter(splits))
-    for kind, habit in (splits[first].get("habits") or {}).items():
+    first = next(iter(splits), "")
+    habits = splits.get(first, {}).get("habits", {})  # not in an older audit.json
+    for kind, habit in habits.items():
         share = habit["having"] / max(1, habit["having"] + habit["count"])
         what, remedy = _RULES[kind]
         most = f"{min(share, 0.999):.1%} of {first}"
