@@ -13,10 +13,11 @@ import uvicorn
 
 from workflow.inference.rows import Shapes
 from workflow.runs.mount import Mount
-from workflow.serving.app import Server, make_app
+from workflow.serving.app import make_app
 from workflow.serving.engine import TextEngine
 from workflow.serving.limits import Limits
 from workflow.serving.model import load_served
+from workflow.serving.server import Server
 from workflow.serving.tally import Tally
 
 LIMITS = Limits(

@@ -50,10 +50,11 @@ def serve(mount: Mount, command: argparse.Namespace) -> None:
         import uvicorn
 
         from workflow.inference.rows import Shapes
-        from workflow.serving.app import Server, make_app
+        from workflow.serving.app import make_app
         from workflow.serving.engine import TextEngine
         from workflow.serving.limits import Limits
         from workflow.serving.model import load_served
+        from workflow.serving.server import Server
         from workflow.serving.tally import Tally
     model = load_served(_newest(mount, command.model), mount, False if command.fp32 else None)
     prompt = model.job.spec.max_source_length

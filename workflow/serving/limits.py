@@ -73,7 +73,7 @@ class Guard:
         if length.isdigit() and int(length) > self._limits.body:
             await self._too_large().response()(scope, receive, send)
             return
-        await self._app(scope, self._counted(receive), send)
+        await self._count(scope, receive, send)
 
     def _may_enter(self, path: str, given: bytes) -> bool:
         key = self._limits.api_key
@@ -87,16 +87,20 @@ class Guard:
         message = f"the body is larger than {self._limits.body:,} bytes"
         return Refused(413, message, code="body_too_large")
 
-    def _counted(self, receive: Receive) -> Receive:
-        """Bodies in chunks have no length in their header."""
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the bytes of a body, which in chunks has no length in its header."""
         size = 0
 
         async def counted() -> Scope:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self._limits.body:
-                raise self._too_large()
-            return message
+            return message if size <= self._limits.body else {"type": "http.disconnect"}
 
-        return counted
+        async def sent(message: Scope) -> None:
+            if size <= self._limits.body:
+                await send(message)
+
+        await self._app(scope, counted, sent)
+        if size > self._limits.body:
+            await self._too_large().response()(scope, receive, send)
