@@ -41,7 +41,7 @@ def by_loop(
     model: Any, prompts: PromptBatch, decoding: Decoding, at_once: int, **pace: Any
 ) -> GeneratedIds:
     with torch.no_grad(), by_rows(model):
-        decoder = CausalDecoder(model, prompts.ids, decoding, at_once, **pace)
+        decoder = CausalDecoder.of(model, prompts.ids, decoding, at_once, **pace)
         return generate_rows(decoder, prompts, decoding, Stop(), lambda _: None)
 
 

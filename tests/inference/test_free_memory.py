@@ -62,7 +62,7 @@ def test_the_process_with_the_least_free_memory_decides(monkeypatch: pytest.Monk
 def test_a_decoder_takes_no_more_than_its_positions(samples: int) -> None:
     model, prompts = make_t5(num_layers=4, d_kv=64), random_prompts(50)
     decoding = make_decoding(max_new_tokens=30, temperature=1.0, n_samples=samples)
-    decoder = T5Decoder(model, prompts, decoding, at_once=20)
+    decoder = T5Decoder.of(model, prompts, decoding, at_once=20)
     rooms = [value for value in vars(decoder).values() if isinstance(value, torch.Tensor)]
     taken = sum(room.numel() * room.element_size() for room in rooms)
     sizes = family_of(model.config).dimensions(model.config)

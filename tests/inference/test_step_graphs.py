@@ -88,16 +88,23 @@ def prepare(
     model: Any, decoding: Decoding, prompts: list[list[int]], at_once: int = 6, pace: Pace = ON_GPU
 ) -> tuple[T5Decoder, Writer]:
     with torch.no_grad():
-        decoder = T5Decoder(model, prompts, decoding, at_once, pace)
+        decoder = T5Decoder.of(model, prompts, decoding, at_once, pace)
         return decoder, Writer(decoder, PromptBatch(prompts, range(len(prompts)), [5, 6]), decoding)
+
+
+def fill(decoder: T5Decoder, prompts: list[list[int]]) -> None:
+    """Add prompts in all free places: these are the first ones, then the last."""
+    first = 0 if not len(decoder.rows) else len(prompts) - decoder.free
+    decoder.add(first, prompts[first : first + decoder.free])
 
 
 @pytest.mark.parametrize("settings", [GREEDY, SAMPLES])
 def test_the_host_waits_only_to_look_which_texts_have_ended(settings: dict[str, Any]) -> None:
     """Not for a token, a text that leaves, or a prompt that comes."""
-    decoder, writer = prepare(make_t5(), make_decoding(**settings), random_prompts(12))
+    prompts = random_prompts(12)
+    decoder, writer = prepare(make_t5(), make_decoding(**settings), prompts)
     for _ in range(2):  # for the first prompts, and for those that come in the places of others
-        assert waits_of(decoder.add) == {}
+        assert waits_of(lambda: fill(decoder, prompts)) == {}
         shapes, steps = decoder.rows.ahead()
         assert steps == 8
         assert waits_of(partial(writer.write, shapes)) == {}
@@ -142,10 +149,11 @@ def test_steps_need_no_value_of_a_tensor_and_no_tensor_of_the_host(
 ) -> None:
     """On the device `meta`, whose tensors have no values."""
     model = make_t5(vocab_size=1100).to("meta")  # no multiple of a block of the vocabulary
-    decoder, writer = prepare(model, make_decoding(**settings), random_prompts(12))
+    prompts = random_prompts(12)
+    decoder, writer = prepare(model, make_decoding(**settings), prompts)
     for _ in range(2):
         with torch.no_grad(), HostTensors() as of_others:
-            decoder.add()
+            fill(decoder, prompts)
         shapes, _ = decoder.rows.ahead()
         with torch.no_grad(), HostTensors() as of_step:
             writer.write(shapes)
@@ -172,9 +180,10 @@ def test_launches_of_a_token(
 
     def launches(layers: int) -> int:
         model = make_t5(num_layers=layers).to(dtype)
-        decoder, writer = prepare(model, make_decoding(**settings), random_prompts(6))
+        prompts = random_prompts(6)
+        decoder, writer = prepare(model, make_decoding(**settings), prompts)
         with torch.no_grad():
-            decoder.add()
+            fill(decoder, prompts)
             with Operators() as operators:
                 writer.write(decoder.rows.ahead()[0])
         return operators.launches

@@ -64,7 +64,7 @@ def write(
     batch = PromptBatch(prompts, range(first, first + len(prompts)), scored_ids)
     finished: list[int] = []
     with torch.no_grad():
-        decoder = T5Decoder(model, prompts, decoding, at_once, pace)
+        decoder = T5Decoder.of(model, prompts, decoding, at_once, pace)
         generated = generate_rows(decoder, batch, decoding, Stop(), finished.append)
     assert sum(finished) == len(prompts)
     return generated
@@ -155,9 +155,14 @@ def test_rows_continue_as_if_none_left_or_came(pace: Pace, samples: int, at_once
             for text in range(9 * samples)
         ]  # fmt: skip
         decoding = make_decoding(max_new_tokens=8, temperature=1.0, n_samples=samples)
-        decoder = T5Decoder(model, prompts, decoding, at_once, pace)
-        rows = decoder.rows
-        while decoder.add():
+        decoder = T5Decoder.of(model, prompts, decoding, at_once, pace)
+        rows, taken = decoder.rows, 0
+        while True:
+            more = prompts[taken : taken + decoder.free]
+            decoder.add(taken, more)
+            taken += len(more)
+            if not len(rows):
+                break
             shapes, _ = rows.ahead()
             texts, positions = rows.texts[: len(rows)], rows.positions[: len(rows)].clone()
             rows.ids[: len(rows)] = ids[texts, positions]
@@ -196,7 +201,7 @@ def test_texts_end_early_where_the_process_is_asked_to_stop() -> None:
 
     decoding = make_decoding(max_new_tokens=NEW_TOKENS)
     with torch.no_grad():
-        decoder = T5Decoder(make_t5(), [[5, END]], decoding, at_once=1)
+        decoder = T5Decoder.of(make_t5(), [[5, END]], decoding, at_once=1)
         written = generate_rows(decoder, PromptBatch([[5, END]], [0]), decoding, Asked(), print)
     assert len(written.sequences[0]) <= 1
 
@@ -219,8 +224,8 @@ def test_logits_are_the_model_s(layout: str) -> None:
             input_ids=ids, attention_mask=(ids != 0).long(), decoder_input_ids=written
         ).logits
         decoding = make_decoding(max_new_tokens=40)
-        decoder = T5Decoder(model, [row.tolist() for row in rows], decoding, at_once=7)
-        decoder.add()
+        decoder = T5Decoder.of(model, [row.tolist() for row in rows], decoding, at_once=7)
+        decoder.add(0, [row.tolist() for row in rows])
         for position in range(40):
             decoder.rows.ids[:], decoder.rows.positions[:] = written[:, position], position
             found = decoder.logits(decoder.rows.ahead()[0])

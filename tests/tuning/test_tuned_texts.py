@@ -46,7 +46,7 @@ def by_loop(model: Any, prompts: PromptBatch, at_once: int) -> GeneratedIds:
     kind = own_decoder(model, decoding, max(map(len, prompts.ids)))
     assert kind in (CausalDecoder, T5Decoder)
     with torch.no_grad(), by_rows(model):
-        decoder = kind(model, prompts.ids, decoding, at_once)
+        decoder = kind.of(model, prompts.ids, decoding, at_once)
         return generate_rows(decoder, prompts, decoding, Stop(), lambda _: None)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from workflow.cli.serve import add_arguments as add_serve_arguments
 from workflow.cluster import job_record as records
 from workflow.cluster.overview import describe, inspect_run, run_names, run_table
 from workflow.cluster.registry import SCHEDULERS, state_of
@@ -104,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     merge = add("merge", _merge, "write an adapter and its base as a plain model to mount/models")
     merge.add_argument("adapter", help="its folder in mount/models", metavar="RUN/checkpoint-N")
     merge.add_argument("name", help="of the new model in mount/models", metavar="NAME")
+    served = add("serve", _serve, "serve a model over HTTP, with OpenAI's completions and chats")
+    add_serve_arguments(served)
     files = add("import", _import, "turn CSV, JSON or Parquet files into a data file")
     files.add_argument("files", nargs="+", help="several are one after another", metavar="FILE")
     files.add_argument("name", help="of the file to write, mount/data/NAME.json", metavar="NAME")
@@ -221,6 +224,12 @@ def _prefetch(mount: Mount, command: argparse.Namespace) -> None:
 
     start_log()
     prefetch(command.model, mount)
+
+
+def _serve(mount: Mount, command: argparse.Namespace) -> None:
+    from workflow.cli.serve import serve
+
+    serve(mount, command)
 
 
 def _merge(mount: Mount, command: argparse.Namespace) -> None:

@@ -69,15 +69,15 @@ class CausalDecoder(Decoder):
     def _make_room(self, most: Shapes) -> None:
         device, positions = self.model.device, most.source + most.length
         self._cache = RowCache(most.rows, positions)
-        # Of each text: the position of its prompt's last token.
-        last = np.array([len(prompt) - 1 for prompt in self._prompts])
-        self._starts = send(np.repeat(last, self._samples), device)
+        # Of each row: the position of its prompt's last token.
+        self._starts = torch.zeros(most.rows, dtype=torch.int64, device=device)
         self._numbers = torch.arange(positions, device=device)
 
     def _read(self, prompts: Sequence[Any], rows: slice) -> torch.Tensor:
         """Read all but the last token of prompts, in batches of similar length."""
         self._cache.clear(rows)
         lengths = np.array([len(prompt) - 1 for prompt in prompts])
+        self._starts[rows] = send(np.repeat(lengths, self._samples), self.model.device)
         order = np.argsort(lengths, kind="stable")
         order = order[lengths[order] > 0]
         while len(order):
@@ -97,7 +97,7 @@ class CausalDecoder(Decoder):
 
     def logits(self, shapes: Shapes) -> torch.Tensor:
         rows = slice(shapes.rows)
-        positions = self._starts[self.rows.texts[rows]] + self.rows.positions[rows]
+        positions = self._starts[rows] + self.rows.positions[rows]
         length = shapes.source + shapes.length
         seen = self._numbers[:length] <= positions[:, None]
         self._cache.append_at(self.rows.numbers[rows], positions, length)
@@ -113,6 +113,7 @@ class CausalDecoder(Decoder):
 
     def _move(self, moved: Moves) -> None:
         self._cache.move(moved.movers, moved.holes)
+        self._starts[moved.holes] = self._starts[moved.movers]
 
 
 class RowCache(Cache):

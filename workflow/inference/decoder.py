@@ -1,8 +1,9 @@
 """What decoders of one token per call have in common."""
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ class Decoder(ABC):
     """The texts that a model is generating.
 
     Use it without gradients, on a model in evaluation mode. Finished texts leave by `keep`; others
-    move into their places, so that little is copied. Then `add` takes more prompts.
+    move into their places, so that little is copied. Then there is room to `add` more prompts.
 
     Attributes:
         multiple: of the lengths to which prompts are padded.
@@ -27,37 +28,51 @@ class Decoder(ABC):
     def __init__(
         self,
         model: PreTrainedModel,
-        prompts: Sequence[Any],
-        decoding: Decoding,
-        at_once: int,
+        most: Shapes,
         pace: Pace | None = None,
     ):
-        """Take prompts as ids, `at_once` of them at a time.
+        """Make room for rows, their new tokens, their prompts, and tokens of a prompt.
 
         Args:
             pace: by default that of the model's device.
         """
         self.model, device = model, model.device
-        self._prompts, self._taken, self._samples = prompts, 0, decoding.n_samples
-        self._at_once = at_once = min(at_once, len(prompts))
-        longest = int(padded_lengths(prompts, self.multiple).max())
-        most = Shapes(at_once * self._samples, decoding.max_new_tokens, at_once, longest)
+        self._samples, self._at_once = most.rows // most.prompts, most.prompts
+        longest = -(-most.source // self.multiple) * self.multiple
+        most = dataclasses.replace(most, source=longest)
         self.rows = Rows(most, pace or Pace.of(device), device)
         self._make_room(most)
+
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        prompts: Sequence[Any],
+        decoding: Decoding,
+        at_once: int,
+        pace: Pace | None = None,
+    ) -> Self:
+        """A decoder with room for `at_once` of these prompts, given as ids."""
+        at_once, longest = min(at_once, len(prompts)), max(map(len, prompts))
+        samples = decoding.n_samples
+        most = Shapes(at_once * samples, decoding.max_new_tokens, at_once, longest)
+        return cls(model, most, pace)
 
     @abstractmethod
     def _make_room(self, most: Shapes) -> None:
         """Make room for so many rows and positions."""
 
-    def add(self) -> int:
-        """Take as many of the next prompts as fit; returns how many rows there are now."""
-        prompts = self._prompts[self._taken : self._taken + self._at_once - self.rows.prompts]
+    @property
+    def free(self) -> int:
+        """How many more prompts there is room for."""
+        return self._at_once - self.rows.prompts
+
+    def add(self, first: int, prompts: Sequence[Any]) -> None:
+        """Add prompts, numbered from `first` on; there must be room."""
         if prompts:
             first_row = len(self.rows)
             inputs = self._read(prompts, slice(first_row, first_row + len(prompts) * self._samples))
-            self.rows.add(self._taken, padded_lengths(prompts, self.multiple), inputs)
-            self._taken += len(prompts)
-        return len(self.rows)
+            self.rows.add(first, padded_lengths(prompts, self.multiple), inputs)
 
     @abstractmethod
     def _read(self, prompts: Sequence[Any], rows: slice) -> int | torch.Tensor:

@@ -56,7 +56,13 @@ def generate_rows(
     """
     writer = Writer(decoder, prompts, decoding)
     run = StepGraphs().run if decoder.model.device.type == "cuda" else run_each
-    while not stop.requested() and decoder.add():
+    taken = 0
+    while not stop.requested():
+        more = prompts.ids[taken : taken + decoder.free]
+        decoder.add(taken, more)
+        taken += len(more)
+        if not len(decoder.rows):
+            break
         while True:
             shapes, steps = decoder.rows.ahead()
             run(writer.write, shapes, steps)

@@ -104,7 +104,7 @@ def generate(
                     longest = int(positions[batch].max())
                     rows = decoding.batch_size or max(1, max_positions // longest)
                     with by_rows(model):
-                        start = decoder(model, prompts.ids, decoding, rows)
+                        start = decoder.of(model, prompts.ids, decoding, rows)
                         generated = generate_rows(start, prompts, decoding, shard.stop, tick)
                 else:
                     generated = hf_generate(model, prompts, decoding, shard)

@@ -102,6 +102,11 @@ class Rows:
         return len(self._texts)
 
     @property
+    def numbers_of_texts(self) -> Ints:
+        """The number of each row's text, (rows,)."""
+        return self._texts
+
+    @property
     def prompts(self) -> int:
         """The number of prompts that have a row."""
         return len(self._lengths)

@@ -1,0 +1,62 @@
+"""A server in this process, on a free port of this machine."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+import uvicorn
+
+from workflow.inference.rows import Shapes
+from workflow.runs.mount import Mount
+from workflow.serving.app import make_app
+from workflow.serving.engine import TextEngine
+from workflow.serving.limits import Limits
+from workflow.serving.model import load_served
+from workflow.serving.server import Server
+from workflow.serving.tally import Tally
+
+LIMITS = Limits(
+    rows=4, queue=32, tokens=64, prompt=200, body=1 << 20, seconds=60, api_key=None
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running server."""
+
+    url: str
+    server: Server
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", json=body, timeout=60, **options)
+
+
+@contextmanager
+def serving(mount: Mount, name: str, **limits: Any) -> Iterator[Running]:
+    """Serve a model of a mount while the block runs."""
+    bound = replace(LIMITS, **limits)
+    model = load_served(name, mount, bf16=False)
+    engine = None
+    if model.writes:
+        most = Shapes(bound.rows, bound.tokens, bound.rows, bound.prompt)
+        engine = TextEngine(model.model, model.job.tokenizer, bound.rows, most)
+    server = Server(model, engine, bound, Tally())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = uvicorn.Config(make_app(server), host="127.0.0.1", port=port, log_level="warning")
+    web = uvicorn.Server(config)
+    thread = threading.Thread(target=web.run, daemon=True)
+    thread.start()
+    while not web.started:
+        time.sleep(0.02)
+    try:
+        yield Running(f"http://127.0.0.1:{port}", server)
+    finally:
+        web.should_exit = True
+        thread.join()

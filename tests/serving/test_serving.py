@@ -1,0 +1,220 @@
+"""Models over HTTP, by OpenAI's own client: the answers of an evaluation, whoever else asks."""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from conftest import BERT_TINY, GPT_TINY, T5_TINY, make_mount, write_data
+from served import Running, serving
+
+from workflow import make_job, run_job
+from workflow.runs.mount import Mount
+
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
+PROMPTS = [f"add one: {' '.join(str(n))}" for n in (4, 71, 999, 12345, 8, 55, 1000000, 3)] * 3
+
+
+@pytest.fixture(scope="module")
+def mount(tmp_path_factory: pytest.TempPathFactory) -> Mount:
+    mount = make_mount(tmp_path_factory.mktemp("served"))
+    for name, folder in (("gpt", GPT_TINY), ("t5", T5_TINY), ("bert", BERT_TINY)):
+        (mount.models / name).symlink_to(folder)
+    return mount
+
+
+@pytest.fixture(scope="module", params=["gpt", "t5"])
+def running(request: pytest.FixtureRequest, mount: Mount) -> Iterator[Running]:
+    with serving(mount, request.param) as one:
+        yield one
+
+
+def client(running: Running, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, **options)
+
+
+def evaluated(mount: Mount, model: str, **flags: Any) -> list[dict[str, Any]]:
+    """The items of an evaluation of PROMPTS."""
+    write_data(mount, "asked", [], [{"prompt": prompt} for prompt in PROMPTS])
+    name = f"{model}-{len(flags)}"
+    request = make_job(
+        "seq2seq", model_init_name=model, data_name="asked", no_train=True, bf16=False,
+        max_new_tokens=12, training_run_name=name, overwrite_output_dir=True, **flags,
+    )  # fmt: skip
+    (path,) = run_job(request, mount).glob("temperature=*.json")
+    items: list[dict[str, Any]] = json.loads(path.read_text())
+    return items
+
+
+def test_concurrent_answers_are_those_of_an_evaluation(mount: Mount, running: Running) -> None:
+    model = running.server.model
+    items = evaluated(mount, model.name)
+    of_client = client(running)
+
+    def ask(prompt: str) -> Any:
+        return of_client.completions.create(
+            model=model.name, prompt=prompt, max_tokens=12, temperature=0, logprobs=5
+        )
+
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(ask, PROMPTS))
+    tokenizer = model.job.tokenizer
+    for answer, item in zip(answers, items, strict=True):
+        choice = answer.choices[0]
+        assert choice.text.strip() == item["generations"][0]["lm_postprocess"]
+        assert len(choice.logprobs.token_logprobs) >= 1
+        assert choice.finish_reason in ("stop", "length")
+    shown = tokenizer.decode(model.prompt_ids(PROMPTS[0]))
+    assert PROMPTS[0].split()[0] in shown
+    together = of_client.completions.create(
+        model=model.name, prompt=PROMPTS, max_tokens=12, temperature=0
+    )
+    assert [one.text for one in together.choices] == [one.choices[0].text for one in answers]
+
+
+def test_samples_depend_on_the_seed_alone(mount: Mount, running: Running) -> None:
+    name = running.server.model.name
+    items = evaluated(mount, name, temperature=1.0, n_samples=3, seed=7)
+    of_client = client(running)
+    asked = {"model": name, "prompt": PROMPTS[0], "max_tokens": 12, "temperature": 1, "n": 3}
+    with ThreadPoolExecutor(4) as threads:
+        others = [threads.submit(of_client.completions.create, **asked, seed=s) for s in range(6)]
+        answer = of_client.completions.create(**asked, seed=7)
+        assert all(other.result().choices for other in others)
+    expected = [one["lm_postprocess"] for one in items[0]["generations"]]
+    assert [choice.text.strip() for choice in answer.choices] == expected
+
+
+def test_a_stream_is_the_whole_answer_in_parts(running: Running) -> None:
+    of_client, name = client(running), running.server.model.name
+    asked = {"model": name, "prompt": PROMPTS[1], "max_tokens": 10, "temperature": 0}
+    whole = of_client.completions.create(**asked).choices[0]
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(of_client.completions.create(**asked, **options))
+    parts = [choice for chunk in chunks for choice in chunk.choices]
+    assert "".join(part.text for part in parts) == whole.text
+    assert [p.finish_reason for p in parts if p.finish_reason] == [whole.finish_reason]
+    assert chunks[-1].usage.completion_tokens > 0
+    messages = [{"role": "user", "content": "hello"}]
+    chat = {"model": name, "messages": messages, "max_tokens": 6, "temperature": 0}
+    answer = of_client.chat.completions.create(**chat, logprobs=True, top_logprobs=2)
+    parts = [c.choices[0] for c in of_client.chat.completions.create(**chat, stream=True)]
+    said = "".join(part.delta.content or "" for part in parts)
+    assert said == answer.choices[0].message.content
+    assert len(answer.choices[0].logprobs.content[0].top_logprobs) == 2
+
+
+def test_penalties_biases_and_stops(running: Running) -> None:
+    of_client, model = client(running), running.server.model
+    asked = {"model": model.name, "prompt": PROMPTS[2], "max_tokens": 12, "temperature": 0}
+    plain = of_client.completions.create(**asked, logprobs=0).choices[0]
+    first = int(np.argmax([1]))  # the first token
+    token = model.job.tokenizer.convert_tokens_to_ids("a")
+    token = token if token is not None else 5
+    biased = of_client.completions.create(**asked, logit_bias={str(token): 100}).choices[0]
+    assert biased.text != plain.text
+    varied = of_client.completions.create(**asked, presence_penalty=2, frequency_penalty=2)
+    tokens = (
+        of_client.completions.create(**asked, presence_penalty=2, frequency_penalty=2, logprobs=0)
+        .choices[0]
+        .logprobs.tokens
+    )
+    assert len({*tokens}) >= len({*plain.logprobs.tokens})
+    assert varied.choices[0].text is not None
+    stop = plain.text[len(plain.text) // 2 :][:2]
+    stopped = of_client.completions.create(**asked, stop=stop).choices[0]
+    assert stopped.text == plain.text[: plain.text.index(stop)]
+    assert stopped.finish_reason == "stop"
+    best = of_client.completions.create(**asked | {"temperature": 1}, best_of=4, n=1, logprobs=0)
+    assert len(best.choices) == 1 and first == 0
+
+
+def test_bad_requests_are_refused_in_openais_shape(running: Running) -> None:
+    of_client, name = client(running), running.server.model.name
+    with pytest.raises(openai.NotFoundError, match="not served here"):
+        of_client.completions.create(model="other", prompt="a")
+    with pytest.raises(openai.BadRequestError, match="at most 200 fit"):
+        of_client.completions.create(model=name, prompt="word " * 400)
+    with pytest.raises(openai.BadRequestError, match="at most 64 are written"):
+        of_client.completions.create(model=name, prompt="a", max_tokens=65)
+    for body in ('{"prompt": 5}', '{"prompt": "a", "temperature": NaN}', "{", '["a"]',
+                 '{"prompt": "\\ud800"}', '{"prompt": "a", "n": 99}', "null"):  # fmt: skip
+        found = httpx.post(
+            f"{running.url}/v1/completions", content=body,
+            headers={"Content-Type": "application/json"},
+        )  # fmt: skip
+        assert found.status_code == 400, body
+        assert {*found.json()["error"]} == {"message", "type", "param", "code"}
+        assert "Traceback" not in found.text
+    assert running.post("/score", {"records": [{"input": "a"}]}).status_code == 400
+    assert httpx.get(f"{running.url}/nowhere").status_code == 404
+    assert httpx.get(f"{running.url}/health").json() == {"live": True, "ready": True}
+    assert 'path="/v1/completions",status="400"' in httpx.get(f"{running.url}/metrics").text
+
+
+def test_predictions_and_the_page(running: Running) -> None:
+    body = {"instruction": "say it", "input": "loud", "temperature": 1}
+    answer = running.post("/predict", body | {"max_tokens": 5}).json()
+    assert list(answer) == ["answer"] and isinstance(answer["answer"], str)
+    assert running.post("/predict", {}).status_code == 400
+    page = httpx.get(running.url).text
+    assert running.server.model.name in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_limits_and_keys(mount: Mount) -> None:
+    with serving(mount, "gpt", queue=2, rows=1, body=2000, api_key="secret") as running:
+        assert running.post("/v1/completions", {"prompt": "a"}).status_code == 401
+        assert httpx.get(f"{running.url}/health").status_code == 200
+        keyed = {"headers": {"Authorization": "Bearer secret"}}
+        assert running.post("/predict", {"prompt": "a" * 3000}, **keyed).status_code == 413
+        chunks = (b"x" * 500 for _ in range(9))
+        found = httpx.post(f"{running.url}/predict", content=chunks, **keyed)
+        assert found.status_code == 413
+        asked = {"prompt": ["a"] * 3, "max_tokens": 3}
+        found = running.post("/v1/completions", asked, **keyed)
+        assert found.status_code == 429 and found.headers["retry-after"] == "1"
+        assert running.post("/v1/completions", asked | {"prompt": "a"}, **keyed).status_code == 200
+
+
+def test_a_client_that_goes_away_frees_its_place(mount: Mount) -> None:
+    with serving(mount, "gpt", rows=1) as running:
+        engine = running.server.engine
+        assert engine is not None
+        ended = threading.Event()
+        asked = {"prompt": "a", "max_tokens": 64, "temperature": 0, "stream": True}
+        with httpx.stream("POST", f"{running.url}/v1/completions", json=asked) as response:
+            next(response.iter_lines())
+        for _ in range(200):
+            if not engine.running:
+                ended.set()
+                break
+            threading.Event().wait(0.05)
+        assert ended.is_set()
+        assert running.post("/predict", {"prompt": "a", "max_tokens": 2}).status_code == 200
+
+
+def test_scores_are_those_of_an_evaluation(mount: Mount) -> None:
+    texts = [{"input": f"is it {n}?"} for n in range(5)]
+    write_data(mount, "texts", [], texts)
+    for model in ("bert", "t5"):
+        request = make_job(
+            "clf", model_init_name=model, data_name="texts", no_train=True, bf16=False,
+            training_run_name=f"scores-{model}",
+        )  # fmt: skip
+        folder: Path = run_job(request, mount)
+        items = json.loads((folder / "preds.json").read_text())
+        if model == "t5":
+            continue  # it writes, unless its task.json says otherwise
+        with serving(mount, model) as running:
+            found = running.post("/score", {"records": texts}).json()["scores"]
+            assert [one["pred_score"] for one in found] == pytest.approx(
+                [item["pred_score"] for item in items], rel=1e-6
+            )
+            assert running.post("/score", {"records": [{"text": "a"}]}).status_code == 400
+            assert running.post("/predict", {"prompt": "a"}).status_code == 400

@@ -1,0 +1,149 @@
+"""The model of a server: loaded as for an evaluation, whatever its family, task and tuning."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from workflow.config.parse import make_job
+from workflow.core.errors import BadInput, Problem
+from workflow.data.records import Record
+from workflow.data.schema import check_record
+from workflow.data.shapes.classes import SIDES
+from workflow.data.shapes.texts import Prompt
+from workflow.data.token_cache import Ragged
+from workflow.distributed.device import pick_device
+from workflow.distributed.world import World
+from workflow.inference.eval_shard import EvalShard
+from workflow.models.families import family_of
+from workflow.models.hub import fetch_settings, load_config
+from workflow.models.task_file import read_task
+from workflow.runs.checkpoint import hold_for_reading
+from workflow.runs.mount import Mount
+from workflow.tasks.base import EvalContext
+from workflow.tasks.seq2seq import Seq2Seq
+from workflow.training.adapters import find_model_and_adapter
+from workflow.training.prepare import Job, prepare
+from workflow.training.setup import load_together
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model and the job that an evaluation of it would be.
+
+    Attributes:
+        name: by which requests choose it.
+    """
+
+    name: str
+    job: Job
+    model: PreTrainedModel
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes texts; otherwise it scores."""
+        return isinstance(self.job.task, Seq2Seq)
+
+    @property
+    def joins_texts(self) -> bool:
+        """Whether prompt and answer are one text."""
+        return family_of(self.model.config).joins_texts
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of ids that the model writes."""
+        return family_of(self.model.config).vocabulary_size(self.model.config)
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt, as in evaluations: in the template that the model was trained with.
+
+        Raises:
+            BadInput: a chat that the model's template refuses.
+        """
+        (ids,) = self.job.task.format.sources(self.job.tokenizer, [prompt])
+        return [*range(-self.job.spec.virtual_ids, 0), *ids]
+
+    def scores(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """The items of a prediction file for these records, without the records.
+
+        Raises:
+            BadInput: records that the model does not score.
+        """
+        job = self.job
+        problems = [
+            problem
+            for number, record in enumerate(records)
+            for problem in check_record(record, f"records[{number}]", job.task.shape, False)
+        ]
+        if problems:
+            raise BadInput(problems)
+        split: Any = _Records(records, *job.task.encode(job.tokenizer, records))
+        examples = job.task.examples(split, job.spec, trains=False)
+        shard = EvalShard(World())
+        context = EvalContext(self.model, job.tokenizer, examples, shard, untrained=True)
+        evaluation = job.task.evaluation(context, job.spec)
+        results = [one for _, one in sorted(evaluation.results)]
+        items = [one.item for one in evaluation.judge(range(evaluation.count), iter(results))]
+        return [{k: v for k, v in item.items() if k != "orig_d"} for item in items]
+
+
+class _Records:
+    """Records in memory, with what a task reads of a split."""
+
+    def __init__(self, records: Sequence[Record], sources: list[Any], targets: list[Any]):
+        self._records = records
+        self.sources, self.targets = _ragged(sources), _ragged(targets)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def record(self, index: int) -> Record:
+        return self._records[index]
+
+
+def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:
+    offsets = np.cumsum([0, *map(len, rows)])
+    values = np.concatenate([np.zeros(0, np.int32), *(np.array(row, np.int32) for row in rows)])
+    return Ragged(values.astype(np.int32), offsets)
+
+
+def load_served(name: str, mount: Mount, bf16: bool | None) -> ServedModel:
+    """Load the model of a run's checkpoint, or any other of the mount or the hub.
+
+    Raises:
+        BadInput: all that is wrong with it.
+    """
+    named = "model_init_name" if (mount.models / name).exists() else "model_pretrain_name"
+    asked = make_job("seq2seq", **{named: name}, data_name="none")
+    found, adapter, problems = find_model_and_adapter(mount, asked)
+    if problems:
+        raise BadInput(problems)
+    stored = read_task(adapter or Path(str(found)))
+    task = stored.get("task") or _usual_task(found)
+    classes = set(stored.get("classes") or ())
+    record: Record = {"prompt": "a"} if task == "seq2seq" else {"input": "a"}
+    if task == "clf" and classes and classes <= {*SIDES}:
+        record = {"prompt": "a", "response_a": "b", "response_b": "c"}
+    with TemporaryDirectory() as folder:  # a job is prepared on records
+        data = Path(folder) / "served.jsonl"
+        data.write_text(json.dumps(record) + "\n")
+        request = make_job(task, **{named: name}, data_name=str(data), no_train=True, bf16=bf16)
+        job = prepare(request, mount)
+    world = World()
+    world.begin(pick_device(), alone_too=False)
+    if job.strategy is not None:
+        hint = "serve it on a larger machine"
+        raise BadInput([Problem(name, "a model that does not fit one device", "memory", hint)])
+    with hold_for_reading(job.model_source, job.adapter):
+        job, model = load_together(job, world, None)
+    return ServedModel(name, job, model)
+
+
+def _usual_task(model: Path | str) -> str:
+    """The task of a model that says none: an encoder scores, others write."""
+    return "seq2seq" if family_of(load_config(fetch_settings(model), 0)).generates else "clf"

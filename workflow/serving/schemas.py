@@ -1,0 +1,118 @@
+"""Requests as OpenAI's API has them, and our own; unknown keys are ignored, as there."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from workflow.data.shapes.texts import Chat, Instruction, Prompt
+
+MOST_CHOICES = 16
+_Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+
+
+class Asked(BaseModel):
+    """What all requests for texts have.
+
+    Attributes:
+        model: must be the served one, if given.
+    """
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    model: str | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    n: int = Field(1, ge=1, le=MOST_CHOICES)
+    stop: str | list[str] | None = None
+    seed: int = Field(0, ge=0, lt=2**32)
+    stream: bool = False
+    presence_penalty: _Penalty = 0.0
+    frequency_penalty: _Penalty = 0.0
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(stop for stop in stops if stop)
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class CompletionRequest(Asked):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[str]
+    best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+
+
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        parts = self.content
+        return parts if isinstance(parts, str) else "".join(part.text for part in parts)
+
+
+class ChatRequest(Asked):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    stream_options: StreamOptions | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        roles = {"developer": "system"}
+        return Chat(
+            tuple({"role": roles.get(m.role, m.role), "content": m.text} for m in self.messages)
+        )
+
+
+class PredictRequest(BaseModel):
+    """`POST /predict`: a prompt, or an instruction with its input."""
+
+    prompt: str | None = None
+    instruction: str | None = None
+    input: str = ""
+    temperature: float = Field(0.0, ge=0, le=2, allow_inf_nan=False)
+    max_tokens: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0, lt=2**32)
+    stop: str | list[str] | None = None
+
+    def asked(self) -> Prompt:
+        """The prompt.
+
+        Raises:
+            ValueError: neither or both are given.
+        """
+        if (self.prompt is None) == (self.instruction is None):
+            raise ValueError("give either prompt or instruction")
+        if self.instruction is not None:
+            return Instruction(self.instruction, self.input)
+        assert self.prompt is not None
+        return self.prompt
+
+
+class ScoreRequest(BaseModel):
+    """`POST /score`: records as in a data file, e.g. {"input": …}."""
+
+    records: list[dict[str, Any]] = Field(min_length=1, max_length=256)

@@ -1,0 +1,140 @@
+"""The texts of requests, token by token: how each is chosen, and when it ends."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from workflow.data.text_ids import decode_texts
+from workflow.inference.decoding import Decoding
+from workflow.inference.sampling import draw, uniform_numbers, warpers_of
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How the tokens of a text are chosen; what `Decoding` has not is as in OpenAI's API.
+
+    Attributes:
+        decoding: its seed, with the number of the text among those of its request, decides samples.
+        presence_penalty: subtracted from the logit of each token that the text has already.
+        frequency_penalty: the same, for each time that the text has it.
+        logit_bias: added to logits, by token.
+        logprobs: how many of the most likely tokens to report; None for none.
+    """
+
+    decoding: Decoding
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each token is the most likely one."""
+        penalties = self.presence_penalty or self.frequency_penalty or self.logit_bias
+        return self.decoding.greedy and not penalties
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """The log probability of a token, and of the most likely ones at its position."""
+
+    token: int
+    value: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(eq=False)
+class Text:
+    """A text that is being written.
+
+    Attributes:
+        prompt: its ids.
+        number: among the texts of its request.
+        tokens: so far, without the end token.
+        written: the text so far that cannot change any more.
+        finish_reason: "stop" at an end token or stop string, "length" at the limit, "cancelled" if
+            nobody waits for it; None while it goes on.
+        tell: called after each token, in the engine's thread.
+    """
+
+    prompt: Sequence[int]
+    number: int
+    choosing: Choosing
+    tell: Callable[["Text"], object]
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
+    written: str = ""
+    finish_reason: str | None = None
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        decoding = self.choosing.decoding
+        self._counts: Counter[int] = Counter()
+        self._uniforms = None if decoding.greedy else uniform_numbers(decoding, [0])[self.number]
+        self._warpers = [] if decoding.greedy else list(warpers_of(decoding))
+
+    def cancel(self) -> None:
+        """End the text: its place is free from the next token on."""
+        self.finish_reason = self.finish_reason or "cancelled"
+
+    def choose(self, logits: torch.Tensor) -> int:
+        """The next token, from its logits (vocabulary,) in float32."""
+        choosing, scores = self.choosing, logits
+        if self._counts and (choosing.presence_penalty or choosing.frequency_penalty):
+            scores = scores.clone()
+            for token, count in self._counts.items():
+                scores[token] -= choosing.presence_penalty + choosing.frequency_penalty * count
+        if choosing.logit_bias:
+            scores = scores.clone()
+            for token, bias in choosing.logit_bias.items():
+                scores[token] += bias
+        if self._uniforms is None:
+            return int(scores.argmax())
+        row: Any = scores[None]
+        for warp in self._warpers:
+            row = warp(None, row)
+        return int(draw(row, self._uniforms[len(self.tokens)][None])[0])
+
+    def add(self, token: int, logits: torch.Tensor, ends: Sequence[int], tokenizer: Any) -> None:
+        """Append a token, and find out whether the text ends with it."""
+        choosing, decoding = self.choosing, self.choosing.decoding
+        if choosing.logprobs is not None:
+            self.logprobs.append(_logprob(token, logits, choosing.logprobs))
+        if token in ends:
+            self.finish_reason = "stop"
+        else:
+            self.tokens.append(token)
+            self._counts[token] += 1
+            if len(self.tokens) >= decoding.max_new_tokens:
+                self.finish_reason = "length"
+        self._write(tokenizer)
+
+    def _write(self, tokenizer: Any) -> None:
+        """Extend what is written, up to a stop string, or what may become one."""
+        (text,) = decode_texts(tokenizer, [self.tokens], skip_special_tokens=True)
+        stops = self.choosing.decoding.stop
+        found = [text.find(stop) for stop in stops if stop in text]
+        if found:
+            text, self.finish_reason = text[: min(found)], "stop"
+        elif self.finish_reason is None:
+            text = text.removesuffix("\ufffd")  # the start of a character
+            held = max((_overlap(text, stop) for stop in stops), default=0)
+            text = text[: len(text) - held]
+        if text.startswith(self.written):  # else a later token changed how an earlier one is shown
+            self.written = text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest start of a stop string that a text ends with."""
+    sizes = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((size for size in sizes if text.endswith(stop[:size])), 0)
+
+
+def _logprob(token: int, logits: torch.Tensor, count: int) -> Logprob:
+    logprobs = logits.log_softmax(-1)
+    values, tokens = logprobs.topk(count)
+    top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
+    return Logprob(token, float(logprobs[token]), top)
