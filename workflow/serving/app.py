@@ -1,6 +1,7 @@
 """The server's paths: OpenAI's completions and chats, predictions, scores, health and metrics."""
 
 import asyncio
+import html
 import json
 import time
 import uuid
@@ -197,6 +198,12 @@ def _add_others(app: FastAPI, server: Server) -> None:
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> str:
-        kind = "texts" if server.model.writes else "scores"
+        values = {
+            "name": html.escape(server.model.name),
+            "kind": "texts" if server.model.writes else "scores",
+            "tokens": str(min(128, server.limits.tokens)),
+        }
         text = PAGE.read_text(encoding="utf-8")
-        return text.replace("{{name}}", server.model.name).replace("{{kind}}", kind)
+        for name, value in values.items():
+            text = text.replace(f"{{{{{name}}}}}", value)
+        return text
