@@ -103,28 +103,29 @@ class Text:
         choosing, decoding = self.choosing, self.choosing.decoding
         if choosing.logprobs is not None:
             self.logprobs.append(_logprob(token, logits, choosing.logprobs))
-        if token in ends:
-            self.finish_reason = "stop"
-        else:
+        reason = "stop" if token in ends else None
+        if reason is None:
             self.tokens.append(token)
             self._counts[token] += 1
             if len(self.tokens) >= decoding.max_new_tokens:
-                self.finish_reason = "length"
-        self._write(tokenizer)
+                reason = "length"
+        self._write(tokenizer, reason)
 
-    def _write(self, tokenizer: Any) -> None:
+    def _write(self, tokenizer: Any, reason: str | None) -> None:
         """Extend what is written, up to a stop string, or what may become one."""
         (text,) = decode_texts(tokenizer, [self.tokens], skip_special_tokens=True)
         stops = self.choosing.decoding.stop
         found = [text.find(stop) for stop in stops if stop in text]
         if found:
-            text, self.finish_reason = text[: min(found)], "stop"
-        elif self.finish_reason is None:
+            text, reason = text[: min(found)], "stop"
+        elif reason is None:
             text = text.removesuffix("\ufffd")  # the start of a character
             held = max((_overlap(text, stop) for stop in stops), default=0)
             text = text[: len(text) - held]
         if text.startswith(self.written):  # else a later token changed how an earlier one is shown
             self.written = text
+        # Last: another thread reads the text as soon as it has ended.
+        self.finish_reason = self.finish_reason or reason
 
 
 def _overlap(text: str, stop: str) -> int:
