@@ -11,14 +11,11 @@ from typing import Any
 import httpx
 import uvicorn
 
-from workflow.inference.rows import Shapes
 from workflow.runs.mount import Mount
 from workflow.serving.app import make_app
-from workflow.serving.engine import TextEngine
 from workflow.serving.limits import Limits
 from workflow.serving.model import load_served
 from workflow.serving.server import Server
-from workflow.serving.tally import Tally
 
 LIMITS = Limits(
     rows=4, queue=32, tokens=64, prompt=200, body=1 << 20, seconds=60, api_key=None
@@ -41,11 +38,7 @@ def serving(mount: Mount, name: str, **limits: Any) -> Iterator[Running]:
     """Serve a model of a mount while the block runs."""
     bound = replace(LIMITS, **limits)
     model = load_served(name, mount, bf16=False)
-    engine = None
-    if model.writes:
-        most = Shapes(bound.rows, bound.tokens, bound.rows, bound.prompt)
-        engine = TextEngine(model.model, model.job.tokenizer, bound.rows, most)
-    server = Server(model, engine, bound, Tally())
+    server = Server.of(model, bound)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -49,24 +49,17 @@ def serve(mount: Mount, command: argparse.Namespace) -> None:
     with importing():
         import uvicorn
 
-        from workflow.inference.rows import Shapes
         from workflow.serving.app import make_app
-        from workflow.serving.engine import TextEngine
         from workflow.serving.limits import Limits
         from workflow.serving.model import load_served
         from workflow.serving.server import Server
-        from workflow.serving.tally import Tally
     model = load_served(_newest(mount, command.model), mount, False if command.fp32 else None)
     prompt = model.job.spec.max_source_length
     limits = Limits(
         rows=command.batch, queue=command.queue, tokens=command.max_tokens, prompt=prompt,
         body=BODY, seconds=command.deadline, api_key=key,
     )  # fmt: skip
-    engine = None
-    if model.writes:
-        most = Shapes(limits.rows, limits.tokens, limits.rows, prompt)
-        engine = TextEngine(model.model, model.job.tokenizer, limits.rows, most)
-    app = make_app(Server(model, engine, limits, Tally()))
+    app = make_app(Server.of(model, limits))
     log.info("serving %s on http://%s:%d", model.name, command.host, command.port)
     uvicorn.run(
         app, host=command.host, port=command.port, log_level="warning", access_log=False,

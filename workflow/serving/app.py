@@ -83,7 +83,7 @@ def _add_texts(app: FastAPI, server: Server) -> None:
         prompts: Sequence[Any], choosing: Choosing, request: Request
     ) -> tuple[list[list[int]], list[Text]]:
         ids = [server.ids_of(prompt) for prompt in prompts]
-        with Written(server, server.limits.seconds) as written:
+        with Written(server) as written:
             written.submit([one for i in ids for one in server.texts(i, choosing, written.tell)])
             texts = await written.done(request)
         server.tally.texts(texts)
@@ -93,7 +93,7 @@ def _add_texts(app: FastAPI, server: Server) -> None:
         answer: answers.Answer, prompt: Any, choosing: Choosing, request: Request
     ) -> StreamingResponse:
         ids = server.ids_of(prompt)
-        written = Written(server, server.limits.seconds)
+        written = Written(server)
         written.submit(server.texts(ids, choosing, written.tell))
 
         async def events() -> AsyncIterator[str]:
@@ -114,6 +114,11 @@ def _add_texts(app: FastAPI, server: Server) -> None:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
+    def answer_to(kind: str, prefix: str, asked: CompletionRequest | ChatRequest) -> answers.Answer:
+        options = asked.stream_options
+        counts = options is not None and options.include_usage
+        return answers.Answer(kind, f"{prefix}-{uuid.uuid4().hex}", server.model.name, counts)
+
     @app.post("/v1/completions")
     async def completions(asked: CompletionRequest, request: Request) -> Any:
         server.check_model(asked.model)
@@ -127,10 +132,7 @@ def _add_texts(app: FastAPI, server: Server) -> None:
         choosing = server.choosing(asked, count, asked.logprobs)
         if count > asked.n and choosing.logprobs is None:  # to rank them
             choosing = server.choosing(asked, count, 0)
-        answer = answers.Answer(
-            "text_completion", f"cmpl-{uuid.uuid4().hex}", server.model.name,
-            bool(asked.stream_options and asked.stream_options.include_usage),
-        )  # fmt: skip
+        answer = answer_to("text_completion", "cmpl", asked)
         if asked.stream:
             return streamed(answer, asked.prompts[0], choosing, request)
         ids, texts = await write(asked.prompts, choosing, request)
@@ -141,10 +143,7 @@ def _add_texts(app: FastAPI, server: Server) -> None:
         server.check_model(asked.model)
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
         choosing = server.choosing(asked, asked.n, logprobs, asked.max_completion_tokens)
-        answer = answers.Answer(
-            "chat.completion", f"chatcmpl-{uuid.uuid4().hex}", server.model.name,
-            bool(asked.stream_options and asked.stream_options.include_usage),
-        )  # fmt: skip
+        answer = answer_to("chat.completion", "chatcmpl", asked)
         if asked.stream:
             return streamed(answer, asked.prompt, choosing, request)
         ids, texts = await write([asked.prompt], choosing, request)

@@ -33,14 +33,11 @@ class TextEngine:
         waiting, running: the texts that have no place yet, and those that do.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int, most: Shapes
-    ):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: Shapes):
         """Take a model in evaluation mode.
 
         Args:
-            rows: texts written together.
-            most: `length` and `source` bound a text's tokens and its prompt's.
+            most: texts written together, with a prompt each, and the tokens of both.
         """
         self._model, self._tokenizer, self._ends = model, tokenizer, end_ids(model)
         self.waiting: deque[Text] = deque()
@@ -50,8 +47,7 @@ class TextEngine:
         kind = own_decoder(model, Decoding(max_new_tokens=most.length), most.source)
         self._decoder: Decoder | None = None
         if kind is not None:
-            room = Shapes(rows, most.length, rows, most.source)
-            self._decoder = kind(model, room, ON_CPU)
+            self._decoder = kind(model, most, ON_CPU)
         self._number = 0
         self._thread = threading.Thread(target=self._run, name="texts", daemon=True)
         self._thread.start()

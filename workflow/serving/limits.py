@@ -26,7 +26,6 @@ class Limits:
         body: bytes of a request.
         seconds: until a request is given up.
         api_key: that requests must have; None for none.
-        log_prompts: whether prompts may be logged.
     """
 
     rows: int
@@ -36,7 +35,6 @@ class Limits:
     body: int
     seconds: float
     api_key: str | None
-    log_prompts: bool = False
 
 
 class Refused(Exception):

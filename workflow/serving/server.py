@@ -11,6 +11,7 @@ from fastapi import Request
 
 from workflow.core.errors import BadInput
 from workflow.inference.decoding import Decoding
+from workflow.inference.rows import Shapes
 from workflow.serving.engine import TextEngine
 from workflow.serving.limits import Limits, Refused
 from workflow.serving.model import ServedModel
@@ -30,6 +31,15 @@ class Server:
     engine: TextEngine | None
     limits: Limits
     tally: Tally
+
+    @classmethod
+    def of(cls, model: ServedModel, limits: Limits) -> "Server":
+        """A server of a model, with an engine if it writes texts."""
+        engine = None
+        if model.writes:
+            most = Shapes(limits.rows, limits.tokens, limits.rows, limits.prompt)
+            engine = TextEngine(model.model, model.job.tokenizer, most)
+        return cls(model, engine, limits, Tally())
 
     def check_model(self, name: str | None) -> None:
         if name not in (None, self.model.name):
@@ -97,8 +107,8 @@ class Server:
 class Written:
     """Texts that a request waits for; leaving the block cancels those that go on."""
 
-    def __init__(self, server: Server, limit: float):
-        self._server, self._until = server, time.monotonic() + limit
+    def __init__(self, server: Server):
+        self._server, self._until = server, time.monotonic() + server.limits.seconds
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.texts: list[Text] = []
