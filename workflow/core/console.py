@@ -32,7 +32,8 @@ class _AboveBars(logging.Handler):
 
 def _write_above_bars(text: str) -> None:
     with suppress(OSError):  # a closed log must not end the run
-        tqdm.write(text, file=sys.stderr)
+        # the line's end in the same write: other processes write to the same file
+        tqdm.write(text + "\n", file=sys.stderr, end="")
 
 
 def has_colors(stream: TextIO) -> bool:
