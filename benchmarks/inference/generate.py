@@ -186,7 +186,8 @@ def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespa
         peer = trials["peer_samples" if "samples" in kind else "peer"]
         speeds = [one["tokens"] / one["seconds"] for one in found]
         peers = [one["tokens"] / one["seconds"] for one in peer]
-        rate = rates["fp32" if "peer" in kind or kind == "fp32" else "bf16"]
+        own = rates["fp32"] if kind == "fp32" else rates.get("bf16", rates["fp32"])
+        rate = rates["fp32"] if "peer" in kind else own
         share = statistics.median(one["gflop"] / one["seconds"] for one in found) / rate
         same = sum(a == b for a, b in zip(found[0]["texts"], peer[0]["texts"], strict=True))
         told = "–" if "samples" in kind else f"{same} of {len(peer[0]['texts'])}"

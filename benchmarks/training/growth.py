@@ -148,7 +148,8 @@ def by_sizes(mount: Path, parameters: dict[str, int]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     write_even(mount, 128, 16)
-    rate = matrix_rates()["bf16"]
+    rates = matrix_rates()
+    rate = rates.get("bf16", rates["fp32"])
     for name, count in parameters.items():
         found = measure(mount, steps_of(name, 16) | {"micro_batch_tokens": 2048})
         work = training_gflop(FLAN_T5[name], 16 * 96, 16 * 32)

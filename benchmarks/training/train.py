@@ -142,7 +142,6 @@ def gflop_per_example(arguments: argparse.Namespace) -> float:
 
 def report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespace) -> str:
     """The section of docs/operate/performance.md that this benchmark writes."""
-    from workflow.distributed.device import fast_bf16
 
     work = gflop_per_example(arguments)
     rows = []
@@ -150,7 +149,8 @@ def report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespac
         speeds = [trial["examples_per_second"] for trial in found]
         peers = [trial["examples_per_second"] for trial in trials["peer"]]
         speed = statistics.median(speeds)
-        rate = rates["bf16" if kind in ("default", "compiled") and fast_bf16() else "fp32"]
+        in_bf16 = kind in ("default", "compiled")
+        rate = rates.get("bf16", rates["fp32"]) if in_bf16 else rates["fp32"]
         loss = statistics.median(trial["eval_loss"] for trial in found)
         memory = statistics.median(trial["peak_memory_gb"] for trial in found)
         rows.append(

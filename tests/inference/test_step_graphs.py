@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from workflow.distributed.stop import Stop
 from workflow.inference import decoding_loop, step_graphs
 from workflow.inference.decoding import Decoding, PromptBatch
-from workflow.inference.decoding_loop import Writer, generate_rows
+from workflow.inference.decoding_loop import PromptWriter, generate_rows
 from workflow.inference.rows import ON_GPU, Pace
 from workflow.inference.step_graphs import StepGraphs
 from workflow.inference.t5_decoder import T5Decoder
@@ -86,10 +86,12 @@ def waits_of(call: Callable[[], object]) -> dict[str, int]:
 
 def prepare(
     model: Any, decoding: Decoding, prompts: list[list[int]], at_once: int = 6, pace: Pace = ON_GPU
-) -> tuple[T5Decoder, Writer]:
+) -> tuple[T5Decoder, PromptWriter]:
     with torch.no_grad():
         decoder = T5Decoder.of(model, prompts, decoding, at_once, pace)
-        return decoder, Writer(decoder, PromptBatch(prompts, range(len(prompts)), [5, 6]), decoding)
+        return decoder, PromptWriter(
+            decoder, PromptBatch(prompts, range(len(prompts)), [5, 6]), decoding, Stop(), print
+        )
 
 
 def fill(decoder: T5Decoder, prompts: list[list[int]]) -> None:

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +14,7 @@ import uvicorn
 from workflow.runs.mount import Mount
 from workflow.serving.app import make_app
 from workflow.serving.limits import Limits
-from workflow.serving.model import load_served
+from workflow.serving.model import ServedModel, load_adapters, load_served
 from workflow.serving.server import Server
 
 LIMITS = Limits(
@@ -29,16 +29,23 @@ class Running:
     url: str
     server: Server
 
+    @property
+    def model(self) -> ServedModel:
+        """The first model."""
+        return self.server.models[self.server.name]
+
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", json=body, timeout=60, **options)
 
 
 @contextmanager
-def serving(mount: Mount, name: str, **limits: Any) -> Iterator[Running]:
-    """Serve a model of a mount while the block runs."""
+def serving(
+    mount: Mount, name: str, adapters: Mapping[str, str] | None = None, **limits: Any
+) -> Iterator[Running]:
+    """Serve a model of a mount, and adapters of it by name, while the block runs."""
     bound = replace(LIMITS, **limits)
     model = load_served(name, mount, bf16=False)
-    server = Server.of(model, bound)
+    server = Server.of([model, *load_adapters(adapters or {}, model, mount)], bound)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -52,7 +52,7 @@ def evaluated(mount: Mount, model: str, **flags: Any) -> list[dict[str, Any]]:
 
 
 def test_concurrent_answers_are_those_of_an_evaluation(mount: Mount, running: Running) -> None:
-    model = running.server.model
+    model = running.model
     items = evaluated(mount, model.name)
     of_client = client(running)
 
@@ -78,7 +78,7 @@ def test_concurrent_answers_are_those_of_an_evaluation(mount: Mount, running: Ru
 
 
 def test_samples_depend_on_the_seed_alone(mount: Mount, running: Running) -> None:
-    name = running.server.model.name
+    name = running.model.name
     items = evaluated(mount, name, temperature=1.0, n_samples=3, seed=7)
     of_client = client(running)
     asked = {"model": name, "prompt": PROMPTS[0], "max_tokens": 12, "temperature": 1, "n": 3}
@@ -91,7 +91,7 @@ def test_samples_depend_on_the_seed_alone(mount: Mount, running: Running) -> Non
 
 
 def test_a_stream_is_the_whole_answer_in_parts(running: Running) -> None:
-    of_client, name = client(running), running.server.model.name
+    of_client, name = client(running), running.model.name
     asked = {"model": name, "prompt": PROMPTS[1], "max_tokens": 10, "temperature": 0}
     whole = of_client.completions.create(**asked).choices[0]
     options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -110,7 +110,7 @@ def test_a_stream_is_the_whole_answer_in_parts(running: Running) -> None:
 
 
 def test_penalties_biases_and_stops(running: Running) -> None:
-    of_client, model = client(running), running.server.model
+    of_client, model = client(running), running.model
     asked = {"model": model.name, "prompt": PROMPTS[2], "max_tokens": 12, "temperature": 0}
     plain = of_client.completions.create(**asked, logprobs=0).choices[0]
     token = model.job.tokenizer.convert_tokens_to_ids("a")
@@ -134,7 +134,7 @@ def test_penalties_biases_and_stops(running: Running) -> None:
 
 
 def test_bad_requests_are_refused_in_openais_shape(running: Running) -> None:
-    of_client, name = client(running), running.server.model.name
+    of_client, name = client(running), running.model.name
     with pytest.raises(openai.NotFoundError, match="not served here"):
         of_client.completions.create(model="other", prompt="a")
     with pytest.raises(openai.BadRequestError, match="at most 200 fit"):
@@ -162,7 +162,7 @@ def test_predictions_and_the_page(running: Running) -> None:
     assert list(answer) == ["answer"] and isinstance(answer["answer"], str)
     assert running.post("/predict", {}).status_code == 400
     page = httpx.get(running.url).text
-    assert running.server.model.name in page and "http" not in page.replace("http-equiv", "")
+    assert running.model.name in page and "http" not in page.replace("http-equiv", "")
 
 
 def test_limits_and_keys(mount: Mount) -> None:

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import ipaddress
 import os
+from collections.abc import Sequence
 
 from workflow.core.console import log, start_log
 from workflow.core.errors import BadInput, Problem
@@ -20,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "RUN/checkpoint-N, a RUN (its newest checkpoint), a folder of mount/models, or a hub name"
     )
     parser.add_argument("model", help=name, metavar="RUN")
+    adapter = (
+        "an adapter of RUN, which requests choose as model NAME; repeat for others: "
+        "--adapter NAME=RUN/checkpoint-N"
+    )
+    parser.add_argument("--adapter", action="append", default=[], help=adapter, metavar="NAME=RUN")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
     parser.add_argument("--port", type=int, default=8000, help="port [8000]")
     key = "environment variable with the key that requests must have as a bearer token"
@@ -33,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     grace = "seconds that running requests have to end after SIGTERM [30]"
     parser.add_argument("--grace", type=int, default=30, help=grace)
     parser.add_argument("--fp32", action="store_true", help="compute in float32 in any case")
+    prompts = "log prompts, answers and tracebacks of failures"
+    parser.add_argument("--log_prompts", action="store_true", help=prompts)
 
 
 def serve(mount: Mount, command: argparse.Namespace) -> None:
@@ -42,7 +50,8 @@ def serve(mount: Mount, command: argparse.Namespace) -> None:
         BadInput: all that is wrong with the command or the model.
     """
     key, problems = _key(command)
-    problems += _missing_packages()
+    adapters, wrong = _adapters(command.adapter)
+    problems += wrong + _missing_packages()
     if problems:
         raise BadInput(problems)
     start_log()
@@ -51,16 +60,19 @@ def serve(mount: Mount, command: argparse.Namespace) -> None:
 
         from workflow.serving.app import make_app
         from workflow.serving.limits import Limits
-        from workflow.serving.model import load_served
+        from workflow.serving.model import load_adapters, load_served
         from workflow.serving.server import Server
     model = load_served(_newest(mount, command.model), mount, False if command.fp32 else None)
+    checkpoints = {name: _newest(mount, run) for name, run in adapters.items()}
+    models = [model, *load_adapters(checkpoints, model, mount)]
     prompt = model.job.spec.max_source_length
     limits = Limits(
         rows=command.batch, queue=command.queue, tokens=command.max_tokens, prompt=prompt,
-        body=BODY, seconds=command.deadline, api_key=key,
+        body=BODY, seconds=command.deadline, api_key=key, log_prompts=command.log_prompts,
     )  # fmt: skip
-    app = make_app(Server.of(model, limits))
-    log.info("serving %s on http://%s:%d", model.name, command.host, command.port)
+    app = make_app(Server.of(models, limits))
+    names = ", ".join(one.name for one in models)
+    log.info("serving %s on http://%s:%d", names, command.host, command.port)
     uvicorn.run(
         app, host=command.host, port=command.port, log_level="warning", access_log=False,
         timeout_graceful_shutdown=command.grace, server_header=False,
@@ -79,6 +91,22 @@ def _key(command: argparse.Namespace) -> tuple[str | None, list[Problem]]:
     found, expected = f"{command.host}, which other machines reach", "a key that requests must have"
     hint = "add --api_key_env NAME, or --no_auth to serve anyone"
     return None, [Problem("--host", found, expected, hint)]
+
+
+def _adapters(words: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
+    """The checkpoints of adapters, by name."""
+    adapters: dict[str, str] = {}
+    problems = []
+    for word in words:
+        name, _, checkpoint = word.partition("=")
+        if not (name and checkpoint):
+            expected = "NAME=RUN or NAME=RUN/checkpoint-N"
+            problems.append(Problem("--adapter", word, expected, "name the adapter for requests"))
+        elif name in adapters:
+            hint = "give each adapter a name of its own"
+            problems.append(Problem("--adapter", f"{name} twice", "different names", hint))
+        adapters[name] = checkpoint
+    return adapters, problems
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,6 +1,7 @@
 """Own decoding loop: other texts replace finished ones."""
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -9,7 +10,7 @@ from workflow.distributed.stop import Stop
 from workflow.inference.causal_decoder import CausalDecoder, can_decode_rows
 from workflow.inference.decoder import Decoder
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch, end_ids
-from workflow.inference.rows import Shapes
+from workflow.inference.rows import Going, Shapes
 from workflow.inference.sampling import token_choice
 from workflow.inference.step_graphs import StepGraphs, run_each
 from workflow.inference.t5_decoder import T5Decoder
@@ -20,9 +21,12 @@ from workflow.models.generation_settings import restricted
 LEAVING = 1 / 16
 """The share of finished texts at which others replace them."""
 
+Run = Callable[[Callable[[Shapes], None], Shapes, int], Any]
+"""Calls a step with its shapes several times."""
+
 
 def own_decoder(model: PreTrainedModel, decoding: Decoding, longest: int) -> type[Decoder] | None:
-    """The decoder for `generate_rows`; None with beams, penalties or restrictions, or without one.
+    """The decoder of a model's texts; None with beams, penalties or restrictions, or without one.
 
     Args:
         longest: tokens of the longest prompt.
@@ -36,6 +40,37 @@ def own_decoder(model: PreTrainedModel, decoding: Decoding, longest: int) -> typ
     if can_decode_rows(model, longest + decoding.max_new_tokens):
         return CausalDecoder
     return None
+
+
+class Writer(Protocol):
+    """The texts of a decoder: which join, which token each gets next, and which leave."""
+
+    def join(self) -> bool:
+        """Add prompts where there is room; returns whether any text goes on."""
+
+    def write(self, shapes: Shapes) -> None:
+        """Write a token of each row's text that goes on."""
+
+    def leave(self, going: Going) -> None:
+        """Let ended texts leave.
+
+        Args:
+            going: (rows,), whether each goes on.
+        """
+
+
+def advance(decoder: Decoder, writer: Writer, run: Run = run_each) -> bool:
+    """Write the next tokens of all texts; returns False if there are none.
+
+    All texts of the project are written by this: those of evaluations and those of requests. Call
+    it without gradients.
+    """
+    if not writer.join():
+        return False
+    shapes, steps = decoder.rows.ahead()
+    run(writer.write, shapes, steps)
+    writer.leave(decoder.rows.look())
+    return True
 
 
 def generate_rows(
@@ -54,31 +89,27 @@ def generate_rows(
         stop: a request to stop ends texts early.
         tick: called with the number of prompts completed since the last call.
     """
-    writer = Writer(decoder, prompts, decoding)
+    writer = PromptWriter(decoder, prompts, decoding, stop, tick)
     run = StepGraphs().run if decoder.model.device.type == "cuda" else run_each
-    taken = 0
-    while not stop.requested():
-        more = prompts.ids[taken : taken + decoder.free]
-        decoder.add(taken, more)
-        taken += len(more)
-        if not len(decoder.rows):
-            break
-        while True:
-            shapes, steps = decoder.rows.ahead()
-            run(writer.write, shapes, steps)
-            going = decoder.rows.look()
-            if going.sum() <= (1 - LEAVING) * len(going) or stop.requested():
-                break
-        tick(decoder.keep(going))
+    while advance(decoder, writer, run):
+        pass
     return writer.written()
 
 
-class Writer:
-    """Writes a decoder's texts on its device, one token of each row at a time."""
+class PromptWriter:
+    """Writes the texts of given prompts on the decoder's device, all with the same settings."""
 
-    def __init__(self, decoder: Decoder, prompts: PromptBatch, decoding: Decoding):
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: PromptBatch,
+        decoding: Decoding,
+        stop: Stop,
+        tick: Callable[[int], object],
+    ):
         device, texts = decoder.model.device, len(prompts.ids) * decoding.n_samples
-        self._decoder, self._decoding = decoder, decoding
+        self._decoder, self._decoding, self._prompts = decoder, decoding, prompts
+        self._stop, self._tick, self._taken = stop, tick, 0
         self.ends = end_ids(decoder.model)
         self._choose = token_choice(decoding, prompts.indexes, device)
         self._scored_ids = torch.tensor(prompts.scored_ids, dtype=torch.int64, device=device)
@@ -90,8 +121,21 @@ class Writer:
         # Of each text: of the first position, then of the last.
         self._scores = torch.zeros(texts + 1, 2, len(self._scored_ids), device=device)
 
+    def join(self) -> bool:
+        if self._stop.requested():
+            return False
+        more = self._prompts.ids[self._taken : self._taken + self._decoder.free]
+        self._decoder.add(self._taken, more)
+        self._taken += len(more)
+        return len(self._decoder.rows) > 0
+
+    def leave(self, going: Going) -> None:
+        """Let texts leave once enough have ended."""
+        if going.sum() <= (1 - LEAVING) * len(going) or self._stop.requested():
+            self._tick(self._decoder.keep(going))
+
     def write(self, shapes: Shapes) -> None:
-        """Write a token of each row's text that goes on: no value is read on the host."""
+        """Write a token of each row's text that goes on; reads no value on the host."""
         of_all, decoding = self._decoder.rows, self._decoding
         rows = slice(shapes.rows)
         ids, going, positions = of_all.ids[rows], of_all.going[rows], of_all.positions[rows]

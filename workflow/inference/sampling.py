@@ -52,11 +52,17 @@ def uniform_numbers(decoding: Decoding, indexes: Sequence[int]) -> torch.Tensor:
     They depend on the seed, the record and the sample's number alone.
     """
     rows = [
-        np.random.default_rng([decoding.seed, index, sample]).random(decoding.max_new_tokens)
+        uniform_row(decoding, index, sample)
         for index in indexes
         for sample in range(decoding.n_samples)
     ]
-    return torch.from_numpy(np.stack(rows))
+    return torch.stack(rows)
+
+
+def uniform_row(decoding: Decoding, index: int, sample: int) -> torch.Tensor:
+    """The numbers of a record's sample, float64 (new tokens,)."""
+    generator = np.random.default_rng([decoding.seed, index, sample])
+    return torch.from_numpy(generator.random(decoding.max_new_tokens))
 
 
 def argmax(scores: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Answers in OpenAI's shape, whole or as a stream of chunks."""
 
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,11 @@ class Answer:
     model: str
     counts: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def new(cls, kind: str, prefix: str, model: str, counts: bool) -> "Answer":
+        """An answer with an id of its own."""
+        return cls(kind, f"{prefix}-{uuid.uuid4().hex}", model, counts)
 
     @property
     def is_chat(self) -> bool:
@@ -57,7 +63,8 @@ def completion(
             shown = f"{prompt}{text.written}" if asked.echo else text.written
             logprobs = None
             if asked.logprobs is not None:
-                logprobs = _logprobs(text.logprobs, tokenizer, asked.logprobs)
+                of_all = [*text.prompt_logprobs, *text.logprobs]
+                logprobs = _logprobs(of_all, tokenizer, asked.logprobs)
             choices.append(
                 {"index": len(choices), "text": shown, "logprobs": logprobs,
                  "finish_reason": text.finish_reason}
@@ -89,7 +96,7 @@ def usage(prompts: Sequence[Sequence[int]], texts: Sequence[Text]) -> dict[str, 
 
 def mean_logprob(text: Text) -> float:
     """The mean log probability of a text's tokens."""
-    return sum(one.value for one in text.logprobs) / max(1, len(text.logprobs))
+    return sum(one.value or 0.0 for one in text.logprobs) / max(1, len(text.logprobs))
 
 
 def _shown(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
@@ -103,7 +110,11 @@ def _logprobs(logprobs: Sequence[Logprob], tokenizer: Any, most: int) -> dict[st
         offsets.append(at)
         at += len(text)
     top = [
-        dict(zip(_shown(tokenizer, [t for t, _ in one.top]), [v for _, v in one.top], strict=True))
+        None
+        if one.value is None
+        else dict(
+            zip(_shown(tokenizer, [t for t, _ in one.top]), [v for _, v in one.top], strict=True)
+        )
         for one in logprobs
     ]
     return {
@@ -119,7 +130,7 @@ def _chat_logprobs(text: Text, first: int, tokenizer: Any) -> dict[str, Any] | N
     if text.choosing.logprobs is None:
         return None
 
-    def entry(token: int, value: float) -> dict[str, Any]:
+    def entry(token: int, value: float | None) -> dict[str, Any]:
         (shown,) = _shown(tokenizer, [token])
         return {"token": shown, "logprob": value, "bytes": list(shown.encode())}
 

@@ -4,7 +4,6 @@ import asyncio
 import html
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,15 +19,17 @@ from workflow.core.errors import BadInput
 from workflow.metrics.references import processed
 from workflow.serving import answers
 from workflow.serving.limits import Guard, Refused
+from workflow.serving.model import ServedModel
 from workflow.serving.schemas import (
     Asked,
     ChatRequest,
     CompletionRequest,
     PredictRequest,
     ScoreRequest,
+    TextRequest,
 )
 from workflow.serving.server import Server, Written
-from workflow.serving.texts import Choosing, Text
+from workflow.serving.texts import Text
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -42,7 +43,7 @@ def make_app(server: Server) -> FastAPI:
         if server.engine is not None:
             server.engine.close()
 
-    app = FastAPI(title=f"workflow: {server.model.name}", lifespan=lifespan)
+    app = FastAPI(title=f"workflow: {', '.join(server.models)}", lifespan=lifespan)
     app.add_middleware(Guard, limits=server.limits)
 
     @app.exception_handler(Refused)
@@ -61,7 +62,8 @@ def make_app(server: Server) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
-        log.error("a request failed: %s", type(error).__name__)
+        traceback = error if server.limits.log_prompts else None
+        log.error("a request failed: %s", type(error).__name__, exc_info=traceback)
         return Refused(500, "the server failed on this request", code="internal_error").response()
 
     @app.middleware("http")
@@ -80,25 +82,31 @@ def make_app(server: Server) -> FastAPI:
 
 def _add_texts(app: FastAPI, server: Server) -> None:
     async def write(
-        prompts: Sequence[Any], choosing: Choosing, request: Request
+        model: ServedModel, prompts: Sequence[Any], asked: Asked, request: Request
     ) -> tuple[list[list[int]], list[Text]]:
-        ids = [server.ids_of(prompt) for prompt in prompts]
-        with Written(server) as written:
-            written.submit([one for i in ids for one in server.texts(i, choosing, written.tell)])
+        """The ids of prompts and their texts, prompt after prompt."""
+        ids = [server.ids_of(model, prompt) for prompt in prompts]
+        choosing = server.choosing(model, asked)
+        with Written(server, model) as written:
+            written.submit(ids, choosing)
             texts = await written.done(request)
-        server.tally.texts(texts)
+        server.record(prompts, texts)
         return ids, texts
 
     def streamed(
-        answer: answers.Answer, prompt: Any, choosing: Choosing, request: Request
+        answer: answers.Answer,
+        model: ServedModel,
+        prompt: Any,
+        asked: TextRequest,
+        request: Request,
     ) -> StreamingResponse:
-        ids = server.ids_of(prompt)
-        written = Written(server)
-        written.submit(server.texts(ids, choosing, written.tell))
+        ids, choosing = server.ids_of(model, prompt), server.choosing(model, asked)
+        written = Written(server, model)
+        written.submit([ids], choosing, streams=True)
 
         async def events() -> AsyncIterator[str]:
             with written:
-                stream = answers.Stream(answer, written.texts, ids, server.model.job.tokenizer)
+                stream = answers.Stream(answer, written.texts, ids, model.job.tokenizer)
                 try:
                     for chunk in stream.first():
                         yield _event(chunk)
@@ -110,57 +118,44 @@ def _add_texts(app: FastAPI, server: Server) -> None:
                     yield "data: [DONE]\n\n"
                 except Refused as error:
                     yield _event(json.loads(bytes(error.response().body)))
-                server.tally.texts(written.texts)
+                server.record([prompt], written.texts)
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
-    def answer_to(kind: str, prefix: str, asked: CompletionRequest | ChatRequest) -> answers.Answer:
-        options = asked.stream_options
-        counts = options is not None and options.include_usage
-        return answers.Answer(kind, f"{prefix}-{uuid.uuid4().hex}", server.model.name, counts)
-
     @app.post("/v1/completions")
     async def completions(asked: CompletionRequest, request: Request) -> Any:
-        server.check_model(asked.model)
-        count = max(asked.n, asked.best_of or 1)
-        if asked.echo and not server.model.joins_texts:
+        model = server.model(asked.model, writes=True)
+        if asked.echo and not model.joins_texts:
             raise Refused(400, "echo is for models that read and write one text", "echo")
-        if asked.stream and (count > asked.n or len(asked.prompts) > 1 or asked.echo):
-            raise Refused(
-                400, "stream goes with a single prompt, without best_of and echo", "stream"
-            )
-        choosing = server.choosing(asked, count, asked.logprobs)
-        if count > asked.n and choosing.logprobs is None:  # to rank them
-            choosing = server.choosing(asked, count, 0)
-        answer = answer_to("text_completion", "cmpl", asked)
+        if asked.max_tokens == 0 and not asked.echo:
+            raise Refused(400, "max_tokens: 0 is for echo, which shows the prompt", "max_tokens")
+        answer = answers.Answer.new("text_completion", "cmpl", model.name, asked.counts_usage)
         if asked.stream:
-            return streamed(answer, asked.prompts[0], choosing, request)
-        ids, texts = await write(asked.prompts, choosing, request)
-        return answers.completion(answer, asked, ids, texts, server.model.job.tokenizer)
+            if asked.count > asked.n or len(asked.prompts) > 1 or asked.echo:
+                message = "stream goes with a single prompt, without best_of and echo"
+                raise Refused(400, message, "stream")
+            return streamed(answer, model, asked.prompts[0], asked, request)
+        ids, texts = await write(model, asked.prompts, asked, request)
+        return answers.completion(answer, asked, ids, texts, model.job.tokenizer)
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
-        server.check_model(asked.model)
-        logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
-        choosing = server.choosing(asked, asked.n, logprobs, asked.max_completion_tokens)
-        answer = answer_to("chat.completion", "chatcmpl", asked)
+        model = server.model(asked.model, writes=True)
+        answer = answers.Answer.new("chat.completion", "chatcmpl", model.name, asked.counts_usage)
         if asked.stream:
-            return streamed(answer, asked.prompt, choosing, request)
-        ids, texts = await write([asked.prompt], choosing, request)
-        return answers.chat_completion(answer, ids[0], texts, server.model.job.tokenizer)
+            return streamed(answer, model, asked.prompt, asked, request)
+        ids, texts = await write(model, [asked.prompt], asked, request)
+        return answers.chat_completion(answer, ids[0], texts, model.job.tokenizer)
 
     @app.post("/predict")
     async def predict(asked: PredictRequest, request: Request) -> Any:
+        model = server.model(asked.model, writes=True)
         try:
             prompt = asked.asked()
         except ValueError as error:
             raise Refused(400, str(error), "prompt") from None
-        usual = Asked.model_validate(
-            asked.model_dump(include={"temperature", "max_tokens", "seed", "stop"})
-        )
-        choosing = server.choosing(usual, 1)
-        _, (text,) = await write([prompt], choosing, request)
-        return {"answer": processed(text.written, usual.stops)}
+        _, (text,) = await write(model, [prompt], asked, request)
+        return {"answer": processed(text.written, asked.stops)}
 
 
 def _event(chunk: Any) -> str:
@@ -172,19 +167,18 @@ def _add_others(app: FastAPI, server: Server) -> None:
 
     @app.post("/score")
     async def score(asked: ScoreRequest) -> Any:
-        if server.model.writes:
-            raise Refused(400, "this model writes texts and gives no scores", code="no_scores")
+        model = server.model(asked.model, writes=False)
         async with scoring:
             try:
-                items = await asyncio.to_thread(server.model.scores, asked.records)
+                items = await asyncio.to_thread(model.scores, asked.records)
             except BadInput as error:
                 raise Refused(400, str(error.problems[0]), "records") from None
         return {"scores": items}
 
     @app.get("/v1/models")
     async def models() -> Any:
-        model = {"id": server.model.name, "object": "model", "created": 0, "owned_by": "workflow"}
-        return {"object": "list", "data": [model]}
+        common = {"object": "model", "created": 0, "owned_by": "workflow"}
+        return {"object": "list", "data": [{"id": name, **common} for name in server.models]}
 
     @app.get("/health")
     async def health() -> Any:
@@ -198,8 +192,8 @@ def _add_others(app: FastAPI, server: Server) -> None:
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> str:
         values = {
-            "name": html.escape(server.model.name),
-            "kind": "texts" if server.model.writes else "scores",
+            "name": html.escape(server.name),
+            "kind": "texts" if server.models[server.name].writes else "scores",
             "tokens": str(min(128, server.limits.tokens)),
         }
         text = PAGE.read_text(encoding="utf-8")

@@ -26,6 +26,7 @@ class Limits:
         body: bytes of a request.
         seconds: until a request is given up.
         api_key: that requests must have; None for none.
+        log_prompts: whether the log has prompts, answers, and tracebacks.
     """
 
     rows: int
@@ -35,6 +36,7 @@ class Limits:
     body: int
     seconds: float
     api_key: str | None
+    log_prompts: bool = False
 
 
 class Refused(Exception):

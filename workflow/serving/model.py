@@ -1,13 +1,15 @@
 """The model of a server: loaded as for an evaluation, whatever its family, task and tuning."""
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from workflow.config.parse import make_job
@@ -142,6 +144,52 @@ def load_served(name: str, mount: Mount, bf16: bool | None) -> ServedModel:
     with hold_for_reading(job.model_source, job.adapter):
         job, model = load_together(job, world, None)
     return ServedModel(name, job, model)
+
+
+def load_adapters(
+    adapters: Mapping[str, str], base: ServedModel, mount: Mount
+) -> Iterator[ServedModel]:
+    """Load adapters of a served model, whose weights they share.
+
+    Args:
+        adapters: the checkpoint of each name.
+
+    Raises:
+        BadInput: one that cannot be loaded, or is of another model.
+    """
+    for name, checkpoint in adapters.items():
+        found = load_served(checkpoint, mount, base.job.spec.bf16)
+        where, expected = f"--adapter {name}={checkpoint}", f"an adapter of {base.name}"
+        if found.job.adapter is None:
+            hint = "serve a whole model by a server of its own"
+            raise BadInput([Problem(where, "a whole model", expected, hint)])
+        if _folder(found) != _folder(base):
+            hint = "serve adapters of another model by another server"
+            of_other = f"an adapter of {found.job.model_source}"
+            raise BadInput([Problem(where, of_other, expected, hint)])
+        share_weights(found.model, base.model)
+        yield dataclasses.replace(found, name=name)
+
+
+def _folder(served: ServedModel) -> Path:
+    return Path(str(served.job.model_source)).resolve()
+
+
+def share_weights(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    """Let a model use the other's tensors where both are equal, so that they are held once."""
+    held = {_plain_name(name): one for name, one in other.named_parameters()}
+    for name, one in model.named_parameters():
+        same = held.get(_plain_name(name))
+        if same is not None and same.dtype == one.dtype and torch.equal(same, one):
+            one.data = same.data
+
+
+def _plain_name(name: str) -> str:
+    """A parameter's name in the base model: adapters wrap its modules."""
+    parts = name.split(".")
+    return ".".join(
+        part for part in parts if part not in ("base_layer", "words", "original_module")
+    )
 
 
 def _usual_task(model: Path | str) -> str:

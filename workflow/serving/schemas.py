@@ -23,13 +23,31 @@ class Asked(BaseModel):
     max_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
-    n: int = Field(1, ge=1, le=MOST_CHOICES)
     stop: str | list[str] | None = None
     seed: int = Field(0, ge=0, lt=2**32)
-    stream: bool = False
     presence_penalty: _Penalty = 0.0
     frequency_penalty: _Penalty = 0.0
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of texts to write for each prompt."""
+        return 1
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The most tokens of a text, if given."""
+        return self.max_tokens
+
+    @property
+    def most_logprobs(self) -> int | None:
+        """How many of the most likely tokens' log probabilities are needed; None for none."""
+        return None
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the log probabilities of the prompt's tokens are needed."""
+        return False
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -41,18 +59,48 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class CompletionRequest(Asked):
+class TextRequest(Asked):
+    """What OpenAI's requests for texts have."""
+
+    n: int = Field(1, ge=1, le=MOST_CHOICES)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def count(self) -> int:
+        return self.n
+
+    @property
+    def counts_usage(self) -> bool:
+        """Whether a stream ends with the tokens that were used."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionRequest(TextRequest):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str]
+    prompt: str | Annotated[list[str], Field(min_length=1)]
+    max_tokens: int | None = Field(None, ge=0)
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
-    stream_options: StreamOptions | None = None
 
     @property
     def prompts(self) -> list[Prompt]:
         return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+
+    @property
+    def count(self) -> int:
+        return max(self.n, self.best_of or 1)
+
+    @property
+    def most_logprobs(self) -> int | None:
+        ranked = self.count > self.n
+        return 0 if ranked and self.logprobs is None else self.logprobs
+
+    @property
+    def reads_prompt(self) -> bool:
+        return self.echo and self.logprobs is not None
 
 
 class TextPart(BaseModel):
@@ -70,14 +118,21 @@ class Message(BaseModel):
         return parts if isinstance(parts, str) else "".join(part.text for part in parts)
 
 
-class ChatRequest(Asked):
+class ChatRequest(TextRequest):
     """`POST /v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    stream_options: StreamOptions | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def most_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def prompt(self) -> Prompt:
@@ -87,16 +142,13 @@ class ChatRequest(Asked):
         )
 
 
-class PredictRequest(BaseModel):
+class PredictRequest(Asked):
     """`POST /predict`: a prompt, or an instruction with its input."""
 
     prompt: str | None = None
     instruction: str | None = None
     input: str = ""
     temperature: float = Field(0.0, ge=0, le=2, allow_inf_nan=False)
-    max_tokens: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)
-    stop: str | list[str] | None = None
 
     def asked(self) -> Prompt:
         """The prompt.
@@ -115,4 +167,5 @@ class PredictRequest(BaseModel):
 class ScoreRequest(BaseModel):
     """`POST /score`: records as in a data file, e.g. {"input": …}."""
 
+    model: str | None = None
     records: list[dict[str, Any]] = Field(min_length=1, max_length=256)

@@ -57,6 +57,6 @@ class Tally:
             yield f'workflow_texts_total{{finish_reason="{reason}"}} {count}'
         if engine is not None:
             yield "# TYPE workflow_texts_running gauge"
-            yield f"workflow_texts_running {len(engine.running)}"
+            yield f"workflow_texts_running {engine.running}"
             yield "# TYPE workflow_texts_waiting gauge"
-            yield f"workflow_texts_waiting {len(engine.waiting)}"
+            yield f"workflow_texts_waiting {engine.waiting}"

@@ -9,7 +9,7 @@ import torch
 
 from workflow.data.text_ids import decode_texts
 from workflow.inference.decoding import Decoding
-from workflow.inference.sampling import draw, uniform_numbers, warpers_of
+from workflow.inference.sampling import draw, uniform_row, warpers_of
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Choosing:
         frequency_penalty: the same, for each time that the text has it.
         logit_bias: added to logits, by token.
         logprobs: how many of the most likely tokens to report; None for none.
+        reads_prompt: whether to report those of the prompt's tokens too.
     """
 
     decoding: Decoding
@@ -29,6 +30,7 @@ class Choosing:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
+    reads_prompt: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -39,10 +41,13 @@ class Choosing:
 
 @dataclass(frozen=True)
 class Logprob:
-    """The log probability of a token, and of the most likely ones at its position."""
+    """The log probability of a token, and of the most likely ones at its position.
+
+    The first token of a prompt has none.
+    """
 
     token: int
-    value: float
+    value: float | None
     top: tuple[tuple[int, float], ...]
 
 
@@ -53,18 +58,22 @@ class Text:
     Attributes:
         prompt: its ids.
         number: among the texts of its request.
+        streams: whether what is written is read before the end.
         tokens: so far, without the end token.
-        written: the text so far that cannot change any more.
+        prompt_logprobs: of the prompt's tokens, if asked for.
+        written: the text so far that cannot change any more; if nobody reads it before, at the end.
         finish_reason: "stop" at an end token or stop string, "length" at the limit, "cancelled" if
             nobody waits for it; None while it goes on.
-        tell: called after each token, in the engine's thread.
+        tell: called at the end, and after each token if `streams`, in the engine's thread.
     """
 
     prompt: Sequence[int]
     number: int
     choosing: Choosing
     tell: Callable[["Text"], object]
+    streams: bool = False
     tokens: list[int] = field(default_factory=list)
+    prompt_logprobs: list[Logprob] = field(default_factory=list)
     logprobs: list[Logprob] = field(default_factory=list)
     written: str = ""
     finish_reason: str | None = None
@@ -73,12 +82,12 @@ class Text:
     def __post_init__(self) -> None:
         decoding = self.choosing.decoding
         self._counts: Counter[int] = Counter()
-        self._uniforms = None if decoding.greedy else uniform_numbers(decoding, [0])[self.number]
+        self._uniforms = None if decoding.greedy else uniform_row(decoding, 0, self.number)
         self._warpers = [] if decoding.greedy else list(warpers_of(decoding))
 
-    def cancel(self) -> None:
+    def end(self, reason: str = "cancelled") -> None:
         """End the text: its place is free from the next token on."""
-        self.finish_reason = self.finish_reason or "cancelled"
+        self.finish_reason = self.finish_reason or reason
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token, from its logits (vocabulary,) in float32."""
@@ -98,6 +107,13 @@ class Text:
             row = warp(None, row)
         return int(draw(row, self._uniforms[len(self.tokens)][None])[0])
 
+    def read(self, logits: torch.Tensor) -> None:
+        """Keep the log probabilities of the prompt, from its logits (ids, vocabulary)."""
+        count, (first, *others) = self.choosing.logprobs or 0, self.prompt
+        read = [_logprob(one, row, count) for one, row in zip(others, logits, strict=False)]
+        known = [Logprob(first, None, ()), *read]
+        self.prompt_logprobs = [one for one in known if one.token >= 0]  # others are virtual
+
     def add(self, token: int, logits: torch.Tensor, ends: Sequence[int], tokenizer: Any) -> None:
         """Append a token, and find out whether the text ends with it."""
         choosing, decoding = self.choosing, self.choosing.decoding
@@ -109,7 +125,10 @@ class Text:
             self._counts[token] += 1
             if len(self.tokens) >= decoding.max_new_tokens:
                 reason = "length"
-        self._write(tokenizer, reason)
+        if reason or self.streams or decoding.stop:
+            self._write(tokenizer, reason)
+        if reason or self.streams or self.finish_reason:
+            self.tell(self)
 
     def _write(self, tokenizer: Any, reason: str | None) -> None:
         """Extend what is written, up to a stop string, or what may become one."""
@@ -119,10 +138,11 @@ class Text:
         if found:
             text, reason = text[: min(found)], "stop"
         elif reason is None:
-            text = text.removesuffix("\ufffd")  # the start of a character
+            text = text.rstrip("\ufffd")  # the start of a character
             held = max((_overlap(text, stop) for stop in stops), default=0)
             text = text[: len(text) - held]
-        if text.startswith(self.written):  # else a later token changed how an earlier one is shown
+        # A later token may change how an earlier one is shown, which a stream cannot take back.
+        if not self.streams or text.startswith(self.written):
             self.written = text
         # Last: another thread reads the text as soon as it has ended.
         self.finish_reason = self.finish_reason or reason
