@@ -9,6 +9,7 @@ from benchmarks.memory import memory, paper
 from benchmarks.models import decoder_only, encoder
 from benchmarks.reporting import report
 from benchmarks.runs import durability
+from benchmarks.serving import serve
 from benchmarks.training import adapters, exactness, growth, train, train_memory
 
 BENCHMARKS = {
@@ -20,6 +21,7 @@ BENCHMARKS = {
     "growth": growth,
     "generate": generate,
     "score": score,
+    "serve": serve,
     "decoder_only": decoder_only,
     "encoder": encoder,
     "memory": memory,

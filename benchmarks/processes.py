@@ -58,7 +58,7 @@ def environments(processes: int, threads: int = 1) -> list[dict[str, str]]:
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
     }
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
@@ -70,7 +70,7 @@ def environment_alone() -> dict[str, str]:
     return kept | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -127,12 +127,12 @@ def watch(running: Sequence[subprocess.Popen[Any]], limit: float = math.inf) -> 
 def _held(process: int) -> float:
     """Bytes of a process that no file backs; 0 where it has ended."""
     try:
-        return _status_bytes(process, "RssAnon", "RssShmem")
+        return status_bytes(process, "RssAnon", "RssShmem")
     except OSError:
         return 0.0
 
 
-def _status_bytes(process: int | str, *names: str) -> float:
+def status_bytes(process: int | str, *names: str) -> float:
     lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     return sum(1024.0 * int(text.split()[1]) for text in lines if text.startswith(names))
 
@@ -154,9 +154,9 @@ class OwnMemory:
             return
         ctypes.CDLL(None).malloc_trim(0)  # memory that is freed but kept would hide what is new
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        self._before = _status_bytes("self", "VmRSS")
+        self._before = status_bytes("self", "VmRSS")
 
     def more_gb(self) -> float:
         gpu = self._gpu
-        held = float(gpu.max_memory_allocated()) if gpu else _status_bytes("self", "VmHWM")
+        held = float(gpu.max_memory_allocated()) if gpu else status_bytes("self", "VmHWM")
         return (held - self._before) / 1e9

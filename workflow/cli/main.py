@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from workflow.cli.chat import add_arguments as add_chat_arguments
 from workflow.cli.serve import add_arguments as add_serve_arguments
 from workflow.cluster import job_record as records
 from workflow.cluster.overview import describe, inspect_run, run_names, run_table
@@ -107,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("name", help="of the new model in mount/models", metavar="NAME")
     served = add("serve", _serve, "serve a model over HTTP, with OpenAI's completions and chats")
     add_serve_arguments(served)
+    asked = add("chat", _chat, "ask a model in the terminal")
+    add_chat_arguments(asked)
     files = add("import", _import, "turn CSV, JSON or Parquet files into a data file")
     files.add_argument("files", nargs="+", help="several are one after another", metavar="FILE")
     files.add_argument("name", help="of the file to write, mount/data/NAME.json", metavar="NAME")
@@ -230,6 +233,12 @@ def _serve(mount: Mount, command: argparse.Namespace) -> None:
     from workflow.cli.serve import serve
 
     serve(mount, command)
+
+
+def _chat(mount: Mount, command: argparse.Namespace) -> None:
+    from workflow.cli.chat import chat
+
+    chat(mount, command)
 
 
 def _merge(mount: Mount, command: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from workflow.core.console import log, start_log
 from workflow.core.errors import BadInput, Problem
 from workflow.core.imports import importing
-from workflow.runs.mount import Mount, step_in_name
+from workflow.runs.mount import Mount, newest_checkpoint
 
 PACKAGES = ("fastapi", "uvicorn")
 BODY = 10 << 20
@@ -62,8 +62,10 @@ def serve(mount: Mount, command: argparse.Namespace) -> None:
         from workflow.serving.limits import Limits
         from workflow.serving.model import load_adapters, load_served
         from workflow.serving.server import Server
-    model = load_served(_newest(mount, command.model), mount, False if command.fp32 else None)
-    checkpoints = {name: _newest(mount, run) for name, run in adapters.items()}
+    model = load_served(
+        newest_checkpoint(mount, command.model), mount, False if command.fp32 else None
+    )
+    checkpoints = {name: newest_checkpoint(mount, run) for name, run in adapters.items()}
     models = [model, *load_adapters(checkpoints, model, mount)]
     prompt = model.job.spec.max_source_length
     limits = Limits(
@@ -122,11 +124,3 @@ def _missing_packages() -> list[Problem]:
         return []
     hint = "install them with scripts/setup --extra serve"
     return [Problem("serve", f"without {' and '.join(missing)}", "the extra serve", hint)]
-
-
-def _newest(mount: Mount, name: str) -> str:
-    """The name of a run's newest checkpoint; any other name as it is."""
-    folders = (mount.models / name).glob("checkpoint-*/config.json")
-    adapters = (mount.models / name).glob("checkpoint-*/adapter_config.json")
-    steps = [step_in_name(path.parent) for path in (*folders, *adapters)]
-    return f"{name}/checkpoint-{max(steps)}" if steps else name
