@@ -10,14 +10,17 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from conftest import BERT_TINY, GPT_TINY, T5_TINY, make_mount, write_data
 from served import Running, serving
 
 from workflow import make_job, run_job
+from workflow.inference.decoding import end_ids
 from workflow.runs.mount import Mount
+from workflow.serving.model import ServedModel
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
-PROMPTS = [f"add one: {' '.join(str(n))}" for n in (4, 71, 999, 12345, 8, 55, 1000000, 3)] * 3
+PROMPTS = [f"add one: {' '.join(str(n**2 + 37))}" for n in range(200)]
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +61,46 @@ def test_concurrent_answers_are_those_of_an_evaluation(mount: Mount, running: Ru
 
     def ask(prompt: str) -> Any:
         return of_client.completions.create(
-            model=model.name, prompt=prompt, max_tokens=12, temperature=0, logprobs=5
+            model=model.name, prompt=prompt, max_tokens=12, temperature=0, logprobs=1
         )
 
-    with ThreadPoolExecutor(12) as threads:
+    with ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(ask, PROMPTS))
-    tokenizer = model.job.tokenizer
     for answer, item in zip(answers, items, strict=True):
-        choice = answer.choices[0]
+        (choice,) = answer.choices
         assert choice.text.strip() == item["generations"][0]["lm_postprocess"]
-        assert len(choice.logprobs.token_logprobs) >= 1
         assert choice.finish_reason in ("stop", "length")
-    shown = tokenizer.decode(model.prompt_ids(PROMPTS[0]))
-    assert PROMPTS[0].split()[0] in shown
+    for prompt, answer in zip(PROMPTS[:25], answers, strict=False):
+        found = answer.choices[0].logprobs.token_logprobs
+        assert found == pytest.approx(greedy_logprobs(model, model.prompt_ids(prompt)), abs=1e-4)
     together = of_client.completions.create(
-        model=model.name, prompt=PROMPTS, max_tokens=12, temperature=0
+        model=model.name, prompt=PROMPTS[:20], max_tokens=12, temperature=0
     )
-    assert [one.text for one in together.choices] == [one.choices[0].text for one in answers]
+    assert [one.text for one in together.choices] == [one.choices[0].text for one in answers[:20]]
+
+
+def greedy_logprobs(model: ServedModel, prompt: list[int]) -> list[float]:
+    """The log probabilities of the most likely tokens, by a plain call of the model for each."""
+    found: list[float] = []
+    written: list[int] = []
+    while len(written) < 12 and not {*written} & {*end_ids(model.model)}:
+        value, token = logprobs_after(model, prompt, written)[-1].max(-1)
+        found.append(float(value))
+        written.append(int(token))
+    return found
+
+
+def logprobs_after(model: ServedModel, prompt: list[int], written: list[int]) -> torch.Tensor:
+    """The log probabilities after a prompt and each token written, (tokens + 1, vocabulary)."""
+    inputs: dict[str, Any] = {"input_ids": torch.tensor([prompt])}
+    if model.joins_texts:
+        inputs["input_ids"] = torch.tensor([[*prompt, *written]])
+    else:
+        start = model.model.config.decoder_start_token_id
+        inputs["decoder_input_ids"] = torch.tensor([[start, *written]])
+    with torch.no_grad():
+        logits = model.model(**inputs).logits[0, -len(written) - 1 :]
+    return logits.float().log_softmax(-1)
 
 
 def test_samples_depend_on_the_seed_alone(mount: Mount, running: Running) -> None:
@@ -131,6 +157,28 @@ def test_penalties_biases_and_stops(running: Running) -> None:
     assert stopped.finish_reason == "stop"
     best = of_client.completions.create(**asked | {"temperature": 1}, best_of=4, n=1, logprobs=0)
     assert len(best.choices) == 1
+
+
+def test_echo_tells_the_log_probabilities_of_the_prompt(running: Running) -> None:
+    """As harnesses ask for them: of a prompt without an answer, or with one."""
+    of_client, model = client(running), running.model
+    asked = {"model": model.name, "prompt": PROMPTS[0], "temperature": 0, "echo": True}
+    if not model.joins_texts:
+        with pytest.raises(openai.BadRequestError, match="echo is for models"):
+            of_client.completions.create(**asked)
+        return
+    ids = model.prompt_ids(PROMPTS[0])
+    after = logprobs_after(model, ids[:1], ids[1:])
+    expected = after[range(len(ids) - 1), ids[1:]].tolist()
+    for most in (0, 3):
+        (choice,) = of_client.completions.create(**asked, max_tokens=most, logprobs=2).choices
+        assert choice.text.startswith(PROMPTS[0])
+        assert len(choice.logprobs.tokens) <= len(ids) + most
+        first, *others = choice.logprobs.token_logprobs
+        assert first is None and choice.logprobs.top_logprobs[0] is None
+        assert others[: len(expected)] == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(openai.BadRequestError, match="max_tokens: 0 is for echo"):
+        of_client.completions.create(model=model.name, prompt="a", max_tokens=0)
 
 
 def test_bad_requests_are_refused_in_openais_shape(running: Running) -> None:
