@@ -45,8 +45,8 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 EXECUTED = ("bash", "python")
 LANGUAGES = (*EXECUTED, "sh", "json", "text")
 OTHER_COMMANDS = {
-    "cp", "pip", "sleep", "done", "[", "docker", "enroot", ".venv/bin/pip", ".venv/bin/tensorboard",
-    ".venv/bin/wandb", ".venv/bin/mkdocs",
+    "cp", "curl", "pip", "sleep", "done", "[", "docker", "enroot", ".venv/bin/pip",
+    ".venv/bin/tensorboard", ".venv/bin/wandb", ".venv/bin/mkdocs",
 }  # fmt: skip
 FOREIGN_FLAGS = {
     "help", "help_all",  # argparse
