@@ -4,8 +4,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, TextIO
 
@@ -92,6 +92,17 @@ def start_log(silent: bool = False) -> None:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
+
+
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Log warnings and errors alone while the block runs."""
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def on_terminal() -> bool:

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from workflow.config.parse import make_job
+from workflow.core.console import warnings_only
 from workflow.core.errors import BadInput, Problem
 from workflow.data.records import Record
 from workflow.data.schema import check_record
@@ -131,7 +132,8 @@ def load_served(name: str, mount: Mount, bf16: bool | None) -> ServedModel:
     record: Record = {"prompt": "a"} if task == "seq2seq" else {"input": "a"}
     if task == "clf" and classes and classes <= {*SIDES}:
         record = {"prompt": "a", "response_a": "b", "response_b": "c"}
-    with TemporaryDirectory() as folder:  # a job is prepared on records
+    # A job is prepared on records, of which nobody wants to read.
+    with TemporaryDirectory() as folder, warnings_only():
         data = Path(folder) / "served.jsonl"
         data.write_text(json.dumps(record) + "\n")
         request = make_job(task, **{named: name}, data_name=str(data), no_train=True, bf16=bf16)
