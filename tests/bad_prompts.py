@@ -59,6 +59,11 @@ BAD_PROMPTS = [
         "a single text file",
         prepare=lambda mount: (mount.data / "bad.txt").write_text("one\n\ntwo\n") and None,
     ),
+    BadInput(
+        "a text file for clf.py",
+        prepare=lambda mount: (mount.data / "bad.txt").write_text("one\n\ntwo\n") and None,
+        task="clf",
+    ),
     _chat("no messages"),
     _chat("only an answer", {"role": "assistant", "content": "b"}),
     _chat("a chat without an answer", USER),

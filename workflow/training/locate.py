@@ -14,6 +14,7 @@ from workflow.core.errors import BadInput, Problem
 from workflow.data.reading import check_records, first_record
 from workflow.data.records import Record
 from workflow.data.source import DataSource, HeldOut
+from workflow.data.split_names import TEXT_SUFFIX
 from workflow.metrics.user import load_user_metric
 from workflow.reporting.trackers.base import problems_of_trackers
 from workflow.runs.mount import Mount, find_data, find_run_folder, run_name_of
@@ -60,6 +61,8 @@ def locate(request: JobRequest, mount: Mount, problems: Sequence[Problem]) -> Lo
     model, adapter, of_model = find_model_and_adapter(mount, request)
     resume_point, of_checkpoint = _find_resume_point(request, mount, run_path)
     files, of_data = find_data(mount, request.data_name) if request.data_name else ({}, [])
+    if texts := _problems_of_texts(files, request):
+        files, of_data = {}, texts
     first = first_record(data_source(files, request)) if files else {}
     problems += _problems_of_unused(task_for(request, first), request) if files else []
     problems += [
@@ -69,6 +72,15 @@ def locate(request: JobRequest, mount: Mount, problems: Sequence[Problem]) -> Lo
     if problems:
         raise BadInput([*problems, *problems_of_records(files, request)])
     return Located(files, first, model, adapter, run_path, resume_point)
+
+
+def _problems_of_texts(files: dict[str, Path], request: JobRequest) -> list[Problem]:
+    """The text files of a job that scores, of which there is nothing else to say."""
+    if request.task != "clf":
+        return []
+    expected, hint = "records to score", "learn plain text with seq2seq.py, or write records"
+    paths = [path for path in files.values() if path.suffix == TEXT_SUFFIX]
+    return [Problem(str(path), "plain text", expected, hint) for path in paths]
 
 
 def _find_resume_point(

@@ -72,8 +72,9 @@ def log_job(job: Job, model: PreTrainedModel, world: World) -> None:
             f"{count:,}", share,
         )  # fmt: skip
     log.info(
-        "%d steps of %d examples, %s, learning rate %g, %d warmup steps",
-        spec.max_steps, spec.batch_size, spec.optim, spec.learning_rate, spec.warmup_steps,
+        "%d steps of %d example%s, %s, learning rate %g, %d warmup steps",
+        spec.max_steps, spec.batch_size, "s" * (spec.batch_size > 1), spec.optim,
+        spec.learning_rate, spec.warmup_steps,
     )  # fmt: skip
     if spec.save_steps % spec.eval_steps and spec.save_steps < spec.max_steps:
         log.warning(
