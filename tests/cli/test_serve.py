@@ -28,6 +28,7 @@ def test_other_machines_need_a_key(
     assert "--api_key_env KEY: not set" in capsys.readouterr().err
 
 
+@pytest.mark.allow_hosts(["127.0.0.1"])
 def test_a_model_that_does_not_exist_is_reported(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -198,6 +198,14 @@ def step_in_name(model: Path | str) -> int:
     return int(match.group(1)) if match else 0
 
 
+def newest_checkpoint(mount: Mount, name: str) -> str:
+    """The name of a run's newest checkpoint; any other name as it is."""
+    folders = (mount.models / name).glob("checkpoint-*/config.json")
+    adapters = (mount.models / name).glob("checkpoint-*/adapter_config.json")
+    steps = [step_in_name(path.parent) for path in (*folders, *adapters)]
+    return f"{name}/checkpoint-{max(steps)}" if steps else name
+
+
 def find_run_folder(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
     """The folder of a run; a name that leads out of mount/models is a problem."""
     folder = mount.models / name
