@@ -37,6 +37,21 @@ def test_a_model_that_does_not_exist_is_reported(
 
 
 @pytest.mark.allow_hosts(["127.0.0.1"])
+def test_a_port_in_use_is_reported_before_the_model_is_loaded(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        assert main(["serve", "--mount", str(mount.root), "nothing", "--port", str(port)]) == 2
+    assert capsys.readouterr().err == (
+        f"--port {port}: address already in use on 127.0.0.1 (expected a free port). Hint: stop "
+        "what listens there, or choose another --port or --host.\n"
+    )
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
 def test_a_served_model_answers_until_a_signal_ends_it(mount: Mount) -> None:
     (mount.models / "gpt").symlink_to(GPT_TINY)
     with socket.socket() as free:

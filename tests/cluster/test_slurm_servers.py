@@ -19,7 +19,8 @@ KEY = "sesame"
 ASK = """
 import json, sys, urllib.error, urllib.request
 url, key, prompts = sys.argv[1], sys.argv[2], int(sys.argv[3])
-body = json.dumps({"prompt": ["add one: 4"] * prompts, "max_tokens": 100, "temperature": 1}).encode()
+asked = {"prompt": ["add one: 4"] * prompts, "max_tokens": 100, "temperature": 1}
+body = json.dumps(asked).encode()
 head = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
 print("asking", flush=True)
 try:

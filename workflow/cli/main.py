@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
 
     # without --mount, which is a flag of the job
     submit = "submit a job to Slurm or Kubernetes, or start it in the background (local)"
-    usage = "python3 -m workflow submit slurm|kubernetes|local [flags] -- seq2seq.py|clf.py|serve …"
+    usage = (
+        "python3 -m workflow submit slurm|kubernetes|local [flags] -- seq2seq.py|clf.py|serve RUN"
+    )
     flags = "`python3 -m workflow submit slurm -h` lists the flags."
     verbs.add_parser("submit", help=submit, description=submit, usage=usage, epilog=flags)
     sweep = add("sweep", _sweep, "run a job with every combination of some values, and with seeds")

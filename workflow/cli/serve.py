@@ -2,17 +2,15 @@
 
 import argparse
 import asyncio
-import importlib.util
 import os
 import socket
 
-from workflow.config.serve_flags import problems_of_access, read_adapters
+from workflow.config.serve_flags import missing_packages, problems_of_access, read_adapters
 from workflow.core.console import log, start_log
 from workflow.core.errors import BadInput, Problem
 from workflow.core.imports import importing
 from workflow.runs.mount import Mount, newest_checkpoint
 
-PACKAGES = ("fastapi", "uvicorn")
 HOST = "127.0.0.1"
 BODY = 10 << 20
 """Bytes of a request."""
@@ -27,7 +25,7 @@ def serve(mount: Mount, command: argparse.Namespace) -> None:
     host = command.host or HOST
     key, problems = _key(command, host)
     adapters, wrong = read_adapters(command.adapter)
-    problems += wrong + _missing_packages()
+    problems += wrong + missing_packages()
     if problems := problems or _problems_of_port(host, command.port):
         raise BadInput(problems)
     start_log()
@@ -82,11 +80,3 @@ def _problems_of_port(host: str, port: int) -> list[Problem]:
         hint = "stop what listens there, or choose another --port or --host"
         return [Problem(f"--port {port}", f"{found} on {host}", "a free port", hint)]
     return []
-
-
-def _missing_packages() -> list[Problem]:
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if not missing:
-        return []
-    hint = "install them with scripts/setup --extra serve"
-    return [Problem("serve", f"without {' and '.join(missing)}", "the extra serve", hint)]

@@ -61,7 +61,7 @@ class SubmitRequest:
 
 def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
     """Parse what follows `submit KIND`: cluster flags, then -- and the job's own command."""
-    jobs = "seq2seq.py|clf.py [flags of the job] | serve RUN [flags of serve]"
+    jobs = "seq2seq.py|clf.py|serve RUN [flags of the job]"
     usage = f"python3 -m workflow submit {kind} [flags] -- {jobs}"
     flags = FlagSet(flags_of(Cluster, Options), ALIASES)
     cut = words.index("--") if "--" in words else len(words)

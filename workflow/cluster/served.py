@@ -15,6 +15,7 @@ from workflow.config.serve_flags import (
     SERVE,
     add_arguments,
     is_loopback,
+    missing_packages,
     problems_of_access,
     read_adapters,
 )
@@ -28,6 +29,7 @@ _HINTS = {
     "num_nodes": "remove it; a server is one process on one node",
     "gpu_memory": "remove it; the memory of servers is not planned",
 }
+_ON_KUBERNETES = {"max_restarts": "remove it; a Deployment restarts its pod without a limit"}
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,14 @@ def read_server(kind: str, words: Sequence[str], cluster: Cluster) -> argparse.N
 
 
 def _problems(kind: str, command: argparse.Namespace, cluster: Cluster) -> list[Problem]:
-    where, defaults = f"{kind} -- serve", Cluster()
+    defaults, hints = Cluster(), _HINTS | (_ON_KUBERNETES if kind == "kubernetes" else {})
     problems = [
-        not_supported(name, where, hint)
-        for name, hint in _HINTS.items()
+        not_supported(name, f"{kind} -- serve", hint)
+        for name, hint in hints.items()
         if getattr(cluster, name) != getattr(defaults, name)
     ]
+    if kind != "kubernetes" and cluster.container is None:  # the nodes use this .venv, too
+        problems += missing_packages()
     if cluster.gpus_per_node > 1:
         hint = "write --gpus_per_node 1; a server is one process on one GPU"
         found = str(cluster.gpus_per_node)
@@ -121,16 +125,18 @@ def read_by(served: argparse.Namespace, mount: Mount) -> tuple[list[Path], list[
     """The folders of the models that a server loads, and what is wrong with them."""
     from workflow.training.adapters import find_model_and_adapter  # slow: torch
 
-    adapters, _ = read_adapters(served.adapter)
+    names = {served.model: f"{SERVE} {served.model}"}
+    names |= {
+        one: f"--adapter {name}={one}" for name, one in read_adapters(served.adapter)[0].items()
+    }
     folders: list[Path] = []
     problems: list[Problem] = []
-    for flag, name in {
-        SERVE: served.model,
-        **{f"--adapter {k}": v for k, v in adapters.items()},
-    }.items():
+    for name, where in names.items():
+        if not name:  # reported already
+            continue
         newest = newest_checkpoint(mount, name)
         request = make_job("seq2seq", model_init_name=newest, data_name="none")
         model, adapter, wrong = find_model_and_adapter(mount, request)
         folders += [path for path in (model, adapter) if isinstance(path, Path) and not wrong]
-        problems += [dataclasses.replace(one, where=f"{flag} {name}") for one in wrong]
+        problems += [dataclasses.replace(one, where=where) for one in wrong]
     return folders, problems

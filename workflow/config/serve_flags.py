@@ -1,12 +1,14 @@
 """Flags of `python3 -m workflow serve`, here and in a submitted server."""
 
 import argparse
+import importlib.util
 import ipaddress
 from collections.abc import Sequence
 
 from workflow.core.errors import Problem
 
 SERVE = "serve"
+PACKAGES = ("fastapi", "uvicorn")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +59,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def missing_packages() -> list[Problem]:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if not missing:
+        return []
+    hint = "install them with scripts/setup --extra serve"
+    return [Problem(SERVE, f"without {' and '.join(missing)}", "the extra serve", hint)]
 
 
 def read_adapters(words: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:

@@ -49,7 +49,9 @@ class Kubernetes(Scheduler):
         found = [*problems(submission), *problems_of_paths(reads, only_mount)]
         if found:
             return "", found
-        return (deployment if isinstance(submission, Server) else manifest)(submission), []
+        if isinstance(submission, Server):
+            return deployment(submission), []
+        return manifest(submission), []
 
     def queue(self, text: str, submission: Submission) -> JobRecord:
         from workflow.cluster.kubernetes.manifest import job_name

@@ -10,6 +10,7 @@ PORT = 29400
 RENDEZVOUS_SECONDS = 600
 """How long pods wait for each other: some nodes have to pull the image first."""
 
+_BEFORE_THE_SERVER = "trap 'exit 143' TERM  # the first process ignores it otherwise"
 _BEFORE_THE_JOB = "trap 'exit 75' TERM  # before the run starts there is nothing to save"
 _IS_HOST = "((is_host = JOB_COMPLETION_INDEX == 0))"
 _BEGINNING = r"""
@@ -58,20 +59,20 @@ def pod_script(submission: Submission, project: str, name: str) -> str:
         ]
     )
     more = [_IS_HOST] if cluster.num_nodes > 1 else []
-    first = "\n".join([*_first(cluster, project), *more])
+    first = "\n".join([_BEFORE_THE_JOB, *_setup(cluster, project), *more])
     return first + _BEGINNING.format(run=run) + _JOB.format(command=torchrun) + _ENDING
 
 
 def server_script(server: Server, project: str) -> str:
-    """Return the script of a server's pod; before the server listens, SIGTERM ends it, too."""
-    first = "\n".join([*_first(server.cluster, project), ""])
+    """Return the script of a server's pod; SIGTERM ends it while it loads, too."""
+    first = "\n".join([_BEFORE_THE_SERVER, *_setup(server.cluster, project), ""])
     command = shlex.join(["python3", "-m", "workflow", SERVE, *server.arguments])
     return first + _JOB.format(command=command) + 'exit "$ended"\n'
 
 
-def _first(cluster: Cluster, project: str) -> list[str]:
+def _setup(cluster: Cluster, project: str) -> list[str]:
     setup = [*cluster.setup, "set +eu  # undo what setup may have set"] if cluster.setup else []
-    return [_BEFORE_THE_JOB, *setup, f"cd {shlex.quote(project)} || exit 1"]
+    return [*setup, f"cd {shlex.quote(project)} || exit 1"]
 
 
 def _rendezvous(nodes: int, name: str) -> list[str]:

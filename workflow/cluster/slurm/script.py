@@ -96,7 +96,6 @@ if [ "$restarts" -gt {max_restarts} ]; then # Slurm's own requeues after node fa
   exit 1
 fi
 """
-"""What every script does before its step; {names} are lines that name what it uses."""
 
 _STEP = """\
 touch "$folder/started"
