@@ -28,11 +28,27 @@ def test_other_machines_need_a_key(
     assert "--api_key_env KEY: not set" in capsys.readouterr().err
 
 
+@pytest.mark.allow_hosts(["127.0.0.1"])
 def test_a_model_that_does_not_exist_is_reported(
     mount: Mount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--mount", str(mount.root), "./nothing"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_a_port_in_use_is_reported_before_the_model_is_loaded(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        assert main(["serve", "--mount", str(mount.root), "nothing", "--port", str(port)]) == 2
+    assert capsys.readouterr().err == (
+        f"--port {port}: address already in use on 127.0.0.1 (expected a free port). Hint: stop "
+        "what listens there, or choose another --port or --host.\n"
+    )
 
 
 @pytest.mark.allow_hosts(["127.0.0.1"])

@@ -136,7 +136,7 @@ def test_the_image_has_what_a_job_may_need_and_no_tools() -> None:
     extras = PROJECT["optional-dependencies"]
     reported = [*extras["tensorboard"], *extras["wandb"]]
     assert set(trackers.OPENED_BY) == {pin.split("==")[0] for pin in reported}
-    assert done.stdout.splitlines() == [*PROJECT["dependencies"], *reported]
+    assert done.stdout.splitlines() == [*PROJECT["dependencies"], *extras["serve"], *reported]
 
 
 def test_cuda_is_named_once_and_for_this_torch() -> None:

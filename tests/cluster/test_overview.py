@@ -158,6 +158,15 @@ def test_a_local_job_that_has_ended(mount: Mount, state: str, submitted: float, 
     assert inspect_run(mount, "a").word == word
 
 
+def test_a_server_has_no_steps_and_no_folder(mount: Mount) -> None:
+    """Not even those of a run of the same name."""
+    write_run(mount, "a", state="done")
+    folder_of(mount, "a").mkdir(parents=True)
+    record = JobRecord("a", "local", "1", started=-1.0, serves=True)
+    write_record(folder_of(mount, "a"), record)
+    assert describe(inspect_run(mount, "a"), mount) == ["a: ended", f"  {record.title}"]
+
+
 def test_unreadable_records_are_none(mount: Mount) -> None:
     folder = folder_of(mount, "a")
     folder.mkdir(parents=True)

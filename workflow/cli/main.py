@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from workflow.cli.chat import add_arguments as add_chat_arguments
-from workflow.cli.serve import add_arguments as add_serve_arguments
 from workflow.cluster import job_record as records
 from workflow.cluster.overview import describe, inspect_run, run_names, run_table
 from workflow.cluster.registry import SCHEDULERS, state_of
+from workflow.config.serve_flags import add_arguments as add_serve_arguments
 from workflow.core.console import show, show_error
 from workflow.core.errors import BadInput, Problem, WorkflowError
 from workflow.core.imports import importing
@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
 
     # without --mount, which is a flag of the job
     submit = "submit a job to Slurm or Kubernetes, or start it in the background (local)"
-    usage = "python3 -m workflow submit slurm|kubernetes|local [flags] -- seq2seq.py|clf.py [flags]"
+    usage = (
+        "python3 -m workflow submit slurm|kubernetes|local [flags] -- seq2seq.py|clf.py|serve RUN"
+    )
     flags = "`python3 -m workflow submit slurm -h` lists the flags."
     verbs.add_parser("submit", help=submit, description=submit, usage=usage, epilog=flags)
     sweep = add("sweep", _sweep, "run a job with every combination of some values, and with seeds")

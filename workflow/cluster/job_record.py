@@ -25,6 +25,7 @@ class JobRecord:
         submitted: seconds since 1970.
         started: start time of a local job's process, as `lock.start_of` returns it.
         namespace: of the Kubernetes Job.
+        serves: whether it is a server, which has no run.
     """
 
     run_name: str
@@ -34,6 +35,7 @@ class JobRecord:
     submitted: float = dataclasses.field(default_factory=time.time)
     started: float = 0.0
     namespace: str | None = None
+    serves: bool = False
 
     @property
     def title(self) -> str:

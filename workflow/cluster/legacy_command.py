@@ -37,7 +37,7 @@ class Command:
     folder: Path
     project: Path
     setup: tuple[str, ...] = ()
-    envs: Mapping[str, str] = field(default_factory=dict)
+    envs: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def read_command(text: str, shared: str | None, folder: Path) -> Command:

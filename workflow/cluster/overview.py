@@ -39,6 +39,7 @@ class Overview:
         restarts: number of restarts.
         seconds_left: estimate for the remaining steps at the current speed, without evaluations
             and saves; None if unknown.
+        serves: whether it is a server, which has no folder.
     """
 
     run_name: str
@@ -50,11 +51,14 @@ class Overview:
     job: str = ""
     restarts: int = 0
     seconds_left: float | None = None
+    serves: bool = False
 
 
 def inspect_run(mount: Mount, run_name: str) -> Overview:
     """Inspect a run's folder and job; raises BadInput if it has neither."""
     folder, record = mount.models / run_name, read_record(folder_of(mount, run_name))
+    if record is not None and record.serves:
+        return _inspect_server(record)
     status = read_status(folder)
     if not status and record is None:
         known = run_names(mount)
@@ -73,6 +77,16 @@ def inspect_run(mount: Mount, run_name: str) -> Overview:
     restarts = max(int(status.get("restarts") or 0), state.restarts if state else 0)
     seen = Overview(run_name, word, reason, step, max_steps, logged, job, restarts)
     return replace(seen, seconds_left=_seconds_left(seen, read_spec(folder)))
+
+
+def _inspect_server(record: JobRecord) -> Overview:
+    """What a server's scheduler says; only its log shows how it ended."""
+    state = state_of(record)
+    word = "ended" if state.word == "gone" else state.word
+    job = " on ".join([record.title, *state.nodes])
+    return Overview(
+        record.run_name, word, state.reason, job=job, restarts=state.restarts, serves=True
+    )
 
 
 def _seconds_left(overview: Overview, spec: Mapping[str, Any]) -> float | None:
@@ -194,7 +208,8 @@ def describe(run: Overview, mount: Mount) -> list[str]:
         numbers.append(f"about {in_words(run.seconds_left)} left without evaluations")
     again = f", {run.restarts} restart{'s' * (run.restarts > 1)}" * (run.restarts > 0)
     log = last_lines(folder_of(mount, run.run_name) / LOG)
-    below = [run.reason, ", ".join(numbers), run.job + again, str(mount.models / run.run_name)]
+    folder = "" if run.serves else str(mount.models / run.run_name)
+    below = [run.reason, ", ".join(numbers), run.job + again, folder]
     below += ["end of its log:", *(f"  {line}" for line in log)] if log else []
     return [f"{run.run_name}: {run.word}{steps}", *(f"  {line}" for line in below if line)]
 

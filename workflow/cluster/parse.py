@@ -11,12 +11,15 @@ from typing import Any
 
 from workflow.cluster.legacy_command import SCRIPTS, Command, read_command
 from workflow.cluster.resources import ALIASES, Cluster
+from workflow.cluster.served import read_server
 from workflow.config.field_types import boolean, text
 from workflow.config.flags import FlagSet, flag, flags_of, read_json_object
 from workflow.config.launch import LaunchOptions
-from workflow.config.parse import CLUSTER_PART, parse_command_line
+from workflow.config.parse import CLUSTER_PART, make_job, parse_command_line
 from workflow.config.request import JobRequest
+from workflow.config.serve_flags import SERVE
 from workflow.core.errors import BadInput, Problem, shorten
+from workflow.runs.mount import find_mount
 
 PROJECT = Path(__file__).resolve().parents[2]
 _submitting = partial(flag, "submission")
@@ -42,6 +45,8 @@ class SubmitRequest:
 
     Attributes:
         prints_only: print the job's text, submit nothing.
+        spec: of a job that trains or evaluates.
+        served: as `read_server` returns it; None for other jobs.
     """
 
     kind: str
@@ -51,11 +56,13 @@ class SubmitRequest:
     spec: JobRequest
     launch: LaunchOptions
     problems: list[Problem]
+    served: argparse.Namespace | None = None
 
 
 def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
     """Parse what follows `submit KIND`: cluster flags, then -- and the job's own command."""
-    usage = f"python3 -m workflow submit {kind} [flags] -- seq2seq.py|clf.py [flags of the job]"
+    jobs = "seq2seq.py|clf.py|serve RUN [flags of the job]"
+    usage = f"python3 -m workflow submit {kind} [flags] -- {jobs}"
     flags = FlagSet(flags_of(Cluster, Options), ALIASES)
     cut = words.index("--") if "--" in words else len(words)
     typed, _, problems = flags.read_command_line(words[:cut], DESCRIPTION, usage)
@@ -71,14 +78,38 @@ def read_words(kind: str, words: Sequence[str]) -> SubmitRequest:
         both = isinstance(value, dict) and isinstance(part.get(name), dict)
         part[name] = part[name] | value if both else value
     cluster = Cluster(**part)
+    prints_only = options.dry_run or (kind == "kubernetes" and not options.apply)
+    if job[:1] == [SERVE] and cluster.command is None:
+        try:
+            served = read_server(kind, job[1:], cluster)
+        except BadInput as error:
+            raise BadInput([*problems, *error.problems]) from None
+        return _of_server(kind, cluster, prints_only, served, problems)
     command, unread = _command_of(job, in_file, config, cluster)
     with chdir(command.folder):  # where the job will read its flags
         spec, launch, more = parse_command_line(command.task, "", command.arguments)
     problems += unread or [*more, *_problems_of_launch(launch)]
-    prints_only = options.dry_run or launch.dry_run or (kind == "kubernetes" and not options.apply)
     envs = {**(cluster.envs or {}), **command.envs}
     cluster = dataclasses.replace(cluster, setup=(*cluster.setup, *command.setup), envs=envs)
+    prints_only = prints_only or launch.dry_run
     return SubmitRequest(kind, cluster, prints_only, command, spec, launch, problems)
+
+
+def _of_server(
+    kind: str,
+    cluster: Cluster,
+    prints_only: bool,
+    served: argparse.Namespace,
+    problems: list[Problem],
+) -> SubmitRequest:
+    # -m finds this project's code in its working directory, in any container
+    command = Command(SERVE, served.arguments, PROJECT, PROJECT)
+    spec = make_job("seq2seq", model_init_name=served.model, data_name="none")
+    launch = LaunchOptions(mount=str(find_mount(served.mount).root.absolute()))
+    key = {} if served.api_key_env is None else {served.api_key_env: None}
+    cluster = dataclasses.replace(cluster, envs={**(cluster.envs or {}), **key})
+    problems = [*problems, *served.problems]
+    return SubmitRequest(kind, cluster, prints_only, command, spec, launch, problems, served)
 
 
 def _config_of(options: Options, job: Sequence[str]) -> Path | None:

@@ -180,7 +180,7 @@ def problems_of(cluster: Cluster, kind: str, hints: dict[str, str]) -> list[Prob
     } | hints
     defaults = {field.name: field.default for field in dataclasses.fields(Cluster)}
     problems += [
-        _unsupported(name, kind, hint)
+        not_supported(name, kind, hint)
         for name, hint in unsupported.items()
         if getattr(cluster, name) != defaults[name]
     ]
@@ -196,7 +196,7 @@ def problems_of(cluster: Cluster, kind: str, hints: dict[str, str]) -> list[Prob
     return problems
 
 
-def _unsupported(name: str, kind: str, hint: str) -> Problem:
+def not_supported(name: str, kind: str, hint: str) -> Problem:
     word = next((alias for alias in ALIASES if ALIASES[alias] == name and "-" in alias), name)
     return Problem(f"--{word}", f"not supported by `submit {kind}`", "no value", hint)
 

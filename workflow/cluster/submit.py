@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import chdir
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from workflow.cluster.parse import PROJECT, SubmitRequest, read_words
 from workflow.cluster.registry import SCHEDULERS, state_of
 from workflow.cluster.resources import Submission
 from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
+from workflow.cluster.served import Server, read_by, server_of
 from workflow.cluster.slurm.script import array_script
 from workflow.config.parse import as_arguments
 from workflow.config.request import JobRequest
@@ -48,8 +49,9 @@ def submit(
         request, problems = _with_dependency(request, mount)
         submission = _submission(request, mount, seen)
         scheduler = SCHEDULERS[request.kind]
-        text, more = scheduler.render(submission, list(_read_by(request, mount)) if seen else [])
-        problems = [*request.problems, *problems, *more]
+        reads, missing = _read_by(request, mount) if seen else ([], [])
+        text, more = scheduler.render(submission, reads)
+        problems = [*request.problems, *problems, *missing, *more]
         problems += scheduler.problems_of_text(text) if text else []
         problems += _problems_of_queue(submission) if seen else []
         problems += _problems_of_build(request) if seen else []
@@ -58,14 +60,14 @@ def submit(
                 if isinstance(problem, NotChecked):
                     report(f"not checked: {problem.found}")
             problems = [problem for problem in problems if not isinstance(problem, NotChecked)]
-        if seen:
+        if seen and request.served is None:
             from workflow.cluster.preflight import look_ahead  # slow: torch and transformers
 
             for line in look_ahead(request.spec, submission, request.kind == "local", problems):
                 report(line)
         elif problems:
             raise BadInput(problems)
-        else:
+        elif not seen:
             report(NOT_SEEN)
         if request.prints_only:
             print(text, end="")
@@ -122,6 +124,8 @@ def _mount(request: SubmitRequest) -> tuple[Mount, bool]:
 
 def _submission(request: SubmitRequest, mount: Mount, seen: bool) -> Submission:
     spec, command, device = request.spec, request.command, request.launch.device
+    if request.served is not None:
+        return server_of(request.served, command, request.cluster, mount)
     return Submission(
         task=command.task,
         # Fixed now: a job file may change while the job waits.
@@ -163,15 +167,20 @@ def _margin(mount: Mount, request: JobRequest) -> int:
     return FIRST_SECONDS + round(3 * size / SLOW_DISK)
 
 
-def _read_by(request: SubmitRequest, mount: Mount) -> Iterator[Path]:
-    """Yield the files and folders that the job reads, if they exist here."""
+def _read_by(request: SubmitRequest, mount: Mount) -> tuple[list[Path], list[Problem]]:
+    """The files and folders that the job reads, if they exist here.
+
+    `look_ahead` reports those that are missing, except for a server.
+    """
     spec = request.spec
+    if request.served is not None:
+        folders, problems = read_by(request.served, mount)
+        return folders, [] if request.cluster.dependency else problems  # whose run writes them
     source, problems = find_model(mount, spec)
-    if isinstance(source, Path) and not problems:
-        yield source
-    yield from find_data(mount, spec.data_name)[0].values() if spec.data_name else ()
+    read = [source] if isinstance(source, Path) and not problems else []
+    read += find_data(mount, spec.data_name)[0].values() if spec.data_name else ()
     metric = None if spec.metric is None else spec.metric.rpartition(":")[0]
-    yield from (Path(name).absolute() for name in (spec.deepspeed, metric) if name)
+    return read + [Path(name).absolute() for name in (spec.deepspeed, metric) if name], []
 
 
 def _with_dependency(request: SubmitRequest, mount: Mount) -> tuple[SubmitRequest, list[Problem]]:
@@ -216,13 +225,15 @@ def _problems_of_queue(submission: Submission) -> list[Problem]:
     record = read_record(submission.job_folder)
     if record is None or not (state := state_of(record)).may_live:
         return []
-    where, expected = f"run {record.run_name}", "a run without an active job"
+    word = "server" if isinstance(submission, Server) else "run"
+    name = "--name" if isinstance(submission, Server) else "run name"
+    where, expected = f"{word} {record.run_name}", f"a {word} without an active job"
     if state.word == "unknown":
         found = f"state of {record.title} unknown: {state.reason}"
-        hint = "submit where its scheduler is reachable, or choose another run name"
+        hint = f"submit where its scheduler is reachable, or choose another {name}"
         return [NotChecked(where, found, expected, hint)]
     cancel = f"`python3 -m workflow cancel {record.run_name}`"
-    hint = f"wait for it, cancel it with {cancel}, or choose another run name"
+    hint = f"wait for it, cancel it with {cancel}, or choose another {name}"
     return [Problem(where, f"already {state.word} as {record.title}", expected, hint)]
 
 

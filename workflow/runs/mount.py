@@ -200,10 +200,9 @@ def step_in_name(model: Path | str) -> int:
 
 def newest_checkpoint(mount: Mount, name: str) -> str:
     """The name of a run's newest checkpoint; any other name as it is."""
-    folder = mount.models / name
-    settings = [*folder.glob("checkpoint-*/config.json")]
-    settings += folder.glob("checkpoint-*/adapter_config.json")
-    steps = [step_in_name(path.parent) for path in settings]
+    folders = (mount.models / name).glob("checkpoint-*/config.json")
+    adapters = (mount.models / name).glob("checkpoint-*/adapter_config.json")
+    steps = [step_in_name(path.parent) for path in (*folders, *adapters)]
     return f"{name}/checkpoint-{max(steps)}" if steps else name
 
 

@@ -13,10 +13,12 @@ from workflow.cluster.containers import problems_of_paths
 from workflow.cluster.job_record import JobRecord
 from workflow.cluster.resources import Submission
 from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
+from workflow.cluster.served import Server
 from workflow.core.errors import BadInput, Problem
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 JOB_LABEL = "batch.kubernetes.io/job-name"  # of the pods, set by the Job controller
+SERVER_LABEL = "app.kubernetes.io/instance"
 LINES_SHOWN = 3
 _UNREACHABLE = re.compile(
     r"unable to connect|connection to the server|current server api group list|no such host|"
@@ -38,29 +40,38 @@ class Kubernetes(Scheduler):
     """Never validates a manifest: a server-side dry run needs the permission to create jobs."""
 
     def render(self, submission: Submission, reads: Sequence[Path]) -> tuple[str, list[Problem]]:
-        from workflow.cluster.kubernetes.manifest import manifest, problems  # slow: pydantic
+        from workflow.cluster.kubernetes.deployment import deployment  # slow: pydantic
+        from workflow.cluster.kubernetes.manifest import manifest, problems
 
         own = dataclasses.replace(submission.cluster, shared_host_dir=None)
         root = submission.mount.root
         only_mount = dataclasses.replace(submission, project=root, folder=root, cluster=own)
         found = [*problems(submission), *problems_of_paths(reads, only_mount)]
-        return ("" if found else manifest(submission)), found
+        if found:
+            return "", found
+        if isinstance(submission, Server):
+            return deployment(submission), []
+        return manifest(submission), []
 
     def queue(self, text: str, submission: Submission) -> JobRecord:
         from workflow.cluster.kubernetes.manifest import job_name
 
         namespace = (submission.cluster.kubernetes or {}).get("namespace")
         name = job_name(submission)
-        record = JobRecord(submission.run_name, "kubernetes", name, namespace=namespace)
-        if self.state(record).word in ("done", "failed"):
+        serves = isinstance(submission, Server)
+        record = JobRecord(
+            submission.run_name, "kubernetes", name, namespace=namespace, serves=serves
+        )
+        if not serves and self.state(record).word in ("done", "failed"):
             _delete(record, wait=True)  # a finished job cannot be changed
         kubectl(["apply", "-f", "-"], namespace, text)
         return record
 
     def state(self, record: JobRecord) -> JobState:
-        command = ["get", "job", record.identity, "--ignore-not-found", "-o", "json"]
+        kind, read = ("deployment", read_server) if record.serves else ("job", read_state)
+        command = ["get", kind, record.identity, "--ignore-not-found", "-o", "json"]
         try:
-            return read_state(kubectl(command, record.namespace), _pods(record))
+            return read(kubectl(command, record.namespace), _pods(record))
         except BadInput as error:
             return JobState("unknown", error.problems[0].found)
 
@@ -68,24 +79,29 @@ class Kubernetes(Scheduler):
         _delete(record, wait=False)
 
     def show_log(self, record: JobRecord, folder: Path, follow: bool) -> NoReturn:
-        """Replace this process by `kubectl logs` of the newest pod 0, which logs for all."""
-        pods = newest_pods(_pods(record))
-        if 0 not in pods:
+        """Replace this process by `kubectl logs` of a server, or of the newest pod 0 of a job."""
+        if record.serves:
+            shown = f"deployment/{record.identity}"
+        elif pod := newest_pods(_pods(record)).get(0):
+            shown = pod["metadata"]["name"]
+        else:
             hint = "wait until the job starts; finished pods are kept as long as their job"
             raise BadInput([Problem(f"job {record.identity}", "has no pod 0", "a pod", hint)])
-        command = ["logs", pods[0]["metadata"]["name"], *(["--follow"] if follow else [])]
+        command = ["logs", shown, *(["--follow"] if follow else [])]
         os.execvp("kubectl", ["kubectl", *command, *_in(record.namespace)])
 
 
 def _delete(record: JobRecord, wait: bool) -> None:
     """Delete a job and its service; its pods save in their grace period, with or without `wait`."""
     waits = f"--wait={str(wait).lower()}"
-    command = ["delete", "job,service", record.identity, "--ignore-not-found", waits]
+    kinds = "deployment,service" if record.serves else "job,service"
+    command = ["delete", kinds, record.identity, "--ignore-not-found", waits]
     kubectl(command, record.namespace)
 
 
 def _pods(record: JobRecord) -> str:
-    command = ["get", "pods", "-l", f"{JOB_LABEL}={record.identity}", "-o", "json"]
+    label = SERVER_LABEL if record.serves else JOB_LABEL
+    command = ["get", "pods", "-l", f"{label}={record.identity}", "-o", "json"]
     return kubectl(command, record.namespace)
 
 
@@ -138,6 +154,32 @@ def read_state(job: str, pods: str) -> JobState:
         nodes=tuple(dict.fromkeys(node for node in nodes if node is not None)),
         restarts=-(-failed // len(of_all)),  # the pods of a group fail together
     )
+
+
+def read_server(deployment: str, pods: str) -> JobState:
+    """Parse a server's state from its Deployment and the list of its pods, as JSON."""
+    if not deployment.strip():
+        return JobState("gone", "server not found in the cluster")
+    status = json.loads(deployment).get("status", {})
+    items = json.loads(pods)["items"]
+    if not items:
+        missing = [c for c in status.get("conditions", []) if c["type"] == "ReplicaFailure"]
+        return JobState("pending", _reason(missing[0]) if missing else "pod not created yet")
+    newest = max(items, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    node, ready = newest["spec"].get("nodeName"), status.get("readyReplicas")
+    of_pod = newest["status"]
+    return JobState(
+        "running" if ready else "pending",
+        "" if ready else "loading" if _runs(of_pod) else _why(of_pod),
+        nodes=() if node is None else (node,),
+        restarts=sum(one.get("restartCount", 0) for one in of_pod.get("containerStatuses", [])),
+    )
+
+
+def _runs(status: dict[str, Any]) -> bool:
+    """Return whether a pod's container runs."""
+    states = [one.get("state", {}) for one in status.get("containerStatuses", [])]
+    return any("running" in state for state in states)
 
 
 def _word(status: dict[str, Any], pods: list[dict[str, Any] | None]) -> tuple[str, str]:

@@ -6,6 +6,7 @@ Job controller recreates them: the run resumes from its newest checkpoint.
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -76,10 +77,7 @@ def manifest(submission: Submission) -> str:
     """Return a headless Service and an Indexed Job as YAML; requires no `problems`."""
     settings, _ = read_settings(submission.cluster.kubernetes or {})
     name = job_name(submission)
-    labels = settings.labels | {"app.kubernetes.io/name": "workflow"}
-    annotations = settings.annotations | {"workflow/run": submission.run_name}
-    marks = {"labels": labels, "annotations": annotations}
-    metadata = _given({"name": name, "namespace": settings.namespace}) | marks
+    metadata, marks = metadata_of(submission, settings)
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -91,17 +89,39 @@ def manifest(submission: Submission) -> str:
             "ports": [{"name": "rendezvous", "port": PORT}],
         },
     }
-    queue = _given({"kueue.x-k8s.io/queue-name": settings.queue})
+    of_job = {"restartPolicy": "Never", "subdomain": name}  # of the Service: pod 0's address
+    pod = of_job | pod_of(submission, settings, pod_script(submission, settings.project, name))
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata | {"labels": labels | queue},
-        "spec": _given({"suspend": True if queue else None})  # until the queue admits it
+        "metadata": queued(metadata, settings),
+        "spec": given({"suspend": True if settings.queue else None})  # until the queue admits it
         | _policy(submission.cluster)
-        | {"template": {"metadata": marks, "spec": _pod(submission, settings)}},
+        | {"template": {"metadata": marks, "spec": pod}},
     }
+    return as_yaml([service, job])
+
+
+def metadata_of(
+    submission: Submission, settings: Settings, **more: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metadata of objects, and of their pods; `more` are labels."""
+    labels = settings.labels | {"app.kubernetes.io/name": "workflow"} | more
+    annotations = settings.annotations | {"workflow/run": submission.run_name}
+    marks = {"labels": labels, "annotations": annotations}
+    named = given({"name": job_name(submission), "namespace": settings.namespace})
+    return named | marks, marks
+
+
+def queued(metadata: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the metadata of an object that Kueue admits, if a queue is set."""
+    queue = given({"kueue.x-k8s.io/queue-name": settings.queue})
+    return metadata | {"labels": metadata["labels"] | queue}
+
+
+def as_yaml(objects: Sequence[dict[str, Any]]) -> str:
     text: str = yaml.dump_all(
-        [service, job], Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000
+        objects, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000
     )
     return text
 
@@ -127,13 +147,13 @@ def _policy(cluster: Cluster) -> dict[str, Any]:
     return policy
 
 
-def _pod(submission: Submission, settings: Settings) -> dict[str, Any]:
-    cluster, name = submission.cluster, job_name(submission)
+def pod_of(submission: Submission, settings: Settings, script: str) -> dict[str, Any]:
+    """Return what pods of jobs and servers have in common."""
+    cluster = submission.cluster
     volumes, mounts = _volumes(cluster, settings)
-    gpu_type = _given({"nvidia.com/gpu.product": cluster.gpu_type})
-    pull_secret = _given({"name": settings.image_pull_secret})
-    script = pod_script(submission, settings.project, name)
-    user = _given({"runAsUser": settings.run_as_user, "fsGroup": settings.run_as_user})
+    gpu_type = given({"nvidia.com/gpu.product": cluster.gpu_type})
+    pull_secret = given({"name": settings.image_pull_secret})
+    user = given({"runAsUser": settings.run_as_user, "fsGroup": settings.run_as_user})
     if user:  # else each start changes the group of every file in the mount
         user["fsGroupChangePolicy"] = "OnRootMismatch"
     container = {
@@ -145,8 +165,6 @@ def _pod(submission: Submission, settings: Settings) -> dict[str, Any]:
         "volumeMounts": mounts,
     }
     pod = {
-        "restartPolicy": "Never",
-        "subdomain": name,  # of the Service, which gives pod 0 its address
         "terminationGracePeriodSeconds": submission.margin,
         "priorityClassName": settings.priority_class,
         "serviceAccountName": settings.service_account,
@@ -154,10 +172,10 @@ def _pod(submission: Submission, settings: Settings) -> dict[str, Any]:
         "securityContext": user,
         "nodeSelector": gpu_type | settings.node_selector,
         "tolerations": settings.tolerations,
-        "containers": [_given(container)],
+        "containers": [given(container)],
         "volumes": volumes,
     }
-    return _given(pod)
+    return given(pod)
 
 
 def _env(submission: Submission, settings: Settings) -> list[dict[str, Any]]:
@@ -176,7 +194,7 @@ def _env(submission: Submission, settings: Settings) -> list[dict[str, Any]]:
 
 
 def _resources(cluster: Cluster, settings: Settings) -> dict[str, Any]:
-    amounts = _given(
+    amounts = given(
         {
             settings.gpu_resource: cluster.gpus_per_node or None,
             "cpu": cluster.cpus_per_task,
@@ -198,7 +216,7 @@ def _volumes(
     volumes = [{"name": "mount"} | source, {"name": "shm", "emptyDir": memory}]
     mounts = [
         {"name": "mount", "mountPath": str(CONTAINER_MOUNT)}
-        | _given({"subPath": settings.pvc_path}),
+        | given({"subPath": settings.pvc_path}),
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
     for number, mount in enumerate(cluster.mounts):
@@ -212,7 +230,7 @@ def _folder_of_node(path: str) -> dict[str, Any]:
     return {"hostPath": {"path": path, "type": "Directory"}}  # fails without it
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
+def given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, "", {}, [])}
 
 

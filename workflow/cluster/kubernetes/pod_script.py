@@ -2,28 +2,32 @@
 
 import shlex
 
-from workflow.cluster.resources import Submission
+from workflow.cluster.resources import Cluster, Submission
+from workflow.cluster.served import Server
+from workflow.config.serve_flags import SERVE
 
 PORT = 29400
 RENDEZVOUS_SECONDS = 600
 """How long pods wait for each other: some nodes have to pull the image first."""
 
+_BEFORE_THE_SERVER = "trap 'exit 143' TERM  # the first process ignores it otherwise"
 _BEFORE_THE_JOB = "trap 'exit 75' TERM  # before the run starts there is nothing to save"
 _IS_HOST = "((is_host = JOB_COMPLETION_INDEX == 0))"
 _BEGINNING = r"""
 status=$WORKFLOW_MOUNT/{run}/status.json
 started=${{TMPDIR:-/tmp}}/started
 touch "$started"
-{torchrun} &
+"""
+_JOB = r"""{command} &
 job=$!
 trap 'kill -TERM "$job"' TERM
-"""
-_ENDING = r"""
+
 wait "$job"; ended=$?
 while kill -0 "$job" 2>/dev/null; do  # the signal ended wait, not the job
   wait "$job"; ended=$?
 done
-
+"""
+_ENDING = r"""
 # torchrun hides the exit status of its workers: if the run wrote its status file
 # since the start, that file shows how it ended
 written() { [[ $status -nt $started ]]; }
@@ -44,7 +48,6 @@ def pod_script(submission: Submission, project: str, name: str) -> str:
         name: of the Job and its Service.
     """
     cluster = submission.cluster
-    setup = [*cluster.setup, "set +eu  # undo what setup may have set"] if cluster.setup else []
     run = shlex.quote(f"models/{submission.run_name}")
     torchrun = " \\\n  ".join(
         [
@@ -55,10 +58,21 @@ def pod_script(submission: Submission, project: str, name: str) -> str:
             shlex.join([f"{submission.task}.py", *submission.arguments]),
         ]
     )
-    first = [_BEFORE_THE_JOB, *setup, f"cd {shlex.quote(project)} || exit 1"]
-    if cluster.num_nodes > 1:
-        first.append(_IS_HOST)
-    return "\n".join(first) + _BEGINNING.format(run=run, torchrun=torchrun) + _ENDING
+    more = [_IS_HOST] if cluster.num_nodes > 1 else []
+    first = "\n".join([_BEFORE_THE_JOB, *_setup(cluster, project), *more])
+    return first + _BEGINNING.format(run=run) + _JOB.format(command=torchrun) + _ENDING
+
+
+def server_script(server: Server, project: str) -> str:
+    """Return the script of a server's pod; SIGTERM ends it while it loads, too."""
+    first = "\n".join([_BEFORE_THE_SERVER, *_setup(server.cluster, project), ""])
+    command = shlex.join(["python3", "-m", "workflow", SERVE, *server.arguments])
+    return first + _JOB.format(command=command) + 'exit "$ended"\n'
+
+
+def _setup(cluster: Cluster, project: str) -> list[str]:
+    setup = [*cluster.setup, "set +eu  # undo what setup may have set"] if cluster.setup else []
+    return [*setup, f"cd {shlex.quote(project)} || exit 1"]
 
 
 def _rendezvous(nodes: int, name: str) -> list[str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from workflow.cluster.job_record import LOG, JobRecord
 from workflow.cluster.resources import Submission, problems_of
 from workflow.cluster.scheduler import JobState, Scheduler
+from workflow.cluster.served import Server
+from workflow.config.serve_flags import SERVE
 from workflow.core.errors import BadInput, Problem
 from workflow.runs.lock import is_live, start_of
 
@@ -44,7 +46,8 @@ class Background(Scheduler):
             ],
             setsid=True,
         )
-        return JobRecord(submission.run_name, "local", str(pid), started=start_of(pid))
+        name, serves = submission.run_name, isinstance(submission, Server)
+        return JobRecord(name, "local", str(pid), started=start_of(pid), serves=serves)
 
     def state(self, record: JobRecord) -> JobState:
         """Return whether the process lives; only the run's status shows how it ended."""
@@ -63,8 +66,11 @@ class Background(Scheduler):
 
 def script(submission: Submission) -> str:
     """The job as a shell script."""
-    processes = ["--num_processes", submission.processes]
-    words = [submission.python, submission.script, *submission.arguments, *processes]
+    if isinstance(submission, Server):
+        words = [submission.python, "-m", "workflow", SERVE, *submission.arguments]
+    else:
+        processes = ["--num_processes", submission.processes]
+        words = [submission.python, submission.script, *submission.arguments, *processes]
     return "\n".join(
         [
             "#!/bin/bash",

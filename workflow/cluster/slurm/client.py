@@ -10,7 +10,9 @@ from workflow.cluster.containers import Runtime, find_runtime, installed_runtime
 from workflow.cluster.job_record import JobRecord
 from workflow.cluster.resources import Submission
 from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
+from workflow.cluster.served import Server
 from workflow.cluster.slurm.script import problems_of_words, script
+from workflow.cluster.slurm.server_script import server_script
 from workflow.core.errors import BadInput, Problem
 
 _WORDS = {
@@ -40,7 +42,11 @@ class Slurm(Scheduler):
             runtime = find_runtime(container, *installed_runtimes())
         if isinstance(runtime, Problem):
             return "", [*problems, runtime]
-        return ("" if problems else script(submission, runtime)), problems
+        if problems:
+            return "", problems
+        if isinstance(submission, Server):
+            return server_script(submission, runtime), []
+        return script(submission, runtime), []
 
     def problems_of_text(self, text: str) -> list[Problem]:
         if shutil.which("sbatch") is None:
@@ -54,7 +60,8 @@ class Slurm(Scheduler):
         number = queued.stdout.strip().partition(";")[0]
         if queued.returncode or not number.isdigit():
             raise BadInput([_refusal(queued.stderr, "fix the error; nothing was queued")])
-        return JobRecord(submission.run_name, "slurm", number)
+        serves = isinstance(submission, Server)
+        return JobRecord(submission.run_name, "slurm", number, serves=serves)
 
     def state(self, record: JobRecord) -> JobState:
         """Query the controller, else the accounting database if there is one."""

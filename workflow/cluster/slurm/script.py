@@ -46,13 +46,13 @@ _RESERVED = {
 
 _GPUS = frozenset({"gres", "gpus", "gpus-per-node", "gpus-per-task"})
 
-_SCRIPT = """\
+_STOP = """\
 # Slurm sends USR1 before the time limit, and at some sites before preemption. The run saves and
 # exits when it sees the file `stop`. It ignores a file older than its start, so the file is touched
 # until srun ends. Before the run starts there is nothing to save, and SIGTERM ends it.
 stopping=
 step=
-stop() {{
+stop() {
   stopping=yes
   echo "$(date '+%F %T') received USR1 from Slurm: saving, then requeueing the job"
   while [ -n "$step" ] && kill -0 "$step" 2>/dev/null; do
@@ -63,16 +63,16 @@ stop() {{
     fi
     sleep 5
   done
-}}
+}
 trap stop USR1
 
+"""
+BEGINNING = """\
 cd {where} || exit 1
 {setup}
 set +eu # undo what setup may have set
 cd {where} || exit 1
-run={run}
-folder={folder}
-restarts=${{SLURM_RESTART_COUNT:-0}}
+{names}restarts=${{SLURM_RESTART_COUNT:-0}}
 # One task of an array may have the number of the whole array.
 job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_}}${{SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}}
 
@@ -95,11 +95,16 @@ if [ "$restarts" -gt {max_restarts} ]; then # Slurm's own requeues after node fa
   echo "not restarted: reached the limit of {max_restarts} restarts (--max_restarts)" >&2
   exit 1
 fi
+"""
+
+_STEP = """\
 touch "$folder/started"
 {meet}
 ulimit -S -l hard # InfiniBand needs locked memory; srun passes the limit on
 port=$(({first_port} + SLURM_JOB_ID % {ports}))
 {command} &
+"""
+WAITING = """\
 step=$!
 [ -z "$stopping" ] || stop
 wait "$step"
@@ -108,7 +113,8 @@ while kill -0 "$step" 2>/dev/null; do # a signal ended wait, not srun
 done
 wait "$step"
 status=$?
-
+"""
+_END = """
 # torchrun hides the exit status of the processes: read the state from the run's folder.
 state=
 if [ "$run/status.json" -nt "$folder/started" ]; then
@@ -151,19 +157,27 @@ def script(submission: Submission, runtime: Runtime | None) -> str:
     Args:
         runtime: of the container; None without one.
     """
-    body = _SCRIPT.format(
-        run=shlex.quote(str(submission.run)),
-        folder=shlex.quote(str(submission.job_folder)),
-        max_restarts=submission.cluster.max_restarts,
-        where=shlex.quote(str(submission.folder)),
-        setup="\n".join(submission.setup_lines()),
+    run, folder = (shlex.quote(str(path)) for path in (submission.run, submission.job_folder))
+    more = _STEP.format(
         meet=_FIRST_NODE if submission.cluster.num_nodes > 1 else _HERE,
         first_port=FIRST_PORT,
         ports=PORTS,
         command=_step(submission, runtime),
     )
+    names = f"run={run}\nfolder={folder}\n"
+    return assembled(submission, names, _STOP, more + WAITING + _END)
+
+
+def assembled(submission: Submission, names: str, stop: str, rest: str) -> str:
+    """Return a whole script: the options, how a signal stops it, the beginning and the rest."""
+    beginning = BEGINNING.format(
+        max_restarts=submission.cluster.max_restarts,
+        where=shlex.quote(str(submission.folder)),
+        setup="\n".join(submission.setup_lines()),
+        names=names,
+    )
     head = "#!/bin/bash\n# Written by `python3 -m workflow submit slurm` for sbatch.\n"
-    return head + "".join(_directives(submission)) + "\n" + body
+    return head + "".join(_directives(submission)) + "\n" + stop + beginning + rest
 
 
 def array_script(runs: Sequence[Submission], name: str, at_once: int | None) -> str:
@@ -233,18 +247,27 @@ def _clock(seconds: int) -> str:
 
 
 def _step(submission: Submission, runtime: Runtime | None) -> str:
-    """Return the srun command that runs the job on every node, and what it needs before."""
-    python = "python3" if runtime else shlex.quote(str(submission.python))
+    """Return the command that runs the job on every node."""
     node = shlex.quote(str(submission.project / "workflow/cluster/slurm/node.py"))
     torchrun = [
-        f'{python} {node} "$address" "$port"',
+        f'{node} "$address" "$port"',
         f"--nnodes={submission.cluster.num_nodes} --nproc-per-node={submission.processes}",
         '--rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"',
         f"--shutdown-timeout={submission.margin}",
     ]
     job = " ".join([shlex.quote(str(submission.script)), *map(shlex.quote, submission.arguments)])
+    return in_step(submission, runtime, [*torchrun, job])
+
+
+def in_step(submission: Submission, runtime: Runtime | None, words: Sequence[str]) -> str:
+    """Return the srun command that runs Python on every node, and what it needs before."""
+    python = "python3" if runtime else shlex.quote(str(submission.python))
     # Without --cpu-bind=none a single task and all its processes may be bound to a single core.
-    parts = ["srun --kill-on-bad-exit=1 --cpu-bind=none --export=ALL", *torchrun, job]
+    parts = [
+        "srun --kill-on-bad-exit=1 --cpu-bind=none --export=ALL",
+        f"{python} {words[0]}",
+        *words[1:],
+    ]
     if runtime:
         options, inside = run_inside(runtime, submission)
         parts = [parts[0], *options, *inside, *parts[1:]]
