@@ -5,6 +5,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from workflow.config.field_types import argument, integer, number
+from workflow.config.serve_flags import WHICH_MODEL
 from workflow.core.console import log, start_log
 from workflow.core.errors import BadInput
 from workflow.core.imports import importing
@@ -18,14 +20,15 @@ NEW = "/new"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    name = (
-        "RUN/checkpoint-N, a RUN (its newest checkpoint), a folder of mount/models, or a hub name"
+    parser.add_argument("model", help=WHICH_MODEL, metavar="RUN")
+    parser.add_argument(
+        "--max_tokens", type=argument(integer(1)), default=256, help="tokens of an answer [256]"
     )
-    parser.add_argument("model", help=name, metavar="RUN")
-    parser.add_argument("--max_tokens", type=int, default=256, help="tokens of an answer [256]")
     temperature = "temperature of sampling; 0 takes the most likely tokens [0]"
-    parser.add_argument("--temperature", type=float, default=0.0, help=temperature)
-    parser.add_argument("--seed", type=int, default=0, help="decides what is sampled [0]")
+    parser.add_argument("--temperature", type=argument(number(0)), default=0.0, help=temperature)
+    parser.add_argument(
+        "--seed", type=argument(integer(0)), default=0, help="decides what is sampled [0]"
+    )
     parser.add_argument("--fp32", action="store_true", help="compute in float32 in any case")
 
 

@@ -11,6 +11,7 @@ from workflow.cli.chat import add_arguments as add_chat_arguments
 from workflow.cluster import job_record as records
 from workflow.cluster.overview import describe, inspect_run, run_names, run_table
 from workflow.cluster.registry import SCHEDULERS, state_of
+from workflow.config.field_types import argument, integer, number
 from workflow.config.serve_flags import add_arguments as add_serve_arguments
 from workflow.core.console import show, show_error
 from workflow.core.errors import BadInput, Problem, WorkflowError
@@ -72,11 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     grid = "values of a flag, or a JSON list of them; none: not given; repeat it for more flags"
     sweep.add_argument("--grid", action="append", default=[], help=grid, metavar="FLAG=VALUE,VALUE")
     seeds = "runs of each combination, from the job's own seed on [1]"
-    sweep.add_argument("--seeds", type=count, help=seeds, metavar="N")
+    sweep.add_argument("--seeds", type=argument(integer(1)), help=seeds, metavar="N")
     name = "folder of the runs in mount/models [training_run_name, or FILE's name]"
     sweep.add_argument("--name", help=name, metavar="NAME")
     at_once = "Slurm: tasks of the array that may run at the same time [all]"
-    sweep.add_argument("--at_once", type=count, help=at_once, metavar="N")
+    sweep.add_argument("--at_once", type=argument(integer(1)), help=at_once, metavar="N")
     then = "submit the jobs, to Slurm as an array, instead of running them here one by one"
     sweep.add_argument("then", nargs="*", help=then, metavar="-- submit slurm [flags]")
     add("list", _list, "list all runs and jobs")
@@ -125,28 +126,20 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--where", action="append", default=[], type=pair, help=where, metavar=values
     )
-    files.add_argument("--split", type=share, help="share of train held out as eval [none]")
+    files.add_argument(
+        "--split",
+        type=argument(number(0, 1, above=True)),
+        help="share of train held out as eval [none]",
+    )
     files.add_argument("--seed", type=int, default=0, help="decides what --split holds out [0]")
     files.add_argument("--overwrite", action="store_true", help="replace mount/data/NAME.json")
     return parser
-
-
-def count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
 
 
 def _sweep(mount: Mount, command: argparse.Namespace) -> None:
     from workflow.cli.sweep import sweep
 
     sweep(mount, command)
-
-
-def share(text: str) -> float:
-    if not 0 < (number := float(text)) < 1:
-        raise ValueError
-    return number
 
 
 def pair(text: str) -> tuple[str, str]:

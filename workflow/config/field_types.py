@@ -1,5 +1,6 @@
 """Types of flag values: how they are named, and converted from text or JSON."""
 
+import argparse
 import dataclasses
 import json
 import math
@@ -28,6 +29,19 @@ class FieldType:
     metavar: str
     may_stand_alone: bool = False
     words: int = 1
+
+
+def argument(kind: FieldType) -> Callable[[str], Any]:
+    """The conversion for argparse, with an error that says what is expected."""
+
+    def convert(text: str) -> Any:
+        try:
+            return kind.convert(text)
+        except ValueError:
+            expected = f"{text!r} (expected {kind.expected})"
+            raise argparse.ArgumentTypeError(expected) from None
+
+    return convert
 
 
 def _require(holds: bool) -> None:

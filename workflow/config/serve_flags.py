@@ -5,17 +5,19 @@ import importlib.util
 import ipaddress
 from collections.abc import Sequence
 
+from workflow.config.field_types import argument, integer, number
 from workflow.core.errors import Problem
 
+_count = argument(integer(1))
 SERVE = "serve"
+WHICH_MODEL = (
+    "RUN/checkpoint-N, a RUN (its newest checkpoint), a folder of mount/models, or a hub name"
+)
 PACKAGES = ("fastapi", "uvicorn")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    name = (
-        "RUN/checkpoint-N, a RUN (its newest checkpoint), a folder of mount/models, or a hub name"
-    )
-    parser.add_argument("model", help=name, metavar="RUN")
+    parser.add_argument("model", help=WHICH_MODEL, metavar="RUN")
     adapter = (
         "an adapter of RUN, which requests choose as model NAME; repeat for others: "
         "--adapter NAME=RUN/checkpoint-N"
@@ -23,26 +25,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", action="append", default=[], help=adapter, metavar="NAME=RUN")
     host = "address to listen on [127.0.0.1; submitted to a cluster: 0.0.0.0]"
     parser.add_argument("--host", help=host)
-    parser.add_argument("--port", type=port, default=8000, help="port [8000]")
+    parser.add_argument(
+        "--port", type=argument(integer(1, 65535)), default=8000, help="port [8000]"
+    )
     key = "environment variable with the key that requests must have as a bearer token"
     parser.add_argument("--api_key_env", help=key, metavar="NAME")
     parser.add_argument("--no_auth", action="store_true", help="serve other machines without a key")
-    parser.add_argument("--batch", type=int, default=16, help="texts written together [16]")
+    parser.add_argument("--batch", type=_count, default=16, help="texts written together [16]")
     queue = "texts that may wait for a place; more are refused with 429 [64]"
-    parser.add_argument("--queue", type=int, default=64, help=queue)
-    parser.add_argument("--max_tokens", type=int, default=512, help="tokens of a text [512]")
-    parser.add_argument("--deadline", type=float, default=300, help="seconds of a request [300]")
+    parser.add_argument("--queue", type=_count, default=64, help=queue)
+    parser.add_argument("--max_tokens", type=_count, default=512, help="tokens of a text [512]")
+    seconds = argument(number(0, above=True))
+    parser.add_argument("--deadline", type=seconds, default=300, help="seconds of a request [300]")
     grace = "seconds that running requests have to end after SIGTERM [30]"
-    parser.add_argument("--grace", type=int, default=30, help=grace)
+    parser.add_argument("--grace", type=argument(integer(0)), default=30, help=grace)
     parser.add_argument("--fp32", action="store_true", help="compute in float32 in any case")
     prompts = "log prompts, answers and tracebacks of failures"
     parser.add_argument("--log_prompts", action="store_true", help=prompts)
-
-
-def port(text: str) -> int:
-    if not 0 < (number := int(text)) < 2**16:
-        raise ValueError
-    return number
 
 
 def problems_of_access(host: str, has_key: bool, no_auth: bool) -> list[Problem]:
