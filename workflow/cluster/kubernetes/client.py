@@ -11,14 +11,13 @@ from typing import Any, NoReturn
 
 from workflow.cluster.containers import problems_of_paths
 from workflow.cluster.job_record import JobRecord
+from workflow.cluster.kubernetes.pod_script import JOB_LABEL, SERVER_LABEL
 from workflow.cluster.resources import Submission
 from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
 from workflow.cluster.served import Server
 from workflow.core.errors import BadInput, Problem
 
 INDEX = "batch.kubernetes.io/job-completion-index"
-JOB_LABEL = "batch.kubernetes.io/job-name"  # of the pods, set by the Job controller
-SERVER_LABEL = "app.kubernetes.io/instance"
 LINES_SHOWN = 3
 _UNREACHABLE = re.compile(
     r"unable to connect|connection to the server|current server api group list|no such host|"

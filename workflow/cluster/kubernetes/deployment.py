@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from workflow.cluster.kubernetes.client import SERVER_LABEL
 from workflow.cluster.kubernetes.manifest import (
     as_yaml,
     given,
@@ -11,7 +10,7 @@ from workflow.cluster.kubernetes.manifest import (
     pod_of,
     queued,
 )
-from workflow.cluster.kubernetes.pod_script import server_script
+from workflow.cluster.kubernetes.pod_script import SERVER_LABEL, server_script
 from workflow.cluster.kubernetes.settings import read_settings
 from workflow.cluster.served import Server
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from workflow.cluster.kubernetes.client import JOB_LABEL
-from workflow.cluster.kubernetes.pod_script import PORT, pod_script
+from workflow.cluster.kubernetes.pod_script import JOB_LABEL, PORT, pod_script
 from workflow.cluster.kubernetes.settings import Settings, read_settings
 from workflow.cluster.resources import Cluster, Submission, parts_of_mount, problems_of
 from workflow.core.errors import Problem, shorten

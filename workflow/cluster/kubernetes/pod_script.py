@@ -6,6 +6,8 @@ from workflow.cluster.resources import Cluster, Submission
 from workflow.cluster.served import Server
 from workflow.config.serve_flags import SERVE
 
+JOB_LABEL = "batch.kubernetes.io/job-name"  # of a job's pods, set by the Job controller
+SERVER_LABEL = "app.kubernetes.io/instance"  # of a server's pod
 PORT = 29400
 RENDEZVOUS_SECONDS = 600
 """How long pods wait for each other: some nodes have to pull the image first."""
