@@ -348,8 +348,11 @@ CASES = [
     BadInput(
         "a choice among tokens where none is drawn",
         _train(GOOD[2]),
-        {"top_k": "5", "top_p": "0.9"},
+        {"top_k": "5", "top_p": "0.9", "min_p": "0.1", "typical_p": "0.9"},
     ),
+    _flag("logit_bias", "yes=1"),
+    _flag("logit_bias", "5=much"),
+    _flag("logit_bias", "99999=1"),
     BadInput(
         "answers longer than they may be",
         _train(GOOD[2]),

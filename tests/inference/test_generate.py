@@ -1,5 +1,6 @@
 """Decoding: reproducible sampling, and settings with transformers' meanings."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import ALONE, addition_records, make_t5
+from transformers import TypicalLogitsWarper
 
 from workflow import make_job
 from workflow.config.job import resolve_defaults
 from workflow.data.text_format import SeparateTexts, Texts
 from workflow.data.token_cache import CutRows, Ragged
-from workflow.inference.decoding import Decoding
+from workflow.inference.decoding import Decoding, PromptBatch
 from workflow.inference.generate import Generation, generate
-from workflow.inference.sampling import argmax, draw
+from workflow.inference.hf_generate import hf_generate
+from workflow.inference.sampling import TypicalTokens, adjusted, argmax, draw
 from workflow.metrics.references import processed
 
 PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wrote the question?"]
@@ -53,7 +56,13 @@ def full_texts(answers: Sequence[Sequence[Generation]]) -> list[str]:
 
 
 @pytest.mark.parametrize("eval_batch_size", [1, 2, 4, 100, None])
-@pytest.mark.parametrize("choice", [{}, {"top_k": 20}, {"top_p": 0.8, "temperature": 0.7}])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {}, {"top_k": 20}, {"top_p": 0.8, "temperature": 0.7}, {"min_p": 0.01},
+        {"typical_p": 0.9, "presence_penalty": 1.0, "frequency_penalty": 0.5},
+    ],
+)  # fmt: skip
 def test_samples_depend_on_the_seed_and_not_on_the_batch(
     model: Any, tokenizer: Any, eval_batch_size: int | None, choice: dict[str, Any]
 ) -> None:
@@ -70,6 +79,57 @@ def test_more_samples_begin_with_the_same(model: Any, tokenizer: Any) -> None:
     few = answer(model, tokenizer, temperature=1.0, n_samples=2)
     many = answer(model, tokenizer, temperature=1.0, n_samples=5)
     assert [generations[:2] for generations in many] == few
+
+
+def test_typical_tokens_are_transformers() -> None:
+    scores = 3 * torch.randn(100, 200, generator=torch.Generator().manual_seed(0))
+    scores[:, :20] = -torch.inf
+    kept = TypicalTokens(0.7)(None, scores).isfinite()
+    expected = TypicalLogitsWarper(0.7)(None, scores).isfinite()
+    assert (kept == expected).all(-1).float().mean() > 0.9  # others have ties
+    assert kept.sum(-1).min() > 0 and kept.sum(-1).max() < 150
+
+
+def test_penalties_and_biases_are_openais() -> None:
+    """mu[j] - c[j] * frequency - (c[j] > 0) * presence, by loops over 100 random texts."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(100, 50, generator=generator)
+    written = torch.randint(0, 50, (100, 30), generator=generator)
+    positions = torch.randint(0, 31, (100,), generator=generator)
+    decoding = make_decoding(
+        presence_penalty=0.7, frequency_penalty=-0.3, logit_bias={"3": 1.5, "49": -100.0}
+    )
+    expected = scores.clone()
+    for row, position in enumerate(positions.tolist()):
+        for token, count in Counter(written[row, :position].tolist()).items():
+            expected[row, token] -= 0.7 - 0.3 * count
+        expected[row, 3] += 1.5
+        expected[row, 49] -= 100
+    found = adjusted(scores, written, positions, decoding)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_penalties_and_biases_change_texts_in_every_loop(
+    model: Any, tokenizer: Any, num_beams: int
+) -> None:
+    """Beams are those of `model.generate`; with one, its loop and ours write the same."""
+    plain = full_texts(answer(model, tokenizer, num_beams=num_beams))
+    settings: dict[str, Any] = {"presence_penalty": 2.0, "frequency_penalty": 1.0}
+    varied = full_texts(answer(model, tokenizer, num_beams=num_beams, **settings))
+    assert varied != plain
+    (banned,) = {*tokenizer(plain[0], add_special_tokens=False)["input_ids"][1:2]}
+    bias = {str(banned): -1000.0}
+    without = full_texts(answer(model, tokenizer, num_beams=num_beams, logit_bias=bias))
+    token = tokenizer.convert_ids_to_tokens(banned)
+    assert not any(token in tokenizer.tokenize(text) for text in without)
+    if num_beams == 1:  # a family that our own loop does not know goes through `generate`
+        batch = PromptBatch(tokenizer(PROMPTS)["input_ids"], range(len(PROMPTS)))
+        decoding = make_decoding(**settings, logit_bias=bias)
+        with torch.no_grad():
+            found = hf_generate(model, batch, decoding, ALONE).sequences
+        ours = answer(model, tokenizer, **settings, logit_bias=bias)
+        assert tokenizer.batch_decode(found) == full_texts(ours)
 
 
 def test_draws_follow_the_probabilities() -> None:

@@ -97,7 +97,7 @@ def _of_decoding(job: JobRequest) -> Iterator[Problem]:
     elif job.greedy and job.num_beams == 1 and job.n_samples > 1:
         hint = "increase --temperature; greedy samples are all the same"
         yield Problem("--n_samples", f"{job.n_samples} {at}", "1 with greedy decoding", hint)
-    for name in ("top_k", "top_p"):
+    for name in ("top_k", "top_p", "min_p", "typical_p"):
         value = getattr(job, name)
         if job.greedy and value is not None:
             hint = f"remove it, or set --temperature to {GREEDY_BELOW} or more"

@@ -228,6 +228,18 @@ def pairs(expected: str, metavar: str, may_lack_value: bool = False) -> FieldTyp
     return FieldType(expected, convert, metavar, words=0)
 
 
+def biases() -> FieldType:
+    """Token ids with numbers."""
+    of_texts = pairs("", "")
+
+    def convert(value: object) -> dict[str, float]:
+        found = of_texts.convert(value)
+        _require(all(str(name).isdecimal() for name in found))
+        return {name: number().convert(bias) for name, bias in found.items()}
+
+    return FieldType("token ids with numbers, ID=BIAS", convert, "ID=BIAS", words=0)
+
+
 def duration() -> FieldType:
     """A duration in seconds: 90m, 12h, 2d, or in Slurm's forms, minutes or D-HH:MM:SS."""
     units = {"": 60, "s": 1, "m": 60, "h": 3600, "d": 86400}

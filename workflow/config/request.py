@@ -6,6 +6,7 @@ from typing import Any
 
 from workflow.config.field_types import (
     any_of,
+    biases,
     boolean,
     choice,
     integer,
@@ -193,12 +194,27 @@ class JobRequest(JobInputs):
         number(0, below=1, above=True),
         "sample from the most likely tokens with this total probability [all]",
     )
+    min_p: float | None = _decoding(
+        number(0, below=1, above=True),
+        "sample from the tokens with at least this share of the likeliest's probability [all]",
+    )
+    typical_p: float | None = _decoding(
+        number(0, below=1, above=True),
+        "sample from the tokens of typical information with this total probability [all]",
+    )
     n_samples: int = _decoding(
         integer(1), "completions per eval record (with beams: the best)", 1, common=True
     )
     num_beams: int = _decoding(integer(1), "beams of beam search; 1: no beam search", 1)
     repetition_penalty: float = _decoding(
         number(0, above=True), "penalty on tokens already generated; 1: none", 1.0
+    )
+    presence_penalty: float = _decoding(
+        number(), "subtracted from the logits of tokens already generated", 0.0
+    )
+    frequency_penalty: float = _decoding(number(), "the same, for each time that they were", 0.0)
+    logit_bias: dict[str, float] | None = _decoding(
+        biases(), "numbers to add to the logits of token ids, e.g. 2163=-5"
     )
     no_repeat_ngram_size: int = _decoding(
         integer(0), "no n-gram of this size occurs twice in a completion; 0: off", 0

@@ -19,6 +19,9 @@ class Decoding:
         stop: texts that end a completion.
         seed: of sampling.
         batch_size: prompts per batch; None: by their tokens.
+        presence_penalty, frequency_penalty: subtracted from the logit of each token that the text
+            has already, once and for each time, as in OpenAI's API.
+        logit_bias: what is added to the logits of some tokens, by id.
     """
 
     max_new_tokens: int
@@ -33,6 +36,11 @@ class Decoding:
     stop: tuple[str, ...] = ()
     seed: int = 0
     batch_size: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def of(cls, spec: JobSpec) -> "Decoding":
@@ -50,6 +58,11 @@ class Decoding:
             stop=spec.stop,
             seed=spec.seed,
             batch_size=spec.eval_batch_size,
+            min_p=spec.min_p,
+            typical_p=spec.typical_p,
+            presence_penalty=spec.presence_penalty,
+            frequency_penalty=spec.frequency_penalty,
+            logit_bias=tuple((int(name), bias) for name, bias in (spec.logit_bias or {}).items()),
         )
 
     def __str__(self) -> str:
@@ -65,6 +78,11 @@ class Decoding:
     def greedy(self) -> bool:
         """Whether decoding does not sample: greedy decoding or beam search."""
         return self.temperature < GREEDY_BELOW
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether penalties or biases change the logits."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.logit_bias)
 
 
 @dataclass(frozen=True)

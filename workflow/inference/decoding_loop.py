@@ -11,7 +11,7 @@ from workflow.inference.causal_decoder import CausalDecoder, can_decode_rows
 from workflow.inference.decoder import Decoder
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch, end_ids
 from workflow.inference.rows import Going, Shapes
-from workflow.inference.sampling import token_choice
+from workflow.inference.sampling import adjusted, token_choice
 from workflow.inference.step_graphs import StepGraphs, run_each
 from workflow.inference.t5_decoder import T5Decoder
 from workflow.models.families import family_of
@@ -143,6 +143,8 @@ class PromptWriter:
         logits = self._decoder.logits(shapes)
         to = torch.where(going, texts, self._nowhere)
         self._scores[to, positions.clamp(max=1)] = logits.index_select(1, self._scored_ids)
+        if decoding.adjusts:
+            logits = adjusted(logits, self._sequences[texts], positions, decoding)
         if decoding.min_new_tokens:
             too_short = positions < decoding.min_new_tokens
             for end in self.ends:

@@ -18,7 +18,7 @@ from transformers import (
 from workflow.distributed.stop import Stop
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch, end_ids
 from workflow.inference.eval_shard import EvalShard
-from workflow.inference.sampling import draw, uniform_numbers, warpers_of
+from workflow.inference.sampling import adjusted, draw, uniform_numbers, warpers_of
 from workflow.models.families import GeneratingFamily, family_of
 from workflow.models.generation_settings import kept_settings
 
@@ -34,6 +34,8 @@ def hf_generate(
     start = family.start_generation(model, prompts.ids, samples)
     first_logits = start.first_logits[:, list(prompts.scored_ids)].float()
     processors = LogitsProcessorList()
+    if decoding.adjusts:
+        processors.append(Adjust(decoding, start.skipped))
     if not decoding.greedy:
         processors.extend(warpers_of(decoding))
         uniforms = uniform_numbers(decoding, prompts.indexes).to(model.device)
@@ -85,6 +87,18 @@ def _kept_settings_of(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.generation_config = own
+
+
+class Adjust(LogitsProcessor):
+    """Penalties and biases, of which `generate` has none."""
+
+    def __init__(self, decoding: Decoding, skipped: int):
+        self._decoding, self._skipped = decoding, skipped
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        written = input_ids[:, self._skipped :]
+        positions = torch.full_like(input_ids[:, 0], written.shape[1])
+        return adjusted(scores, written, positions, self._decoding)
 
 
 class DrawToken(LogitsProcessor):

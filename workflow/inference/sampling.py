@@ -1,18 +1,21 @@
 """Choose the next token: greedily, or by sampling that depends on the seed alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import (
     LogitsProcessor,
+    MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
 from workflow.inference.decoding import Decoding
+from workflow.models.lm_head import on_device
 
 BLOCK = 128
 """Tokens per block of the vocabulary: a block is chosen first, then a token in it."""
@@ -44,6 +47,57 @@ def warpers_of(decoding: Decoding) -> Iterator[LogitsProcessor]:
         yield TopKLogitsWarper(decoding.top_k)
     if decoding.top_p is not None:
         yield TopPLogitsWarper(decoding.top_p)
+    if decoding.min_p is not None:
+        yield MinPLogitsWarper(decoding.min_p)
+    if decoding.typical_p is not None:
+        yield TypicalTokens(decoding.typical_p)
+
+
+class TypicalTokens(LogitsProcessor):
+    """Keeps tokens whose information is nearest to the expected one, up to a total probability.
+
+    Locally typical sampling (Meister et al. 2022, arXiv:2202.00666). Unlike in transformers, equal
+    distances in steps of 1e-4 nats are ordered by token: rounding, which depends on the batch,
+    would order them differently.
+    """
+
+    def __init__(self, mass: float):
+        self._mass = mass
+
+    def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+        information = -scores.log_softmax(-1)
+        probabilities = torch.exp(-information)
+        expected = (information * probabilities).nansum(-1, keepdim=True)
+        distances = ((information - expected).abs() * 1e4).round()
+        order = distances.sort(stable=True).indices
+        before = probabilities.gather(1, order).cumsum(-1) - probabilities.gather(1, order)
+        kept = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, before < self._mass)
+        return scores.masked_fill(~kept, -torch.inf)
+
+
+def adjusted(
+    scores: torch.Tensor, written: torch.Tensor, positions: torch.Tensor, decoding: Decoding
+) -> torch.Tensor:
+    """Scores with penalties on the tokens of their texts, and with biases; reads no value.
+
+    https://platform.openai.com/docs/api-reference/completions/create
+
+    Args:
+        scores: (rows, vocabulary), float32.
+        written: the ids of each row's text (rows, tokens).
+        positions: how many of them there are already, (rows,).
+    """
+    if decoding.presence_penalty or decoding.frequency_penalty:
+        numbers = torch.arange(written.shape[1], device=written.device)
+        counted = (numbers < positions[:, None]).to(scores.dtype)
+        counts = torch.zeros_like(scores).scatter_add_(1, written, counted)
+        penalties = decoding.frequency_penalty * counts
+        scores = scores - penalties - decoding.presence_penalty * (counts > 0)
+    if decoding.logit_bias:
+        ids, biases = zip(*decoding.logit_bias, strict=True)
+        bias = on_device(biases, scores.device).expand(len(scores), -1)
+        scores = scores.index_add(1, on_device(ids, scores.device), bias)
+    return scores
 
 
 def uniform_numbers(decoding: Decoding, indexes: Sequence[int]) -> torch.Tensor:

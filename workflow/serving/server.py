@@ -108,15 +108,11 @@ class Server:
             n_samples=asked.count,
             stop=asked.stops,
             seed=asked.seed,
+            presence_penalty=asked.presence_penalty,
+            frequency_penalty=asked.frequency_penalty,
+            logit_bias=tuple(_bias(model.vocabulary, asked).items()),
         )
-        return Choosing(
-            decoding,
-            asked.presence_penalty,
-            asked.frequency_penalty,
-            _bias(model.vocabulary, asked),
-            asked.most_logprobs,
-            reads_prompt=asked.reads_prompt,
-        )
+        return Choosing(decoding, asked.most_logprobs, asked.reads_prompt)
 
     def record(self, prompts: Sequence[Any], texts: Sequence[Text]) -> None:
         """Count the texts of a request, and log them if that is wanted."""

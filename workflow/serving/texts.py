@@ -1,7 +1,6 @@
 """The texts of requests, token by token: how each is chosen, and when it ends."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,34 +8,27 @@ import torch
 
 from workflow.data.text_ids import decode_texts
 from workflow.inference.decoding import Decoding
-from workflow.inference.sampling import draw, uniform_row, warpers_of
+from workflow.inference.sampling import adjusted, argmax, draw, uniform_row, warpers_of
 
 
 @dataclass(frozen=True)
 class Choosing:
-    """How the tokens of a text are chosen; what `Decoding` has not is as in OpenAI's API.
+    """How the tokens of a text are chosen, and what is reported of them.
 
     Attributes:
         decoding: its seed, with the number of the text among those of its request, decides samples.
-        presence_penalty: subtracted from the logit of each token that the text has already.
-        frequency_penalty: the same, for each time that the text has it.
-        logit_bias: added to logits, by token.
         logprobs: how many of the most likely tokens to report; None for none.
         reads_prompt: whether to report those of the prompt's tokens too.
     """
 
     decoding: Decoding
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     reads_prompt: bool = False
 
     @property
     def is_plain(self) -> bool:
         """Whether each token is the most likely one."""
-        penalties = self.presence_penalty or self.frequency_penalty or self.logit_bias
-        return self.decoding.greedy and not penalties
+        return self.decoding.greedy and not self.decoding.adjusts
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,6 @@ class Text:
 
     def __post_init__(self) -> None:
         decoding = self.choosing.decoding
-        self._counts: Counter[int] = Counter()
         self._uniforms = None if decoding.greedy else uniform_row(decoding, 0, self.number)
         self._warpers = [] if decoding.greedy else list(warpers_of(decoding))
 
@@ -91,21 +82,16 @@ class Text:
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token, from its logits (vocabulary,) in float32."""
-        choosing, scores = self.choosing, logits
-        if self._counts and (choosing.presence_penalty or choosing.frequency_penalty):
-            scores = scores.clone()
-            for token, count in self._counts.items():
-                scores[token] -= choosing.presence_penalty + choosing.frequency_penalty * count
-        if choosing.logit_bias:
-            scores = scores.clone()
-            for token, bias in choosing.logit_bias.items():
-                scores[token] += bias
+        scores: Any = logits[None]
+        if self.choosing.decoding.adjusts:
+            written = torch.tensor([self.tokens], dtype=torch.int64, device=logits.device)
+            positions = torch.tensor([len(self.tokens)], device=logits.device)
+            scores = adjusted(scores, written, positions, self.choosing.decoding)
         if self._uniforms is None:
-            return int(scores.argmax())
-        row: Any = scores[None]
+            return int(argmax(scores)[0])
         for warp in self._warpers:
-            row = warp(None, row)
-        return int(draw(row, self._uniforms[len(self.tokens)][None])[0])
+            scores = warp(None, scores)
+        return int(draw(scores, self._uniforms[len(self.tokens)][None].to(scores.device))[0])
 
     def read(self, logits: torch.Tensor) -> None:
         """Keep the log probabilities of the prompt, from its logits (ids, vocabulary)."""
@@ -122,7 +108,6 @@ class Text:
         reason = "stop" if token in ends else None
         if reason is None:
             self.tokens.append(token)
-            self._counts[token] += 1
             if len(self.tokens) >= decoding.max_new_tokens:
                 reason = "length"
         if reason or self.streams or decoding.stop:

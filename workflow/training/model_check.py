@@ -39,6 +39,7 @@ def check_model(
 ) -> None:
     """Raise BadInput if a model of this architecture cannot train or generate as the job needs."""
     config, folder = settings.config, settings.folder
+    _check_biases(spec, count_ids(settings.tokenizer))
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -58,6 +59,13 @@ def check_model(
         raise BadInput([_unfit(folder, config, defect)]) from error
     if defect is not None:
         raise BadInput([_unfit(folder, config, defect)])
+
+
+def _check_biases(spec: JobSpec, tokens: int) -> None:
+    beyond = [name for name in spec.logit_bias or {} if int(name) >= tokens]
+    if beyond:
+        found, expected = f"token id {', '.join(beyond)}", f"ids of the tokenizer, below {tokens:,}"
+        raise BadInput([Problem("--logit_bias", found, expected, "correct it")])
 
 
 def _unfit(folder: Path, config: PreTrainedConfig, defect: str) -> Problem:
