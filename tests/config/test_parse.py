@@ -101,6 +101,8 @@ DEFAULTS = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
     "logit_bias": None,
+    "best_of": None,
+    "choices": None,
     "no_repeat_ngram_size": 0,
     "stop": (),
     "save_steps": None,

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,13 @@ from workflow import make_job
 from workflow.config.job import resolve_defaults
 from workflow.data.text_format import SeparateTexts, Texts
 from workflow.data.token_cache import CutRows, Ragged
+from workflow.distributed.stop import Stop
 from workflow.inference.decoding import Decoding, PromptBatch
-from workflow.inference.generate import Generation, generate
+from workflow.inference.decoding_loop import generate_rows
+from workflow.inference.generate import Generation, _trie_of, generate
 from workflow.inference.hf_generate import hf_generate
 from workflow.inference.sampling import TypicalTokens, adjusted, argmax, draw
+from workflow.inference.t5_decoder import T5Decoder
 from workflow.metrics.references import processed
 
 PROMPTS = [record["prompt"] for record in addition_records(9)] + ["no", "who wrote the question?"]
@@ -130,6 +135,56 @@ def test_penalties_and_biases_change_texts_in_every_loop(
             found = hf_generate(model, batch, decoding, ALONE).sequences
         ours = answer(model, tokenizer, **settings, logit_bias=bias)
         assert tokenizer.batch_decode(found) == full_texts(ours)
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "n_samples": 3}, {"num_beams": 2}])
+def test_texts_are_among_the_choices(
+    model: Any, tokenizer: Any, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Whatever the batch; in `model.generate` too."""
+    texts = ["yes", "no", "not at all", "not", "1 2 3"]
+    (tmp_path / "choices.txt").write_text("\n".join(texts) + "\n\nno\n")
+    settings = settings | {"choices": str(tmp_path / "choices.txt")}
+    found = answer(model, tokenizer, **settings)
+    written = {generation.text for generations in found for generation in generations}
+    assert written <= {*texts} and len(written) > 1
+    alone = answer(model, tokenizer, **settings, eval_batch_size=1)
+    assert full_texts(alone) == full_texts(found)
+    decoding = make_decoding(**settings)
+    trie = _trie_of(Texts(tokenizer, SeparateTexts(0)), decoding.choices, torch.device("cpu"))
+    ids = tokenizer(PROMPTS)["input_ids"]
+    batch = PromptBatch(ids, range(len(ids)), (), trie, [0] * len(ids))
+    with torch.no_grad():
+        sequences = hf_generate(model, batch, decoding, ALONE).sequences
+    assert tokenizer.batch_decode(sequences) == full_texts(found)
+
+
+@pytest.mark.parametrize("loop", ["ours", "generate"])
+def test_the_likeliest_of_several_samples_are_kept(model: Any, tokenizer: Any, loop: str) -> None:
+    """By the mean log probability of their tokens, computed by one call of the model."""
+    ids = tokenizer(PROMPTS)["input_ids"]
+    decoding = make_decoding(temperature=1.0, n_samples=2, best_of=6)
+    batch, drawn = PromptBatch(ids, range(len(ids))), replace(decoding, n_samples=6)
+    with torch.no_grad():
+        if loop == "ours":
+            decoder = T5Decoder.of(model, ids, drawn, len(ids))
+            found = generate_rows(decoder, batch, drawn, Stop(), lambda _: None)
+        else:
+            found = hf_generate(model, batch, drawn, ALONE)
+    best = found.best(2).sequences
+    for number, prompt in enumerate(ids):
+        of_all, of_best = found.sequences[6 * number :][:6], best[2 * number :][:2]
+        means = [mean_logprob(model, prompt, one) for one in of_all]
+        kept = [mean_logprob(model, prompt, one) for one in of_best]
+        assert kept == pytest.approx(sorted(means, reverse=True)[:2], abs=1e-4)
+    written = answer(model, tokenizer, temperature=1.0, n_samples=2, best_of=6)
+    assert full_texts(written) == tokenizer.batch_decode(best)
+
+
+def mean_logprob(model: Any, prompt: list[int], written: list[int]) -> float:
+    with torch.no_grad():
+        loss = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([written])).loss
+    return -float(loss)
 
 
 def test_draws_follow_the_probabilities() -> None:

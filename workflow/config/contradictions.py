@@ -102,6 +102,15 @@ def _of_decoding(job: JobRequest) -> Iterator[Problem]:
         if job.greedy and value is not None:
             hint = f"remove it, or set --temperature to {GREEDY_BELOW} or more"
             yield Problem(f"--{name}", f"{value} {at}", "no value with greedy decoding", hint)
+    if job.best_of is not None and job.greedy:
+        hint = f"remove it, or set --temperature to {GREEDY_BELOW} or more"
+        yield Problem("--best_of", f"{job.best_of} {at}", "no value with greedy decoding", hint)
+    elif job.best_of is not None and job.best_of <= job.n_samples:
+        found = f"{job.best_of} with --n_samples {job.n_samples}"
+        yield Problem("--best_of", found, "more than --n_samples", "increase it, or remove it")
+    if job.choices is not None and job.min_new_tokens:
+        found = f"{job.min_new_tokens} with --choices, whose texts end where they end"
+        yield Problem("--min_new_tokens", found, "no value", "remove it")
     if job.max_new_tokens is not None and job.min_new_tokens > job.max_new_tokens:
         found = f"{job.min_new_tokens} with --max_new_tokens {job.max_new_tokens}"
         hint = "reduce it, or increase --max_new_tokens"

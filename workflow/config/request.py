@@ -205,6 +205,12 @@ class JobRequest(JobInputs):
     n_samples: int = _decoding(
         integer(1), "completions per eval record (with beams: the best)", 1, common=True
     )
+    best_of: int | None = _decoding(
+        integer(2), "draw so many, and keep the --n_samples likeliest by the mean of their tokens"
+    )
+    choices: str | None = _decoding(
+        text("FILE"), "file with a text in each line; completions are one of these"
+    )
     num_beams: int = _decoding(integer(1), "beams of beam search; 1: no beam search", 1)
     repetition_penalty: float = _decoding(
         number(0, above=True), "penalty on tokens already generated; 1: none", 1.0

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from workflow.config.job import JobSpec
 from workflow.config.request import GREEDY_BELOW
+from workflow.inference.choices import Trie, read_choices
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Decoding:
         presence_penalty, frequency_penalty: subtracted from the logit of each token that the text
             has already, once and for each time, as in OpenAI's API.
         logit_bias: what is added to the logits of some tokens, by id.
+        best_of: completions to draw, of which those `n_samples` are kept whose tokens have the
+            highest mean log probability; None for no more than these.
+        choices: the only texts that may be written; () for any.
     """
 
     max_new_tokens: int
@@ -41,6 +45,8 @@ class Decoding:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    best_of: int | None = None
+    choices: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, spec: JobSpec) -> "Decoding":
@@ -62,6 +68,8 @@ class Decoding:
             typical_p=spec.typical_p,
             presence_penalty=spec.presence_penalty,
             frequency_penalty=spec.frequency_penalty,
+            best_of=spec.best_of,
+            choices=read_choices(spec.choices) if spec.choices else (),
             logit_bias=tuple((int(name), bias) for name, bias in (spec.logit_bias or {}).items()),
         )
 
@@ -71,8 +79,10 @@ class Decoding:
             how = f"beam search with {self.num_beams} beams"
         if not self.greedy:
             samples = f"{self.n_samples} sample{'s' * (self.n_samples > 1)} per prompt"
+            samples += f", the best of {self.best_of}," * (self.best_of is not None)
             how = f"{samples} at temperature {self.temperature:g}"
-        return f"at most {self.max_new_tokens} tokens, {how}"
+        what = f"one of {len(self.choices):,} texts" if self.choices else ""
+        return ", ".join(filter(None, (what, f"at most {self.max_new_tokens} tokens", how)))
 
     @property
     def greedy(self) -> bool:
@@ -93,11 +103,15 @@ class PromptBatch:
         ids: of each prompt.
         indexes: of their records, which seed sampling.
         scored_ids: ids whose logits at the first position are returned.
+        trie: of the texts that may be written, if not any.
+        roots: where each prompt's completions begin in it.
     """
 
     ids: Sequence[Sequence[int]]
     indexes: Sequence[int]
     scored_ids: Sequence[int] = ()
+    trie: Trie | None = None
+    roots: Sequence[int] = ()
 
 
 def end_ids(model: PreTrainedModel) -> list[int]:
@@ -114,11 +128,27 @@ class GeneratedIds:
         sequences: ids of each completion, sample after sample, including the end token.
         ended: whether each has an end token.
         first_logits: raw, of the scored ids at the first position, (prompts, ids), float32.
+        logprobs: the sum of each completion's log probabilities, for `best_of`.
     """
 
     sequences: list[list[int]]
     ended: list[bool]
     first_logits: torch.Tensor
+    logprobs: list[float] | None = None
+
+    def best(self, kept: int) -> "GeneratedIds":
+        """Of each prompt the completions with the highest mean log probability of a token."""
+        if self.logprobs is None:
+            return self
+        means = [total / len(ids) for total, ids in zip(self.logprobs, self.sequences, strict=True)]
+        drawn, chosen = len(means) // len(self.first_logits), []
+        for first in range(0, len(means), drawn):
+            of_prompt = range(first, first + drawn)
+            chosen += sorted(of_prompt, key=means.__getitem__, reverse=True)[:kept]
+        sequences, ended = self.sequences, self.ended
+        return GeneratedIds(
+            [sequences[i] for i in chosen], [ended[i] for i in chosen], self.first_logits
+        )
 
     @classmethod
     def of(cls, ids: torch.Tensor, ends: set[int], first_logits: torch.Tensor) -> "GeneratedIds":

@@ -1,6 +1,7 @@
 """Own decoding loop: other texts replace finished ones."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -118,6 +119,10 @@ class PromptWriter:
             (texts + 1, decoding.max_new_tokens), self.ends[0], device=device
         )
         self._nowhere = torch.tensor(texts, device=device)
+        self._trie = prompts.trie
+        roots = [root for root in prompts.roots for _ in range(decoding.n_samples)]
+        self._beginnings = torch.tensor([*roots, 0], device=device)
+        self._logprobs = torch.zeros(texts + 1, device=device)
         # Of each text: of the first position, then of the last.
         self._scores = torch.zeros(texts + 1, 2, len(self._scored_ids), device=device)
 
@@ -143,13 +148,20 @@ class PromptWriter:
         logits = self._decoder.logits(shapes)
         to = torch.where(going, texts, self._nowhere)
         self._scores[to, positions.clamp(max=1)] = logits.index_select(1, self._scored_ids)
+        logprobs = logits.log_softmax(-1) if decoding.best_of else None
         if decoding.adjusts:
             logits = adjusted(logits, self._sequences[texts], positions, decoding)
         if decoding.min_new_tokens:
             too_short = positions < decoding.min_new_tokens
             for end in self.ends:
                 logits[:, end].masked_fill_(too_short, -torch.inf)
+        if self._trie is not None:
+            logits = self._trie.allowed(logits, self._beginnings[texts])
         ids.copy_(self._choose(logits, texts, positions))
+        if self._trie is not None:
+            self._beginnings[to] = self._trie.after(self._beginnings[texts], ids)
+        if logprobs is not None:
+            self._logprobs[to] += logprobs.gather(1, ids[:, None])[:, 0]
         self._sequences[to, positions] = ids
         going &= positions < decoding.max_new_tokens - 1
         for end in self.ends:
@@ -159,4 +171,7 @@ class PromptWriter:
     def written(self) -> GeneratedIds:
         """The texts so far."""
         samples = self._decoding.n_samples
-        return GeneratedIds.of(self._sequences[:-1], set(self.ends), self._scores[:-1:samples, 0])
+        first_logits = self._scores[:-1:samples, 0]
+        found = GeneratedIds.of(self._sequences[:-1], set(self.ends), first_logits)
+        logprobs = self._logprobs[:-1].tolist() if self._decoding.best_of else None
+        return replace(found, logprobs=logprobs)

@@ -1,7 +1,7 @@
 """Generate completions for prompts, with the first position's logits of yes and no."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from workflow.data.text_ids import decode_texts
 from workflow.data.token_cache import Rows
 from workflow.distributed.device import any_kernels
 from workflow.inference.causal_decoder import by_rows
+from workflow.inference.choices import Trie
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
 from workflow.inference.decoding_loop import generate_rows, own_decoder
 from workflow.inference.eval_shard import EvalShard
@@ -74,7 +75,12 @@ def generate(
     Yields:
         A row's index and its completions, in any order.
     """
+    if decoding.best_of:
+        kept, decoding = decoding.n_samples, replace(decoding, n_samples=decoding.best_of)
+    else:
+        kept = decoding.n_samples
     tokenizer, yes_no = texts.tokenizer, _yes_no_ids(texts)
+    trie = _trie_of(texts, decoding.choices, model.device)
     # Without these tokens the end token's logit shows whether logits are finite.
     scored_ids = [*yes_no[False], *yes_no[True]] if yes_no else [tokenizer.eos_token_id]
     lengths = sources.lengths
@@ -98,7 +104,9 @@ def generate(
             bar.update(finished * shard.world.size)
 
         for batch, counts in shard.of(batches, costs):
-            prompts = PromptBatch([sources[i].tolist() for i in batch], batch.tolist(), scored_ids)
+            rows_of_ids = [sources[i].tolist() for i in batch]
+            roots = _spaced(tokenizer, rows_of_ids) if trie else []
+            prompts = PromptBatch(rows_of_ids, batch.tolist(), scored_ids, trie, roots)
             with torch.no_grad(), any_kernels():
                 if decoder:
                     longest = int(positions[batch].max())
@@ -111,7 +119,10 @@ def generate(
                     tick(len(batch))
             if counts:
                 scores = None if yes_no is None else _scores_of(generated, prompts, tokenizer)
-                completions = _completions(generated, tokenizer, decoding, scores)
+                best = generated.best(kept)
+                completions = _completions(
+                    best, tokenizer, replace(decoding, n_samples=kept), scores
+                )
                 yield from zip(prompts.indexes, completions, strict=True)
 
 
@@ -133,12 +144,28 @@ def _yes_no_ids(texts: Texts) -> dict[bool, list[int]] | None:
     return pairs
 
 
+def _trie_of(texts: Texts, choices: Sequence[str], device: torch.device) -> Trie | None:
+    """The trie of texts as completions; None without any."""
+    if not choices:
+        return None
+    plain, spaced = (
+        texts.format.targets(texts.tokenizer, [prompt] * len(choices), choices)
+        for prompt in ("a", "a\n")
+    )
+    return Trie.of(plain, spaced, device)
+
+
+def _spaced(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]) -> list[bool]:
+    """Whether each prompt ends with whitespace."""
+    ends = decode_texts(tokenizer, [ids[-1:] for ids in prompts], skip_special_tokens=False)
+    return [end[-1:].isspace() for end in ends]
+
+
 def _scores_of(
     generated: GeneratedIds, prompts: PromptBatch, tokenizer: PreTrainedTokenizerBase
 ) -> torch.Tensor:
     """The logits of no and yes of each prompt (prompts, 2), in the form that its end asks for."""
-    ends = decode_texts(tokenizer, [ids[-1:] for ids in prompts.ids], skip_special_tokens=False)
-    spaced = torch.tensor([end[-1:].isspace() for end in ends])[:, None]
+    spaced = torch.tensor(_spaced(tokenizer, prompts.ids))[:, None]
     logits = generated.first_logits.cpu()
     return torch.where(spaced, logits[:, 2:], logits[:, :2])
 

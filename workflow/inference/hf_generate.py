@@ -33,7 +33,10 @@ def hf_generate(
         raise TypeError(f"models of type {model.config.model_type} do not generate texts")
     start = family.start_generation(model, prompts.ids, samples)
     first_logits = start.first_logits[:, list(prompts.scored_ids)].float()
-    processors = LogitsProcessorList()
+    logprobs = KeepLogprobs()
+    processors = LogitsProcessorList([logprobs] if decoding.best_of else [])
+    if prompts.trie is not None:
+        processors.append(Constrain(prompts, start.skipped, max(samples, decoding.num_beams)))
     if decoding.adjusts:
         processors.append(Adjust(decoding, start.skipped))
     if not decoding.greedy:
@@ -51,6 +54,8 @@ def hf_generate(
         )
     ends = set(end_ids(model))
     generated = GeneratedIds.of(sequences[:, start.skipped :], ends, first_logits)
+    if decoding.best_of:
+        generated = replace(generated, logprobs=logprobs.of(sequences, generated.sequences))
     if model.generation_config.forced_eos_token_id is None:
         return generated
     # An end token at the limit may be forced: then the limit ended the text.
@@ -99,6 +104,47 @@ class Adjust(LogitsProcessor):
         written = input_ids[:, self._skipped :]
         positions = torch.full_like(input_ids[:, 0], written.shape[1])
         return adjusted(scores, written, positions, self._decoding)
+
+
+class Constrain(LogitsProcessor):
+    """Allows what a trie does.
+
+    transformers' PrefixConstrainedLogitsProcessor sees no prompt's number where each has samples.
+    """
+
+    def __init__(self, prompts: PromptBatch, skipped: int, rows: int):
+        self._prompts, self._skipped, self._rows = prompts, skipped, rows  # of a prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        trie, roots = self._prompts.trie, self._prompts.roots
+        assert trie is not None
+        mask = torch.full_like(scores, -torch.inf)
+        for row, ids in enumerate(input_ids[:, self._skipped :].tolist()):
+            mask[row, trie.following(roots[row // self._rows], ids)] = 0
+        return scores + mask
+
+
+class KeepLogprobs(LogitsProcessor):
+    """Keeps the log probabilities of tokens, each when it is read."""
+
+    def __init__(self) -> None:
+        self._last: torch.Tensor | None = None
+        self._kept: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._keep(input_ids)
+        self._last = scores.log_softmax(-1)
+        return scores
+
+    def _keep(self, input_ids: torch.Tensor) -> None:
+        if self._last is not None:
+            self._kept.append(self._last.gather(1, input_ids[:, -1:]))
+
+    def of(self, input_ids: torch.Tensor, sequences: list[list[int]]) -> list[float]:
+        """The sum of each sequence's log probabilities."""
+        self._keep(input_ids)
+        by_row = torch.cat(self._kept, 1).tolist()
+        return [sum(row[: len(ids)]) for row, ids in zip(by_row, sequences, strict=True)]
 
 
 class DrawToken(LogitsProcessor):

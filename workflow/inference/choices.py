@@ -1,0 +1,88 @@
+"""Decoding that writes one of some texts: a trie of their ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from workflow.core.errors import BadInput, Problem
+
+
+@lru_cache(maxsize=1)
+def read_choices(path: str) -> tuple[str, ...]:
+    """The lines of a file that are not blank.
+
+    Raises:
+        BadInput: it cannot be read, or has none.
+    """
+    where, expected = f"--choices {path}", "a file with a text in each line"
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        found = getattr(error, "strerror", None) or "not UTF-8"
+        raise BadInput([Problem(where, found, expected, "correct the path or the file")]) from None
+    texts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not texts:
+        raise BadInput([Problem(where, "no text", expected, "write the texts, one in each line")])
+    return texts
+
+
+@dataclass(frozen=True)
+class Trie:
+    """What may follow each beginning of some texts.
+
+    Attributes:
+        roots: the beginning 0, of texts after a prompt, and the same for prompts that end with
+            whitespace.
+        nodes: of each beginning, the ids that may follow, each with the beginning that it leads to.
+        children, leads: the same as tensors (beginnings, most ids); rows with fewer ids repeat the
+            first.
+    """
+
+    roots: tuple[int, int]
+    nodes: list[dict[int, int]]
+    children: torch.Tensor
+    leads: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        plain: Sequence[Sequence[int]],
+        spaced: Sequence[Sequence[int]],
+        device: torch.device,
+    ) -> "Trie":
+        """The trie of texts with their end tokens, as ids, for both kinds of prompts."""
+        nodes: list[dict[int, int]] = [{}, {}]
+        for root, rows in enumerate((plain, spaced)):
+            for row in rows:
+                at = root
+                for token in row:
+                    if token not in nodes[at]:
+                        nodes[at][token] = len(nodes)
+                        nodes.append({})
+                    at = nodes[at][token]
+        most = max(map(len, nodes))
+        ended = {row[-1]: 0 for row in plain[:1]}  # after the end nothing is read
+        pairs = [[*(node or ended).items()] for node in nodes]
+        padded = torch.tensor([of + of[:1] * (most - len(of)) for of in pairs], device=device)
+        return cls((0, 1), nodes, *padded.unbind(-1))
+
+    def allowed(self, scores: torch.Tensor, beginnings: torch.Tensor) -> torch.Tensor:
+        """Scores (rows, vocabulary) of what may follow each row's beginning; others are -inf."""
+        children = self.children[beginnings]
+        nothing = torch.full_like(scores, -torch.inf)
+        return nothing.scatter(1, children, scores.gather(1, children))
+
+    def after(self, beginnings: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """The beginning of each row after another token, (rows,)."""
+        places = (self.children[beginnings] == ids[:, None]).int().argmax(-1, keepdim=True)
+        return self.leads[beginnings].gather(1, places)[:, 0]
+
+    def following(self, root: int, ids: Sequence[int]) -> list[int]:
+        """What may follow these ids; the ids themselves end with it where they are complete."""
+        node = self.nodes[root]
+        for token in ids:
+            node = self.nodes[node[token]] if token in node else {}
+        return list(node) or list(ids[-1:])
