@@ -1,7 +1,9 @@
 """Models over HTTP, by OpenAI's own client: the answers of an evaluation, whoever else asks."""
 
 import json
+import statistics
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 from conftest import BERT_TINY, GPT_TINY, T5_TINY, make_mount, write_data
 from served import Running, serving
+from tiny_models import make_family
 
 from workflow import make_job, run_job
 from workflow.inference.decoding import end_ids
@@ -80,14 +83,17 @@ def test_concurrent_answers_are_those_of_an_evaluation(mount: Mount, running: Ru
 
 
 def greedy_logprobs(model: ServedModel, prompt: list[int]) -> list[float]:
-    """The log probabilities of the most likely tokens, by a plain call of the model for each."""
+    """The log probabilities of the most likely tokens, by a plain call of the model for each.
+
+    Without that of the end token.
+    """
     found: list[float] = []
     written: list[int] = []
     while len(written) < 12 and not {*written} & {*end_ids(model.model)}:
         value, token = logprobs_after(model, prompt, written)[-1].max(-1)
         found.append(float(value))
         written.append(int(token))
-    return found
+    return found if written[-1] not in end_ids(model.model) else found[:-1]
 
 
 def logprobs_after(model: ServedModel, prompt: list[int], written: list[int]) -> torch.Tensor:
@@ -143,20 +149,20 @@ def test_penalties_biases_and_stops(running: Running) -> None:
     token = token if token is not None else 5
     biased = of_client.completions.create(**asked, logit_bias={str(token): 100}).choices[0]
     assert biased.text != plain.text
-    varied = of_client.completions.create(**asked, presence_penalty=2, frequency_penalty=2)
-    tokens = (
-        of_client.completions.create(**asked, presence_penalty=2, frequency_penalty=2, logprobs=0)
-        .choices[0]
-        .logprobs.tokens
-    )
-    assert len({*tokens}) >= len({*plain.logprobs.tokens})
-    assert varied.choices[0].text is not None
+    varied = of_client.completions.create(
+        **asked, presence_penalty=2, frequency_penalty=2, logprobs=0
+    ).choices[0]
+    assert varied.text != plain.text
+    assert len({*varied.logprobs.tokens}) > len({*plain.logprobs.tokens})
     stop = plain.text[len(plain.text) // 2 :][:2]
     stopped = of_client.completions.create(**asked, stop=stop).choices[0]
     assert stopped.text == plain.text[: plain.text.index(stop)]
     assert stopped.finish_reason == "stop"
-    best = of_client.completions.create(**asked | {"temperature": 1}, best_of=4, n=1, logprobs=0)
-    assert len(best.choices) == 1
+    sampled = asked | {"temperature": 1, "seed": 5, "logprobs": 0, "logit_bias": {"1": -100}}
+    drawn = of_client.completions.create(**sampled, n=4).choices
+    (best,) = of_client.completions.create(**sampled, n=1, best_of=4).choices
+    means = {one.text: statistics.mean(one.logprobs.token_logprobs) for one in drawn}
+    assert len(means) > 1 and best.text == max(means, key=means.__getitem__)
 
 
 def test_echo_tells_the_log_probabilities_of_the_prompt(running: Running) -> None:
@@ -174,6 +180,7 @@ def test_echo_tells_the_log_probabilities_of_the_prompt(running: Running) -> Non
         (choice,) = of_client.completions.create(**asked, max_tokens=most, logprobs=2).choices
         assert choice.text.startswith(PROMPTS[0])
         assert len(choice.logprobs.tokens) <= len(ids) + most
+        assert "".join(choice.logprobs.tokens).endswith(choice.text.removeprefix(PROMPTS[0]))
         first, *others = choice.logprobs.token_logprobs
         assert first is None and choice.logprobs.top_logprobs[0] is None
         assert others[: len(expected)] == pytest.approx(expected, abs=1e-4)
@@ -204,6 +211,36 @@ def test_bad_requests_are_refused_in_openais_shape(running: Running) -> None:
     assert 'path="/v1/completions",status="400"' in httpx.get(f"{running.url}/metrics").text
 
 
+def test_a_stream_tells_the_log_probabilities_of_the_whole_answer(running: Running) -> None:
+    of_client = client(running)
+    asked = {"model": running.model.name, "prompt": PROMPTS[3], "max_tokens": 9, "logprobs": 3}
+    asked |= {"temperature": 1, "seed": 2**40, "stop": ["zzz"]}
+    whole = of_client.completions.create(**asked).choices[0]
+    parts = [c.choices[0] for c in of_client.completions.create(**asked, stream=True)]
+    told = [part.logprobs for part in parts if part.logprobs is not None]
+    for name in ("tokens", "token_logprobs", "text_offset", "top_logprobs"):
+        assert [one for part in told for one in getattr(part, name)] == getattr(
+            whole.logprobs, name
+        )
+    assert "".join(part.text for part in parts) == whole.text
+
+
+def test_what_is_not_said_is_as_in_openais_api(running: Running) -> None:
+    body = {"prompt": PROMPTS[0], "max_tokens": 20, "temperature": 1.5}
+    texts = {running.post("/v1/completions", body).json()["choices"][0]["text"] for _ in range(4)}
+    assert len(texts) > 1  # without a seed
+    nulls = dict.fromkeys(("seed", "n", "temperature", "top_p", "stop", "logprobs", "model"))
+    assert running.post("/v1/completions", body | nulls).status_code == 200
+    ids = running.model.prompt_ids(PROMPTS[0])
+    sure = {"max_tokens": 8, "temperature": 0}
+    of_text, of_ids = (
+        running.post("/v1/completions", sure | {"prompt": prompt}).json()
+        for prompt in (PROMPTS[0], ids)
+    )
+    assert of_text["choices"] == of_ids["choices"] and of_text["usage"] == of_ids["usage"]
+    assert running.post("/v1/completions", sure | {"prompt": [10**6]}).status_code == 400
+
+
 def test_predictions_and_the_page(running: Running) -> None:
     body = {"instruction": "say it", "input": "loud", "temperature": 1}
     answer = running.post("/predict", body | {"max_tokens": 5}).json()
@@ -224,7 +261,9 @@ def test_limits_and_keys(mount: Mount) -> None:
         assert found.status_code == 413
         asked = {"prompt": ["a"] * 3, "max_tokens": 3}
         found = running.post("/v1/completions", asked, **keyed)
-        assert found.status_code == 429 and found.headers["retry-after"] == "1"
+        assert found.status_code == 200
+        found = running.post("/v1/completions", asked | {"prompt": ["a"] * 4}, **keyed)
+        assert (found.status_code, found.json()["error"]["code"]) == (400, None)
         assert running.post("/v1/completions", asked | {"prompt": "a"}, **keyed).status_code == 200
 
 
@@ -243,6 +282,90 @@ def test_a_client_that_goes_away_frees_its_place(mount: Mount) -> None:
             threading.Event().wait(0.05)
         assert ended.is_set()
         assert running.post("/predict", {"prompt": "a", "max_tokens": 2}).status_code == 200
+
+
+def test_a_client_that_waits_for_a_whole_answer_and_goes_away(mount: Mount) -> None:
+    with serving(mount, "gpt", rows=1) as running:
+        slow(running, 0.2)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{running.url}/predict", json={"prompt": "a", "max_tokens": 60}, timeout=1)
+        assert no_texts_within(running, 4)
+        assert 'status="499"' in httpx.get(f"{running.url}/metrics").text
+
+
+def test_a_request_that_takes_too_long_is_given_up(mount: Mount) -> None:
+    with serving(mount, "gpt", rows=1, seconds=1.0) as running:
+        slow(running, 0.2)
+        found = running.post("/predict", {"prompt": "a", "max_tokens": 60})
+        assert (found.status_code, found.json()["error"]["code"]) == (504, "deadline")
+        assert no_texts_within(running, 4)
+
+
+def test_a_step_that_fails_ends_its_requests_alone(
+    mount: Mount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And without a traceback or a prompt in the log."""
+    with serving(mount, "gpt") as running:
+        model, forward = running.model.model, running.model.model.forward
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise RuntimeError("add one: 4")
+
+        model.forward = fail
+        asked = {"prompt": PROMPTS[0], "max_tokens": 4}
+        for body in (asked, asked | {"echo": True, "logprobs": 1}):
+            found = running.post("/v1/completions", body)
+            assert found.status_code == 500 and "add one" not in found.text
+        model.forward = forward
+        assert running.post("/v1/completions", asked).status_code == 200
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "add one" not in said
+
+
+def test_a_model_without_a_decoder_of_its_own(mount: Mount) -> None:
+    """As BART: by `model.generate`, with the same samples as an evaluation's."""
+    make_family("bart", mount.models / "bart")
+    with serving(mount, "bart") as running:
+        asked = {"prompt": PROMPTS[0], "max_tokens": 9, "temperature": 1, "seed": 3}
+        several = running.post("/v1/completions", asked | {"n": 3}).json()["choices"]
+        assert len({one["text"] for one in several}) > 1
+        one = running.post("/v1/completions", asked).json()["choices"]
+        assert one[0]["text"] == several[0]["text"]
+        assert running.post("/v1/completions", asked | {"logprobs": 1}).status_code == 400
+        assert running.post("/v1/completions", asked | {"best_of": 2}).status_code == 400
+        streamed = asked | {"stream": True}
+        with httpx.stream("POST", f"{running.url}/v1/completions", json=streamed) as response:
+            lines = [line for line in response.iter_lines() if line]
+        assert lines[-1] == "data: [DONE]"
+
+
+def test_prompts_and_answers_fit_the_models_positions(mount: Mount) -> None:
+    with serving(mount, "gpt", prompt=400, tokens=400) as running:
+        asked = {"prompt": " ".join("123456789" * 20), "temperature": 0}
+        found = running.post("/v1/completions", asked | {"max_tokens": 400})
+        assert found.json()["error"]["code"] == "context_length_exceeded"
+        assert running.post("/v1/completions", asked).status_code == 200
+
+
+def slow(running: Running, seconds: float) -> None:
+    """Let each step of the model take a while."""
+    model, forward = running.model.model, running.model.model.forward
+
+    def slowly(*given: Any, **named: Any) -> Any:
+        time.sleep(seconds)
+        return forward(*given, **named)
+
+    model.forward = slowly
+
+
+def no_texts_within(running: Running, seconds: float) -> bool:
+    engine, last = running.server.engine, time.monotonic() + seconds
+    assert engine is not None
+    while engine.running or engine.waiting:
+        if time.monotonic() > last:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def test_scores_are_those_of_an_evaluation(mount: Mount) -> None:

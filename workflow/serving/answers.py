@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workflow.data.text_ids import decode_texts
+from workflow.serving.model import ServedModel
 from workflow.serving.schemas import CompletionRequest
 from workflow.serving.texts import Logprob, Text
 
@@ -17,19 +18,19 @@ class Answer:
 
     Attributes:
         kind: "text_completion" or "chat.completion".
-        counts: whether a stream ends with the tokens that were used.
+        includes_usage: whether a stream ends with the tokens that were used.
     """
 
     kind: str
     id: str
-    model: str
-    counts: bool = False
+    model: ServedModel
+    includes_usage: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def new(cls, kind: str, prefix: str, model: str, counts: bool) -> "Answer":
+    def new(cls, kind: str, prefix: str, model: ServedModel, includes_usage: bool) -> "Answer":
         """An answer with an id of its own."""
-        return cls(kind, f"{prefix}-{uuid.uuid4().hex}", model, counts)
+        return cls(kind, f"{prefix}-{uuid.uuid4().hex}", model, includes_usage)
 
     @property
     def is_chat(self) -> bool:
@@ -37,8 +38,16 @@ class Answer:
 
     def of(self, choices: Sequence[Any], chunk: bool = False) -> dict[str, Any]:
         kind = f"{self.kind}.chunk" if chunk and self.is_chat else self.kind
-        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model.name}
         return head | {"choices": list(choices)}
+
+    def shown(self, tokens: Sequence[int]) -> list[str]:
+        """Each token as a text, with the space that it has after another one."""
+        tokenizer: Any = self.model.job.tokenizer
+        anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
+        rows = [anchor, *([*anchor, token] for token in tokens)]
+        before, *texts = decode_texts(tokenizer, rows, skip_special_tokens=False)
+        return [text.removeprefix(before) for text in texts]
 
 
 def completion(
@@ -46,7 +55,6 @@ def completion(
     asked: CompletionRequest,
     prompts: Sequence[Sequence[int]],
     texts: Sequence[Text],
-    tokenizer: Any,
 ) -> dict[str, Any]:
     """The answer to `POST /v1/completions`: of each prompt the best n texts.
 
@@ -59,33 +67,36 @@ def completion(
         of_prompt = list(texts[number * count : (number + 1) * count])
         if count > asked.n:
             of_prompt.sort(key=mean_logprob, reverse=True)
+        before = ""
+        if asked.echo:
+            ids = [prompt] if isinstance(prompt, list) else []
+            (before,) = decode_texts(answer.model.job.tokenizer, ids, True) or (prompt,)
         for text in of_prompt[: asked.n]:
-            shown = f"{prompt}{text.written}" if asked.echo else text.written
             logprobs = None
             if asked.logprobs is not None:
-                of_all = [*text.prompt_logprobs, *text.logprobs]
-                logprobs = _logprobs(of_all, tokenizer, asked.logprobs)
+                of_all = [*text.prompt_logprobs, *_of_tokens(text)]
+                logprobs = _logprobs(answer, of_all, bool(asked.logprobs), 0)
             choices.append(
-                {"index": len(choices), "text": shown, "logprobs": logprobs,
+                {"index": len(choices), "text": f"{before}{text.written}", "logprobs": logprobs,
                  "finish_reason": text.finish_reason}
             )  # fmt: skip
     return answer.of(choices) | {"usage": usage(prompts, texts)}
 
 
 def chat_completion(
-    answer: Answer, prompt: Sequence[int], texts: Sequence[Text], tokenizer: Any
+    answer: Answer, prompts: Sequence[Sequence[int]], texts: Sequence[Text]
 ) -> dict[str, Any]:
     """The answer to `POST /v1/chat/completions`."""
     choices = [
         {
             "index": number,
             "message": {"role": "assistant", "content": text.written},
-            "logprobs": _chat_logprobs(text, 0, tokenizer),
+            "logprobs": _chat_logprobs(answer, text, _of_tokens(text)),
             "finish_reason": text.finish_reason,
         }
         for number, text in enumerate(texts)
     ]
-    return answer.of(choices) | {"usage": usage([prompt], texts)}
+    return answer.of(choices) | {"usage": usage(prompts, texts)}
 
 
 def usage(prompts: Sequence[Sequence[int]], texts: Sequence[Text]) -> dict[str, int]:
@@ -95,62 +106,78 @@ def usage(prompts: Sequence[Sequence[int]], texts: Sequence[Text]) -> dict[str, 
 
 
 def mean_logprob(text: Text) -> float:
-    """The mean log probability of a text's tokens."""
+    """The mean log probability of a text's tokens, with the end token."""
     return sum(one.value or 0.0 for one in text.logprobs) / max(1, len(text.logprobs))
 
 
-def _shown(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
-    return decode_texts(tokenizer, [[token] for token in tokens], skip_special_tokens=False)
+def _of_tokens(text: Text) -> list[Logprob]:
+    """The log probabilities of a text's tokens, without that of the end token."""
+    return text.logprobs[: len(text.tokens)]
 
 
-def _logprobs(logprobs: Sequence[Logprob], tokenizer: Any, most: int) -> dict[str, Any]:
-    shown = _shown(tokenizer, [one.token for one in logprobs])
-    offsets, at = [], 0
+def _logprobs(
+    answer: Answer, logprobs: Sequence[Logprob], with_top: bool, offset: int
+) -> dict[str, Any]:
+    """The log probabilities of tokens, of which the first is at an offset of the text."""
+    shown, offsets = answer.shown([one.token for one in logprobs]), []
     for text in shown:
-        offsets.append(at)
-        at += len(text)
-    top = [
-        None
-        if one.value is None
-        else dict(
-            zip(_shown(tokenizer, [t for t, _ in one.top]), [v for _, v in one.top], strict=True)
-        )
-        for one in logprobs
-    ]
+        offsets.append(offset)
+        offset += len(text)
     return {
         "tokens": shown,
         "token_logprobs": [one.value for one in logprobs],
-        "top_logprobs": top if most else None,
+        "top_logprobs": [_top(answer, one) for one in logprobs] if with_top else None,
         "text_offset": offsets,
     }
 
 
-def _chat_logprobs(text: Text, first: int, tokenizer: Any) -> dict[str, Any] | None:
-    """The log probabilities of the tokens from `first` on."""
+def _top(answer: Answer, one: Logprob) -> dict[str, float] | None:
+    """The most likely tokens; of several that look alike the likeliest."""
+    if one.value is None:
+        return None
+    shown = answer.shown([token for token, _ in one.top])
+    likeliest_last = reversed([*zip(shown, one.top, strict=True)])
+    return {text: value for text, (_, value) in likeliest_last}
+
+
+def _chat_logprobs(
+    answer: Answer, text: Text, logprobs: Sequence[Logprob]
+) -> dict[str, Any] | None:
+    """Some log probabilities of a text, if they were asked for."""
     if text.choosing.logprobs is None:
         return None
 
-    def entry(token: int, value: float | None) -> dict[str, Any]:
-        (shown,) = _shown(tokenizer, [token])
-        return {"token": shown, "logprob": value, "bytes": list(shown.encode())}
+    def entries(pairs: Sequence[tuple[int, float | None]]) -> list[dict[str, Any]]:
+        shown = answer.shown([token for token, _ in pairs])
+        return [
+            {"token": part, "logprob": value, "bytes": list(part.encode())}
+            for part, (_, value) in zip(shown, pairs, strict=True)
+        ]
 
     content = [
-        entry(one.token, one.value) | {"top_logprobs": [entry(*pair) for pair in one.top]}
-        for one in text.logprobs[first:]
+        entry | {"top_logprobs": entries(one.top)}
+        for entry, one in zip(
+            entries([(one.token, one.value) for one in logprobs]), logprobs, strict=True
+        )
     ]
     return {"content": content, "refusal": None}
+
+
+@dataclass
+class _Sent:
+    """What has been sent of a text: characters, log probabilities, and the offset of the next."""
+
+    characters: int = 0
+    logprobs: int = 0
+    offset: int = 0
 
 
 class Stream:
     """The chunks of an answer, as its texts grow."""
 
-    def __init__(
-        self, answer: Answer, texts: Sequence[Text], prompt: Sequence[int], tokenizer: Any
-    ):
-        self._answer, self._texts, self._prompt = answer, texts, prompt
-        self._tokenizer = tokenizer
-        self._sent = [0] * len(texts)
-        self._told = [0] * len(texts)
+    def __init__(self, answer: Answer, texts: Sequence[Text], prompts: Sequence[Sequence[int]]):
+        self._answer, self._texts, self._prompts = answer, texts, prompts
+        self._sent = [_Sent() for _ in texts]
 
     def first(self) -> Iterator[dict[str, Any]]:
         """What comes before the first token."""
@@ -162,30 +189,31 @@ class Stream:
     def new(self) -> Iterator[dict[str, Any]]:
         """What has been written since the last call."""
         for number, text in enumerate(self._texts):
-            grown, told = text.written, len(text.logprobs)
-            if len(grown) > self._sent[number]:
-                part = self._part(number, grown[self._sent[number] :])
-                self._sent[number], self._told[number] = len(grown), told
-                yield self._chunk(number, part, None)
+            if len(text.written) > self._sent[number].characters:
+                yield self._chunk(number, self._part(number), None)
 
     def last(self) -> Iterator[dict[str, Any]]:
-        """How each text ended, and what was used."""
+        """How each text ended, with what is left of it, and what was used."""
         yield from self.new()
         for number, text in enumerate(self._texts):
-            part: dict[str, Any] = {"delta": {}} if self._answer.is_chat else {"text": ""}
-            yield self._chunk(number, part | {"logprobs": None}, text.finish_reason)
-        if self._answer.counts:
-            yield self._answer.of([], chunk=True) | {"usage": usage([self._prompt], self._texts)}
+            yield self._chunk(number, self._part(number), text.finish_reason)
+        if self._answer.includes_usage:
+            yield self._answer.of([], chunk=True) | {"usage": usage(self._prompts, self._texts)}
 
-    def _part(self, number: int, grown: str) -> dict[str, Any]:
-        text, first = self._texts[number], self._told[number]
+    def _part(self, number: int) -> dict[str, Any]:
+        """What has not been sent of a text, whose thread may go on meanwhile."""
+        text, sent = self._texts[number], self._sent[number]
+        written, known = text.written, _of_tokens(text)
+        grown, new = written[sent.characters :], known[sent.logprobs :]
+        sent.characters, sent.logprobs = len(written), len(known)
         if self._answer.is_chat:
-            logprobs = _chat_logprobs(text, first, self._tokenizer)
-            return {"delta": {"content": grown}, "logprobs": logprobs}
-        most = text.choosing.logprobs
-        of_part = None
-        if most is not None:
-            of_part = _logprobs(text.logprobs[first:], self._tokenizer, most)
+            delta = {"content": grown} if grown else {}
+            logprobs = _chat_logprobs(self._answer, text, new)
+            return {"delta": delta, "logprobs": logprobs if grown or new else None}
+        most, of_part = text.choosing.logprobs, None
+        if most is not None and (grown or new):
+            of_part = _logprobs(self._answer, new, bool(most), sent.offset)
+            sent.offset += sum(map(len, of_part["tokens"]))
         return {"text": grown, "logprobs": of_part}
 
     def _chunk(self, number: int, part: dict[str, Any], finish: str | None) -> dict[str, Any]:

@@ -3,33 +3,21 @@
 import asyncio
 import html
 import json
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from workflow.core.console import log
-from workflow.core.errors import BadInput
 from workflow.metrics.references import processed
 from workflow.serving import answers
 from workflow.serving.limits import Guard, Refused
-from workflow.serving.model import ServedModel
-from workflow.serving.schemas import (
-    Asked,
-    ChatRequest,
-    CompletionRequest,
-    PredictRequest,
-    ScoreRequest,
-    TextRequest,
-)
-from workflow.serving.server import Server, Written
-from workflow.serving.texts import Text
+from workflow.serving.schemas import ChatRequest, CompletionRequest, PredictRequest, ScoreRequest
+from workflow.serving.server import Pending, Server
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -41,10 +29,10 @@ def make_app(server: Server) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         if server.engine is not None:
-            server.engine.close()
+            await asyncio.to_thread(server.engine.close)
 
     app = FastAPI(title=f"workflow: {', '.join(server.models)}", lifespan=lifespan)
-    app.add_middleware(Guard, limits=server.limits)
+    app.add_middleware(Guard, limits=server.limits, tally=server.tally)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:
@@ -58,69 +46,47 @@ def make_app(server: Server) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def unknown(_: Request, error: HTTPException) -> JSONResponse:
-        return Refused(error.status_code, str(error.detail), code="").response()
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
-        traceback = error if server.limits.log_prompts else None
-        log.error("a request failed: %s", type(error).__name__, exc_info=traceback)
-        return Refused(500, "the server failed on this request", code="internal_error").response()
-
-    @app.middleware("http")
-    async def counted(request: Request, call: Any) -> Response:
-        began = time.perf_counter()
-        response: Response = await call(request)
-        route = request.scope.get("route")
-        path = getattr(route, "path", "other")
-        server.tally.request(path, response.status_code, time.perf_counter() - began)
-        return response
+        return Refused(error.status_code, str(error.detail)).response()
 
     _add_texts(app, server)
     _add_others(app, server)
     return app
 
 
+class TextStream(StreamingResponse):
+    """Events of texts, which end with it, also where the client leaves before it begins."""
+
+    def __init__(self, pending: Pending, events: AsyncIterator[str]):
+        super().__init__(events, media_type="text/event-stream")
+        self._pending = pending
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with self._pending:
+            await super().__call__(scope, receive, send)
+
+
+async def _events(stream: answers.Stream, pending: Pending, request: Request) -> AsyncIterator[str]:
+    try:
+        for chunk in stream.first():
+            yield _event(chunk)
+        async for _ in pending.changes(request):
+            for chunk in stream.new():
+                yield _event(chunk)
+        for chunk in stream.last():
+            yield _event(chunk)
+        yield "data: [DONE]\n\n"
+    except Refused as error:
+        yield _event(error.body)
+
+
+def _event(chunk: Any) -> str:
+    return f"data: {json.dumps(chunk)}\n\n"
+
+
 def _add_texts(app: FastAPI, server: Server) -> None:
-    async def write(
-        model: ServedModel, prompts: Sequence[Any], asked: Asked, request: Request
-    ) -> tuple[list[list[int]], list[Text]]:
-        """The ids of prompts and their texts, prompt after prompt."""
-        ids = [server.ids_of(model, prompt) for prompt in prompts]
-        choosing = server.choosing(model, asked)
-        with Written(server, model) as written:
-            written.submit(ids, choosing)
-            texts = await written.done(request)
-        server.record(prompts, texts)
-        return ids, texts
-
-    def streamed(
-        answer: answers.Answer,
-        model: ServedModel,
-        prompt: Any,
-        asked: TextRequest,
-        request: Request,
-    ) -> StreamingResponse:
-        ids, choosing = server.ids_of(model, prompt), server.choosing(model, asked)
-        written = Written(server, model)
-        written.submit([ids], choosing, streams=True)
-
-        async def events() -> AsyncIterator[str]:
-            with written:
-                stream = answers.Stream(answer, written.texts, ids, model.job.tokenizer)
-                try:
-                    for chunk in stream.first():
-                        yield _event(chunk)
-                    async for _ in written.changes(request):
-                        for chunk in stream.new():
-                            yield _event(chunk)
-                    for chunk in stream.last():
-                        yield _event(chunk)
-                    yield "data: [DONE]\n\n"
-                except Refused as error:
-                    yield _event(json.loads(bytes(error.response().body)))
-                server.record([prompt], written.texts)
-
-        return StreamingResponse(events(), media_type="text/event-stream")
+    def streamed(answer: answers.Answer, pending: Pending, request: Request) -> TextStream:
+        stream = answers.Stream(answer, pending.texts, pending.ids)
+        return TextStream(pending, _events(stream, pending, request))
 
     @app.post("/v1/completions")
     async def completions(asked: CompletionRequest, request: Request) -> Any:
@@ -129,23 +95,25 @@ def _add_texts(app: FastAPI, server: Server) -> None:
             raise Refused(400, "echo is for models that read and write one text", "echo")
         if asked.max_tokens == 0 and not asked.echo:
             raise Refused(400, "max_tokens: 0 is for echo, which shows the prompt", "max_tokens")
-        answer = answers.Answer.new("text_completion", "cmpl", model.name, asked.counts_usage)
+        answer = answers.Answer.new("text_completion", "cmpl", model, asked.counts_usage)
+        if asked.stream and (asked.count > asked.n or len(asked.prompts) > 1 or asked.echo):
+            message = "stream goes with a single prompt, without best_of and echo"
+            raise Refused(400, message, "stream")
+        pending = await server.pending(model, asked.prompts, asked, asked.stream)
         if asked.stream:
-            if asked.count > asked.n or len(asked.prompts) > 1 or asked.echo:
-                message = "stream goes with a single prompt, without best_of and echo"
-                raise Refused(400, message, "stream")
-            return streamed(answer, model, asked.prompts[0], asked, request)
-        ids, texts = await write(model, asked.prompts, asked, request)
-        return answers.completion(answer, asked, ids, texts, model.job.tokenizer)
+            return streamed(answer, pending, request)
+        with pending:
+            return answers.completion(answer, asked, pending.ids, await pending.done(request))
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
         model = server.model(asked.model, writes=True)
-        answer = answers.Answer.new("chat.completion", "chatcmpl", model.name, asked.counts_usage)
+        answer = answers.Answer.new("chat.completion", "chatcmpl", model, asked.counts_usage)
+        pending = await server.pending(model, [asked.prompt], asked, asked.stream)
         if asked.stream:
-            return streamed(answer, model, asked.prompt, asked, request)
-        ids, texts = await write(model, [asked.prompt], asked, request)
-        return answers.chat_completion(answer, ids[0], texts, model.job.tokenizer)
+            return streamed(answer, pending, request)
+        with pending:
+            return answers.chat_completion(answer, pending.ids, await pending.done(request))
 
     @app.post("/predict")
     async def predict(asked: PredictRequest, request: Request) -> Any:
@@ -154,26 +122,16 @@ def _add_texts(app: FastAPI, server: Server) -> None:
             prompt = asked.asked()
         except ValueError as error:
             raise Refused(400, str(error), "prompt") from None
-        _, (text,) = await write(model, [prompt], asked, request)
+        with await server.pending(model, [prompt], asked) as pending:
+            (text,) = await pending.done(request)
         return {"answer": processed(text.written, asked.stops)}
 
 
-def _event(chunk: Any) -> str:
-    return f"data: {json.dumps(chunk)}\n\n"
-
-
 def _add_others(app: FastAPI, server: Server) -> None:
-    scoring = asyncio.Lock()
-
     @app.post("/score")
     async def score(asked: ScoreRequest) -> Any:
         model = server.model(asked.model, writes=False)
-        async with scoring:
-            try:
-                items = await asyncio.to_thread(model.scores, asked.records)
-            except BadInput as error:
-                raise Refused(400, str(error.problems[0]), "records") from None
-        return {"scores": items}
+        return {"scores": await server.scores(model, asked.records)}
 
     @app.get("/v1/models")
     async def models() -> Any:

@@ -2,16 +2,12 @@
 
 import json
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
-
-import torch
 
 from workflow.core.errors import BadInput, Problem
 from workflow.data.shapes.texts import Chat, Prompt
-from workflow.distributed.device import any_kernels
-from workflow.inference.causal_decoder import by_rows
 from workflow.inference.decoding import Decoding
 from workflow.inference.rows import Shapes
+from workflow.serving.engine import ready_to_write
 from workflow.serving.lane import Lane
 from workflow.serving.model import ServedModel
 from workflow.serving.texts import Choosing, Text
@@ -55,7 +51,7 @@ class Dialogue:
             found, hint = f"{len(ids):,} tokens", "begin another conversation, or write less"
             expected = f"at most {self._longest:,} tokens"
             raise BadInput([Problem("prompt", found, expected, hint)])
-        text = Text(ids, 0, self._choosing, lambda _: None, streams=True)
+        text = Text(ids, 0, self._choosing, lambda: None, streams=True)
         try:
             yield from self._parts(text)
         finally:
@@ -66,12 +62,13 @@ class Dialogue:
         shown = 0
         try:
             while text.finish_reason is None:
-                with ExitStack() as stack:
-                    for context in (torch.no_grad(), any_kernels(), by_rows(self._model.model)):
-                        stack.enter_context(context)
-                    self._lane.advance()
+                self._advance()
                 yield text.written[shown:]
                 shown = len(text.written)
         finally:
             text.end()
-            self._lane.advance()  # its place is free
+            self._advance()  # its place is free
+
+    def _advance(self) -> None:
+        with ready_to_write([self._model.model]):
+            self._lane.advance()

@@ -2,10 +2,11 @@
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
+from transformers import PreTrainedModel
 
 from workflow.core.console import log
 from workflow.distributed.device import any_kernels
@@ -43,12 +44,20 @@ class TextEngine:
         with self._changed:
             self._waiting.extend((lane, text) for text in texts)
             self._changed.notify()
+        if self._closed:
+            self._fail_all()
+
+    def decodes(self, name: str) -> bool:
+        """Whether a model has a decoder of its own, which tells log probabilities."""
+        return self._lanes[name].decodes
 
     def close(self) -> None:
-        """End the thread."""
+        """End all texts, and the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+        for lane in self._lanes.values():
+            lane.end()
         self._thread.join()
 
     @property
@@ -66,32 +75,56 @@ class TextEngine:
         return len(self._waiting) + sum(len(lane.waiting) for lane in self._lanes.values())
 
     def _run(self) -> None:
-        with ExitStack() as stack:
-            for context in (torch.no_grad(), any_kernels()):
-                stack.enter_context(context)
-            for model in {id(one.model): one.model for one in self._models.values()}.values():
-                stack.enter_context(by_rows(model))
-            while self._await_work():
-                for lane in self._lanes.values():
-                    self._advance(lane)
+        try:
+            with ready_to_write([one.model for one in self._models.values()]):
+                while self._await_work():
+                    for lane in self._lanes.values():
+                        self._advance(lane)
+        except Exception as error:
+            self._log(error)
+        finally:
+            self._closed = True
+            self._fail_all()
+
+    def _fail_all(self) -> None:
+        self._hand_out()
+        for lane in self._lanes.values():
+            with suppress(Exception):  # of a lost device; the texts have ended before
+                lane.fail(RuntimeError("the engine has ended"))
+
+    def _hand_out(self) -> None:
+        """Give waiting texts to their models' lanes."""
+        while self._waiting:
+            lane, text = self._waiting.popleft()
+            lane.waiting.append(text)
 
     def _await_work(self) -> bool:
         """Wait until there is a text to write; returns False once closed."""
         with self._changed:
             self._changed.wait_for(
-                lambda: (
-                    self._closed or self._waiting or any(lane.busy for lane in self._lanes.values())
-                )
+                lambda: self._closed or self._waiting or any(o.busy for o in self._lanes.values())
             )
-            while self._waiting:
-                lane, text = self._waiting.popleft()
-                lane.waiting.append(text)
+            self._hand_out()
             return not self._closed
 
     def _advance(self, lane: Lane) -> None:
         try:
             lane.advance()
         except Exception as error:  # its requests fail, the server goes on
-            kind = type(error).__name__
-            log.error("writing texts failed: %s", kind, exc_info=self._log_prompts)
+            self._log(error)
             lane.fail(error)
+
+    def _log(self, error: Exception) -> None:
+        traceback = error if self._log_prompts else None
+        log.error("writing texts failed: %s", type(error).__name__, exc_info=traceback)
+
+
+@contextmanager
+def ready_to_write(models: Sequence[PreTrainedModel]) -> Iterator[None]:
+    """What decoders need around them: no gradients, any kernel, their own attention."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(any_kernels())
+        for model in models:
+            stack.enter_context(by_rows(model))
+        yield

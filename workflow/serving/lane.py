@@ -34,6 +34,7 @@ class Lane:
         self.waiting: deque[Text] = deque()
         self.running: dict[int, Text] = {}
         self._number = 0
+        self._joining: list[Text] = []
         kind = own_decoder(self._model, Decoding(max_new_tokens=most.length), most.source)
         # On a GPU too each token is looked at: whoever reads a stream waits for it.
         self._decoder = None if kind is None else kind(self._model, most, ON_CPU)
@@ -42,26 +43,43 @@ class Lane:
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the model has a decoder of its own."""
+        return self._decoder is not None
+
     def advance(self) -> None:
         """Write the next token of each text."""
         if self._decoder is not None:
             advance(self._decoder, self)
         elif self.waiting:
-            self._write_alone(self.waiting.popleft())
+            self._write_alone()
 
     def join(self) -> bool:
         decoder: Any = self._decoder
-        joining: list[Text] = []
-        while self.waiting and len(joining) < decoder.free:
-            text = self.waiting.popleft()
-            if text.finish_reason is None:
-                self._begin(text)
-            if text.finish_reason is None:
-                joining.append(text)
-        self.running.update(enumerate(joining, self._number))
-        decoder.add(self._number, [text.prompt for text in joining])
-        self._number += len(joining)
+        while self.waiting and len(self._joining) < decoder.free:
+            self._begin(self.waiting.popleft())
+        first = self._number
+        decoder.add(first, [text.prompt for text in self._joining])
+        self.running.update(enumerate(self._joining, first))
+        self._number += len(self._joining)
+        self._joining = []
         return bool(self.running)
+
+    def _begin(self, text: Text) -> None:
+        """Let a text join; compute the log probabilities of its prompt, if asked for."""
+        if text.finish_reason is not None:  # nobody waits for it any more
+            return
+        self._joining.append(text)
+        if text.choosing.reads_prompt:
+            ids = torch.tensor([text.prompt], device=self._model.device)
+            positions = torch.arange(ids.shape[1], device=ids.device)[None]
+            output = self._model(input_ids=ids, position_ids=positions, use_cache=False)
+            text.read(output.logits[0, :-1].float())
+        if not text.choosing.decoding.max_new_tokens:
+            self._joining.pop()
+            text.end("length")
+            text.tell()
 
     def write(self, shapes: Shapes) -> None:
         decoder: Any = self._decoder
@@ -87,52 +105,51 @@ class Lane:
             for number in ended:
                 del self.running[number]
 
+    def end(self) -> None:
+        """End all texts; called in any thread."""
+        for text in (*self.running.copy().values(), *self._joining, *self.waiting.copy()):
+            text.end()
+
     def fail(self, error: Exception) -> None:
         """End all texts with an error."""
-        texts = [*self.running.values(), *self.waiting]
+        texts = [*self.running.values(), *self._joining, *self.waiting]
         self.waiting.clear()
         self.running.clear()
-        if self._decoder is not None:
-            self._decoder.keep(np.zeros(len(self._decoder.rows), np.bool_))
+        self._joining = []
         for text in texts:
             text.error = error
             text.end()
-            text.tell(text)
+            text.tell()
+        if self._decoder is not None:  # may fail as well, e.g. on a lost GPU
+            self._decoder.keep(np.zeros(len(self._decoder.rows), np.bool_))
 
-    def _begin(self, text: Text) -> None:
-        """Compute the log probabilities of the prompt's tokens, if asked for."""
-        if text.choosing.reads_prompt:
-            ids = torch.tensor([text.prompt], device=self._model.device)
-            positions = torch.arange(ids.shape[1], device=ids.device)[None]
-            output = self._model(input_ids=ids, position_ids=positions, use_cache=False)
-            text.read(output.logits[0, :-1].float())
-        if not text.choosing.decoding.max_new_tokens:
-            text.end("length")
-            text.tell(text)
-
-    def _write_alone(self, text: Text) -> None:
-        """Write a text by `model.generate`, whose tokens come all at once."""
-        if text.finish_reason is None:
-            self._begin(text)
-        if text.finish_reason is not None:
-            return
-        shard = EvalShard(World(), stop=_Left(text))
-        batch = PromptBatch([list(text.prompt)], [0])
-        found = hf_generate(self._model, batch, text.choosing.decoding, shard)
-        number = 0 if len(found.sequences) == 1 else text.number
-        for token in found.sequences[number]:
-            if text.finish_reason is None:
-                text.add(token, torch.empty(0), self._ends, self._tokenizer)
-        text.end("length")
-        text.tell(text)
+    def _write_alone(self) -> None:
+        """Write the texts of a prompt by `model.generate`, whose tokens come all at once."""
+        first = self.waiting.popleft()
+        self._joining = [first]
+        while self.waiting and self.waiting[0].is_sibling_of(first):
+            self._joining.append(self.waiting.popleft())
+        if any(text.finish_reason is None for text in self._joining):
+            shard, batch = EvalShard(World(), stop=_Left(self._joining)), [list(first.prompt)]
+            found = hf_generate(
+                self._model, PromptBatch(batch, [0]), first.choosing.decoding, shard
+            )
+            for text in self._joining:
+                number = min(text.number, len(found.sequences) - 1)  # greedy ones are all alike
+                for token in found.sequences[number]:
+                    if text.finish_reason is None:
+                        text.add(token, None, self._ends, self._tokenizer)
+                text.end("length")
+                text.tell()
+        self._joining = []
 
 
 class _Left(Stop):
-    """Ends a generation whose text nobody waits for any more."""
+    """Ends a generation whose texts nobody waits for any more."""
 
-    def __init__(self, text: Text):
+    def __init__(self, texts: list[Text]):
         super().__init__()
-        self._text = text
+        self._texts = texts
 
     def requested(self) -> str | None:
-        return self._text.finish_reason
+        return "cancelled" if all(text.finish_reason for text in self._texts) else None

@@ -62,13 +62,26 @@ class ServedModel:
         """The number of ids that the model writes."""
         return family_of(self.model.config).vocabulary_size(self.model.config)
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
+    def most_tokens(self, prompt: int) -> int:
+        """The most tokens that the model writes after so many of a prompt."""
+        read, written = family_of(self.model.config).max_positions(self.model.config)
+        left = read - prompt if self.joins_texts else written
+        return int(min(left, 2**31))
+
+    def prompt_ids(self, prompt: Prompt | list[int]) -> list[int]:
         """The ids of a prompt, as in evaluations: in the template that the model was trained with.
 
         Raises:
-            BadInput: a chat that the model's template refuses.
+            BadInput: a chat that the model's template refuses, or ids that the model has not.
         """
-        (ids,) = self.job.task.format.sources(self.job.tokenizer, [prompt])
+        ids: list[int]
+        if isinstance(prompt, list):
+            ids = prompt
+            if not (ids and all(0 <= one < self.vocabulary for one in ids)):
+                expected = f"ids below {self.vocabulary:,}"
+                raise BadInput([Problem("prompt", "ids out of range", expected, "correct them")])
+        else:
+            (ids,) = self.job.task.format.sources(self.job.tokenizer, [prompt])
         return [*range(-self.job.spec.virtual_ids, 0), *ids]
 
     def scores(self, records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -169,6 +182,9 @@ def load_adapters(
             hint = "serve adapters of another model by another server"
             of_other = f"an adapter of {found.job.model_source}"
             raise BadInput([Problem(where, of_other, expected, hint)])
+        if name == base.name:
+            hint = "give the adapter another name"
+            raise BadInput([Problem(where, "the name of the base", "a name of its own", hint)])
         share_weights(found.model, base.model)
         yield dataclasses.replace(found, name=name)
 

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from workflow.data.shapes.texts import Chat, Instruction, Prompt
 
 MOST_CHOICES = 16
+_Stop = Annotated[str, Field(max_length=256)]
+_Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 _Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 
 
@@ -23,11 +25,19 @@ class Asked(BaseModel):
     max_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
-    stop: str | list[str] | None = None
-    seed: int = Field(0, ge=0, lt=2**32)
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = None
+    seed: int | None = None
     presence_penalty: _Penalty = 0.0
     frequency_penalty: _Penalty = 0.0
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[str, _Bias] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        """Null means that nothing is said, as in OpenAI's API."""
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def count(self) -> int:
@@ -79,15 +89,17 @@ class TextRequest(Asked):
 class CompletionRequest(TextRequest):
     """`POST /v1/completions`."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)]
+    prompt: str | Annotated[list[str] | list[int] | list[list[int]], Field(min_length=1)]
     max_tokens: int | None = Field(None, ge=0)
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
 
     @property
-    def prompts(self) -> list[Prompt]:
-        return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+    def prompts(self) -> list[Any]:
+        """Texts, or lists of ids."""
+        is_one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if is_one else list(self.prompt)
 
     @property
     def count(self) -> int:
@@ -110,11 +122,11 @@ class TextPart(BaseModel):
 
 class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | list[TextPart] | None = None
 
     @property
     def text(self) -> str:
-        parts = self.content
+        parts = self.content or ""
         return parts if isinstance(parts, str) else "".join(part.text for part in parts)
 
 

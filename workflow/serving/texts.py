@@ -10,6 +10,9 @@ from workflow.data.text_ids import decode_texts
 from workflow.inference.decoding import Decoding
 from workflow.inference.sampling import adjusted, argmax, draw, uniform_row, warpers_of
 
+LEAST = -9999.0
+"""The log probability of what cannot be, as in OpenAI's API."""
+
 
 @dataclass(frozen=True)
 class Choosing:
@@ -62,7 +65,7 @@ class Text:
     prompt: Sequence[int]
     number: int
     choosing: Choosing
-    tell: Callable[["Text"], object]
+    tell: Callable[[], object]
     streams: bool = False
     tokens: list[int] = field(default_factory=list)
     prompt_logprobs: list[Logprob] = field(default_factory=list)
@@ -100,10 +103,20 @@ class Text:
         known = [Logprob(first, None, ()), *read]
         self.prompt_logprobs = [one for one in known if one.token >= 0]  # others are virtual
 
-    def add(self, token: int, logits: torch.Tensor, ends: Sequence[int], tokenizer: Any) -> None:
-        """Append a token, and find out whether the text ends with it."""
+    def is_sibling_of(self, other: "Text") -> bool:
+        """Whether both are texts of the same prompt in a request."""
+        return self.prompt is other.prompt and self.choosing is other.choosing
+
+    def add(
+        self, token: int, logits: torch.Tensor | None, ends: Sequence[int], tokenizer: Any
+    ) -> None:
+        """Append a token, and find out whether the text ends with it.
+
+        Args:
+            logits: (vocabulary,), for log probabilities.
+        """
         choosing, decoding = self.choosing, self.choosing.decoding
-        if choosing.logprobs is not None:
+        if choosing.logprobs is not None and logits is not None:
             self.logprobs.append(_logprob(token, logits, choosing.logprobs))
         reason = "stop" if token in ends else None
         if reason is None:
@@ -113,7 +126,7 @@ class Text:
         if reason or self.streams or decoding.stop:
             self._write(tokenizer, reason)
         if reason or self.streams or self.finish_reason:
-            self.tell(self)
+            self.tell()
 
     def _write(self, tokenizer: Any, reason: str | None) -> None:
         """Extend what is written, up to a stop string, or what may become one."""
@@ -140,7 +153,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def _logprob(token: int, logits: torch.Tensor, count: int) -> Logprob:
-    logprobs = logits.log_softmax(-1)
+    logprobs = logits.log_softmax(-1).nan_to_num(LEAST, neginf=LEAST)  # JSON has neither
     values, tokens = logprobs.topk(count)
     top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
     return Logprob(token, float(logprobs[token]), top)
