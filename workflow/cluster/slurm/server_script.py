@@ -20,7 +20,7 @@ trap stop USR1
 
 """
 _END = """
-# Preempted, the server ended by itself, and Slurm would take its job as done.
+# Preempted, the server ended with status 0, and Slurm would take its job as done.
 if [ -n "$stopping" ] || scontrol --oneliner show job "$job" | grep -q ' PreemptTime=[0-9]'; then
   requeue
 fi
