@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conftest import addition_records
+from conftest import ROOT, addition_records
 
 from workflow.runs.mount import Mount
 
@@ -349,6 +349,23 @@ CASES = [
         "a choice among tokens where none is drawn",
         _train(GOOD[2]),
         {"top_k": "5", "top_p": "0.9", "min_p": "0.1", "typical_p": "0.9"},
+    ),
+    _flag("choices", "nowhere.txt"),
+    BadInput(
+        "choices that are longer than an answer",
+        _train(GOOD[2]),
+        {"choices": str(ROOT / "README.md"), "max_new_tokens": "2"},
+    ),
+    BadInput(
+        "the best of fewer samples than are kept",
+        _train(GOOD[2]),
+        {
+            "best_of": "3",
+            "n_samples": "4",
+            "temperature": "1",
+            "choices": "x",
+            "min_new_tokens": "2",
+        },
     ),
     _flag("logit_bias", "yes=1"),
     _flag("logit_bias", "5=much"),

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from workflow.core.errors import BadInput, Problem
+from workflow.data.text_format import Texts
 
 
 @lru_cache(maxsize=1)
@@ -27,6 +29,29 @@ def read_choices(path: str) -> tuple[str, ...]:
     if not texts:
         raise BadInput([Problem(where, "no text", expected, "write the texts, one in each line")])
     return texts
+
+
+def ids_of_choices(texts: Texts, choices: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+    """The ids of texts as completions, and the same for prompts that end with whitespace."""
+    plain, spaced = (
+        texts.format.targets(texts.tokenizer, [prompt] * len(choices), choices)
+        for prompt in ("a", "a\n")
+    )
+    return plain, spaced
+
+
+def longest_choice(texts: Texts, path: str | None, limit: int | None) -> int:
+    """The tokens of the longest text in a file of choices; 0 without one.
+
+    Raises:
+        BadInput: the file is no list of texts, or a limit of tokens is too low for one.
+    """
+    rows = [*chain(*ids_of_choices(texts, read_choices(path)))] if path else []
+    longest = max(map(len, rows), default=0)
+    if limit is not None and limit < longest:
+        expected = f"at least {longest:,}, for the longest of --choices"
+        raise BadInput([Problem("--max_new_tokens", str(limit), expected, "increase it")])
+    return longest
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from workflow.data.text_ids import decode_texts
 from workflow.data.token_cache import Rows
 from workflow.distributed.device import any_kernels
 from workflow.inference.causal_decoder import by_rows
-from workflow.inference.choices import Trie
+from workflow.inference.choices import Trie, ids_of_choices
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
 from workflow.inference.decoding_loop import generate_rows, own_decoder
 from workflow.inference.eval_shard import EvalShard
@@ -146,13 +146,7 @@ def _yes_no_ids(texts: Texts) -> dict[bool, list[int]] | None:
 
 def _trie_of(texts: Texts, choices: Sequence[str], device: torch.device) -> Trie | None:
     """The trie of texts as completions; None without any."""
-    if not choices:
-        return None
-    plain, spaced = (
-        texts.format.targets(texts.tokenizer, [prompt] * len(choices), choices)
-        for prompt in ("a", "a\n")
-    )
-    return Trie.of(plain, spaced, device)
+    return Trie.of(*ids_of_choices(texts, choices), device) if choices else None
 
 
 def _spaced(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]) -> list[bool]:

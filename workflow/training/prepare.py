@@ -17,11 +17,12 @@ from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import AuditReport
 from workflow.data.shapes import shape_of
 from workflow.data.shapes.texts import Documents, Instructions
-from workflow.data.text_format import ContinuedText, SeparateTexts, TextFormat
+from workflow.data.text_format import ContinuedText, SeparateTexts, TextFormat, Texts
 from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
 from workflow.distributed.world import World
+from workflow.inference.choices import longest_choice
 from workflow.memory.machine import Machine, this_machine
 from workflow.memory.model_dims import Sizes, sizes_of
 from workflow.models.families import DecoderIds, family_of
@@ -156,11 +157,14 @@ def prepare(
     data = prepare_data(located.files, request, task, settings.tokenizer, mount.cache)
     task = data.task
     request = dataclasses.replace(request, classes=task.classes or None)
+    texts = Texts(data.tokenizer, task.format)
+    longest = _longest_target(data.splits, request, located.adapter or located.model)
+    of_choices = longest_choice(texts, request.choices, request.max_new_tokens)
     resolve = partial(
         resolve_defaults,
         run_name=run_name_of(request),
         train_count=count_examples(data, request),
-        longest_target=_longest_target(data.splits, request, located.adapter or located.model),
+        longest_target=max(longest, of_choices),
         fast_bf16=fast_bf16() if machine is None else machine.on_gpu,
     )
     spec = resolve(request)
