@@ -110,6 +110,10 @@ async def _leave(
     http: httpx.AsyncClient, url: str, number: int, body: Asked, served: Served
 ) -> None:
     stream = http.stream("POST", f"{url}/v1/completions", json={**body, "stream": True})
-    async with stream as response:
-        await anext(response.aiter_lines(), None)
+    try:
+        async with stream as response:
+            response.raise_for_status()
+            await anext(response.aiter_lines(), None)
+    except httpx.HTTPError as error:
+        served.failures.append(f"{type(error).__name__}: {error}")
     served.texts[number] = None

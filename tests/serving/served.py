@@ -54,6 +54,7 @@ def serving(
     thread = threading.Thread(target=web.run, daemon=True)
     thread.start()
     while not web.started:
+        assert thread.is_alive()
         time.sleep(0.02)
     try:
         yield Running(f"http://127.0.0.1:{port}", server)
