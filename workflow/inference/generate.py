@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.core.console import inform_once, progress_bar, warn_once
+from workflow.data.example_lengths import Indexes
 from workflow.data.step_planner import LOGITS_AT_ONCE, POSITIONS_AT_ONCE, batches_by_positions
 from workflow.data.text_format import Texts
 from workflow.data.text_ids import decode_texts
@@ -16,6 +17,7 @@ from workflow.data.token_cache import Rows
 from workflow.distributed.device import any_kernels
 from workflow.inference.causal_decoder import by_rows
 from workflow.inference.choices import Trie, ids_of_choices
+from workflow.inference.decoder import Decoder
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch
 from workflow.inference.decoding_loop import generate_rows, own_decoder
 from workflow.inference.eval_shard import EvalShard
@@ -75,15 +77,61 @@ def generate(
     Yields:
         A row's index and its completions, in any order.
     """
-    if decoding.best_of:
-        kept, decoding = decoding.n_samples, replace(decoding, n_samples=decoding.best_of)
-    else:
-        kept = decoding.n_samples
+    drawn = replace(decoding, n_samples=decoding.best_of or decoding.n_samples)
     tokenizer, yes_no = texts.tokenizer, _yes_no_ids(texts)
     trie = _trie_of(texts, decoding.choices, model.device)
     # Without these tokens the end token's logit shows whether logits are finite.
     scored_ids = [*yes_no[False], *yes_no[True]] if yes_no else [tokenizer.eos_token_id]
-    lengths = sources.lengths
+    plan = _plan(model, sources.lengths, drawn, shard)
+    with progress_bar(len(sources), "generate") as bar:
+
+        def tick(finished: int) -> None:
+            bar.update(finished * shard.world.size)
+
+        for batch, counts in shard.of(plan.batches, plan.costs):
+            rows = [sources[i].tolist() for i in batch]
+            roots = _spaced(tokenizer, rows) if trie else []
+            prompts = PromptBatch(rows, batch.tolist(), scored_ids, trie, roots)
+            with torch.no_grad(), any_kernels():
+                if plan.decoder:
+                    with by_rows(model):
+                        start = plan.decoder.of(model, rows, drawn, plan.at_once(batch))
+                        generated = generate_rows(start, prompts, drawn, shard.stop, tick)
+                else:
+                    generated = hf_generate(model, prompts, drawn, shard)
+                    tick(len(batch))
+            if counts:
+                scores = None if yes_no is None else _scores_of(generated, prompts, tokenizer)
+                kept = generated.best(decoding.n_samples)
+                completions = _completions(kept, tokenizer, decoding, scores)
+                yield from zip(prompts.indexes, completions, strict=True)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How prompts are divided into batches.
+
+    Attributes:
+        decoder: of our own loop; None for `model.generate`.
+        costs: of each batch, in positions.
+        positions: of each prompt with its completion.
+        most_positions: of the prompts that are decoded together.
+        most_prompts: of these; None for any number.
+    """
+
+    decoder: type[Decoder] | None
+    batches: Sequence[Indexes]
+    costs: list[int]
+    positions: Indexes
+    most_positions: int
+    most_prompts: int | None
+
+    def at_once(self, batch: Indexes) -> int:
+        """How many prompts of a batch are decoded together."""
+        return self.most_prompts or max(1, self.most_positions // int(self.positions[batch].max()))
+
+
+def _plan(model: PreTrainedModel, lengths: Indexes, decoding: Decoding, shard: EvalShard) -> _Plan:
     decoder = None if shard.lockstep else own_decoder(model, decoding, int(lengths.max()))
     streamed = STREAMED if decoder else 1
     # A text counts as enough positions to keep a batch's logits within their bound.
@@ -92,38 +140,13 @@ def generate(
     new_tokens = np.full_like(lengths, max(decoding.max_new_tokens, least))
     positions = lengths + new_tokens
     at_once = positions_at_once(model, shard.world) if decoder else POSITIONS_AT_ONCE
-    max_positions = at_once // max(decoding.n_samples, decoding.num_beams)
+    most_positions = at_once // max(decoding.n_samples, decoding.num_beams)
     most = None if decoding.batch_size is None else streamed * decoding.batch_size
     batches = batches_by_positions(
-        lengths, new_tokens, streamed * max_positions, most, shard.world.size
+        lengths, new_tokens, streamed * most_positions, most, shard.world.size
     )
     costs = [int(positions[batch].sum()) for batch in batches]
-    with progress_bar(len(sources), "generate") as bar:
-
-        def tick(finished: int) -> None:
-            bar.update(finished * shard.world.size)
-
-        for batch, counts in shard.of(batches, costs):
-            rows_of_ids = [sources[i].tolist() for i in batch]
-            roots = _spaced(tokenizer, rows_of_ids) if trie else []
-            prompts = PromptBatch(rows_of_ids, batch.tolist(), scored_ids, trie, roots)
-            with torch.no_grad(), any_kernels():
-                if decoder:
-                    longest = int(positions[batch].max())
-                    rows = decoding.batch_size or max(1, max_positions // longest)
-                    with by_rows(model):
-                        start = decoder.of(model, prompts.ids, decoding, rows)
-                        generated = generate_rows(start, prompts, decoding, shard.stop, tick)
-                else:
-                    generated = hf_generate(model, prompts, decoding, shard)
-                    tick(len(batch))
-            if counts:
-                scores = None if yes_no is None else _scores_of(generated, prompts, tokenizer)
-                best = generated.best(kept)
-                completions = _completions(
-                    best, tokenizer, replace(decoding, n_samples=kept), scores
-                )
-                yield from zip(prompts.indexes, completions, strict=True)
+    return _Plan(decoder, batches, costs, positions, most_positions, decoding.batch_size)
 
 
 def _yes_no_ids(texts: Texts) -> dict[bool, list[int]] | None:
