@@ -134,11 +134,12 @@ def load_served(name: str, mount: Mount, bf16: bool | None) -> ServedModel:
     Raises:
         BadInput: all that is wrong with it.
     """
-    named = "model_init_name" if (mount.models / name).exists() else "model_pretrain_name"
+    is_local = "/" not in name or (mount.models / name.partition("/")[0]).exists()
+    named = "model_init_name" if is_local else "model_pretrain_name"
     asked = make_job("seq2seq", **{named: name}, data_name="none")
     found, adapter, problems = find_model_and_adapter(mount, asked)
     if problems:
-        raise BadInput(problems)
+        raise BadInput([dataclasses.replace(one, where=f"model {name}") for one in problems])
     stored = read_task(adapter or Path(str(found)))
     task = stored.get("task") or _usual_task(found)
     classes = set(stored.get("classes") or ())
