@@ -126,10 +126,10 @@ class Lane:
     def _write_alone(self) -> None:
         """Write the texts of a prompt by `model.generate`, whose tokens come all at once."""
         first = self.waiting.popleft()
-        self._joining = [first]
+        self._begin(first)
         while self.waiting and self.waiting[0].is_sibling_of(first):
-            self._joining.append(self.waiting.popleft())
-        if any(text.finish_reason is None for text in self._joining):
+            self._begin(self.waiting.popleft())
+        if self._joining:
             shard, batch = EvalShard(World(), stop=_Left(self._joining)), [list(first.prompt)]
             found = hf_generate(
                 self._model, PromptBatch(batch, [0]), first.choosing.decoding, shard
