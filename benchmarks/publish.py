@@ -62,6 +62,11 @@ def matrix_rates() -> dict[str, float]:
     return rates
 
 
+def usual_rate(rates: dict[str, float]) -> float:
+    """The rate of what computes as it comes: in bf16, unless that is emulated."""
+    return rates.get("bf16", rates["fp32"])
+
+
 def machine(rates: dict[str, float]) -> str:
     """The machine and the versions, in a sentence or two."""
     import torch

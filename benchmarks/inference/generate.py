@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.ours import run_ours
 from benchmarks.peer import load_peer, make_trainer
-from benchmarks.publish import machine, publish, ratios, spread
+from benchmarks.publish import machine, publish, ratios, spread, usual_rate
 from benchmarks.side_by_side import Trials, add_data_arguments, add_trial_arguments, measure
 from benchmarks.synthetic import FLAN_T5, make_model
 from workflow.runs.predictions import evaluations
@@ -186,8 +186,7 @@ def _report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespa
         peer = trials["peer_samples" if "samples" in kind else "peer"]
         speeds = [one["tokens"] / one["seconds"] for one in found]
         peers = [one["tokens"] / one["seconds"] for one in peer]
-        own = rates["fp32"] if kind == "fp32" else rates.get("bf16", rates["fp32"])
-        rate = rates["fp32"] if "peer" in kind else own
+        rate = rates["fp32"] if "peer" in kind or kind == "fp32" else usual_rate(rates)
         share = statistics.median(one["gflop"] / one["seconds"] for one in found) / rate
         same = sum(a == b for a, b in zip(found[0]["texts"], peer[0]["texts"], strict=True))
         told = "–" if "samples" in kind else f"{same} of {len(peer[0]['texts'])}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import run_jobs
-from benchmarks.publish import machine, matrix_rates, publish
+from benchmarks.publish import machine, matrix_rates, publish, usual_rate
 from benchmarks.synthetic import (
     FLAN_T5,
     TINY,
@@ -148,8 +148,7 @@ def by_sizes(mount: Path, parameters: dict[str, int]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     write_even(mount, 128, 16)
-    rates = matrix_rates()
-    rate = rates.get("bf16", rates["fp32"])
+    rate = usual_rate(matrix_rates())
     for name, count in parameters.items():
         found = measure(mount, steps_of(name, 16) | {"micro_batch_tokens": 2048})
         work = training_gflop(FLAN_T5[name], 16 * 96, 16 * 32)

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.ours import ONLY_STEPS, run_ours, seconds_of_steps
 from benchmarks.peer import TRAINING, load_peer, make_trainer, time_training, tokenized
-from benchmarks.publish import machine, publish, ratios, spread
+from benchmarks.publish import machine, publish, ratios, spread, usual_rate
 from benchmarks.side_by_side import (
     WARM_UP,
     Trials,
@@ -142,7 +142,6 @@ def gflop_per_example(arguments: argparse.Namespace) -> float:
 
 def report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespace) -> str:
     """The section of docs/operate/performance.md that this benchmark writes."""
-
     work = gflop_per_example(arguments)
     rows = []
     for kind, found in trials.items():
@@ -150,7 +149,7 @@ def report(trials: Trials, rates: dict[str, float], arguments: argparse.Namespac
         peers = [trial["examples_per_second"] for trial in trials["peer"]]
         speed = statistics.median(speeds)
         in_bf16 = kind in ("default", "compiled")
-        rate = rates.get("bf16", rates["fp32"]) if in_bf16 else rates["fp32"]
+        rate = usual_rate(rates) if in_bf16 else rates["fp32"]
         loss = statistics.median(trial["eval_loss"] for trial in found)
         memory = statistics.median(trial["peak_memory_gb"] for trial in found)
         rows.append(

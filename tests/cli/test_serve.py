@@ -9,6 +9,7 @@ import time
 import httpx
 import pytest
 from conftest import GPT_TINY, ROOT
+from forks import free_port
 
 from workflow.cli.main import main
 from workflow.runs.mount import Mount
@@ -54,9 +55,7 @@ def test_a_port_in_use_is_reported_before_the_model_is_loaded(
 @pytest.mark.allow_hosts(["127.0.0.1"])
 def test_a_served_model_answers_until_a_signal_ends_it(mount: Mount) -> None:
     (mount.models / "gpt").symlink_to(GPT_TINY)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "workflow", "serve", "gpt", "--mount", str(mount.root),
                "--port", str(port)]  # fmt: skip
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:

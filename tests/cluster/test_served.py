@@ -4,13 +4,13 @@ test_slurm_servers.py submits to a real Slurm.
 """
 
 import shutil
-import socket
 import sys
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import GPT_TINY, ROOT
+from forks import free_port
 from test_slurm_script import complaints
 from test_submit import refused, submitted, wait_for, workflow
 
@@ -170,9 +170,7 @@ def test_a_server_of_a_run_that_comes_later(
 
 @pytest.mark.allow_hosts(["127.0.0.1"])
 def test_a_server_in_the_background(mount: Mount) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     serve = ["--", "serve", "gpt", "--port", port, "--api_key_env", "SERVED_KEY"]
     submitted(["--name", "a server/1", *serve])
     record = read_record(folder_of(mount, "a-server-1"))

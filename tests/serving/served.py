@@ -1,6 +1,5 @@
 """A server in this process, on a free port of this machine."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from forks import free_port
 
 from workflow.runs.mount import Mount
 from workflow.serving.app import make_app
@@ -46,9 +46,7 @@ def serving(
     bound = replace(LIMITS, **limits)
     model = load_served(name, mount, bf16=False)
     server = Server.of([model, *load_adapters(adapters or {}, model, mount)], bound)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = uvicorn.Config(make_app(server), host="127.0.0.1", port=port, log_level="warning")
     web = uvicorn.Server(config)
     thread = threading.Thread(target=web.run, daemon=True)

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import GPT_TINY, ROOT, make_mount, write_data
+from forks import free_port
 from served import serving
 
 from workflow import make_job, run_job
@@ -55,13 +56,6 @@ def command(mount: Mount, port: int, *words: str) -> Iterator[subprocess.Popen[s
             yield process
         finally:
             process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def test_clients_that_hang_up_change_no_other_answer(mount: Mount) -> None:

@@ -58,15 +58,14 @@ def longest_choice(texts: Texts, path: str | None, limit: int | None) -> int:
 class Trie:
     """What may follow each beginning of some texts.
 
+    Texts begin at 0, after a prompt that ends with whitespace at 1.
+
     Attributes:
-        roots: the beginning 0, of texts after a prompt, and the same for prompts that end with
-            whitespace.
         nodes: of each beginning, the ids that may follow, each with the beginning that it leads to.
         children, leads: the same as tensors (beginnings, most ids); rows with fewer ids repeat the
             first.
     """
 
-    roots: tuple[int, int]
     nodes: list[dict[int, int]]
     children: torch.Tensor
     leads: torch.Tensor
@@ -92,7 +91,7 @@ class Trie:
         ended = {row[-1]: 0 for row in plain[:1]}  # after the end nothing is read
         pairs = [[*(node or ended).items()] for node in nodes]
         padded = torch.tensor([of + of[:1] * (most - len(of)) for of in pairs], device=device)
-        return cls((0, 1), nodes, *padded.unbind(-1))
+        return cls(nodes, *padded.unbind(-1))
 
     def allowed(self, scores: torch.Tensor, beginnings: torch.Tensor) -> torch.Tensor:
         """Scores (rows, vocabulary) of what may follow each row's beginning; others are -inf."""

@@ -95,7 +95,7 @@ def _add_texts(app: FastAPI, server: Server) -> None:
             raise Refused(400, "echo is for models that read and write one text", "echo")
         if asked.max_tokens == 0 and not asked.echo:
             raise Refused(400, "max_tokens: 0 is for echo, which shows the prompt", "max_tokens")
-        answer = answers.Answer.new("text_completion", "cmpl", model, asked.counts_usage)
+        answer = answers.Answer.new("text_completion", "cmpl", model, asked.includes_usage)
         if asked.stream and (asked.count > asked.n or len(asked.prompts) > 1 or asked.echo):
             message = "stream goes with a single prompt, without best_of and echo"
             raise Refused(400, message, "stream")
@@ -108,7 +108,7 @@ def _add_texts(app: FastAPI, server: Server) -> None:
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
         model = server.model(asked.model, writes=True)
-        answer = answers.Answer.new("chat.completion", "chatcmpl", model, asked.counts_usage)
+        answer = answers.Answer.new("chat.completion", "chatcmpl", model, asked.includes_usage)
         pending = await server.pending(model, [asked.prompt], asked, asked.stream)
         if asked.stream:
             return streamed(answer, pending, request)

@@ -60,15 +60,12 @@ class Dialogue:
     def _parts(self, text: Text) -> Iterator[str]:
         self._lane.waiting.append(text)
         shown = 0
-        try:
-            while text.finish_reason is None:
-                self._advance()
-                yield text.written[shown:]
-                shown = len(text.written)
-        finally:
-            text.end()
-            self._advance()  # its place is free
-
-    def _advance(self) -> None:
         with ready_to_write([self._model.model]):
-            self._lane.advance()
+            try:
+                while text.finish_reason is None:
+                    self._lane.advance()
+                    yield text.written[shown:]
+                    shown = len(text.written)
+            finally:
+                text.end()
+                self._lane.advance()  # its place is free

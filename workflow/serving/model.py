@@ -174,8 +174,11 @@ def load_adapters(
         BadInput: one that cannot be loaded, or is of another model.
     """
     for name, checkpoint in adapters.items():
-        found = load_served(checkpoint, mount, base.job.spec.bf16)
         where, expected = f"--adapter {name}={checkpoint}", f"an adapter of {base.name}"
+        if name == base.name:
+            hint = "give the adapter another name"
+            raise BadInput([Problem(where, "the name of the base", "a name of its own", hint)])
+        found = load_served(checkpoint, mount, base.job.spec.bf16)
         if found.job.adapter is None:
             hint = "serve a whole model by a server of its own"
             raise BadInput([Problem(where, "a whole model", expected, hint)])
@@ -183,9 +186,6 @@ def load_adapters(
             hint = "serve adapters of another model by another server"
             of_other = f"an adapter of {found.job.model_source}"
             raise BadInput([Problem(where, of_other, expected, hint)])
-        if name == base.name:
-            hint = "give the adapter another name"
-            raise BadInput([Problem(where, "the name of the base", "a name of its own", hint)])
         share_weights(found.model, base.model)
         yield dataclasses.replace(found, name=name)
 

@@ -81,7 +81,7 @@ class TextRequest(Asked):
         return self.n
 
     @property
-    def counts_usage(self) -> bool:
+    def includes_usage(self) -> bool:
         """Whether a stream ends with the tokens that were used."""
         return self.stream_options is not None and self.stream_options.include_usage
 
