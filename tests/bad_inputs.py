@@ -351,6 +351,35 @@ CASES = [
         {"top_k": "5", "top_p": "0.9", "min_p": "0.1", "typical_p": "0.9"},
     ),
     _flag("choices", "nowhere.txt"),
+    _flag("metric", "bleurt"),
+    _flag("metric", "blurtscore:small"),
+    _flag("metric", "bartscore"),
+    _flag("metric", "bartscore:none"),
+    _flag("metric", "bertscore:small:x"),
+    _flag("metric", "bertscore:small"),
+    _flag("metric", "ibleu:2"),
+    _flag("metric", "squad:1"),
+    _flag("metric", "choice:nowhere.txt"),
+    _flag("metric_for_best_model", "bartscore"),
+    _flag("metric_for_best_model", "copied_run"),
+    _flag("metric_for_best_model", "blue"),
+    BadInput(
+        "two judges of one name",
+        _train(GOOD[2]),
+        extra=("--metric", "perplexity:small", "perplexity:small", "json", "bertscore"),
+    ),
+    BadInput(
+        "references that are no texts",
+        {"train": [GOOD[0]], "eval": [{"prompt": "a", "completion": ["b", 3]}, *GOOD]},
+    ),
+    BadInput(
+        "an empty list of references",
+        {"train": [GOOD[0]], "eval": [{"prompt": "a", "completion": []}, *GOOD]},
+    ),
+    BadInput(
+        "several completions to train on",
+        _train({"prompt": "a", "completion": ["b", "c"]}),
+    ),
     BadInput(
         "choices that are longer than an answer",
         _train(GOOD[2]),
@@ -563,6 +592,10 @@ CASES = [
     _clf(
         "a metric of the other task",
         metric_for_best_model="bleu",
+    ),
+    _clf(
+        "a metric of texts",
+        metric="squad",
     ),
     BadInput(
         "label words that are no single pieces, and a record",

@@ -86,7 +86,7 @@ DEFAULTS = {
     "max_grad_norm": 1.0,
     "eval_steps": None,
     "eval_on_start": True,
-    "metric": None,
+    "metric": (),
     "eval_batch_size": None,
     "temperature": 0.001,
     "max_new_tokens": None,
@@ -165,6 +165,7 @@ def test_what_flags_decide_is_frozen() -> None:
     assert flags_deciding("start") == {"audit", "overwrite_output_dir", "resume_from_checkpoint"}
     assert flags_deciding("course") == {
         "micro_batch_tokens", "eval_batch_size", "gradient_checkpointing", "zero_stage", "offload",
+        "metric",
             "full_determinism", "torch_compile",
         "deepspeed", "logging_steps", "save_steps", "save_seconds", "save_total_limit",
     }  # fmt: skip

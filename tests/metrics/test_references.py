@@ -9,7 +9,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 from workflow.data.text_ids import decode_texts, special_remover
-from workflow.metrics.references import processed, reference_of
+from workflow.metrics.references import processed, references_in
 from workflow.models.tokenizers.vocabulary import grow_tokenizer
 
 WORDS = ["the", "a", "word", ".", ",", "in the house", "1"]
@@ -68,10 +68,11 @@ def test_long_white_space_is_fast(tokenizer: Any) -> None:
     ("item", "reference"),
     [
         ({"demonstration": None}, None),
-        ({"demonstration": " a b END\n"}, "a b"),
-        ({"demonstration": "<x> a END", "reference": "a"}, "a"),
-        ({"demonstration": "END", "reference": ""}, ""),
+        ({"demonstration": " a b END\n"}, ("a b",)),
+        ({"demonstration": "<x> a END", "reference": "a"}, ("a",)),
+        ({"demonstration": "END", "reference": ""}, ("",)),
+        ({"demonstration": "a", "reference": ["a", "b"]}, ("a", "b")),
     ],
 )
-def test_the_reference_of_an_item(item: dict[str, Any], reference: str | None) -> None:
-    assert reference_of(item, [" END", "END"]) == reference
+def test_the_references_of_an_item(item: dict[str, Any], reference: tuple[str, ...] | None) -> None:
+    assert references_in(item, [" END", "END"]) == reference

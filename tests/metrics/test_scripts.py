@@ -50,7 +50,7 @@ def test_correct_predictions_have_the_best_score_or_none(
 ) -> None:
     assert scripts.bleu_tokenizer([text]) == tokenize
     judged = TextMetrics(tokenize=tokenize)
-    judged.add([text], text)
+    judged.add([text], [text])
     measured = judged.result()
     assert {name for name in METRICS if measured[name] is None} == unseen
     assert {name for name in METRICS if measured[f"{name}_ci95"] is None} == unseen
@@ -69,7 +69,7 @@ def test_references_that_rouge_ignores_are_reported_with_their_share() -> None:
     for unseen, notes in [(1, []), (2, ["2 of 11 references (18%)"])]:
         judged = TextMetrics()
         for reference in ["one two three four"] * (11 - unseen) + ["दिल्ली"] * unseen:
-            judged.add([reference], reference)
+            judged.add([reference], [reference])
         assert [notes[0] in one for one in judged.unseen()] == [True] * len(notes)
         assert judged.points()["rougeL"] == pytest.approx(1 - unseen / 11)
 
@@ -93,7 +93,7 @@ def test_words_in_every_script(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize("tokenize", ["13a", "zh", "char"])
 def test_the_caches_of_every_tokenizer_are_cleared(tokenize: str) -> None:
     judged = TextMetrics(tokenize=tokenize)
-    judged.add(["东 a"], "东 b")
+    judged.add(["东 a"], ["东 b"])
     judged.result()
     tokenizer: Any = type(BLEU(tokenize=tokenize).tokenizer)
     for cached in (tokenizer.__call__, TokenizerRegexp.__call__):

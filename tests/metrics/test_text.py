@@ -64,7 +64,7 @@ def text_metrics(
 ) -> dict[str, Any]:
     judged = TextMetrics(seed)
     for texts, reference in zip(answers, references, strict=True):
-        judged.add(texts, reference)
+        judged.add(texts, [reference])
     return judged.result()
 
 
@@ -323,7 +323,7 @@ def peak_of_judging(records: int) -> int:
     text_metrics(single(ANSWERS), REFERENCES)  # what is loaded once
     tracemalloc.start()
     judged = TextMetrics()
-    judged.add(["a"], "b")
+    judged.add(["a"], ["b"])
     for i in range(records):
         judged._first.add(float(value) for value in judged_row(i))
     judged.result()
@@ -383,3 +383,33 @@ def test_many_blocks_give_the_metrics_of_one(monkeypatch: pytest.MonkeyPatch) ->
             assert in_blocks[name] == pytest.approx(value, rel=1e-12)
         else:
             assert in_blocks[name] == value, name
+
+
+def test_of_several_references_the_best_counts() -> None:
+    """BLEU and chrF are sacrebleu's own of several; records may have different numbers."""
+    texts = ["a small cat sat here now", "it went away quickly then", "x"]
+    references = [
+        ("the small cat sat down there", "a small cat was here now"),
+        ("it went away", "then it quickly went away"),
+        ("y", "X"),
+    ]
+    judged = TextMetrics()
+    alone = [TextMetrics(), TextMetrics()]
+    for text, own in zip(texts, references, strict=True):
+        judged.add([text], own)
+        for metrics, reference in zip(alone, own, strict=True):
+            metrics.add([text], [reference])
+    found = judged.result()
+    streams = [list(stream) for stream in zip(*references, strict=True)]
+    assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, streams).score)
+    assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, streams).score)
+    assert (found["exact_match"], found["normalized_exact_match"]) == (0, 1 / 3)
+    scorer = RougeScorer(ROUGE)
+    for name in ROUGE:
+        best = [
+            max(scorer.score(reference, text)[name].fmeasure for reference in own)
+            for text, own in zip(texts, references, strict=True)
+        ]
+        assert found[name] == pytest.approx(sum(best) / 3)
+    judged.add(["a b c d"], ["a b c d"])
+    assert judged.result()["exact_match"] == 1 / 4

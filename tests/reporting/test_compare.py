@@ -123,7 +123,7 @@ def naive_intervals(
 def text_points(answers: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
     judged = TextMetrics()
     for answer, reference in zip(answers, references, strict=True):
-        judged.add([answer], reference)
+        judged.add([answer], [reference])
     return dict(judged.points())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_world import run_world
 
-from workflow.training.evaluate import _user_metrics
+from workflow.training.asked_metrics import asked_metrics
 
 # Evaluations of 25 records, of which each process finds its own, and something goes wrong.
 MEMBER = """
@@ -84,7 +84,7 @@ for fault, (at_fault, *where) in ((name, how or (None,)) for name, how in FAULTS
     run = RunFolder(folder / fault, RunFacts(), lock, world.is_rank_zero)
     stop.defer(run.path, world, lock)
     spec = SimpleNamespace(
-        task="clf", metric=None, max_source_length=9, max_target_length=9,
+        task="clf", metric=(), max_source_length=9, max_target_length=9,
         truncation_side="right", virtual_ids=0,
     )
     examples = {"eval": Examples(None, range(25), None)}
@@ -123,6 +123,6 @@ def test_an_aborted_evaluation_ends_on_all_and_leaves_no_predictions(tmp_path: P
 @pytest.mark.parametrize("name", ["step", "time", "loss"])
 def test_a_metric_of_the_user_metrics_takes_the_place_of_nothing(name: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(f"def {name}(records, predictions):\n    return 0.5\n")
-    heard: Any = SimpleNamespace(records=[], values=[])
-    found = _user_metrics(f"{tmp_path / 'own.py'}:{name}", heard, {"loss": 1.0})
-    assert found == {f"user_{name}": 0.5}
+    spec = SimpleNamespace(metric=(f"{tmp_path / 'own.py'}:{name}",), seed=0)
+    job: Any = SimpleNamespace(spec=spec)
+    assert asked_metrics(job, [], {}, {"loss": 1.0}) == {f"user_{name}": 0.5}

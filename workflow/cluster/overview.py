@@ -14,10 +14,10 @@ from rich.text import Text
 from workflow.cluster.job_record import LOG, JobRecord, folder_of, read_record, read_records
 from workflow.cluster.registry import state_of
 from workflow.cluster.scheduler import JobState
-from workflow.core.errors import BadInput, Problem, shorten
+from workflow.core.errors import BadInput, Problem, nearest, shorten
 from workflow.core.tables import table
 from workflow.runs.lock import is_fresh
-from workflow.runs.mount import Mount, nearest
+from workflow.runs.mount import Mount
 from workflow.runs.status import TRAIN_LOG, read_spec, read_status, status_files
 
 LINES = 10

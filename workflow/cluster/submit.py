@@ -16,6 +16,7 @@ from workflow.cluster.resources import Submission
 from workflow.cluster.scheduler import JobState, NotChecked, Scheduler
 from workflow.cluster.served import Server, read_by, server_of
 from workflow.cluster.slurm.script import array_script
+from workflow.config.metric_kinds import AskedMetric
 from workflow.config.parse import as_arguments
 from workflow.config.request import JobRequest
 from workflow.core.console import start_log
@@ -179,8 +180,8 @@ def _read_by(request: SubmitRequest, mount: Mount) -> tuple[list[Path], list[Pro
     source, problems = find_model(mount, spec)
     read = [source] if isinstance(source, Path) and not problems else []
     read += find_data(mount, spec.data_name)[0].values() if spec.data_name else ()
-    metric = None if spec.metric is None else spec.metric.rpartition(":")[0]
-    return read + [Path(name).absolute() for name in (spec.deepspeed, metric) if name], []
+    files = [name for one in map(AskedMetric, spec.metric) for name in one.files]
+    return read + [Path(name).absolute() for name in (spec.deepspeed, *files) if name], []
 
 
 def _with_dependency(request: SubmitRequest, mount: Mount) -> tuple[SubmitRequest, list[Problem]]:

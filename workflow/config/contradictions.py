@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from workflow.config.job import JOB_FLAGS
+from workflow.config.metric_kinds import problems_of_metrics
 from workflow.config.request import GREEDY_BELOW, JobRequest
-from workflow.config.task_specs import best_metrics
 from workflow.core.errors import Problem, shorten
 
 
@@ -76,10 +76,7 @@ def _of_task(job: JobRequest) -> Iterator[Problem]:
         if flag.only_for not in (None, job.task) and value != flag.default:
             found = f"a flag of {flag.only_for}.py"
             yield Problem(f"--{name}", found, f"flags of {job.task}.py", "remove it")
-    best = best_metrics(job.task)
-    if job.metric_for_best_model not in best:
-        found, expected = job.metric_for_best_model, f"one of {', '.join(best)}"
-        yield Problem("--metric_for_best_model", found, expected, "choose one of them")
+    yield from problems_of_metrics(job.task, job.metric, job.metric_for_best_model)
     if not job.target_min < job.target_max:
         found = f"{job.target_max:g} with --target_min {job.target_min:g}"
         yield Problem("--target_max", found, "more than --target_min", "increase it")

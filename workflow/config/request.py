@@ -19,7 +19,8 @@ from workflow.config.field_types import (
 )
 from workflow.config.flags import flag
 from workflow.config.inputs import JobInputs
-from workflow.config.task_specs import BEST_METRICS, TASK_SPECS, best_metrics, shown_default
+from workflow.config.metric_kinds import METRICS
+from workflow.config.task_specs import TASK_SPECS, best_metrics, shown_default
 
 TUNINGS = ("full", "lora", "ia3", "prefix", "prompt")
 GREEDY_BELOW = 0.01
@@ -172,9 +173,11 @@ class JobRequest(JobInputs):
         integer(1), "evaluate every N steps, and after the last [a quarter of the run]", common=True
     )
     eval_on_start: bool = _evaluation(boolean(), "evaluate before the first step too", True)
-    metric: str | None = _evaluation(
-        text("FILE.py:FUNCTION"),
-        "your own metric, FILE.py:FUNCTION, called as f(records, predictions)",
+    metric: tuple[str, ...] = _evaluation(
+        words("names of metrics", "METRIC", may_be_none=True),
+        f"further metrics: FILE.py:FUNCTION, your own; of texts: {METRICS}",
+        (),
+        decides="course",
     )
     eval_batch_size: int | None = _evaluation(
         or_auto(integer(1)),
@@ -239,8 +242,8 @@ class JobRequest(JobInputs):
         integer(1), "newest checkpoints to keep; the best one is kept too", 2
     )
     metric_for_best_model: str = _saving(
-        choice(*BEST_METRICS),
-        f"metric of the best checkpoint: {_BEST['seq2seq']}; clf: {_BEST['clf']}",
+        text("METRIC"),
+        f"metric of the best checkpoint: {_BEST['seq2seq']}; clf: {_BEST['clf']}; or of --metric",
         "loss",
         decides="result",
     )

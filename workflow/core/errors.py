@@ -7,6 +7,7 @@ WorkflowError
 └── Stopped     a run that stopped on request; the same command resumes it (exit 75)
 """
 
+import difflib
 from dataclasses import dataclass
 
 PROBLEMS_SHOWN = 20
@@ -79,3 +80,9 @@ def shorten(value: object, limit: int = 60) -> str:
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def nearest(name: str, known: list[str], otherwise: str) -> str:
+    """A hint for a name that does not exist."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from workflow.core.errors import BadInput, Problem
+
 STALE_AFTER_SECONDS = 24 * 3600
 
 
@@ -206,3 +208,24 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def text_lines(path: str, where: str) -> tuple[str, ...]:
+    """The different lines of a file that are not blank, stripped.
+
+    Args:
+        where: for errors: the flag that names the file.
+
+    Raises:
+        BadInput: it cannot be read, or has none.
+    """
+    expected = "a file with a text in each line"
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        found = getattr(error, "strerror", None) or "not UTF-8"
+        raise BadInput([Problem(where, found, expected, "correct the path or the file")]) from None
+    texts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not texts:
+        raise BadInput([Problem(where, "no text", expected, "write the texts, one in each line")])
+    return texts

@@ -160,10 +160,11 @@ class _Check:
     def _add(self, name: str, index: int, value: Any) -> None:
         """Check a record, and pass it on if it is valid."""
         needed = self._source.answers_needed
-        place, problems = "", check_record(value, "", self._shape, needed)
+        several = name != "train"
+        place, problems = "", check_record(value, "", self._shape, needed, several)
         if problems:  # to name the place of each record takes a tenth of the time
             place = self._source.place(name, index)
-            problems = check_record(value, place, self._shape, needed)
+            problems = check_record(value, place, self._shape, needed, several)
         if name not in self._of_records:
             self._of_records[name] = Tally(self._source.whole(name))
         self._of_records[name].add(place, problems)

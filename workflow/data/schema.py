@@ -15,8 +15,14 @@ DEEPEST = 100
 _NUMBERS = (int, float)
 
 
-def check_record(record: object, place: str, shape: Shape, answers_needed: bool) -> list[Problem]:
-    """The problems of a record at `place`."""
+def check_record(
+    record: object, place: str, shape: Shape, answers_needed: bool, several: bool = False
+) -> list[Problem]:
+    """The problems of a record at `place`.
+
+    Args:
+        several: whether its answer may be a list of references, as in eval.
+    """
     if not isinstance(record, dict):
         return [Problem(place, name_type(record), shape.example, "write an object")]
     if keys := keys_of_other_shape(shape, record):
@@ -37,12 +43,14 @@ def check_record(record: object, place: str, shape: Shape, answers_needed: bool)
     if shape.answer_key is None:
         pass
     elif shape.answer_key in record:
-        wrong = shape.check_answer(record[shape.answer_key])
-        if wrong is not None:
-            found, expected, hint = wrong
-            found = found or name_type(record[shape.answer_key])
-            problems.append(Problem(f"{place}.{shape.answer_key}", found, expected, hint))
-            reported = True
+        for key, answer in _answers(shape, record[shape.answer_key], several).items():
+            wrong = shape.check_answer(answer)
+            if wrong is not None:
+                found, expected, hint = wrong
+                problems.append(
+                    Problem(f"{place}.{key}", found or name_type(answer), expected, hint)
+                )
+                reported = True
     elif answers_needed or _near_key(shape.answer_key, record):
         problems.append(missing_key(place, shape.answer_key, record, shape.answer_kind))
     for key, found, expected, hint in shape.check(record, answers_needed):
@@ -51,6 +59,14 @@ def check_record(record: object, place: str, shape: Shape, answers_needed: bool)
         record = {key: value for key, value in record.items() if key != shape.answer_key}
     _check_values(place, record, problems, depth=0)
     return problems
+
+
+def _answers(shape: Shape, answer: object, several: bool) -> dict[str, object]:
+    """An answer, or the references in it, by key."""
+    key = str(shape.answer_key)
+    if several and shape.answer_kind == "text" and isinstance(answer, list) and answer:
+        return {f"{key}[{number}]": one for number, one in enumerate(answer)}
+    return {key: answer}
 
 
 def _check_values(

@@ -4,31 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from pathlib import Path
 
 import torch
 
 from workflow.core.errors import BadInput, Problem
+from workflow.core.files import text_lines
 from workflow.data.text_format import Texts
 
 
 @lru_cache(maxsize=1)
 def read_choices(path: str) -> tuple[str, ...]:
-    """The lines of a file that are not blank.
-
-    Raises:
-        BadInput: it cannot be read, or has none.
-    """
-    where, expected = f"--choices {path}", "a file with a text in each line"
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        found = getattr(error, "strerror", None) or "not UTF-8"
-        raise BadInput([Problem(where, found, expected, "correct the path or the file")]) from None
-    texts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not texts:
-        raise BadInput([Problem(where, "no text", expected, "write the texts, one in each line")])
-    return texts
+    """The lines of a file that are not blank; raises BadInput if it cannot be read."""
+    return text_lines(path, f"--choices {path}")
 
 
 def ids_of_choices(texts: Texts, choices: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:

@@ -4,13 +4,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-LOWER_IS_BETTER = frozenset(
-    {"loss", "perplexity", "byte_perplexity", "brier", "log_loss", "ece", "rmse", "mae"}
-)
+from workflow.config.metric_kinds import KINDS
+
+LOWER_IS_BETTER = frozenset({
+    "loss", "perplexity", "byte_perplexity", "brier", "log_loss", "ece", "rmse", "mae",
+    "answer_perplexity", "self_bleu", "ter",
+})  # fmt: skip
 CHANCE = {n: f"frequencies_{n}" for n in ("log_loss", "brier")} | {"accuracy": "majority_accuracy"}
 """Metrics of classes, with those of chance on the same records."""
-NO_BEST = frozenset({*CHANCE.values(), "first_place_share"})
-"""Metrics without a best value: of chance, or a bias."""
+NO_BEST = frozenset({*CHANCE.values(), "first_place_share", *KINDS["copying"].gives})
+"""Metrics without a best value: of chance, a bias, or what may be right to copy."""
 
 
 def interval_of(metrics: Mapping[str, Any], name: str) -> tuple[float, float] | None:

@@ -14,7 +14,10 @@ def processed(text: str, stops: Sequence[str]) -> str:
     return (text[: min(found)] if found else text).strip()
 
 
-def reference_of(item: dict[str, Any], stops: Sequence[str]) -> str | None:
-    """The reference of an item of a samples file, post-processed; None without one."""
+def references_in(item: dict[str, Any], stops: Sequence[str]) -> tuple[str, ...] | None:
+    """The references of an item of a samples file, post-processed; None without one."""
     reference = item.get("reference", item["demonstration"])
-    return None if reference is None else processed(reference, stops)
+    if reference is None:
+        return None
+    several = [reference] if isinstance(reference, str) else list(reference)
+    return tuple(processed(one, stops) for one in several)

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from workflow.metrics.scripts import words
 
@@ -15,12 +15,17 @@ _ROUGE_WORD = re.compile("[a-z0-9]+")
 def word_f1(text: str, reference: str) -> float:
     """0..1, the F1 of the longest common subsequence of words.
 
-    It is ROUGE-L (Lin 2004) for words of all scripts, computed bit-parallel (Hyyrö 2004). Case and
-    punctuation are ignored; texts without words score 1 if they are equal.
+    It is ROUGE-L (Lin 2004) for words of all scripts. Case and punctuation are ignored; texts
+    without words score 1 if they are equal.
     """
     found, expected = words(text), words(reference)
     if not found and not expected:
         return float(text.strip() == reference.strip())
+    return 2 * words_in_common(found, expected) / (len(found) + len(expected))
+
+
+def words_in_common(found: Sequence[str], expected: Sequence[str]) -> int:
+    """The length of the longest common subsequence, bit-parallel (Hyyrö 2004)."""
     places: dict[str, int] = {}
     for place, word in enumerate(expected):
         places[word] = places.get(word, 0) | 1 << place
@@ -28,8 +33,7 @@ def word_f1(text: str, reference: str) -> float:
     for word in found:
         matches = left & places.get(word, 0)
         left = (left + matches | left - matches) & everything
-    shared = len(expected) - left.bit_count()
-    return 2 * shared / (len(found) + len(expected))
+    return len(expected) - left.bit_count()
 
 
 def is_seen(reference: str) -> bool:

@@ -54,7 +54,7 @@ def normalized(text: str) -> str:
 
 
 class TextMetrics:
-    """Metrics of predictions against one reference per record, added one record at a time.
+    """Metrics of predictions against references, added one record at a time.
 
     Of the first prediction of each record, each with "<name>_ci95", [low, high]:
 
@@ -68,6 +68,9 @@ class TextMetrics:
     - bleu (Papineni et al. 2002) and chrf (Popović 2015), 0..100: corpus scores of sacrebleu with
       its defaults except for BLEU's tokenizer, see "bleu_signature" and "chrf_signature". BLEU is
       None if no reference has four tokens, both are if all references are empty.
+
+    With several references, a record counts as with the one that gives the best value, except in
+    bleu and chrf, which are defined for several: sacrebleu counts the n-grams of all, or the best.
 
     With an empty reference, an empty prediction counts 1 in all means and any other 0. In bleu, the
     tokens of the latter count as wrong; chrf ignores both.
@@ -101,8 +104,8 @@ class TextMetrics:
         self._best, self._total = Columns(len(_SAMPLED)), Columns(len(_SAMPLED))
         self._distinct = 0.0
 
-    def add(self, texts: Sequence[str], reference: str) -> None:
-        """Add one record's sampled texts, at least one.
+    def add(self, texts: Sequence[str], references: Sequence[str]) -> None:
+        """Add one record's sampled texts and its references, at least one of each.
 
         Raises:
             ValueError: the number of samples differs from earlier records.
@@ -110,8 +113,8 @@ class TextMetrics:
         self._samples = self._samples or len(texts)
         if not texts or len(texts) != self._samples:
             raise ValueError("every record needs the same number of predictions, at least one")
-        scored = {text: self._scores(text, reference) for text in set(texts)}
-        self._first.add(self._row(texts[0], reference, scored[texts[0]]))
+        scored = {text: self._scores(text, references) for text in set(texts)}
+        self._first.add(self._row(texts[0], references, scored[texts[0]]))
         if self._samples > 1:
             of_samples = list(zip(*(scored[text] for text in texts), strict=True))
             self._best.add(map(max, of_samples))
@@ -169,31 +172,37 @@ class TextMetrics:
         sums = self._first.sums()[len(_MEANS) :]
         return dict(zip(_KINDS, sums, strict=False))
 
-    def _scores(self, text: str, reference: str) -> tuple[float, ...]:
+    def _scores(self, text: str, references: Sequence[str]) -> tuple[float, ...]:
         """The metrics named in `_SAMPLED`."""
-        return (
-            _same(text, reference),
-            _same_normalized(text, reference),
-            self._rouge_l(text, reference)["rougeL"],
-            word_f1(text, reference),
+        return _best(
+            (
+                _same(text, reference),
+                same_normalized(text, reference),
+                self._rouge_l(text, reference)["rougeL"],
+                word_f1(text, reference),
+            )
+            for reference in references
         )
 
-    def _row(self, text: str, reference: str, scores: tuple[float, ...]) -> Iterator[float]:
+    def _row(
+        self, text: str, references: Sequence[str], scores: tuple[float, ...]
+    ) -> Iterator[float]:
         """A record's terms of the sums, in the order of `_COLUMNS`.
 
         sacrebleu's statistics are computed per record, so that only one record's n-grams are in
         memory.
         """
         yield from scores
-        yield from self._other_rouge(text, reference).values()
-        several = "\n" in text or "\n" in reference
+        yield from _best(self._other_rouge(text, one).values() for one in references)
+        several = any("\n" in one for one in (text, *references))
         rouge_l = scores[_SAMPLED.index("rougeL")]
-        yield self._rouge_lines(text, reference)["rougeLsum"] if several else rouge_l
-        yield _has_text(reference)
-        yield is_seen(reference)
-        yield has_pair(reference)
+        of_lines = (self._rouge_lines(text, one)["rougeLsum"] for one in references)
+        yield max(of_lines) if several else rouge_l
+        yield any(map(_has_text, references))
+        yield any(map(is_seen, references))
+        yield any(map(has_pair, references))
         statistics = [
-            metric._extract_corpus_statistics([text], [[reference]])[0]
+            metric._extract_corpus_statistics([text], [[one] for one in references])[0]
             for metric in self._corpus.values()
         ]
         yield statistics[0][_REFERENCE_LENGTH] >= BLEU_TOKENS
@@ -260,6 +269,11 @@ def can_measure(metric: str, references: Iterable[str], tokenize: str) -> bool:
     return metric in ROUGE and all_empty
 
 
+def _best(rows: Iterable[Iterable[float]]) -> tuple[float, ...]:
+    """The greatest value in each column of rows."""
+    return tuple(map(max, zip(*rows, strict=True)))
+
+
 def _has_text(reference: str) -> bool:
     return bool(reference.strip())
 
@@ -268,7 +282,7 @@ def _same(text: str, reference: str) -> bool:
     return text.strip() == reference.strip()
 
 
-def _same_normalized(text: str, reference: str) -> bool:
+def same_normalized(text: str, reference: str) -> bool:
     """Whether two texts are equal after `normalized` or, if that is empty, in their words."""
     if normalized(text) != normalized(reference):
         return False

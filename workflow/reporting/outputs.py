@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from workflow.config.task_specs import task_of
-from workflow.metrics.references import reference_of
+from workflow.metrics.references import references_in
 from workflow.metrics.rouge import word_f1
-from workflow.reporting.record import Choice, Record, number_of, pair_text, text_of
+from workflow.reporting.record import Choice, Record, as_text, number_of, pair_text, text_of
 from workflow.reporting.report.blocks import Block, Charts, Item, Prediction, Text
 from workflow.runs.predictions import PastEvaluation
 
@@ -46,32 +46,35 @@ class Texts:
 
     def read(self, place: int, item: dict[str, Any]) -> Record:
         """A record of a prediction file; raises one of `MALFORMED` if it is malformed."""
-        expected, reference = item["demonstration"], reference_of(item, self._stops)
+        expected, references = item["demonstration"], references_in(item, self._stops)
         texts = tuple(text_of(one["lm_postprocess"]) for one in item["generations"])
         logits = item["generations"][0].get("scores")
         if expected is not None:
             text_of(expected)
-        return Record(place, text_of(item["prompt"]), expected, reference, texts, logits)
+        prompt, metrics = text_of(item["prompt"]), item.get("metrics") or {}
+        return Record(place, prompt, expected, references, texts, logits, metrics=metrics)
 
     def usual_metrics(self, exact_match: float) -> list[str]:
         """The metrics of quality, the most informative first; `exact_match`: the highest, 0..1."""
         return [*["exact_match"] * (exact_match > MOSTLY_WRONG), "rougeL", "rougeL_unicode"]
 
     def quality(self, output: Any, reference: Any) -> float:
-        """The quality of an output, 0..1."""
-        return word_f1(output, reference)
+        """The quality of an output, 0..1, with the closest of several references."""
+        return max(word_f1(output, one) for one in reference)
 
     def is_right(self, output: Any, reference: Any) -> bool:
         """Whether an output is an exact match; always False for scores."""
-        return bool(output.strip() == reference)
+        return output.strip() in reference
 
     def item(self, record: Record, before: Record | None, step: int | None) -> Item:
         """A record for the list, with its output `before`, in the evaluation at `step`."""
-        first, expected = record.outputs[0], record.reference
+        first, references = record.outputs[0], record.reference
+        expected = None if references is None else as_text(references)
         times = Counter(record.outputs)
 
         def prediction(by: str, text: str) -> Prediction:
-            return Prediction(by, text, None if expected is None else self.quality(text, expected))
+            known = references is not None
+            return Prediction(by, text, self.quality(text, references) if known else None)
 
         predictions = [prediction(_by(n, len(record.outputs)), text) for text, n in times.items()]
         numbers = [predictions[0].score]
@@ -85,8 +88,8 @@ class Texts:
         if more:
             facts.append(f"{more} more distinct samples")
         if expected is not None:
-            tags.append("right" if self.is_right(first, expected) else "wrong")
-            if expected != record.expected.strip():
+            tags.append("right" if self.is_right(first, references) else "wrong")
+            if references[0] != record.expected.strip():
                 facts.append("reference without special tokens, up to a stop string")
         return Item(record.place, record.prompt, expected, predictions, facts, numbers, tags)
 

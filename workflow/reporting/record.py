@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError)
@@ -25,8 +25,15 @@ class Choice(NamedTuple):
         return ", ".join(listed) if len(listed) > 1 else self.label
 
 
-Output = str | float | Choice
-"""A text, a score in the target range, or a class."""
+Output = str | float | Choice | tuple[str, ...]
+"""A text, a score in the target range, a class, or several references."""
+
+
+def as_text(output: Output) -> str:
+    """An output as it is shown; references one below the other."""
+    if isinstance(output, tuple) and not isinstance(output, Choice):
+        return "\n\n".join(output)
+    return f"{output:.4g}" if isinstance(output, float) else str(output)
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,11 @@ class Record:
     Attributes:
         place: 0-based index in the data file.
         expected: completion, target or label.
-        reference: the text, target or label that outputs are compared with.
+        reference: the texts, target or label that outputs are compared with.
         outputs: one text for each sample, or a single score or class.
         logits: of no and yes, for the first generated token.
         orders: the classes of a pair with a and with b shown first.
+        metrics: values of --metric, those that are means over records.
     """
 
     place: int
@@ -49,6 +57,7 @@ class Record:
     outputs: tuple[Any, ...]
     logits: Sequence[float] | None
     orders: tuple[str, ...] = ()
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def text_of(value: object) -> str:

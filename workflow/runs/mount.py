@@ -1,6 +1,5 @@
 """Paths in the mount: find data and models, keep writes inside mount/models."""
 
-import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from workflow.config.parse import NO_MODEL
 from workflow.config.request import JobRequest
-from workflow.core.errors import Problem, shorten
+from workflow.core.errors import Problem, nearest, shorten
 from workflow.data.file_kinds import is_json_lines, kind_of
 from workflow.data.split_names import LINES, OTHER_NAMES, TEXT_SUFFIX, eval_name, eval_names
 
@@ -123,12 +122,6 @@ def _instead(folder: Path) -> str:
     return f'merge the lists of {both} into {folder.name}.json: {{"train": […], "eval": […]}}'
 
 
-def nearest(name: str, known: list[str], otherwise: str) -> str:
-    """A hint for a name that does not exist."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else otherwise
-
-
 def find_model(mount: Mount, request: JobRequest) -> tuple[Path | str, list[Problem]]:
     """The folder of the model, or its name on the hub if it is not a folder.
 
@@ -137,7 +130,7 @@ def find_model(mount: Mount, request: JobRequest) -> tuple[Path | str, list[Prob
     if request.model == NO_MODEL:
         return NO_MODEL, []
     if request.model_init_name is not None:
-        return _find_in_mount(mount, request.model_init_name)
+        return find_in_mount(mount, request.model_init_name)
     folder = Path(request.model).expanduser()
     if folder.is_dir():
         return folder, []
@@ -158,7 +151,8 @@ def is_hub_name(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not name.startswith(".")
 
 
-def _find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
+def find_in_mount(mount: Mount, name: str) -> tuple[Path, list[Problem]]:
+    """The folder of a model in the mount, and what is wrong with it."""
     folder, where = mount.models / name, f"--model_init_name {name}"
     steps = sorted(step_in_name(path) for path in folder.glob("checkpoint-*") if path.is_dir())
     is_run = bool(steps) or (folder / "training_args.json").exists()

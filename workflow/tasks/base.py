@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.config.job import JobSpec, PlannedSpec
+from workflow.config.metric_kinds import names_given
 from workflow.config.request import JobRequest
 from workflow.config.task_specs import TaskSpec
 from workflow.core.errors import BadInput, Problem
@@ -78,7 +79,7 @@ def one_for_each(split: TokenizedSplit, spec: JobRequest) -> Examples:
 def check_metric(request: JobRequest, known: TaskSpec, records: str) -> None:
     """Raise BadInput if such records have no metric of the name for the best checkpoint."""
     name = request.metric_for_best_model
-    if name not in known.best_metrics:
+    if name not in (*known.best_metrics, *names_given(request.metric)):
         expected = f"for {records} one of {', '.join(known.best_metrics)}"
         problem = Problem("--metric_for_best_model", name, expected, "choose one of them")
         raise BadInput([problem])

@@ -26,7 +26,7 @@ from workflow.tasks.target_tokens import token_metrics
 
 
 class References:
-    """The references of a split's records; iterates over those of all records."""
+    """The references of a split's records; iterates over the first of each record."""
 
     def __init__(
         self,
@@ -40,21 +40,17 @@ class References:
         self._split, self._stops = split, stops
         self._places = np.flatnonzero(split.answered)
 
-    def of(self, record: Record) -> str | None:
-        """The reference of a record; None if it has no completion."""
-        completion = self._shape.answer(record)
-        if completion is None:
-            return None
-        return processed(self._without_special(completion), self._stops)
+    def of(self, record: Record) -> tuple[str, ...]:
+        """The references of a record; () if it has no completion."""
+        completions = self._shape.references(record)
+        return tuple(processed(self._without_special(one), self._stops) for one in completions)
 
     def __iter__(self) -> Iterator[str]:
         return self._at(self._places)
 
     def _at(self, places: Indexes) -> Iterator[str]:
         for place in places:
-            reference = self.of(self._split.record(place))
-            assert reference is not None
-            yield reference
+            yield self.of(self._split.record(place))[0]
 
     @cached_property
     def bleu_tokenizer(self) -> str:
@@ -108,21 +104,21 @@ class Seq2SeqEvaluation:
     def judge(self, indexes: range, results: Iterator[Any]) -> Iterator[Prediction]:
         for index, of_record in zip(indexes, results, strict=True):
             record = self._split.record(index)
-            reference = self._references.of(record)
+            references = self._references.of(record)
             generations = [Generation(**one) for one in of_record]
             texts = [one.text for one in generations]
-            if reference is not None:
-                self._texts.add(texts, reference)
+            if references:
+                self._texts.add(texts, references)
                 self._compared += 1
             first = generations[0]
             self._lost += not first.finite
             self._records += 1
             if self._sameness:
-                self._sameness.add(str(self._shape.prompt(record)), reference, first.text)
+                self._sameness.add(str(self._shape.prompt(record)), references or None, first.text)
             self._first["mean_length"] += first.tokens
             self._first["at_limit"] += first.at_limit
             self._first["empty"] += not first.text
-            item = item_of(record, self._shape, reference, generations)
+            item = item_of(record, self._shape, references, generations)
             yield Prediction(record, texts, item)
 
     def metrics(self) -> dict[str, Any]:
@@ -152,16 +148,18 @@ class Seq2SeqEvaluation:
 
 
 def item_of(
-    record: Record, shape: TextShape, reference: str | None, generations: Sequence[Generation]
+    record: Record, shape: TextShape, references: Sequence[str], generations: Sequence[Generation]
 ) -> dict[str, Any]:
-    """A record's item in the prediction files, with the reference if the completion differs."""
+    """A record's item in the prediction files, with the references if the completion differs."""
     completion = shape.answer(record)
-    item = {
+    item: dict[str, Any] = {
         "prompt": str(shape.prompt(record)),
         "generations": [one.item for one in generations],
         "demonstration": completion,
         "orig_d": record,
     }
-    if reference is not None and reference != str(completion).strip():
-        item["reference"] = reference
+    if len(references) > 1:
+        item["reference"] = list(references)
+    elif references and references[0] != str(completion).strip():
+        item["reference"] = references[0]
     return item

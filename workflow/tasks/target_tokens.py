@@ -13,9 +13,10 @@ from workflow.config.job import PlannedSpec
 from workflow.core.console import log, progress_bar
 from workflow.data.example_lengths import Indexes, Lengths
 from workflow.data.step_planner import MicroBatch, batches_by_positions
+from workflow.inference.likelihood import batch_of_targets
 from workflow.inference.sampling import argmax
 from workflow.metrics.names import perplexity
-from workflow.models.batch import Batch, Example
+from workflow.models.batch import Batch
 from workflow.models.families import family_of
 from workflow.models.losses import summed_cross_entropy
 from workflow.tasks.base import EvalContext, Examples
@@ -23,14 +24,7 @@ from workflow.tasks.base import EvalContext, Examples
 
 def collate_tokens(examples: Examples, rows: MicroBatch, config: PreTrainedConfig) -> Batch:
     """The examples of `rows` as tensors, with each target token as a label."""
-    targets = [[examples.targets[index] for index in row] for row in rows]
-    labels = np.concatenate([ids for row in targets for ids in row]).astype(np.int64)
-    # The label of a position is what the model reads at the next.
-    read = [
-        [Example(examples.sources[index], ids[:-1]) for index, ids in zip(*row, strict=True)]
-        for row in zip(rows, targets, strict=True)
-    ]
-    return family_of(config).collate(config, read, torch.from_numpy(labels))
+    return batch_of_targets(examples.sources, examples.targets, rows, config)
 
 
 def loss_of_tokens(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:

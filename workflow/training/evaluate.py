@@ -1,9 +1,8 @@
 """Evaluation: a prediction for every eval record, written with the metrics."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -12,18 +11,15 @@ from workflow.config.job import PlannedSpec
 from workflow.config.task_specs import task_of
 from workflow.core.console import log_parts, on_terminal
 from workflow.core.tables import Part
-from workflow.data.records import Record
 from workflow.inference.eval_shard import EvalShard
-from workflow.metrics.user import apply_user_metric, load_user_metric
+from workflow.metrics.names import is_number
 from workflow.reporting.eval_table import metrics_table
-from workflow.reporting.report.summary import NO_METRICS
 from workflow.reporting.trackers.base import SAMPLES
 from workflow.runs.predictions import prediction_files
 from workflow.tasks.base import EvalContext, Prediction, Task
+from workflow.training.asked_metrics import asked_metrics, judged
 from workflow.training.context import RunContext
 from workflow.training.run_dir import PredictionFiles
-
-_loaded_once = cache(load_user_metric)
 
 
 def evaluate(context: RunContext, model: PreTrainedModel, lockstep: bool = False) -> dict[str, Any]:
@@ -42,10 +38,17 @@ def evaluate(context: RunContext, model: PreTrainedModel, lockstep: bool = False
     examples = job.examples["eval"]
     untrained = context.progress.step == 0 and not job.spec.no_train
     evaluated = EvalContext(model, job.tokenizer, examples, shard, untrained)
-    with folder.items(prediction_files(vars(job.spec), context.progress.step)) as items:
-        predictions = _Predictions(items, keeps=job.spec.metric is not None)
+    with folder.items(prediction_files(vars(job.spec), context.progress.step)) as files:
+        predictions = _Predictions(files, keeps=bool(job.spec.metric))
         metrics = compute_metrics(job.task, evaluated, job.spec, predictions.add)
-        return world.on_rank_zero(lambda: _record(context, metrics, predictions))
+        by_models = judged(job, evaluated, predictions.kept)
+
+        def record() -> dict[str, Any]:
+            assert metrics is not None
+            own = asked_metrics(job, predictions.kept, by_models, metrics)
+            return _record(context, metrics, own, predictions)
+
+        return world.on_rank_zero(record)
 
 
 def compute_metrics(
@@ -75,39 +78,48 @@ def compute_metrics(
 
 @dataclass(frozen=True)
 class _Predictions:
-    """Writes predictions as they come; keeps the first for trackers, or all for a user metric."""
+    """Writes predictions as they come, and keeps the first for trackers.
 
-    items: PredictionFiles
+    Attributes:
+        keeps: whether to keep all instead, until metrics are computed of them together.
+    """
+
+    files: PredictionFiles
     keeps: bool
-    records: list[Record] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
+    kept: list[Prediction] = field(default_factory=list)
 
     def add(self, prediction: Prediction) -> None:
-        self.items.add(prediction.item)
-        if self.keeps or len(self.records) < SAMPLES:
-            self.records.append(prediction.record)
-            self.values.append(prediction.value)
+        if not self.keeps:
+            self.files.add(prediction.item)
+        if self.keeps or len(self.kept) < SAMPLES:
+            self.kept.append(prediction)
 
-    @property
-    def first(self) -> Iterable[tuple[Record, Any]]:
-        """The records whose samples go to trackers, each with its prediction."""
-        return zip(self.records[:SAMPLES], self.values, strict=False)
+    def finish(self) -> None:
+        """Write what was kept, and publish the files."""
+        for prediction in self.kept if self.keeps else ():
+            self.files.add(prediction.item)
+        self.files.finish()
 
 
 def _record(
-    context: RunContext, metrics: dict[str, Any] | None, predictions: _Predictions
+    context: RunContext,
+    metrics: dict[str, Any],
+    asked: dict[str, Any],
+    predictions: _Predictions,
 ) -> dict[str, Any]:
-    """Write and log an evaluation, and return its metrics."""
-    assert metrics is not None
+    """Write and log an evaluation, and return its metrics.
+
+    Args:
+        asked: the metrics that --metric adds.
+    """
     job, folder = context.job, context.folder
-    metric = job.spec.metric
-    own = {} if metric is None else _user_metrics(metric, predictions, metrics)
-    metrics |= own
-    predictions.items.finish()
-    samples = [job.task.sample(*one) for one in predictions.first] if folder.trackers else []
+    metrics |= asked
+    predictions.finish()
+    first = predictions.kept[:SAMPLES] if folder.trackers else []
+    samples = [job.task.sample(one.record, one.value) for one in first]
     line = {"step": context.progress.step, **metrics, "time": time.time()}
     folder.append_metrics(line, samples)
-    log_parts(_shown(context, metrics, list(own)))
+    log_parts(_shown(context, metrics, [name for name in asked if is_number(asked[name])]))
     folder.keep_report()
     return metrics
 
@@ -127,14 +139,3 @@ def _shown(context: RunContext, metrics: dict[str, Any], own: list[str]) -> list
     ]
     values = "  ".join(shown) or f"no {task.answer_key}s; metrics skipped"
     return [f"step {step}: {values}"]
-
-
-def _user_metrics(
-    metric: str, predictions: _Predictions, metrics: dict[str, Any]
-) -> dict[str, float | None]:
-    """The values of the user metric; names that we use already are prefixed with `user_`."""
-    name = metric.rsplit(":", 1)[1]
-    function = _loaded_once(metric)
-    values = apply_user_metric(function, name, predictions.records, predictions.values)
-    taken = metrics.keys() | NO_METRICS
-    return {f"user_{n}" if n in taken else n: value for n, value in values.items()}

@@ -15,7 +15,6 @@ from workflow.data.reading import check_records, first_record
 from workflow.data.records import Record
 from workflow.data.source import DataSource, HeldOut
 from workflow.data.split_names import TEXT_SUFFIX
-from workflow.metrics.user import load_user_metric
 from workflow.reporting.trackers.base import problems_of_trackers
 from workflow.runs.mount import Mount, find_data, find_run_folder, run_name_of
 from workflow.runs.resume_state import ResumePoint, find_resume_point
@@ -23,6 +22,7 @@ from workflow.runs.status import is_requeued, read_status
 from workflow.tasks import task_for
 from workflow.tasks.base import Task
 from workflow.training.adapters import find_model_and_adapter
+from workflow.training.judges import find_judges
 from workflow.training.plan import own_settings
 
 
@@ -35,6 +35,7 @@ class Located:
         model: its folder, or its name on the hub; of an adapter, those of its base.
         adapter: the adapter's folder, if the job names one.
         first: the first record, whose keys say what kind the records are.
+        judges: the folder of the model of each metric that has one.
     """
 
     files: dict[str, Path]
@@ -43,6 +44,7 @@ class Located:
     adapter: Path | None
     run_path: Path
     resume_point: ResumePoint | None
+    judges: dict[str, Path]
 
 
 def locate(request: JobRequest, mount: Mount, problems: Sequence[Problem]) -> Located:
@@ -60,6 +62,7 @@ def locate(request: JobRequest, mount: Mount, problems: Sequence[Problem]) -> Lo
     run_path, of_run = find_run_folder(mount, run_name_of(request))
     model, adapter, of_model = find_model_and_adapter(mount, request)
     resume_point, of_checkpoint = _find_resume_point(request, mount, run_path)
+    judges, of_judges = find_judges(request.metric, mount)
     files, of_data = find_data(mount, request.data_name) if request.data_name else ({}, [])
     if texts := _problems_of_texts(files, request):
         files, of_data = {}, texts
@@ -67,11 +70,11 @@ def locate(request: JobRequest, mount: Mount, problems: Sequence[Problem]) -> Lo
     problems += _problems_of_unused(task_for(request, first), request) if files else []
     problems += [
         *of_run, *of_model, *_problems_of_model_in_run(adapter or model, run_path), *of_checkpoint,
-        *problems_of_trackers(request.report_to), *_problems_of_metric(request), *of_data,
+        *problems_of_trackers(request.report_to), *of_judges, *of_data,
     ]  # fmt: skip
     if problems:
         raise BadInput([*problems, *problems_of_records(files, request)])
-    return Located(files, first, model, adapter, run_path, resume_point)
+    return Located(files, first, model, adapter, run_path, resume_point, judges)
 
 
 def _problems_of_texts(files: dict[str, Path], request: JobRequest) -> list[Problem]:
@@ -113,15 +116,6 @@ def _problems_of_unused(task: Task, request: JobRequest) -> list[Problem]:
         for name in task.unused
         if getattr(request, name) != defaults.get(name, JOB_FLAGS[name].default)
     ]  # fmt: skip
-
-
-def _problems_of_metric(request: JobRequest) -> list[Problem]:
-    try:
-        if request.metric is not None:
-            load_user_metric(request.metric)
-    except BadInput as error:
-        return error.problems
-    return []
 
 
 def data_source(files: dict[str, Path], request: JobRequest) -> DataSource:

@@ -26,6 +26,7 @@ from workflow.models.settings import load_model_settings
 from workflow.models.state_dict import file_tensors
 from workflow.models.task_file import TASK_FILE, read_task
 from workflow.runs.mount import Mount, find_run_folder
+from workflow.tasks.formats import text_format
 from workflow.training.adapters import (
     adopt_adapter,
     check_base,
@@ -33,7 +34,6 @@ from workflow.training.adapters import (
     find_model_and_adapter,
     tensor_digests,
 )
-from workflow.training.prepare import text_format
 from workflow.tuning import tuning_of
 from workflow.tuning.base import set_values
 

@@ -1,9 +1,9 @@
 """Turn a request into all that a run needs; all problems are reported before the run starts."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from workflow.core.errors import BadInput, Problem
 from workflow.data.audit import AuditReport
 from workflow.data.shapes import shape_of
 from workflow.data.shapes.texts import Documents, Instructions
-from workflow.data.text_format import ContinuedText, SeparateTexts, TextFormat, Texts
+from workflow.data.text_format import Texts
 from workflow.data.token_cache import TokenizedSplit
 from workflow.distributed.device import fast_bf16
 from workflow.distributed.strategy import ShardingStrategy
@@ -35,6 +35,7 @@ from workflow.runs.resume_state import ResumePoint
 from workflow.runs.status import is_requeued, read_spec, read_status
 from workflow.tasks import task_for
 from workflow.tasks.base import Examples, Task
+from workflow.tasks.formats import text_format
 from workflow.training.adapters import adopt_adapter, name_of_base, problems_of_packages
 from workflow.training.compilation import problems_of_compiler
 from workflow.training.locate import (
@@ -71,6 +72,7 @@ class Job:
         resume_point: the checkpoint that the run would resume from.
         max_padded_tokens: of a micro-batch, after an earlier start ran out of memory.
         recomputes: whether the model's layers can be recomputed in the backward pass.
+        judges: the folder of the model of each metric that has one, by the metric.
     """
 
     spec: PlannedSpec
@@ -93,6 +95,7 @@ class Job:
     adapter: Path | None = None
     base: dict[str, Any] | None = None
     parameters: tuple[int, int] | None = None
+    judges: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def named_model(self) -> Path | str:
@@ -203,6 +206,7 @@ def prepare(
         resume_point=located.resume_point,
         max_padded_tokens=earlier.max_padded_tokens,
         recomputes=settings.recomputes,
+        judges=located.judges,
     )
 
 
@@ -219,15 +223,6 @@ def sizes_of_job(job: Job) -> Sizes:
 
 def _sizes_of(folder: Path, spec: JobSpec, adapter: Path | None) -> Sizes:
     return sizes_of(folder, spec.dropout_rate, tuning_of(spec, adapter).apply, spec.bits)
-
-
-def text_format(settings: ModelSettings, request: JobRequest) -> TextFormat:
-    """How a job's texts become ids of the model."""
-    assert request.template is not None
-    family = family_of(settings.config)
-    if family.joins_texts and family.generates:
-        return ContinuedText.of(settings.tokenizer, request.template)
-    return SeparateTexts(settings.decoder_ids.start, request.template)
 
 
 def _extension(

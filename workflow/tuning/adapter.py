@@ -1,11 +1,14 @@
 """What all adapters have in common: a frozen base, trained heads, and peft's files."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import peft
-from peft.utils.other import _set_trainable
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper, _set_trainable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workflow.config.request import JobRequest
@@ -16,6 +19,8 @@ from workflow.tuning.base import TuningMethod
 
 NAME = "default"
 """The adapter's name within peft's modules."""
+_PARTS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+"""peft's modules that have the base's modules within them."""
 
 
 class Adapter(TuningMethod):
@@ -80,6 +85,9 @@ class Adapter(TuningMethod):
             if one.requires_grad
         }
 
+    def base_alone(self, model: PreTrainedModel) -> AbstractContextManager[None] | None:
+        return _without(model)
+
     def write_settings(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, base: str
     ) -> None:
@@ -88,6 +96,19 @@ class Adapter(TuningMethod):
         self._config.inference_mode = True
         self._config.save_pretrained(str(folder))
         self._config.inference_mode = False
+
+
+@contextmanager
+def _without(model: PreTrainedModel) -> Iterator[None]:
+    """A model without what peft has put into its modules, within the block."""
+    adapted = [one for one in model.modules() if isinstance(one, _PARTS)]
+    for one in adapted:
+        one.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for one in adapted:
+            one.enable_adapters(True)
 
 
 def _check_modules(model: PreTrainedModel, modules: list[str]) -> None:

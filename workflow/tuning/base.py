@@ -1,6 +1,7 @@
 """The interface of tuning methods."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +53,13 @@ class TuningMethod(Protocol):
 
     def saved(self, model: PreTrainedModel) -> dict[str, Any]:
         """The tensors that a checkpoint holds, by name in its files; one of each tied group."""
+
+    def base_alone(self, model: PreTrainedModel) -> AbstractContextManager[None] | None:
+        """Within the block, the model is the one that training started from.
+
+        None if it is trained itself, or its adapter cannot be left out.
+        """
+        return None
 
     def write_settings(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, base: str

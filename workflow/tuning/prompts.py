@@ -89,6 +89,10 @@ class PrefixTuning(_VirtualTokens):
         model.prompt_encoder = encoder
         PrefixAttention(encoder.embedding, heads).use_in(model)
 
+    def base_alone(self, model: PreTrainedModel) -> None:
+        """None: the attention of all layers reads the prefix."""
+        return
+
     def initial(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
     ) -> dict[str, torch.Tensor]:

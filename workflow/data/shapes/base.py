@@ -61,7 +61,10 @@ class Shape:
         """What is wrong with an answer."""
         if isinstance(value, str):
             return None
-        hint = "write one text" if isinstance(value, list) else "write the completion in quotes"
+        if value == []:
+            return "an empty list", "text", "write at least one reference"
+        several = "write one text; only eval records may have several references"
+        hint = several if isinstance(value, list) else "write the completion in quotes"
         return "", "text", NO_ANSWER if value is None else hint
 
     def check(self, record: Record, answer_needed: bool) -> list[Wrong]:

@@ -40,6 +40,17 @@ class TextShape(Shape):
         """The prompt of a valid record."""
         return self.text(record)
 
+    def answer(self, record: Record) -> str | None:
+        """The completion; of an eval record with several references the first."""
+        return next(iter(self.references(record)), None)
+
+    def references(self, record: Record) -> tuple[str, ...]:
+        """All that a prediction may equal; () if the record has no answer."""
+        answer = record.get(str(self.answer_key))
+        if isinstance(answer, list):
+            return tuple(answer)
+        return () if answer is None else (answer,)
+
 
 class Completions(TextShape):
     """A prompt and its completion."""
@@ -94,9 +105,9 @@ class Chats(TextShape):
     def reads(self, record: Record) -> tuple[str, ...]:
         return (self.prompt(record).messages[-1]["content"],)
 
-    def answer(self, record: Record) -> str | None:
+    def references(self, record: Record) -> tuple[str, ...]:
         messages = record["messages"]
-        return str(messages[-1]["content"]) if _is_answered(messages) else None
+        return (str(messages[-1]["content"]),) if _is_answered(messages) else ()
 
     def turns(self, record: Record) -> list[tuple[Chat, str]]:
         """Each message of the assistant, with those before it."""

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from workflow.reporting.compare.comparison import Comparison
 from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
-from workflow.reporting.compare.pairing import LOSS, PLURALS, TIE, WIN, Pair, as_text
+from workflow.reporting.compare.pairing import LOSS, PLURALS, TIE, WIN, Pair
 from workflow.reporting.compare.terminal import compared_records, legend, metric_rows
+from workflow.reporting.record import as_text
 from workflow.reporting.report.blocks import (
     Block,
     Item,

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from workflow.config.metric_kinds import asked_in, names_given
 from workflow.core.console import progress_bar
+from workflow.metrics.asked import measure_answers
 from workflow.metrics.bootstrap import Floats, interval
 from workflow.metrics.classes import class_points, resampled_class_metrics
 from workflow.metrics.correlations import resampled_correlations
+from workflow.metrics.measured import Answer, Measured, of_records, points, resampled
 from workflow.metrics.names import is_number
 from workflow.metrics.scores import in_range, resampled_score_metrics, score_points, to_unit
 from workflow.metrics.scripts import bleu_tokenizer, inspected
@@ -21,7 +24,7 @@ from workflow.reporting.report.summary import OF_SAMPLES, metric_names
 from workflow.runs.status import read_status
 
 Interval = tuple[float, float]
-Measured = tuple[dict[str, float | None], dict[str, Floats]]
+OfEvaluation = tuple[dict[str, float | None], dict[str, Floats]]
 """The metrics of an evaluation, and bootstrap samples of each, (resamples,)."""
 
 RECORDS_NEEDED = 10
@@ -82,23 +85,49 @@ def _ordered(pairs: Sequence[Pair]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: pair.key)
 
 
-def _of_texts(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
-    tokenize = bleu_tokenizer([str(pairs[i].references[0]) for i in inspected(len(pairs))])
+def _of_texts(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[OfEvaluation]:
+    references: list[Any] = [pairs[i].references[0] for i in inspected(len(pairs))]
+    tokenize = bleu_tokenizer([first for first, *_ in references])
     metrics = [TextMetrics(seed, tokenize) for _ in named]
     with progress_bar(len(pairs), "score") as bar:
         for pair in _ordered(pairs):
-            scored = list(zip(pair.predictions, pair.references, strict=True))
-            for (prediction, reference), own in zip(scored, metrics, strict=True):
-                first = metrics[scored.index((prediction, reference))]
+            scored: list[Any] = list(zip(pair.predictions, pair.references, strict=True))
+            for (prediction, expected), own in zip(scored, metrics, strict=True):
+                first = metrics[scored.index((prediction, expected))]
                 if first is own:
-                    own.add([str(prediction)], str(reference))
+                    own.add([prediction], expected)
                 else:  # the same texts are scored already: ROUGE is slow
                     own.add_like(first)
             bar.update()
-    return [(dict(own.points()), own.resampled()) for own in metrics]
+    measured = []
+    for place, own in enumerate(metrics):
+        asked = _asked(named, _ordered(pairs), place)
+        resamples = own.resampled() | resampled(asked, seed)
+        measured.append((own.points() | points(asked), resamples))
+    return measured
 
 
-def _of_scores(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
+def _asked(named: Sequence[Named], pairs: Sequence[Pair], place: int) -> dict[str, Measured]:
+    """The metrics that all evaluations asked for, of one of them.
+
+    Means over records are in the prediction files; the others are computed again.
+    """
+    of_all = [asked_in(one.spec) for one in named]
+    asked = [text for text in of_all[0] if all(text in others for others in of_all)]
+    kept = [name for name in names_given(asked) if all(name in one.metrics[place] for one in pairs)]
+    measured = {
+        name: of_records(name, [one.metrics[place][name] for one in pairs]) for name in kept
+    }
+    left = [text for text in asked if {*names_given([text])} - {*kept}]
+    texts: list[Any] = [(pair.predictions[place], pair.references[place]) for pair in pairs]
+    answers = [
+        Answer(pair.prompt, (text,), references)
+        for pair, (text, references) in zip(pairs, texts, strict=True)
+    ]
+    return measured | measure_answers(left, answers)
+
+
+def _of_scores(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[OfEvaluation]:
     ends, ordered = target_range(named[0].spec), _ordered(pairs)
     targets, *scores = to_unit(
         np.array([(p.expected, *p.predictions) for p in ordered], np.float64).T.copy(), *ends
@@ -112,7 +141,7 @@ def _of_scores(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list
     return measured
 
 
-def _of_classes(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[Measured]:
+def _of_classes(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[OfEvaluation]:
     names: list[str] = named[0].spec["classes"]
     choices: list[Sequence[Any]] = [(p.expected, *p.predictions) for p in _ordered(pairs)]
     rows = np.array([[one.probabilities for one in row] for row in choices], np.float64)
@@ -126,7 +155,7 @@ def _of_classes(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> lis
 _MEASURED_BY = {"texts": _of_texts, "scores": _of_scores, "classes": _of_classes}
 
 
-def _metric(name: str, measured: Sequence[Measured], records: int) -> Metric:
+def _metric(name: str, measured: Sequence[OfEvaluation], records: int) -> Metric:
     values = tuple(points.get(name) for points, _ in measured)
     differences = [
         resampled[name] - measured[0][1][name] if name in resampled else np.empty(0)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from workflow.core.errors import BadInput, Problem
@@ -17,10 +17,6 @@ Records = dict[bytes, Record]
 """The records of an evaluation by a digest that identifies each in any data file."""
 
 
-def as_text(output: Output) -> str:
-    return f"{output:.4g}" if isinstance(output, float) else str(output)
-
-
 @dataclass(frozen=True)
 class Pair:
     """A record with the first prediction of each evaluation.
@@ -30,11 +26,12 @@ class Pair:
         place: 0-based index in the first evaluation's data.
         expected: completion, target or label.
         predictions: one for each evaluation.
-        references: the text, target or label that each prediction is compared with.
+        references: the texts, target or label that each prediction is compared with.
         scores: quality of each prediction, 0..1: `word_f1`, 1 - |score - target|, or
             the probability of the label.
         right: whether each prediction is an exact match or the right class; all false for scores.
         margin: differences of `scores` up to this are ties.
+        metrics: values of --metric of each evaluation.
     """
 
     key: bytes
@@ -46,6 +43,7 @@ class Pair:
     scores: tuple[float, ...]
     right: tuple[bool, ...]
     margin: float
+    metrics: tuple[Mapping[str, float | None], ...]
 
     @property
     def shown(self) -> Output:
@@ -141,7 +139,7 @@ def _pair(named: Sequence[Named], key: bytes, records: Sequence[Record]) -> Pair
     right = tuple(outputs.is_right(*both) for both in scored)
     return Pair(
         key, first.place, first.prompt, first.expected, predictions, references, scores, right,
-        outputs.margin,
+        outputs.margin, tuple(record.metrics for record in records),
     )  # fmt: skip
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from workflow.config.task_specs import task_of
-from workflow.core.errors import BadInput, Problem, shorten
+from workflow.core.errors import BadInput, Problem, nearest, shorten
 from workflow.reporting.outputs import Outputs, outputs_of, target_range
 from workflow.reporting.report.summary import best_of
-from workflow.runs.mount import Mount, find_run_folder, nearest, step_in_name
+from workflow.runs.mount import Mount, find_run_folder, step_in_name
 from workflow.runs.predictions import PastEvaluation, evaluations
 from workflow.runs.status import is_run_folder, read_spec, status_files
 

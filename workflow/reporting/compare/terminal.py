@@ -12,9 +12,9 @@ from workflow.metrics.bootstrap import RESAMPLES
 from workflow.reporting.compare.comparison import Comparison, how_many
 from workflow.reporting.compare.config_diff import TRAIN_LOSS, field_rows
 from workflow.reporting.compare.metrics import RECORDS_NEEDED
-from workflow.reporting.compare.pairing import LOSS, PLURALS, WIN, as_text
+from workflow.reporting.compare.pairing import LOSS, PLURALS, WIN
 from workflow.reporting.compare.verdict import has_width, judged
-from workflow.reporting.record import Output
+from workflow.reporting.record import Output, as_text
 from workflow.reporting.report.blocks import Chart
 from workflow.reporting.report.summary import OF_A_CLASS
 
@@ -139,7 +139,7 @@ def _common_prefix(found: Comparison) -> int:
 def _text(output: Output) -> str:
     """An output on one line; a text is quoted."""
     line = " ".join(as_text(output).split())
-    return shorten(line, TEXT) if isinstance(output, str) else as_cell(line)
+    return shorten(line, TEXT) if type(output) in (str, tuple) else as_cell(line)
 
 
 def _fields(found: Comparison) -> Iterator[Part]:

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Sequence
 
-from workflow.metrics.names import LOWER_IS_BETTER
+from workflow.metrics.names import LOWER_IS_BETTER, NO_BEST
 from workflow.reporting.compare.metrics import RECORDS_NEEDED, Interval, Metric
 
 _SHARES = frozenset({
     "exact_match", "normalized_exact_match", "rouge1", "rouge2", "rougeL", "rougeLsum",
     "rougeL_unicode", "accuracy", "macro_f1",
     "balanced_accuracy", "f1", "auc", "average_precision", "brier", "ece",
+    "distinct_1", "distinct_2", "distinct_3", "copied_words", "copied_run", "squad_exact_match",
+    "squad_f1", "json_valid", "json_exact", "number_close", "choice", "same_script",
 })  # fmt: skip
 """Metrics from 0 to 1, reported in percentage points."""
-_POINTS = frozenset({"bleu", "chrf"})
+_POINTS = frozenset({"bleu", "chrf", "ibleu", "self_bleu", "ter"})
 """Metrics from 0 to 100."""
 _NOTHING = 1e-12
 """Rounding error."""
@@ -63,6 +65,8 @@ def has_width(interval: Interval) -> bool:
 
 def judged(metric: Metric, index: int) -> str:
     """Better or worse than the base if the difference is significant, else empty."""
+    if metric.name in NO_BEST:
+        return ""
     interval = metric.intervals[index - 1]
     if interval is None or interval[0] <= 0 <= interval[1] or not metric.can_rank(index):
         return ""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from workflow.config.metric_kinds import asked_in, names_given
 from workflow.config.task_specs import BEST_METRICS, TaskSpec, task_of
 from workflow.metrics.names import CHANCE, LOWER_IS_BETTER, interval_of, is_better, is_number
 from workflow.reporting.outputs import outputs_of
@@ -141,7 +142,7 @@ def summary(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list
     first, last = evaluations[0], evaluations[-1]
     task, main = task_of(spec), spec.get("metric_for_best_model")
     own = own_metrics(spec, evaluations)
-    wanted = {*task.shown_metrics, main, *own} - {*CHANCE.values()}
+    wanted = {*task.shown_metrics, main, *asked_of(spec), *own} - {*CHANCE.values()}
     if (spec.get("target_min"), spec.get("target_max")) != (0, 1):
         wanted |= {"rmse", "mae"}
     names = [name for name in metric_names(task, evaluations) if name in wanted]
@@ -162,12 +163,17 @@ def summary(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list
 
 def own_metrics(spec: dict[str, Any], evaluations: Sequence[PastEvaluation]) -> list[str]:
     """The metrics of the user's own function, whose best value is unknown."""
-    if spec.get("metric") is None:
+    if not spec.get("metric"):
         return []
-    known = {*BEST_METRICS, *_OTHERS}
+    known = {*BEST_METRICS, *_OTHERS, *asked_of(spec)}
     names = metric_names(task_of(spec), evaluations)
     names = [name for name in names if not OF_SAMPLES.search(name) and not OF_A_CLASS.match(name)]
     return [name for name in names if name not in known]
+
+
+def asked_of(spec: dict[str, Any]) -> list[str]:
+    """The metrics that --metric adds, without the user's own."""
+    return names_given(asked_in(spec))
 
 
 def _headed(name: str) -> str:
