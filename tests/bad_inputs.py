@@ -346,6 +346,23 @@ CASES = [
         {"num_beams": "4", "n_samples": "5"},
     ),
     BadInput(
+        "groups of beams that are no groups",
+        _train(GOOD[2]),
+        {"num_beams": "6", "n_samples": "4", "num_beam_groups": "4"},
+    ),
+    BadInput(
+        "more groups of beams than samples",
+        _train(GOOD[2]),
+        {"num_beams": "6", "num_beam_groups": "3", "diversity_penalty": "0.5"},
+    ),
+    BadInput(
+        "a penalty without groups of beams",
+        _train(GOOD[2]),
+        {"num_beams": "6", "diversity_penalty": "0.5"},
+    ),
+    _flag("num_beam_groups", "0"),
+    _flag("diversity_penalty", "-1"),
+    BadInput(
         "a choice among tokens where none is drawn",
         _train(GOOD[2]),
         {"top_k": "5", "top_p": "0.9", "min_p": "0.1", "typical_p": "0.9"},

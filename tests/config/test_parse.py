@@ -97,6 +97,8 @@ DEFAULTS = {
     "min_p": None,
     "typical_p": None,
     "num_beams": 1,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
     "repetition_penalty": 1.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,

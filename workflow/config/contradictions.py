@@ -94,6 +94,7 @@ def _of_decoding(job: JobRequest) -> Iterator[Problem]:
     elif job.greedy and job.num_beams == 1 and job.n_samples > 1:
         hint = "increase --temperature; greedy samples are all the same"
         yield Problem("--n_samples", f"{job.n_samples} {at}", "1 with greedy decoding", hint)
+    yield from _of_beam_groups(job)
     for name in ("top_k", "top_p", "min_p", "typical_p"):
         value = getattr(job, name)
         if job.greedy and value is not None:
@@ -112,6 +113,24 @@ def _of_decoding(job: JobRequest) -> Iterator[Problem]:
         found = f"{job.min_new_tokens} with --max_new_tokens {job.max_new_tokens}"
         hint = "reduce it, or increase --max_new_tokens"
         yield Problem("--min_new_tokens", found, "at most --max_new_tokens", hint)
+
+
+def _of_beam_groups(job: JobRequest) -> Iterator[Problem]:
+    groups, penalty = job.num_beam_groups, job.diversity_penalty
+    if groups > 1 and job.num_beams % groups:
+        expected = "a number that divides --num_beams"
+        hint = "change one of them; all groups have the same number of beams"
+        yield Problem("--num_beam_groups", f"{groups} of {job.num_beams} beams", expected, hint)
+    elif groups > job.n_samples:
+        found = f"{groups} with --n_samples {job.n_samples}, which keeps no text of some groups"
+        yield Problem("--num_beam_groups", found, "at most --n_samples", "increase --n_samples")
+    if groups > 1 and not penalty:
+        found = f"{penalty:g} with --num_beam_groups {groups}, whose groups would all be the same"
+        yield Problem("--diversity_penalty", found, "a number above 0", "set it, for example to 1")
+    if groups == 1 and penalty:
+        found = f"{penalty:g} with one group of beams, which ignores it"
+        hint = "remove it, or set --num_beam_groups"
+        yield Problem("--diversity_penalty", found, "no value", hint)
 
 
 def _of_schedule(job: JobRequest) -> Iterator[Problem]:

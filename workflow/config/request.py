@@ -211,10 +211,12 @@ class JobRequest(JobInputs):
     best_of: int | None = _decoding(
         integer(2), "draw so many, and keep the --n_samples likeliest by the mean of their tokens"
     )
-    choices: str | None = _decoding(
-        text("FILE"), "file with a text in each line; completions are one of these"
-    )
+    choices: str | None = _decoding(text("FILE"), "file with a text in each line, to choose from")
     num_beams: int = _decoding(integer(1), "beams of beam search; 1: no beam search", 1)
+    num_beam_groups: int = _decoding(integer(1), "groups of beams, each unlike those before it", 1)
+    diversity_penalty: float = _decoding(
+        number(0), "subtracted from a token for each beam of earlier groups that took it", 0.0
+    )
     repetition_penalty: float = _decoding(
         number(0, above=True), "penalty on tokens already generated; 1: none", 1.0
     )

@@ -17,6 +17,8 @@ class Decoding:
 
     Attributes:
         n_samples: completions per prompt; with beams, the best ones.
+        num_beam_groups, diversity_penalty: groups of beams, and what is subtracted from a token's
+            log probability for each beam of an earlier group that took it at the same step.
         stop: texts that end a completion.
         seed: of sampling.
         batch_size: prompts per batch; None: by their tokens.
@@ -47,6 +49,8 @@ class Decoding:
     logit_bias: tuple[tuple[int, float], ...] = ()
     best_of: int | None = None
     choices: tuple[str, ...] = ()
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
 
     @classmethod
     def of(cls, spec: JobSpec) -> "Decoding":
@@ -59,6 +63,8 @@ class Decoding:
             top_p=spec.top_p,
             n_samples=spec.n_samples,
             num_beams=spec.num_beams,
+            num_beam_groups=spec.num_beam_groups,
+            diversity_penalty=spec.diversity_penalty,
             repetition_penalty=spec.repetition_penalty,
             no_repeat_ngram_size=spec.no_repeat_ngram_size,
             stop=spec.stop,
@@ -77,6 +83,7 @@ class Decoding:
         how = f"greedy decoding (temperature below {GREEDY_BELOW})"
         if self.num_beams > 1:
             how = f"beam search with {self.num_beams} beams"
+            how += f" in {self.num_beam_groups} groups" * (self.num_beam_groups > 1)
         if not self.greedy:
             samples = f"{self.n_samples} sample{'s' * (self.n_samples > 1)} per prompt"
             samples += f", the best of {self.best_of}," * (self.best_of is not None)
@@ -88,6 +95,11 @@ class Decoding:
     def greedy(self) -> bool:
         """Whether decoding does not sample: greedy decoding or beam search."""
         return self.temperature < GREEDY_BELOW
+
+    @property
+    def beams_of_group(self) -> int:
+        """Beams of each group; of all, if there is only one."""
+        return self.num_beams // self.num_beam_groups
 
     @property
     def adjusts(self) -> bool:

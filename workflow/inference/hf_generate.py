@@ -1,7 +1,8 @@
 """Decoding with `model.generate`: other families, beams, penalties, partitioned models."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from workflow.distributed.stop import Stop
+from workflow.inference.beam_groups import search_groups
 from workflow.inference.decoding import Decoding, GeneratedIds, PromptBatch, end_ids
 from workflow.inference.eval_shard import EvalShard
 from workflow.inference.sampling import adjusted, draw, uniform_numbers, warpers_of
@@ -33,29 +35,32 @@ def hf_generate(
         raise TypeError(f"models of type {model.config.model_type} do not generate texts")
     start = family.start_generation(model, prompts.ids, samples)
     first_logits = start.first_logits[:, list(prompts.scored_ids)].float()
-    logprobs = KeepLogprobs()
-    processors = LogitsProcessorList([logprobs] if decoding.best_of else [])
-    if prompts.trie is not None:
-        processors.append(Constrain(prompts, start.skipped, max(samples, decoding.num_beams)))
-    if decoding.adjusts:
-        processors.append(Adjust(decoding, start.skipped))
-    if not decoding.greedy:
-        processors.extend(warpers_of(decoding))
-        uniforms = uniform_numbers(decoding, prompts.indexes).to(model.device)
-        processors.append(DrawToken(uniforms, start.skipped))
-    with _kept_settings_of(model):
-        generator: Any = model  # its type has no `generate`
+    ends = end_ids(model)
+    generator: Any = model  # its type has no `generate`
+
+    def search(
+        penalties: Sequence[LogitsProcessor], records: Sequence[StoppingCriteria]
+    ) -> GeneratedIds:
+        logprobs = KeepLogprobs()
+        own = _processors(prompts, decoding, start.skipped, model.device)
+        kept = [logprobs] if decoding.best_of else []
         sequences = generator.generate(
-            **start.inputs,
+            **{name: copy(given) for name, given in start.inputs.items()},  # some are changed
             generation_config=_generation_config(decoding),
-            logits_processor=processors,
-            stopping_criteria=StoppingCriteriaList([EndEarly(shard.stop)]),
+            logits_processor=LogitsProcessorList([*kept, *own, *penalties]),
+            stopping_criteria=StoppingCriteriaList([EndEarly(shard.stop), *records]),
             synced_gpus=shard.lockstep,
         )
-    ends = set(end_ids(model))
-    generated = GeneratedIds.of(sequences[:, start.skipped :], ends, first_logits)
-    if decoding.best_of:
-        generated = replace(generated, logprobs=logprobs.of(sequences, generated.sequences))
+        found = GeneratedIds.of(sequences[:, start.skipped :], {*ends}, first_logits)
+        if not decoding.best_of:
+            return found
+        return replace(found, logprobs=logprobs.of(sequences, found.sequences))
+
+    with _kept_settings_of(model):
+        if decoding.num_beam_groups == 1:
+            generated = search([], [])
+        else:
+            generated = search_groups(search, decoding, len(prompts.ids), start.skipped, ends)
     if model.generation_config.forced_eos_token_id is None:
         return generated
     # An end token at the limit may be forced: then the limit ended the text.
@@ -63,13 +68,27 @@ def hf_generate(
     return replace(generated, ended=ended)
 
 
+def _processors(
+    prompts: PromptBatch, decoding: Decoding, skipped: int, device: torch.device
+) -> Iterator[LogitsProcessor]:
+    rows = decoding.beams_of_group if decoding.greedy else decoding.n_samples  # of a prompt
+    if prompts.trie is not None:
+        yield Constrain(prompts, skipped, rows)
+    if decoding.adjusts:
+        yield Adjust(decoding, skipped)
+    if not decoding.greedy:
+        yield from warpers_of(decoding)
+        yield DrawToken(uniform_numbers(decoding, prompts.indexes).to(device), skipped)
+
+
 def _generation_config(decoding: Decoding) -> GenerationConfig:
+    of_group = decoding.n_samples if decoding.num_beam_groups == 1 else decoding.beams_of_group
     return GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
         min_new_tokens=decoding.min_new_tokens,
         do_sample=False,
-        num_beams=decoding.num_beams,
-        num_return_sequences=decoding.n_samples if decoding.num_beams > 1 else 1,
+        num_beams=decoding.beams_of_group,
+        num_return_sequences=of_group if decoding.num_beams > 1 else 1,
         repetition_penalty=decoding.repetition_penalty,
         no_repeat_ngram_size=decoding.no_repeat_ngram_size,
     )
