@@ -4,7 +4,7 @@ import argparse
 
 from benchmarks.cli import startup
 from benchmarks.data import prepare
-from benchmarks.inference import generate, score
+from benchmarks.inference import generate, judge, score
 from benchmarks.memory import memory, paper
 from benchmarks.models import decoder_only, encoder
 from benchmarks.reporting import report
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "growth": growth,
     "generate": generate,
     "score": score,
+    "judge": judge,
     "serve": serve,
     "decoder_only": decoder_only,
     "encoder": encoder,

@@ -16,7 +16,13 @@ from workflow.core.errors import BadInput
 from workflow.reporting.compare.comparison import compare_named
 from workflow.reporting.compare.selectors import find_named
 from workflow.runs.mount import Mount
-from workflow.training.judges import Likelihood, _judge_by_likelihood, _load, find_judges, judge_of
+from workflow.training.judges import (
+    Likelihood,
+    _judge_by_likelihood,
+    find_judges,
+    judge_of,
+    load_judge,
+)
 
 TEXTS = ["the cat sat", "a", "", "seven 7 and eight 8, which is a longer text", "the cat sat down"]
 PAIRS = [(first, second) for first in TEXTS for second in TEXTS]
@@ -33,7 +39,7 @@ def judges(mount: Mount) -> Mount:
 
 def scores(asked: str, folder: Path, pairs: Sequence[tuple[str, str]] = PAIRS) -> dict[int, Any]:
     judge = judge_of(AskedMetric(asked), folder)
-    return dict(judge.scorer.scores(_load(folder, False), pairs, ALONE))
+    return dict(judge.scorer.scores(load_judge(folder, False), pairs, ALONE))
 
 
 def test_an_encoder_decoder_scores_as_its_loss_says_of_each_text_alone() -> None:
@@ -218,7 +224,7 @@ def test_the_frozen_model_of_an_adapter_judges_without_a_copy(
     for file in T5_TINY.iterdir():
         (judges.models / "again" / file.name).symlink_to(file)
     other = run(judges, training_run_name="copy", metric=["bartscore:again"], **options)
-    monkeypatch.setattr("workflow.training.judges._load", None)
+    monkeypatch.setattr("workflow.training.judges.load_judge", None)
     judge_of.cache_clear()
     _judge_by_likelihood.cache_clear()
     own = run(judges, training_run_name="own", metric=["bartscore:t5"], **options)

@@ -191,7 +191,7 @@ class Judge:
     @contextmanager
     def _loaded(self, world: World, bf16: bool) -> Iterator[PreTrainedModel]:
         """The judge's model on this process's device; training needs its memory afterwards."""
-        model: Any = world.together(lambda: _load(self.folder, bf16))
+        model: Any = world.together(lambda: load_judge(self.folder, bf16))
         model.to(pick_device())
         try:
             yield model
@@ -200,7 +200,8 @@ class Judge:
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path, bf16: bool) -> PreTrainedModel:
+def load_judge(folder: Path, bf16: bool) -> PreTrainedModel:
+    """The model of a folder on this process's device, as it computes fastest there."""
     device = pick_device()
     with device:
         model = load_model(folder, dtype=torch.bfloat16 if bf16 else torch.float32)
