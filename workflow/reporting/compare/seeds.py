@@ -1,4 +1,4 @@
-"""Means over seeds: runs that differ only in their seed form a group."""
+"""Means and tests over seeds: runs that differ only in their seed form a group."""
 
 import json
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from workflow.config.task_specs import BEST_METRICS
 from workflow.core.errors import BadInput, Problem
 from workflow.core.tables import Part, table
 from workflow.metrics.names import LOWER_IS_BETTER, is_number
+from workflow.reporting.compare.seed_tests import Group, differences
 from workflow.reporting.compare.selectors import Named, choose, incomparable, no_such_run
 from workflow.reporting.compare.terminal import as_cell, figure
 from workflow.reporting.report.blocks import shown
@@ -18,8 +19,6 @@ from workflow.runs.mount import Mount
 from workflow.runs.predictions import evaluations
 from workflow.runs.status import read_spec, read_status, status_files
 
-Group = Sequence[Named]
-"""Evaluations of one job with different seeds."""
 _FEW = 3
 """With fewer seeds a standard deviation says little."""
 _APART = {"seed", *(name for name, flag in JOB_FLAGS.items() if flag.may_differ_on_resume)}
@@ -27,7 +26,7 @@ _APART = {"seed", *(name for name, flag in JOB_FLAGS.items() if flag.may_differ_
 
 
 def by_seed(mount: Mount, words: Sequence[str]) -> list[Part]:
-    """A table of the groups among runs that are done, by the mean of the main metric.
+    """The groups among runs that are done, by the mean of the main metric, and tests of them.
 
     Args:
         words: runs, folders of runs, or patterns like 'NAME/*', all also with @STEP, @best, @last.
@@ -44,20 +43,20 @@ def by_seed(mount: Mount, words: Sequence[str]) -> list[Part]:
         first = runs.setdefault(int(one.spec.get("seed", 0)), one)
         excluded += [f"{one.run} (the job and seed of {first.run})"] * (first is not one)
     metrics = _metrics(named)
-    groups = [list(runs.values()) for runs in found.values()]
-    groups.sort(key=lambda group: _rank(group, metrics[0]) if metrics else 0)
-    jobs = [group[0].spec for group in groups]
+    groups = sorted(found.values(), key=lambda one: _rank(one, metrics[0]) if metrics else 0)
+    jobs = [next(iter(group.values())).spec for group in groups]
     names = dict.fromkeys(name for job in jobs for name in job if name not in _APART)
     fields = [name for name in names if any(job.get(name) != jobs[0].get(name) for job in jobs)]
+    labels = [fields, *([_shown(job.get(name)) for name in fields] for job in jobs)]
     rows = [[*fields, "seeds", *metrics]]
-    for job, group in zip(jobs, groups, strict=True):
-        values = [_shown(job.get(name)) for name in fields]
-        rows.append([*values, str(len(group)), *(_cell(group, name, groups) for name in metrics)])
+    for label, group in zip(labels[1:], groups, strict=True):
+        rows.append([*label, str(len(group)), *(_cell(group, name, groups) for name in metrics)])
     lines = ["mean ± standard deviation over seeds; * best mean"]
     if any(len(group) < _FEW for group in groups):
         lines.append(f"fewer than {_FEW} seeds say little about the spread")
     lines += [f"excluded: {', '.join(excluded)}"] * bool(excluded)
-    return [table(rows, left=len(fields)), *lines]
+    tests = differences(groups, metrics, labels)
+    return [table(rows, left=len(fields)), *lines, *[""] * bool(tests), *tests]
 
 
 def _find(mount: Mount, words: Sequence[str]) -> tuple[list[Named], list[str]]:
@@ -82,7 +81,7 @@ def _find(mount: Mount, words: Sequence[str]) -> tuple[list[Named], list[str]]:
     return list(named.values()), list(excluded)
 
 
-def _metrics(named: Group) -> list[str]:
+def _metrics(named: Sequence[Named]) -> list[str]:
     """The shown metrics, metric_for_best_model first, then the user's own.
 
     Metrics per token are hidden if runs of one seed have different token ids.
@@ -97,7 +96,7 @@ def _metrics(named: Group) -> list[str]:
 
 
 def _values(group: Group, metric: str) -> list[float]:
-    found = (one.evaluation.metrics.get(metric) for one in group)
+    found = (one.evaluation.metrics.get(metric) for one in group.values())
     return [float(value) for value in found if is_number(value)]  # type: ignore[arg-type]
 
 
