@@ -41,9 +41,9 @@ def mean_difference(differences: Floats, shared: float = 0.0, records: int = 0) 
     Designs). Interval and p follow from it. One seed tests records alone; without records it is
     the paired t-test over seeds.
 
-    With 2 to 5 seeds, this errs at most about as often as its p says, whichever of seeds and
-    records varies more. A percentile bootstrap (Rao and Wu 1988) errs in 14% instead of 5% with 5
-    seeds that vary, and Satterthwaite's degrees of freedom err in 2.5% instead of 0.5% with 3.
+    With 3 to 5 seeds, this errs about as often as its p says, or less often, whichever of seeds
+    and records varies more. A percentile bootstrap (Rao and Wu 1988) errs in 14% instead of 5%
+    with 5 seeds that vary, and Satterthwaite's degrees of freedom in 2.5% instead of 0.5% with 3.
 
     Args:
         differences: (seeds,), at least one.
