@@ -166,10 +166,13 @@ def test_real_runs(
     head, *rows = output.out.splitlines()
     assert head.split()[:3] == ["learning_rate", "seeds", "loss"]
     assert sorted(row.split()[0] for row in rows[:2]) == ["0.0001", "0.01"]
-    assert rows[2:] == [
+    assert rows[2:5] == [
         "mean ± standard deviation over seeds; * best mean",
         "fewer than 3 seeds say little about the spread",
+        "",
     ]
+    assert [row.split()[1] for row in rows[5:7]] == ["metric", "loss"]
+    assert rows[6].split()[0] == rows[1].split()[0]
     assert [read_status(mount.models / run)["state"] for run in runs] == ["done", "done"]
     assert [read_spec(mount.models / run)["learning_rate"] for run in runs] == [1e-2, 1e-4]
     for changed in (mount.jobs / f"{runs[0]}.json", mount.data / "sums.json"):

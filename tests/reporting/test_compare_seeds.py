@@ -14,6 +14,10 @@ from workflow.reporting.compare.seeds import by_seed
 from workflow.runs.mount import Mount
 
 SPREAD = "mean ± standard deviation over seeds; * best mean"
+LEGEND = [
+    "difference to the first row above, of equal seeds, for other seeds and records, or as in over",
+    "corrected: p by Holm for all metrics and all pairs of rows; better/worse: below 0.05",
+]
 FEW = "fewer than 3 seeds say little about the spread"
 
 
@@ -64,6 +68,11 @@ def test_the_table(mount: Mount) -> None:
         SPREAD,
         FEW,
         "excluded: s/c0 (failed), s/b0_again (the job and seed of s/b0)",
+        "",
+        "learning_rate  freeze       metric       over          difference  95% CI  p  corrected",
+        '0.001          ["encoder"]  loss         1 seed alone     +0.5000          -          -',
+        '0.001          ["encoder"]  exact_match  1 seed alone     +0.2500          -          -',
+        *LEGEND,
     ]
     assert shown(mount, "s/a*", "s/a1") == [
         "seeds             loss      exact_match",
@@ -89,7 +98,7 @@ def test_means_and_order(mount: Mount, metric: str) -> None:
         for seed, loss in enumerate(losses):
             write(mount, f"s/{cell}-{seed}", loss, seed=seed, lora_r=cell + 1,
                   metric_for_best_model=metric)  # fmt: skip
-    head, *rows = shown(mount, "s")[:-1]
+    head, *rows = shown(mount, "s")[:8]
     assert head.split()[2] == metric
     order = np.argsort(draws.mean(axis=1))[:: 1 if metric == "loss" else -1]
     scaled = draws if metric == "loss" else draws / 2

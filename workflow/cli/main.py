@@ -96,8 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("runs", nargs="+", help=named, metavar="RUN")
     by_seed = (
-        "means and standard deviations over runs that differ only in seed, of their last "
-        "evaluations or RUN@best; RUN may also be a folder of runs or a pattern like 'NAME/*'"
+        "means and standard deviations over runs that differ only in seed, and tests against the "
+        "best, of their last evaluations or RUN@best; RUN may also be a folder of runs or a "
+        "pattern like 'NAME/*'"
     )
     compare.add_argument("--by_seed", action="store_true", help=by_seed)
     compare.add_argument("--html", help="also write a page with all records", metavar="FILE")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workflow.config.task_specs import best_metrics, task_of
+from workflow.config.task_specs import BEST_METRICS, best_metrics, task_of
 from workflow.core.errors import Problem, nearest
 
 
@@ -60,6 +60,10 @@ KINDS = {
     "same_script": MetricKind(("same_script",)),
 }  # fmt: skip
 """Of a model's answers; other names are of a user's own functions."""
+RANKED = frozenset({
+    *BEST_METRICS, *(name for kind in KINDS.values() if not kind.no_best for name in kind.gives)
+})  # fmt: skip
+"""Metrics of which higher or lower values are known to be better."""
 METRICS = ", ".join(kind.form_of(name) for name, kind in KINDS.items())
 """How each is asked for."""
 _NUMBERS = {"[ALPHA]": (0, 1), "[TOLERANCE]": (0, math.inf), "[LAYER]": (1, math.inf)}
@@ -129,17 +133,13 @@ def problems_of_metrics(
         texts = [text for text in asked if AskedMetric(text).kind]
         expected = "FILE.py:FUNCTION, since scores are no texts"
         yield Problem("--metric", ", ".join(texts), expected, "remove it")
-    best = (*best_metrics(task), *(name for name in names if _has_best(name)))
+    best = (*best_metrics(task), *(name for name in names if name in RANKED))
     if metric_for_best_model not in best:
         expected, hint = f"one of {', '.join(best)}", "choose one of them"
         kind = next((kind for kind, one in KINDS.items() if metric_for_best_model in one.gives), "")
-        if kind and _has_best(metric_for_best_model) and task_of({"task": task}).output == "texts":
+        if kind and metric_for_best_model in RANKED and task_of({"task": task}).output == "texts":
             hint = f"add --metric {':'.join([kind, *KINDS[kind].needed])}"
         yield Problem("--metric_for_best_model", metric_for_best_model, expected, hint)
-
-
-def _has_best(name: str) -> bool:
-    return not any(kind.no_best for kind in KINDS.values() if name in kind.gives)
 
 
 def problems_of(asked: AskedMetric) -> Iterator[Problem]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workflow.data.bin_packing import balance_batches
-from workflow.data.example_lengths import Indexes
 from workflow.distributed.stop import Stop
 from workflow.distributed.world import World
 from workflow.inference.result_spool import ResultSpool
 from workflow.models.batch import Batch
 
+Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 
 AT_ONCE = 1_000
@@ -41,9 +41,7 @@ class EvalShard:
     folder: Path | None = None
     failure: OSError | None = None
 
-    def of(
-        self, batches: Sequence[Indexes], costs: Sequence[int]
-    ) -> Iterator[tuple[Indexes, bool]]:
+    def of(self, batches: Sequence[Chunk], costs: Sequence[int]) -> Iterator[tuple[Chunk, bool]]:
         """This process's batches, and whether each counts; the others only keep lockstep.
 
         Args:
@@ -68,11 +66,11 @@ class EvalShard:
 
     def computed(
         self,
-        batches: Sequence[Indexes],
+        batches: Sequence[Chunk],
         costs: Sequence[int],
-        collate: Callable[[Indexes], Batch],
+        collate: Callable[[Chunk], Batch],
         launch: Callable[[Batch], Result],
-    ) -> Iterator[tuple[Indexes, bool, Result]]:
+    ) -> Iterator[tuple[Chunk, bool, Result]]:
         """As `of`, with what `launch` returns for each batch, once the next one is collated.
 
         Reading a result waits for the GPU, which otherwise would be idle while the host collates.

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from workflow.core.console import progress_bar
-from workflow.data.example_lengths import Indexes
-from workflow.data.step_planner import MicroBatch, batches_by_positions
+from workflow.data.example_lengths import ExampleLengths
+from workflow.data.step_planner import MicroBatch, plan_step
 from workflow.data.token_cache import Rows
 from workflow.inference.eval_shard import EvalShard
 from workflow.models.batch import Batch, Example
@@ -44,20 +44,26 @@ def mean_logprobs(
         A row's index and its mean in nats, in any order.
     """
     given, lengths = (np.array(list(map(len, rows))) for rows in (sources, targets))
-    batches = batches_by_positions(given, lengths, POSITIONS, world_size=shard.world.size)
-    costs = [int((given + lengths)[batch].sum()) for batch in batches]
+    family, of_each = family_of(model.config), ExampleLengths(given, lengths)
+    if family.joins_texts:
+        of_each = of_each.joined()
+    packs = family.supports_packing(model)
+    plan = plan_step(np.arange(len(given)), of_each, POSITIONS, packs)
+    batches = [rows for (rows,) in plan.micro_steps]
+    costs = [int((given + lengths)[np.concatenate(rows)].sum()) for rows in batches]
 
-    def collate(chosen: Indexes) -> Batch:
-        return batch_of_targets(sources, targets, tuple(chosen[:, None]), model.config)
+    def collate(rows: MicroBatch) -> Batch:
+        return batch_of_targets(sources, targets, rows, model.config)
 
     def launch(batch: Batch) -> torch.Tensor:
         batch = batch.to(model.device)
-        logits = family_of(model.config).target_logits(model, batch)
+        logits = family.target_logits(model, batch)
         return torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
 
     with progress_bar(len(lengths), "likelihood") as bar, torch.no_grad():
-        for chosen, counts, losses in shard.computed(batches, costs, collate, launch):
+        for rows, counts, losses in shard.computed(batches, costs, collate, launch):
+            chosen = np.concatenate(rows)
             if counts:
-                of_rows = losses.cpu().split(lengths[chosen].tolist())
-                yield from zip(chosen.tolist(), (-float(x.mean()) for x in of_rows), strict=True)
+                of_texts = losses.cpu().split(lengths[chosen].tolist())
+                yield from zip(chosen.tolist(), (-float(x.mean()) for x in of_texts), strict=True)
             bar.update(len(chosen) * shard.world.size)

@@ -29,7 +29,7 @@ OfEvaluation = tuple[dict[str, float | None], dict[str, Floats]]
 
 RECORDS_NEEDED = 10
 """With fewer records, resamples are too similar for reliable percentiles."""
-_MANY = 0.01
+MANY = 0.01
 """Share of resamples; a metric is undefined in more if a class has fewer than five records."""
 _SECONDS = frozenset({"eval_seconds", "generate_seconds", "score_seconds"})
 
@@ -65,10 +65,18 @@ class Metric:
 def measure(named: Sequence[Named], pairs: Pairs) -> list[Metric]:
     """All comparable metrics: those recomputed from predictions, then the logged ones."""
     seed = min(int(one.spec.get("seed", 0)) for one in named)
-    measured = _MEASURED_BY[named[0].outputs.task.output](named, pairs.pairs, seed)
+    measured = recomputed(named, pairs, seed)
     names = dict.fromkeys(name for points, _ in measured for name in points)
     metrics = [_metric(name, measured, len(pairs.pairs)) for name in names]
     return metrics + (_logged(named, names.keys(), len(pairs.pairs)) if pairs.alike else [])
+
+
+def recomputed(named: Sequence[Named], pairs: Pairs, seed: int) -> list[OfEvaluation]:
+    """The metrics that predictions determine, of each evaluation, on the paired records.
+
+    Equal records and seeds have equal resamples, whatever the evaluations.
+    """
+    return _MEASURED_BY[named[0].outputs.task.output](named, pairs.pairs, seed)
 
 
 def main_metric(metrics: Sequence[Metric], named: Sequence[Named]) -> Metric:
@@ -162,7 +170,7 @@ def _metric(name: str, measured: Sequence[OfEvaluation], records: int) -> Metric
         for _, resampled in measured[1:]
     ]
     intervals = tuple(map(_interval, differences))
-    undefined = tuple(bool(np.isnan(d).sum() > _MANY * len(d)) for d in differences)
+    undefined = tuple(bool(np.isnan(d).sum() > MANY * len(d)) for d in differences)
     return Metric(name, values, _differences(values), intervals, undefined, records)
 
 

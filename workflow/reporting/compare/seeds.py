@@ -1,4 +1,4 @@
-"""Means over seeds: runs that differ only in their seed form a group."""
+"""Means and tests over seeds: runs that differ only in their seed form a group."""
 
 import json
 from collections.abc import Sequence
@@ -6,20 +6,19 @@ from fnmatch import fnmatchcase
 from statistics import mean, stdev
 
 from workflow.config.job import JOB_FLAGS
-from workflow.config.task_specs import BEST_METRICS
+from workflow.config.metric_kinds import RANKED
 from workflow.core.errors import BadInput, Problem
 from workflow.core.tables import Part, table
 from workflow.metrics.names import LOWER_IS_BETTER, is_number
+from workflow.reporting.compare.seed_tests import Group, differences
 from workflow.reporting.compare.selectors import Named, choose, incomparable, no_such_run
 from workflow.reporting.compare.terminal import as_cell, figure
 from workflow.reporting.report.blocks import shown
-from workflow.reporting.report.summary import metric_names, own_metrics
+from workflow.reporting.report.summary import asked_of, metric_names, own_metrics
 from workflow.runs.mount import Mount
 from workflow.runs.predictions import evaluations
 from workflow.runs.status import read_spec, read_status, status_files
 
-Group = Sequence[Named]
-"""Evaluations of one job with different seeds."""
 _FEW = 3
 """With fewer seeds a standard deviation says little."""
 _APART = {"seed", *(name for name, flag in JOB_FLAGS.items() if flag.may_differ_on_resume)}
@@ -27,7 +26,7 @@ _APART = {"seed", *(name for name, flag in JOB_FLAGS.items() if flag.may_differ_
 
 
 def by_seed(mount: Mount, words: Sequence[str]) -> list[Part]:
-    """A table of the groups among runs that are done, by the mean of the main metric.
+    """The groups among runs that are done, by the mean of the main metric, and tests of them.
 
     Args:
         words: runs, folders of runs, or patterns like 'NAME/*', all also with @STEP, @best, @last.
@@ -44,20 +43,20 @@ def by_seed(mount: Mount, words: Sequence[str]) -> list[Part]:
         first = runs.setdefault(int(one.spec.get("seed", 0)), one)
         excluded += [f"{one.run} (the job and seed of {first.run})"] * (first is not one)
     metrics = _metrics(named)
-    groups = [list(runs.values()) for runs in found.values()]
-    groups.sort(key=lambda group: _rank(group, metrics[0]) if metrics else 0)
-    jobs = [group[0].spec for group in groups]
+    groups = sorted(found.values(), key=lambda one: _rank(one, metrics[0]) if metrics else 0)
+    jobs = [next(iter(group.values())).spec for group in groups]
     names = dict.fromkeys(name for job in jobs for name in job if name not in _APART)
     fields = [name for name in names if any(job.get(name) != jobs[0].get(name) for job in jobs)]
+    labels = [fields, *([_shown(job.get(name)) for name in fields] for job in jobs)]
     rows = [[*fields, "seeds", *metrics]]
-    for job, group in zip(jobs, groups, strict=True):
-        values = [_shown(job.get(name)) for name in fields]
-        rows.append([*values, str(len(group)), *(_cell(group, name, groups) for name in metrics)])
+    for label, group in zip(labels[1:], groups, strict=True):
+        rows.append([*label, str(len(group)), *(_cell(group, name, groups) for name in metrics)])
     lines = ["mean ± standard deviation over seeds; * best mean"]
     if any(len(group) < _FEW for group in groups):
         lines.append(f"fewer than {_FEW} seeds say little about the spread")
     lines += [f"excluded: {', '.join(excluded)}"] * bool(excluded)
-    return [table(rows, left=len(fields)), *lines]
+    tests = differences(groups, metrics, labels)
+    return [table(rows, left=len(fields)), *lines, *[""] * bool(tests), *tests]
 
 
 def _find(mount: Mount, words: Sequence[str]) -> tuple[list[Named], list[str]]:
@@ -82,7 +81,7 @@ def _find(mount: Mount, words: Sequence[str]) -> tuple[list[Named], list[str]]:
     return list(named.values()), list(excluded)
 
 
-def _metrics(named: Group) -> list[str]:
+def _metrics(named: Sequence[Named]) -> list[str]:
     """The shown metrics, metric_for_best_model first, then the user's own.
 
     Metrics per token are hidden if runs of one seed have different token ids.
@@ -92,12 +91,16 @@ def _metrics(named: Group) -> list[str]:
     ids = {(one.spec.get("seed"), keys.get("eval")) for one, keys in zip(named, data, strict=True)}
     hidden = outputs.of_tokens if len(ids) > len({seed for seed, _ in ids}) else ()
     there = {*metric_names(outputs.task, evals)} - {*hidden}
-    main, own = str(named[0].spec.get("metric_for_best_model")), own_metrics(named[0].spec, evals)
-    return [n for n in dict.fromkeys([main, *outputs.task.shown_metrics, *own]) if n in there]
+    spec = named[0].spec
+    main, more = (
+        str(spec.get("metric_for_best_model")),
+        [*asked_of(spec), *own_metrics(spec, evals)],
+    )
+    return [n for n in dict.fromkeys([main, *outputs.task.shown_metrics, *more]) if n in there]
 
 
 def _values(group: Group, metric: str) -> list[float]:
-    found = (one.evaluation.metrics.get(metric) for one in group)
+    found = (one.evaluation.metrics.get(metric) for one in group.values())
     return [float(value) for value in found if is_number(value)]  # type: ignore[arg-type]
 
 
@@ -114,7 +117,7 @@ def _cell(group: Group, metric: str, groups: Sequence[Group]) -> str:
     if len(values) < len(group):
         text += f" ({len(values)} of {len(group)})"
     best = _rank(group, metric) <= min(_rank(other, metric) for other in groups)
-    return f"{text} *" if best and metric in BEST_METRICS and len(groups) > 1 else text
+    return f"{text} *" if best and metric in RANKED and len(groups) > 1 else text
 
 
 def _shown(value: object) -> str:
