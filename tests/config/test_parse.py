@@ -167,7 +167,6 @@ def test_what_flags_decide_is_frozen() -> None:
     assert flags_deciding("start") == {"audit", "overwrite_output_dir", "resume_from_checkpoint"}
     assert flags_deciding("course") == {
         "micro_batch_tokens", "eval_batch_size", "gradient_checkpointing", "zero_stage", "offload",
-        "metric",
             "full_determinism", "torch_compile",
         "deepspeed", "logging_steps", "save_steps", "save_seconds", "save_total_limit",
     }  # fmt: skip

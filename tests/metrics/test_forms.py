@@ -10,7 +10,7 @@ from workflow.config.metric_kinds import AskedMetric
 from workflow.core.errors import BadInput
 from workflow.metrics.asked import check_files, measure_answers
 from workflow.metrics.forms import as_json, choice, last_number, number_close, squad, ter
-from workflow.metrics.measured import Answer, points
+from workflow.metrics.measured import Answer, points, resampled
 
 
 def answers(*pairs: tuple[str, str | tuple[str, ...]]) -> list[Answer]:
@@ -113,6 +113,21 @@ def test_ter_of_several_references_is_sacrebleus() -> None:
     found = ter([*answers(*rows), Answer("", ("without a reference",))])
     assert points(found)["ter"] == pytest.approx(sacrebleu.corpus_ter(texts, streams).score)
     assert points(ter([Answer("", ("a",))])) == {"ter": None}
+
+
+def test_each_record_has_its_value_with_and_without_references(tmp_path: Path) -> None:
+    """All metrics have terms of each answer, in order, so that they can be resampled together."""
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    asked = ["diversity", "copying", "ibleu", "ter", "squad", "json", "number_close", "same_script"]
+    asked.append(f"choice:{tmp_path / 'labels.txt'}")
+    mixed = [Answer("p", ("a 1",)), Answer("p q", ("",), ("a 1", "")), Answer("", ("{}",), ("",))]
+    for some in (mixed, mixed[:1], mixed[1:]):
+        measured = measure_answers(asked, some)
+        for name, one in measured.items():
+            assert len(one.terms) == len(some), name
+            assert len(one.of_each) in (0, len(some)), name
+        assert resampled(measured, seed=0).keys() == points(measured).keys()
+    assert measure_answers(["same_script"], mixed)["same_script"].of_each[0] is None
 
 
 def test_metrics_by_their_names(tmp_path: Path) -> None:

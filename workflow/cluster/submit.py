@@ -22,7 +22,14 @@ from workflow.config.request import JobRequest
 from workflow.core.console import start_log
 from workflow.core.errors import BadInput, Problem, shorten
 from workflow.core.files import locked
-from workflow.runs.mount import Mount, find_data, find_model, find_mount, run_name_of
+from workflow.runs.mount import (
+    Mount,
+    find_data,
+    find_in_mount,
+    find_model,
+    find_mount,
+    run_name_of,
+)
 from workflow.runs.status import SLOW_DISK, read_status
 
 FIRST_SECONDS = 60
@@ -180,8 +187,11 @@ def _read_by(request: SubmitRequest, mount: Mount) -> tuple[list[Path], list[Pro
     source, problems = find_model(mount, spec)
     read = [source] if isinstance(source, Path) and not problems else []
     read += find_data(mount, spec.data_name)[0].values() if spec.data_name else ()
-    files = [name for one in map(AskedMetric, spec.metric) for name in one.files]
-    return read + [Path(name).absolute() for name in (spec.deepspeed, *files) if name], []
+    asked = list(map(AskedMetric, spec.metric))
+    judges = [one.arguments[0] for one in asked if one.by_model and one.arguments]
+    read += [folder for folder, wrong in (find_in_mount(mount, j) for j in judges) if not wrong]
+    files = [spec.deepspeed, *(file for one in asked for file in one.files)]
+    return read + [Path(name).expanduser().absolute() for name in files if name], []
 
 
 def _with_dependency(request: SubmitRequest, mount: Mount) -> tuple[SubmitRequest, list[Problem]]:

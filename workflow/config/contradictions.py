@@ -106,6 +106,9 @@ def _of_decoding(job: JobRequest) -> Iterator[Problem]:
     elif job.best_of is not None and job.best_of <= job.n_samples:
         found = f"{job.best_of} with --n_samples {job.n_samples}"
         yield Problem("--best_of", found, "more than --n_samples", "increase it, or remove it")
+    if job.metric_for_best_model == "self_bleu" and job.n_samples == 1:
+        found = "self_bleu with one sample per record, of which it is undefined"
+        yield Problem("--metric_for_best_model", found, "several samples", "set --n_samples")
     if job.choices is not None and job.min_new_tokens:
         found = f"{job.min_new_tokens} with --choices, whose texts end where they end"
         yield Problem("--min_new_tokens", found, "no value", "remove it")

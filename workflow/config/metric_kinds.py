@@ -1,10 +1,10 @@
 """What --metric can name: the metrics of each kind, and what they are computed from."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from workflow.config.field_types import integer, number
 from workflow.config.task_specs import BEST_METRICS, best_metrics, task_of
 from workflow.core.errors import Problem, nearest
 
@@ -17,15 +17,15 @@ class MetricKind:
         gives: their names.
         form: of the arguments: "MODEL", or "[ALPHA]" for one that may be missing.
         no_best: whether neither higher nor lower values are better.
+        geometric: whether records have the geometric mean.
+        of_sums: whether some are no means over records, but functions of sums.
     """
 
     gives: tuple[str, ...]
     form: tuple[str, ...] = ()
     no_best: bool = False
-
-    @property
-    def by_model(self) -> bool:
-        return "MODEL" in self.form
+    geometric: bool = False
+    of_sums: bool = False
 
     @property
     def needed(self) -> list[str]:
@@ -48,11 +48,13 @@ KINDS = {
         ("bertscore", "bertscore_precision", "bertscore_recall"),
         ("MODEL", "[LAYER]", "[BASELINE]"),
     ),
-    "perplexity": MetricKind(("answer_perplexity",), ("MODEL",)),
+    "perplexity": MetricKind(("answer_perplexity",), ("MODEL",), geometric=True),
     "diversity": MetricKind(("distinct_1", "distinct_2", "distinct_3", "self_bleu")),
-    "copying": MetricKind(("copied_words", "copied_run", "length_ratio"), no_best=True),
-    "ibleu": MetricKind(("ibleu",), ("[ALPHA]",)),
-    "ter": MetricKind(("ter",)),
+    "copying": MetricKind(
+        ("copied_words", "copied_run", "length_ratio"), no_best=True, of_sums=True
+    ),
+    "ibleu": MetricKind(("ibleu",), ("[ALPHA]",), of_sums=True),
+    "ter": MetricKind(("ter",), of_sums=True),
     "squad": MetricKind(("squad_exact_match", "squad_f1")),
     "json": MetricKind(("json_valid", "json_exact")),
     "number_close": MetricKind(("number_close",), ("[TOLERANCE]",)),
@@ -60,14 +62,16 @@ KINDS = {
     "same_script": MetricKind(("same_script",)),
 }  # fmt: skip
 """Of a model's answers; other names are of a user's own functions."""
+GEOMETRIC = frozenset(name for kind in KINDS.values() if kind.geometric for name in kind.gives)
+"""Metrics that are geometric means."""
 RANKED = frozenset({
     *BEST_METRICS, *(name for kind in KINDS.values() if not kind.no_best for name in kind.gives)
 })  # fmt: skip
 """Metrics of which higher or lower values are known to be better."""
 METRICS = ", ".join(kind.form_of(name) for name, kind in KINDS.items())
 """How each is asked for."""
-_NUMBERS = {"[ALPHA]": (0, 1), "[TOLERANCE]": (0, math.inf), "[LAYER]": (1, math.inf)}
-"""The range of arguments that are numbers."""
+_NUMBERS = {"[ALPHA]": number(0, below=1), "[TOLERANCE]": number(0), "[LAYER]": integer(1)}
+"""The types of arguments that are numbers."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,11 @@ class AskedMetric:
     def kind(self) -> MetricKind | None:
         """None for a user's own function, and for what there is not."""
         return KINDS.get(self.name)
+
+    @property
+    def by_model(self) -> bool:
+        """Whether a model judges."""
+        return self.kind is not None and "MODEL" in self.kind.form
 
     @property
     def is_own(self) -> bool:
@@ -125,8 +134,9 @@ def problems_of_metrics(
     """What is wrong with --metric, and a metric of the best checkpoint that is not computed."""
     for text in asked:
         yield from problems_of(AskedMetric(text))
+    own = [one.text.rpartition(":")[2] for one in map(AskedMetric, asked) if one.is_own]
     names = names_given(asked)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted({name for name in names + own if (names + own).count(name) > 1}):
         found = f"{', '.join(twice)} asked for twice"
         yield Problem("--metric", found, "each metric once", "remove one of them")
     if names and task_of({"task": task}).output != "texts":
@@ -157,15 +167,9 @@ def problems_of(asked: AskedMetric) -> Iterator[Problem]:
         yield Problem(where, found, form, "write it in this form")
         return
     for name, value in zip(kind.form, asked.arguments, strict=False):
-        if name in _NUMBERS and not _is_within(value, *_NUMBERS[name]):
-            low, high = _NUMBERS[name]
-            bounds = f"a number of at least {low}" if high == math.inf else f"from {low} to {high}"
-            hint = f"correct {name[1:-1]} in {form}"
-            yield Problem(where, value, bounds, hint)
-
-
-def _is_within(text: str, low: float, high: float) -> bool:
-    try:
-        return low <= float(text) <= high
-    except ValueError:
-        return False
+        if name in _NUMBERS:
+            try:
+                _NUMBERS[name].convert(value)
+            except ValueError:
+                hint = f"correct {name[1:-1]} in {form}"
+                yield Problem(where, value, _NUMBERS[name].expected, hint)

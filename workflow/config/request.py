@@ -177,7 +177,6 @@ class JobRequest(JobInputs):
         words("names of metrics", "METRIC", may_be_none=True),
         f"further metrics: FILE.py:FUNCTION, your own; of texts: {METRICS}",
         (),
-        decides="course",
     )
     eval_batch_size: int | None = _evaluation(
         or_auto(integer(1)),

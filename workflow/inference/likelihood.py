@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from workflow.core.console import progress_bar
 from workflow.data.example_lengths import ExampleLengths
-from workflow.data.step_planner import MicroBatch, plan_step
+from workflow.data.step_planner import LOGITS_AT_ONCE, MicroBatch, plan_step
 from workflow.data.token_cache import Rows
 from workflow.inference.eval_shard import EvalShard
 from workflow.models.batch import Batch, Example
@@ -18,7 +18,7 @@ from workflow.models.families import family_of
 Texts = Rows | Sequence[Any]
 """The ids of each text."""
 POSITIONS = 2_048
-"""Padded positions of a batch: their logits take 260 MB at 32,000 tokens."""
+"""Padded positions of a batch, with few words: their logits take 260 MB at 32,000 words."""
 
 
 def batch_of_targets(
@@ -48,7 +48,8 @@ def mean_logprobs(
     if family.joins_texts:
         of_each = of_each.joined()
     packs = family.supports_packing(model)
-    plan = plan_step(np.arange(len(given)), of_each, POSITIONS, packs)
+    most = min(POSITIONS, 2 * LOGITS_AT_ONCE // family.vocabulary_size(model.config))
+    plan = plan_step(np.arange(len(given)), of_each, most, packs)
     batches = [rows for (rows,) in plan.micro_steps]
     costs = [int((given + lengths)[np.concatenate(rows)].sum()) for rows in batches]
 

@@ -25,7 +25,7 @@ def similarities(
 
     Each token of the first text is matched with the most similar one of the second, and the mean of
     the cosines is the precision; the other way round is the recall (Zhang et al. 2020,
-    arXiv:1904.09675, without idf). Both are 0 for a text without tokens.
+    arXiv:1904.09675, without idf). Both are 0 if either text is without tokens.
 
     Args:
         pairs: the ids of both texts, with the tokenizer's special tokens.
@@ -46,7 +46,8 @@ def similarities(
             cosines = sides[0].states @ sides[1].states.transpose(1, 2)
             reached = sides[0].present[:, :, None] & sides[1].present[:, None]
             cosines = cosines.masked_fill(~reached, -1.0)
-            found = [sides[side].mean(cosines.amax(2 - side)).tolist() for side in (0, 1)]
+            known = sides[0].weights.any(1) & sides[1].weights.any(1)
+            found = [(sides[i].mean(cosines.amax(2 - i)) * known).tolist() for i in (0, 1)]
             if counts:
                 yield from zip(chosen.tolist(), zip(*found, strict=True), strict=True)
             bar.update(len(chosen) * shard.world.size)

@@ -1,6 +1,7 @@
 """The metrics of answers that a job asks for by --metric, except those that models judge."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from workflow.config.metric_kinds import AskedMetric
@@ -9,6 +10,7 @@ from workflow.metrics import copying, forms
 from workflow.metrics.measured import Answer, Measured
 
 
+@lru_cache(maxsize=1)
 def _labels(path: str) -> tuple[str, ...]:
     return text_lines(path, f"--metric choice:{path}")
 

@@ -14,6 +14,7 @@ from workflow.metrics.bootstrap import Floats
 from workflow.metrics.measured import Answer, Measured, mean_of
 from workflow.metrics.rouge import words_in_common
 from workflow.metrics.scripts import bleu_tokenizer, inspected, words
+from workflow.metrics.text import forget_tokenized_texts
 
 ALPHA = 0.8
 """The weight of BLEU in iBLEU, within the 0.7 to 0.9 of Sun and Zhou (2012)."""
@@ -36,7 +37,9 @@ def diversity(answers: Sequence[Answer]) -> dict[str, Measured]:
         for n in (1, 2, 3)
     }
     bleu = _bleu(answers, effective_order=True)
-    return measured | {"self_bleu": mean_of(_self_bleu(bleu, answer.texts) for answer in answers)}
+    measured["self_bleu"] = mean_of(_self_bleu(bleu, answer.texts) for answer in answers)
+    forget_tokenized_texts(bleu)
+    return measured
 
 
 def _distinct(texts: Sequence[str], n: int) -> float | None:
@@ -102,6 +105,7 @@ def ibleu(answers: Sequence[Answer], alpha: float = ALPHA) -> dict[str, Measured
         known = sums[:, 1] > 0  # words of references
         return np.where(known, alpha * good - (1 - alpha) * copied, np.nan)
 
+    forget_tokenized_texts(bleu)
     return {"ibleu": Measured(np.array(terms, np.float64).reshape(-1, 2 * _STATISTICS), value)}
 
 
@@ -130,9 +134,9 @@ def without_instruction(prompts: Sequence[str]) -> list[str]:
 
 
 def _common(texts: Sequence[str]) -> int:
-    """The length of what all texts begin with, up to its last blank."""
+    """The length of what all texts begin with, up to its last blank or mark."""
     common = os.path.commonprefix([min(texts), max(texts)])  # noqa: RUF071 (of texts)
-    return max(common.rfind(blank) for blank in " \n\t") + 1
+    return next((end for end in range(len(common), 0, -1) if not common[end - 1].isalnum()), 0)
 
 
 def same_script(answers: Sequence[Answer]) -> dict[str, Measured]:
@@ -140,11 +144,12 @@ def same_script(answers: Sequence[Answer]) -> dict[str, Measured]:
 
     It shows answers in another language where that has another script.
     """
-    scripts = (
-        (main_script(answer.texts[0]), main_script(answer.references[0]))
-        for answer in answers if answer.references
-    )  # fmt: skip
-    return {"same_script": mean_of(None if not own else own == found for found, own in scripts)}
+
+    def same(answer: Answer) -> float | None:
+        expected = main_script(answer.references[0]) if answer.references else ""
+        return float(main_script(answer.texts[0]) == expected) if expected else None
+
+    return {"same_script": mean_of(map(same, answers))}
 
 
 def main_script(text: str) -> str:

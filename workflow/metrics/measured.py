@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from workflow.config.metric_kinds import GEOMETRIC
 from workflow.metrics.bootstrap import Floats, as_points, resampled_counts, weighted_sums
 from workflow.metrics.references import references_in
 
@@ -66,11 +67,8 @@ def _exponential(sums: Floats) -> Floats:
 
 
 def of_records(name: str, values: Sequence[float | None]) -> Measured:
-    """A metric of a model that judges, by its values of the records.
-
-    Perplexities of answers have the geometric mean, so that each answer counts alike.
-    """
-    if name != "answer_perplexity":
+    """A metric that is a mean over records, by their values."""
+    if name not in GEOMETRIC:
         return mean_of(values)
     of_logarithms = mean_of(None if one is None else math.log(one) for one in values)
     return Measured(of_logarithms.terms, _exponential, values)

@@ -121,7 +121,7 @@ class TextMetrics:
             self._total.add(map(sum, of_samples))
             self._distinct += len(scored) / self._samples
         if self._first.rows % TEXTS_REMEMBERED == 0:
-            self._forget_tokenized_texts()
+            forget_tokenized_texts(self._corpus["bleu"])
 
     def add_like(self, other: "TextMetrics") -> None:
         """Add the last record of `other`, of one sample."""
@@ -133,7 +133,7 @@ class TextMetrics:
         records = self._first.rows
         if records == 0:
             return {}
-        self._forget_tokenized_texts()
+        forget_tokenized_texts(self._corpus["bleu"])
         measured = with_intervals(self.points(), self.resampled())
         for name, metric in self._corpus.items():
             measured[f"{name}_signature"] = str(metric.get_signature())
@@ -238,13 +238,13 @@ class TextMetrics:
             scores = np.array([float(metric._compute_score_from_stats(row).score) for row in rows])
             yield name, np.where(there_are[_NEEDED[name]], scores, np.nan)
 
-    def _forget_tokenized_texts(self) -> None:
-        """Clear sacrebleu's caches, which keep up to 65,536 texts until the process ends."""
-        from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
 
-        of_bleu: Any = self._corpus["bleu"]
-        for tokenizer in (type(of_bleu.tokenizer), TokenizerRegexp):
-            tokenizer.__call__.cache_clear()  # type: ignore[union-attr]
+def forget_tokenized_texts(bleu: Any) -> None:
+    """Clear sacrebleu's caches, which keep up to 65,536 texts until the process ends."""
+    from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
+
+    for tokenizer in (type(bleu.tokenizer), TokenizerRegexp):
+        tokenizer.__call__.cache_clear()  # type: ignore[union-attr]
 
 
 def can_measure(metric: str, references: Iterable[str], tokenize: str) -> bool:

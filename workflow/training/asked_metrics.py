@@ -1,6 +1,7 @@
 """The metrics that a job asks for by --metric: its own functions, of answers, and by judges."""
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -14,7 +15,7 @@ from workflow.metrics.measured import Answer, Measured, of_records, points, resa
 from workflow.metrics.user import apply_user_metric, load_user_metric
 from workflow.reporting.report.summary import NO_METRICS
 from workflow.tasks.base import EvalContext, Prediction
-from workflow.training.judges import Pair, Scores, judge_of
+from workflow.training.judges import Pair, Scores
 from workflow.training.prepare import Job
 
 _loaded_once = cache(load_user_metric)
@@ -28,18 +29,21 @@ def judged(
     Args:
         predictions: of all records, on rank 0; elsewhere none, and then the result means nothing.
     """
-    asked = [one for one in map(AskedMetric, job.spec.metric) if one.kind and one.kind.by_model]
+    asked = [one for one in map(AskedMetric, job.spec.metric) if one.by_model]
     answers = _answers(job, predictions) if asked else []
-    measured = {}
+    measured, seen = {}, defaultdict[int, set[Pair]](set)
     for one in asked:
-        assert one.kind is not None
-        judge = judge_of(one, job.judges[one.text])
-        pairs = [_pairs(one.name, answer) for answer in answers]
-        missing = [pair for row in pairs for of_one in row for pair in of_one]
-        judge.learn(missing, context, job.spec.bf16, _own_model(job, context, judge.folder))
-        rows = [_best(one.name, of_answer, judge.known) for of_answer in pairs]
-        for place, name in enumerate(one.kind.gives):
-            measured[name] = of_records(name, [None if row is None else row[place] for row in rows])
+        judge = job.judges[one.text]
+        of_answers = [_pairs(one.name, answer) for answer in answers]
+        pairs = [pair for answer in of_answers for of_reference in answer for pair in of_reference]
+        judge.learn(pairs, context, job.spec.bf16, _own_model(job, context, judge.folder))
+        seen[id(judge)].update(pairs)
+        rows = [_best(one.name, answer, judge.known) for answer in of_answers]
+        for place, name in enumerate(names_given([one.text])):
+            values = [None if row is None else row[place] for row in rows]
+            measured[name] = of_records(name, values)
+    for judge in job.judges.values():
+        judge.forget(but=seen[id(judge)])
     return measured
 
 
@@ -102,7 +106,7 @@ def asked_metrics(
     answers = _answers(job, predictions) if names_given(spec.metric) else []
     measured = {**measure_answers(spec.metric, answers), **by_models}
     for name, one in measured.items():
-        for prediction, value in zip(predictions, one.of_each, strict=False):
+        for prediction, value in zip(predictions, one.of_each, strict=bool(one.of_each)):
             prediction.item.setdefault("metrics", {})[name] = value
     found = with_intervals(points(measured), resampled(measured, spec.seed))
     for text in (text for text in spec.metric if AskedMetric(text).kind is None):

@@ -1,10 +1,9 @@
 """Models that judge answers by scoring pairs of texts: BARTScore, BERTScore and perplexity."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,8 +25,9 @@ from workflow.inference.similarity import similarities
 from workflow.metrics.asked import check_files
 from workflow.metrics.user import load_user_metric
 from workflow.models.families import family_of
+from workflow.models.folders import check_folder
 from workflow.models.hub import load_config, load_tokenizer
-from workflow.models.loading import load_model
+from workflow.models.loading import check_weight_files, load_model
 from workflow.models.settings import ModelSettings, load_model_settings
 from workflow.runs.mount import Mount, find_in_mount
 from workflow.tasks.base import EvalContext
@@ -120,12 +120,12 @@ class Similarity:
         space = " " * (model.config.model_type in _SPACED)
         encoded = [
             tokenizer(
-                [space + pair[side].strip() for pair in pairs],
+                [(space + pair[side].strip()).rstrip() for pair in pairs],
                 truncation=True, max_length=int(min(LONGEST, positions)),
             )["input_ids"]
             for side in (0, 1)
         ]  # fmt: skip
-        edges = [tokenizer.cls_token_id, tokenizer.sep_token_id]
+        edges = [i for i in (tokenizer.cls_token_id, tokenizer.sep_token_id) if i is not None]
         rows = list(zip(*encoded, strict=True))
         for index, (p, r) in similarities(model, rows, self.layer, edges, shard):
             f1 = 2 * p * r / (p + r) if p + r else 0.0
@@ -140,6 +140,8 @@ def _read_baseline(file: str, layer: int, where: str) -> Scores:
         with open(Path(file).expanduser(), newline="", encoding="utf-8") as lines:
             rows = {int(row["LAYER"]): row for row in csv.DictReader(lines)}
             found: Scores = tuple(float(rows[layer][name]) for name in "FPR")
+            if not max(found) < 1:
+                raise ValueError(found)
     except OSError as error:
         found_instead = f"{file}: {(error.strerror or str(error)).lower()}"
     except (KeyError, ValueError, TypeError):
@@ -154,12 +156,13 @@ class Judge:
     """A model that scores pairs of texts.
 
     Attributes:
-        known: the scores of pairs so far, so that each is computed once in a run.
+        known: the scores of pairs, on rank 0; `forget` limits them to those of one evaluation.
     """
 
     folder: Path
     scorer: Scorer
     known: dict[Pair, Scores] = field(default_factory=dict)
+    _own: PreTrainedModel | None = None
 
     def learn(
         self,
@@ -185,13 +188,19 @@ class Judge:
             shard = replace(context.shard, lockstep=False)
             with self._loaded(world, bf16) as model:
                 found = dict(self.scorer.scores(model, missing, shard))
-        for part in world.gather(found):
+        for part in world.gather_on_rank_zero(found) or ():
             known.update((missing[index], scores) for index, scores in part.items())
+
+    def forget(self, but: Collection[Pair]) -> None:
+        """Forget the scores of all pairs but these."""
+        self.known = {pair: scores for pair, scores in self.known.items() if pair in but}
 
     @contextmanager
     def _loaded(self, world: World, bf16: bool) -> Iterator[PreTrainedModel]:
         """The judge's model on this process's device; training needs its memory afterwards."""
-        model: Any = world.together(lambda: load_judge(self.folder, bf16))
+        if self._own is None:
+            self._own = world.together(lambda: load_judge(self.folder, bf16))
+        model: Any = self._own
         model.to(pick_device())
         try:
             yield model
@@ -199,7 +208,6 @@ class Judge:
             model.to("cpu")
 
 
-@lru_cache(maxsize=4)
 def load_judge(folder: Path, bf16: bool) -> PreTrainedModel:
     """The model of a folder on this process's device, as it computes fastest there."""
     device = pick_device()
@@ -213,9 +221,10 @@ def load_judge(folder: Path, bf16: bool) -> PreTrainedModel:
     return model
 
 
-@lru_cache(maxsize=8)
 def judge_of(asked: AskedMetric, folder: Path) -> Judge:
     """The judge of a metric; raises BadInput if the model cannot be one."""
+    check_folder(folder)
+    check_weight_files(folder)
     config = load_config(folder, 0)
     family, where = family_of(config), f"--metric {asked.text}"
     found = f"the model type {config.model_type}"
@@ -227,30 +236,33 @@ def judge_of(asked: AskedMetric, folder: Path) -> Judge:
     if not family.generates:
         hint = "name an encoder-decoder or a decoder-only model"
         raise BadInput([Problem(where, found, "a model that generates texts", hint)])
-    return _judge_by_likelihood(folder)
-
-
-@lru_cache(maxsize=4)
-def _judge_by_likelihood(folder: Path) -> Judge:
     return Judge(folder, Likelihood.of(folder))
 
 
-def find_judges(asked: Sequence[str], mount: Mount) -> tuple[dict[str, Path], list[Problem]]:
-    """The folder of each metric's model, and what is wrong with models and files of metrics."""
-    folders, problems = {}, []
+def find_judges(asked: Sequence[str], mount: Mount) -> tuple[dict[str, Judge], list[Problem]]:
+    """The judge of each metric, and what is wrong with models and files of metrics.
+
+    Metrics by the likelihood of one model have one judge.
+    """
+    judges: dict[str, Judge] = {}
+    by_likelihood: dict[Path, Judge] = {}
+    problems: list[Problem] = []
     for one in map(AskedMetric, asked):
         if any(problems_of(one)):
             continue  # reported with the other flags
         try:
             if one.is_own:
                 load_user_metric(one.text)
-            elif one.kind and one.kind.by_model:
+            elif one.by_model:
                 folder, wrong = find_in_mount(mount, one.arguments[0])
                 if wrong:
                     raise BadInput([replace(wrong[0], where=f"--metric {one.text}")])
-                folders[one.text] = judge_of(one, folder).folder
+                judge = by_likelihood.get(folder) if one.name != "bertscore" else None
+                judges[one.text] = judge or judge_of(one, folder)
+                if one.name != "bertscore":
+                    by_likelihood[folder] = judges[one.text]
             else:
                 check_files(one)
         except BadInput as error:
             problems += error.problems
-    return folders, problems
+    return judges, problems

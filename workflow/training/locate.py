@@ -22,7 +22,7 @@ from workflow.runs.status import is_requeued, read_status
 from workflow.tasks import task_for
 from workflow.tasks.base import Task
 from workflow.training.adapters import find_model_and_adapter
-from workflow.training.judges import find_judges
+from workflow.training.judges import Judge, find_judges
 from workflow.training.plan import own_settings
 
 
@@ -35,7 +35,7 @@ class Located:
         model: its folder, or its name on the hub; of an adapter, those of its base.
         adapter: the adapter's folder, if the job names one.
         first: the first record, whose keys say what kind the records are.
-        judges: the folder of the model of each metric that has one.
+        judges: the models that judge for --metric, by metric.
     """
 
     files: dict[str, Path]
@@ -44,7 +44,7 @@ class Located:
     adapter: Path | None
     run_path: Path
     resume_point: ResumePoint | None
-    judges: dict[str, Path]
+    judges: dict[str, Judge]
 
 
 def locate(request: JobRequest, mount: Mount, problems: Sequence[Problem]) -> Located:

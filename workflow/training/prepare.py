@@ -38,6 +38,7 @@ from workflow.tasks.base import Examples, Task
 from workflow.tasks.formats import text_format
 from workflow.training.adapters import adopt_adapter, name_of_base, problems_of_packages
 from workflow.training.compilation import problems_of_compiler
+from workflow.training.judges import Judge
 from workflow.training.locate import (
     Located,
     locate,
@@ -72,7 +73,7 @@ class Job:
         resume_point: the checkpoint that the run would resume from.
         max_padded_tokens: of a micro-batch, after an earlier start ran out of memory.
         recomputes: whether the model's layers can be recomputed in the backward pass.
-        judges: the folder of the model of each metric that has one, by the metric.
+        judges: the models that judge for --metric, by metric.
     """
 
     spec: PlannedSpec
@@ -95,7 +96,7 @@ class Job:
     adapter: Path | None = None
     base: dict[str, Any] | None = None
     parameters: tuple[int, int] | None = None
-    judges: Mapping[str, Path] = field(default_factory=dict)
+    judges: Mapping[str, Judge] = field(default_factory=dict)
 
     @property
     def named_model(self) -> Path | str:

@@ -177,6 +177,8 @@ def differing(job: Job, earlier: dict[str, Any], data: object) -> list[str]:
         of_that_length = job.resolve_defaults(request)
     wanted = json.loads(json.dumps(written(of_that_length)))
     before = {name: _default(name) for name in JOB_FLAGS} | {"tuning": "full"} | earlier
+    if not isinstance(before["metric"], list):  # of a version with one function, or none
+        before["metric"] = [one for one in (before["metric"],) if one]
     names = [n for n, value in wanted.items() if before.get(n) != value and not _may_differ(n)]
     lines = [f"{n} was {shorten(earlier.get(n))}, now {shorten(wanted[n])}" for n in names]
     of_data = any(name in JOB_FLAGS and JOB_FLAGS[name].group == DATA for name in names)

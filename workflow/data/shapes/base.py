@@ -62,7 +62,7 @@ class Shape:
         if isinstance(value, str):
             return None
         if value == []:
-            return "an empty list", "text", "write at least one reference"
+            return "an empty list", "text", "write it, or in eval at least one reference"
         several = "write one text; only eval records may have several references"
         hint = several if isinstance(value, list) else "write the completion in quotes"
         return "", "text", NO_ANSWER if value is None else hint

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from workflow.config.metric_kinds import asked_in, names_given
+from workflow.config.metric_kinds import AskedMetric, asked_in, names_given
 from workflow.core.console import progress_bar
 from workflow.metrics.asked import measure_answers
 from workflow.metrics.bootstrap import Floats, interval
@@ -126,13 +126,14 @@ def _asked(named: Sequence[Named], pairs: Sequence[Pair], place: int) -> dict[st
     measured = {
         name: of_records(name, [one.metrics[place][name] for one in pairs]) for name in kept
     }
-    left = [text for text in asked if {*names_given([text])} - {*kept}]
+    kinds = [AskedMetric(text).kind for text in asked]
+    left = [text for text, kind in zip(asked, kinds, strict=True) if kind and kind.of_sums]
     texts: list[Any] = [(pair.predictions[place], pair.references[place]) for pair in pairs]
     answers = [
         Answer(pair.prompt, (text,), references)
         for pair, (text, references) in zip(pairs, texts, strict=True)
     ]
-    return measured | measure_answers(left, answers)
+    return measure_answers(left, answers) | measured
 
 
 def _of_scores(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[OfEvaluation]:
