@@ -611,7 +611,7 @@ CASES = [
         metric_for_best_model="bleu",
     ),
     _clf(
-        "a metric of texts",
+        "answers like SQuAD's for scores",
         metric="squad",
     ),
     BadInput(

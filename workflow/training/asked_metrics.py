@@ -30,7 +30,9 @@ def judged(
         predictions: of all records, on rank 0; elsewhere none, and then the result means nothing.
     """
     asked = [one for one in map(AskedMetric, job.spec.metric) if one.by_model]
-    answers = _answers(job, predictions) if asked else []
+    if not asked:
+        return {}
+    answers = _answers(job, predictions)
     measured, seen = {}, defaultdict[int, set[Pair]](set)
     for one in asked:
         judge = job.judges[one.text]
