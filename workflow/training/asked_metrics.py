@@ -105,6 +105,8 @@ def asked_metrics(
         taken: names of other metrics; a user's metric of such a name begins with `user_`.
     """
     spec = job.spec
+    if not spec.metric:
+        return {}
     answers = _answers(job, predictions) if names_given(spec.metric) else []
     measured = {**measure_answers(spec.metric, answers), **by_models}
     for name, one in measured.items():
