@@ -62,7 +62,8 @@ def _ours(folder: Path) -> Any:
     from workflow.inference.eval_shard import EvalShard
     from workflow.training.judges import judge_of, load_judge
 
-    judge, model = judge_of(AskedMetric("bartscore:m"), folder), load_judge(folder, False)
+    judge = judge_of(AskedMetric("bartscore:m"), folder)
+    model = load_judge(judge, bf16=False)
 
     def score(pairs: Pairs) -> list[float]:
         found = dict(judge.scorer.scores(model, pairs, EvalShard(World())))

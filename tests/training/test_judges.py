@@ -38,7 +38,7 @@ def judges(mount: Mount) -> Mount:
 
 def scores(asked: str, folder: Path, pairs: Sequence[tuple[str, str]] = PAIRS) -> dict[int, Any]:
     judge = judge_of(AskedMetric(asked), folder)
-    return dict(judge.scorer.scores(load_judge(folder, False), pairs, ALONE))
+    return dict(judge.scorer.scores(load_judge(judge, False), pairs, ALONE))
 
 
 def test_an_encoder_decoder_scores_as_its_loss_says_of_each_text_alone() -> None:

@@ -12,7 +12,10 @@ LOWER_IS_BETTER = frozenset({
 })  # fmt: skip
 CHANCE = {n: f"frequencies_{n}" for n in ("log_loss", "brier")} | {"accuracy": "majority_accuracy"}
 """Metrics of classes, with those of chance on the same records."""
-NO_BEST = frozenset({*CHANCE.values(), "first_place_share", *KINDS["copying"].gives})
+NO_BEST = frozenset({
+    *CHANCE.values(), "first_place_share",
+    *(name for kind in KINDS.values() if kind.no_best for name in kind.gives),
+})  # fmt: skip
 """Metrics without a best value: of chance, a bias, or what may be right to copy."""
 
 

@@ -199,7 +199,7 @@ class Judge:
     def _loaded(self, world: World, bf16: bool) -> Iterator[PreTrainedModel]:
         """The judge's model on this process's device; training needs its memory afterwards."""
         if self._own is None:
-            self._own = world.together(lambda: load_judge(self.folder, bf16))
+            self._own = world.together(lambda: load_judge(self, bf16))
         model: Any = self._own
         model.to(pick_device())
         try:
@@ -208,16 +208,14 @@ class Judge:
             model.to("cpu")
 
 
-def load_judge(folder: Path, bf16: bool) -> PreTrainedModel:
-    """The model of a folder on this process's device, as it computes fastest there."""
+def load_judge(judge: Judge, bf16: bool) -> PreTrainedModel:
+    """A judge's model on this process's device, as it computes fastest there."""
     device = pick_device()
     with device:
-        model = load_model(folder, dtype=torch.bfloat16 if bf16 else torch.float32)
-    family = family_of(model.config)
-    if family.generates:
-        Likelihood.of(folder).settings.decoder_ids.set_in(model)
-        adapt = family.use_fast_modules if device.type == "cpu" else family.use_fused_modules
-        adapt(model)
+        model = load_model(judge.folder, dtype=torch.bfloat16 if bf16 else torch.float32)
+    if isinstance(judge.scorer, Likelihood):
+        judge.scorer.settings.decoder_ids.set_in(model)
+        family_of(model.config).use_modules_for(model, device)
     return model
 
 

@@ -252,11 +252,7 @@ def _whole_copy(job: Job, partitioned: PreTrainedModel) -> PreTrainedModel:
 def _adapt(model: PreTrainedModel, job: Job, device: torch.device) -> None:
     """Set the model's decoder ids, and use the modules that suit the device."""
     job.decoder_ids.set_in(model)
-    family = family_of(model.config)
-    if device.type == "cpu":
-        family.use_fast_modules(model)
-    else:
-        family.use_fused_modules(model)
+    family_of(model.config).use_modules_for(model, device)
 
 
 def count_parameters(job: Job, model: PreTrainedModel) -> tuple[int, int]:

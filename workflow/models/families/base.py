@@ -252,6 +252,11 @@ class ModelFamily(Protocol):
         """Replace modules of a model on any device by torch's fused operations."""
         replace_modules(model, fused)
 
+    def use_modules_for(self, model: PreTrainedModel, device: torch.device) -> None:
+        """Replace modules of a model by those that suit its device."""
+        replace = self.use_fast_modules if device.type == "cpu" else self.use_fused_modules
+        replace(model)
+
     def optimize_for_scoring(self, model: PreTrainedModel) -> None:
         """Speed up a model that computes the logits of one position per record, if it can be."""
         return

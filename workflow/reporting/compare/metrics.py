@@ -96,9 +96,9 @@ def _ordered(pairs: Sequence[Pair]) -> list[Pair]:
 def _of_texts(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[OfEvaluation]:
     references: list[Any] = [pairs[i].references[0] for i in inspected(len(pairs))]
     tokenize = bleu_tokenizer([first for first, *_ in references])
-    metrics = [TextMetrics(seed, tokenize) for _ in named]
+    metrics, ordered = [TextMetrics(seed, tokenize) for _ in named], _ordered(pairs)
     with progress_bar(len(pairs), "score") as bar:
-        for pair in _ordered(pairs):
+        for pair in ordered:
             scored: list[Any] = list(zip(pair.predictions, pair.references, strict=True))
             for (prediction, expected), own in zip(scored, metrics, strict=True):
                 first = metrics[scored.index((prediction, expected))]
@@ -107,21 +107,21 @@ def _of_texts(named: Sequence[Named], pairs: Sequence[Pair], seed: int) -> list[
                 else:  # the same texts are scored already: ROUGE is slow
                     own.add_like(first)
             bar.update()
+    of_all = [asked_in(one.spec) for one in named]
+    common = [text for text in of_all[0] if all(text in others for others in of_all)]
     measured = []
     for place, own in enumerate(metrics):
-        asked = _asked(named, _ordered(pairs), place)
+        asked = _asked(common, ordered, place) if common else {}
         resamples = own.resampled() | resampled(asked, seed)
         measured.append((own.points() | points(asked), resamples))
     return measured
 
 
-def _asked(named: Sequence[Named], pairs: Sequence[Pair], place: int) -> dict[str, Measured]:
-    """The metrics that all evaluations asked for, of one of them.
+def _asked(asked: Sequence[str], pairs: Sequence[Pair], place: int) -> dict[str, Measured]:
+    """The metrics that all evaluations asked for, of the one at a place.
 
     Means over records are in the prediction files; the others are computed again.
     """
-    of_all = [asked_in(one.spec) for one in named]
-    asked = [text for text in of_all[0] if all(text in others for others in of_all)]
     kept = [name for name in names_given(asked) if all(name in one.metrics[place] for one in pairs)]
     measured = {
         name: of_records(name, [one.metrics[place][name] for one in pairs]) for name in kept

@@ -92,11 +92,9 @@ def _metrics(named: Sequence[Named]) -> list[str]:
     hidden = outputs.of_tokens if len(ids) > len({seed for seed, _ in ids}) else ()
     there = {*metric_names(outputs.task, evals)} - {*hidden}
     spec = named[0].spec
-    main, more = (
-        str(spec.get("metric_for_best_model")),
-        [*asked_of(spec), *own_metrics(spec, evals)],
-    )
-    return [n for n in dict.fromkeys([main, *outputs.task.shown_metrics, *more]) if n in there]
+    main, shown_first = str(spec.get("metric_for_best_model")), outputs.task.shown_metrics
+    names = [main, *shown_first, *asked_of(spec), *own_metrics(spec, evals)]
+    return [name for name in dict.fromkeys(names) if name in there]
 
 
 def _values(group: Group, metric: str) -> list[float]:
